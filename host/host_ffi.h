@@ -1,0 +1,155 @@
+/* What Lua sees of the host: between the two marks stands what `make` copies into lunapark.cdef.
+ * Plain C types only, no macros. None of these functions ever waits: they try, and say -EAGAIN;
+ * the Lua side then calls a waiting function of lunapark.core (luacore.c), which is a lua_CFunction.
+ * All are called by the VM that owns the object, so no object here needs a lock. */
+#ifndef HOST_FFI_H
+#define HOST_FFI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ffi:begin */
+/* ---- the VM (vm.c) ---- */
+
+/* One per VM; lunapark.core.view is a pointer to it. */
+typedef struct host_view {
+    int32_t slot;     /* which coroutine of the VM runs: key of its G in Lua's tables */
+    int32_t vm_id;    /* 0 .. */
+    uint8_t *scratch; /* for one FFI call at a time */
+    uint32_t scratch_size;
+} host_view;
+
+/* Wakes the Lua G of `slot` from lunapark.core.wait. 1: it was waiting, 0: it was not. */
+int host_wake(int32_t slot);
+
+/* Ends any wait of the Lua G of `slot`, now or when it begins: it answers "canceled". */
+void host_cancel(int32_t slot);
+
+/* ---- sockets (sock.c) ---- */
+
+typedef struct host_sock host_sock;
+
+/* Bytes read but not yet taken stand at data[pos .. end). */
+typedef struct host_rbuf {
+    uint8_t *data;
+    size_t pos, end, cap;
+} host_rbuf;
+
+/* Every int below: 0 or a count, -errno, or the RT_E... codes; host_strerror names them. */
+const char *host_strerror(int err);
+
+/* A listening socket, or a connected or connecting one, of an address `host:port`, `[v6]:port` with
+ * numeric host, or `unix:path`. NULL and *err on failure. */
+host_sock *host_sock_listen(const char *addr, int *err);
+host_sock *host_sock_dial(const char *addr, int *err);
+
+/* After host_sock_dial and a wait for writability: 0, or -EAGAIN, or why it failed. */
+int host_sock_connected(host_sock *s);
+
+/* One accepted connection; NULL with *err -EAGAIN when there is none now. */
+host_sock *host_sock_accept(host_sock *s, int *err);
+
+/* Reads what there is, at most `max` bytes, into the socket's buffer. The count, 0 at the end of the
+ * stream, or -EAGAIN. */
+int64_t host_sock_fill(host_sock *s, size_t max);
+host_rbuf *host_sock_rbuf(host_sock *s);
+
+/* How much of data[0 .. len) the kernel took, or -EAGAIN. */
+int64_t host_sock_write(host_sock *s, const char *data, size_t len);
+int host_sock_close_write(host_sock *s);
+
+/* Closes at once; waiting Gs get "closed". Closing twice is harmless. */
+void host_sock_close(host_sock *s);
+
+/* Closes and gives the memory back: the finalizer. */
+void host_sock_free(host_sock *s);
+
+/* mode 1: reads, 2: writes, 3: both. delay_ns from now; negative clears. */
+void host_sock_set_deadline(host_sock *s, int mode, int64_t delay_ns);
+int host_sock_set_nodelay(host_sock *s, int on);
+
+/* Writes the address into buf, NUL-terminated; its length. peer: 0 own, 1 the other side's. */
+int host_sock_addr(host_sock *s, int peer, char *buf, size_t cap);
+
+/* ---- a request and its response (conn.c, response.c) ---- */
+
+typedef struct host_span {
+    uint32_t off, len; /* bytes of host_req.buf */
+} host_span;
+
+typedef struct host_header {
+    host_span name, value;
+} host_header;
+
+/* A whole request head. Valid from the call of the server's handler until that returns; buf may
+ * move at each call of a host_req function, so add offsets to the current one. */
+typedef struct host_req {
+    const char *buf;
+    const host_header *headers;
+    host_span target;       /* as sent: path, query */
+    host_span path;         /* raw, before '?', without scheme and host of an absolute form */
+    host_span query;        /* raw, after '?' */
+    uint32_t nheaders;      /* */
+    uint8_t method;         /* llhttp's number; host_method_name */
+    uint8_t minor;          /* HTTP/1.minor */
+    uint8_t plain;          /* 1: the path has no '%', no "//", no "." or ".." segment */
+    uint8_t has_body;       /* 1: Content-Length > 0 or chunked */
+    uint8_t body_complete;  /* 1: all of it stands in body */
+    uint8_t state;          /* 0 no response yet, 1 head sent or queued, 2 response complete */
+    int16_t server;         /* index of the server it came to */
+    int64_t content_length; /* -1: chunked or none */
+    uint64_t id;            /* of the request in this process */
+    uint8_t *body;          /* body bytes read so far and not yet dropped: body[body_pos .. body_len) */
+    size_t body_pos, body_len;
+} host_req;
+
+const char *host_method_name(int method);
+
+/* Number of the method of that name, -1 if llhttp does not know it. */
+int host_method_id(const char *name, size_t len);
+
+/* "OK" for 200; "" if unknown. */
+const char *host_status_reason(int status);
+
+/* Reads more of the body. 1: body_complete is set now, 0: some came, -EAGAIN: wait for readability,
+ * -EMSGSIZE: over max_body (413), -EPROTO: malformed (400), -ECONNRESET: the client went away. */
+int host_req_fill(host_req *r);
+
+/* The peer's address into buf, NUL-terminated; its length. */
+int host_req_remote(host_req *r, char *buf, size_t cap);
+
+/* The whole response in one call. `ctype`: 0 none, 1 text/plain; charset=utf-8, 2 text/html;
+ * charset=utf-8, 3 application/json. head: further header lines, each with its CRLF, or empty. The
+ * host adds Content-Length, Date and Connection; a HEAD request, 204 and 304 get no body.
+ * 0; -EALREADY when a response was begun before; -EPIPE when the client is gone. What the kernel
+ * does not take at once is copied. */
+int host_respond(host_req *r, int status, int ctype, const char *head, size_t head_len,
+                 const char *body, size_t body_len);
+
+/* A streamed response: begin, write ..., end. length: the body's, or -1 (chunked on HTTP/1.1, until
+ * close on 1.0). The host adds Content-Length or Transfer-Encoding, Date, Connection.
+ * write: 0, or -EAGAIN: all is kept, but wait for writability before the next one; -EPIPE; -E2BIG:
+ * more than `length`. flush: 0, -EAGAIN: wait and call again, -EPIPE. end: 0 or -EPIPE. */
+int host_stream_begin(host_req *r, int status, int ctype, const char *head, size_t head_len,
+                      int64_t length);
+int host_stream_write(host_req *r, const char *data, size_t len);
+int host_stream_flush(host_req *r);
+int host_stream_end(host_req *r);
+
+/* Appends to the log: level 0 debug .. 3 error. One line; line breaks inside are kept. */
+void host_log(int level, const char *msg, size_t len);
+
+/* ---- servers (server.c) ---- */
+
+/* Serves `addr` with this VM's handler number `handler` alone. Its number, or -1 with *err. The
+ * address in use is written to bound. */
+int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err);
+
+/* Closes the listeners and, when what is in flight is done, its connections. */
+void host_serve_stop(int server);
+
+/* Connections that a server has now. */
+int host_serve_conns(int server);
+/* ffi:end */
+
+#endif

@@ -1,0 +1,58 @@
+/* From main() to the first G: os, scheduler, Ps with their pollers, sysmon, main G, loop.
+ *
+ * The calling thread becomes m0 and takes P 0; the other Ps are idle until wakep starts an M for
+ * them. */
+#include "impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { STACK_MAIN = 1 << 20 };
+
+static struct {
+    void (*fn)(void *);
+    void *arg;
+} main_call;
+
+static void main_g(void *arg) {
+    (void)arg;
+    main_call.fn(main_call.arg);
+    exit(0);
+}
+
+static void init_ps(int procs) {
+    sched.procs = procs;
+    size_t size = sizeof(rt_p) * (size_t)procs;
+    sched.ps = aligned_alloc(CACHE_LINE, (size + CACHE_LINE - 1) & (size_t)-CACHE_LINE);
+    if (!sched.ps) rt_throw("out of memory for %d Ps", procs);
+    memset(sched.ps, 0, size);
+    for (int i = procs - 1; i >= 0; i--) {
+        rt_p *p = &sched.ps[i];
+        p->id = i;
+        p->poller = netpoll_new();
+        atomic_store(&p->last_poll_ns, rt_nanotime());
+        p->now_ns = rt_nanotime();
+        if (i > 0) p_idle_put(p);
+    }
+}
+
+void rt_main(const rt_options *opts, void (*fn)(void *), void *arg) {
+    os_raise_fd_limit();
+    signal_init();
+    int procs = opts->procs > 0 ? opts->procs : rt_cpu_count();
+    if (procs > MAX_PROCS) procs = MAX_PROCS;
+    sched.deadlock_is_normal = opts->deadlock_is_normal;
+    init_gs();
+    init_ps(procs);
+    m_init_main();
+    if (opts->seed) sched.m0.rand = opts->seed;
+    p_acquire(&sched.m0, &sched.ps[0]);
+    sysmon_start();
+    main_call.fn = fn;
+    main_call.arg = arg;
+    rt_g *g = new_native(main_g, NULL, STACK_MAIN);
+    g_set_status(g, G_IDLE, G_RUNNABLE);
+    g_enqueue(g);
+    schedule_loop(&sched.m0);
+    abort(); /* the loop has no end */
+}

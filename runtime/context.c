@@ -1,0 +1,79 @@
+/* The portable part of context switches; see context.h. The registers are context_*.S's. */
+#include "context.h"
+
+#ifdef RT_ASAN
+#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
+#endif
+#ifdef RT_TSAN
+#include <sanitizer/tsan_interface.h>
+#endif
+
+/* In context_*.S. */
+void rt_context_swap(void **from_sp, void *to_sp);
+void *rt_context_prepare(void *top, void (*entry)(void *), void *arg);
+
+#ifdef RT_ASAN
+/* A new stack must tell ASan that it arrived before it does anything else. */
+typedef struct first_call {
+    void (*entry)(void *);
+    void *arg;
+} first_call;
+
+static void arrive(void *p) {
+    first_call call = *(first_call *)p;
+    __sanitizer_finish_switch_fiber(NULL, NULL, NULL);
+    call.entry(call.arg);
+}
+#endif
+
+void rt_context_make(rt_context *c, rt_stack stack, void (*entry)(void *), void *arg) {
+    char *top = stack.hi;
+    c->stack = stack;
+#ifdef RT_ASAN
+    /* Frames of whoever used the stack before left their redzones poisoned. */
+    __asan_unpoison_memory_region(stack.lo, (size_t)(stack.hi - stack.lo));
+    top -= sizeof(first_call);
+    *(first_call *)top = (first_call){entry, arg};
+    c->fake = NULL;
+    entry = arrive;
+    arg = top;
+#endif
+#ifdef RT_TSAN
+    c->fiber = __tsan_create_fiber(0);
+#endif
+    c->sp = rt_context_prepare(top, entry, arg);
+}
+
+void rt_context_adopt(rt_context *c, rt_stack stack) {
+    c->sp = NULL;
+    c->stack = stack;
+#ifdef RT_ASAN
+    c->fake = NULL;
+#endif
+#ifdef RT_TSAN
+    c->fiber = __tsan_get_current_fiber();
+#endif
+}
+
+void rt_context_destroy(rt_context *c) {
+#ifdef RT_TSAN
+    if (c->fiber) __tsan_destroy_fiber(c->fiber);
+    c->fiber = NULL;
+#endif
+    c->sp = NULL;
+}
+
+void rt_context_switch(rt_context *from, rt_context *to) {
+#ifdef RT_ASAN
+    __sanitizer_start_switch_fiber(&from->fake, to->stack.lo,
+                                   (size_t)(to->stack.hi - to->stack.lo));
+#endif
+#ifdef RT_TSAN
+    __tsan_switch_to_fiber(to->fiber, 0);
+#endif
+    rt_context_swap(&from->sp, to->sp);
+#ifdef RT_ASAN
+    __sanitizer_finish_switch_fiber(from->fake, NULL, NULL);
+#endif
+}

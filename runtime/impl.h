@@ -1,0 +1,315 @@
+/* The runtime's own data: G, M, P, the scheduler. Only files of runtime/ include it.
+ *
+ * Each field says who may touch it: "owner" is whoever the state enum names, "lock" a lock, "atomic"
+ * anybody by atomic operations. Fields without a word never change after their object was made. */
+#ifndef IMPL_H
+#define IMPL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "context.h"
+#include "lock.h"
+#include "note.h"
+#include "runtime.h"
+
+typedef struct rt_m rt_m;
+typedef struct rt_p rt_p;
+typedef struct rt_poller rt_poller;
+
+/* Sizes. A test build (-DRT_TINY) makes them hostile. */
+#ifdef RT_TINY
+enum { RUNQ_SIZE = 4, GFREE_MAX = 2, POLL_EVENTS = 1, TIMER_HEAP_MIN = 1 };
+#else
+enum { RUNQ_SIZE = 256, GFREE_MAX = 64, POLL_EVENTS = 128, TIMER_HEAP_MIN = 64 };
+#endif
+enum {
+    MAX_PROCS = 256,
+    GLOBAL_TICK = 61,   /* every so many Gs the global queue and the poller come first */
+    CELL_SLICE = 64,    /* Gs that a cell runs before others get its M */
+    CACHE_LINE = 64,
+};
+#define NS_PER_MS   INT64_C(1000000)
+#define NS_PER_SEC  INT64_C(1000000000)
+#define SLICE_NS    (10 * NS_PER_MS) /* after that a cell yields at its next wait */
+#define UNPOLLED_NS (10 * NS_PER_MS) /* after that sysmon polls for a busy P */
+#define FRESH_NS    (1 * NS_PER_MS)  /* a busy M polls no more often than this */
+
+/* ---- G ------------------------------------------------------------------------------------- */
+
+/* Who owns the G (its fields, its stack) in each state:
+ *   idle      whoever makes it
+ *   runnable  the queue that holds it
+ *   running   the M whose curg it is (a cell's loop: the M that runs the cell)
+ *   syscall   its M, which runs C code that may block
+ *   waiting   what its commit function handed it to; that alone may rt_ready it
+ *   dead      the free list */
+typedef enum g_status { G_IDLE, G_RUNNABLE, G_RUNNING, G_SYSCALL, G_WAITING, G_DEAD } g_status;
+
+struct rt_g {
+    _Atomic uint32_t status; /* g_status; the owner writes, dumps read */
+    _Atomic uint8_t reason;  /* rt_reason while waiting; the owner writes, dumps read */
+    rt_g *schedlink;         /* owner: next in the queue, mailbox or free list that holds it */
+    rt_cell *cell;           /* owner: it runs in that cell's loop; NULL: on any M */
+    rt_cell *drives;         /* the cell whose loop this G is */
+    rt_step_fn step;         /* owner: NULL for a native G */
+    rt_context ctx;          /* owner: native, its stack */
+    void (*fn)(void *);      /* native: what it runs */
+    void *arg;
+    rt_commit_fn commit;       /* owner: of the park that begins */
+    void *commit_arg;          /* owner */
+    _Atomic uint64_t wait;     /* atomic: ticket and phase of a wait, see wait.c */
+    rt_timer timer;            /* owner: deadline of that wait */
+    _Atomic int64_t since_ns;  /* the owner writes, dumps read: when the wait began */
+    int64_t id;                /* owner: a new one each time the G is reused */
+    _Alignas(8) char local[RT_G_LOCAL]; /* owner: room for whoever made the step G */
+};
+
+#if !defined(RT_ASAN) && !defined(RT_TSAN)
+_Static_assert(sizeof(struct rt_g) <= 256, "a G must stay small");
+#endif
+
+/* A queue of Gs linked by schedlink; whose it is, says who may touch it. */
+typedef struct g_list {
+    rt_g *head, *tail;
+    int32_t n;
+} g_list;
+
+/* ---- P ------------------------------------------------------------------------------------- */
+
+/*   idle     in sched.idle_ps, owned by sched.lock
+ *   running  owned by p->m
+ *   foreign  (reserved for an M that runs Lua)
+ *   syscall  p->m is in a system call; sysmon may take it by CAS to idle
+ *   dead     never used */
+typedef enum p_status { P_IDLE, P_RUNNING, P_FOREIGN, P_SYSCALL, P_DEAD } p_status;
+
+typedef struct timer_slot {
+    int64_t key; /* copy of t->key, so that sifting touches only the heap */
+    rt_timer *t;
+} timer_slot;
+
+struct rt_p {
+    int32_t id;
+    _Atomic uint32_t status; /* p_status */
+    _Atomic(rt_m *) m;       /* owner; NULL while idle */
+    rt_p *idle_link;         /* sched.lock */
+    bool in_idle;            /* sched.lock */
+    rt_m *poll_m;            /* sched.lock: M that blocks in this P's poller while the P is idle */
+
+    /* Ring: the owner adds at the tail, anybody takes at the head by CAS. See runq.c. */
+    _Alignas(CACHE_LINE) _Atomic uint32_t runq_head;
+    _Atomic uint32_t runq_tail;
+    _Atomic(rt_g *) runq[RUNQ_SIZE];
+
+    _Atomic uint32_t schedtick;   /* owner writes, sysmon reads: Gs run */
+    _Atomic uint32_t syscalltick; /* owner writes, sysmon reads: system calls entered */
+    _Atomic bool yield_now;       /* atomic: sysmon found the slice used up */
+    int64_t now_ns;               /* owner: a recent time, for what need not be exact */
+    g_list gfree;                 /* owner */
+    g_list stack_gfree;           /* owner: dead native Gs that keep their stack */
+
+    rt_lock timer_lock;
+    timer_slot *timers;            /* timer_lock: 4-ary heap */
+    uint32_t ntimers, timers_cap;  /* timer_lock */
+    _Atomic int64_t timer_next_ns; /* timer_lock writes, anybody reads: key of the first, or 0 */
+
+    rt_poller *poller;
+    _Atomic int64_t last_poll_ns; /* atomic: when somebody polled last; 0 while an M blocks in it */
+
+    /* Counters: the owner writes, anybody reads. */
+    _Atomic int64_t n_steals, n_polls, n_poll_events, n_timers_fired;
+    _Atomic int64_t n_fds; /* atomic */
+};
+
+/* ---- M ------------------------------------------------------------------------------------- */
+
+struct rt_m {
+    rt_context ctx;  /* its loop's stack */
+    rt_g *curg;      /* this thread */
+    rt_p *p;         /* this thread; NULL: it has none */
+    rt_cell *cell;   /* this thread: the cell whose loop runs on it */
+    rt_p *next_p;    /* handed over before wake-up: sched.lock, then this thread */
+    rt_p *old_p;     /* this thread: the P it had before a system call */
+    uint32_t old_tick;
+    bool spinning;   /* this thread; handed over with next_p */
+    bool to_spin;    /* with next_p: it is to spin */
+    rt_step after;   /* this thread: what the native G that just left wants */
+    uint64_t rand;   /* this thread */
+    note park;
+    rt_m *idle_link; /* sched.lock */
+    rt_m *all_link;
+    pthread_t thread;
+    int32_t id;
+    void *sigstack;
+};
+
+/* ---- the scheduler ------------------------------------------------------------------------- */
+
+typedef struct rt_sched {
+    rt_lock lock;
+    int32_t procs;
+    rt_p *ps; /* [procs] */
+
+    rt_p *idle_ps;            /* lock */
+    _Atomic int32_t n_idle_ps; /* lock writes, anybody reads */
+    rt_m *idle_ms;            /* lock: asleep on their notes */
+    _Atomic int32_t n_idle_ms; /* lock writes */
+    _Atomic(rt_m *) all_ms;   /* push only */
+    _Atomic int32_t n_ms;
+    _Atomic int32_t n_spinning; /* atomic */
+
+    g_list runq;            /* lock: the global queue */
+    _Atomic int32_t n_runq; /* lock writes, anybody reads */
+
+    rt_lock gfree_lock;
+    g_list gfree;       /* gfree_lock */
+    g_list stack_gfree; /* gfree_lock */
+    rt_g **blocks;      /* gfree_lock: all Gs ever made, in blocks */
+    uint32_t n_blocks, blocks_cap;
+    _Atomic int64_t next_id;
+
+    _Atomic int64_t n_handoffs;
+    _Atomic int64_t n_fds;      /* user descriptors that are polled */
+    _Atomic int32_t n_syscalls; /* Gs in system calls */
+    bool deadlock_is_normal;
+
+    _Atomic bool sysmon_waits; /* atomic: it sleeps deeply on sysmon_note */
+    note sysmon_note;
+    rt_m m0;
+} rt_sched;
+
+extern rt_sched sched;
+
+/* ---- between the files --------------------------------------------------------------------- */
+
+/* The running thread's M. Not inlined: a native G may go on on another thread, and the compiler
+ * may keep the address of a thread-local across a switch. */
+rt_m *rt_getm(void);
+void rt_setm(rt_m *m);
+
+/* proc.c. Every transition of a G's state; throws at an illegal one. */
+void g_set_status(rt_g *g, g_status from, g_status to);
+void g_list_push(g_list *l, rt_g *g);
+rt_g *g_list_pop(g_list *l);
+/* Does what `step` wants of g, which just left; `home` is the cell whose loop runs, or NULL. True:
+ * the G's commit refused, run it again. */
+bool finish_step(rt_g *g, rt_step step, rt_cell *home);
+/* Leaves a native G's stack for its M's loop, which does `step`. */
+void g_leave(rt_g *g, rt_step step);
+void schedule_loop(rt_m *m);
+/* A runnable G whose state is set: to its cell, or to a run queue. */
+void g_enqueue(rt_g *g);
+/* The same for all of l. m: this M, with a P or without. */
+void inject(rt_m *m, g_list *l);
+/* Wakes one more M if there is an idle P and nobody looks for work yet. */
+void wakep(void);
+void init_gs(void);
+/* A native G in state idle. Its stack has at least stack_size bytes. */
+rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size);
+
+/* runq.c */
+void runq_put(rt_p *p, rt_g *g);
+rt_g *runq_get(rt_p *p);
+bool runq_empty(rt_p *p);
+rt_g *runq_steal(rt_p *p, rt_p *victim);
+void global_put(g_list *l);              /* sched.lock held */
+rt_g *global_get(rt_p *p, int32_t max); /* sched.lock held */
+
+/* m.c. acquire/release: this M and p belong together from/until now. */
+void p_acquire(rt_m *m, rt_p *p);
+rt_p *p_release(rt_m *m);
+void p_idle_put(rt_p *p);      /* sched.lock held */
+rt_p *p_idle_get(rt_p *wanted); /* sched.lock held; wanted if it is idle, else any, else NULL */
+/* Whoever takes an idle p for itself, not for the M in its poller, sends that M away. sched.lock. */
+void p_evict(rt_p *p, rt_m *taker);
+/* Some M shall run p, which the caller owns (status idle). Takes sched.lock released. */
+void m_start(rt_p *p, bool spinning);
+/* Sleeps until somebody hands this M a P, then takes it. sched.lock held; returns without it. */
+void m_stop(rt_m *m);
+void m_init_main(void);
+uint64_t m_rand(rt_m *m);
+void m_count_ms(int32_t *ms, int32_t *idle);
+
+/* wait.c: the deadline of a G's wait may have come; arg is the G. */
+void wait_deadline(void *arg);
+
+/* cell.c */
+void cell_post(rt_cell *c, rt_g *g);
+void cell_requeue(rt_cell *c, rt_g *g);
+
+/* timer.c */
+/* Runs what is due on p's heap; its next key or 0 is in p->timer_next_ns. *now_ns is read if 0. */
+bool timers_run(rt_p *p, int64_t *now_ns);
+bool timers_live(void);
+
+/* netpoll_epoll.c, behind netpoll.c: the table that a second backend would fill. */
+rt_poller *netpoll_new(void);
+int netpoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive);
+int netpoll_del(rt_poller *po, int fd);
+/* Polls; delay_ns < 0: until an event, 0: not at all. Ready Gs are added to l; how many. */
+int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l);
+/* Ends a poll that blocks now, or the next one that would. Any thread. */
+void netpoll_break(rt_poller *po);
+
+/* netpoll.c: events of a tag. Adds the Gs that they ready to l. */
+void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l);
+/* Polls p's poller. */
+int netpoll_p(rt_p *p, int64_t delay_ns, g_list *l);
+/* As rt_pd_open, for descriptors of the runtime itself. */
+rt_pd *pd_open_system(int fd);
+
+/* stack.c */
+rt_stack stack_alloc(size_t size);
+void stack_free(rt_stack s);
+int64_t stack_bytes(void);
+#if defined(RT_ASAN) || defined(RT_TSAN) /* their frames are larger, and they ask for more */
+enum { STACK_NATIVE = 256 << 10, STACK_M = 4 << 20, STACK_SIGNAL = 256 << 10 };
+#else
+enum { STACK_NATIVE = 64 << 10, STACK_M = 256 << 10, STACK_SIGNAL = 64 << 10 };
+#endif
+
+/* sysmon.c */
+void sysmon_start(void);
+void sysmon_wake(void);
+
+/* signal.c */
+void signal_init(void);
+void signal_init_m(rt_m *m);
+
+/* os_linux.c */
+uint64_t os_random(void);
+void os_raise_fd_limit(void);
+rt_stack os_thread_stack(void);
+
+/* debug.c */
+void check_dead(void); /* sched.lock held */
+
+/* Between a store and a load that must not pass it. TSan knows no fences, so gcc refuses them in its
+ * build; it sees the atomics on both sides, and the processor still gets its fence. */
+static inline void full_fence(void) {
+#ifdef RT_TSAN
+    __asm__ volatile(
+#ifdef __x86_64__
+        "mfence"
+#else
+        "dmb ish"
+#endif
+        ::: "memory");
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
+static inline int64_t count_get(const _Atomic int64_t *c) {
+    return atomic_load_explicit(c, memory_order_relaxed);
+}
+
+/* For counters with one writer: no locked instruction. */
+static inline void count_add(_Atomic int64_t *c, int64_t n) {
+    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+#endif

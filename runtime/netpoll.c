@@ -1,0 +1,309 @@
+/* Readiness of descriptors: the portable half of the poller.
+ *
+ * A pollDesc holds one registered descriptor and, per direction, one word (rg for reading, wg for
+ * writing):
+ *
+ *     NIL    nobody waits, nothing is known
+ *     READY  an event came and was not used yet
+ *     WAIT   a G is about to wait
+ *     G      that G waits
+ *
+ *     NIL --prepare--> WAIT --commit--> G --event, deadline, shut, kick--> NIL, and the G is readied
+ *      ^                 |
+ *      |                 +--event ...--> READY or NIL; the commit fails and the G runs on
+ *     READY <--event-- NIL;  READY --prepare--> NIL: no wait
+ *
+ * All moves are CAS. Whoever moves the word away from a G owns that G and readies it, once. An event
+ * that nobody waits for is kept as READY, so an edge that comes between a read that said EAGAIN and
+ * the wait is not lost.
+ *
+ * One reader and one writer at a time: a second is a bug of the caller, which keeps queues (fd.c,
+ * sock.c of the host).
+ *
+ * Deadlines are the pollDesc's two timers, and `until` of a timer is the deadline itself: moving it
+ * later is a store. When it fires it takes the waiting G out, if the deadline still is in the past;
+ * the G looks at the deadline itself and answers RT_ETIMEOUT. A deadline in the past makes every
+ * wait answer so at once. A timer left over from a former use of the pollDesc finds `until` 0 or
+ * another time and does nothing, so no sequence numbers are needed to kill it (Go's rseq, wseq).
+ *
+ * PollDescs come from a cache and are never given back, so an event or a timer always finds one. An
+ * event carries the pointer and the low 16 bits of fdseq, which grows at each close: an event for an
+ * earlier use is dropped. A false match after 65,536 uses between epoll_wait and its handling would
+ * be a spurious wake-up, which every waiter survives: it tries, and waits again.
+ *
+ * hup: the peer has shut down its side (RDHUP). After a short read a socket is known to be drained
+ * and the next edge will tell, but an edge that already told of data *and* end brings no second one;
+ * so with hup set, readers read until 0 without waiting.
+ *
+ * Source of the machine: Go's netpoll.go.
+ */
+#include "impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PD_NIL, PD_READY, PD_WAIT }; /* or a G */
+
+struct rt_pd {
+    _Atomic uintptr_t rg, wg; /* atomic; see above */
+    _Atomic uint64_t fdseq;   /* atomic; grows at close */
+    rt_timer rt, wt;          /* deadlines; set under lock */
+    rt_pd *link;              /* cache_lock: next free one */
+    rt_p *p;                  /* whose poller it is registered with */
+    rt_lock lock;             /* of rt_timer_set */
+    int fd;
+    _Atomic bool shut; /* atomic: waits answer RT_ECLOSED */
+    _Atomic bool hup;  /* atomic: the peer will send no more */
+    bool system;       /* not counted as something the program waits for */
+};
+
+static struct {
+    rt_lock lock;
+    rt_pd *free; /* lock */
+} cache;
+
+enum { PD_BLOCK = 32 };
+
+static inline _Atomic uintptr_t *word_of(rt_pd *pd, int mode) {
+    return mode == RT_R ? &pd->rg : &pd->wg;
+}
+
+static inline rt_timer *timer_of(rt_pd *pd, int mode) {
+    return mode == RT_R ? &pd->rt : &pd->wt;
+}
+
+/* Takes the waiting G out of the word, or leaves `leave` (NIL or READY) there. NULL: none waited. */
+static rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
+    _Atomic uintptr_t *word = word_of(pd, mode);
+    uintptr_t old = atomic_load(word);
+    for (;;) {
+        if (old == PD_READY) return NULL;
+        if (old == PD_NIL && leave == PD_NIL) return NULL;
+        /* A G that is taken out sees why by itself; only an event nobody waited for is kept. */
+        uintptr_t to = old > PD_WAIT ? PD_NIL : leave;
+        if (atomic_compare_exchange_weak(word, &old, to)) return old > PD_WAIT ? (rt_g *)old : NULL;
+    }
+}
+
+static bool expired(rt_pd *pd, int mode) {
+    int64_t until = atomic_load_explicit(&timer_of(pd, mode)->until, memory_order_relaxed);
+    return until != 0 && until <= rt_nanotime();
+}
+
+static void expire(rt_pd *pd, int mode) {
+    if (!expired(pd, mode)) return;
+    rt_g *g = unblock(pd, mode, PD_NIL);
+    if (g) rt_ready(g);
+}
+
+static void expire_r(void *pd) {
+    expire(pd, RT_R);
+}
+
+static void expire_w(void *pd) {
+    expire(pd, RT_W);
+}
+
+/* ---- the cache ---- */
+
+static rt_pd *take_pd(void) {
+    rt_lock_acquire(&cache.lock);
+    if (!cache.free) {
+        rt_pd *pds = calloc(PD_BLOCK, sizeof *pds);
+        if (!pds) {
+            rt_lock_release(&cache.lock);
+            return NULL;
+        }
+        for (int i = 0; i < PD_BLOCK; i++) {
+            rt_timer_init(&pds[i].rt, expire_r, &pds[i]);
+            rt_timer_init(&pds[i].wt, expire_w, &pds[i]);
+            pds[i].link = cache.free;
+            cache.free = &pds[i];
+        }
+    }
+    rt_pd *pd = cache.free;
+    cache.free = pd->link;
+    rt_lock_release(&cache.lock);
+    return pd;
+}
+
+static void give_pd(rt_pd *pd) {
+    atomic_fetch_add(&pd->fdseq, 1);
+    rt_lock_acquire(&cache.lock);
+    pd->link = cache.free;
+    cache.free = pd;
+    rt_lock_release(&cache.lock);
+}
+
+/* User space ends below 2^47 on both architectures we know, which leaves 16 bits and more. */
+static uint64_t tag_of(rt_pd *pd) {
+    return (uint64_t)(uintptr_t)pd << 16 | (atomic_load(&pd->fdseq) & 0xffff);
+}
+
+/* ---- open and close ---- */
+
+static rt_p *fewest_fds(void) {
+    rt_p *best = &sched.ps[0];
+    for (int32_t i = 1; i < sched.procs; i++)
+        if (count_get(&sched.ps[i].n_fds) < count_get(&best->n_fds)) best = &sched.ps[i];
+    return best;
+}
+
+static rt_pd *open_on(rt_p *p, int fd, bool exclusive, bool system, int *err) {
+    rt_pd *pd = take_pd();
+    if (!pd) {
+        *err = -ENOMEM;
+        return NULL;
+    }
+    pd->fd = fd;
+    pd->p = p;
+    pd->system = system;
+    atomic_store(&pd->rg, PD_NIL);
+    atomic_store(&pd->wg, PD_NIL);
+    atomic_store(&pd->shut, false);
+    atomic_store(&pd->hup, false);
+    rt_pd_set_deadline(pd, RT_R, 0);
+    rt_pd_set_deadline(pd, RT_W, 0);
+    /* Counted first: an M that goes idle now must not take the poller for an empty one. */
+    atomic_fetch_add(&p->n_fds, 1);
+    if (!system) atomic_fetch_add(&sched.n_fds, 1);
+    *err = netpoll_add(p->poller, fd, tag_of(pd), exclusive);
+    if (*err) {
+        atomic_fetch_sub(&p->n_fds, 1);
+        if (!system) atomic_fetch_sub(&sched.n_fds, 1);
+        give_pd(pd);
+        return NULL;
+    }
+    return pd;
+}
+
+rt_pd *rt_pd_open(int fd, int *err) {
+    return open_on(fewest_fds(), fd, false, false, err);
+}
+
+rt_pd *rt_pd_open_listener(int fd, int p, int *err) {
+    return open_on(&sched.ps[p], fd, true, false, err);
+}
+
+rt_pd *pd_open_system(int fd) {
+    int err;
+    rt_pd *pd = open_on(&sched.ps[0], fd, false, true, &err);
+    if (!pd) rt_throw("cannot poll descriptor %d: %s", fd, strerror(-err));
+    return pd;
+}
+
+void rt_pd_shut(rt_pd *pd) {
+    atomic_store(&pd->shut, true);
+    rt_g *g = unblock(pd, RT_R, PD_NIL);
+    if (g) rt_ready(g);
+    g = unblock(pd, RT_W, PD_NIL);
+    if (g) rt_ready(g);
+}
+
+void rt_pd_close(rt_pd *pd) {
+    if (atomic_load(&pd->rg) > PD_WAIT || atomic_load(&pd->wg) > PD_WAIT)
+        rt_throw("descriptor %d is closed while a G waits for it", pd->fd);
+    rt_pd_set_deadline(pd, RT_R, 0);
+    rt_pd_set_deadline(pd, RT_W, 0);
+    netpoll_del(pd->p->poller, pd->fd);
+    atomic_fetch_sub(&pd->p->n_fds, 1);
+    if (!pd->system) atomic_fetch_sub(&sched.n_fds, 1);
+    give_pd(pd);
+}
+
+bool rt_pd_hup(rt_pd *pd) {
+    return atomic_load_explicit(&pd->hup, memory_order_relaxed);
+}
+
+/* ---- deadlines ---- */
+
+void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns) {
+    rt_timer *t = timer_of(pd, mode);
+    /* Most calls clear what is clear already, or move later: no lock for the first. */
+    if (when_ns == 0 && atomic_load_explicit(&t->until, memory_order_relaxed) == 0) return;
+    rt_lock_acquire(&pd->lock);
+    rt_timer_set(t, when_ns);
+    rt_lock_release(&pd->lock);
+}
+
+/* ---- waiting ---- */
+
+int rt_pd_check(rt_pd *pd, int mode) {
+    if (atomic_load(&pd->shut)) return RT_ECLOSED;
+    if (expired(pd, mode)) return RT_ETIMEOUT;
+    return 0;
+}
+
+static bool commit_pd(rt_g *g, void *word) {
+    uintptr_t wait = PD_WAIT;
+    return atomic_compare_exchange_strong((_Atomic uintptr_t *)word, &wait, (uintptr_t)g);
+}
+
+int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
+    _Atomic uintptr_t *word = word_of(pd, mode);
+    int err = rt_pd_check(pd, mode);
+    if (err) return err;
+    if (mode == RT_R && rt_pd_hup(pd)) return 0;
+    uintptr_t old = PD_READY;
+    if (atomic_compare_exchange_strong(word, &old, PD_NIL)) return 0;
+    if (old != PD_NIL || !atomic_compare_exchange_strong(word, &old, PD_WAIT)) {
+        if (old == PD_READY) { /* it came just now */
+            atomic_store(word, PD_NIL);
+            return 0;
+        }
+        rt_throw("two Gs wait for descriptor %d (%c)", pd->fd, mode);
+    }
+    /* Look again: who shut, expired or hung up before WAIT stood there has found nobody. */
+    err = rt_pd_check(pd, mode);
+    if (err || (mode == RT_R && rt_pd_hup(pd))) {
+        atomic_exchange(word, PD_NIL);
+        return err;
+    }
+    rt_set_park(g, commit_pd, word, reason);
+    return RT_PARKED;
+}
+
+int rt_pd_wait(rt_pd *pd, int mode, rt_reason reason) {
+    rt_g *g = rt_self();
+    int r = rt_pd_prepare(pd, mode, reason, g);
+    if (r != RT_PARKED) return r;
+    g_leave(g, RT_PARK);
+    /* The commit may have failed because the word was moved from WAIT to READY: use that up. */
+    uintptr_t ready = PD_READY;
+    atomic_compare_exchange_strong(word_of(pd, mode), &ready, PD_NIL);
+    return rt_pd_check(pd, mode);
+}
+
+void rt_pd_kick(rt_pd *pd, int mode) {
+    rt_g *g = unblock(pd, mode, PD_READY);
+    if (g) rt_ready(g);
+}
+
+/* ---- polling ---- */
+
+/* The poller takes the waiting G: it is made runnable here, and queued by who polls, when that has
+ * a P again. */
+static void event_ready(rt_pd *pd, int mode, g_list *l) {
+    rt_g *g = unblock(pd, mode, PD_READY);
+    if (!g) return;
+    g_set_status(g, G_WAITING, G_RUNNABLE);
+    g_list_push(l, g);
+}
+
+void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l) {
+    rt_pd *pd = (rt_pd *)(uintptr_t)(tag >> 16);
+    if ((atomic_load(&pd->fdseq) & 0xffff) != (tag & 0xffff)) return;
+    if (hup || err) atomic_store(&pd->hup, true);
+    if (r || hup || err) event_ready(pd, RT_R, l);
+    if (w || err) event_ready(pd, RT_W, l);
+}
+
+int netpoll_p(rt_p *p, int64_t delay_ns, g_list *l) {
+    int32_t before = l->n;
+    int n = netpoll_poll(p->poller, delay_ns, l);
+    atomic_fetch_add_explicit(&p->n_polls, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->n_poll_events, l->n - before, memory_order_relaxed);
+    return n;
+}

@@ -1,0 +1,99 @@
+/* The epoll half of the poller: one epoll instance per P, with an eventfd that breaks a poll.
+ *
+ * Every descriptor is registered once, edge-triggered for both directions and RDHUP; nothing is
+ * changed until it is closed. Listeners stand in all pollers with EPOLLEXCLUSIVE, so that a new
+ * connection wakes one of them. (EXCLUSIVE allows no RDHUP, and a listener needs no write side.)
+ *
+ * A break writes the eventfd at most once until a blocking poll has read it: `broken` is that one
+ * write in flight. It is level-triggered and only a blocking poll takes it, so a break before the
+ * poll begins still ends it, and a nonblocking poll of somebody else does not swallow it.
+ */
+#include "impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+struct rt_poller {
+    int epfd, break_fd;
+    _Atomic bool broken; /* atomic: the eventfd was written and not read yet */
+};
+
+enum { BREAK_TAG = 0 }; /* no pollDesc stands at address 0 */
+
+rt_poller *netpoll_new(void) {
+    rt_poller *po = calloc(1, sizeof *po);
+    if (!po) rt_throw("out of memory for a poller");
+    po->epfd = epoll_create1(EPOLL_CLOEXEC);
+    po->break_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = BREAK_TAG};
+    if (po->epfd < 0 || po->break_fd < 0 ||
+        epoll_ctl(po->epfd, EPOLL_CTL_ADD, po->break_fd, &ev) < 0)
+        rt_throw("cannot make a poller: %s", strerror(errno));
+    return po;
+}
+
+int netpoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive) {
+    struct epoll_event ev = {.data.u64 = tag};
+    ev.events = exclusive ? EPOLLIN | EPOLLET | EPOLLEXCLUSIVE
+                          : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    return epoll_ctl(po->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
+}
+
+int netpoll_del(rt_poller *po, int fd) {
+    return epoll_ctl(po->epfd, EPOLL_CTL_DEL, fd, NULL) < 0 ? -errno : 0;
+}
+
+void netpoll_break(rt_poller *po) {
+    if (atomic_exchange(&po->broken, true)) return;
+    uint64_t one = 1;
+    /* EAGAIN: the counter is full, so it is readable; EINTR does not happen on an eventfd. */
+    if (write(po->break_fd, &one, sizeof one) < 0 && errno != EAGAIN)
+        rt_throw("cannot break a poll: %s", strerror(errno));
+}
+
+static void take_break(rt_poller *po) {
+    uint64_t n;
+    if (read(po->break_fd, &n, sizeof n) < 0 && errno != EAGAIN)
+        rt_throw("cannot read a break: %s", strerror(errno));
+    atomic_store(&po->broken, false);
+}
+
+/* epoll_wait with a time in nanoseconds, where the kernel has it (5.11); else in milliseconds,
+ * rounded up: too early would mean polling again, and again. */
+static int wait_ns(int epfd, struct epoll_event *evs, int64_t delay_ns) {
+    static _Atomic bool no_pwait2;
+    if (delay_ns > 0 && !atomic_load_explicit(&no_pwait2, memory_order_relaxed)) {
+        struct timespec t = {delay_ns / NS_PER_SEC, delay_ns % NS_PER_SEC};
+        int n = epoll_pwait2(epfd, evs, POLL_EVENTS, &t, NULL);
+        if (n >= 0 || errno != ENOSYS) return n;
+        atomic_store(&no_pwait2, true);
+    }
+    int timeout_ms = (int)delay_ns; /* -1, 0 */
+    if (delay_ns > 0)
+        timeout_ms = delay_ns >= INT32_MAX * NS_PER_MS ? INT32_MAX
+                                                       : (int)((delay_ns + NS_PER_MS - 1) / NS_PER_MS);
+    return epoll_wait(epfd, evs, POLL_EVENTS, timeout_ms);
+}
+
+int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l) {
+    struct epoll_event evs[POLL_EVENTS];
+    int n = wait_ns(po->epfd, evs, delay_ns);
+    if (n < 0) {
+        if (errno != EINTR) rt_throw("epoll_wait: %s", strerror(errno));
+        return 0;
+    }
+    for (int i = 0; i < n; i++) {
+        uint32_t e = evs[i].events;
+        if (evs[i].data.u64 == BREAK_TAG) {
+            if (delay_ns != 0) take_break(po);
+            continue;
+        }
+        netpoll_event(evs[i].data.u64, e & EPOLLIN, e & EPOLLOUT, e & EPOLLRDHUP,
+                      e & (EPOLLERR | EPOLLHUP), l);
+    }
+    return n;
+}

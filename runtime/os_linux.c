@@ -1,0 +1,78 @@
+/* What the runtime asks Linux once, at start. */
+#include "impl.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+
+/* First the kernel's 16 random bytes for this process, then what getrandom gives. */
+uint64_t os_random(void) {
+    static _Atomic bool used_auxv;
+    uint64_t x = 0;
+    const void *auxv = (const void *)getauxval(AT_RANDOM); /* NOLINT: that is how it is passed */
+    if (auxv && !atomic_exchange(&used_auxv, true)) {
+        memcpy(&x, auxv, sizeof x);
+        return x;
+    }
+    if (getrandom(&x, sizeof x, GRND_NONBLOCK) == (ssize_t)sizeof x) return x;
+    return (uint64_t)rt_nanotime() * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+void os_raise_fd_limit(void) {
+    struct rlimit r;
+    /* A process that may not raise it runs with what it has; accept says so when it is used up. */
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
+rt_stack os_thread_stack(void) {
+    rt_stack s = {0};
+    pthread_attr_t attr;
+    void *lo;
+    size_t size;
+    if (pthread_getattr_np(pthread_self(), &attr) != 0) return s;
+    if (pthread_attr_getstack(&attr, &lo, &size) == 0) s = (rt_stack){lo, (char *)lo + size};
+    pthread_attr_destroy(&attr);
+    return s;
+}
+
+static int read_line(const char *path, char *buf, size_t n) {
+    FILE *f = fopen(path, "re");
+    if (!f) return -errno;
+    int r = fgets(buf, (int)n, f) ? 0 : -EIO;
+    fclose(f);
+    return r;
+}
+
+/* CPUs' worth of time that the cgroup allows, rounded up; 0: no limit known. Version 2 says
+ * "quota period" or "max period" in one file, version 1 has a file each. */
+static int cgroup_cpus(void) {
+    char buf[64];
+    long long quota = 0, period = 0;
+    if (read_line("/sys/fs/cgroup/cpu.max", buf, sizeof buf) == 0) {
+        if (sscanf(buf, "%lld %lld", &quota, &period) != 2) return 0;
+    } else {
+        if (read_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", buf, sizeof buf) < 0) return 0;
+        quota = atoll(buf);
+        if (read_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us", buf, sizeof buf) < 0) return 0;
+        period = atoll(buf);
+    }
+    if (quota <= 0 || period <= 0) return 0;
+    return (int)((quota + period - 1) / period);
+}
+
+int rt_cpu_count(void) {
+    cpu_set_t set;
+    int n = 1;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
+    int quota = cgroup_cpus();
+    if (quota > 0 && quota < n) n = quota;
+    return n < 1 ? 1 : n;
+}

@@ -1,0 +1,524 @@
+/* The scheduler: which G runs next, and what happens when one stops.
+ *
+ * G, M, P are Go's: a G is something to run, an M a thread, a P the right to run Gs, with what that
+ * needs (a queue, timers, a poller). There are `procs` Ps, hence at most so many Gs run at once;
+ * there are more Ms, since some are in system calls.
+ *
+ * Each M runs schedule_loop on its own stack: find a runnable G, run it until it leaves, do what it
+ * left for. Native Gs leave by switching back to the loop's stack (g_leave); step Gs by returning
+ * from their step. Either way the loop then calls finish_step, on its own stack: the G's stack is
+ * no longer in use, so from the moment its commit function lets somebody else see it, it may run
+ * on another M. That is the whole secret of park: set the state to waiting, then commit, then
+ * don't look back.
+ *
+ * Waking Ms. An M too few wastes a core, an M too many wastes energy and thrashes. As in Go, an M
+ * without work spins a while, looking for something to steal; when work appears and nobody spins,
+ * one more M is woken, which spins, finds the work, and wakes the next before it runs it. So:
+ *
+ *   - who adds work does: publish the work, full fence, look at n_spinning and n_idle_ps (wakep);
+ *   - who stops spinning does: n_spinning--, full fence (both in one atomic), look at all queues.
+ *
+ * One of the two sees the other: work is never left lying while a P is idle. The second look is
+ * what Go calls the delicate dance; look_again is ours.
+ *
+ * An M with nothing to do releases its P and blocks in that P's poller until the P's next timer.
+ * Whoever wants an M for an idle P takes the P (sched.lock), leaves it in next_p of the M that sits
+ * in its poller and breaks the poll. Such an M has a warm cache for exactly the descriptors and
+ * timers of that P. If the P went to somebody else meanwhile, the M hands what it polled to the
+ * global queue and sleeps on its note.
+ *
+ * Fairness: every 61st G the global queue and the poller come before the ring, so that neither
+ * starves beneath Gs that ready each other; sysmon polls for a P whose G does not stop at all.
+ *
+ * Rejected: one shared poller (every event wakes on a cold cache and epoll's lock is contended);
+ * a spinning limit in time (a spin is four rounds over the Ps).
+ */
+#include "impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+rt_sched sched;
+
+static __thread rt_m *tls_m;
+
+__attribute__((noinline)) rt_m *rt_getm(void) {
+    rt_m *m = tls_m;
+    __asm__ volatile("" : "+r"(m)); /* neither inlined nor folded with another call */
+    return m;
+}
+
+void rt_setm(rt_m *m) {
+    tls_m = m;
+}
+
+rt_g *rt_self(void) {
+    rt_m *m = rt_getm();
+    return m ? m->curg : NULL;
+}
+
+int64_t rt_id(const rt_g *g) {
+    return g->id;
+}
+
+void *rt_local(rt_g *g) {
+    return g->local;
+}
+
+int rt_p_id(void) {
+    rt_m *m = rt_getm();
+    return m && m->p ? m->p->id : -1;
+}
+
+int rt_procs(void) {
+    return sched.procs;
+}
+
+/* ---- lists and states ---- */
+
+void g_list_push(g_list *l, rt_g *g) {
+    g->schedlink = NULL;
+    if (l->tail)
+        l->tail->schedlink = g;
+    else
+        l->head = g;
+    l->tail = g;
+    l->n++;
+}
+
+rt_g *g_list_pop(g_list *l) {
+    rt_g *g = l->head;
+    if (!g) return NULL;
+    l->head = g->schedlink;
+    if (!l->head) l->tail = NULL;
+    l->n--;
+    g->schedlink = NULL;
+    return g;
+}
+
+/* A bit for each legal transition: from * 8 + to. */
+#define MAY(from, to) (UINT64_C(1) << ((from) * 8 + (to)))
+static const uint64_t legal =
+    MAY(G_IDLE, G_WAITING) | MAY(G_IDLE, G_RUNNABLE) | MAY(G_RUNNABLE, G_RUNNING) |
+    MAY(G_RUNNING, G_RUNNABLE) | MAY(G_RUNNING, G_WAITING) | MAY(G_RUNNING, G_SYSCALL) |
+    MAY(G_RUNNING, G_DEAD) | MAY(G_SYSCALL, G_RUNNING) | MAY(G_SYSCALL, G_RUNNABLE) |
+    MAY(G_WAITING, G_RUNNABLE) | MAY(G_WAITING, G_RUNNING) | MAY(G_DEAD, G_IDLE);
+
+/* Only the owner moves the state, so no CAS is needed; a second owner is a bug that the comparison
+ * finds most of the time. Release: who takes the G over by loading its state sees its fields. */
+void g_set_status(rt_g *g, g_status from, g_status to) {
+    uint32_t now = atomic_load_explicit(&g->status, memory_order_relaxed);
+    if (now != (uint32_t)from || !(legal >> (from * 8 + to) & 1))
+        rt_throw("G %lld: state %u, asked to go from %d to %d", (long long)g->id, now, from, to);
+    atomic_store_explicit(&g->status, to, memory_order_release);
+}
+
+/* ---- making Gs and burying them ---- */
+
+enum { G_BLOCK = 64 };
+
+void init_gs(void) {
+    atomic_store(&sched.next_id, 1);
+}
+
+/* gfree_lock held. A block of new Gs for the global list; returns false without memory. Blocks are
+ * never given back: a stale pointer to a G always points to a G, and its ticket tells. */
+static bool add_block(void) {
+    if (sched.n_blocks == sched.blocks_cap) {
+        uint32_t cap = sched.blocks_cap ? sched.blocks_cap * 2 : 64;
+        rt_g **blocks = realloc(sched.blocks, cap * sizeof *blocks);
+        if (!blocks) return false;
+        sched.blocks = blocks;
+        sched.blocks_cap = cap;
+    }
+    rt_g *gs = aligned_alloc(CACHE_LINE, G_BLOCK * ((sizeof *gs + CACHE_LINE - 1) & -CACHE_LINE));
+    if (!gs) return false;
+    memset(gs, 0, G_BLOCK * sizeof *gs);
+    for (int i = 0; i < G_BLOCK; i++) {
+        atomic_store_explicit(&gs[i].status, G_DEAD, memory_order_relaxed);
+        g_list_push(&sched.gfree, &gs[i]);
+    }
+    sched.blocks[sched.n_blocks++] = gs;
+    return true;
+}
+
+/* A dead G, moved to idle. with_stack: rather one that kept its stack, which is of STACK_NATIVE. */
+static rt_g *take_g(bool with_stack) {
+    rt_m *m = rt_getm();
+    rt_p *p = m ? m->p : NULL;
+    rt_g *g = NULL;
+    if (p) {
+        g = with_stack ? g_list_pop(&p->stack_gfree) : NULL;
+        if (!g) g = g_list_pop(&p->gfree);
+    }
+    if (!g) {
+        rt_lock_acquire(&sched.gfree_lock);
+        g = with_stack ? g_list_pop(&sched.stack_gfree) : NULL;
+        if (!g) {
+            if (!sched.gfree.head && !add_block()) rt_throw("out of memory for a G");
+            g = g_list_pop(&sched.gfree);
+            for (int i = 0; p && i < GFREE_MAX / 2 && sched.gfree.head; i++)
+                g_list_push(&p->gfree, g_list_pop(&sched.gfree));
+        }
+        rt_lock_release(&sched.gfree_lock);
+    }
+    g_set_status(g, G_DEAD, G_IDLE);
+    if (!g->timer.fn) rt_timer_init(&g->timer, wait_deadline, g);
+    g->id = atomic_fetch_add_explicit(&sched.next_id, 1, memory_order_relaxed);
+    return g;
+}
+
+/* On the loop's stack, so g's own is free. It keeps one of the usual size. */
+static void bury(rt_g *g) {
+    g_set_status(g, G_RUNNING, G_DEAD);
+    rt_stack s = g->ctx.stack;
+    rt_context_destroy(&g->ctx);
+    if (s.hi - s.lo > STACK_NATIVE) {
+        stack_free(s);
+        g->ctx.stack = (rt_stack){0};
+    }
+    g->step = NULL;
+    g->cell = g->drives = NULL;
+    rt_p *p = rt_getm()->p;
+    bool has_stack = g->ctx.stack.lo != NULL;
+    g_list *l = has_stack ? &p->stack_gfree : &p->gfree;
+    g_list_push(l, g);
+    if (l->n < GFREE_MAX) return;
+    g_list half = {0};
+    while (l->n > GFREE_MAX / 2) g_list_push(&half, g_list_pop(l));
+    rt_lock_acquire(&sched.gfree_lock);
+    g_list *global = has_stack ? &sched.stack_gfree : &sched.gfree;
+    while (half.head) g_list_push(global, g_list_pop(&half));
+    rt_lock_release(&sched.gfree_lock);
+}
+
+/* Where a native G begins, on its own stack. */
+static void native_main(void *arg) {
+    rt_g *g = arg;
+    g->fn(g->arg);
+    g_leave(g, RT_EXIT);
+    rt_throw("G %lld runs on after its end", (long long)g->id);
+}
+
+rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size) {
+    bool usual = stack_size <= STACK_NATIVE;
+    rt_g *g = take_g(usual);
+    g->fn = fn;
+    g->arg = arg;
+    rt_stack s = g->ctx.stack;
+    if (!s.lo) s = stack_alloc(usual ? STACK_NATIVE : stack_size);
+    rt_context_make(&g->ctx, s, native_main, g);
+    return g;
+}
+
+rt_g *rt_go(void (*fn)(void *), void *arg) {
+    rt_g *g = new_native(fn, arg, STACK_NATIVE);
+    g_set_status(g, G_IDLE, G_RUNNABLE);
+    g_enqueue(g);
+    return g;
+}
+
+rt_g *rt_new_step(rt_step_fn step, rt_cell *cell) {
+    rt_g *g = take_g(false);
+    g->step = step;
+    g->cell = cell;
+    g_set_status(g, G_IDLE, G_WAITING);
+    return g;
+}
+
+void rt_set_step(rt_g *g, rt_step_fn step, rt_cell *cell) {
+    g->step = step;
+    g->cell = cell;
+}
+
+/* ---- leaving and coming back ---- */
+
+void g_leave(rt_g *g, rt_step step) {
+    rt_m *m = rt_getm();
+    m->after = step;
+    rt_context_switch(&g->ctx, &m->ctx);
+}
+
+void rt_yield(void) {
+    g_leave(rt_self(), RT_YIELD);
+}
+
+void rt_set_park(rt_g *g, rt_commit_fn commit, void *arg, rt_reason reason) {
+    g->commit = commit;
+    g->commit_arg = arg;
+    atomic_store_explicit(&g->reason, reason, memory_order_relaxed);
+}
+
+void rt_park(rt_commit_fn commit, void *arg, rt_reason reason) {
+    rt_g *g = rt_self();
+    rt_set_park(g, commit, arg, reason);
+    g_leave(g, RT_PARK);
+}
+
+bool finish_step(rt_g *g, rt_step step, rt_cell *home) {
+    switch (step) {
+    case RT_PARK:
+        atomic_store_explicit(&g->since_ns, rt_getm()->p->now_ns, memory_order_relaxed);
+        g_set_status(g, G_RUNNING, G_WAITING);
+        if (!g->commit || g->commit(g, g->commit_arg)) return false; /* g may run elsewhere now */
+        g_set_status(g, G_WAITING, G_RUNNING);
+        return true;
+    case RT_YIELD:
+        g_set_status(g, G_RUNNING, G_RUNNABLE);
+        if (home && g->cell == home)
+            cell_requeue(home, g);
+        else
+            g_enqueue(g);
+        return false;
+    case RT_EXIT:
+        bury(g);
+        return false;
+    }
+    rt_throw("G %lld: step %d", (long long)g->id, step);
+}
+
+/* Puts g where it will run. True if somebody else should be woken to run it: not if this M's loop
+ * is between two Gs and will take g next anyway. */
+static bool put(rt_m *m, rt_g *g) {
+    if (g->cell) {
+        cell_post(g->cell, g);
+        return false;
+    }
+    if (m && m->p) {
+        rt_p *p = m->p;
+        runq_put(p, g);
+        return m->curg || atomic_load_explicit(&p->runq_tail, memory_order_relaxed) -
+                                  atomic_load_explicit(&p->runq_head, memory_order_relaxed) > 1;
+    }
+    g_list l = {0};
+    g_list_push(&l, g);
+    rt_lock_acquire(&sched.lock);
+    global_put(&l);
+    rt_lock_release(&sched.lock);
+    return true;
+}
+
+void g_enqueue(rt_g *g) {
+    if (put(rt_getm(), g)) wakep();
+}
+
+void rt_ready(rt_g *g) {
+    g_set_status(g, G_WAITING, G_RUNNABLE);
+    g_enqueue(g);
+}
+
+void inject(rt_m *m, g_list *l) {
+    bool more = false;
+    for (rt_g *g; (g = g_list_pop(l));) more |= put(m, g);
+    if (more) wakep();
+}
+
+/* See the essay: the caller has published work. With one P that is running there is nobody to wake,
+ * and who runs it looks at its queues before it stops; without a P at hand n_idle_ps tells. */
+void wakep(void) {
+    full_fence();
+    if (atomic_load_explicit(&sched.n_idle_ps, memory_order_relaxed) == 0) return;
+    int32_t none = 0;
+    if (atomic_load_explicit(&sched.n_spinning, memory_order_relaxed) != 0 ||
+        !atomic_compare_exchange_strong(&sched.n_spinning, &none, 1))
+        return;
+    rt_lock_acquire(&sched.lock);
+    rt_p *p = p_idle_get(NULL);
+    rt_lock_release(&sched.lock);
+    if (!p) {
+        atomic_fetch_sub(&sched.n_spinning, 1);
+        return;
+    }
+    m_start(p, true);
+}
+
+/* ---- finding work ---- */
+
+static rt_g *poll_own(rt_m *m, int64_t now_ns) {
+    rt_p *p = m->p;
+    if (count_get(&p->n_fds) == 0) return NULL;
+    atomic_store_explicit(&p->last_poll_ns, now_ns ? now_ns : rt_nanotime(), memory_order_relaxed);
+    g_list l = {0};
+    netpoll_p(p, 0, &l);
+    inject(m, &l);
+    return runq_get(p);
+}
+
+static void stop_spinning(rt_m *m) {
+    if (!m->spinning) return;
+    m->spinning = false;
+    if (atomic_fetch_sub(&sched.n_spinning, 1) <= 0) rt_throw("negative count of spinning Ms");
+}
+
+static rt_g *steal_work(rt_m *m, int64_t *now_ns) {
+    rt_p *p = m->p;
+    for (int round = 0; round < 4; round++) {
+        uint32_t at = (uint32_t)m_rand(m);
+        for (int32_t i = 0; i < sched.procs; i++) {
+            rt_p *victim = &sched.ps[(at + (uint32_t)i) % (uint32_t)sched.procs];
+            if (victim == p) continue;
+            rt_g *g = runq_steal(p, victim);
+            if (g) return g;
+            if (round < 3) continue;
+            /* Last round: timers that a busy P has let expire, then its ring again. */
+            if (timers_run(victim, now_ns) && (g = runq_get(p))) return g;
+        }
+    }
+    return NULL;
+}
+
+/* m, which released `last` and stands in its poll_m, takes the P that was handed to it, or, if there
+ * is work, an idle one. False: it has none. */
+static bool regain(rt_m *m, rt_p *last, bool work, bool spin) {
+    rt_lock_acquire(&sched.lock);
+    rt_p *p = m->next_p;
+    if (p) {
+        m->next_p = NULL;
+        spin = m->to_spin; /* and counted by who handed it over */
+    } else if (work && (p = p_idle_get(last))) {
+        if (spin) atomic_fetch_add(&sched.n_spinning, 1);
+        p_evict(p, m);
+    }
+    if (p && last->poll_m == m) last->poll_m = NULL;
+    rt_lock_release(&sched.lock);
+    if (!p) return false;
+    p_acquire(m, p);
+    m->spinning = spin;
+    return true;
+}
+
+/* The second look of the dance, after n_spinning went down. */
+static bool work_anywhere(void) {
+    full_fence();
+    if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0) return true;
+    for (int32_t i = 0; i < sched.procs; i++)
+        if (!runq_empty(&sched.ps[i])) return true;
+    return false;
+}
+
+/* Blocks in the poller of p, which is released, until an event, a timer or a break, and longer if
+ * no P is free then. Returns with a P; what was ready is in a queue. */
+static void idle(rt_m *m, rt_p *p) {
+    g_list ready = {0};
+    /* In this order: who sets an earlier timer stores timer_next_ns, then looks for the 0. */
+    atomic_store(&p->last_poll_ns, 0);
+    int64_t next = atomic_load(&p->timer_next_ns);
+    int64_t delay = -1;
+    if (next) {
+        delay = next - rt_nanotime();
+        if (delay < 0) delay = 0;
+    }
+    netpoll_p(p, delay, &ready);
+    int64_t now = rt_nanotime();
+    atomic_store(&p->last_poll_ns, now);
+    if (regain(m, p, true, false)) {
+        m->p->now_ns = now;
+        inject(m, &ready);
+        return;
+    }
+    inject(m, &ready); /* to the global queue */
+    rt_lock_acquire(&sched.lock);
+    if (m->next_p) { /* handed over just now */
+        rt_lock_release(&sched.lock);
+        regain(m, p, false, false);
+        return;
+    }
+    if (p->poll_m == m) p->poll_m = NULL;
+    m_stop(m);
+}
+
+/* Waits for it if need be. */
+static rt_g *findrunnable(rt_m *m) {
+    for (;;) {
+        rt_p *p = m->p;
+        rt_g *g;
+        int64_t now = 0;
+        uint32_t tick = atomic_load_explicit(&p->schedtick, memory_order_relaxed);
+        if (tick % GLOBAL_TICK == 0) {
+            if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0) {
+                rt_lock_acquire(&sched.lock);
+                g = global_get(p, 1);
+                rt_lock_release(&sched.lock);
+                if (g) return g;
+            }
+            now = p->now_ns = rt_nanotime();
+            timers_run(p, &now);
+            if (now - atomic_load_explicit(&p->last_poll_ns, memory_order_relaxed) > FRESH_NS) {
+                g = poll_own(m, now);
+                if (g) return g;
+            }
+        }
+        if ((g = runq_get(p))) return g;
+        if (timers_run(p, &now) && (g = runq_get(p))) return g;
+        if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0) {
+            rt_lock_acquire(&sched.lock);
+            g = global_get(p, 0);
+            rt_lock_release(&sched.lock);
+            if (g) return g;
+        }
+        if ((g = poll_own(m, now))) return g;
+
+        int32_t busy = sched.procs - atomic_load_explicit(&sched.n_idle_ps, memory_order_relaxed);
+        if (sched.procs > 1 &&
+            (m->spinning || 2 * atomic_load_explicit(&sched.n_spinning, memory_order_relaxed) < busy)) {
+            if (!m->spinning) {
+                m->spinning = true;
+                atomic_fetch_add(&sched.n_spinning, 1);
+            }
+            if ((g = steal_work(m, &now))) return g;
+        }
+
+        rt_lock_acquire(&sched.lock);
+        if ((g = global_get(p, 0))) {
+            rt_lock_release(&sched.lock);
+            return g;
+        }
+        p_release(m);
+        p->poll_m = m;
+        p_idle_put(p);
+        bool was_spinning = m->spinning;
+        check_dead();
+        rt_lock_release(&sched.lock);
+        stop_spinning(m);
+        if (was_spinning && regain(m, p, work_anywhere(), true)) continue;
+        idle(m, p);
+    }
+}
+
+static void execute(rt_m *m, rt_g *g) {
+    if (m->spinning) {
+        stop_spinning(m);
+        wakep(); /* there may be more where this came from */
+    }
+    rt_p *p = m->p;
+    atomic_store_explicit(&p->schedtick,
+                          atomic_load_explicit(&p->schedtick, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    g_set_status(g, G_RUNNABLE, G_RUNNING);
+    rt_step step;
+    do {
+        m->curg = g;
+        if (g->step) {
+            step = g->step(g);
+        } else {
+            m->cell = g->drives;
+            rt_context_switch(&m->ctx, &g->ctx);
+            step = m->after;
+            m->cell = NULL;
+        }
+        m->curg = NULL;
+        if (!m->p) { /* it came out of a system call without one: see rt_exitsyscall */
+            g_list l = {0};
+            g_set_status(g, G_SYSCALL, G_RUNNABLE);
+            g_list_push(&l, g);
+            rt_lock_acquire(&sched.lock);
+            global_put(&l);
+            m_stop(m);
+            return;
+        }
+    } while (finish_step(g, step, NULL));
+}
+
+void schedule_loop(rt_m *m) {
+    for (;;) execute(m, findrunnable(m));
+}

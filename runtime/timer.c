@@ -1,0 +1,190 @@
+/* Timers: a 4-ary heap per P, and deadlines that cost a store to move.
+ *
+ * Nearly all timers of a server are deadlines that never come: moved later at each request, cleared
+ * when the wait ends. So the time in the heap (key) and the time that is meant (until) are two:
+ *
+ *   - rt_timer_set stores `until`. If the timer stands in a heap with a key not after it, or `until`
+ *     is 0, that is all. It takes a lock only for what is new or moves earlier.
+ *   - when a key comes up, timers_run looks at `until`: 0 drops the timer, a later time becomes the
+ *     new key, and only a time that has come calls fn.
+ *
+ * Nobody removes a timer from a heap but timers_run, so there is no race of stop against fire: fn
+ * may be called for a setting that was just changed, and looks for itself at what it finds (wait.c,
+ * netpoll.c). A timer's memory is therefore never given back while it stands in a heap; Gs and
+ * pollDescs, which hold them, are type-stable. Who frees a timer sees to that.
+ *
+ * Who may insert: the owner, in rt_timer_set (one caller at a time for one timer), and timers_run
+ * for a timer that it just took out. Both under the lock of t->home. The two can't miss each other:
+ *
+ *     owner:      until = new; fence; if index != 0 and key <= new: done
+ *     timers_run: index = 0;   fence; if until changed: put it back
+ *
+ * Either the owner sees index 0 and inserts, or timers_run sees the new time. Both may see the
+ * other; the lock and index decide who inserts. home changes only while index is 0, by the owner
+ * under the old home's lock, so timers_run does not hold it then.
+ *
+ * An idle P's heap is waited for by the M in its poller, which is broken out if the first key moves
+ * earlier; a busy P's is looked at between its Gs, by thieves, and by sysmon.
+ *
+ * Four children a node: half the depth of a binary heap, and the children share a cache line.
+ */
+#include "impl.h"
+
+#include <stdlib.h>
+
+int64_t rt_nanotime(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * NS_PER_SEC + t.tv_nsec;
+}
+
+void rt_timer_init(rt_timer *t, void (*fn)(void *), void *arg) {
+    *t = (rt_timer){.fn = fn, .arg = arg};
+}
+
+/* ---- the heap; timer_lock held ---- */
+
+static inline void place(rt_p *p, uint32_t i, timer_slot s) {
+    p->timers[i] = s;
+    atomic_store_explicit(&s.t->index, i + 1, memory_order_relaxed);
+}
+
+static void sift_up(rt_p *p, uint32_t i, timer_slot s) {
+    while (i > 0) {
+        uint32_t parent = (i - 1) / 4;
+        if (p->timers[parent].key <= s.key) break;
+        place(p, i, p->timers[parent]);
+        i = parent;
+    }
+    place(p, i, s);
+}
+
+static void sift_down(rt_p *p, uint32_t i, timer_slot s) {
+    for (;;) {
+        uint32_t first = i * 4 + 1, least = i;
+        int64_t key = s.key;
+        for (uint32_t c = first; c < first + 4 && c < p->ntimers; c++)
+            if (p->timers[c].key < key) {
+                least = c;
+                key = p->timers[c].key;
+            }
+        if (least == i) break;
+        place(p, i, p->timers[least]);
+        i = least;
+    }
+    place(p, i, s);
+}
+
+static void note_first(rt_p *p) {
+    int64_t first = p->ntimers ? p->timers[0].key : 0;
+    if (first != atomic_load_explicit(&p->timer_next_ns, memory_order_relaxed))
+        atomic_store(&p->timer_next_ns, first);
+}
+
+static void insert(rt_p *p, rt_timer *t, int64_t key) {
+    if (p->ntimers == p->timers_cap) {
+        uint32_t cap = p->timers_cap ? p->timers_cap * 2 : TIMER_HEAP_MIN;
+        timer_slot *timers = realloc(p->timers, cap * sizeof *timers);
+        if (!timers) rt_throw("out of memory for %u timers", cap);
+        p->timers = timers;
+        p->timers_cap = cap;
+    }
+    atomic_store_explicit(&t->key, key, memory_order_relaxed);
+    sift_up(p, p->ntimers++, (timer_slot){key, t});
+}
+
+static void remove_first(rt_p *p) {
+    timer_slot last = p->timers[--p->ntimers];
+    if (p->ntimers) sift_down(p, 0, last);
+}
+
+static void rekey(rt_p *p, rt_timer *t, int64_t key) {
+    uint32_t i = atomic_load_explicit(&t->index, memory_order_relaxed) - 1;
+    bool later = key > p->timers[i].key;
+    atomic_store_explicit(&t->key, key, memory_order_relaxed);
+    if (later)
+        sift_down(p, i, (timer_slot){key, t});
+    else
+        sift_up(p, i, (timer_slot){key, t});
+}
+
+/* ---- the owner's side ---- */
+
+void rt_timer_set(rt_timer *t, int64_t until) {
+    atomic_store(&t->until, until);
+    if (until == 0) return;
+    if (atomic_load(&t->index) != 0 &&
+        atomic_load_explicit(&t->key, memory_order_relaxed) <= until)
+        return;
+    rt_m *m = rt_getm();
+    rt_p *here = m && m->p ? m->p : &sched.ps[0];
+    rt_p *home = atomic_load_explicit(&t->home, memory_order_relaxed);
+    if (!home) atomic_store_explicit(&t->home, home = here, memory_order_relaxed);
+    rt_lock_acquire(&home->timer_lock);
+    if (atomic_load_explicit(&t->index, memory_order_relaxed) != 0) {
+        if (atomic_load_explicit(&t->key, memory_order_relaxed) > until) rekey(home, t, until);
+    } else {
+        if (home != here) {
+            atomic_store_explicit(&t->home, here, memory_order_relaxed);
+            rt_lock_release(&home->timer_lock);
+            home = here;
+            rt_lock_acquire(&home->timer_lock);
+        }
+        insert(home, t, until);
+    }
+    bool first = home->timers[0].t == t;
+    note_first(home);
+    rt_lock_release(&home->timer_lock);
+    /* The P's own M looks at the heap before it sleeps; any other sleeper must look again. */
+    if (first && atomic_load(&home->last_poll_ns) == 0) netpoll_break(home->poller);
+}
+
+/* ---- time passes ---- */
+
+bool timers_run(rt_p *p, int64_t *now_ns) {
+    int64_t next = atomic_load_explicit(&p->timer_next_ns, memory_order_relaxed);
+    if (next == 0) return false;
+    if (*now_ns == 0) *now_ns = rt_nanotime();
+    if (next > *now_ns) return false;
+    int64_t fired = 0;
+    rt_lock_acquire(&p->timer_lock);
+    while (p->ntimers && p->timers[0].key <= *now_ns) {
+        rt_timer *t = p->timers[0].t;
+        int64_t until = atomic_load(&t->until);
+        if (until > *now_ns) {
+            rekey(p, t, until);
+            continue;
+        }
+        remove_first(p);
+        atomic_store(&t->index, 0);
+        int64_t again = atomic_load(&t->until);
+        if (again != until && again != 0) { /* set meanwhile by somebody who saw it in the heap */
+            insert(p, t, again);
+            continue;
+        }
+        if (until == 0) continue;
+        note_first(p);
+        rt_lock_release(&p->timer_lock);
+        t->fn(t->arg);
+        fired++;
+        rt_lock_acquire(&p->timer_lock);
+    }
+    note_first(p);
+    rt_lock_release(&p->timer_lock);
+    atomic_fetch_add_explicit(&p->n_timers_fired, fired, memory_order_relaxed);
+    return fired > 0;
+}
+
+/* Is there a timer that means something? For the deadlock check, with every P idle. */
+bool timers_live(void) {
+    for (int32_t i = 0; i < sched.procs; i++) {
+        rt_p *p = &sched.ps[i];
+        bool live = false;
+        rt_lock_acquire(&p->timer_lock);
+        for (uint32_t k = 0; !live && k < p->ntimers; k++)
+            live = atomic_load(&p->timers[k].t->until) != 0;
+        rt_lock_release(&p->timer_lock);
+        if (live) return true;
+    }
+    return false;
+}

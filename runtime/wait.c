@@ -1,0 +1,110 @@
+/* Waits that several may end: one wait, many wakers, one winner.
+ *
+ * A sleeper is woken by its timer or by a cancellation, a joiner by the end of what it joins or by
+ * its deadline, and they race. Each wait therefore has a ticket, a number never used again, and the
+ * G's `wait` word holds the ticket of its latest wait together with that wait's phase:
+ *
+ *     CLOSED --rt_wait_open--> OPEN --commit--> PARKED --rt_wake--> CLOSED + code, and rt_ready
+ *                                |
+ *                                +----rt_wake----> CLOSED + code; the commit refuses to park
+ *
+ * Every step is a CAS on the whole word, so a waker with an old ticket changes nothing, exactly one
+ * waker of a ticket wins, and only who moved PARKED to CLOSED calls rt_ready: a G is readied once
+ * per park. A wake-up before the park is kept in the word. Gs are never given back to the system, so
+ * a ticket may outlive its G; a G's next life goes on counting where the last one stopped.
+ *
+ * Orders: the waker's CAS is a release and the code is read with acquire, so what the waker wrote
+ * before is seen after the wait.
+ *
+ * The deadline is the G's one timer, set when a wait has a deadline and left in its heap when the
+ * wait ends otherwise: stopping is a store (timer.c). wait_deadline therefore first reads the word,
+ * then asks the timer whether its time has come, then tries the word it read: if the G went on to
+ * another wait in between, the CAS fails.
+ *
+ * Rejected: a lock per wait object; a "sudog" allocated per wait (Go needs it for select; a ticket
+ * can be left in many queues at once without memory of its own).
+ */
+#include "impl.h"
+
+enum { PHASE_CLOSED, PHASE_OPEN, PHASE_PARKED, PHASE_MASK = 3, CODE_SHIFT = 2, TICKET_SHIFT = 8 };
+
+static inline uint64_t word_of(uint64_t ticket, unsigned phase, unsigned code) {
+    return ticket << TICKET_SHIFT | code << CODE_SHIFT | phase;
+}
+
+uint64_t rt_wait_open(rt_g *g) {
+    uint64_t w = atomic_load_explicit(&g->wait, memory_order_relaxed);
+    if ((w & PHASE_MASK) != PHASE_CLOSED) rt_throw("G %lld: two waits at once", (long long)g->id);
+    uint64_t ticket = (w >> TICKET_SHIFT) + 1;
+    atomic_store_explicit(&g->wait, word_of(ticket, PHASE_OPEN, 0), memory_order_release);
+    return ticket;
+}
+
+/* Tries to close the wait whose word was `w`. */
+static bool close_wait(rt_g *g, uint64_t w, rt_wake_code code) {
+    while ((w & PHASE_MASK) != PHASE_CLOSED) {
+        uint64_t ticket = w >> TICKET_SHIFT;
+        unsigned phase = w & PHASE_MASK;
+        if (atomic_compare_exchange_strong_explicit(&g->wait, &w,
+                                                    word_of(ticket, PHASE_CLOSED, code),
+                                                    memory_order_acq_rel, memory_order_acquire)) {
+            if (phase == PHASE_PARKED) rt_ready(g);
+            return true;
+        }
+        if (w >> TICKET_SHIFT != ticket) return false;
+    }
+    return false;
+}
+
+bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code) {
+    uint64_t w = atomic_load_explicit(&g->wait, memory_order_acquire);
+    return w >> TICKET_SHIFT == ticket && close_wait(g, w, code);
+}
+
+bool rt_wake_any(rt_g *g, rt_wake_code code) {
+    return close_wait(g, atomic_load_explicit(&g->wait, memory_order_acquire), code);
+}
+
+void wait_deadline(void *arg) {
+    rt_g *g = arg;
+    uint64_t w = atomic_load_explicit(&g->wait, memory_order_acquire);
+    int64_t until = atomic_load_explicit(&g->timer.until, memory_order_acquire);
+    if (until != 0 && until <= rt_nanotime()) close_wait(g, w, RT_TIMEOUT);
+}
+
+static bool commit_wait(rt_g *g, void *arg) {
+    (void)arg;
+    uint64_t w = atomic_load_explicit(&g->wait, memory_order_relaxed);
+    return (w & PHASE_MASK) == PHASE_OPEN &&
+           atomic_compare_exchange_strong_explicit(&g->wait, &w,
+                                                   word_of(w >> TICKET_SHIFT, PHASE_PARKED, 0),
+                                                   memory_order_acq_rel, memory_order_acquire);
+}
+
+void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns) {
+    if (deadline_ns) rt_timer_set(&g->timer, deadline_ns);
+    rt_set_park(g, commit_wait, NULL, reason);
+}
+
+rt_wake_code rt_wait_code(rt_g *g) {
+    uint64_t w = atomic_load_explicit(&g->wait, memory_order_acquire);
+    if ((w & PHASE_MASK) != PHASE_CLOSED) rt_throw("G %lld runs in its wait", (long long)g->id);
+    if (atomic_load_explicit(&g->timer.until, memory_order_relaxed)) rt_timer_set(&g->timer, 0);
+    return (rt_wake_code)(w >> CODE_SHIFT & 7);
+}
+
+rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns) {
+    rt_g *g = rt_self();
+    rt_set_wait(g, reason, deadline_ns);
+    g_leave(g, RT_PARK);
+    return rt_wait_code(g);
+}
+
+void rt_sleep(int64_t delay_ns) {
+    if (delay_ns <= 0) {
+        rt_yield();
+        return;
+    }
+    rt_wait_open(rt_self());
+    rt_wait(RT_WAIT_SLEEP, rt_nanotime() + delay_ns);
+}
