@@ -15,9 +15,16 @@
 typedef struct host_view {
     int32_t slot;     /* which coroutine of the VM runs: key of its G in Lua's tables */
     int32_t vm_id;    /* 0 .. */
+    double serial;    /* which G of that slot it is: never used again in this VM */
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
+    int32_t n_live;   /* Lua Gs of the VM */
 } host_view;
+
+/* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
+ * with "timeout"; Gs that it starts inherit it. */
+double host_deadline(void);
+void host_set_deadline(double ns);
 
 /* Wakes the Lua G of `slot` from lunapark.core.wait. 1: it was waiting, 0: it was not. */
 int host_wake(int32_t slot);
@@ -147,6 +154,9 @@ int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err)
 
 /* Closes the listeners and, when what is in flight is done, its connections. */
 void host_serve_stop(int server);
+
+/* Requests that a P has handed to a handler; -1 without such a P. */
+int64_t host_p_requests(int32_t p);
 
 /* Connections that a server has now. */
 int host_serve_conns(int server);

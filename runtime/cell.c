@@ -43,6 +43,11 @@ void *rt_cell_data(rt_cell *c) {
     return c->data;
 }
 
+rt_cell *rt_current_cell(void) {
+    rt_m *m = rt_getm();
+    return m ? m->cell : NULL;
+}
+
 /* A G of the running cell goes to the end of its list. */
 void cell_requeue(rt_cell *c, rt_g *g) {
     g_list_push(&c->ready, g);

@@ -60,6 +60,7 @@ struct rt_g {
     rt_commit_fn commit;       /* owner: of the park that begins */
     void *commit_arg;          /* owner */
     _Atomic uint64_t wait;     /* atomic: ticket and phase of a wait, see wait.c */
+    _Atomic(_Atomic uintptr_t *) word; /* the owner writes: rg or wg that it waited at last */
     rt_timer timer;            /* owner: deadline of that wait */
     _Atomic int64_t since_ns;  /* the owner writes, dumps read: when the wait began */
     int64_t id;                /* owner: a new one each time the G is reused */
@@ -243,6 +244,8 @@ void cell_requeue(rt_cell *c, rt_g *g);
 /* Runs what is due on p's heap; its next key or 0 is in p->timer_next_ns. *now_ns is read if 0. */
 bool timers_run(rt_p *p, int64_t *now_ns);
 bool timers_live(void);
+/* The part of rt_timer_set that is a store: true if that was enough. Several callers at a time. */
+bool timer_move_later(rt_timer *t, int64_t until);
 
 /* netpoll_epoll.c, behind netpoll.c: the table that a second backend would fill. */
 rt_poller *netpoll_new(void);
@@ -255,6 +258,8 @@ void netpoll_break(rt_poller *po);
 
 /* netpoll.c: events of a tag. Adds the Gs that they ready to l. */
 void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l);
+/* Ends g's wait for a descriptor, if that is what it does. */
+bool pd_leave(rt_g *g);
 /* Polls p's poller. */
 int netpoll_p(rt_p *p, int64_t delay_ns, g_list *l);
 /* As rt_pd_open, for descriptors of the runtime itself. */

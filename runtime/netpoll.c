@@ -87,9 +87,25 @@ static rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
     }
 }
 
-static bool expired(rt_pd *pd, int mode) {
-    int64_t until = atomic_load_explicit(&timer_of(pd, mode)->until, memory_order_relaxed);
+static bool due(rt_timer *t) {
+    int64_t until = atomic_load(&t->until);
     return until != 0 && until <= rt_nanotime();
+}
+
+static bool expired(rt_pd *pd, int mode) {
+    return due(timer_of(pd, mode));
+}
+
+/* A G's own deadline, or a cancellation: takes g out of the word where it waited at last. It may not
+ * stand there any more; then another G that is about to may be turned back, and looks again. */
+bool pd_leave(rt_g *g) {
+    _Atomic uintptr_t *word = atomic_load(&g->word);
+    if (!word) return false;
+    uintptr_t wait = PD_WAIT, self = (uintptr_t)g;
+    if (atomic_compare_exchange_strong(word, &wait, PD_NIL)) return true;
+    if (!atomic_compare_exchange_strong(word, &self, PD_NIL)) return false;
+    rt_ready(g);
+    return true;
 }
 
 static void expire(rt_pd *pd, int mode) {
@@ -221,8 +237,9 @@ bool rt_pd_hup(rt_pd *pd) {
 
 void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns) {
     rt_timer *t = timer_of(pd, mode);
-    /* Most calls clear what is clear already, or move later: no lock for the first. */
+    /* Most calls clear what is clear already, or move later: no lock for these. */
     if (when_ns == 0 && atomic_load_explicit(&t->until, memory_order_relaxed) == 0) return;
+    if (timer_move_later(t, when_ns)) return;
     rt_lock_acquire(&pd->lock);
     rt_timer_set(t, when_ns);
     rt_lock_release(&pd->lock);
@@ -248,6 +265,7 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     if (mode == RT_R && rt_pd_hup(pd)) return 0;
     uintptr_t old = PD_READY;
     if (atomic_compare_exchange_strong(word, &old, PD_NIL)) return 0;
+    atomic_store(&g->word, word);
     if (old != PD_NIL || !atomic_compare_exchange_strong(word, &old, PD_WAIT)) {
         if (old == PD_READY) { /* it came just now */
             atomic_store(word, PD_NIL);
@@ -257,6 +275,7 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     }
     /* Look again: who shut, expired or hung up before WAIT stood there has found nobody. */
     err = rt_pd_check(pd, mode);
+    if (!err && due(&g->timer)) err = RT_ETIMEOUT;
     if (err || (mode == RT_R && rt_pd_hup(pd))) {
         atomic_exchange(word, PD_NIL);
         return err;

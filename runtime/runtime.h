@@ -123,8 +123,13 @@ uint64_t rt_wait_open(rt_g *g);
  * any more. Any thread; never waits. */
 bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code);
 
-/* Ends whatever wait of g is open. */
-bool rt_wake_any(rt_g *g, rt_wake_code code);
+/* Ends whatever g waits for, if that is a ticket (which answers `code`) or a descriptor (whose waiter
+ * must find out by itself). g need not live any more. Any thread; never waits. */
+bool rt_interrupt(rt_g *g, rt_wake_code code);
+
+/* Interrupts g with RT_TIMEOUT at deadline_ns; 0: not. rt_set_wait and rt_wait_code do it for
+ * tickets; for a wait for a descriptor its G does it, before rt_pd_prepare. Only by g itself. */
+void rt_set_deadline(rt_g *g, int64_t deadline_ns);
 
 /* Waits until the open wait ends, at the latest at deadline_ns (rt_nanotime; 0: none). Native. */
 rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns);
@@ -143,6 +148,9 @@ void rt_sleep(int64_t delay_ns);
  * ends or rt_cell_free. */
 rt_cell *rt_cell_new(void *data);
 void *rt_cell_data(rt_cell *c);
+
+/* The cell whose loop runs the caller, or NULL. */
+rt_cell *rt_current_cell(void);
 
 /* Bytes of a cell's loop stack. */
 enum { RT_CELL_STACK = 2 << 20 };

@@ -110,12 +110,14 @@ static void rekey(rt_p *p, rt_timer *t, int64_t key) {
 
 /* ---- the owner's side ---- */
 
-void rt_timer_set(rt_timer *t, int64_t until) {
+bool timer_move_later(rt_timer *t, int64_t until) {
     atomic_store(&t->until, until);
-    if (until == 0) return;
-    if (atomic_load(&t->index) != 0 &&
-        atomic_load_explicit(&t->key, memory_order_relaxed) <= until)
-        return;
+    return until == 0 || (atomic_load(&t->index) != 0 &&
+                          atomic_load_explicit(&t->key, memory_order_relaxed) <= until);
+}
+
+void rt_timer_set(rt_timer *t, int64_t until) {
+    if (timer_move_later(t, until)) return;
     rt_m *m = rt_getm();
     rt_p *here = m && m->p ? m->p : &sched.ps[0];
     rt_p *home = atomic_load_explicit(&t->home, memory_order_relaxed);

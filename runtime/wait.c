@@ -61,15 +61,20 @@ bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code) {
     return w >> TICKET_SHIFT == ticket && close_wait(g, w, code);
 }
 
-bool rt_wake_any(rt_g *g, rt_wake_code code) {
-    return close_wait(g, atomic_load_explicit(&g->wait, memory_order_acquire), code);
+bool rt_interrupt(rt_g *g, rt_wake_code code) {
+    return close_wait(g, atomic_load_explicit(&g->wait, memory_order_acquire), code) || pd_leave(g);
 }
 
 void wait_deadline(void *arg) {
     rt_g *g = arg;
     uint64_t w = atomic_load_explicit(&g->wait, memory_order_acquire);
     int64_t until = atomic_load_explicit(&g->timer.until, memory_order_acquire);
-    if (until != 0 && until <= rt_nanotime()) close_wait(g, w, RT_TIMEOUT);
+    if (until != 0 && until <= rt_nanotime() && !close_wait(g, w, RT_TIMEOUT)) pd_leave(g);
+}
+
+void rt_set_deadline(rt_g *g, int64_t deadline_ns) {
+    if (deadline_ns || atomic_load_explicit(&g->timer.until, memory_order_relaxed))
+        rt_timer_set(&g->timer, deadline_ns);
 }
 
 static bool commit_wait(rt_g *g, void *arg) {
@@ -82,14 +87,14 @@ static bool commit_wait(rt_g *g, void *arg) {
 }
 
 void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns) {
-    if (deadline_ns) rt_timer_set(&g->timer, deadline_ns);
+    rt_set_deadline(g, deadline_ns);
     rt_set_park(g, commit_wait, NULL, reason);
 }
 
 rt_wake_code rt_wait_code(rt_g *g) {
     uint64_t w = atomic_load_explicit(&g->wait, memory_order_acquire);
     if ((w & PHASE_MASK) != PHASE_CLOSED) rt_throw("G %lld runs in its wait", (long long)g->id);
-    if (atomic_load_explicit(&g->timer.until, memory_order_relaxed)) rt_timer_set(&g->timer, 0);
+    rt_set_deadline(g, 0);
     return (rt_wake_code)(w >> CODE_SHIFT & 7);
 }
 

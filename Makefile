@@ -1,0 +1,257 @@
+# Lunapark's build. `make help` lists the targets.
+#
+# Everything that is made goes below $(B), so one tree holds several builds side by side:
+#     make B=build/clang CC=clang        make B=build/asan SAN=address,undefined
+#     make B=build/tiny DEFS=-DRT_TINY   make V=1 (shows the commands)
+
+.DEFAULT_GOAL := all
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+# ---- what may be set on the command line -------------------------------------------------------
+
+B      ?= build
+SAN    ?=
+DEFS   ?=
+PREFIX ?= /usr/local
+LUAJIT ?= luajit
+APP    ?= scripts/hello.lua
+LISTEN ?= 127.0.0.1:8080
+V      ?=
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+# ---- Debian packages ---------------------------------------------------------------------------
+
+# libc6-dev: gcc only recommends it.
+DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson
+DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd
+DEPS_LINT  := clang-format clang-tidy lua-check clang
+DEPS_BENCH := wrk curl valgrind
+DEPS_CROSS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+
+# ---- compiler and flags ------------------------------------------------------------------------
+
+ARCH      := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+MULTIARCH := $(shell $(CC) -print-multiarch)
+
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror
+# Defined as empty, so that a source which says `#define _GNU_SOURCE` itself repeats the same thing.
+BASE := -std=gnu11 -O2 -g -pthread -D_GNU_SOURCE= $(DEFS)
+ifneq ($(SAN),)
+# An undefined-behaviour report ends the program: one that only prints would pass its test.
+BASE     += -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
+LDFLAGS  += -fsanitize=$(SAN)
+endif
+# -isystem: the warnings are for our code, not for the packages' headers.
+INC    := -isystem /usr/include/luajit-2.1 -isystem /usr/share/include/llhttp -I$(B)/gen
+CFLAGS  = $(BASE) $(WARN) $(INC)
+
+LUAJIT_LIB ?= /usr/lib/$(MULTIARCH)/libluajit-5.1.a
+LLHTTP_DIR ?= /usr/share/llhttp
+# The whole of LuaJIT and every symbol of ours: C modules (cjson.so, lfs.so) bind to the first, the
+# FFI finds the second, and the linker sees neither of these uses.
+LDLIBS := -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive -lm -ldl -pthread
+
+# ---- files -------------------------------------------------------------------------------------
+
+RT_OBJS  := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/*.c)) $(B)/runtime/context_$(ARCH).o
+RT_LIB   := $(B)/liblunapark_rt.a
+LLHTTP   := $(addprefix $(B)/llhttp/,api.o http.o llhttp.o)
+GEN_OBJS := $(B)/gen/abi.o $(B)/gen/embed.o
+MAIN_OBJ := $(B)/host/main.o
+# Every object of the host but main.o: what its tests are linked with.
+HOST_OBJS := $(filter-out $(MAIN_OBJ),$(patsubst %.c,$(B)/%.o,$(wildcard host/*.c))) $(GEN_OBJS) $(LLHTTP)
+
+# Each of these sources is one program.
+programs_of = $(patsubst %.c,$(B)/%,$(wildcard $(1)))
+RT_TESTS   := $(call programs_of,runtime/test/test_*.c)
+HOST_TESTS := $(call programs_of,host/test/test_*.c)
+RT_TOOLS   := $(call programs_of,runtime/examples/*.c runtime/bench/*.c)
+HOST_TOOLS := $(call programs_of,host/bench/*.c)
+
+FFI_HEADERS := runtime/runtime_ffi.h host/host_ffi.h host/abi.h
+LUA_FILES   := $(shell LC_ALL=C find lua -name '*.lua' | LC_ALL=C sort)
+OUR_C       := $(sort $(wildcard $(foreach d,runtime host,$(addprefix $d/,*.[ch] test/*.[ch] bench/*.[ch] examples/*.[ch]))))
+
+# ---- what people call --------------------------------------------------------------------------
+
+ifeq ($(V),)
+Q   := @
+say  = @echo "  $(1) $(2)"
+endif
+# What a target does after it installed its packages: no second look at them.
+again := $(MAKE) --no-print-directory NEED=known
+
+.PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
+.PHONY: programs tests install clean help deps deps-test deps-lint deps-bench deps-cross need FORCE
+
+all: $(B)/lunapark ## builds build/lunapark (the default)
+	@:
+
+run: deps ## installs what is missing, builds, serves scripts/hello.lua on 127.0.0.1:8080 (APP=, LISTEN=)
+	+@$(again) all
+	@exec $(B)/lunapark $(APP) --listen $(LISTEN)
+
+test: deps-test ## installs what is missing, builds, runs every C test and spec
+	+@$(again) all programs tests
+	@$(run_tests) LUNAPARK='$(abspath $(B)/lunapark)' host/build/run_tests.sh $(RT_TESTS) $(HOST_TESTS)
+
+test-runtime: deps-test ## the C tests of runtime/ alone
+	+@$(again) $(RT_TESTS)
+	@$(run_tests) host/build/run_tests.sh $(RT_TESTS)
+
+asan: ## the same tests under AddressSanitizer and UBSan
+	@$(MAKE) --no-print-directory test B=build/asan SAN=address,undefined
+
+tsan: ## the same tests under ThreadSanitizer
+	@$(MAKE) --no-print-directory test B=build/tsan SAN=thread
+
+lint: lint-format lint-tidy lint-lua ## clang-format, clang-tidy, luacheck; changes nothing
+
+format: deps-lint ## lays our C out as .clang-format says
+	@clang-format -i $(OUR_C)
+
+bench: deps-bench ## CPU per request beside a bare epoll loop and nginx, 1,000 sleepers (ROUNDS=, SECS=)
+	+@$(again) all programs
+	@host/bench/hello.sh $(B)
+
+aarch64: deps-cross ## cross-compiles the runtime and its programs for AArch64
+	+@$(again) B=build/aarch64 CC=aarch64-linux-gnu-gcc runtime-programs
+
+install: all ## the binary and the example scripts to PREFIX
+	install -D -m 755 $(B)/lunapark $(DESTDIR)$(PREFIX)/bin/lunapark
+	install -d $(DESTDIR)$(PREFIX)/share/lunapark/scripts
+	install -m 644 scripts/*.lua $(DESTDIR)$(PREFIX)/share/lunapark/scripts
+
+clean: ## removes $(B)
+	rm -rf $(B)
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "make %-13s %s\n", $$1, $$2 }'
+
+# ---- packages ----------------------------------------------------------------------------------
+
+deps: ## installs the Debian packages that the build needs (deps-test, -lint, -bench, -cross: more)
+	@host/build/deps.sh install $(DEPS_BUILD)
+deps-test:
+	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_TEST)
+deps-lint:
+	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_LINT)
+deps-bench:
+	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_BENCH)
+deps-cross:
+	@host/build/deps.sh install $(DEPS_CROSS)
+
+# Order-only for everything compiled: a plain `make` says what is missing before gcc does.
+need:
+ifneq ($(NEED),known)
+	@host/build/deps.sh check $(DEPS_BUILD)
+endif
+
+# ---- the library, the binary, the programs -----------------------------------------------------
+
+# A change of compiler or flags makes the objects anew; a file that came or went makes what they are
+# linked into anew.
+$(B)/flags: FORCE
+	@mkdir -p $(@D); echo '$(CC) $(CFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(LDFLAGS)' >$@
+$(B)/files: FORCE
+	@mkdir -p $(@D); echo '$(RT_OBJS) $(HOST_OBJS) $(LUA_FILES)' | cmp -s - $@ || echo '$(RT_OBJS) $(HOST_OBJS) $(LUA_FILES)' >$@
+
+$(B)/%.o: %.c $(B)/flags | need
+	$(call say,CC ,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# The stack that a switch in assembly leaves is no reason for an executable one.
+$(B)/%.o: %.S $(B)/flags | need
+	$(call say,AS ,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -g $(DEFS) -Wa,--noexecstack -MMD -MP -c -o $@ $<
+
+# Not our code: no warnings, and no report of what it may find undefined.
+$(B)/llhttp/%.o: $(LLHTTP_DIR)/%.c $(B)/flags | need
+	$(call say,CC ,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(BASE) -w -DLLHTTP_STRICT_MODE=1 $(INC) $(if $(SAN),-fno-sanitize=undefined) -c -o $@ $<
+
+$(RT_LIB): $(RT_OBJS) $(B)/files
+	$(call say,AR ,$@)
+	$(Q)rm -f $@ && $(CC_AR) rcs $@ $(RT_OBJS)
+CC_AR = $(if $(filter aarch64-linux-gnu-%,$(CC)),aarch64-linux-gnu-ar,ar)
+
+$(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files
+	$(call say,LD ,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(MAIN_OBJ) $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS)
+
+$(RT_TESTS) $(RT_TOOLS): $(B)/%: $(B)/%.o $(RT_LIB)
+	$(call say,LD ,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(RT_LIB) -pthread -lm $(if $(findstring /test/,$@),-lcmocka)
+
+$(HOST_TESTS): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files
+	$(call say,LD ,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS) -lcmocka
+
+# The bench tools measure the host from outside: they are linked with nothing of it.
+$(HOST_TOOLS): $(B)/%: $(B)/%.o
+	$(call say,LD ,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< -pthread
+
+.PHONY: runtime-programs
+runtime-programs: $(RT_LIB) $(RT_TOOLS) ; @:
+programs: $(RT_TOOLS) $(HOST_TOOLS) ; @:
+tests: $(RT_TESTS) $(HOST_TESTS) ; @:
+
+-include $(shell [ -d $(B) ] && find $(B)/runtime $(B)/host $(B)/gen -name '*.d' 2>/dev/null)
+
+# ---- what is generated -------------------------------------------------------------------------
+
+# The headers' marked parts as the Lua module lunapark.cdef, and the same names as C sees them.
+$(B)/gen/abi.c: host/build/cdef.lua $(FFI_HEADERS) | need
+	$(call say,GEN,$@)
+	@mkdir -p $(@D)/lunapark
+	$(Q)$(LUAJIT) host/build/cdef.lua $(@D)/lunapark/cdef.lua $@ $(FFI_HEADERS)
+$(B)/gen/lunapark/cdef.lua: $(B)/gen/abi.c ;
+
+# Every Lua file as bytecode. ROOT:PATH, so that a traceback says lunapark/http/app.lua.
+$(B)/gen/embed.c: host/build/embed.lua $(LUA_FILES) $(B)/gen/lunapark/cdef.lua $(B)/files | need
+	$(call say,GEN,$@)
+	$(Q)$(LUAJIT) host/build/embed.lua $@ $(LUA_FILES:lua/%=lua:%) $(B)/gen:lunapark/cdef.lua
+
+# Their includes are named from the top.
+$(GEN_OBJS): $(B)/%.o: $(B)/%.c $(B)/flags
+	$(call say,CC ,$<)
+	$(Q)$(CC) $(CFLAGS) -iquote . -MMD -MP -c -o $@ $<
+
+# ---- tests -------------------------------------------------------------------------------------
+
+# Leaks: LuaJIT's and the runtime's own mappings are none of the sanitizer's. Fake stacks: a G's
+# frames must lie on its own stack.
+ASAN_OPTIONS  ?= detect_leaks=0:detect_stack_use_after_return=0:abort_on_error=0:exitcode=99
+UBSAN_OPTIONS ?= print_stacktrace=1
+TSAN_OPTIONS  ?= halt_on_error=0:second_deadlock_stack=1:exitcode=99
+# gcc 12's TSan dies on kernels that randomize more address bits than it knows of.
+TEST_WRAP ?= $(if $(findstring thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
+# Seconds for one C test program, and for all specs.
+TEST_TIMEOUT ?= 120
+SPEC_TIMEOUT ?= 300
+SPECS        ?= spec
+
+run_tests = ASAN_OPTIONS='$(ASAN_OPTIONS)' UBSAN_OPTIONS='$(UBSAN_OPTIONS)' TSAN_OPTIONS='$(TSAN_OPTIONS)' \
+	TEST_WRAP='$(TEST_WRAP)' TEST_TIMEOUT=$(TEST_TIMEOUT) SPEC_TIMEOUT=$(SPEC_TIMEOUT) SPECS='$(SPECS)' B=$(B)
+
+# ---- lint --------------------------------------------------------------------------------------
+
+lint-format: deps-lint
+	@clang-format --dry-run -Werror $(OUR_C)
+
+# .clang-tidy names the checks. One process per file and CPU.
+lint-tidy: deps-lint
+	@printf '%s\n' $(filter %.c,$(OUR_C)) | xargs -P $$(nproc) -I{} \
+		clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE= $(DEFS) $(INC) 2>$(TIDY_NOISE)
+# How many warnings it left out.
+TIDY_NOISE := /dev/null
+
+lint-lua: deps-lint
+	@luacheck --quiet --no-color --no-cache $(wildcard lua spec scripts host/build host/bench)

@@ -1,0 +1,208 @@
+#!/bin/sh
+# CPU per "hello" request: Lunapark beside a bare epoll loop, and nginx with its Lua module if that
+# is installed. Then: 1,000 handlers asleep at once on one P.
+#
+#     [ROUNDS=5] [SECS=4] hello.sh [BUILD_DIR]
+#
+# Each server runs on one core with one thread's worth of work, wrk on another. The servers take
+# turns, round by round, so that a change in the machine's mood hits all of them; the median counts,
+# of the times and of the rounds' ratios. One round before the first warms up and is not counted. CPU is utime + stime of /proc/PID/stat, all threads together, in ticks of 10 ms.
+set -u
+export LC_ALL=C
+
+b=${1:-build}
+rounds=${ROUNDS:-5}
+secs=${SECS:-4}
+conns=64
+here=$(dirname "$0")
+tmp=$(mktemp -d)
+pids=
+
+stop_all() {
+    for pid in $pids; do kill "$pid" 2>/dev/null; done
+    for pid in $pids; do wait "$pid" 2>/dev/null; done
+    pids=
+}
+cleanup() {
+    trap - EXIT INT TERM HUP
+    stop_all
+    rm -rf "$tmp"
+}
+trap cleanup EXIT
+trap 'cleanup; exit 130' INT TERM HUP
+
+fail() {
+    echo "bench: $*" >&2
+    exit 1
+}
+
+# The first two CPUs that this process may use.
+cpus=$(awk '/^Cpus_allowed_list:/ {
+    n = split($2, part, ",")
+    for (i = 1; i <= n; i++) {
+        m = split(part[i], ends, "-")
+        for (c = ends[1] + 0; c <= ends[m] + 0; c++) print c
+    }
+}' /proc/self/status | head -n 2)
+set -- $cpus
+[ $# = 2 ] || fail "needs two CPUs: one for the server, one for wrk"
+server_cpu=$1 client_cpu=$2
+ticks=$(getconf CLK_TCK)
+
+# ---- servers: each start_* sets $pid and $port -----------------------------------------------------
+
+# Waits until the file $1 has a line that sed's script $2 turns into a port.
+wait_port() {
+    i=0
+    while [ $i -lt 100 ]; do
+        port=$(sed -n "$2" "$1" 2>/dev/null | head -n 1)
+        [ -n "$port" ] && return
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.1
+        i=$((i + 1))
+    done
+    cat "$1" >&2
+    fail "$3 did not start"
+}
+
+started() {
+    pid=$!
+    pids="$pids $pid"
+}
+
+start_lunapark() { # $1 app
+    taskset -c "$server_cpu" "$b/lunapark" "$1" --procs 1 --listen 127.0.0.1:0 >/dev/null 2>"$tmp/lunapark.log" &
+    started
+    wait_port "$tmp/lunapark.log" 's|^lunapark: listening on http://127.0.0.1:\([0-9]*\)$|\1|p' lunapark
+}
+
+start_bare() { # $1 file with the answer
+    taskset -c "$server_cpu" "$b/host/bench/bare" 0 "$1" >"$tmp/bare.log" 2>&1 &
+    started
+    wait_port "$tmp/bare.log" 's/^\([0-9][0-9]*\)$/\1/p' bare
+}
+
+nginx_module=/usr/lib/nginx/modules/ngx_http_lua_module.so
+start_nginx() {
+    # nginx cannot pick a port: take one that bare was just given.
+    start_bare "$tmp/answer"
+    kill "$pid"
+    wait "$pid" 2>/dev/null
+    mkdir -p "$tmp/nginx"
+    cat >"$tmp/nginx.conf" <<END
+load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module $nginx_module;
+daemon off;
+master_process off;
+worker_processes 1;
+pid $tmp/nginx/pid;
+error_log $tmp/nginx/error.log;
+events { worker_connections 4096; }
+http {
+    access_log off;
+    keepalive_requests 1000000000;
+    default_type "text/plain; charset=utf-8";
+    client_body_temp_path $tmp/nginx/body;
+    proxy_temp_path $tmp/nginx/proxy;
+    fastcgi_temp_path $tmp/nginx/fastcgi;
+    uwsgi_temp_path $tmp/nginx/uwsgi;
+    scgi_temp_path $tmp/nginx/scgi;
+    server {
+        listen 127.0.0.1:$port;
+        location / { content_by_lua_block { ngx.header["Content-Length"] = 13 ngx.print("Hello, World!") } }
+    }
+}
+END
+    taskset -c "$server_cpu" nginx -p "$tmp/nginx" -c "$tmp/nginx.conf" 2>"$tmp/nginx.log" &
+    started
+    i=0
+    until curl -fs -o /dev/null "http://127.0.0.1:$port/"; do
+        i=$((i + 1))
+        if [ $i -gt 50 ] || ! kill -0 "$pid" 2>/dev/null; then
+            cat "$tmp/nginx.log" >&2
+            fail "nginx did not start"
+        fi
+        sleep 0.1
+    done
+}
+
+# ---- measuring -------------------------------------------------------------------------------------
+
+cpu_ticks() { # $1 pid
+    sed 's/^.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'
+}
+
+# One round of wrk against the server $1 (pid $2, port $3): appends us per request to $tmp/$1.us
+measure() {
+    before=$(cpu_ticks "$2") || fail "$1 is gone"
+    taskset -c "$client_cpu" wrk -t1 -c$conns -d"${secs}s" "http://127.0.0.1:$3/" >"$tmp/wrk.out" 2>&1 || {
+        cat "$tmp/wrk.out" >&2
+        fail "wrk failed"
+    }
+    after=$(cpu_ticks "$2") || fail "$1 is gone"
+    if grep -E 'Socket errors|Non-2xx' "$tmp/wrk.out"; then fail "$1 did not answer every request"; fi
+    requests=$(awk '/ requests in / { print $1 }' "$tmp/wrk.out")
+    [ "${requests:-0}" -gt 0 ] || fail "$1 answered nothing"
+    us=$(awk -v t=$((after - before)) -v hz="$ticks" -v n="$requests" 'BEGIN { printf "%.3f", t * 1e6 / hz / n }')
+    echo "$us" >>"$tmp/$1.us"
+    eval "us_$1=\$us"
+    printf '  %s %.2f us (%s/s)' "$1" "$us" $((requests / secs))
+}
+
+# One round of all servers; the ratios of this round go to $tmp/A:B.ratio
+measure_all() {
+    for s in $servers; do eval "measure $s \$${s}_pid \$${s}_port"; done
+    echo
+    ratio lunapark bare
+    case $servers in *nginx*) ratio nginx bare && ratio lunapark nginx ;; esac
+}
+ratio() {
+    eval "awk \"BEGIN { print \$us_$1 / \$us_$2 }\"" >>"$tmp/$1:$2.ratio"
+}
+
+median() {
+    sort -n "$1" | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+}
+
+start_lunapark "$here/../../scripts/hello.lua"
+lunapark_pid=$pid lunapark_port=$port
+# What Lunapark answers wrk is what the bare loop answers, byte for byte (its Date stands still).
+curl -fsi "http://127.0.0.1:$port/" >"$tmp/answer" || fail "lunapark does not answer"
+start_bare "$tmp/answer"
+bare_pid=$pid bare_port=$port
+servers="bare lunapark"
+if command -v nginx >/dev/null && [ -e $nginx_module ]; then
+    start_nginx
+    nginx_pid=$pid nginx_port=$port
+    servers="$servers nginx"
+fi
+
+echo "hello, $rounds rounds of $secs s, $conns connections, server on CPU $server_cpu, wrk on CPU $client_cpu, answer of $(wc -c <"$tmp/answer") bytes"
+rounds_secs=$secs
+secs=1
+printf 'warm-up  '
+measure_all
+rm -f "$tmp"/*.us "$tmp"/*.ratio
+secs=$rounds_secs
+round=1
+while [ "$round" -le "$rounds" ]; do
+    printf 'round %d/%d' "$round" "$rounds"
+    measure_all
+    round=$((round + 1))
+done
+
+echo
+echo "CPU per hello request, medians:"
+printf '  bare epoll loop  %6.2f us\n' "$(median "$tmp/bare.us")"
+printf '  lunapark         %6.2f us   %.2f x bare\n' "$(median "$tmp/lunapark.us")" "$(median "$tmp/lunapark:bare.ratio")"
+if [ -e "$tmp/nginx.us" ]; then
+    printf '  nginx + Lua      %6.2f us   %.2f x bare, lunapark %.2f x nginx\n' "$(median "$tmp/nginx.us")" \
+        "$(median "$tmp/nginx:bare.ratio")" "$(median "$tmp/lunapark:nginx.ratio")"
+fi
+stop_all
+
+echo
+echo "1,000 handlers in sleep(1) at once, one P:"
+start_lunapark "$here/sleep.lua"
+printf '  '
+taskset -c "$client_cpu" "$b/host/bench/burst" "$port" 1000 /

@@ -1,0 +1,92 @@
+#!/bin/sh
+# Runs test programs one after the other, then the specs if LUNAPARK names the binary, one line each,
+# and sums up: the last line is "N passed, N failed". Exit 1 if any failed.
+#
+#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=120] [SPEC_TIMEOUT=300] run_tests.sh PROGRAM...
+#
+# Each runs in a session of its own, by which the processes that it leaves behind are found and
+# killed. Outputs are kept in $B/test-logs and shown if something failed.
+set -u
+
+: "${B:=build}" "${TEST_TIMEOUT:=120}" "${SPEC_TIMEOUT:=300}" "${TEST_WRAP:=}" "${SPECS:=spec}"
+logs=$B/test-logs
+mkdir -p "$logs"
+passed=0
+failed=0
+session=
+
+# Kills every process of session $1, by pid. Says how many there were.
+end_session() {
+    left=$(cat /proc/[0-9]*/stat 2>/dev/null |
+        awk -v s="$1" '{ pid = $1; sub(/^.*\) /, ""); if ($4 == s && $1 != "Z") print pid }')
+    [ -z "$left" ] && return
+    kill -KILL $left 2>/dev/null
+    echo "  (left behind and killed: $(echo $left))"
+}
+
+stop() {
+    trap - INT TERM HUP
+    [ -n "$session" ] && end_session "$session" >/dev/null
+    exit 130
+}
+trap stop INT TERM HUP
+
+# Runs a command of at most $1 seconds with its output in $2; its exit status. A shell starts
+# background jobs with SIGINT ignored, which would be inherited: env gives the default back.
+run() {
+    limit=$1 log=$2
+    shift 2
+    setsid env --default-signal timeout -k 5 "$limit" $TEST_WRAP "$@" >"$log" 2>&1 </dev/null &
+    session=$!
+    wait "$session"
+}
+
+# One line for what ran, and its output if it failed. $1 name, $2 status, $3 log, $4 passed, $5 failed
+report() {
+    ok=$4 bad=$5 note=
+    case $2 in
+    0) ;;
+    124 | 137) note=", timed out" ;;
+    *) note=", exit $2" ;;
+    esac
+    # It may also end badly after its last test: a sanitizer's report, a crash.
+    if [ "$bad" = 0 ] && [ "$2" != 0 ]; then bad=1; fi
+    printf '%-36s %s passed, %s failed%s\n' "$1" "$ok" "$bad" "$note"
+    if [ "$bad" != 0 ]; then
+        echo "---- $3"
+        tail -n 200 "$3"
+        echo "----"
+    fi
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    end_session "$session"
+    session=
+}
+
+for program; do
+    name=${program#"$B"/}
+    log=$logs/$(echo "$name" | tr / _).log
+    run "$TEST_TIMEOUT" "$log" "$program"
+    status=$?
+    # A test that began and has no verdict crashed: it failed.
+    begun=$(grep -ac '\[ RUN      \] ' "$log")
+    ok=$(grep -ac '\[       OK \] ' "$log")
+    skipped=$(grep -a '\[  SKIPPED \] ' "$log" | grep -avc 'test(s)')
+    bad=$((begun - ok - skipped))
+    [ "$begun" = 0 ] && bad=1 # it tested nothing
+    report "$name" "$status" "$log" "$ok" $bad
+done
+
+if [ -n "${LUNAPARK:-}" ] && [ -n "$(find $SPECS -name '*_spec.lua' 2>/dev/null | head -n 1)" ]; then
+    export LUNAPARK
+    log=$logs/spec.log
+    run "$SPEC_TIMEOUT" "$log" "$LUNAPARK" test --output=plainTerminal $SPECS
+    status=$?
+    # "12 successes / 1 failure / 0 errors / 0 pending : 0.01 seconds"
+    counts=$(awk '/^[0-9]+ success(es)? \/ [0-9]+ failures? \/ [0-9]+ errors? \/ / { ok += $1; bad += $4 + $7; counted = 1 }
+        END { print ok + 0, counted ? bad + 0 : 1 }' "$log")
+    report "$SPECS" "$status" "$log" "${counts% *}" "${counts#* }"
+fi
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

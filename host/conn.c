@@ -1,0 +1,448 @@
+/* A connection: a C state machine that becomes a Lua G while a handler runs.
+ *
+ * The connection's G is a step G. Outside of handlers it belongs to no VM: it reads, parses, and only
+ * when a whole request head is there is it bound to the VM of the P that runs it, which means that it
+ * joins that VM's cell and takes one of its coroutines. When the response is out, coroutine and VM
+ * are released, and it parses the next pipelined request or waits for readability. So requests of one
+ * connection may run in different VMs, and an idle connection holds neither Lua memory nor buffers.
+ *
+ *     HEAD --whole head--> BOUND --handler ended--> [DRAIN] --> [FLUSH] --> HEAD
+ *      |                                               |           |
+ *      +--bad head: answer from C----------------------+-----------+--> LINGER --> closed
+ *
+ * One read and one write per request: after a short read the socket is known to be drained, so the
+ * next read waits first (conn_read).
+ *
+ * LINGER: closing a socket with unread input makes the kernel send a reset, which may destroy the
+ * answer on its way. So after an answer to a request that was not read to its end, we shut our side
+ * down and read until the peer has closed its own, for a second at most.
+ *
+ * Every wait has a deadline: an idle connection --idle-timeout, an incomplete head --header-timeout
+ * from its first byte, a body or a slow reader --idle-timeout between two pieces.
+ */
+#include "conn.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { LINGER_NS = NS_PER_SEC, LINGER_BYTES = 256 << 10, POOL_MAX = 64, MAX_PS = 256 };
+
+typedef struct conn_local {
+    host_conn *conn;
+} conn_local; /* what the rt_g of a connection holds */
+
+static rt_step conn_step(rt_g *g);
+static rt_step handler_step(rt_g *g);
+
+/* ---- the pool of xfers: a list per P, touched by the M that has it ---- */
+
+static struct {
+    host_xfer *free;
+    int n;
+    _Atomic int64_t requests; /* bound to a VM by this P; others read */
+} pools[MAX_PS];
+
+static host_xfer *take_xfer(host_conn *c) {
+    int p = rt_p_id();
+    host_xfer *x = pools[p].free;
+    if (x) {
+        pools[p].free = x->next_free;
+        pools[p].n--;
+    } else if (!(x = malloc(sizeof *x))) {
+        return NULL;
+    }
+    memset(x, 0, offsetof(host_xfer, headers));
+    x->conn = c;
+    x->in = x->in_first;
+    x->in_cap = sizeof x->in_first;
+    x->out = x->out_first;
+    x->out_cap = sizeof x->out_first;
+    c->x = x;
+    http1_begin(x);
+    return x;
+}
+
+static void give_xfer(host_conn *c) {
+    host_xfer *x = c->x;
+    c->x = NULL;
+    if (x->in != x->in_first) free(x->in);
+    if (x->out != x->out_first) free(x->out);
+    free(x->req.body);
+    int p = rt_p_id();
+    if (pools[p].n >= POOL_MAX) {
+        free(x);
+        return;
+    }
+    x->next_free = pools[p].free;
+    pools[p].free = x;
+    pools[p].n++;
+}
+
+/* ---- reading ---- */
+
+static int grow_in(host_xfer *x) {
+    size_t cap = x->in_cap * 2;
+    char *in = x->in == x->in_first ? malloc(cap) : realloc(x->in, cap);
+    if (!in) return -ENOMEM;
+    if (x->in == x->in_first) memcpy(in, x->in_first, x->in_end);
+    x->in = in;
+    x->in_cap = cap;
+    x->req.buf = in;
+    return 0;
+}
+
+ssize_t conn_read(host_xfer *x) {
+    host_conn *c = x->conn;
+    if (c->drained && !rt_pd_hup(c->pd)) {
+        c->drained = false; /* whoever waits now waits for the edge */
+        return -EAGAIN;
+    }
+    if (x->in_end == x->in_cap && grow_in(x) < 0) return -ENOMEM;
+    size_t room = x->in_cap - x->in_end;
+    ssize_t n;
+    do
+        n = read(c->fd, x->in + x->in_end, room);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) return -errno;
+    c->drained = n > 0 && (size_t)n < room;
+    x->in_end += (size_t)n;
+    return n;
+}
+
+static bool stopping(host_conn *c) {
+    return atomic_load_explicit(&c->server->stopping, memory_order_relaxed);
+}
+
+static void set_timeout(host_conn *c, int mode, double seconds) {
+    rt_pd_set_deadline(c->pd, mode, rt_nanotime() + (int64_t)(seconds * 1e9));
+}
+
+/* ---- the end ---- */
+
+static rt_step close_conn(host_conn *c) {
+    if (c->x) give_xfer(c);
+    server_remove_conn(c->server, c);
+    rt_pd_close(c->pd);
+    close(c->fd);
+    free(c);
+    return RT_EXIT;
+}
+
+/* ---- phases; each returns what the G does next, or NEXT to go on at once ---- */
+
+enum { NEXT = -1 };
+
+static int wait_for(host_conn *c, int mode) {
+    int r = rt_pd_prepare(c->pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, c->g);
+    /* 0 and errors: the phase looks at rt_pd_check itself. */
+    return r == RT_PARKED ? RT_PARK : NEXT;
+}
+
+/* An answer from C to a request that can't be parsed or served; the connection ends after it. */
+static int refuse(host_conn *c, int status) {
+    host_xfer *x = c->x;
+    rt_pd_set_deadline(c->pd, RT_R, 0);
+    response_error(x, status, true);
+    c->phase = CONN_FLUSH;
+    c->after_flush = CONN_LINGER;
+    return NEXT;
+}
+
+/* The whole head is there: join a VM. */
+static int bind_vm(host_conn *c) {
+    host_vm *vm = c->server->vm ? c->server->vm : serve_vms[rt_p_id()];
+    static _Atomic uint64_t next_id = 1;
+    c->x->req.id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed);
+    c->x->req.server = (int16_t)c->server->id;
+    c->phase = CONN_BOUND;
+    _Atomic int64_t *requests = &pools[rt_p_id()].requests;
+    atomic_store_explicit(requests, atomic_load_explicit(requests, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    rt_pd_set_deadline(c->pd, RT_R, 0);
+    rt_set_step(c->g, handler_step, vm->cell);
+    return RT_YIELD;
+}
+
+/* Between two requests: nothing but the connection itself is held. */
+static int wait_idle(host_conn *c) {
+    if (stopping(c)) return close_conn(c);
+    if (c->x) give_xfer(c);
+    set_timeout(c, RT_R, options.idle_timeout);
+    return wait_for(c, RT_R);
+}
+
+static int step_head(host_conn *c) {
+    host_xfer *x = c->x;
+    int timeout = rt_pd_check(c->pd, RT_R);
+    if (x && x->in_pos < x->in_end) {
+        int r = http1_head(x);
+        if (r > 0) return bind_vm(c);
+        if (r < 0) return refuse(c, -r);
+    }
+    if (timeout) { /* nothing to answer between two requests */
+        if (!x || x->in_end == 0) return close_conn(c);
+        return refuse(c, 408);
+    }
+    if (x && x->out_pos < x->out_end) { /* responses that waited for a request that is not whole */
+        c->phase = CONN_FLUSH;
+        c->after_flush = CONN_HEAD;
+        return NEXT;
+    }
+    if (!x && c->drained && !rt_pd_hup(c->pd)) {
+        c->drained = false; /* the edge will tell */
+        return wait_idle(c);
+    }
+    if (!x && !(x = take_xfer(c))) return close_conn(c);
+    bool first = x->in_end == 0;
+    ssize_t n = conn_read(x);
+    if (n > 0) {
+        if (first) set_timeout(c, RT_R, options.header_timeout);
+        return NEXT;
+    }
+    if (n != -EAGAIN) return close_conn(c); /* the end, or a reset */
+    return first ? wait_idle(c) : wait_for(c, RT_R);
+}
+
+/* The response is complete: what is left of the request, and then the next one. */
+static int after_response(host_conn *c) {
+    host_xfer *x = c->x;
+    if (x->broken) return close_conn(c);
+    if (!x->message_done) {
+        /* Not worth reading if the client waits to be told, or the connection ends anyway. */
+        if (x->expects_100 || x->close_after) {
+            x->close_after = true;
+            c->phase = CONN_FLUSH;
+            c->after_flush = CONN_LINGER;
+        } else {
+            c->phase = CONN_DRAIN;
+        }
+        return NEXT;
+    }
+    if (x->close_after) {
+        c->phase = CONN_FLUSH;
+        c->after_flush = CONN_LINGER;
+        return NEXT;
+    }
+    c->phase = CONN_HEAD;
+    if (x->in_pos == x->in_end && x->out_pos == x->out_end) {
+        give_xfer(c);
+        return NEXT;
+    }
+    if (x->in_pos == x->in_end) {
+        c->phase = CONN_FLUSH;
+        c->after_flush = CONN_HEAD;
+        return NEXT;
+    }
+    /* Pipelined: the same xfer starts anew, with the bytes that are left and what is queued. */
+    size_t left = x->in_end - x->in_pos;
+    memmove(x->in, x->in + x->in_pos, left);
+    char *in = x->in, *out = x->out;
+    size_t in_cap = x->in_cap, out_cap = x->out_cap, out_pos = x->out_pos, out_end = x->out_end;
+    free(x->req.body);
+    memset(x, 0, offsetof(host_xfer, headers));
+    x->conn = c;
+    x->in = in;
+    x->in_end = left;
+    x->in_cap = in_cap;
+    x->out = out;
+    x->out_pos = out_pos;
+    x->out_end = out_end;
+    x->out_cap = out_cap;
+    http1_begin(x);
+    set_timeout(c, RT_R, options.header_timeout);
+    return NEXT;
+}
+
+static int step_drain(host_conn *c) {
+    host_xfer *x = c->x;
+    int r = http1_body(x, false);
+    if (r > 0) return after_response(c);
+    if (r == 0) {
+        x->in_pos = x->in_end = x->head_end;
+        ssize_t n = conn_read(x);
+        if (n > 0) return NEXT;
+        if (n == -EAGAIN && rt_pd_check(c->pd, RT_R) == 0) {
+            set_timeout(c, RT_R, options.idle_timeout);
+            return wait_for(c, RT_R);
+        }
+    }
+    /* Too long, malformed, gone or too slow: the answer is out or queued, and that is enough. */
+    x->close_after = true;
+    c->phase = CONN_FLUSH;
+    c->after_flush = CONN_LINGER;
+    return NEXT;
+}
+
+static int step_flush(host_conn *c) {
+    host_xfer *x = c->x;
+    int err = response_flush(x);
+    if (err == -EAGAIN) {
+        if (rt_pd_check(c->pd, RT_W) != 0) return close_conn(c);
+        set_timeout(c, RT_W, options.idle_timeout);
+        return wait_for(c, RT_W);
+    }
+    if (err) return close_conn(c);
+    rt_pd_set_deadline(c->pd, RT_W, 0);
+    c->phase = c->after_flush;
+    if (c->phase == CONN_HEAD && x->message_done) return after_response(c);
+    if (c->phase == CONN_LINGER) {
+        bool unread = !x->message_done || x->in_pos < x->in_end || x->error;
+        shutdown(c->fd, SHUT_WR);
+        if (!unread) return close_conn(c);
+        x->raw_seen = 0;
+        rt_pd_set_deadline(c->pd, RT_R, rt_nanotime() + LINGER_NS);
+    }
+    return NEXT;
+}
+
+static int step_linger(host_conn *c) {
+    host_xfer *x = c->x;
+    if (rt_pd_check(c->pd, RT_R) != 0 || x->raw_seen > LINGER_BYTES) return close_conn(c);
+    x->in_pos = x->in_end = 0;
+    ssize_t n = conn_read(x);
+    if (n > 0) {
+        x->raw_seen += (size_t)n;
+        return NEXT;
+    }
+    return n == -EAGAIN ? wait_for(c, RT_R) : (int)close_conn(c);
+}
+
+static rt_step conn_step(rt_g *g) {
+    host_conn *c = ((conn_local *)rt_local(g))->conn;
+    for (;;) {
+        int next = NEXT;
+        switch ((conn_phase)c->phase) {
+        case CONN_HEAD:
+            next = step_head(c);
+            break;
+        case CONN_DRAIN:
+            next = step_drain(c);
+            break;
+        case CONN_FLUSH:
+            next = step_flush(c);
+            break;
+        case CONN_LINGER:
+            next = step_linger(c);
+            break;
+        case CONN_BOUND:
+            rt_throw("a bound connection runs outside of its VM");
+        }
+        if (next != NEXT) return (rt_step)next;
+    }
+}
+
+/* ---- in the VM ---- */
+
+/* The handler has ended, in whatever way. */
+static void handler_done(host_luag *lg, int status) {
+    host_conn *c = lg->conn;
+    host_xfer *x = c->x;
+    if (status != 0) {
+        const char *msg = lua_tostring(lg->L, -1);
+        log_line(LOG_ERROR, "%s %.*s: %s", host_method_name(x->req.method), (int)x->req.path.len,
+                 x->in + x->req.path.off, msg ? msg : "(no message)");
+    }
+    if (x->req.state == 0) {
+        response_error(x, 500, false);
+    } else if (x->req.state == 1) {
+        /* A stream without its end: the client must not take it for a whole one. */
+        x->close_after = true;
+        response_flush(x);
+        x->broken = true;
+    }
+    waitq_close(&x->waitq);
+    x->lg = NULL;
+    luag_give(lg, status);
+}
+
+static rt_step handler_step(rt_g *g) {
+    host_conn *c = ((conn_local *)rt_local(g))->conn;
+    host_xfer *x = c->x;
+    host_luag *lg = x->lg;
+    if (!lg) {
+        host_vm *vm = vm_current();
+        lg = x->lg = luag_take(vm);
+        lg->g = g;
+        lg->conn = c;
+        lg->done = handler_done;
+        int n = c->server->handler;
+        lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
+        lua_pushlightuserdata(lg->L, &x->req);
+        lg->nargs = 1;
+    }
+    rt_step step = luag_resume(lg);
+    if (step != RT_EXIT) return step;
+    rt_set_step(g, conn_step, NULL);
+    int next = after_response(c);
+    return next == NEXT ? conn_step(g) : (rt_step)next;
+}
+
+/* ---- what handlers call ---- */
+
+rt_pd *conn_pd(host_req *r, host_waitq **q) {
+    host_xfer *x = (host_xfer *)r;
+    *q = &x->waitq;
+    return x->conn->pd;
+}
+
+int host_req_fill(host_req *r) {
+    host_xfer *x = (host_xfer *)r;
+    host_conn *c = x->conn;
+    if (r->body_complete) return 1;
+    if (x->broken) return -ECONNRESET;
+    int err = x->in_pos < x->in_end ? http1_body(x, true) : 0;
+    if (err != 0 || x->req.body_len > x->req.body_pos) return err;
+    if (x->expects_100 && r->state == 0) {
+        static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
+        x->expects_100 = false;
+        if (response_queue(x, go_on, sizeof go_on - 1) < 0 || response_flush(x) == -EPIPE)
+            return -ECONNRESET;
+    }
+    if (rt_pd_check(c->pd, RT_R) != 0) return -ETIMEDOUT;
+    x->in_pos = x->in_end = x->head_end;
+    if (x->in_cap - x->in_end < IN_SIZE && grow_in(x) < 0) return -ENOMEM;
+    ssize_t n = conn_read(x);
+    if (n == -EAGAIN) {
+        set_timeout(c, RT_R, options.idle_timeout);
+        return -EAGAIN;
+    }
+    if (n <= 0) return -ECONNRESET;
+    return http1_body(x, true);
+}
+
+int64_t host_p_requests(int32_t p) {
+    if (p < 0 || p >= rt_procs()) return -1;
+    return atomic_load_explicit(&pools[p].requests, memory_order_relaxed);
+}
+
+int host_req_remote(host_req *r, char *buf, size_t cap) {
+    struct sockaddr_storage sa = {0};
+    socklen_t len = sizeof sa;
+    if (getpeername(((host_xfer *)r)->conn->fd, (struct sockaddr *)&sa, &len) < 0) return -errno;
+    return addr_format((struct sockaddr *)&sa, len, buf, cap);
+}
+
+/* ---- the beginning ---- */
+
+/* Takes over fd, an accepted connection. */
+void conn_start(host_server *s, int fd) {
+    int err;
+    host_conn *c = calloc(1, sizeof *c);
+    rt_pd *pd = c ? rt_pd_open(fd, &err) : NULL;
+    if (!pd) {
+        log_line(LOG_ERROR, "a connection is refused: %s", c ? rt_strerror(err) : "out of memory");
+        close(fd);
+        free(c);
+        return;
+    }
+    c->server = s;
+    c->fd = fd;
+    c->pd = pd;
+    c->g = rt_new_step(conn_step, NULL);
+    ((conn_local *)rt_local(c->g))->conn = c;
+    server_add_conn(s, c);
+    rt_ready(c->g);
+}

@@ -1,0 +1,133 @@
+/* lunapark.core: the lua_CFunctions on which the Lua modules stand. What may wait, must see the
+ * coroutine it runs in, or takes Lua values is here; everything else is FFI (host_ffi.h).
+ *
+ * Arguments are checked by the Lua modules, which name them as their users do. */
+#include "host.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* wait(reason, deadline_ns | nil) -> nil | "timeout" | "canceled" */
+static int core_wait(lua_State *L) {
+    rt_reason reason = (rt_reason)luaL_checkinteger(L, 1);
+    int64_t deadline = (int64_t)luaL_optnumber(L, 2, 0);
+    return luag_wait(L, reason, deadline);
+}
+
+/* The pointer that a cdata pointer holds. */
+static void *pointer_arg(lua_State *L, int i) {
+    void **p = (void **)lua_topointer(L, i); /* NOLINT: cdata's payload */
+    if (lua_type(L, i) != 10 /* cdata */ || !p || !*p) luaL_error(L, "bad argument #%d", i);
+    return *p;
+}
+
+static int mode_arg(lua_State *L, int i) {
+    return luaL_checkinteger(L, i) == 2 ? RT_W : RT_R;
+}
+
+/* wait_sock(sock, mode[, deadline_ns]) -> nil | "timeout" | "canceled" | "closed" */
+static int core_wait_sock(lua_State *L) {
+    host_waitq *q;
+    rt_pd *pd = sock_pd(pointer_arg(L, 1), &q);
+    if (!pd) {
+        lua_pushliteral(L, "closed");
+        return 1;
+    }
+    return luag_wait_fd(L, q, pd, mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
+}
+
+/* wait_req(req, mode[, deadline_ns]) -> as wait_sock */
+static int core_wait_req(lua_State *L) {
+    host_waitq *q;
+    rt_pd *pd = conn_pd(pointer_arg(L, 1), &q);
+    return luag_wait_fd(L, q, pd, mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
+}
+
+static int core_yield(lua_State *L) {
+    return luag_yield(L);
+}
+
+/* go(fn, ...) -> slot: fn(...) runs as a G of this VM. */
+static int core_go(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    host_luag *lg = luag_start(vm_current(), L, lua_gettop(L) - 1);
+    lua_pushinteger(L, lg->slot);
+    return 1;
+}
+
+/* set_handler(n, fn): server n calls fn(req) in this VM. new_handler(fn) -> n */
+static int set_handler(lua_State *L, int n) {
+    host_vm *vm = vm_current();
+    n = vm_add_handler(vm, n);
+    if (vm->handlers[n] != LUA_NOREF) luaL_unref(L, LUA_REGISTRYINDEX, vm->handlers[n]);
+    vm->handlers[n] = luaL_ref(L, LUA_REGISTRYINDEX);
+    return n;
+}
+
+static int core_set_handler(lua_State *L) {
+    int n = (int)luaL_checkinteger(L, 1);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 2);
+    set_handler(L, n);
+    return 0;
+}
+
+static int core_new_handler(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    lua_pushinteger(L, set_handler(L, -1));
+    return 1;
+}
+
+/* drop_handler(n): lets its function go; the number is not used again. */
+static int core_drop_handler(lua_State *L) {
+    host_vm *vm = vm_current();
+    int n = (int)luaL_checkinteger(L, 1);
+    if (n < 0 || n >= vm->n_handlers) return 0;
+    luaL_unref(L, LUA_REGISTRYINDEX, vm->handlers[n]);
+    vm->handlers[n] = LUA_NOREF;
+    return 0;
+}
+
+/* option(name, value) -> nil | what is wrong: an option that the app sets. */
+static int core_option(lua_State *L) {
+    const char *err = option_set(luaL_checkstring(L, 1), luaL_checkstring(L, 2), FROM_APP);
+    if (!err) return 0;
+    lua_pushstring(L, err);
+    return 1;
+}
+
+/* exit(code): ends the process. Buffered output is written; other Gs end where they are. */
+static int core_exit(lua_State *L) {
+    int code = (int)luaL_optinteger(L, 1, 0);
+    fflush(NULL);
+    _exit(code);
+}
+
+int luaopen_lunapark_core(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"wait", core_wait},
+        {"wait_sock", core_wait_sock},
+        {"wait_req", core_wait_req},
+        {"yield", core_yield},
+        {"go", core_go},
+        {"set_handler", core_set_handler},
+        {"new_handler", core_new_handler},
+        {"drop_handler", core_drop_handler},
+        {"option", core_option},
+        {"exit", core_exit},
+        {NULL, NULL},
+    };
+    lua_newtable(L);
+    luaL_register(L, NULL, functions);
+    lua_pushlightuserdata(L, &vm_current()->view);
+    lua_setfield(L, -2, "view");
+    lua_newtable(L);
+    for (int r = 0; r < RT_NREASONS; r++) {
+        lua_pushinteger(L, r);
+        lua_setfield(L, -2, rt_reason_name((rt_reason)r));
+    }
+    lua_setfield(L, -2, "reasons");
+    return 1;
+}

@@ -1,0 +1,265 @@
+/* Lua Gs: how a coroutine becomes a G, waits, and goes on.
+ *
+ * A Lua G is a step G of its VM's cell. Its step resumes the coroutine and returns what that wants:
+ * park, another turn, or the end. So a waiting Lua G costs its coroutine and no C stack.
+ *
+ * A wait begins in a lua_CFunction (never in an FFI call: a compiled trace keeps live values in
+ * registers), which writes down what to wait for and yields. The step then parks the G. When it is
+ * resumed, the answer is what the yield returns to the caller in Lua.
+ *
+ * A plain yield works where the running coroutine is the G's own and no C function stands between it
+ * and the resume. Elsewhere (a comparator of table.sort, the user's own coroutine) the wait raises
+ * "cannot wait here".
+ */
+#include "host.h"
+
+#include <stdlib.h>
+
+typedef struct luag_local {
+    host_luag *lg;
+} luag_local; /* what an rt_g of a plain Lua G holds */
+
+host_luag *luag_current(void) {
+    host_vm *vm = vm_current();
+    return vm->slots[vm->view.slot];
+}
+
+/* ---- beginning a wait: lua_CFunctions ---- */
+
+static host_luag *waiter(lua_State *L) {
+    host_vm *vm = vm_current();
+    host_luag *lg = vm->slots[vm->view.slot];
+    if (lg->L != L)
+        luaL_error(L, "cannot wait here: this coroutine is not the one that its G began with");
+    if (!lua_isyieldable(L)) luaL_error(L, "cannot wait here: a C function is on the way out");
+    return lg;
+}
+
+static int answer(lua_State *L, const char *word) {
+    lua_pushstring(L, word);
+    return 1;
+}
+
+static int64_t nearer(int64_t a, int64_t b) {
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+double host_deadline(void) {
+    return (double)luag_current()->limit_ns;
+}
+
+void host_set_deadline(double ns) {
+    luag_current()->limit_ns = (int64_t)ns;
+}
+
+int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    if (lg->canceled) return answer(L, "canceled");
+    deadline_ns = nearer(lg->limit_ns, deadline_ns);
+    lg->want = WANT_TICKET;
+    lg->deadline_ns = deadline_ns;
+    lg->ticket = rt_wait_open(lg->g);
+    rt_set_wait(lg->g, reason, deadline_ns);
+    return lua_yield(L, 0);
+}
+
+static const char *word_of(int err) {
+    return err == RT_ETIMEOUT ? "timeout" : err == RT_ECLOSED ? "closed" : "canceled";
+}
+
+int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    int i = mode == RT_W;
+    if (lg->canceled) return answer(L, "canceled");
+    deadline_ns = nearer(lg->limit_ns, deadline_ns);
+    lg->pd = pd;
+    lg->mode = mode;
+    lg->deadline_ns = deadline_ns;
+    if (q->holder[i]) { /* another G's turn: wait for its end, then let the caller try again */
+        host_luag **at = &q->queue[i];
+        while (*at) at = &(*at)->next_wait;
+        *at = lg;
+        lg->next_wait = NULL;
+        lg->waitq = q;
+        lg->want = WANT_QUEUE;
+        lg->ticket = rt_wait_open(lg->g);
+        rt_set_wait(lg->g, RT_WAIT_OTHER, deadline_ns);
+        return lua_yield(L, 0);
+    }
+    rt_set_deadline(lg->g, deadline_ns);
+    int r = rt_pd_prepare(pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, lg->g);
+    if (r != RT_PARKED) {
+        rt_set_deadline(lg->g, 0);
+        return r == 0 ? 0 : answer(L, word_of(r));
+    }
+    q->holder[i] = lg;
+    lg->waitq = q;
+    lg->want = WANT_FD;
+    return lua_yield(L, 0);
+}
+
+int luag_yield(lua_State *L) {
+    host_luag *lg = waiter(L);
+    lg->want = WANT_TURN;
+    return lua_yield(L, 0);
+}
+
+/* ---- ending it ---- */
+
+static int ticket_result(host_luag *lg) {
+    rt_wake_code code = rt_wait_code(lg->g);
+    return code == RT_WOKEN ? 0 : code == RT_TIMEOUT ? RT_ETIMEOUT : RT_ECANCELED;
+}
+
+static int fd_result(host_luag *lg) {
+    rt_set_deadline(lg->g, 0);
+    int err = rt_pd_check(lg->pd, lg->mode);
+    if (err) return err;
+    if (lg->canceled) return RT_ECANCELED;
+    return lg->deadline_ns && lg->deadline_ns <= rt_nanotime() ? RT_ETIMEOUT : 0;
+}
+
+/* lg no longer waits for its descriptor: the next one has its turn. */
+static void leave_waitq(host_luag *lg) {
+    int i = lg->mode == RT_W;
+    host_waitq *q = lg->waitq;
+    lg->waitq = NULL;
+    if (lg->want == WANT_FD) {
+        q->holder[i] = NULL;
+        host_luag *next = q->queue[i];
+        if (next) rt_wake(next->g, next->ticket, RT_WOKEN);
+    } else {
+        host_luag **at = &q->queue[i];
+        while (*at != lg) at = &(*at)->next_wait;
+        *at = lg->next_wait;
+    }
+}
+
+static void force_closed(host_luag *lg) {
+    lg->waitq = NULL;
+    rt_interrupt(lg->g, RT_WOKEN);
+}
+
+void waitq_close(host_waitq *q) {
+    for (int i = 0; i < 2; i++) {
+        if (q->holder[i]) force_closed(q->holder[i]);
+        for (host_luag *lg = q->queue[i]; lg; lg = lg->next_wait) force_closed(lg);
+        q->holder[i] = q->queue[i] = NULL;
+    }
+}
+
+/* Why the wait ended: 0 or an RT_E... */
+static int wait_result(host_luag *lg) {
+    switch (lg->want) {
+    case WANT_TICKET:
+        return ticket_result(lg);
+    case WANT_QUEUE:
+    case WANT_FD: {
+        bool closed = !lg->waitq;
+        int err = lg->want == WANT_FD ? fd_result(lg) : ticket_result(lg);
+        if (closed) return RT_ECLOSED;
+        leave_waitq(lg);
+        return err;
+    }
+    default:
+        return 0;
+    }
+}
+
+static int end_wait(host_luag *lg) {
+    int err = wait_result(lg);
+    lg->want = WANT_NOTHING;
+    return err ? answer(lg->L, word_of(err)) : 0;
+}
+
+rt_step luag_resume(host_luag *lg) {
+    lua_State *L = lg->L;
+    int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
+    lg->vm->view.slot = lg->slot;
+    lg->vm->view.serial = lg->serial;
+    int status = lua_resume(L, nargs);
+    if (status == LUA_YIELD) {
+        if (lg->want == WANT_TURN) return RT_YIELD;
+        if (lg->want != WANT_NOTHING) return RT_PARK;
+        /* coroutine.yield outside of any coroutine of the user's. */
+        lua_settop(L, 0);
+        lua_pushliteral(L, "attempt to yield outside of a coroutine");
+        status = LUA_ERRRUN;
+    }
+    lg->done(lg, status);
+    return RT_EXIT;
+}
+
+rt_step luag_step(rt_g *g) {
+    return luag_resume(((luag_local *)rt_local(g))->lg);
+}
+
+int host_wake(int32_t slot) {
+    host_vm *vm = vm_current();
+    if (slot < 0 || slot >= vm->n_slots) return 0;
+    host_luag *lg = vm->slots[slot];
+    return lg->g && lg->want == WANT_TICKET && rt_wake(lg->g, lg->ticket, RT_WOKEN);
+}
+
+void host_cancel(int32_t slot) {
+    host_vm *vm = vm_current();
+    if (slot < 0 || slot >= vm->n_slots || !vm->slots[slot]->g) return;
+    host_luag *lg = vm->slots[slot];
+    lg->canceled = true;
+    rt_interrupt(lg->g, RT_CANCELED);
+}
+
+/* ---- starting one ---- */
+
+/* The G of a plain Lua G: Lua itself has reported an error by then, so what comes here is a failure
+ * of that report, or of a function started from C. */
+static void plain_done(host_luag *lg, int status) {
+    if (status != 0) {
+        const char *msg = lua_tostring(lg->L, -1);
+        log_line(LOG_ERROR, "a G ended with an error: %s", msg ? msg : "(no message)");
+    }
+    luag_give(lg, status);
+}
+
+host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
+    host_luag *lg = luag_take(vm);
+    lg->limit_ns = luag_current()->limit_ns;
+    lg->g = rt_new_step(luag_step, vm->cell);
+    ((luag_local *)rt_local(lg->g))->lg = lg;
+    lg->nargs = nargs;
+    lg->done = plain_done;
+    lua_xmove(from, lg->L, nargs + 1);
+    rt_ready(lg->g);
+    return lg;
+}
+
+typedef struct spawn {
+    host_vm *vm;
+    luag_boot boot;
+    void *arg;
+    void (*done)(host_luag *, int);
+    void *done_arg;
+} spawn;
+
+/* The first step of a G that was spawned from outside: only here, in the VM, may its Lua be touched. */
+static rt_step spawn_step(rt_g *g) {
+    spawn *s = *(spawn **)rt_local(g);
+    host_luag *lg = luag_take(s->vm);
+    lg->g = g;
+    lg->done = s->done ? s->done : plain_done;
+    lg->done_arg = s->done_arg;
+    lg->nargs = s->boot(s->vm, lg->L, s->arg);
+    ((luag_local *)rt_local(g))->lg = lg;
+    rt_set_step(g, luag_step, s->vm->cell);
+    free(s);
+    return luag_step(g);
+}
+
+void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int), void *done_arg) {
+    spawn *s = malloc(sizeof *s);
+    if (!s) rt_throw("out of memory for a G");
+    *s = (spawn){vm, boot, arg, done, done_arg};
+    rt_g *g = rt_new_step(spawn_step, vm->cell);
+    *(spawn **)rt_local(g) = s;
+    rt_ready(g);
+}

@@ -1,0 +1,71 @@
+/* main(): which command, its options, and into the runtime. */
+#include "host.h"
+
+#include "commands.h"
+
+#include <luajit.h>
+#include <llhttp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static command_call call;
+
+static void print_version(void) {
+    printf("lunapark %s\n%s\nllhttp %d.%d.%d\n", LUNAPARK_VERSION, LUAJIT_VERSION, LLHTTP_VERSION_MAJOR,
+           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
+}
+
+static _Noreturn void usage(void) {
+    fprintf(stderr, "lunapark: which script?\ntry: lunapark --help\n");
+    exit(64);
+}
+
+static _Noreturn void start(void (*command)(void *)) {
+    rt_options o = {.procs = (int)options.procs, .deadlock_is_normal = command == command_serve};
+    rt_main(&o, command, &call);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) usage();
+    const char *name = argv[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        options_help(argc > 2 ? argv[2] : NULL);
+        return 0;
+    }
+    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+        if (argc > 2 && strcmp(argv[2], "--help") == 0)
+            options_help("version");
+        else
+            print_version();
+        return 0;
+    }
+    static const struct {
+        const char *name;
+        void (*run)(void *);
+        bool takes_args;
+    } commands[] = {
+        {"serve", command_serve, false},
+        {"run", command_run, true},
+        {"test", command_test, false},
+        {"check", command_check, false},
+    };
+    int which = 0, skip = 1;
+    for (int i = 0; i < 4; i++)
+        if (strcmp(name, commands[i].name) == 0) {
+            which = i;
+            skip = 2;
+        }
+    options_from_env();
+    call.exe = argv[0];
+    call.argv = argv + skip;
+    call.argc = options_parse(argc - skip, call.argv, commands[which].name, commands[which].takes_args);
+    bool is_test = commands[which].run == command_test;
+    if (!is_test && call.argc < 1) usage();
+    if (!is_test && !commands[which].takes_args && call.argc > 1) {
+        fprintf(stderr, "lunapark: one script, not '%s' too\ntry: lunapark %s --help\n", call.argv[1],
+                commands[which].name);
+        return 64;
+    }
+    start(commands[which].run);
+}

@@ -1,0 +1,268 @@
+/* Options: one table for parsing, --help, the environment and what an app may set.
+ *
+ * The command line wins over the environment (LUNAPARK_MAX_BODY=...), that over the app
+ * (app.options.max_body), that over the default.
+ */
+#include "host.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+host_options options = {
+    .max_body = 1 << 20,
+    .header_timeout = 10,
+    .idle_timeout = 75,
+    .drain_timeout = 30,
+    .log_level = LOG_INFO,
+};
+
+enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8 };
+#define EVERYWHERE (SERVE | RUN | TEST | CHECK)
+
+typedef enum kind { KIND_ADDR, KIND_INT, KIND_SECONDS, KIND_LEVEL, KIND_STRING } kind;
+
+typedef struct option {
+    const char *name, *arg, *help;
+    kind kind;
+    unsigned commands;
+    void *to;
+    double min, max;
+    int source; /* who set it last */
+} option;
+
+static option table[] = {
+    {"listen", "ADDR", "where to listen: HOST:PORT (port 0 picks one) or unix:PATH; repeatable\n"
+     "(default 127.0.0.1:8080)", KIND_ADDR, SERVE, NULL, 0, 0, 0},
+    {"procs", "N", "how many Gs run at once (default: the CPUs this process may use)", KIND_INT,
+     EVERYWHERE, &options.procs, 1, 256, 0},
+    {"max-body", "BYTES", "largest request body (default 1048576)", KIND_INT, SERVE | RUN | TEST,
+     &options.max_body, 0, 1e15, 0},
+    {"header-timeout", "S", "seconds for a request head to arrive (default 10)", KIND_SECONDS,
+     SERVE | RUN | TEST, &options.header_timeout, 0.001, 1e6, 0},
+    {"idle-timeout", "S", "seconds a connection may be silent (default 75)", KIND_SECONDS,
+     SERVE | RUN | TEST, &options.idle_timeout, 0.001, 1e6, 0},
+    {"drain-timeout", "S", "seconds that a stop waits for requests in flight (default 30)",
+     KIND_SECONDS, SERVE, &options.drain_timeout, 0, 1e6, 0},
+    {"log-level", "LEVEL", "debug, info, warn or error (default info)", KIND_LEVEL, EVERYWHERE,
+     &options.log_level, 0, 0, 0},
+    {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
+     &options.pid_file, 0, 0, 0},
+};
+enum { N_OPTIONS = sizeof table / sizeof *table };
+
+static char complaint[512];
+
+static unsigned command_bit(const char *command) {
+    if (strcmp(command, "serve") == 0) return SERVE;
+    if (strcmp(command, "run") == 0) return RUN;
+    if (strcmp(command, "test") == 0) return TEST;
+    return CHECK;
+}
+
+/* - and _ are the same, so that apps can write max_body. */
+static bool same_name(const char *a, const char *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != b[i] && !(a[i] == '-' && b[i] == '_')) return false;
+    return a[n] == 0;
+}
+
+static option *find(const char *name, size_t n) {
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (same_name(table[i].name, name, n)) return &table[i];
+    return NULL;
+}
+
+static const char *complain(const option *o, const char *value, const char *want) {
+    snprintf(complaint, sizeof complaint, "%s: %s, got '%s'", o->name, want, value);
+    return complaint;
+}
+
+static const char *add_listener(option *o, const char *value, int source) {
+    host_addr a;
+    if (addr_parse(value, &a) < 0)
+        return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
+    if (source > o->source) options.n_listen = 0; /* a stronger source starts the list anew */
+    if (options.n_listen == MAX_LISTEN) return complain(o, value, "too many listeners");
+    options.listen[options.n_listen++] = strdup(value);
+    return NULL;
+}
+
+static const char *set_number(option *o, const char *value) {
+    char *end;
+    char want[128];
+    errno = 0;
+    double v = strtod(value, &end);
+    bool whole = o->kind != KIND_INT || v == (double)(int64_t)v;
+    if (end == value || *end || errno || !whole || v < o->min || v > o->max) {
+        snprintf(want, sizeof want, "must be a %s from %.15g to %.15g",
+                 o->kind == KIND_INT ? "whole number" : "number of seconds", o->min, o->max);
+        return complain(o, value, want);
+    }
+    if (o->kind == KIND_INT)
+        *(int64_t *)o->to = (int64_t)v;
+    else
+        *(double *)o->to = v;
+    return NULL;
+}
+
+static const char *set_level(option *o, const char *value) {
+    static const char *const levels[] = {"debug", "info", "warn", "error"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(value, levels[i]) == 0) {
+            *(int64_t *)o->to = i;
+            return NULL;
+        }
+    return complain(o, value, "must be debug, info, warn or error");
+}
+
+static const char *set(option *o, const char *value, int source) {
+    if (source < o->source) return NULL;
+    const char *err = NULL;
+    switch (o->kind) {
+    case KIND_ADDR:
+        err = add_listener(o, value, source);
+        break;
+    case KIND_INT:
+    case KIND_SECONDS:
+        err = set_number(o, value);
+        break;
+    case KIND_LEVEL:
+        err = set_level(o, value);
+        break;
+    case KIND_STRING:
+        *(const char **)o->to = strdup(value);
+        break;
+    }
+    if (!err) o->source = source;
+    return err;
+}
+
+const char *option_set(const char *name, const char *value, int source) {
+    option *o = find(name, strlen(name));
+    if (!o) {
+        snprintf(complaint, sizeof complaint, "unknown option '%s'", name);
+        return complaint;
+    }
+    if (o->to == &options.procs && source == FROM_APP)
+        return "procs: can't be set by the app, which is loaded when they run already";
+    return set(o, value, source);
+}
+
+void options_from_env(void) {
+    for (int i = 0; i < N_OPTIONS; i++) {
+        char name[64] = "LUNAPARK_";
+        size_t n = strlen(name);
+        for (const char *s = table[i].name; *s; s++)
+            name[n++] = (char)(*s == '-' ? '_' : *s >= 'a' && *s <= 'z' ? *s - 'a' + 'A' : *s);
+        name[n] = 0;
+        const char *value = getenv(name);
+        if (!value) continue;
+        const char *err = set(&table[i], value, FROM_ENV);
+        if (err) {
+            fprintf(stderr, "lunapark: environment: %s: %s\n", name, err);
+            exit(64);
+        }
+    }
+}
+
+static _Noreturn void usage_error(const char *command, const char *what) {
+    fprintf(stderr, "lunapark: %s\ntry: lunapark %s --help\n", what, command);
+    exit(64);
+}
+
+int options_parse(int argc, char **argv, const char *command, bool stop_at_word) {
+    unsigned bit = command_bit(command);
+    int kept = 0, i = 0;
+    for (; i < argc; i++) {
+        const char *a = argv[i];
+        if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) {
+            options_help(command);
+            if (bit != TEST) exit(0);
+            argv[kept++] = argv[i]; /* busted's come after ours */
+            continue;
+        }
+        if (a[0] != '-' || a[1] == 0) {
+            argv[kept++] = argv[i];
+            if (!stop_at_word) continue;
+            i++;
+            break;
+        }
+        if (strcmp(a, "--") == 0) {
+            i++;
+            break;
+        }
+        const char *eq = strchr(a, '=');
+        size_t n = eq ? (size_t)(eq - a) : strlen(a);
+        option *o = strncmp(a, "--", 2) == 0 ? find(a + 2, n - 2) : NULL;
+        if (o && !(o->commands & bit)) o = NULL;
+        if (!o && bit == TEST) { /* busted's */
+            argv[kept++] = argv[i];
+            continue;
+        }
+        char what[256];
+        if (!o) {
+            snprintf(what, sizeof what, "unknown option %s", a);
+            usage_error(command, what);
+        }
+        const char *value = eq ? eq + 1 : ++i < argc ? argv[i] : NULL;
+        if (!value) {
+            snprintf(what, sizeof what, "--%s wants a value (%s)", o->name, o->arg);
+            usage_error(command, what);
+        }
+        const char *err = set(o, value, FROM_COMMAND_LINE);
+        if (err) {
+            snprintf(what, sizeof what, "--%s", err);
+            usage_error(command, what);
+        }
+    }
+    while (i < argc) argv[kept++] = argv[i++];
+    return kept;
+}
+
+static void print_options(unsigned bit) {
+    printf("\nOptions (also LUNAPARK_NAME=value in the environment):\n");
+    for (int i = 0; i < N_OPTIONS; i++) {
+        option *o = &table[i];
+        if (!(o->commands & bit)) continue;
+        char left[64];
+        snprintf(left, sizeof left, "--%s %s", o->name, o->arg);
+        printf("  %-22s ", left);
+        for (const char *s = o->help; *s; s++) {
+            putchar(*s);
+            if (*s == '\n') printf("%25s", "");
+        }
+        putchar('\n');
+    }
+    printf("  %-22s this text\n", "--help");
+}
+
+static const struct {
+    const char *name, *usage, *text;
+} commands[] = {
+    {"serve", "lunapark [serve] APP.lua [options]",
+     "Serves an app: a Lua file that returns lunapark.http's app, or a function(req, res).\n"
+     "SIGTERM or SIGINT stops it when what is in flight is answered; a second one at once."},
+    {"run", "lunapark run [options] SCRIPT.lua [args]",
+     "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
+     "Exit code 1 if it raises, 2 if all its Gs wait for each other."},
+    {"test", "lunapark test [options] [busted's options] [paths]",
+     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code."},
+    {"check", "lunapark check APP.lua", "Loads an app and reports errors. Exit code 0 or 1."},
+    {"version", "lunapark version", "Prints the versions of Lunapark and of what is in it."},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+void options_help(const char *command) {
+    for (int i = 0; command && i < N_COMMANDS; i++) {
+        if (strcmp(commands[i].name, command) != 0) continue;
+        printf("usage: %s\n\n%s\n", commands[i].usage, commands[i].text);
+        if (strcmp(command, "version") != 0) print_options(command_bit(command));
+        return;
+    }
+    printf("usage: lunapark COMMAND ...\n\n");
+    for (int i = 0; i < N_COMMANDS; i++) printf("  %s\n", commands[i].usage);
+    printf("\nlunapark COMMAND --help tells more.\n");
+}

@@ -1,0 +1,264 @@
+/* Servers: listeners, the connections they have, and how they stop.
+ *
+ * A server has one listening socket, registered in the poller of every P with EPOLLEXCLUSIVE, and a
+ * native G per P that accepts. A connection is registered where fewest are (netpoll.c), so they
+ * spread however unevenly they were accepted.
+ *
+ * Stopping closes the listener and kicks every connection: one that waits for a request reads once
+ * more, so that a request which came at the same moment is still answered, and closes if there is
+ * none; one that is busy says "Connection: close" and ends after its response.
+ *
+ * Out of descriptors, accept fails while the connection stays in the backlog. The acceptor then
+ * closes its reserve descriptor, accepts, says 503, closes, opens the reserve again, and waits 5 ms,
+ * twice as long each time up to a second.
+ */
+#include "conn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { MAX_SERVERS = 4096, ACCEPT_BATCH = 16, BACKOFF_MIN_MS = 5, BACKOFF_MAX_MS = 1000 };
+
+host_vm **serve_vms;
+
+static struct {
+    rt_lock lock;
+    host_server *by_id[MAX_SERVERS]; /* lock writes */
+    int n;                           /* lock */
+    _Atomic int32_t n_open;  /* connections, and acceptors, which may make one */
+    _Atomic(rt_g *) waiter;  /* for n_open to become 0 */
+    _Atomic uint64_t ticket; /* of its wait */
+} servers;
+
+host_server *server_by_id(int id) {
+    return id >= 0 && id < MAX_SERVERS ? servers.by_id[id] : NULL;
+}
+
+/* ---- connections ---- */
+
+static void one_less(void) {
+    if (atomic_fetch_sub(&servers.n_open, 1) != 1) return;
+    rt_g *g = atomic_load(&servers.waiter);
+    if (g) rt_wake(g, atomic_load(&servers.ticket), RT_WOKEN);
+}
+
+void server_add_conn(host_server *s, host_conn *c) {
+    atomic_fetch_add(&servers.n_open, 1);
+    atomic_fetch_add(&s->n_conns, 1);
+    rt_lock_acquire(&s->lock);
+    c->next = s->conns;
+    if (s->conns) s->conns->prev = c;
+    s->conns = c;
+    rt_lock_release(&s->lock);
+}
+
+void server_remove_conn(host_server *s, host_conn *c) {
+    rt_lock_acquire(&s->lock);
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        s->conns = c->next;
+    if (c->next) c->next->prev = c->prev;
+    rt_lock_release(&s->lock);
+    atomic_fetch_sub(&s->n_conns, 1);
+    one_less();
+}
+
+bool server_wait_all(int64_t deadline_ns) {
+    rt_g *g = rt_self();
+    for (;;) {
+        atomic_store(&servers.ticket, rt_wait_open(g));
+        atomic_store(&servers.waiter, g);
+        if (atomic_load(&servers.n_open) == 0) rt_wake(g, atomic_load(&servers.ticket), RT_WOKEN);
+        rt_wake_code code = rt_wait(RT_WAIT_OTHER, deadline_ns);
+        atomic_store(&servers.waiter, NULL);
+        if (atomic_load(&servers.n_open) == 0) return true;
+        if (code == RT_TIMEOUT) return false;
+    }
+}
+
+/* ---- accepting ---- */
+
+typedef struct acceptor {
+    host_server *server;
+    rt_pd *pd;
+    int reserve_fd;
+    int backoff_ms;
+} acceptor;
+
+static int open_reserve(void) {
+    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+/* No descriptor is left: turn one client away instead of letting all of them hang. */
+static void refuse_one(acceptor *a) {
+    static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+                               "Connection: close\r\nContent-Length: 0\r\n\r\n";
+    if (a->backoff_ms == 0)
+        log_line(LOG_ERROR, "%s: out of file descriptors; connections are refused", a->server->addr);
+    if (a->reserve_fd >= 0) {
+        close(a->reserve_fd);
+        int fd = rt_accept4(a->server->listen_fd, NULL, NULL);
+        if (fd >= 0) {
+            /* The socket's buffer is empty, so this goes out or the client is gone. */
+            ssize_t n = send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL);
+            (void)n;
+            close(fd);
+        }
+        a->reserve_fd = open_reserve();
+    }
+    a->backoff_ms = a->backoff_ms ? a->backoff_ms * 2 : BACKOFF_MIN_MS;
+    if (a->backoff_ms > BACKOFF_MAX_MS) a->backoff_ms = BACKOFF_MAX_MS;
+    rt_sleep(a->backoff_ms * INT64_C(1000000));
+}
+
+static void take_conn(host_server *s, int fd, bool tcp) {
+    int one = 1;
+    /* Responses are written whole; waiting for an ACK would only delay the next. Harmless if the
+     * connection is gone already. */
+    if (tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    conn_start(s, fd);
+}
+
+static void accept_main(void *arg) {
+    acceptor *a = arg;
+    host_server *s = a->server;
+    bool tcp = strncmp(s->addr, "unix:", 5) != 0;
+    for (int n = 0;;) {
+        int fd = rt_accept4(s->listen_fd, NULL, NULL);
+        if (fd >= 0) {
+            a->backoff_ms = 0;
+            take_conn(s, fd, tcp);
+            if (++n % ACCEPT_BATCH == 0) rt_yield();
+        } else if (fd == -EAGAIN) {
+            rt_pd_wait(a->pd, RT_R, RT_WAIT_ACCEPT); /* RT_ECLOSED: see below */
+        } else if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM) {
+            refuse_one(a);
+        } else {
+            /* An error of the network on that one connection (see accept(2)), or of ours: either way
+             * the next may work, and a loop without a pause would help nobody. */
+            log_line(LOG_WARN, "%s: accept: %s", s->addr, rt_strerror(fd));
+            rt_sleep(BACKOFF_MIN_MS * INT64_C(1000000));
+        }
+        if (rt_pd_check(a->pd, RT_R) == RT_ECLOSED) break;
+    }
+    rt_pd_close(a->pd);
+    if (a->reserve_fd >= 0) close(a->reserve_fd);
+    free(a);
+    if (atomic_fetch_sub(&s->n_acceptors, 1) == 1) {
+        /* Who has connected until now gets an answer if a request is there. */
+        for (int fd; (fd = rt_accept4(s->listen_fd, NULL, NULL)) >= 0;) take_conn(s, fd, tcp);
+        close(s->listen_fd);
+        if (!tcp) unlink(s->addr + strlen("unix:"));
+    }
+    one_less();
+}
+
+/* ---- starting ---- */
+
+static int bind_listener(host_server *s, const char *addr) {
+    host_addr a;
+    int err = addr_parse(addr, &a);
+    if (err) return err;
+    if (a.sa.ss_family == AF_UNIX) {
+        /* A socket file that nobody listens on is left over from a crash. */
+        int fd = rt_socket(AF_UNIX, SOCK_STREAM, 0);
+        if (fd < 0) return fd;
+        bool dead = connect(fd, (struct sockaddr *)&a.sa, a.len) < 0 && errno == ECONNREFUSED;
+        close(fd);
+        if (dead) unlink(((struct sockaddr_un *)&a.sa)->sun_path);
+    }
+    int fd = rt_listen((struct sockaddr *)&a.sa, a.len, SOMAXCONN);
+    if (fd < 0) return fd;
+    s->listen_fd = fd;
+    a.len = sizeof a.sa;
+    getsockname(fd, (struct sockaddr *)&a.sa, &a.len);
+    addr_format((struct sockaddr *)&a.sa, a.len, s->addr, sizeof s->addr);
+    return 0;
+}
+
+static int register_server(host_server *s) {
+    rt_lock_acquire(&servers.lock);
+    int id = servers.n < MAX_SERVERS ? servers.n++ : -1;
+    if (id >= 0) servers.by_id[id] = s;
+    rt_lock_release(&servers.lock);
+    s->id = id;
+    return id;
+}
+
+static int start_acceptors(host_server *s) {
+    int procs = rt_procs(), err = 0;
+    s->listen_pds = calloc((size_t)procs, sizeof *s->listen_pds);
+    if (!s->listen_pds) return -ENOMEM;
+    for (int i = 0; i < procs && !err; i++) s->listen_pds[i] = rt_pd_open_listener(s->listen_fd, i, &err);
+    if (err) {
+        for (int i = 0; i < procs; i++)
+            if (s->listen_pds[i]) rt_pd_close(s->listen_pds[i]);
+        free(s->listen_pds);
+        return err;
+    }
+    atomic_store(&s->n_acceptors, procs);
+    atomic_fetch_add(&servers.n_open, procs);
+    for (int i = 0; i < procs; i++) {
+        acceptor *a = calloc(1, sizeof *a);
+        if (!a) rt_throw("out of memory for an acceptor");
+        *a = (acceptor){.server = s, .pd = s->listen_pds[i], .reserve_fd = open_reserve()};
+        rt_go(accept_main, a);
+    }
+    return 0;
+}
+
+host_server *server_new(const char *addr, int handler, host_vm *vm, int *err) {
+    host_server *s = calloc(1, sizeof *s);
+    if (!s) {
+        *err = -ENOMEM;
+        return NULL;
+    }
+    s->handler = handler;
+    s->vm = vm;
+    *err = bind_listener(s, addr);
+    if (*err == 0 && register_server(s) < 0) *err = -ENOSPC;
+    if (*err == 0) *err = start_acceptors(s);
+    if (*err == 0) return s;
+    if (s->listen_fd > 0) close(s->listen_fd);
+    if (s->id >= 0 && servers.by_id[s->id] == s) servers.by_id[s->id] = NULL;
+    free(s);
+    return NULL;
+}
+
+/* ---- stopping ---- */
+
+/* An acceptor ends, and gives its pollDesc back, when that is shut: so it is touched last here. */
+void server_stop(host_server *s) {
+    if (atomic_exchange(&s->stopping, true)) return;
+    for (int i = 0; i < rt_procs(); i++) rt_pd_shut(s->listen_pds[i]);
+    rt_lock_acquire(&s->lock);
+    for (host_conn *c = s->conns; c; c = c->next) rt_pd_kick(c->pd, RT_R);
+    rt_lock_release(&s->lock);
+}
+
+/* ---- from Lua ---- */
+
+int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err) {
+    host_server *s = server_new(addr, handler, vm_current(), err);
+    if (!s) return -1;
+    snprintf(bound, cap, "%s", s->addr);
+    return s->id;
+}
+
+void host_serve_stop(int server) {
+    host_server *s = server_by_id(server);
+    if (s) server_stop(s);
+}
+
+int host_serve_conns(int server) {
+    host_server *s = server_by_id(server);
+    return s ? atomic_load(&s->n_conns) : 0;
+}

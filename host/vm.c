@@ -1,0 +1,169 @@
+/* A VM: one lua_State, its cell, its coroutines, and where its modules come from.
+ *
+ * Modules of Lunapark are inside the binary as bytecode. LUNAPARK_LUA=dir reads them from dir
+ * instead, for working on them; what dir does not have still comes from the binary.
+ *
+ * Coroutines are kept: one that ended without an error is empty and runs the next G. A slot is the
+ * coroutine's number in its VM and, in Lua's own tables, the key of the G that runs on it.
+ */
+#include "host.h"
+
+#include "embed.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+host_vm *vm_current(void) {
+    rt_cell *c = rt_current_cell();
+    if (!c) rt_throw("no VM runs here");
+    return rt_cell_data(c);
+}
+
+/* ---- modules ---- */
+
+static int compare_name(const void *name, const void *module) {
+    return strcmp(name, ((const host_embedded *)module)->name);
+}
+
+/* lunapark/x/init.lua for lunapark.x, and so on: whichever of the two files dir has. */
+static int load_from_dir(lua_State *L, const char *dir, const char *name) {
+    char path[1024], file[512];
+    size_t n = strlen(name);
+    if (n >= sizeof file) return 0;
+    for (size_t i = 0; i <= n; i++) file[i] = name[i] == '.' ? '/' : name[i];
+    static const char *const forms[] = {"%s/%s.lua", "%s/%s/init.lua"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, forms[i], dir, file);
+        FILE *f = fopen(path, "re");
+        if (!f) continue;
+        fclose(f);
+        if (luaL_loadfile(L, path) != 0) return lua_error(L);
+        return 1;
+    }
+    return 0;
+}
+
+static int searcher(lua_State *L) {
+    const char *name = luaL_checkstring(L, 1);
+    const char *dir = getenv("LUNAPARK_LUA");
+    if (dir && load_from_dir(L, dir, name)) return 1;
+    const host_embedded *m = bsearch(name, host_embedded_modules, host_embedded_count,
+                                     sizeof *host_embedded_modules, compare_name);
+    if (!m) {
+        lua_pushfstring(L, "\n\tno module '%s' in lunapark", name);
+        return 1;
+    }
+    if (luaL_loadbuffer(L, m->data, m->size, m->path) != 0) return lua_error(L);
+    return 1;
+}
+
+/* Ours come right after package.preload, before any file on package.path. */
+static void add_searcher(lua_State *L) {
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "loaders");
+    for (int i = (int)lua_objlen(L, -1); i >= 2; i--) {
+        lua_rawgeti(L, -1, i);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_pushcfunction(L, searcher);
+    lua_rawseti(L, -2, 2);
+    lua_pop(L, 1);
+    lua_getfield(L, -1, "preload");
+    lua_pushcfunction(L, luaopen_lunapark_core);
+    lua_setfield(L, -2, "lunapark.core");
+    lua_pop(L, 2);
+}
+
+/* ---- making one ---- */
+
+static int open_all(lua_State *L) {
+    luaL_openlibs(L);
+    add_searcher(L);
+    return 0;
+}
+
+host_vm *vm_new(int id) {
+    host_vm *vm = calloc(1, sizeof *vm);
+    lua_State *L = vm ? luaL_newstate() : NULL;
+    if (!L) rt_throw("out of memory for VM %d", id);
+    vm->L = L;
+    vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
+    vm->cell = rt_cell_new(vm);
+    lua_pushcfunction(L, open_all);
+    if (lua_pcall(L, 0, 0, 0) != 0) rt_throw("VM %d: %s", id, lua_tostring(L, -1));
+    return vm;
+}
+
+int vm_add_handler(host_vm *vm, int n) {
+    if (n < 0) n = vm->n_handlers;
+    while (n >= vm->n_handlers) {
+        int *grown = realloc(vm->handlers, (size_t)(vm->n_handlers + 1) * sizeof *grown);
+        if (!grown) rt_throw("out of memory for a handler");
+        vm->handlers = grown;
+        vm->handlers[vm->n_handlers++] = LUA_NOREF;
+    }
+    return n;
+}
+
+/* ---- coroutines ---- */
+
+static int new_thread(lua_State *L) {
+    host_luag *lg = lua_touserdata(L, 1);
+    lg->L = lua_newthread(L);
+    lg->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+/* Gives lg a coroutine. Without memory for one the VM can do nothing any more. */
+static void make_thread(host_luag *lg) {
+    lua_State *L = lg->vm->L;
+    if (lua_cpcall(L, new_thread, lg) != 0)
+        rt_throw("VM %d: %s", lg->vm->view.vm_id, lua_tostring(L, -1));
+    lua_setexdata2(lg->L, lg);
+}
+
+host_luag *luag_take(host_vm *vm) {
+    host_luag *lg = vm->free;
+    if (lg) {
+        vm->free = lg->next_free;
+    } else {
+        if (vm->n_slots == vm->cap_slots) {
+            int cap = vm->cap_slots ? vm->cap_slots * 2 : 64;
+            host_luag **slots = realloc(vm->slots, (size_t)cap * sizeof(host_luag *));
+            if (!slots) rt_throw("out of memory for coroutines");
+            vm->slots = slots;
+            vm->cap_slots = cap;
+        }
+        lg = calloc(1, sizeof *lg);
+        if (!lg) rt_throw("out of memory for a coroutine");
+        lg->vm = vm;
+        lg->slot = vm->n_slots;
+        vm->slots[vm->n_slots++] = lg;
+        make_thread(lg);
+    }
+    vm->view.n_live++;
+    lg->serial = ++vm->serial;
+    return lg;
+}
+
+void luag_give(host_luag *lg, int status) {
+    host_vm *vm = lg->vm;
+    if (status == 0) {
+        lua_settop(lg->L, 0);
+    } else {
+        /* It stopped with C and Lua frames on it: nothing can run on it again. */
+        luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->ref);
+        make_thread(lg);
+    }
+    lg->g = NULL;
+    lg->conn = NULL;
+    lg->done = NULL;
+    lg->nargs = 0;
+    lg->limit_ns = 0;
+    lg->canceled = false;
+    lg->next_free = vm->free;
+    vm->free = lg;
+    vm->view.n_live--;
+}

@@ -1,0 +1,124 @@
+--- What the commands do in Lua: loading scripts, and saying what is wrong with them.
+--
+-- commands.c calls these functions, each as the first G of its VM. They return nothing when all is well,
+-- else a message for the user.
+
+local core = require "lunapark.core"
+
+local boot = {}
+
+local function traceback(err)
+  return debug.traceback(type(err) == "string" and err or "error: " .. tostring(err), 2)
+end
+
+-- Tracebacks end with boot's own frames, which tell the user nothing.
+local function trim(msg)
+  local lines = {}
+  for line in (msg .. "\n"):gmatch("(.-)\n") do
+    if not line:find("lunapark/boot.lua", 1, true) and not line:find("[C]: in function 'xpcall'", 1, true)
+      and not line:find("%[string \"boot\"%]") and not line:find("^%s+boot:") then
+      lines[#lines + 1] = line
+    end
+  end
+  return table.concat(lines, "\n")
+end
+
+-- Modules beside the script are found from wherever it is started.
+local function add_path(script)
+  local dir = script:match("^(.*)/[^/]*$")
+  if dir and dir ~= "." then
+    package.path = dir .. "/?.lua;" .. dir .. "/?/init.lua;" .. package.path
+  end
+end
+
+-- Runs the file: true and its results, or nil and a message with file and line.
+local function load_script(path, ...)
+  local chunk, err = loadfile(path)
+  if not chunk then return nil, err end
+  add_path(path)
+  local results = { xpcall(chunk, traceback, ...) }
+  if not results[1] then return nil, trim(results[2]) end
+  return unpack(results)
+end
+
+-- `app.options = {...}` hides the method app:options, which rawget passes over when it was not set.
+local function apply_options(path, opts)
+  if opts == nil then return end
+  if type(opts) ~= "table" then return path .. ": app.options must be a table, got " .. type(opts) end
+  for name, value in pairs(opts) do
+    for _, v in ipairs(type(value) == "table" and value or { value }) do
+      local err = core.option(tostring(name), tostring(v))
+      if err then return path .. ": app.options: " .. err end
+    end
+  end
+end
+
+-- The app that the file returns: its handler, the app; or nil, message.
+local function load_app(path)
+  local ok, app = load_script(path)
+  if not ok then return nil, app end
+  local http = require "lunapark.http"
+  if type(app) ~= "function" and not http.is_app(app) then
+    return nil, ("%s: returned neither an app nor a function, but %s"):format(path, type(app))
+  end
+  return http.handler(app), app
+end
+
+--- serve: loads the app into this VM as handler 0.
+---@param path string
+---@return string? message
+function boot.serve(path)
+  local handler, app = load_app(path)
+  if not handler then return app end
+  if type(app) == "table" then
+    local err = apply_options(path, rawget(app, "options"))
+    if err then return err end
+    local ok, msg = xpcall(app.start, traceback, app)
+    if not ok then return trim(msg) end
+  end
+  core.set_handler(0, handler)
+end
+
+--- check: loads it and lets go of it.
+---@param path string
+---@return string? message
+function boot.check(path)
+  local handler, app = load_app(path)
+  if not handler then return app end
+  if type(app) == "table" then return apply_options(path, rawget(app, "options")) end
+end
+
+--- run: the script as the main G.
+---@param path string
+---@param ... string
+---@return string? message
+function boot.run(path, ...)
+  arg = { [0] = path, ... } -- luacheck: globals arg
+  os.exit = boot.exit
+  local ok, err = load_script(path, ...)
+  require("lunapark").report_errors()
+  if not ok then return err end
+end
+
+--- test: busted, with what is left of the command line.
+---@param ... string
+---@return string? message
+function boot.test(...)
+  arg = { [0] = "lunapark test", ... } -- luacheck: globals arg
+  os.exit = boot.exit
+  local found, runner = pcall(require, "busted.runner")
+  if not found then return "busted is not installed (Debian: lua-busted)\n" .. tostring(runner) end
+  local ok, err = xpcall(runner, traceback, { standalone = false })
+  if not ok then return trim(err) end
+end
+
+--- os.exit for scripts: the process ends at once, with what is buffered written.
+---@param code? integer|boolean
+function boot.exit(code)
+  require("lunapark").report_errors()
+  if code == nil or code == true then code = 0 end
+  if code == false then code = 1 end
+  core.exit(code)
+end
+
+return boot

@@ -1,0 +1,293 @@
+--- An app: routes, middleware, mounted apps, and what to do with errors.
+--
+-- Definitions are kept as they are made; requests are answered from a *plan* compiled from them at the first request
+-- (or by `start`), in which mounted apps are dissolved: one router with every route under its full path, each with the
+-- middleware of the apps around it composed into one function. A definition made later drops the plan.
+--
+-- Middleware of an app surrounds everything below its prefix, in the order of `use`, whether the routes were defined
+-- before or after, and also the answers "404", "405" and the one to OPTIONS, which are therefore entries like others.
+-- Which app answers those is decided by *scopes*: the mount prefixes, the deepest that fits the path.
+--
+-- req.path is the whole path in mounted apps too: a log line or a redirect made from it is right.
+
+local chain = require "lunapark.http.chain"
+local request = require "lunapark.http.request"
+local router = require "lunapark.http.router"
+
+---@class lunapark.App
+---@field package plan table|nil       compiled definitions; nil after a change
+---@field package routes table[]
+---@field package shapes table<string, string>  method and shape of each route -> its pattern
+---@field package middleware function[]
+---@field package mounts table[]
+---@field package parents lunapark.App[]
+---@field package error_handler function|nil
+---@field package starts function[]
+---@field package retires function[]
+local App = {}
+local app_mt = { __name = "lunapark.App", __index = App }
+
+local app = { mt = app_mt }
+
+--- An app without routes.
+---@return lunapark.App
+function app.new()
+  return setmetatable({
+    routes = {}, shapes = {}, middleware = {}, mounts = {}, parents = {}, starts = {}, retires = {},
+  }, app_mt)
+end
+
+local function drop_plan(self)
+  self.plan = nil
+  for _, parent in ipairs(self.parents) do
+    drop_plan(parent)
+  end
+end
+
+-- In these, `level` is the caller's as seen from inside.
+local function check_app(self, what, level)
+  if getmetatable(self) ~= app_mt then error(what .. ": call it with a colon, app:" .. what .. "(...)", level) end
+end
+
+local function check_function(fn, what, level)
+  if type(fn) ~= "function" then error(what .. ": fn must be a function, got " .. type(fn), level) end
+end
+
+local function define(self, what, method, pattern, fn)
+  check_app(self, what, 4)
+  local segments = router.parse(pattern, what, 3)
+  check_function(fn, what .. " " .. pattern, 4)
+  local key = method .. " " .. router.shape(segments)
+  if self.shapes[key] then
+    error(("%s: path %q is there already, as %q"):format(what, pattern, self.shapes[key]), 3)
+  end
+  self.shapes[key] = pattern
+  self.routes[#self.routes + 1] = { method = method, pattern = pattern, segments = segments, fn = fn }
+  drop_plan(self)
+  return self
+end
+
+--- Defines what answers a method and a path. `:name` stands for one segment, `*rest` for the tail.
+---@param pattern string
+---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
+---@return lunapark.App self
+function App:get(pattern, fn) return (define(self, "get", "GET", pattern, fn)) end
+
+---@see lunapark.App.get
+function App:post(pattern, fn) return (define(self, "post", "POST", pattern, fn)) end
+
+---@see lunapark.App.get
+function App:put(pattern, fn) return (define(self, "put", "PUT", pattern, fn)) end
+
+---@see lunapark.App.get
+function App:patch(pattern, fn) return (define(self, "patch", "PATCH", pattern, fn)) end
+
+---@see lunapark.App.get
+function App:delete(pattern, fn) return (define(self, "delete", "DELETE", pattern, fn)) end
+
+---@see lunapark.App.get
+function App:head(pattern, fn) return (define(self, "head", "HEAD", pattern, fn)) end
+
+---@see lunapark.App.get
+function App:options(pattern, fn) return (define(self, "options", "OPTIONS", pattern, fn)) end
+
+--- Defines what answers every method that has no route of its own for the path.
+---@param pattern string
+---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
+---@return lunapark.App self
+function App:any(pattern, fn) return (define(self, "any", "ANY", pattern, fn)) end
+
+--- Puts middleware around everything the app answers; what was put first is outermost. See chain.lua.
+---@param fn fun(req: lunapark.Request, res: lunapark.Response, next: fun(err?: any): any, any, any): any, any, any
+---@return lunapark.App self
+function App:use(fn)
+  check_app(self, "use", 3)
+  check_function(fn, "use", 3)
+  self.middleware[#self.middleware + 1] = fn
+  drop_plan(self)
+  return self
+end
+
+local function contains(outer, inner)
+  if outer == inner then return true end
+  for _, mount in ipairs(outer.mounts) do
+    if contains(mount.app, inner) then return true end
+  end
+  return false
+end
+
+--- Puts another app below a path. Its "/" answers the prefix with and without a slash at the end.
+---@param prefix string       may have :names
+---@param other lunapark.App
+---@return lunapark.App self
+function App:mount(prefix, other)
+  check_app(self, "mount", 3)
+  local segments = router.parse(prefix, "mount", 2)
+  if getmetatable(other) ~= app_mt then
+    error("mount " .. prefix .. ": app must be an app, got " .. type(other), 2)
+  end
+  if contains(other, self) then error("mount " .. prefix .. ": app would contain itself", 2) end
+  if segments[#segments].text == "" then segments[#segments] = nil end
+  if #segments > 0 and segments[#segments].kind == "rest" then
+    error("mount " .. prefix .. ": a prefix cannot have a *rest", 2)
+  end
+  self.mounts[#self.mounts + 1] = { segments = segments, app = other }
+  local ok, err = pcall(self.compile, self)
+  if not ok then
+    self.mounts[#self.mounts] = nil
+    error("mount " .. prefix .. ": " .. tostring(err), 2)
+  end
+  other.parents[#other.parents + 1] = self
+  drop_plan(self)
+  return self
+end
+
+--- Says what answers when a handler raises: it returns what a handler does, res.status is set (500, or what the client
+--- did wrong). `err` is what was raised, `traceback` a text. Returning nothing leaves the plain answer.
+---@param fn fun(req: lunapark.Request, res: lunapark.Response, err: any, traceback: string): any, any, any
+---@return lunapark.App self
+function App:on_error(fn)
+  check_app(self, "on_error", 3)
+  check_function(fn, "on_error", 3)
+  self.error_handler = fn
+  drop_plan(self)
+  return self
+end
+
+--- Has a function called once in each VM before requests come; it may wait.
+---@param fn function
+---@return lunapark.App self
+function App:on_start(fn)
+  check_app(self, "on_start", 3)
+  check_function(fn, "on_start", 3)
+  self.starts[#self.starts + 1] = fn
+  return self
+end
+
+--- Has a function called when the app's VM is about to end; it may wait.
+---@param fn function
+---@return lunapark.App self
+function App:on_retire(fn)
+  check_app(self, "on_retire", 3)
+  check_function(fn, "on_retire", 3)
+  self.retires[#self.retires + 1] = fn
+  return self
+end
+
+local function run_all(self, list)
+  for _, fn in ipairs(self[list]) do
+    fn(self)
+  end
+  for _, mount in ipairs(self.mounts) do
+    run_all(mount.app, list)
+  end
+end
+
+--- Calls what `on_start` was given, of mounted apps too. For the host, once in each VM. Raises what they raise, and
+--- what is wrong with the routes.
+function App:start()
+  self:compile()
+  run_all(self, "starts")
+end
+
+--- Calls what `on_retire` was given. For the host, when the VM is about to end.
+function App:retire()
+  run_all(self, "retires")
+end
+
+-- Answers where there is no route. req.allow is what dispatch's `miss` found.
+local misses = {
+  [404] = function() return 404 end,
+  [405] = function(req) return 405, nil, { Allow = req.allow } end,
+  [204] = function(req) return 204, nil, { Allow = req.allow } end,
+}
+
+local function fits(prefix, segments, n)
+  if #prefix > n then return false end
+  for i, segment in ipairs(prefix) do
+    if segment.kind == "literal" and segment.text ~= segments[i] or segments[i] == "" then return false end
+  end
+  return true
+end
+
+local Plan = {}
+
+--- The entry for a path that has no route for the method.
+---@param method string
+---@param segments string[]
+---@param n integer
+---@param req lunapark.Request
+---@return table entry
+function Plan:miss(method, segments, n, req)
+  local scope = self.scopes[1]
+  for _, candidate in ipairs(self.scopes) do
+    if #candidate.prefix >= #scope.prefix and fits(candidate.prefix, segments, n) then scope = candidate end
+  end
+  req.allow = self.router:allowed(segments, n)
+  local status = not req.allow and 404 or method == "OPTIONS" and 204 or 405
+  scope[status] = scope[status] or {
+    run = chain.compose(scope.middleware, misses[status]), on_error = scope.on_error, label = "no route",
+  }
+  return scope[status]
+end
+
+local plan_mt = { __index = Plan }
+
+local function joined(a, b)
+  local list = {}
+  for _, part in ipairs { a, b } do
+    for _, element in ipairs(part) do
+      list[#list + 1] = element
+    end
+  end
+  return list
+end
+
+-- Whether there was none for these paths.
+local function add_route(plan, route, segments, scope)
+  return plan.router:add(route.method, segments, {
+    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error,
+    label = route.method .. " " .. router.show(segments),
+  })
+end
+
+-- Adds the routes of `self`, which is mounted below `prefix` in apps with this middleware and these error handlers.
+local function add_app(plan, self, prefix, middleware, handlers)
+  local scope = {
+    prefix = prefix,
+    middleware = joined(middleware, self.middleware),
+    on_error = joined({ self.error_handler }, handlers),
+  }
+  plan.scopes[#plan.scopes + 1] = scope
+  for _, route in ipairs(self.routes) do
+    local segments = joined(prefix, route.segments)
+    if not add_route(plan, route, segments, scope) then
+      error(("%s %s is there twice"):format(route.method, router.show(segments)), 0)
+    end
+    -- The prefix without a slash is a courtesy: a route that the outer app has there comes first.
+    if #prefix > 0 and #route.segments == 1 and route.segments[1].text == "" then
+      add_route(plan, route, prefix, scope)
+    end
+  end
+  for _, mount in ipairs(self.mounts) do
+    add_app(plan, mount.app, joined(prefix, mount.segments), scope.middleware, scope.on_error)
+  end
+end
+
+--- Makes the plan that requests are answered from.
+---@return table plan
+function App:compile()
+  local plan = setmetatable({ router = router.new(), scopes = {} }, plan_mt)
+  add_app(plan, self, {}, {}, {})
+  -- By method number, as requests have it; filled as methods are seen.
+  plan.fast = setmetatable({}, {
+    __index = function(fast, id)
+      fast[id] = plan.router:statics(request.method_names[id])
+      return fast[id]
+    end,
+  })
+  self.plan = plan
+  return plan
+end
+
+return app

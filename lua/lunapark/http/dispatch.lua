@@ -1,0 +1,192 @@
+--- From a host_req to a response: finds the entry, calls it, sends what it answers, and turns failures into responses.
+--
+-- This is the path of every request, and a handler that returns a string must cost next to nothing here. So a plain
+-- path without names is one table lookup; request and response start as tables with one field; and a string or table
+-- returned to a response that nobody touched goes to the host in one call. Everything else takes `complete`.
+--
+-- What a handler raises never reaches the client. The nearest `on_error` gets it, from the app of the route outwards;
+-- without one the client gets the status in words, and the log method, path, route and traceback. What is raised after
+-- a streamed response began can only end it: dispatch returns without `host_stream_end`, and the host closes the
+-- connection, so that the client does not take a part for the whole.
+--
+-- An *entry* is { run = fn(req, res), on_error = list of functions or false, label = string for the log }. `run` is the
+-- handler itself, or a chain (chain.lua) that settles results on its way out and says so by a fourth result.
+-- A *plan* says how entries are found: `fast[method number][path]`, `router:match`, `miss`. See app.lua.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local chain = require "lunapark.http.chain"
+local json = require "lunapark.json"
+local path = require "lunapark.http.path"
+local request = require "lunapark.http.request"
+local response = require "lunapark.http.response"
+local router = require "lunapark.http.router"
+
+local C = ffi.C
+local byte = string.byte
+local traceback = debug.traceback
+local raw_path, method_names = request.raw_path, request.method_names
+local request_mt, response_mt = request.mt, response.mt
+local settled_mark = chain.settled
+
+-- What host_respond calls its content types, and its answers.
+local TEXT, HTML, JSON = 1, 2, 3
+local EPIPE = -32
+local DEBUG, WARN, ERROR = 0, 2, 3
+
+local dispatch = {}
+
+-- The JIT cannot compile a cast from lightuserdata, so pointers are kept by address. Requests live in recycled
+-- memory, hence few addresses; the limit is for a server that once had very many connections.
+local host_req_ptr = ffi.typeof("host_req *")
+local by_address, kept = {}, 0
+
+local function cast_request(address)
+  if kept == 1024 then
+    by_address, kept = {}, 0
+  end
+  local r = ffi.cast(host_req_ptr, address)
+  by_address[address], kept = r, kept + 1
+  return r
+end
+
+local function log(level, message)
+  C.host_log(level, message, #message)
+end
+
+-- The message handler of handlers: keeps what was raised and where. An abort needs no place.
+local function on_raise(err)
+  if getmetatable(err) == request.abort_mt then return err end
+  return { err = err, text = traceback(tostring(err), 2) }
+end
+
+-- The message handler of `complete`: what was returned is at fault, not the code that found out.
+local function on_bad_result(err)
+  if getmetatable(err) == request.abort_mt then return err end
+  return { err = err, text = tostring(err) }
+end
+
+local function respond_reason(r, status)
+  local text = response.reason(status)
+  return C.host_respond(r, status, TEXT, "", 0, text, #text)
+end
+
+local function describe(entry, req)
+  return ("%s %s (%s): "):format(req.method, req.path, entry.label)
+end
+
+-- Sends what a handler returned or told, or ends what it streamed.
+local function complete(entry, req, res, a, b, c, settled)
+  local r = req.ptr
+  if r.state == 0 then
+    if settled ~= settled_mark then response.settle(res, a, b, c) end
+    -- When the client is gone nobody is left to be told.
+    response.send(res)
+  elseif r.state == 1 then
+    local kind = type(a)
+    if kind == "string" or kind == "table" or kind == "number" then
+      log(WARN, describe(entry, req) .. "returned a " .. kind .. " after it had written: ignored")
+    end
+    C.host_stream_end(r)
+  end
+  -- State 2 before anything was sent: the host has answered in our place (504).
+end
+
+-- Lets the on_error functions answer. Whether one of them did.
+local function answer_error(entry, req, res, err, text, status)
+  for _, on_error in ipairs(entry.on_error) do
+    response.reset(res, status)
+    local ok, a, b, c = xpcall(on_error, on_raise, req, res, err, text)
+    if ok then
+      -- One that only looks at the error, and says nothing, leaves the plain answer.
+      if a == nil and b == nil and not res.body then a = res.status end
+      ok, a = xpcall(complete, on_bad_result, entry, req, res, a, b, c)
+    end
+    if ok or req.ptr.state ~= 0 then return true end
+    if getmetatable(a) ~= request.abort_mt then
+      log(ERROR, describe(entry, req) .. "on_error failed: " .. (type(a) == "table" and a.text or tostring(a)))
+    end
+  end
+  return false
+end
+
+-- Answers for a handler that raised.
+local function fail(entry, req, res, failure)
+  local r = req.ptr
+  local err, text, status = failure, tostring(failure), req.blame or 500
+  if getmetatable(failure) == request.abort_mt then
+    if not failure.status then return end -- the client is gone
+    status, text = failure.status, nil
+  elseif type(failure) == "table" then
+    err, text = failure.err, failure.text
+  end
+  if r.state ~= 0 then
+    -- State 2 is a 504 of the host: what happens to a handler after that is worth a log line all the same.
+    log(ERROR, describe(entry, req) .. "after the response had begun: " .. (text or tostring(err)))
+    return
+  end
+  if entry.on_error and answer_error(entry, req, res, err, text or tostring(err), status) then return end
+  local rc = respond_reason(r, status)
+  if text then
+    -- A wait that was canceled because the client left often ends in an `assert`: no reason to wake anybody.
+    log(rc == EPIPE and DEBUG or status < 500 and WARN or ERROR, describe(entry, req) .. text)
+  end
+end
+
+-- Matching waits for nothing, so one list of segments serves all requests of the VM.
+local segments = {}
+
+local star = { run = function() return 204 end, on_error = false, label = "OPTIONS *" }
+
+-- The entry for what is not in `fast`; nil for a path that is none.
+local function find_entry(plan, r, req)
+  local raw, method = raw_path(r), method_names[r.method]
+  if byte(raw) ~= 47 then return raw == "*" and method == "OPTIONS" and star or nil end
+  local n = path.split(raw, segments)
+  if not n then return nil end
+  if r.plain == 0 then req.path = path.join(segments, n) end
+  local entry = plan.router:match(method, segments, n)
+  if not entry then return plan:miss(method, segments, n, req) end
+  if entry.names or entry.rest then req.params = router.params(entry, segments, n) end
+  return entry
+end
+
+--- The function that the host calls for each request.
+---@param source { plan: table|nil, compile: fun(self): table }  `plan` is nil after a change, `compile` sets it
+---@return fun(address: lightuserdata)
+function dispatch.new(source)
+  return function(address)
+    local r = by_address[address] or cast_request(address)
+    local plan = source.plan or source:compile()
+    local entry = r.plain == 1 and plan.fast[r.method][raw_path(r)]
+    local req, res = setmetatable({ ptr = r }, request_mt), setmetatable({ ptr = r }, response_mt)
+    if not entry then
+      entry = find_entry(plan, r, req)
+      if not entry then
+        respond_reason(r, 400)
+        return
+      end
+    end
+
+    local ok, a, b, c, settled = xpcall(entry.run, on_raise, req, res)
+
+    local kind = ok and settled ~= settled_mark and r.state == 0 and rawget(res, "status") == nil
+      and rawget(res, "headers") == nil and type(a)
+    if kind == "string" then
+      C.host_respond(r, 200, byte(a) == 60 and HTML or TEXT, "", 0, a, #a)
+    else
+      local text = kind == "table" and json.try_encode(a)
+      if text then
+        C.host_respond(r, 200, JSON, "", 0, text, #text)
+      else
+        if ok then
+          ok, a = xpcall(complete, on_bad_result, entry, req, res, a, b, c, settled)
+        end
+        if not ok then fail(entry, req, res, a) end
+      end
+    end
+    req.ptr, res.ptr = nil, nil
+  end
+end
+
+return dispatch

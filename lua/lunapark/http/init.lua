@@ -1,0 +1,45 @@
+--- HTTP apps: `local http = require "lunapark.http"; local app = http.app()`.
+--
+-- The way of a request: the host parses a head and calls the function that `handler` made (dispatch.lua), which asks
+-- the app's plan for an entry (app.lua, router.lua), calls it with a request and a response (request.lua, response.lua,
+-- both with headers.lua), through the middleware around it (chain.lua), and sends what came back.
+
+local app = require "lunapark.http.app"
+local dispatch = require "lunapark.http.dispatch"
+
+---@class lunapark.http
+local http = {}
+
+--- A new app.
+---@return lunapark.App
+function http.app()
+  return app.new()
+end
+
+--- Whether a value can answer requests: an app, or a function(req, res).
+---@param value any
+---@return boolean
+function http.is_app(value)
+  return type(value) == "function" or getmetatable(value) == app.mt
+end
+
+-- The source of dispatch for a bare function: one entry for every method and path.
+local function bare(fn)
+  local entry = { run = fn, on_error = false, label = "function" }
+  local none = {}
+  local plan = {
+    fast = setmetatable({}, { __index = function() return none end }),
+    router = { match = function() return entry end },
+  }
+  return { plan = plan }
+end
+
+--- The function that a server calls for each request, for lunapark.core's new_handler and set_handler.
+---@param value lunapark.App|fun(req: lunapark.Request, res: lunapark.Response): any, any, any
+---@return fun(address: lightuserdata)
+function http.handler(value)
+  if not http.is_app(value) then error("handler: app must be an app or a function, got " .. type(value), 2) end
+  return dispatch.new(type(value) == "function" and bare(value) or value)
+end
+
+return http

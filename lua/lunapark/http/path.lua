@@ -1,0 +1,98 @@
+--- Paths and query strings: where raw bytes become names.
+--
+-- A path is cut at its raw slashes first and each piece is percent-decoded once afterwards, so that an escaped slash
+-- (%2F) stays inside its segment and nothing is ever decoded twice. Then "." and ".." are resolved, escaped ones
+-- (%2e%2e) included: what a route or a handler sees is what a file server further down would see, and there is no
+-- second spelling that slips past a check. Empty segments ("//") are segments; only the routes decide what they mean.
+--
+-- In a query "+" is a space and a bad escape stands for itself, because forms typed by hand contain lone "%" signs and
+-- nothing is routed by them. In a path "+" is a plus and a bad escape is an error.
+
+local char, find, gmatch, gsub, sub = string.char, string.find, string.gmatch, string.gsub, string.sub
+local concat = table.concat
+
+local path = {}
+
+local function byte_of(hex)
+  return char(tonumber(hex, 16))
+end
+
+--- Percent-decodes `s` once.
+---@param s string
+---@return string|nil decoded  nil when an escape is not "%" and two hex digits
+local function decode(s)
+  local decoded, escapes = gsub(s, "%%(%x%x)", byte_of)
+  local _, percents = gsub(s, "%%", "%%")
+  return escapes == percents and decoded or nil
+end
+path.decode = decode
+
+--- Splits a raw path that begins with "/" into decoded segments with "." and ".." resolved. "/" has one segment, "".
+---@param raw string
+---@param out string[]  gets the segments at 1 .. n; what stands behind them is left as it was
+---@return integer|nil n  how many
+---@return string? err    "bad percent escape", "NUL in path" or "above the root"
+function path.split(raw, out)
+  local n, pos = 0, 2
+  while true do
+    local slash = find(raw, "/", pos, true)
+    local segment = sub(raw, pos, slash and slash - 1 or -1)
+    if find(segment, "%", 1, true) then
+      segment = decode(segment)
+      if not segment then return nil, "bad percent escape" end
+      -- C ends a file name at a NUL; what comes after it would be checked and then not be used.
+      if find(segment, "\0", 1, true) then return nil, "NUL in path" end
+    end
+    -- At the end of a path a dot segment names a directory: "/a/." is "/a/", not "/a".
+    if segment == ".." then
+      if n == 0 then return nil, "above the root" end
+      n = n - 1
+      if not slash then n, out[n + 1] = n + 1, "" end
+    elseif segment ~= "." then
+      n = n + 1
+      out[n] = segment
+    elseif not slash then
+      n = n + 1
+      out[n] = ""
+    end
+    if not slash then return n end
+    pos = slash + 1
+  end
+end
+
+--- The path that `n` segments make.
+---@param segments string[]
+---@param n integer
+---@return string
+function path.join(segments, n)
+  return "/" .. concat(segments, "/", 1, n)
+end
+
+local function decode_form(s)
+  if find(s, "+", 1, true) then s = gsub(s, "+", " ") end
+  if find(s, "%", 1, true) then s = gsub(s, "%%(%x%x)", byte_of) end
+  return s
+end
+
+--- Parses `a=1&b=two+words`: a query string, or a form's body.
+---@param raw string
+---@return table<string, string|string[]>  the decoded value by name; a list, in order, where a name was repeated
+function path.parse_query(raw)
+  local values = {}
+  for pair in gmatch(raw, "[^&]+") do
+    local eq = find(pair, "=", 1, true)
+    local name = decode_form(eq and sub(pair, 1, eq - 1) or pair)
+    local value = eq and decode_form(sub(pair, eq + 1)) or ""
+    local before = values[name]
+    if before == nil then
+      values[name] = value
+    elseif type(before) == "table" then
+      before[#before + 1] = value
+    else
+      values[name] = { before, value }
+    end
+  end
+  return values
+end
+
+return path

@@ -1,0 +1,233 @@
+--- A request, as a handler sees it.
+--
+-- Nothing of it is made before it is touched: the object starts as a table with the connection's host_req, and each
+-- field comes from the connection's buffer at its first reading and is kept. A handler that only returns a string pays
+-- for nothing else.
+--
+-- The host_req is valid until the handler returns. Then dispatch clears `ptr`; what was read before stays readable,
+-- anything else raises "request is over" (a G that outlives its request must take what it needs along).
+--
+-- A body that cannot be had is not an ordinary value: `return 200, req:body()` must not become an empty 200. So
+-- `body` and `read` raise an *abort* when the body is too large (413), malformed (400) or the client went away;
+-- dispatch turns the first two into their status and lets the third end quietly. A handler that catches one may
+-- inspect `err.status`. A timeout is a wait's answer like any other: `nil, "timeout"`.
+-- A body that came but says nonsense (`json`, `form`) is `nil, err`, for the handler to answer in its own words. One
+-- that stumbles over the nil and raises answers 400 (415), as that is what the client did wrong; the log says where.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local cookie = require "lunapark.http.cookie"
+local headers = require "lunapark.http.headers"
+local json = require "lunapark.json"
+local path = require "lunapark.http.path"
+
+local C = ffi.C
+local find, match = string.find, string.match
+local concat, ffi_string = table.concat, ffi.string
+local wait_req = core.wait_req
+
+-- Answers of host_req_fill, which are -errno.
+local EAGAIN, EMSGSIZE, EPROTO = -11, -90, -71
+
+---@class lunapark.Request
+---@field method string         "GET"
+---@field path string           decoded, dot segments resolved, without the query
+---@field target string         as the client sent it
+---@field query table<string, string|string[]>  decoded; a list where a name was repeated
+---@field params table<string, string>  what the route's :names and *rest stand for, decoded
+---@field headers lunapark.Headers
+---@field version string        "1.1" or "1.0"
+---@field remote_addr string    the client's "host:port"
+---@field host string|nil       the authority it asked for, with the port if there was one
+---@field scheme string         "http"
+---@field id number             counts the requests of this process
+---@field ctx table             for middleware and handlers to leave each other things
+---@field package ptr ffi.cdata*  the host_req; nil when the request is over
+---@field package whole string?   the body, once it was asked for
+---@field package allow string?   the methods that the path has, if not this one
+---@field package blame integer?  the status if the handler fails now
+local methods = {}
+
+local request = {}
+
+---@class lunapark.Abort
+---@field status integer|nil  what the client gets; nil: it is not there any more
+---@field message string
+local abort_mt = { __name = "lunapark.Abort", __tostring = function(abort) return abort.message end }
+request.abort_mt = abort_mt
+
+local too_large = setmetatable({ status = 413, message = "request body is too large" }, abort_mt)
+local malformed = setmetatable({ status = 400, message = "request body is malformed" }, abort_mt)
+local gone = setmetatable({ message = "the client is gone" }, abort_mt)
+
+-- llhttp's number -> name, filled as methods are seen.
+local method_names = setmetatable({}, {
+  __index = function(names, id)
+    local name = ffi_string(C.host_method_name(id))
+    names[id] = name
+    return name
+  end,
+})
+request.method_names = method_names
+
+local function span(r, field)
+  return ffi_string(r.buf + field.off, field.len)
+end
+
+--- The path as sent; "/" when an absolute target has none.
+---@param r ffi.cdata*  host_req
+---@return string
+function request.raw_path(r)
+  if r.path.len == 0 then return "/" end
+  return span(r, r.path)
+end
+
+local address = ffi.new("char[?]", 128)
+
+-- Fields made at first reading.
+local getters = {}
+
+function getters.method(req) return method_names[req.ptr.method] end
+function getters.target(req) return span(req.ptr, req.ptr.target) end
+function getters.query(req) return path.parse_query(span(req.ptr, req.ptr.query)) end
+function getters.params() return {} end
+function getters.headers(req) return headers.of_request(req) end
+function getters.version(req) return req.ptr.minor == 0 and "1.0" or "1.1" end
+function getters.scheme() return "http" end
+function getters.id(req) return tonumber(req.ptr.id) end
+function getters.ctx() return {} end
+
+function getters.path(req)
+  local raw = request.raw_path(req.ptr)
+  if req.ptr.plain == 1 then return raw end
+  -- Dispatch refuses what cannot be split and sets the path of what is not plain; this is for a bare "*".
+  local segments = {}
+  local n = path.split(raw, segments)
+  return n and path.join(segments, n) or raw
+end
+
+function getters.remote_addr(req)
+  local n = C.host_req_remote(req.ptr, address, 128)
+  return n > 0 and ffi_string(address, n) or ""
+end
+
+-- The authority of an absolute target wins over the Host field (RFC 9112, 3.2.2).
+function getters.host(req)
+  return match(req.target, "^%a[%w+.-]*://([^/?]+)") or req.headers:get("host")
+end
+
+function getters.ptr()
+  error("request is over", 3)
+end
+
+request.mt = {
+  __name = "lunapark.Request",
+  __index = function(req, key)
+    local method = methods[key]
+    if method then return method end
+    local getter = getters[key]
+    if getter then
+      local value = getter(req)
+      req[key] = value
+      return value
+    end
+  end,
+}
+
+-- Reads more of the body. true: some came or it is complete; nil, "timeout".
+local function fill(req)
+  while true do
+    local rc = C.host_req_fill(req.ptr)
+    if rc >= 0 then return true end
+    if rc == EMSGSIZE then error(too_large, 0) end
+    if rc == EPROTO then error(malformed, 0) end
+    if rc ~= EAGAIN then error(gone, 0) end
+    local why = wait_req(req.ptr, 1)
+    if why == "timeout" then
+      req.blame = 408
+      return nil, why
+    end
+    if why then error(gone, 0) end
+  end
+end
+
+-- Takes the next n bytes of those that are here.
+local function take(r, n)
+  local pos = tonumber(r.body_pos)
+  local piece = ffi_string(r.body + pos, n)
+  r.body_pos = pos + n
+  return piece
+end
+
+--- The whole body, or what `read` left of it. May wait. Raises an abort, see above.
+---@return string|nil body  the same at each call
+---@return string? err      "timeout"
+function methods:body()
+  local whole = rawget(self, "whole")
+  if whole then return whole end
+  local r = self.ptr
+  if r.has_body == 0 then return "" end
+  while r.body_complete == 0 do
+    local ok, err = fill(self)
+    if not ok then return nil, err end
+  end
+  whole = take(r, tonumber(r.body_len - r.body_pos))
+  self.whole = whole
+  return whole
+end
+
+--- A piece of the body: what is there, or what comes next. May wait. Raises an abort, see above.
+---@param n? integer   at most so many bytes
+---@return string|nil piece  nil at the end of the body
+---@return string? err       "timeout"
+function methods:read(n)
+  if n ~= nil and (type(n) ~= "number" or n < 1) then
+    error("read: n must be 1 or more, got " .. tostring(n), 2)
+  end
+  local r = self.ptr
+  if r.has_body == 0 then return nil end
+  while true do
+    local there = tonumber(r.body_len - r.body_pos)
+    if there > 0 then return take(r, n and n < there and n or there) end
+    if r.body_complete == 1 then return nil end
+    local ok, err = fill(self)
+    if not ok then return nil, err end
+  end
+end
+
+--- The body parsed as JSON. May wait; raises as `body`.
+---@return any value       json.null for null; nil if it is not JSON
+---@return string? err
+function methods:json()
+  local body, err = methods.body(self)
+  if not body then return nil, err end
+  local value
+  value, err = json.decode(body)
+  if value == nil then self.blame = 400 end
+  return value, err
+end
+
+--- The body parsed as a form (application/x-www-form-urlencoded). May wait; raises as `body`.
+---@return table<string, string|string[]>|nil fields  as `query`
+---@return string? err
+function methods:form()
+  local ctype = self.headers:get("content-type")
+  if ctype and not find(ctype:lower(), "^%s*application/x%-www%-form%-urlencoded") then
+    self.blame = 415
+    return nil, "not a form: " .. ctype
+  end
+  local body, err = methods.body(self)
+  if not body then return nil, err end
+  return path.parse_query(body)
+end
+
+--- The value of a cookie that the client sent.
+---@param name string
+---@return string|nil
+function methods:cookie(name)
+  local fields = self.headers:get_all("cookie")
+  return cookie.get(fields[2] and concat(fields, ";") or fields[1], name)
+end
+
+return request

@@ -1,0 +1,258 @@
+--- A response, as a handler and the middleware around it see it.
+--
+-- Most handlers just return a value, and then this object stays an empty table. It is for those that say more: a
+-- status, headers, a cookie, or a body in pieces. What is told here is only *noted* (`status`, `headers`, `body`) and
+-- sent when the outermost middleware has returned, so that middleware can look at an answer and change it after
+-- `next()`. `settle` notes what a handler returned in the same three fields.
+--
+-- `write` ends that: the head goes out with the first piece, the headers are sealed, and what is returned later no
+-- longer matters. With a Content-Length among the headers the body must have that length, without one it is chunked.
+--
+-- Framing belongs to the host: Content-Length and Transfer-Encoding decide where the next response on the connection
+-- begins, Connection whether there is one, so these fields are taken out of what a handler (or a proxy that hands
+-- headers on) set, and the host writes its own; the same with Date, which it keeps anyway.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local cookie = require "lunapark.http.cookie"
+local headers = require "lunapark.http.headers"
+local json = require "lunapark.json"
+
+local C = ffi.C
+local byte = string.byte
+local concat, ffi_string = table.concat, ffi.string
+local wait_req = core.wait_req
+
+local EAGAIN, E2BIG = -11, -7
+
+-- What host_respond calls its content types.
+local NONE, TEXT, HTML, JSON = 0, 1, 2, 3
+
+---@class lunapark.Response
+---@field status integer|nil            nil until told: 200 with a body, 204 without
+---@field headers lunapark.Headers
+---@field body string|nil               a body that is noted, not sent
+---@field package ptr ffi.cdata*        the host_req; nil when the request is over
+---@field package ctype integer|nil     the content type noted with body, unless headers have one
+local methods = {}
+
+local response = {}
+
+response.mt = {
+  __name = "lunapark.Response",
+  __index = function(res, key)
+    local method = methods[key]
+    if method then return method end
+    if key == "headers" then
+      local h = headers.new()
+      res.headers = h
+      return h
+    end
+    if key == "ptr" then error("request is over", 3) end
+  end,
+}
+
+--- The words that go with a status.
+---@param status integer
+---@return string
+local function reason(status)
+  return ffi_string(C.host_status_reason(status))
+end
+response.reason = reason
+
+local function check_status(status, level)
+  if type(status) ~= "number" or status < 200 or status > 999 or status % 1 ~= 0 then
+    error("status must be a whole number from 200 to 999, got " .. tostring(status), level)
+  end
+end
+
+local function sniff(text)
+  return byte(text) == 60 and HTML or TEXT
+end
+response.sniff = sniff
+
+local framing = { ["content-length"] = true, ["transfer-encoding"] = true, connection = true, date = true }
+
+-- The lines of what was set, with CRLFs; whether there is a Content-Type; the Content-Length if there is one.
+local function head_of(res)
+  local h = rawget(res, "headers")
+  if not h then return "", false end
+  if getmetatable(h) ~= headers.mt then
+    local own = headers.new()
+    headers.merge(own, h)
+    h = own
+  end
+  local parts, n, typed, length = {}, 0, false, nil
+  for i = 0, h[0] - 1 do
+    local low = h[3 * i + 2]
+    if low == "content-length" then
+      length = tonumber(h[3 * i + 3])
+    elseif low == "content-type" then
+      typed = true
+    end
+    if not framing[low] then
+      parts[n + 1], parts[n + 2], parts[n + 3], parts[n + 4] = h[3 * i + 1], ": ", h[3 * i + 3], "\r\n"
+      n = n + 4
+    end
+  end
+  headers.seal(h)
+  return concat(parts), typed, length
+end
+
+--- Notes what a handler returned. Raises when it is no answer.
+---@param res lunapark.Response
+---@param a any  string, table, number (then b and c are body and headers), nil, or nil and an error
+---@param b any
+---@param c any
+function response.settle(res, a, b, c)
+  local kind = type(a)
+  if kind == "number" then
+    check_status(a, 0)
+    if c ~= nil then
+      if type(c) ~= "table" then error("handler returned headers that are a " .. type(c), 0) end
+      headers.merge(res.headers, c)
+    end
+    res.status = a
+    if b == nil then
+      res.body, res.ctype = reason(a), TEXT
+      return
+    end
+    a, kind = b, type(b)
+  end
+  if kind == "string" then
+    -- What follows a string is ignored, for the sake of `return text:gsub(...)`, which has two results.
+    res.body, res.ctype = a, sniff(a)
+  elseif kind == "table" then
+    res.body, res.ctype = json.encode(a), JSON
+  elseif kind ~= "nil" then
+    error("handler returned a " .. kind .. ", which is no answer", 0)
+  elseif b ~= nil then
+    -- `return nil, err`, as every function here says that it failed.
+    error(b, 0)
+  end
+end
+
+-- Sends the head of a streamed response. `first`: the first piece of the body, or "".
+local function begin(res, first)
+  local r = res.ptr
+  local status = res.status or 200
+  check_status(status, 3)
+  local head, typed, length = head_of(res)
+  local ctype = (typed or status == 204 or status == 304) and NONE or res.ctype or sniff(first)
+  return C.host_stream_begin(r, status, ctype, head, #head, length or -1)
+end
+
+--- Takes back what was noted, for an error's answer. Headers that say something about the body go with it; others, such
+--- as those that a browser needs before it shows an answer to a script, stay.
+---@param res lunapark.Response
+---@param status integer
+function response.reset(res, status)
+  res.status, res.body, res.ctype = status, nil, nil
+  local h = rawget(res, "headers")
+  if not h then return end
+  for _, name in ipairs { "Content-Type", "Content-Length", "Content-Encoding", "Cache-Control", "ETag" } do
+    h[name] = nil
+  end
+end
+
+--- Sends what was noted.
+---@param res lunapark.Response
+---@return integer rc  of host_respond: 0, or -EPIPE when the client is gone
+function response.send(res)
+  local r = res.ptr
+  local body = res.body or ""
+  local status = res.status or (res.body and 200 or 204)
+  check_status(status, 0)
+  local head, typed, length = head_of(res)
+  if body == "" and length and length > 0 and response.is_head(r) then
+    -- An answer to HEAD that knows the length of the body it does not have.
+    local rc = C.host_stream_begin(r, status, typed and NONE or res.ctype or NONE, head, #head, length)
+    return rc == 0 and C.host_stream_end(r) or rc
+  end
+  local ctype = (typed or not res.body) and NONE or res.ctype or sniff(body)
+  return C.host_respond(r, status, ctype, head, #head, body, #body)
+end
+
+local head_id
+
+--- Whether a request is a HEAD request.
+---@param r ffi.cdata*  host_req
+---@return boolean
+function response.is_head(r)
+  head_id = head_id or C.host_method_id("HEAD", 4)
+  return r.method == head_id
+end
+
+--- Sends a piece of the body; the first one sends the head. May wait until the client has taken earlier pieces.
+---@param piece string|number
+---@return true|nil ok
+---@return string? err  "closed" when the client is gone or was answered already, "timeout", "canceled"
+function methods:write(piece)
+  if type(piece) == "number" then piece = tostring(piece) end
+  if type(piece) ~= "string" then error("write: piece must be a string, got " .. type(piece), 2) end
+  local r = self.ptr
+  if r.state == 0 then
+    local rc = begin(self, piece)
+    if rc < 0 then return nil, "closed" end
+  end
+  if piece == "" then return true end -- an empty chunk would mean the end
+  local rc = C.host_stream_write(r, piece, #piece)
+  if rc == 0 then return true end
+  if rc == EAGAIN then
+    local why = wait_req(r, 2)
+    if why then return nil, why end
+    return true
+  end
+  if rc == E2BIG then error("write: more than the Content-Length that was set", 2) end
+  return nil, "closed"
+end
+
+--- Sends the head, if it was not, and waits until the kernel has everything that was written.
+---@return true|nil ok
+---@return string? err  as `write`
+function methods:flush()
+  local r = self.ptr
+  if r.state == 0 then
+    local rc = begin(self, "")
+    if rc < 0 then return nil, "closed" end
+  end
+  while true do
+    local rc = C.host_stream_flush(r)
+    if rc == 0 then return true end
+    if rc ~= EAGAIN then return nil, "closed" end
+    local why = wait_req(r, 2)
+    if why then return nil, why end
+  end
+end
+
+--- Notes a value as the answer, as JSON. Raises what json.encode raises.
+---@param value any
+function methods:json(value)
+  local text, err = json.try_encode(value)
+  if not text then error(err, 2) end
+  self.body, self.ctype = text, JSON
+end
+
+--- Notes a redirect as the answer.
+---@param url string       goes into Location as it is
+---@param status? integer  301, 302 (without it), 303, 307, 308
+function methods:redirect(url, status)
+  status = status or 302
+  if type(url) ~= "string" then error("redirect: url must be a string, got " .. type(url), 2) end
+  if type(status) ~= "number" or status < 300 or status > 399 or status % 1 ~= 0 then
+    error("redirect: status must be from 300 to 399, got " .. tostring(status), 2)
+  end
+  self.headers:set("Location", url)
+  self.status, self.body, self.ctype = status, reason(status), TEXT
+end
+
+--- Adds a Set-Cookie field.
+---@param name string
+---@param value string|number  any text; percent-encoded where a cookie needs it, `req:cookie` decodes it
+---@param opts? table          path (default "/"), domain, max_age, expires, secure, http_only, same_site
+function methods:cookie(name, value, opts)
+  self.headers:add("Set-Cookie", cookie.format(name, value, opts, 2))
+end
+
+return response

@@ -1,0 +1,325 @@
+--- Gs: starting them, waiting, waking.
+--
+-- Every function here that waits lets the other Gs of the VM run, and nothing else: between two waits
+-- a G has its VM for itself, so plain Lua code needs no locks.
+--
+-- A G's handle is a table. What its coroutine is to C, `slot`, is used again by later Gs, so a handle
+-- is alive only while the table of live handles has it in its slot. That table belongs to the VM, not to
+-- this module: busted loads modules anew for each spec file.
+--
+-- `ready` and `park` meet in the handle. ready leaves its values there and wakes the G if it is in park;
+-- park takes what is there before it waits. Both run in the same VM, so nothing can come in between,
+-- and a ready that comes first is not lost.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+
+local C = ffi.C
+local wait = core.wait
+local reasons = core.reasons
+local view = ffi.cast("host_view *", core.view)
+local int32 = ffi.typeof("int32_t")
+
+local registry = debug.getregistry()
+registry["lunapark.gs"] = registry["lunapark.gs"] or {}
+---@type table<integer, lunapark.G>  live handles by slot
+local live = registry["lunapark.gs"]
+
+local lp = {}
+
+---@class lunapark.G
+---@field private slot integer
+---@field private serial number     which run of that slot it is
+---@field private parked boolean?   it waits in lp.park
+---@field private ready_n integer?  so many values of lp.ready wait for it, in [1 .. n]
+---@field private joiners lunapark.G[]?
+---@field private results table?    what fn returned, with n; when it has ended well
+---@field private err string?       why it ended, with traceback
+---@field private joined boolean?   somebody has asked for its end
+---@field private where string      where it was started
+local G = {}
+G.__index = G
+G.__name = "lunapark.G"
+
+---@private
+function G:__tostring()
+  return ("G %d.%d (%s)"):format(self.slot, self.serial, self.where or "a request")
+end
+
+local function is_g(v)
+  return type(v) == "table" and getmetatable(v) and getmetatable(v).__name == G.__name
+end
+
+local function check_g(v, what)
+  if not is_g(v) then error(what .. ": g must be a G, got " .. type(v), 3) end
+end
+
+local function check_seconds(s, what, optional)
+  if s == nil and optional then return end
+  if type(s) ~= "number" or s ~= s then
+    error(what .. ": s must be a number of seconds, got " .. tostring(s), 3)
+  end
+end
+
+local function now_ns()
+  return tonumber(C.rt_nanotime())
+end
+
+--- Monotonic seconds: for measuring, not for dates.
+---@return number
+function lp.now()
+  return now_ns() * 1e-9
+end
+
+--- The running G.
+---@return lunapark.G
+function lp.self()
+  local slot = view.slot
+  local g = live[slot]
+  if g and g.serial == view.serial then return g end
+  g = setmetatable({ slot = slot, serial = view.serial }, G)
+  live[slot] = g
+  return g
+end
+local self = lp.self
+
+local function is_live(g)
+  return live[g.slot] == g and not g.results and not g.err
+end
+
+-- The nearer of a timeout in seconds and none; 0 means no deadline to core.wait.
+local function deadline_in(s)
+  if not s then return 0 end
+  local at = now_ns() + s * 1e9
+  return at < 1 and 1 or at
+end
+
+--- Waits `s` seconds. The G's own deadline or a cancellation may end it sooner.
+---@param s number  seconds; 0 or less lets the other Gs run once
+---@return true|nil
+---@return string? err  "timeout", "canceled"
+function lp.sleep(s)
+  check_seconds(s, "sleep")
+  if s <= 0 then
+    core.yield()
+    return true
+  end
+  local at = deadline_in(s)
+  local err = wait(reasons.sleep, at)
+  if err == "timeout" then
+    local limit = C.host_deadline()
+    if limit == 0 or limit > at then return true end
+  end
+  return nil, err
+end
+
+--- Lets the other ready Gs of this VM, and those of others, run first.
+function lp.yield()
+  core.yield()
+end
+
+local function take_ready(g)
+  local n = g.ready_n
+  g.ready_n = nil
+  if n == 1 then
+    local v = g[1]
+    g[1] = nil
+    return v
+  end
+  return unpack(g, 1, n)
+end
+
+--- Waits until somebody calls `lp.ready(g, ...)` for the running G, and returns those values. A ready
+--- that came before is not lost.
+---@param reason? string  shown in dumps
+---@return any ...
+function lp.park(reason)
+  if reason ~= nil and type(reason) ~= "string" then
+    error("park: reason must be a string, got " .. type(reason), 2)
+  end
+  local g = self()
+  if not g.ready_n then
+    g.parked = true
+    local err = wait(reasons.park)
+    g.parked = nil
+    if not g.ready_n then return nil, err end
+  end
+  return take_ready(g)
+end
+
+--- Wakes a G from `lp.park`, now or when it gets there. Only the latest call before that counts.
+---@param g lunapark.G
+---@param ... any  what its park returns
+---@return boolean  false if g has ended
+function lp.ready(g, ...)
+  check_g(g, "ready")
+  if not is_live(g) then return false end
+  local n = select("#", ...)
+  g.ready_n = n
+  for i = 1, n do g[i] = (select(i, ...)) end
+  if g.parked then C.host_wake(g.slot) end
+  return true
+end
+
+-- ---- starting and ending -------------------------------------------------------------------------
+
+local unreported = registry["lunapark.unreported"] or {}
+registry["lunapark.unreported"] = unreported
+
+local function report(g)
+  if not unreported[g] then return end
+  unreported[g] = nil
+  local msg = ("%s ended with an error: %s"):format(tostring(g), g.err)
+  C.host_log(3, msg, #msg)
+end
+
+--- Logs the errors of Gs that nobody has joined; the host calls it before the process ends.
+function lp.report_errors()
+  for g in pairs(unreported) do report(g) end
+end
+
+-- Whoever wants the error has a second to call join.
+local function report_later(g)
+  unreported[g] = true
+  core.go(function()
+    wait(reasons.sleep, deadline_in(1))
+    report(g)
+  end)
+end
+
+local function finish(g, ok, ...)
+  if live[g.slot] == g then live[g.slot] = nil end
+  if ok then
+    g.results = { n = select("#", ...), ... }
+  else
+    g.err = (...)
+    if not g.joined then report_later(g) end
+  end
+  local joiners = g.joiners
+  if not joiners then return end
+  for i = 1, #joiners do C.host_wake(joiners[i].slot) end
+end
+
+local function traceback(err)
+  if type(err) == "table" and not getmetatable(err) or type(err) == "userdata" then return err end
+  return debug.traceback(tostring(err), 2)
+end
+
+local function body(g, fn, ...)
+  g.serial = view.serial
+  live[g.slot] = g
+  finish(g, xpcall(fn, traceback, ...))
+end
+
+--- Starts fn(...) as a G of this VM. It runs when the caller waits, inherits the caller's deadline,
+--- and ends when fn returns. An error in it ends it alone: `join` returns it, and if nobody joins
+--- within a second it is logged.
+---@param fn fun(...): ...
+---@param ... any
+---@return lunapark.G
+function lp.go(fn, ...)
+  if type(fn) ~= "function" then error("go: fn must be a function, got " .. type(fn), 2) end
+  local info = debug.getinfo(2, "Sl")
+  local g = setmetatable({ serial = -1, where = info and info.short_src .. ":" .. info.currentline }, G)
+  g.slot = core.go(body, g, fn, ...)
+  live[g.slot] = g
+  return g
+end
+
+local function leave_joiners(g, me)
+  local joiners = g.joiners
+  for i = 1, #joiners do
+    if joiners[i] == me then return table.remove(joiners, i) end
+  end
+end
+
+--- Waits until the G has ended.
+---@param s? number  seconds; without it as long as the caller's deadline allows
+---@return any ...  what its function returned; nil and the error with its traceback if it raised; nil and
+---"timeout" or "canceled" if it has not ended
+function G:join(s)
+  check_g(self, "join")
+  check_seconds(s, "join", true)
+  local me = lp.self()
+  if self == me then error("join: a G can't wait for its own end", 2) end
+  self.joined = true
+  if not self.results and not self.err then
+    if not is_live(self) then return nil, "ended" end
+    self.joiners = self.joiners or {}
+    table.insert(self.joiners, me)
+    local err = wait(reasons.join, deadline_in(s))
+    if not self.results and not self.err then
+      leave_joiners(self, me)
+      return nil, err
+    end
+  end
+  unreported[self] = nil
+  if self.err then return nil, self.err end
+  return unpack(self.results, 1, self.results.n)
+end
+
+--- Ends the wait that the G is in, or its next one: it answers nil, "canceled", and so does every later
+--- one. Nothing is ended between two waits.
+function G:cancel()
+  check_g(self, "cancel")
+  if is_live(self) then C.host_cancel(self.slot) end
+end
+
+local function leave_deadline(old, ok, ...)
+  C.host_set_deadline(old)
+  if not ok then error((...), 0) end
+  return ...
+end
+
+--- Runs fn(...) with a deadline: from then on every wait in it answers nil, "timeout". Of nested
+--- deadlines the nearest counts. Gs that fn starts inherit it.
+---@param s number|nil  seconds from now; nil: none of its own
+---@param fn fun(...): ...
+---@param ... any
+---@return any ...  what fn returned
+function lp.deadline(s, fn, ...)
+  check_seconds(s, "deadline", true)
+  if type(fn) ~= "function" then error("deadline: fn must be a function, got " .. type(fn), 2) end
+  if not s then return fn(...) end
+  local old, at = C.host_deadline(), deadline_in(s)
+  C.host_set_deadline(old ~= 0 and old < at and old or at)
+  return leave_deadline(old, pcall(fn, ...))
+end
+
+-- ---- figures ------------------------------------------------------------------------------------------
+
+local stats_t = ffi.typeof("rt_stats")
+local p_stats_t = ffi.typeof("rt_p_stats")
+local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
+
+--- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory.
+---@return table
+function lp.stats()
+  local s, p = stats_t(), p_stats_t()
+  C.rt_read_stats(s)
+  local t = {
+    gs = {
+      runnable = s.g_runnable, running = s.g_running, syscall = s.g_syscall, waiting = s.g_waiting,
+      dead = s.g_dead,
+    },
+    procs = s.procs, idle_ps = s.idle_ps, ms = s.ms, idle_ms = s.idle_ms, spinning_ms = s.spinning_ms,
+    switches = tonumber(s.switches), steals = tonumber(s.steals), polls = tonumber(s.polls),
+    poll_events = tonumber(s.poll_events), timers = tonumber(s.timers),
+    timers_fired = tonumber(s.timers_fired), handoffs = tonumber(s.handoffs), fds = tonumber(s.fds),
+    memory = { lua = collectgarbage("count") * 1024, stacks = tonumber(s.stack_bytes) },
+    vm = view.vm_id, lua_gs = view.n_live,
+    ps = {},
+  }
+  for id = 0, s.procs - 1 do
+    C.rt_read_p_stats(int32(id), p)
+    t.ps[id + 1] = {
+      status = p_status[p.status], runq = p.runq, switches = tonumber(p.switches),
+      steals = tonumber(p.steals), polls = tonumber(p.polls), poll_events = tonumber(p.poll_events),
+      fds = tonumber(p.fds), requests = tonumber(C.host_p_requests(id)),
+    }
+  end
+  return t
+end
+
+return lp

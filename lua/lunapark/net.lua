@@ -1,0 +1,115 @@
+--- The network: `lunapark.net`. Calls that wait let only their own G wait.
+--
+--   local c = assert(net.dial("127.0.0.1:6379"))
+--   c:write("PING\r\n")
+--   print(c:read_line())                              -- +PONG
+--
+-- Addresses are "host:port" with a numeric host, "[v6]:port" or "unix:path". Failures of the outside world are
+-- `nil, err`: "eof", "timeout", "canceled", "closed", or the kernel's words ("connection refused"). After `close`,
+-- everything says "closed". A socket nobody holds any more is closed by the collector; programs should not wait for
+-- that. What can be done with a connection stands in net/conn.lua.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local conn = require "lunapark.net.conn"
+local turn = require "lunapark.net.turn"
+
+local C = ffi.C
+local address_of, message = conn.address_of, conn.message
+local wait_sock = core.wait_sock
+
+local EAGAIN = -11
+local READ, WRITE = 1, 2
+
+local net = {}
+
+local err_out = ffi.new("int[1]")
+
+---@class lunapark.Listener
+---@field private sock ffi.cdata*
+---@field private accepting lunapark.Turn
+local Listener = {}
+local listener_mt = { __name = "lunapark.Listener", __index = Listener }
+
+local function accept(self)
+  while true do
+    local sock = C.host_sock_accept(self.sock, err_out)
+    if sock ~= nil then return conn.new(ffi.gc(sock, C.host_sock_free)) end
+    if err_out[0] ~= EAGAIN then return nil, message(err_out[0]) end
+    local why = wait_sock(self.sock, READ)
+    if why then return nil, why end
+  end
+end
+
+--- Takes the next connection. May wait.
+---@return lunapark.Conn|nil conn
+---@return string? err
+function Listener:accept()
+  local ok, err = turn.enter(self.accepting, "accept turn")
+  if not ok then return nil, err end
+  local accepted
+  accepted, err = accept(self)
+  turn.leave(self.accepting)
+  return accepted, err
+end
+
+--- The address it listens on, with the port that was chosen when port 0 was asked for.
+---@return string|nil addr
+---@return string? err
+function Listener:addr() return address_of(self.sock, 0) end
+
+--- Closes it. Gs that wait in accept get "closed". Closing twice is harmless.
+---@return true
+function Listener:close()
+  C.host_sock_close(self.sock)
+  return true
+end
+
+local function check_addr(addr, what)
+  if type(addr) ~= "string" then error(what .. ": addr must be a string, got " .. type(addr), 3) end
+end
+
+--- Listens on an address. Never waits.
+---@param addr string  "host:port" (port 0: any free one), "[v6]:port" or "unix:path"
+---@return lunapark.Listener|nil listener
+---@return string? err
+function net.listen(addr)
+  check_addr(addr, "listen")
+  local sock = C.host_sock_listen(addr, err_out)
+  if sock == nil then return nil, message(err_out[0]) end
+  return setmetatable({
+    sock = ffi.gc(sock, C.host_sock_free), accepting = turn.new(),
+  }, listener_mt)
+end
+
+--- Connects to an address. May wait.
+---@param addr string
+---@param opts? { timeout: number? }  seconds
+---@return lunapark.Conn|nil conn
+---@return string? err
+function net.dial(addr, opts)
+  check_addr(addr, "dial")
+  local timeout = opts and opts.timeout
+  if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout or timeout >= 9e9) then
+    error("dial: timeout must be a number of seconds, got " .. tostring(timeout), 2)
+  end
+  local sock = C.host_sock_dial(addr, err_out)
+  if sock == nil then return nil, message(err_out[0]) end
+  ffi.gc(sock, C.host_sock_free)
+  if timeout then C.host_sock_set_deadline(sock, WRITE, timeout > 0 and timeout * 1e9 or 0) end
+  local why = wait_sock(sock, WRITE)
+  local rc = why and 0 or C.host_sock_connected(sock)
+  while not why and rc == EAGAIN do -- a wakeup without cause
+    why = wait_sock(sock, WRITE)
+    rc = why and 0 or C.host_sock_connected(sock)
+  end
+  if why or rc < 0 then
+    C.host_sock_close(sock)
+    return nil, why or message(rc)
+  end
+  if timeout then C.host_sock_set_deadline(sock, WRITE, -1) end
+  return conn.new(sock)
+end
+
+return net

@@ -1,0 +1,59 @@
+--- One G at a time: the order of the Gs that read, or write, or accept on one socket.
+--
+-- A *turn* is handed on in order, like the permit of a semaphore: `leave` gives it straight to the first G that waits,
+-- so nobody can slip past. A G that gives up leaves its place, or passes the turn on if it had just been given it.
+-- Socket deadlines do not reach a G in the queue; they end the call of the G in front, and then its own.
+
+local lp = require "lunapark"
+
+---@class lunapark.Turn
+---@field private busy boolean   somebody has the turn
+---@field private first integer  places first .. last are Gs that wait, or false where one gave up
+---@field private last integer
+local turn = {}
+
+--- A turn that nobody has.
+---@return lunapark.Turn
+function turn.new()
+  return { busy = false, first = 1, last = 0 }
+end
+
+--- Gives the turn to the next G that waits for it.
+---@param t lunapark.Turn
+local function leave(t)
+  while t.first <= t.last do
+    local place = t.first
+    local g = t[place]
+    t[place], t.first = nil, place + 1
+    if g then
+      lp.ready(g, true)
+      return
+    end
+  end
+  t.busy = false
+end
+turn.leave = leave
+
+--- Takes the turn. May wait.
+---@param t lunapark.Turn
+---@param reason string  what the G waits for, for dumps
+---@return true|nil ok
+---@return string? err   "timeout" or "canceled"
+function turn.enter(t, reason)
+  if not t.busy then
+    t.busy = true
+    return true
+  end
+  local place = t.last + 1
+  t.last, t[place] = place, lp.self()
+  local ok, err = lp.park(reason)
+  if ok then return true end
+  if t[place] then
+    t[place] = false
+  else
+    leave(t) -- the turn was on its way when we gave up
+  end
+  return nil, err
+end
+
+return turn

@@ -1,0 +1,86 @@
+--- For specs: `local testing = require "lunapark.testing"`.
+--
+--   local client = testing.serve(app)          -- a table, a function or the path of a script
+--   local r = client:get("/hello/ann")         -- r.status r.headers r.body r:json()
+--
+-- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
+-- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
+-- `client:close()`, or when the client and the connections made from it are collected.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local http = require "lunapark.http"
+local new_client = require "lunapark.testing.client"
+
+local C = ffi.C
+
+---@class lunapark.testing
+local testing = {}
+
+-- A served app. `number` lives in cdata because only cdata is told when it is collected.
+local Server = {}
+local server_mt = { __name = "lunapark.testing.Server", __index = Server }
+
+local function stop_number(number)
+  if number[0] >= 0 then
+    C.host_serve_stop(number[0])
+    number[0] = -1
+  end
+end
+
+function Server:stop()
+  stop_number(self.number)
+end
+
+local function load_app(app, what)
+  if type(app) == "string" then
+    local chunk, err = loadfile(app)
+    if not chunk then error(what .. ": " .. err, 3) end
+    local path = app
+    app = chunk()
+    if not http.is_app(app) then
+      error(what .. ": " .. path .. " returned neither an app nor a function, but a " .. type(app), 3)
+    end
+  elseif not http.is_app(app) then
+    error(what .. ": app must be an app, a function or a path, got " .. type(app), 3)
+  end
+  if type(app) == "table" then app:start() end
+  return app
+end
+
+local function serve(app)
+  local bound, err = ffi.new("char[?]", 128), ffi.new("int[1]")
+  local number = C.host_serve("127.0.0.1:0", core.new_handler(http.handler(app)), bound, 128, err)
+  if number < 0 then error("serve: " .. ffi.string(C.host_strerror(err[0])), 3) end
+  local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
+  return new_client.new(ffi.string(bound), server)
+end
+
+--- Serves an app on a free port. Raises when it cannot be loaded or started.
+---@param app lunapark.App|function|string
+---@return lunapark.testing.Client
+function testing.serve(app)
+  return serve(load_app(app, "serve"))
+end
+
+--- Serves an app and connects to it, for requests written by hand. See also `testing.read_reply`.
+---@param app lunapark.App|function|string
+---@return lunapark.Conn  with a deadline of 10 seconds
+function testing.raw(app)
+  local conn, err = serve(load_app(app, "raw")):connect()
+  if not conn then error("raw: " .. err, 2) end
+  return conn
+end
+
+--- Reads one response from a connection. May wait.
+---@param conn lunapark.Conn
+---@param method? string  what was asked, "GET" without it
+---@return lunapark.testing.Reply|nil reply
+---@return string? err
+---@return boolean? last  the connection has no further response
+function testing.read_reply(conn, method)
+  return new_client.read_reply(conn, method)
+end
+
+return testing

@@ -1,0 +1,99 @@
+local headers = require "lunapark.http.headers"
+local helper = require "spec.helper"
+
+local function list(h)
+  local lines = {}
+  for _, name, value in h:each() do
+    lines[#lines + 1] = name .. "=" .. value
+  end
+  return table.concat(lines, " ")
+end
+
+describe("http headers", function()
+  local h
+  before_each(function() h = headers.new() end)
+
+  it("find a field whatever the case of its name", function()
+    h["Content-Type"] = "text/css"
+    assert.equal("text/css", h["content-type"])
+    assert.equal("text/css", h["CONTENT-TYPE"])
+    assert.equal("text/css", h:get "Content-type")
+    assert.is_nil(h["content-length"])
+  end)
+
+  it("keep order and the case they were set with", function()
+    h["B"] = "1"
+    h["a"] = "2"
+    h:add("C", 3)
+    assert.equal("B=1 a=2 C=3", list(h))
+  end)
+
+  it("replace in place, whatever the case, and drop repeats", function()
+    h:add("A", "1")
+    h:add("B", "2")
+    h:add("a", "3")
+    h["A"] = "4"
+    assert.equal("A=4 B=2", list(h))
+  end)
+
+  it("remove with nil, and may be filled again", function()
+    h:add("A", "1")
+    h:add("B", "2")
+    h:add("A", "3")
+    h.a = nil
+    assert.equal("B=2", list(h))
+    h.A = "5"
+    assert.equal("B=2 A=5", list(h))
+  end)
+
+  it("join repeats as HTTP says", function()
+    h:add("Accept", "a")
+    h:add("accept", "b")
+    h:add("Cookie", "x=1")
+    h:add("Cookie", "y=2")
+    h["Set-Cookie"] = { "a=1, 2", "b=3" }
+    assert.equal("a, b", h.accept)
+    assert.equal("x=1; y=2", h.cookie)
+    assert.equal("a=1, 2", h["set-cookie"])
+    assert.same({ "a=1, 2", "b=3" }, h:get_all "Set-Cookie")
+    assert.same({}, h:get_all "nothing")
+  end)
+
+  it("refuse what would break the head, naming it", function()
+    for _, value in ipairs { "a\r\nX: 1", "a\n", "\r", "a\0b" } do
+      assert.matches("value of X contains CR, LF or NUL", helper.raised(function() h.X = value end))
+      assert.matches("value of X contains", helper.raised(h.add, h, "X", value))
+      assert.matches("value of X contains", helper.raised(function() h.X = { "fine", value } end))
+    end
+    for _, name in ipairs { "", "a b", "a:", "a\n", "ä", "a(b)" } do
+      assert.matches("name must be a token", helper.raised(h.set, h, name, "1"))
+    end
+    assert.matches("name must be a token, got number", helper.raised(function() h[1] = "x" end))
+    assert.matches("got boolean", helper.raised(function() h.X = true end))
+    assert.equal("", list(h))
+  end)
+
+  it("blame the line that misused them", function()
+    assert.matches("http_headers_spec", helper.raised(function() h.X = true end))
+    assert.matches("http_headers_spec", helper.raised(function() h:set("X", "\n") end))
+    assert.matches("http_headers_spec", helper.raised(function() h:add("\n", "x") end))
+  end)
+
+  it("cannot change once they are sent", function()
+    h.A = "1"
+    headers.seal(h)
+    assert.matches("already sent", helper.raised(function() h.A = "2" end))
+    assert.matches("already sent", helper.raised(h.add, h, "B", "2"))
+    assert.equal("A=1", list(h))
+  end)
+
+  it("take over what a table or other headers say", function()
+    local other = headers.new()
+    other:add("Set-Cookie", "a=1")
+    other:add("Set-Cookie", "b=2")
+    headers.merge(h, { ["X-A"] = 1 })
+    h["Set-Cookie"] = "old=0"
+    headers.merge(h, other)
+    assert.equal("X-A=1 Set-Cookie=a=1 Set-Cookie=b=2", list(h))
+  end)
+end)

@@ -1,0 +1,108 @@
+local cookie = require "lunapark.http.cookie"
+local path = require "lunapark.http.path"
+local helper = require "spec.helper"
+
+describe("http paths", function()
+  local function split(raw)
+    local segments = {}
+    local n, err = path.split(raw, segments)
+    if not n then return nil, err end
+    return table.concat(segments, "|", 1, n)
+  end
+
+  it("are cut at raw slashes and decoded once per segment", function()
+    assert.equal("", split "/")
+    assert.equal("a|b", split "/a/b")
+    assert.equal("a|", split "/a/")
+    assert.equal("a||b", split "/a//b")
+    assert.equal("a/b|c", split "/a%2Fb/c")
+    assert.equal("a%2Fb", split "/a%252Fb")
+    assert.equal("a b+c", split "/a%20b+c")
+  end)
+
+  it("have their dots resolved", function()
+    assert.equal("b", split "/a/../b")
+    assert.equal("a|b", split "/a/./b")
+    assert.equal("", split "/a/..")
+    assert.equal("a|", split "/a/b/..")
+    assert.equal("a|", split "/a/.")
+    assert.equal("b", split "/a/%2e%2E/b")
+    assert.equal("...", split "/...")
+    assert.equal("../x", split "/..%2Fx")
+  end)
+
+  it("above the root, with bad escapes or NULs are errors", function()
+    for _, raw in ipairs { "/..", "/../a", "/a/../..", "/%2e%2e/a" } do
+      assert.same({ nil, "above the root" }, { split(raw) })
+    end
+    for _, raw in ipairs { "/%", "/%2", "/%zz", "/a/%2/b", "/%%30" } do
+      assert.same({ nil, "bad percent escape" }, { split(raw) })
+    end
+    assert.same({ nil, "NUL in path" }, { split "/a%00b" })
+  end)
+
+  it("do not see what an earlier, longer path left behind", function()
+    local segments = {}
+    path.split("/a/b/c", segments)
+    local n = path.split("/d", segments)
+    assert.equal("/d", path.join(segments, n))
+  end)
+end)
+
+describe("http queries", function()
+  it("are decoded, with + as a space", function()
+    assert.same({ a = "1 2", ["b c"] = "+&=", d = "" }, path.parse_query "a=1+2&b%20c=%2B%26%3D&d")
+    assert.same({}, path.parse_query "")
+    assert.same({}, path.parse_query "&&")
+    assert.same({ a = "b=c" }, path.parse_query "a=b=c")
+  end)
+
+  it("give a list where a name is repeated", function()
+    assert.same({ a = { "1", "2", "3" } }, path.parse_query "a=1&a=2&a=3")
+  end)
+
+  it("keep bad escapes as they are", function()
+    assert.same({ a = "100%", b = "%zz" }, path.parse_query "a=100%&b=%zz")
+  end)
+end)
+
+describe("http cookies", function()
+  it("are found by name", function()
+    assert.equal("2", cookie.get("a=1; b=2;c = 3 ", "b"))
+    assert.equal("3", cookie.get("a=1; b=2;c = 3 ", "c"))
+    assert.equal("", cookie.get("a=", "a"))
+    assert.equal("x y", cookie.get('a="x y"', "a"))
+    assert.is_nil(cookie.get("a=1", "b"))
+    assert.is_nil(cookie.get(nil, "b"))
+    assert.equal("%zz", cookie.get("a=%zz", "a"))
+  end)
+
+  it("survive the round trip, whatever is in them", function()
+    local all = {}
+    for i = 0, 255 do
+      all[i + 1] = string.char(i)
+    end
+    local value = table.concat(all)
+    local line = cookie.format("a", value)
+    assert.is_nil(line:find "[%z\r\n]")
+    assert.equal(value, cookie.get(line:match "^[^;]*", "a"))
+  end)
+
+  it("have options, in any spelling", function()
+    assert.equal("a=1; Path=/", cookie.format("a", 1))
+    assert.equal("a=1; Path=/x; Domain=d.org; Max-Age=60; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Secure; HttpOnly; "
+      .. "SameSite=Lax", cookie.format("a", "1", {
+        path = "/x", domain = "d.org", max_age = 60, expires = 0, secure = true, httpOnly = true, ["same-site"] = "lax",
+      }))
+    assert.equal("a=1; Path=/", cookie.format("a", "1", { secure = false }))
+  end)
+
+  it("refuse misuse", function()
+    assert.matches("name must be a token", helper.raised(cookie.format, "a b", "1"))
+    assert.matches("value must be a string", helper.raised(cookie.format, "a", nil))
+    assert.matches("unknown option max", helper.raised(cookie.format, "a", "1", { max = 1 }))
+    assert.matches("bad value of option path", helper.raised(cookie.format, "a", "1", { path = "/; Secure" }))
+    assert.matches("bad value of option samesite", helper.raised(cookie.format, "a", "1", { same_site = "some" }))
+    assert.matches("bad value of option maxage", helper.raised(cookie.format, "a", "1", { max_age = "1" }))
+  end)
+end)
