@@ -388,14 +388,17 @@ rt_pd *conn_pd(host_req *r, host_waitq **q) {
     return x->conn->pd;
 }
 
-int host_req_fill(host_req *r) {
-    host_xfer *x = (host_xfer *)r;
+/* What can't be read to its end ends the connection with the response. */
+static int body_result(host_xfer *x, int r) {
+    if (r < 0 && r != -EAGAIN) x->close_after = true;
+    if (r == -ECONNRESET) x->broken = true;
+    return r;
+}
+
+static int fill(host_xfer *x) {
     host_conn *c = x->conn;
-    if (r->body_complete) return 1;
-    if (x->broken) return -ECONNRESET;
-    int err = x->in_pos < x->in_end ? http1_body(x, true) : 0;
-    if (err != 0 || x->req.body_len > x->req.body_pos) return err;
-    if (x->expects_100 && r->state == 0) {
+    if (x->in_pos < x->in_end) return http1_body(x, true);
+    if (x->expects_100 && x->req.state == 0) {
         static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
         x->expects_100 = false;
         if (response_queue(x, go_on, sizeof go_on - 1) < 0 || response_flush(x) == -EPIPE)
@@ -409,8 +412,13 @@ int host_req_fill(host_req *r) {
         set_timeout(c, RT_R, options.idle_timeout);
         return -EAGAIN;
     }
-    if (n <= 0) return -ECONNRESET;
-    return http1_body(x, true);
+    return n <= 0 ? -ECONNRESET : http1_body(x, true);
+}
+
+int host_req_fill(host_req *r) {
+    host_xfer *x = (host_xfer *)r;
+    if (r->body_complete) return 1;
+    return x->broken ? -ECONNRESET : body_result(x, fill(x));
 }
 
 int64_t host_p_requests(int32_t p) {

@@ -102,6 +102,7 @@ typedef struct host_req {
     uint8_t plain;          /* 1: the path has no '%', no "//", no "." or ".." segment */
     uint8_t has_body;       /* 1: Content-Length > 0 or chunked */
     uint8_t body_complete;  /* 1: all of it stands in body */
+    uint8_t close;          /* Lua may set it to 1: the connection ends with this response */
     uint8_t state;          /* 0 no response yet, 1 head sent or queued, 2 response complete */
     int16_t server;         /* index of the server it came to */
     int64_t content_length; /* -1: chunked or none */

@@ -185,14 +185,14 @@ static llhttp_errno_t execute(host_xfer *x) {
 
 int http1_head(host_xfer *x) {
     llhttp_errno_t e = execute(x);
-    if (x->head_done && !x->error) {
+    if (e != HPE_OK && e != HPE_PAUSED) return x->error ? -x->error : -400;
+    if (x->head_done) {
         x->head_end = x->in_pos;
         if (x->head_end > HEAD_MAX) return -431;
         x->req.buf = x->in;
         x->req.headers = x->headers;
         return 1;
     }
-    if (e != HPE_OK && e != HPE_PAUSED) return x->error ? -x->error : -400;
     if (x->in_end >= HEAD_MAX) return x->req.nheaders == 0 ? -414 : -431;
     return 0;
 }

@@ -242,7 +242,8 @@ static int queue_head(host_xfer *x, int status, int ctype, const char *head, siz
         }
     }
     at = put_date(at);
-    if (!x->keep_alive || x->close_after ||
+    bool body_unasked = x->expects_100 && !x->message_done; /* the client may send it or not */
+    if (!x->keep_alive || x->close_after || x->req.close || body_unasked ||
         atomic_load_explicit(&x->conn->server->stopping, memory_order_relaxed)) {
         x->close_after = true;
         at = PUT(at, "Connection: close\r\n");
@@ -280,11 +281,10 @@ int host_respond(host_req *r, int status, int ctype, const char *head, size_t he
 }
 
 void response_error(host_xfer *x, int status, bool close) {
-    char body[64];
-    int n = snprintf(body, sizeof body, "%s\n", host_status_reason(status));
+    const char *body = host_status_reason(status);
     if (close) x->close_after = true;
     x->req.state = 0;
-    host_respond(&x->req, status, 1, "", 0, body, (size_t)n);
+    host_respond(&x->req, status, 1, "", 0, body, strlen(body));
 }
 
 /* ---- streamed responses ---- */

@@ -98,6 +98,7 @@ struct rt_p {
     rt_p *idle_link;         /* sched.lock */
     bool in_idle;            /* sched.lock */
     rt_m *poll_m;            /* sched.lock: M that blocks in this P's poller while the P is idle */
+    _Atomic int32_t n_in_poll; /* atomic: Ms that block there or are about to; see leave_poller */
 
     /* Ring: the owner adds at the tail, anybody takes at the head by CAS. See runq.c. */
     _Alignas(CACHE_LINE) _Atomic uint32_t runq_head;
@@ -225,6 +226,8 @@ void p_idle_put(rt_p *p);      /* sched.lock held */
 rt_p *p_idle_get(rt_p *wanted); /* sched.lock held; wanted if it is idle, else any, else NULL */
 /* Whoever takes an idle p for itself, not for the M in its poller, sends that M away. sched.lock. */
 void p_evict(rt_p *p, rt_m *taker);
+/* If p is idle and no M sits in its poller (nobody has run it yet), one goes there. */
+void p_attend(rt_p *p);
 /* Some M shall run p, which the caller owns (status idle). Takes sched.lock released. */
 void m_start(rt_p *p, bool spinning);
 /* Sleeps until somebody hands this M a P, then takes it. sched.lock held; returns without it. */

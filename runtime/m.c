@@ -157,6 +157,15 @@ void m_start(rt_p *p, bool spinning) {
     note_wake(&m->park);
 }
 
+void p_attend(rt_p *p) {
+    if (atomic_load(&p->status) != P_IDLE) return;
+    rt_lock_acquire(&sched.lock);
+    bool alone = p->in_idle && !p->poll_m;
+    if (alone) p_idle_get(p);
+    rt_lock_release(&sched.lock);
+    if (alone) m_start(p, false);
+}
+
 void m_stop(rt_m *m) {
     m->idle_link = sched.idle_ms;
     sched.idle_ms = m;

@@ -192,6 +192,7 @@ static rt_pd *open_on(rt_p *p, int fd, bool exclusive, bool system, int *err) {
         give_pd(pd);
         return NULL;
     }
+    p_attend(p);
     return pd;
 }
 

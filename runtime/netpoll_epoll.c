@@ -20,6 +20,8 @@
 struct rt_poller {
     int epfd, break_fd;
     _Atomic bool broken; /* atomic: the eventfd was written and not read yet */
+    _Atomic uint32_t adds; /* atomic: a pollDesc travels through the kernel from netpoll_add to
+                            * netpoll_poll; C's memory model does not know that, so it is said here */
 };
 
 enum { BREAK_TAG = 0 }; /* no pollDesc stands at address 0 */
@@ -38,6 +40,7 @@ rt_poller *netpoll_new(void) {
 
 int netpoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive) {
     struct epoll_event ev = {.data.u64 = tag};
+    atomic_fetch_add_explicit(&po->adds, 1, memory_order_release);
     ev.events = exclusive ? EPOLLIN | EPOLLET | EPOLLEXCLUSIVE
                           : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
     return epoll_ctl(po->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
@@ -86,6 +89,7 @@ int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l) {
         if (errno != EINTR) rt_throw("epoll_wait: %s", strerror(errno));
         return 0;
     }
+    (void)atomic_load_explicit(&po->adds, memory_order_acquire);
     for (int i = 0; i < n; i++) {
         uint32_t e = evs[i].events;
         if (evs[i].data.u64 == BREAK_TAG) {

@@ -396,6 +396,13 @@ static bool work_anywhere(void) {
     return false;
 }
 
+/* An evicted M may still be on its way out of a poller when the next one goes in, and takes the
+ * break that is meant for the other. So who leaves while another is in passes the break on. The
+ * other was counted under sched.lock when it became poll_m, hence before anybody could break it. */
+static void leave_poller(rt_p *p) {
+    if (atomic_fetch_sub(&p->n_in_poll, 1) > 1) netpoll_break(p->poller);
+}
+
 /* Blocks in the poller of p, which is released, until an event, a timer or a break, and longer if
  * no P is free then. Returns with a P; what was ready is in a queue. */
 static void idle(rt_m *m, rt_p *p) {
@@ -411,6 +418,7 @@ static void idle(rt_m *m, rt_p *p) {
     netpoll_p(p, delay, &ready);
     int64_t now = rt_nanotime();
     atomic_store(&p->last_poll_ns, now);
+    leave_poller(p);
     if (regain(m, p, true, false)) {
         m->p->now_ns = now;
         inject(m, &ready);
@@ -475,12 +483,16 @@ static rt_g *findrunnable(rt_m *m) {
         }
         p_release(m);
         p->poll_m = m;
+        atomic_fetch_add(&p->n_in_poll, 1);
         p_idle_put(p);
         bool was_spinning = m->spinning;
         check_dead();
         rt_lock_release(&sched.lock);
         stop_spinning(m);
-        if (was_spinning && regain(m, p, work_anywhere(), true)) continue;
+        if (was_spinning && regain(m, p, work_anywhere(), true)) {
+            leave_poller(p);
+            continue;
+        }
         idle(m, p);
     }
 }
@@ -513,7 +525,16 @@ static void execute(rt_m *m, rt_g *g) {
             g_list_push(&l, g);
             rt_lock_acquire(&sched.lock);
             global_put(&l);
-            m_stop(m);
+            atomic_fetch_sub(&sched.n_syscalls, 1); /* until now check_dead had to count on it */
+            /* The Ps may all have gone idle since it asked for one; then nobody else looks. */
+            rt_p *idle_p = p_idle_get(NULL);
+            if (!idle_p) {
+                m_stop(m);
+                return;
+            }
+            p_evict(idle_p, m);
+            rt_lock_release(&sched.lock);
+            p_acquire(m, idle_p);
             return;
         }
     } while (finish_step(g, step, NULL));

@@ -63,11 +63,12 @@ void rt_exitsyscall(void) {
         if (p) p_acquire(m, p);
         have = p != NULL;
     }
-    atomic_fetch_sub(&sched.n_syscalls, 1);
     m->old_p = NULL;
-    if (have)
+    if (have) {
+        atomic_fetch_sub(&sched.n_syscalls, 1);
         g_set_status(g, G_SYSCALL, G_RUNNING);
-    else
+    } else {
         g_leave(g, RT_YIELD); /* execute sees that there is no P */
+    }
     set_errno(saved);
 }

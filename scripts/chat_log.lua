@@ -1,5 +1,5 @@
--- curl http://127.0.0.1:8080/next                             waits until somebody speaks (try it in two terminals)
--- curl -d "hello, all" http://127.0.0.1:8080/say              speaks; with "/say?in=3" after three seconds
+-- curl http://127.0.0.1:8080/next                  waits until somebody speaks; serve with --procs 1, VMs share nothing
+-- curl -d "hello, all" http://127.0.0.1:8080/say   speaks; with "/say?in=3" after three seconds
 
 local http = require "lunapark.http"
 local lp = require "lunapark"

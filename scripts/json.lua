@@ -5,7 +5,8 @@ local http = require "lunapark.http"
 local app = http.app()
 
 app:get("/about", function(req)
-  return { name = "lunapark", lua = jit.version, you = { address = req.remote_addr, agent = req.headers["user-agent"] } }
+  local you = { address = req.remote_addr, agent = req.headers["user-agent"] }
+  return { name = "lunapark", lua = jit.version, you = you }
 end)
 
 app:post("/sum", function(req)

@@ -82,7 +82,7 @@ function lp.self()
   live[slot] = g
   return g
 end
-local self = lp.self
+local current = lp.self
 
 local function is_live(g)
   return live[g.slot] == g and not g.results and not g.err
@@ -138,7 +138,7 @@ function lp.park(reason)
   if reason ~= nil and type(reason) ~= "string" then
     error("park: reason must be a string, got " .. type(reason), 2)
   end
-  local g = self()
+  local g = current()
   if not g.ready_n then
     g.parked = true
     local err = wait(reasons.park)
@@ -241,7 +241,7 @@ end
 function G:join(s)
   check_g(self, "join")
   check_seconds(s, "join", true)
-  local me = lp.self()
+  local me = current()
   if self == me then error("join: a G can't wait for its own end", 2) end
   self.joined = true
   if not self.results and not self.err then

@@ -94,8 +94,9 @@ static bool expect_equal_at(int64_t a, int64_t b, const char *file, int line, co
 #define EXPECT_SOON(e)                                                                             \
     do {                                                                                           \
         int64_t until_ = rt_nanotime() + 10 * SEC;                                                 \
-        while (!(e) && rt_nanotime() < until_) rt_sleep(MS);                                       \
-        EXPECT(e);                                                                                 \
+        bool came_;                                                                                \
+        while (!(came_ = (e)) && rt_nanotime() < until_) rt_sleep(MS);                             \
+        expect_at(came_, __FILE__, __LINE__, "%s", #e);                                            \
     } while (0)
 
 /* On the main thread. */

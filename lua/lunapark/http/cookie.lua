@@ -23,6 +23,7 @@ function cookie.get(field, name)
       return find(value, "%", 1, true) and path.decode(value) or value
     end
   end
+  return nil
 end
 
 local function escape(c)

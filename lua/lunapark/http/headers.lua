@@ -10,7 +10,7 @@
 -- While lazy they end with the request: then reading raises "request is over", as with every other part of it.
 --
 -- Fields live at integer keys (1: name, 2: name in lower case, 3: value, 4: next name ...; 0: how many fields; -1: the
--- request while lazy, else false; -2: true once sent), so every string key is free for names. Method names win over
+-- request while lazy, else false), so every string key is free for names. Method names win over
 -- field names: a field called "add" in lower case is read with `get("add")`.
 --
 -- What a program sets is validated, because a line break in a value would let a client write headers of its own.
@@ -55,10 +55,6 @@ local function check_value(name, value, level)
     error("headers: value of " .. name .. " contains CR, LF or NUL", level)
   end
   return value
-end
-
-local function check_unsent(h, level)
-  if rawget(h, -2) then error("headers: already sent", level) end
 end
 
 -- Whether buf[off .. off + #low) is `low`, which is in lower case.
@@ -116,7 +112,6 @@ end
 
 local function set(h, name, value, level)
   local low = known[name] or check_name(name, level + 1)
-  check_unsent(h, level + 1)
   materialize(h)
   if value == nil then return remove(h, low, 0) end
   if type(value) == "table" then
@@ -196,7 +191,6 @@ end
 ---@param value string|number
 function methods:add(name, value)
   local low = known[name] or check_name(name, 3)
-  check_unsent(self, 3)
   value = check_value(name, value, 3)
   materialize(self)
   append(self, name, low, value)
@@ -258,12 +252,6 @@ function headers.merge(h, fields)
   for name, value in pairs(fields) do
     set(h, name, value, 2)
   end
-end
-
---- No further changes: the head is on its way.
----@param h lunapark.Headers
-function headers.seal(h)
-  rawset(h, -2, true)
 end
 
 return headers

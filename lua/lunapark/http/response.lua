@@ -5,8 +5,9 @@
 -- sent when the outermost middleware has returned, so that middleware can look at an answer and change it after
 -- `next()`. `settle` notes what a handler returned in the same three fields.
 --
--- `write` ends that: the head goes out with the first piece, the headers are sealed, and what is returned later no
--- longer matters. With a Content-Length among the headers the body must have that length, without one it is chunked.
+-- `write` ends that: the head goes out with the first piece. What is told later goes nowhere, and is no error either:
+-- middleware that adds a header after `next()` cannot know which handlers stream. With a Content-Length among the
+-- headers the body must have that length, without one it is chunked.
 --
 -- Framing belongs to the host: Content-Length and Transfer-Encoding decide where the next response on the connection
 -- begins, Connection whether there is one, so these fields are taken out of what a handler (or a proxy that hands
@@ -90,13 +91,14 @@ local function head_of(res)
       length = tonumber(h[3 * i + 3])
     elseif low == "content-type" then
       typed = true
+    elseif low == "connection" and h[3 * i + 3]:lower() == "close" then
+      res.ptr.close = 1 -- the one thing about the connection that a handler may decide
     end
     if not framing[low] then
       parts[n + 1], parts[n + 2], parts[n + 3], parts[n + 4] = h[3 * i + 1], ": ", h[3 * i + 3], "\r\n"
       n = n + 4
     end
   end
-  headers.seal(h)
   return concat(parts), typed, length
 end
 
@@ -170,7 +172,8 @@ function response.send(res)
     local rc = C.host_stream_begin(r, status, typed and NONE or res.ctype or NONE, head, #head, length)
     return rc == 0 and C.host_stream_end(r) or rc
   end
-  local ctype = (typed or not res.body) and NONE or res.ctype or sniff(body)
+  local bare = typed or not res.body or status == 204 or status == 304
+  local ctype = bare and NONE or res.ctype or sniff(body)
   return C.host_respond(r, status, ctype, head, #head, body, #body)
 end
 

@@ -36,7 +36,8 @@ local messages = {} -- by code, so that a failure makes no string twice
 local function message(rc)
   local text = messages[rc]
   if not text then
-    text = ffi_string(C.host_strerror(rc))
+    -- "Connection refused" stands in the middle of sentences here.
+    text = ffi_string(C.host_strerror(rc)):gsub("^%u%l", string.lower)
     messages[rc] = text
   end
   return text
@@ -159,9 +160,12 @@ local function read_line(self, max)
   -- One byte more than the line may have, for the CR.
   local line, err, partial = read_until(self, "\n", max + 1)
   if not line then return nil, err, partial end
-  if byte(line, -1) == 13 then line = line:sub(1, -2) end
-  if #line > max then return nil, "too long" end
-  return line
+  local len = #line - (byte(line, -1) == 13 and 1 or 0)
+  if len > max then
+    self.buffer.pos = self.buffer.pos - (#line + 1)
+    return nil, "too long"
+  end
+  return len < #line and line:sub(1, len) or line
 end
 
 local function read_all(self, max)
@@ -269,13 +273,24 @@ local function write(self, text)
   end
 end
 
+-- A list as one string.
+local function joined(list)
+  for i = 1, #list do
+    local kind = type(list[i])
+    if kind ~= "string" and kind ~= "number" then
+      error(("write: data[%d] must be a string or a number, got %s"):format(i, kind), 3)
+    end
+  end
+  return concat(list)
+end
+
 --- Writes everything. May wait.
 ---@param data string|(string|number)[]  a list is written as one piece
 ---@return true|nil ok
 ---@return string? err  after a failure an unknown part may have been sent
 function Conn:write(data)
   if type(data) == "table" then
-    data = concat(data)
+    data = joined(data)
   elseif type(data) ~= "string" then
     error("write: data must be a string or a list of strings, got " .. type(data), 2)
   end

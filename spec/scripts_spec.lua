@@ -1,0 +1,75 @@
+local lp = require "lunapark"
+local testing = require "lunapark.testing"
+
+describe("scripts/", function()
+  local client
+
+  local function serve(name)
+    client = testing.serve("scripts/" .. name .. ".lua")
+    return client
+  end
+
+  after_each(function() if client then client:close() end client = nil end)
+
+  for _, name in ipairs { "hello", "json", "sleep", "chat_log" } do
+    it(name .. " says in two lines what to try", function()
+      local lines = {}
+      for line in io.lines("scripts/" .. name .. ".lua") do
+        lines[#lines + 1] = line
+      end
+      assert.matches("^%-%- .*curl ", lines[1])
+      assert.matches("^%-%- .*curl ", lines[2])
+      assert.equal("", lines[3])
+    end)
+  end
+
+  it("hello greets", function()
+    serve "hello"
+    assert.equal("Hello, World!\n", client:get("/").body)
+    assert.equal("Hello, ann!\n", client:get("/hello/ann").body)
+    assert.equal("Hello, bob!\n", client:get("/hello?name=bob").body)
+    assert.equal("Hello, stranger!\n", client:get("/hello").body)
+  end)
+
+  it("json answers and adds", function()
+    serve "json"
+    assert.equal("lunapark", client:get("/about"):json().name)
+    assert.same({ sum = 42 }, client:post("/sum", { body = '{"numbers": [1, 2, 39]}' }):json())
+    for _, body in ipairs { "no", "[1]", "5", "null", '{"numbers": ["x"]}' } do
+      local r = client:post("/sum", { body = body })
+      assert.equal(400, r.status, body)
+      assert.is_string(r:json().error)
+    end
+  end)
+
+  it("sleep sleeps, many at once", function()
+    serve "sleep"
+    assert.same({ slept = 0.01 }, client:get("/sleep?s=0.01"):json())
+    local start = lp.now()
+    local many = client:get("/many?n=500&s=0.05"):json()
+    assert.equal(500, many.sleepers)
+    assert.is_true(many.took >= 0.05)
+    assert.is_true(lp.now() - start < 5)
+  end)
+
+  it("chat_log gives each listener the next message", function()
+    serve "chat_log"
+    local heard, gs = {}, {}
+    for i = 1, 3 do
+      gs[i] = lp.go(function() heard[i] = client:get("/next").body end)
+    end
+    lp.sleep(0.05)
+    assert.same({}, heard)
+    assert.equal(204, client:post("/say", { body = "hello, all" }).status)
+    for _, g in ipairs(gs) do
+      g:join()
+    end
+    assert.same({ "hello, all\n", "hello, all\n", "hello, all\n" }, heard)
+    local later = lp.go(function() heard[4] = client:get("/next").body end)
+    lp.sleep(0.02)
+    assert.equal(202, client:post("/say?in=0.02", { body = "later" }).status)
+    later:join()
+    assert.equal("later\n", heard[4])
+    assert.equal("hello, all\nlater\n", client:get("/log").body)
+  end)
+end)
