@@ -29,6 +29,8 @@ DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson
 DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_BENCH := wrk curl valgrind
+# What the runtime is measured beside; without it bench-runtime leaves its columns out.
+DEPS_BENCH_GO := golang-go
 DEPS_CROSS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 
 # ---- compiler and flags ------------------------------------------------------------------------
@@ -69,6 +71,7 @@ programs_of = $(patsubst %.c,$(B)/%,$(wildcard $(1)))
 RT_TESTS   := $(call programs_of,runtime/test/test_*.c)
 HOST_TESTS := $(call programs_of,host/test/test_*.c)
 RT_TOOLS   := $(call programs_of,runtime/examples/*.c runtime/bench/*.c)
+RT_BENCH   := $(call programs_of,runtime/bench/*.c)
 HOST_TOOLS := $(call programs_of,host/bench/*.c)
 
 FFI_HEADERS := runtime/runtime_ffi.h host/host_ffi.h host/abi.h
@@ -85,6 +88,7 @@ endif
 again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
+.PHONY: bench-runtime bench-runtime-callgrind
 .PHONY: programs tests install clean help deps deps-test deps-lint deps-bench deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
@@ -116,6 +120,15 @@ format: deps-lint ## lays our C out as .clang-format says
 bench: deps-bench ## CPU per request beside a bare epoll loop and nginx, 1,000 sleepers (ROUNDS=, SECS=)
 	+@$(again) all programs
 	@host/bench/hello.sh $(B)
+
+bench-runtime: deps ## the runtime's numbers beside Go's and bare epoll loops, 2 minutes (ROUNDS=)
+	@command -v go >/dev/null || host/build/deps.sh install $(DEPS_BENCH_GO) || echo 'bench-runtime: goes on without Go'
+	+@$(again) $(RT_BENCH) $$(command -v go >/dev/null && echo $(GO_BENCH))
+	@runtime/bench/run.sh $(B)
+
+bench-runtime-callgrind: deps deps-bench ## instructions per switch, spawn, timer: the same in every run
+	+@$(again) $(RT_BENCH)
+	@runtime/bench/run.sh $(B) callgrind
 
 aarch64: deps-cross ## cross-compiles the runtime and its programs for AArch64
 	+@$(again) B=build/aarch64 CC=aarch64-linux-gnu-gcc runtime-programs
@@ -192,6 +205,12 @@ $(RT_TESTS) $(RT_TOOLS): $(B)/%: $(B)/%.o $(RT_LIB)
 $(HOST_TESTS): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS) -lcmocka
+
+GO_BENCH := $(B)/runtime/bench/go/bench
+$(GO_BENCH): $(wildcard runtime/bench/go/*.go)
+	$(call say,GO ,$@)
+	@mkdir -p $(@D)
+	$(Q)go build -o $@ $^
 
 # The bench tools measure the host from outside: they are linked with nothing of it.
 $(HOST_TOOLS): $(B)/%: $(B)/%.o

@@ -95,8 +95,9 @@ static const char *set_number(option *o, const char *value) {
     char want[128];
     errno = 0;
     double v = strtod(value, &end);
-    bool whole = o->kind != KIND_INT || v == (double)(int64_t)v;
-    if (end == value || *end || errno || !whole || v < o->min || v > o->max) {
+    bool fits = v >= o->min && v <= o->max; /* NaN does not */
+    bool whole = o->kind != KIND_INT || (fits && v == (double)(int64_t)v);
+    if (end == value || *end || errno || !fits || !whole) {
         snprintf(want, sizeof want, "must be a %s from %.15g to %.15g",
                  o->kind == KIND_INT ? "whole number" : "number of seconds", o->min, o->max);
         return complain(o, value, want);

@@ -50,6 +50,7 @@ typedef enum g_status { G_IDLE, G_RUNNABLE, G_RUNNING, G_SYSCALL, G_WAITING, G_D
 struct rt_g {
     _Atomic uint32_t status; /* g_status; the owner writes, dumps read */
     _Atomic uint8_t reason;  /* rt_reason while waiting; the owner writes, dumps read */
+    bool trimmed;            /* dead, in sched.stack_gfree: its stack has given its pages back */
     rt_g *schedlink;         /* owner: next in the queue, mailbox or free list that holds it */
     rt_cell *cell;           /* owner: it runs in that cell's loop; NULL: on any M */
     rt_cell *drives;         /* the cell whose loop this G is */
@@ -104,8 +105,10 @@ struct rt_p {
     _Alignas(CACHE_LINE) _Atomic uint32_t runq_head;
     _Atomic uint32_t runq_tail;
     _Atomic(rt_g *) runq[RUNQ_SIZE];
+    _Atomic(rt_g *) runnext; /* atomic: runs before the ring, in the slice of the G that readied it */
 
-    _Atomic uint32_t schedtick;   /* owner writes, sysmon reads: Gs run */
+    _Atomic uint32_t schedtick;   /* owner writes, others read: Gs run */
+    _Atomic uint32_t slicetick;   /* owner writes, sysmon reads: slices begun */
     _Atomic uint32_t syscalltick; /* owner writes, sysmon reads: system calls entered */
     _Atomic bool yield_now;       /* atomic: sysmon found the slice used up */
     int64_t now_ns;               /* owner: a recent time, for what need not be exact */
@@ -213,9 +216,10 @@ rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size);
 
 /* runq.c */
 void runq_put(rt_p *p, rt_g *g);
+void runq_put_next(rt_p *p, rt_g *g);
 rt_g *runq_get(rt_p *p);
 bool runq_empty(rt_p *p);
-rt_g *runq_steal(rt_p *p, rt_p *victim);
+rt_g *runq_steal(rt_p *p, rt_p *victim, bool next_too);
 void global_put(g_list *l);              /* sched.lock held */
 rt_g *global_get(rt_p *p, int32_t max); /* sched.lock held */
 
@@ -271,6 +275,9 @@ rt_pd *pd_open_system(int fd);
 /* stack.c */
 rt_stack stack_alloc(size_t size);
 void stack_free(rt_stack s);
+/* Gives pages back that the stacks of dead Gs in the global list have touched; how many stacks. Any
+ * thread. */
+int stack_scavenge(void);
 int64_t stack_bytes(void);
 #if defined(RT_ASAN) || defined(RT_TSAN) /* their frames are larger, and they ask for more */
 enum { STACK_NATIVE = 256 << 10, STACK_M = 4 << 20, STACK_SIGNAL = 256 << 10 };

@@ -55,7 +55,7 @@ struct rt_pd {
     rt_lock lock;             /* of rt_timer_set */
     int fd;
     _Atomic bool shut; /* atomic: waits answer RT_ECLOSED */
-    _Atomic bool hup;  /* atomic: the peer will send no more */
+    _Atomic uint32_t hup; /* atomic: 1 + low bits of fdseq: in that use the peer will send no more */
     bool system;       /* not counted as something the program waits for */
 };
 
@@ -179,7 +179,7 @@ static rt_pd *open_on(rt_p *p, int fd, bool exclusive, bool system, int *err) {
     atomic_store(&pd->rg, PD_NIL);
     atomic_store(&pd->wg, PD_NIL);
     atomic_store(&pd->shut, false);
-    atomic_store(&pd->hup, false);
+    atomic_store(&pd->hup, 0);
     rt_pd_set_deadline(pd, RT_R, 0);
     rt_pd_set_deadline(pd, RT_W, 0);
     /* Counted first: an M that goes idle now must not take the poller for an empty one. */
@@ -231,7 +231,8 @@ void rt_pd_close(rt_pd *pd) {
 }
 
 bool rt_pd_hup(rt_pd *pd) {
-    return atomic_load_explicit(&pd->hup, memory_order_relaxed);
+    return atomic_load_explicit(&pd->hup, memory_order_relaxed) ==
+           (atomic_load_explicit(&pd->fdseq, memory_order_relaxed) & 0xffff) + 1;
 }
 
 /* ---- deadlines ---- */
@@ -250,8 +251,11 @@ void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns) {
 
 int rt_pd_check(rt_pd *pd, int mode) {
     if (atomic_load(&pd->shut)) return RT_ECLOSED;
-    if (expired(pd, mode)) return RT_ETIMEOUT;
-    return 0;
+    if (!expired(pd, mode)) return 0;
+    /* An event may have ended the same wait, and will not come again: the next wait tries first. */
+    uintptr_t none = PD_NIL;
+    atomic_compare_exchange_strong(word_of(pd, mode), &none, PD_READY);
+    return RT_ETIMEOUT;
 }
 
 static bool commit_pd(rt_g *g, void *word) {
@@ -278,7 +282,7 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     err = rt_pd_check(pd, mode);
     if (!err && due(&g->timer)) err = RT_ETIMEOUT;
     if (err || (mode == RT_R && rt_pd_hup(pd))) {
-        atomic_exchange(word, PD_NIL);
+        atomic_exchange(word, err ? PD_READY : PD_NIL); /* an event in between is kept */
         return err;
     }
     rt_set_park(g, commit_pd, word, reason);
@@ -314,8 +318,11 @@ static void event_ready(rt_pd *pd, int mode, g_list *l) {
 
 void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l) {
     rt_pd *pd = (rt_pd *)(uintptr_t)(tag >> 16);
+    uint32_t known = atomic_load(&pd->hup);
     if ((atomic_load(&pd->fdseq) & 0xffff) != (tag & 0xffff)) return;
-    if (hup || err) atomic_store(&pd->hup, true);
+    /* Should the pollDesc have got a new use by now, this says nothing about it, and fails if the new
+     * use has an end of its own. */
+    if (hup) atomic_compare_exchange_strong(&pd->hup, &known, (uint32_t)(tag & 0xffff) + 1);
     if (r || hup || err) event_ready(pd, RT_R, l);
     if (w || err) event_ready(pd, RT_W, l);
 }

@@ -96,8 +96,10 @@ int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l) {
             if (delay_ns != 0) take_break(po);
             continue;
         }
-        netpoll_event(evs[i].data.u64, e & EPOLLIN, e & EPOLLOUT, e & EPOLLRDHUP,
-                      e & (EPOLLERR | EPOLLHUP), l);
+        /* A stream's end is RDHUP, a pipe's is HUP; HUP with OUT and without IN is a socket that is
+         * not connected yet. An error alone (a datagram's) ends nothing. */
+        bool hup = e & EPOLLRDHUP || (e & EPOLLHUP && (e & EPOLLIN || !(e & EPOLLOUT)));
+        netpoll_event(evs[i].data.u64, e & EPOLLIN, e & EPOLLOUT, hup, e & (EPOLLERR | EPOLLHUP), l);
     }
     return n;
 }

@@ -163,6 +163,7 @@ static rt_g *take_g(bool with_stack) {
         rt_lock_release(&sched.gfree_lock);
     }
     g_set_status(g, G_DEAD, G_IDLE);
+    g->trimmed = false;
     if (!g->timer.fn) rt_timer_init(&g->timer, wait_deadline, g);
     g->id = atomic_fetch_add_explicit(&sched.next_id, 1, memory_order_relaxed);
     return g;
@@ -261,6 +262,11 @@ bool finish_step(rt_g *g, rt_step step, rt_cell *home) {
         atomic_store_explicit(&g->since_ns, rt_getm()->p->now_ns, memory_order_relaxed);
         g_set_status(g, G_RUNNING, G_WAITING);
         if (!g->commit || g->commit(g, g->commit_arg)) return false; /* g may run elsewhere now */
+        if (g->cell != home) { /* refused, but it has moved: it may run on only there */
+            g_set_status(g, G_WAITING, G_RUNNABLE);
+            g_enqueue(g);
+            return false;
+        }
         g_set_status(g, G_WAITING, G_RUNNING);
         return true;
     case RT_YIELD:
@@ -286,6 +292,10 @@ static bool put(rt_m *m, rt_g *g) {
     }
     if (m && m->p) {
         rt_p *p = m->p;
+        if (m->curg && !m->curg->step && !g->drives && !m->cell) { /* one native G for another */
+            runq_put_next(p, g);
+            return true;
+        }
         runq_put(p, g);
         return m->curg || atomic_load_explicit(&p->runq_tail, memory_order_relaxed) -
                                   atomic_load_explicit(&p->runq_head, memory_order_relaxed) > 1;
@@ -334,14 +344,14 @@ void wakep(void) {
 
 /* ---- finding work ---- */
 
-static rt_g *poll_own(rt_m *m, int64_t now_ns) {
+/* What is ready goes to the ring. */
+static void poll_own(rt_m *m, int64_t now_ns) {
     rt_p *p = m->p;
-    if (count_get(&p->n_fds) == 0) return NULL;
+    if (count_get(&p->n_fds) == 0) return;
     atomic_store_explicit(&p->last_poll_ns, now_ns ? now_ns : rt_nanotime(), memory_order_relaxed);
     g_list l = {0};
     netpoll_p(p, 0, &l);
     inject(m, &l);
-    return runq_get(p);
 }
 
 static void stop_spinning(rt_m *m) {
@@ -357,7 +367,7 @@ static rt_g *steal_work(rt_m *m, int64_t *now_ns) {
         for (int32_t i = 0; i < sched.procs; i++) {
             rt_p *victim = &sched.ps[(at + (uint32_t)i) % (uint32_t)sched.procs];
             if (victim == p) continue;
-            rt_g *g = runq_steal(p, victim);
+            rt_g *g = runq_steal(p, victim, round == 3);
             if (g) return g;
             if (round < 3) continue;
             /* Last round: timers that a busy P has let expire, then its ring again. */
@@ -442,17 +452,15 @@ static rt_g *findrunnable(rt_m *m) {
         rt_g *g;
         int64_t now = 0;
         uint32_t tick = atomic_load_explicit(&p->schedtick, memory_order_relaxed);
-        if (tick % GLOBAL_TICK == 0) {
+        if (tick % GLOBAL_TICK == 0) { /* each in turn, whatever the others find */
+            now = p->now_ns = rt_nanotime();
+            timers_run(p, &now);
+            if (now - atomic_load_explicit(&p->last_poll_ns, memory_order_relaxed) > FRESH_NS)
+                poll_own(m, now);
             if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0) {
                 rt_lock_acquire(&sched.lock);
                 g = global_get(p, 1);
                 rt_lock_release(&sched.lock);
-                if (g) return g;
-            }
-            now = p->now_ns = rt_nanotime();
-            timers_run(p, &now);
-            if (now - atomic_load_explicit(&p->last_poll_ns, memory_order_relaxed) > FRESH_NS) {
-                g = poll_own(m, now);
                 if (g) return g;
             }
         }
@@ -464,7 +472,8 @@ static rt_g *findrunnable(rt_m *m) {
             rt_lock_release(&sched.lock);
             if (g) return g;
         }
-        if ((g = poll_own(m, now))) return g;
+        poll_own(m, now);
+        if ((g = runq_get(p))) return g;
 
         int32_t busy = sched.procs - atomic_load_explicit(&sched.n_idle_ps, memory_order_relaxed);
         if (sched.procs > 1 &&

@@ -14,17 +14,26 @@
  * When the ring is full, its older half goes to the global list, at the price of one lock for 128
  * Gs. A thief takes half of what it finds, so work spreads in log n steps.
  *
- * There is no `runnext` slot yet: what readies a G mostly goes on to poll or read, and a G that
- * hands over its turn pays one pass through the ring.
+ * runnext holds one G that a running native G readied: it runs next, so two Gs that hand work to each
+ * other find it in the cache, and run in one slice: slicetick does not move, so after 10 ms sysmon
+ * says yield_now, and the pair goes behind the ring once. Everybody moves the slot by exchange or CAS.
+ * A thief takes it only when there is nothing else, and after a pause: mostly its owner is about to.
  *
  * Source: Go's proc.go (runqput, runqgrab); D. Chase, Y. Lev, "Dynamic circular work-stealing
  * deque", from which it differs by taking at the head on both sides, which keeps Gs in order.
  */
 #include "impl.h"
 
+/* A G may move from runnext to the ring while we look at one and then the other; then the tail has
+ * moved as well, so an answer counts only if it has not. */
 bool runq_empty(rt_p *p) {
-    uint32_t head = atomic_load_explicit(&p->runq_head, memory_order_acquire);
-    return head == atomic_load_explicit(&p->runq_tail, memory_order_acquire);
+    for (;;) {
+        uint32_t head = atomic_load_explicit(&p->runq_head, memory_order_acquire);
+        uint32_t tail = atomic_load_explicit(&p->runq_tail, memory_order_acquire);
+        rt_g *next = atomic_load_explicit(&p->runnext, memory_order_acquire);
+        if (tail == atomic_load_explicit(&p->runq_tail, memory_order_acquire))
+            return head == tail && !next;
+    }
 }
 
 static inline rt_g *slot_get(rt_p *p, uint32_t i) {
@@ -65,8 +74,33 @@ void runq_put(rt_p *p, rt_g *g) {
     }
 }
 
+/* Owner of p only: g runs next; what was to run next goes to the ring. */
+void runq_put_next(rt_p *p, rt_g *g) {
+    rt_g *old = atomic_exchange_explicit(&p->runnext, g, memory_order_acq_rel);
+    if (old) runq_put(p, old);
+}
+
+static void new_slice(rt_p *p) {
+    atomic_store_explicit(&p->slicetick,
+                          atomic_load_explicit(&p->slicetick, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+}
+
+/* The G in runnext, unless its slice is over: then it goes to the ring. */
+static rt_g *get_next(rt_p *p) {
+    if (!atomic_load_explicit(&p->runnext, memory_order_relaxed)) return NULL;
+    rt_g *g = atomic_exchange_explicit(&p->runnext, NULL, memory_order_acq_rel);
+    if (!g || !atomic_load_explicit(&p->yield_now, memory_order_relaxed)) return g;
+    atomic_store_explicit(&p->yield_now, false, memory_order_relaxed);
+    runq_put(p, g);
+    return NULL;
+}
+
 /* Owner of p only. */
 rt_g *runq_get(rt_p *p) {
+    rt_g *next = get_next(p);
+    if (next) return next;
+    new_slice(p);
     uint32_t head = atomic_load_explicit(&p->runq_head, memory_order_acquire);
     for (;;) {
         uint32_t tail = atomic_load_explicit(&p->runq_tail, memory_order_relaxed);
@@ -78,8 +112,16 @@ rt_g *runq_get(rt_p *p) {
     }
 }
 
-/* Takes half of victim's ring into p's, which is empty and the caller's; returns one of them. */
-rt_g *runq_steal(rt_p *p, rt_p *victim) {
+/* victim's runnext, if its owner still has not taken it after a few microseconds. */
+static rt_g *steal_next(rt_p *victim) {
+    if (!atomic_load_explicit(&victim->runnext, memory_order_relaxed)) return NULL;
+    nanosleep(&(struct timespec){0, 3000}, NULL);
+    return atomic_exchange_explicit(&victim->runnext, NULL, memory_order_acq_rel);
+}
+
+/* Takes half of victim's ring into p's, which is empty and the caller's; returns one of them. With
+ * next_too also the G in runnext, if the ring has none. */
+rt_g *runq_steal(rt_p *p, rt_p *victim, bool next_too) {
     uint32_t tail = atomic_load_explicit(&p->runq_tail, memory_order_relaxed);
     uint32_t n;
     uint32_t head = atomic_load_explicit(&victim->runq_head, memory_order_acquire);
@@ -87,7 +129,11 @@ rt_g *runq_steal(rt_p *p, rt_p *victim) {
         uint32_t vtail = atomic_load_explicit(&victim->runq_tail, memory_order_acquire);
         n = vtail - head;
         n -= n / 2;
-        if (n == 0) return NULL;
+        if (n == 0) {
+            rt_g *next = next_too ? steal_next(victim) : NULL;
+            if (next) count_add(&p->n_steals, 1);
+            return next;
+        }
         if (n > RUNQ_SIZE / 2) { /* head and tail belong to different moments */
             head = atomic_load_explicit(&victim->runq_head, memory_order_acquire);
             continue;

@@ -4,9 +4,11 @@
  * size; that is our growth. An overflow hits the guard page and is reported by the SIGSEGV handler
  * (signal.c), which runs on the M's alternate stack.
  *
- * Stacks of the usual size stay with their dead G (proc.c); others, and those whose G's list is
- * full, come here. One free list per size up to a limit; beyond it they are unmapped. A stack on
- * the list has given its pages back, but for the one at the top, which the next owner needs.
+ * Stacks of the usual size stay with their dead G: 64 of these per P, warm, and the others in the
+ * global list (proc.c), where the scavenger (sysmon calls it) takes the pages of those that lie idle.
+ * Stacks of other sizes come here: a free list per power of two up to a limit, beyond which they are
+ * unmapped. What is on a list has given its pages back, but for those at the top, which the next
+ * owner needs at once.
  *
  * Rejected: growing by copying, as Go does (C keeps pointers into its stack); segmented stacks (hot
  * splits).
@@ -15,6 +17,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 
 enum { CLASS_MIN_BITS = 14, CLASSES = 12, KEEP = 16 };
@@ -36,7 +39,15 @@ int64_t stack_bytes(void) {
     return count_get(&pool.bytes);
 }
 
-enum { GUARD = 4096 * 4 }; /* 16 KiB: a page on every architecture we build for */
+enum { SCAVENGE_BATCH = 256 }; /* stacks per call, which holds a lock */
+
+/* 4 KiB on x86-64, up to 64 KiB on AArch64. */
+static size_t page_size(void) {
+    static _Atomic size_t size;
+    size_t s = atomic_load_explicit(&size, memory_order_relaxed);
+    if (s == 0) atomic_store_explicit(&size, s = getauxval(AT_PAGESZ), memory_order_relaxed);
+    return s;
+}
 
 static unsigned class_of(size_t size) {
     unsigned c = 0;
@@ -64,12 +75,32 @@ rt_stack stack_alloc(size_t size) {
         char *hi = (char *)f + sizeof *f;
         return (rt_stack){hi - size, hi};
     }
-    char *base = mmap(NULL, size + GUARD, PROT_READ | PROT_WRITE,
+    size_t guard = page_size();
+    char *base = mmap(NULL, size + guard, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-    if (base == MAP_FAILED || mprotect(base, GUARD, PROT_NONE) < 0)
+    if (base == MAP_FAILED || mprotect(base, guard, PROT_NONE) < 0)
         rt_throw("no memory for a stack of %zu bytes: %s", size, strerror(errno));
     atomic_fetch_add(&pool.bytes, (int64_t)size);
-    return (rt_stack){base + GUARD, base + GUARD + size};
+    return (rt_stack){base + guard, base + guard + size};
+}
+
+/* The page at the top stays; what is below goes back to the kernel. */
+static void trim(rt_stack s) {
+    size_t size = (size_t)(s.hi - s.lo), page = page_size();
+    if (size > page) madvise(s.lo, size - page, MADV_DONTNEED);
+}
+
+int stack_scavenge(void) {
+    int n = 0;
+    rt_lock_acquire(&sched.gfree_lock);
+    for (rt_g *g = sched.stack_gfree.head; g && n < SCAVENGE_BATCH; g = g->schedlink) {
+        if (g->trimmed) continue;
+        trim(g->ctx.stack);
+        g->trimmed = true;
+        n++;
+    }
+    rt_lock_release(&sched.gfree_lock);
+    return n;
 }
 
 void stack_free(rt_stack s) {
@@ -80,8 +111,7 @@ void stack_free(rt_stack s) {
     bool keep = pool.classes[c].n < KEEP;
     if (keep) {
         pool.classes[c].n++;
-        /* The top page stays; what was below it goes back to the kernel. */
-        madvise(s.lo, size - GUARD, MADV_DONTNEED);
+        trim(s);
         free_stack *f = link_of(s);
         f->link = pool.classes[c].free;
         pool.classes[c].free = f;
@@ -89,5 +119,5 @@ void stack_free(rt_stack s) {
     rt_lock_release(&pool.lock);
     if (keep) return;
     atomic_fetch_sub(&pool.bytes, (int64_t)size);
-    munmap(s.lo - GUARD, size + GUARD);
+    munmap(s.lo - page_size(), size + page_size());
 }

@@ -17,7 +17,7 @@
 enum { ROUND_MIN_US = 20, ROUND_MAX_US = 10000, IDLE_ROUNDS = 50, DEEP_ROUNDS = 500 };
 
 typedef struct watch {
-    uint32_t schedtick, syscalltick;
+    uint32_t slicetick, syscalltick;
     int64_t sched_since_ns, syscall_since_ns;
 } watch; /* what sysmon saw of a P, and since when */
 
@@ -37,10 +37,10 @@ static bool retake(rt_p *p) {
 static bool watch_p(rt_p *p, watch *w, int64_t now) {
     bool did = false;
     uint32_t status = atomic_load(&p->status);
-    uint32_t tick = atomic_load(&p->schedtick);
+    uint32_t tick = atomic_load(&p->slicetick);
     if (status == P_RUNNING) {
-        if (tick != w->schedtick) {
-            w->schedtick = tick;
+        if (tick != w->slicetick) {
+            w->slicetick = tick;
             w->sched_since_ns = now;
         } else if (now - w->sched_since_ns > SLICE_NS) {
             atomic_store(&p->yield_now, true);

@@ -3,9 +3,15 @@
 -- commands.c calls these functions, each as the first G of its VM. They return nothing when all is well,
 -- else a message for the user.
 
+local ffi = require "ffi"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 
 local boot = {}
+
+local function vm_id()
+  return ffi.cast("host_view *", core.view).vm_id
+end
 
 local function traceback(err)
   return debug.traceback(type(err) == "string" and err or "error: " .. tostring(err), 2)
@@ -71,7 +77,8 @@ function boot.serve(path)
   local handler, app = load_app(path)
   if not handler then return app end
   if type(app) == "table" then
-    local err = apply_options(path, rawget(app, "options"))
+    -- Each VM loads the app, but its options are one process's: lists would grow with every VM.
+    local err = vm_id() == 0 and apply_options(path, rawget(app, "options"))
     if err then return err end
     local ok, msg = xpcall(app.start, traceback, app)
     if not ok then return trim(msg) end
@@ -100,6 +107,15 @@ function boot.run(path, ...)
   if not ok then return err end
 end
 
+-- busted's own answer to --help is an error message around the text.
+local function busted_help()
+  local cli = require "busted.modules.cli" {}
+  cli:set_name "busted"
+  local _, text = cli:parse { "--help" }
+  text = tostring(text):gsub("^%S+: error: ", ""):gsub("; re%-run with %-%-help.*$", "")
+  io.stdout:write("\n", text, "\n")
+end
+
 --- test: busted, with what is left of the command line.
 ---@param ... string
 ---@return string? message
@@ -108,6 +124,9 @@ function boot.test(...)
   os.exit = boot.exit
   local found, runner = pcall(require, "busted.runner")
   if not found then return "busted is not installed (Debian: lua-busted)\n" .. tostring(runner) end
+  for _, word in ipairs(arg) do
+    if word == "--help" or word == "-h" then return busted_help() end
+  end
   local ok, err = xpcall(runner, traceback, { standalone = false })
   if not ok then return trim(err) end
 end

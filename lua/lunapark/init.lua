@@ -10,6 +10,9 @@
 -- `ready` and `park` meet in the handle. ready leaves its values there and wakes the G if it is in park;
 -- park takes what is there before it waits. Both run in the same VM, so nothing can come in between,
 -- and a ready that comes first is not lost.
+--
+-- A wakeup tells nothing: whoever waits looks at what it waits for, and waits again. So a note that somebody
+-- left behind (a wait that raised because it cannot wait there) does no harm.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -36,7 +39,7 @@ local lp = {}
 ---@field private joiners lunapark.G[]?
 ---@field private results table?    what fn returned, with n; when it has ended well
 ---@field private err string?       why it ended, with traceback
----@field private joined boolean?   somebody has asked for its end
+---@field private report_at number?  when its error is logged unless somebody joins
 ---@field private where string      where it was started
 local G = {}
 G.__index = G
@@ -88,11 +91,14 @@ local function is_live(g)
   return live[g.slot] == g and not g.results and not g.err
 end
 
--- The nearer of a timeout in seconds and none; 0 means no deadline to core.wait.
+-- C's deadlines are int64_t: this one is 285 years away.
+local FAR_NS = 9e18
+
+-- A timeout in seconds as a moment; 0 means no deadline to core.wait.
 local function deadline_in(s)
   if not s then return 0 end
   local at = now_ns() + s * 1e9
-  return at < 1 and 1 or at
+  return at < 1 and 1 or at > FAR_NS and FAR_NS or at
 end
 
 --- Waits `s` seconds. The G's own deadline or a cancellation may end it sooner.
@@ -105,8 +111,8 @@ function lp.sleep(s)
     core.yield()
     return true
   end
-  local at = deadline_in(s)
-  local err = wait(reasons.sleep, at)
+  local at, err = deadline_in(s), nil
+  repeat err = wait(reasons.sleep, at) until err
   if err == "timeout" then
     local limit = C.host_deadline()
     if limit == 0 or limit > at then return true end
@@ -139,11 +145,11 @@ function lp.park(reason)
     error("park: reason must be a string, got " .. type(reason), 2)
   end
   local g = current()
-  if not g.ready_n then
+  while not g.ready_n do
     g.parked = true
     local err = wait(reasons.park)
     g.parked = nil
-    if not g.ready_n then return nil, err end
+    if err and not g.ready_n then return nil, err end
   end
   return take_ready(g)
 end
@@ -164,28 +170,44 @@ end
 
 -- ---- starting and ending -------------------------------------------------------------------------
 
-local unreported = registry["lunapark.unreported"] or {}
-registry["lunapark.unreported"] = unreported
+-- Errors that nobody has joined yet, in the order of their times: pending[first .. last] are Gs.
+local pending = registry["lunapark.unreported"] or { first = 1, last = 0, reporting = false }
+registry["lunapark.unreported"] = pending
 
 local function report(g)
-  if not unreported[g] then return end
-  unreported[g] = nil
+  if not g.report_at then return end
+  g.report_at = nil
   local msg = ("%s ended with an error: %s"):format(tostring(g), g.err)
   C.host_log(3, msg, #msg)
 end
 
 --- Logs the errors of Gs that nobody has joined; the host calls it before the process ends.
 function lp.report_errors()
-  for g in pairs(unreported) do report(g) end
+  for i = pending.first, pending.last do report(pending[i]) end
+end
+
+-- One G for all of them. It has not the deadline of the G that failed first.
+local function reporter()
+  C.host_set_deadline(0)
+  while pending.first <= pending.last do
+    local g = pending[pending.first]
+    while g.report_at and g.report_at > now_ns() do wait(reasons.sleep, g.report_at) end
+    report(g)
+    pending[pending.first] = nil
+    pending.first = pending.first + 1
+  end
+  pending.reporting = false
 end
 
 -- Whoever wants the error has a second to call join.
 local function report_later(g)
-  unreported[g] = true
-  core.go(function()
-    wait(reasons.sleep, deadline_in(1))
-    report(g)
-  end)
+  g.report_at = deadline_in(1)
+  pending.last = pending.last + 1
+  pending[pending.last] = g
+  if not pending.reporting then
+    pending.reporting = true
+    core.go(reporter)
+  end
 end
 
 local function finish(g, ok, ...)
@@ -194,7 +216,7 @@ local function finish(g, ok, ...)
     g.results = { n = select("#", ...), ... }
   else
     g.err = (...)
-    if not g.joined then report_later(g) end
+    if not g.joiners or #g.joiners == 0 then report_later(g) end
   end
   local joiners = g.joiners
   if not joiners then return end
@@ -243,18 +265,18 @@ function G:join(s)
   check_seconds(s, "join", true)
   local me = current()
   if self == me then error("join: a G can't wait for its own end", 2) end
-  self.joined = true
   if not self.results and not self.err then
     if not is_live(self) then return nil, "ended" end
     self.joiners = self.joiners or {}
     table.insert(self.joiners, me)
-    local err = wait(reasons.join, deadline_in(s))
+    local at, err = deadline_in(s), nil
+    repeat err = wait(reasons.join, at) until err or self.results or self.err
     if not self.results and not self.err then
       leave_joiners(self, me)
       return nil, err
     end
   end
-  unreported[self] = nil
+  self.report_at = nil
   if self.err then return nil, self.err end
   return unpack(self.results, 1, self.results.n)
 end

@@ -53,7 +53,7 @@ enum { FAILURES_SHOWN = 8, FAILURE_MAX = 256 };
 
 static struct {
     rt_lock lock;
-    int n;                                   /* lock */
+    int n;                                  /* lock */
     char text[FAILURES_SHOWN][FAILURE_MAX]; /* lock */
 } failures;
 
@@ -95,7 +95,8 @@ static bool expect_equal_at(int64_t a, int64_t b, const char *file, int line, co
     do {                                                                                           \
         int64_t until_ = rt_nanotime() + 10 * SEC;                                                 \
         bool came_;                                                                                \
-        while (!(came_ = (e)) && rt_nanotime() < until_) rt_sleep(MS);                             \
+        while (!(came_ = (e)) && rt_nanotime() < until_)                                           \
+            rt_sleep(MS);                                                                          \
         expect_at(came_, __FILE__, __LINE__, "%s", #e);                                            \
     } while (0)
 
@@ -105,7 +106,8 @@ static void fail_if_recorded(void) {
     int n = failures.n;
     failures.n = 0;
     rt_lock_release(&failures.lock);
-    for (int i = 0; i < n && i < FAILURES_SHOWN; i++) print_error("%s\n", failures.text[i]);
+    for (int i = 0; i < n && i < FAILURES_SHOWN; i++)
+        print_error("%s\n", failures.text[i]);
     if (n) fail_msg("%d checks failed", n);
 }
 
@@ -149,7 +151,12 @@ static void in_g(void (*fn)(void *), void *arg) {
 static void run_row(void **state) {
     in_g(((call *)*state)->fn, NULL);
 }
-#define in_g_test(f) {#f, run_row, NULL, NULL, &(call){f, NULL}}
+#define in_g_test(f)                                                                               \
+    {                                                                                              \
+#f, run_row, NULL, NULL, &(call) {                                                         \
+            f, NULL                                                                                \
+        }                                                                                          \
+    }
 
 /* ---- starting several Gs and waiting for them -------------------------------------------------- */
 
@@ -264,7 +271,8 @@ static int run_child(const char *name, char *said, size_t size) {
         late = poll(&pfd, 1, 20000) <= 0;
         if (late) break;
         char spill[256];
-        ssize_t r = n < size - 1 ? read(p[0], said + n, size - 1 - n) : read(p[0], spill, sizeof spill);
+        ssize_t r =
+            n < size - 1 ? read(p[0], said + n, size - 1 - n) : read(p[0], spill, sizeof spill);
         if (r <= 0) break;
         if (n < size - 1) n += (size_t)r;
     }
@@ -282,12 +290,21 @@ static void assert_child_exits(const char *name, int code, char *said, size_t si
         fail_msg("child %s: status %#x, said: %s", name, (unsigned)status, said);
 }
 
+#ifdef RT_TSAN
+/* Its second of sleep at each exit serves detached threads, which the runtime's are not. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) {
+    return "atexit_sleep_ms=0";
+}
+#endif
+
 /* ---- the program ------------------------------------------------------------------------------- */
 
 static void main_g_of_tests(void *arg) {
     (void)arg;
     note_wake(&harness.up);
-    for (;;) rt_park(NULL, NULL, RT_WAIT_OTHER);
+    for (;;)
+        rt_park(NULL, NULL, RT_WAIT_OTHER);
 }
 
 static void *runtime_thread(void *arg) {
@@ -299,6 +316,11 @@ static void start_runtime(uint64_t seed) {
     opts = (rt_options){.procs = test_procs(), .deadlock_is_normal = true, .seed = seed};
     foreign(runtime_thread, &opts);
     if (!note_sleep_for(&harness.up, LIMIT_NS)) rt_throw("the runtime does not start");
+    /* Signals are for the runtime's threads. TSan would keep one that hits a thread in a bare futex
+     * call until that ends. */
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
 }
 
 /* This program once for 1, 2 and 4 Ps; what main shall return. */

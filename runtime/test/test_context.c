@@ -55,7 +55,8 @@ static void a_switch_keeps_registers(void **state) {
     rt_stack s;
     int64_t turns = 0;
     start_there(&s, scramble, &turns);
-    for (uint64_t i = 1; i <= 10000; i++) assert_true(values_live_over_a_switch(i * 1000003));
+    for (uint64_t i = 1; i <= 10000; i++)
+        assert_true(values_live_over_a_switch(i * 1000003));
     assert_int_equal(turns, 10000);
     drop_there(s);
 }
@@ -153,7 +154,8 @@ static void stacks_are_reused_and_come_back_clean(void **state) {
             assert_int_equal(s[i].hi - s[i].lo, size);
             memset(s[i].lo, 0x55, size);
         }
-        for (int i = 0; i < 40; i++) stack_free(s[i]);
+        for (int i = 0; i < 40; i++)
+            stack_free(s[i]);
         rt_stack again = stack_alloc(size);
         if (size > 32 << 10) assert_int_equal(again.lo[0], 0); /* its pages went to the kernel */
         stack_free(again);

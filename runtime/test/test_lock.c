@@ -25,8 +25,10 @@ static void threads_exclude_each_other(void **state) {
     (void)state;
     pthread_t t[THREADS];
     counter = 0;
-    for (int i = 0; i < THREADS; i++) t[i] = foreign(take_turns, NULL);
-    for (int i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
+    for (int i = 0; i < THREADS; i++)
+        t[i] = foreign(take_turns, NULL);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
     fail_if_recorded();
     assert_int_equal(counter, THREADS * ROUNDS(TURNS));
 }
@@ -53,11 +55,13 @@ static void sleepers_are_woken(void **state) {
     pthread_t t[THREADS];
     int taken = 0;
     rt_lock_acquire(&lock);
-    for (int i = 0; i < THREADS; i++) t[i] = foreign(take_once, &taken);
+    for (int i = 0; i < THREADS; i++)
+        t[i] = foreign(take_once, &taken);
     usleep(20000); /* long enough for them to stop spinning */
     assert_int_equal(taken, 0);
     rt_lock_release(&lock);
-    for (int i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(t[i], NULL);
     assert_int_equal(taken, THREADS);
 }
 

@@ -136,7 +136,8 @@ enum { BULK = 4 << 20 };
 
 static void write_bulk(void *arg) {
     unsigned char *data = malloc(BULK);
-    for (size_t i = 0; i < BULK; i++) data[i] = (unsigned char)(i * 7 + i / 251);
+    for (size_t i = 0; i < BULK; i++)
+        data[i] = (unsigned char)(i * 7 + i / 251);
     EXPECT_EQ(rt_fd_write(arg, data, BULK), BULK);
     free(data);
 }
@@ -248,7 +249,8 @@ static void a_cleared_deadline_does_not_come(void *arg) {
     rt_pd_set_deadline(a.pd, RT_R, until);
     start_waiter(&c, &w, &a, RT_R);
     rt_pd_set_deadline(a.pd, RT_R, 0);
-    while (rt_nanotime() < until + 20 * MS) rt_sleep(10 * MS);
+    while (rt_nanotime() < until + 20 * MS)
+        rt_sleep(10 * MS);
     CHECK(!atomic_load(&w.ended));
     CHECK_EQ(rt_fd_write(&b, "x", 1), 1);
     crowd_wait(&c);
@@ -270,7 +272,8 @@ static void a_deadline_ends_with_its_descriptor(void *arg) {
     CHECK(open_pair(&b, &a));
     CHECK(b.pd == pd);
     start_waiter(&c, &w, &b, RT_R);
-    while (rt_nanotime() < until + 20 * MS) rt_sleep(10 * MS);
+    while (rt_nanotime() < until + 20 * MS)
+        rt_sleep(10 * MS);
     CHECK(!atomic_load(&w.ended));
     CHECK_EQ(rt_fd_write(&a, "x", 1), 1);
     crowd_wait(&c);
@@ -327,7 +330,8 @@ static void a_deadline_on_the_way_to_the_p_does_not_either(void *arg) {
         EXPECT_SOON(atomic_load(&w.began));
         CHECK_EQ(write(b.fd, "x", 1), 1);
         g_list l = {0};
-        for (int k = 0; k < rt_procs(); k++) netpoll_p(&sched.ps[k], 0, &l); /* it is ready now */
+        for (int k = 0; k < rt_procs(); k++)
+            netpoll_p(&sched.ps[k], 0, &l); /* it is ready now */
         spin_for(8 * MS);
         inject(rt_getm(), &l);
         crowd_wait(&c);
@@ -486,7 +490,8 @@ static void move_deadlines(void *arg) {
     uint64_t seed = k->seed;
     while (!atomic_load(&k->over)) {
         int64_t when = (int64_t)random_below(&seed, 3) * (int64_t)random_below(&seed, MS);
-        rt_pd_set_deadline(k->f.pd, random_below(&seed, 2) ? RT_R : RT_W, when ? rt_nanotime() + when : 0);
+        rt_pd_set_deadline(k->f.pd, random_below(&seed, 2) ? RT_R : RT_W,
+                           when ? rt_nanotime() + when : 0);
         rt_yield();
     }
 }
@@ -530,7 +535,8 @@ static void deadlines_data_and_shut_race(void *arg) {
         for (uint64_t n = random_below(&seed, 20); n > 0; n--) {
             char buf[300];
             if (random_below(&seed, 2))
-                EXPECT(send(b.fd, buf, random_below(&seed, 64), MSG_DONTWAIT) >= 0 || errno == EAGAIN);
+                EXPECT(send(b.fd, buf, random_below(&seed, 64), MSG_DONTWAIT) >= 0 ||
+                       errno == EAGAIN);
             else
                 recv(b.fd, buf, sizeof buf, MSG_DONTWAIT);
             if (random_below(&seed, 3) == 0) rt_sleep((int64_t)random_below(&seed, 200000));
@@ -546,7 +552,8 @@ static void deadlines_data_and_shut_race(void *arg) {
 static void ends_race_with_each_other(void *arg) {
     (void)arg;
     crowd c = {0};
-    for (uintptr_t i = 0; i < 6; i++) crowd_go(&c, deadlines_data_and_shut_race, (void *)i);
+    for (uintptr_t i = 0; i < 6; i++)
+        crowd_go(&c, deadlines_data_and_shut_race, (void *)i);
     crowd_wait(&c);
 }
 
@@ -798,7 +805,8 @@ static void descriptors_of_unused_ps_are_polled(void *arg) {
         EXPECT_EQ(rt_fd_close(&f[i]), 0);
     }
     join_foreign(t);
-    for (int i = 0; i < 2 * rt_procs(); i++) close(peer[i]);
+    for (int i = 0; i < 2 * rt_procs(); i++)
+        close(peer[i]);
 }
 
 typedef struct shared_listener {
@@ -843,9 +851,11 @@ static void pollers_share_a_listener(void *arg) {
         EXPECT_EQ(rt_fd_close(&f), 0);
         if (i % 10 == 9) EXPECT_SOON(atomic_load(&accepted) == i + 1);
     }
-    for (int i = 0; i < rt_procs(); i++) rt_pd_shut(s[i].pd);
+    for (int i = 0; i < rt_procs(); i++)
+        rt_pd_shut(s[i].pd);
     crowd_wait(&c);
-    for (int i = 0; i < rt_procs(); i++) rt_pd_close(s[i].pd);
+    for (int i = 0; i < rt_procs(); i++)
+        rt_pd_close(s[i].pd);
     close(fd);
 }
 
@@ -889,7 +899,8 @@ static void thousands_of_connections_echo(void *arg) {
     crowd c = {0};
     rt_stats before, after;
     rt_read_stats(&before);
-    for (int i = 0; i < many.n; i++) crowd_go(&c, talk, NULL);
+    for (int i = 0; i < many.n; i++)
+        crowd_go(&c, talk, NULL);
     crowd_wait(&c);
     stop_serving(&many.s);
     CHECK_EQ(atomic_load(&many.done), many.n);

@@ -16,7 +16,8 @@ static void many_gs_all_run(void *arg) {
     crowd c = {0};
     int n = ROUNDS(10000);
     atomic_store(&count, 0);
-    for (int i = 0; i < n; i++) crowd_go(&c, add_one, NULL);
+    for (int i = 0; i < n; i++)
+        crowd_go(&c, add_one, NULL);
     crowd_wait(&c);
     CHECK_EQ(atomic_load(&count), n);
 }
@@ -50,7 +51,8 @@ static void gs_start_gs(void *arg) {
 }
 
 static void *go_many(void *arg) {
-    for (int i = 0; i < ROUNDS(2000); i++) crowd_go(arg, add_one, NULL);
+    for (int i = 0; i < ROUNDS(2000); i++)
+        crowd_go(arg, add_one, NULL);
     crowd_leave(arg);
     return NULL;
 }
@@ -65,7 +67,8 @@ static void threads_without_a_p_start_gs(void *arg) {
         t[i] = foreign(go_many, &c);
     }
     crowd_wait(&c);
-    for (int i = 0; i < 3; i++) join_foreign(t[i]);
+    for (int i = 0; i < 3; i++)
+        join_foreign(t[i]);
     CHECK_EQ(atomic_load(&count), 3 * ROUNDS(2000));
 }
 
@@ -126,7 +129,8 @@ static void yielders_all_progress(void *arg) {
         crowd_go(&c, yield_until_all_have_enough, &yields[i]);
     }
     int64_t until = rt_nanotime() + 10 * SEC;
-    while (!everybody_has(ROUNDS(YIELDS)) && rt_nanotime() < until) rt_yield();
+    while (!everybody_has(ROUNDS(YIELDS)) && rt_nanotime() < until)
+        rt_yield();
     EXPECT(everybody_has(ROUNDS(YIELDS)));
     atomic_store(&all_have_enough, true);
     crowd_wait(&c);
@@ -226,7 +230,8 @@ static void *give_tokens(void *arg) {
     uint64_t seed = 7;
     for (int64_t i = 0; i < t->rounds; i++) {
         int64_t until = rt_nanotime() + 10 * SEC;
-        while (atomic_load(&t->ping.got) < i && rt_nanotime() < until) sched_yield();
+        while (atomic_load(&t->ping.got) < i && rt_nanotime() < until)
+            sched_yield();
         if (random_below(&seed, 2)) spin_for((int64_t)random_below(&seed, 20000));
         give_token(&t->ping);
     }
@@ -239,7 +244,8 @@ static void threads_without_a_p_ready_gs(void *arg) {
     memset(&t, 0, sizeof t);
     t.rounds = ROUNDS(5000);
     pthread_t giver = foreign(give_tokens, &t);
-    for (int64_t i = 0; i < t.rounds; i++) wait_for_token(&t.ping);
+    for (int64_t i = 0; i < t.rounds; i++)
+        wait_for_token(&t.ping);
     join_foreign(giver);
     CHECK_EQ(atomic_load(&t.ping.got), t.rounds);
 }
@@ -338,11 +344,53 @@ static void nobody_starves_beneath_gs_that_ready_each_other(void *arg) {
     atomic_store(&count, 0);
     pthread_t t = foreign(go_one, NULL); /* into the global list */
     int64_t until = rt_nanotime() + 10 * SEC;
-    while (atomic_load(&count) == 0 && rt_nanotime() < until) rt_sleep(MS);
+    while (atomic_load(&count) == 0 && rt_nanotime() < until)
+        rt_sleep(MS);
     EXPECT_EQ(atomic_load(&count), 1);
     atomic_store(&stop, true);
     join_foreign(t);
     crowd_wait(&c);
+}
+
+/* More yielders than the rings hold, so that the global list is never empty and no ring either. */
+static void yield_slowly_until_stopped(void *arg) {
+    (void)arg;
+    while (!atomic_load(&stop)) {
+        spin_for(5000);
+        rt_yield();
+    }
+}
+
+static void *go_and_write_one(void *arg) {
+    rt_go(add_one, NULL);
+    usleep(5000);
+    EXPECT_EQ(write(*(int *)arg, "x", 1), 1);
+    return NULL;
+}
+
+static void full_queues_starve_neither_timers_nor_descriptors(void *arg) {
+    (void)arg;
+    crowd c = {0};
+    rt_fd f;
+    char b;
+    int p[2];
+    atomic_store(&stop, false);
+    atomic_store(&count, 0);
+    CHECK_EQ(pipe2(p, O_NONBLOCK | O_CLOEXEC), 0);
+    CHECK_EQ(rt_fd_init(&f, p[0]), 0);
+    for (int i = 0; i < (RUNQ_SIZE + RUNQ_SIZE / 4) * rt_procs(); i++)
+        crowd_go(&c, yield_slowly_until_stopped, NULL);
+    for (int i = 0; i < 5; i++)
+        rt_sleep(MS);
+    pthread_t t = foreign(go_and_write_one, &p[1]);
+    rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + 10 * SEC);
+    EXPECT_EQ(rt_fd_read(&f, &b, 1), 1);
+    EXPECT_SOON(atomic_load(&count) == 1);
+    atomic_store(&stop, true);
+    crowd_wait(&c);
+    join_foreign(t);
+    EXPECT_EQ(rt_fd_close(&f), 0);
+    close(p[1]);
 }
 
 static _Atomic int meeting;
@@ -393,7 +441,8 @@ static void counters_count(void *arg) {
     rt_stats a, b;
     rt_read_stats(&a);
     crowd c = {0};
-    for (int i = 0; i < 100; i++) crowd_go(&c, add_one, NULL);
+    for (int i = 0; i < 100; i++)
+        crowd_go(&c, add_one, NULL);
     crowd_wait(&c);
     rt_read_stats(&b);
     CHECK(b.switches - a.switches >= 100);
@@ -430,13 +479,15 @@ static bool show(rt_g *g, void *arg) {
 static void park_shown(void *arg) {
     (void)arg;
     rt_park(show, NULL, RT_WAIT_PARK);
-    for (;;) rt_park(NULL, NULL, RT_WAIT_PARK);
+    for (;;)
+        rt_park(NULL, NULL, RT_WAIT_PARK);
 }
 
 static void ready_it_twice(void *arg) {
     (void)arg;
     rt_go(park_shown, NULL);
-    while (!atomic_load(&victim)) rt_yield();
+    while (!atomic_load(&victim))
+        rt_yield();
     rt_ready(atomic_load(&victim));
     rt_ready(atomic_load(&victim));
 }
@@ -464,6 +515,7 @@ int main(void) {
         in_g_test(threads_without_a_p_ready_gs),
         in_g_test(step_gs_yield_park_and_end),
         in_g_test(nobody_starves_beneath_gs_that_ready_each_other),
+        in_g_test(full_queues_starve_neither_timers_nor_descriptors),
         in_g_test(work_spreads_over_ps),
         in_g_test(no_wake_up_of_an_idle_p_is_lost),
         in_g_test(counters_count),

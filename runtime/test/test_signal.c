@@ -35,7 +35,8 @@ static void different_signals_are_all_reported(void *arg) {
         kill(getpid(), SIGUSR2);
         kill(getpid(), SIGUSR1);
         kill(getpid(), SIGHUP);
-        for (int k = 0; k < 3; k++) got |= UINT64_C(1) << rt_signal_wait();
+        for (int k = 0; k < 3; k++)
+            got |= UINT64_C(1) << rt_signal_wait();
         CHECK_EQ(got, 1 << SIGUSR1 | 1 << SIGUSR2 | 1 << SIGHUP);
     }
 }

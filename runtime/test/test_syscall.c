@@ -10,7 +10,8 @@ static void block_until_seen(void *arg) {
     (void)arg;
     rt_entersyscall();
     atomic_store(&inside, 1);
-    for (int i = 0; i < 10000 && !atomic_load(&seen); i++) usleep(1000);
+    for (int i = 0; i < 10000 && !atomic_load(&seen); i++)
+        usleep(1000);
     rt_exitsyscall();
     EXPECT(atomic_load(&seen));
     CHECK(rt_p_id() >= 0);
@@ -25,7 +26,8 @@ static void others_run_while_one_blocks(void *arg) {
         atomic_store(&inside, 0);
         atomic_store(&seen, 0);
         crowd_go(&c, block_until_seen, NULL);
-        while (!atomic_load(&inside)) rt_yield();
+        while (!atomic_load(&inside))
+            rt_yield();
         rt_read_stats(&after);
         EXPECT_EQ(after.g_syscall, 1);
         if (rt_procs() == 1) EXPECT(after.handoffs > before.handoffs);
@@ -59,7 +61,8 @@ static void keep_errno(void *arg) {
 static void errno_is_kept(void *arg) {
     (void)arg;
     crowd c = {0};
-    for (uintptr_t i = 0; i < 40; i++) crowd_go(&c, keep_errno, (void *)i);
+    for (uintptr_t i = 0; i < 40; i++)
+        crowd_go(&c, keep_errno, (void *)i);
     crowd_wait(&c);
 }
 
@@ -69,7 +72,8 @@ static void block_until_all_do(void *arg) {
     (void)arg;
     rt_entersyscall();
     atomic_fetch_add(&inside, 1);
-    for (int i = 0; i < 15000 && atomic_load(&inside) < AT_ONCE; i++) usleep(1000);
+    for (int i = 0; i < 15000 && atomic_load(&inside) < AT_ONCE; i++)
+        usleep(1000);
     rt_exitsyscall();
     EXPECT_EQ(atomic_load(&inside), AT_ONCE);
 }
@@ -79,7 +83,8 @@ static void many_block_at_once(void *arg) {
     crowd c = {0};
     rt_stats s;
     atomic_store(&inside, 0);
-    for (int i = 0; i < AT_ONCE; i++) crowd_go(&c, block_until_all_do, NULL);
+    for (int i = 0; i < AT_ONCE; i++)
+        crowd_go(&c, block_until_all_do, NULL);
     crowd_wait(&c);
     rt_read_stats(&s);
     CHECK_EQ(s.g_syscall, 0);
@@ -102,7 +107,8 @@ static void a_return_is_not_lost(void *arg) {
     uint64_t seeds[4] = {1, 2, 3, 4};
     crowd c = {0};
     atomic_store(&stop, false);
-    for (int i = 0; i < rt_procs(); i++) crowd_go(&c, run_and_park, &seeds[i]);
+    for (int i = 0; i < rt_procs(); i++)
+        crowd_go(&c, run_and_park, &seeds[i]);
     for (int64_t end = rt_nanotime() + SEC / 2; rt_nanotime() < end;) {
         rt_entersyscall();
         usleep((useconds_t)random_below(&seed, 300));
@@ -144,7 +150,8 @@ static void calls_yields_and_parks_mix(void *arg) {
 static void short_and_long_calls_mix(void *arg) {
     (void)arg;
     crowd c = {0};
-    for (uintptr_t i = 0; i < 12; i++) crowd_go(&c, calls_yields_and_parks_mix, (void *)i);
+    for (uintptr_t i = 0; i < 12; i++)
+        crowd_go(&c, calls_yields_and_parks_mix, (void *)i);
     crowd_wait(&c);
 }
 
@@ -154,7 +161,8 @@ static _Atomic bool stop_pipe;
 static void read_pipe(void *arg) {
     rt_fd *f = arg;
     char b;
-    for (int i = 0; i < 5; i++) CHECK_EQ(rt_fd_read(f, &b, 1), 1);
+    for (int i = 0; i < 5; i++)
+        CHECK_EQ(rt_fd_read(f, &b, 1), 1);
     atomic_store(&stop_pipe, true);
 }
 
@@ -174,7 +182,8 @@ static void pollers_are_looked_after_meanwhile(void *arg) {
         EXPECT_EQ(write(p[1], "x", 1), 1);
         usleep(30000);
     }
-    for (int i = 0; i < 10000 && !atomic_load(&stop_pipe); i++) usleep(1000);
+    for (int i = 0; i < 10000 && !atomic_load(&stop_pipe); i++)
+        usleep(1000);
     rt_exitsyscall();
     EXPECT(atomic_load(&stop_pipe));
     crowd_wait(&c);
@@ -184,12 +193,9 @@ static void pollers_are_looked_after_meanwhile(void *arg) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        in_g_test(others_run_while_one_blocks),
-        in_g_test(errno_is_kept),
-        in_g_test(many_block_at_once),
-        in_g_test(a_return_is_not_lost),
-        in_g_test(short_and_long_calls_mix),
-        in_g_test(pollers_are_looked_after_meanwhile),
+        in_g_test(others_run_while_one_blocks), in_g_test(errno_is_kept),
+        in_g_test(many_block_at_once),          in_g_test(a_return_is_not_lost),
+        in_g_test(short_and_long_calls_mix),    in_g_test(pollers_are_looked_after_meanwhile),
     };
     RUN_TESTS("syscall", tests);
 }

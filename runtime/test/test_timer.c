@@ -131,7 +131,8 @@ static void timers_fire_in_order(void *arg) {
 static void set_many(void *arg) {
     probe **ps = arg;
     uint64_t seed = (uint64_t)(uintptr_t)arg;
-    for (int i = 0; i < 1000; i++) set(ps[i], rt_nanotime() + (int64_t)random_below(&seed, 100 * MS));
+    for (int i = 0; i < 1000; i++)
+        set(ps[i], rt_nanotime() + (int64_t)random_below(&seed, 100 * MS));
 }
 
 static void thousands_of_timers_all_fire_once(void *arg) {
@@ -140,12 +141,15 @@ static void thousands_of_timers_all_fire_once(void *arg) {
     static probe *ps[N];
     crowd c = {0};
     atomic_store(&n_fired, 0);
-    for (int i = 0; i < N; i++) ps[i] = new_probe();
-    for (int i = 0; i < N; i += 1000) crowd_go(&c, set_many, &ps[i]);
+    for (int i = 0; i < N; i++)
+        ps[i] = new_probe();
+    for (int i = 0; i < N; i += 1000)
+        crowd_go(&c, set_many, &ps[i]);
     crowd_wait(&c);
     EXPECT_SOON(atomic_load(&n_fired) >= N);
     rt_sleep(5 * MS);
-    for (int i = 0; i < N; i++) CHECK_EQ(atomic_load(&ps[i]->fired), 1);
+    for (int i = 0; i < N; i++)
+        CHECK_EQ(atomic_load(&ps[i]->fired), 1);
     rt_stats s;
     rt_read_stats(&s);
     CHECK(s.timers < N / 2);
@@ -176,19 +180,22 @@ static void set_at_random(void *arg) {
         else
             rt_sleep((int64_t)random_below(&seed, MS));
     }
-    for (int i = 0; i < N; i++) set(ps[i], 0);
+    for (int i = 0; i < N; i++)
+        set(ps[i], 0);
     rt_sleep(5 * MS); /* calls for earlier settings may be under way */
     for (int i = 0; i < N; i++) {
         atomic_store(&ps[i]->fired, 0);
         set(ps[i], rt_nanotime() + (int64_t)random_below(&seed, 5 * MS));
     }
-    for (int i = 0; i < N; i++) EXPECT_SOON(atomic_load(&ps[i]->fired) > 0);
+    for (int i = 0; i < N; i++)
+        EXPECT_SOON(atomic_load(&ps[i]->fired) > 0);
 }
 
 static void none_is_lost_however_they_are_moved(void *arg) {
     (void)arg;
     crowd c = {0};
-    for (uintptr_t i = 0; i < 12; i++) crowd_go(&c, set_at_random, (void *)i);
+    for (uintptr_t i = 0; i < 12; i++)
+        crowd_go(&c, set_at_random, (void *)i);
     crowd_wait(&c);
 }
 
@@ -197,7 +204,8 @@ static void *set_from_outside(void *arg) {
         probe *p = arg;
         set(p, rt_nanotime() + 3600 * SEC);
         set(p, rt_nanotime() + MS);
-        for (int64_t end = rt_nanotime() + 10 * SEC; atomic_load(&p->fired) < i && rt_nanotime() < end;)
+        for (int64_t end = rt_nanotime() + 10 * SEC;
+             atomic_load(&p->fired) < i && rt_nanotime() < end;)
             usleep(100);
         EXPECT_EQ(atomic_load(&p->fired), i);
     }

@@ -114,13 +114,16 @@ static void one_of_many_wakers_wins(void *arg) {
     memset(&race, 0, sizeof race);
     crowd c = {0};
     pthread_t t[2];
-    for (uintptr_t i = 0; i < 2; i++) t[i] = foreign(wake_from_a_thread, (void *)(i + 1));
-    for (uintptr_t i = 0; i < WAKERS; i++) crowd_go(&c, wake_from_a_g, (void *)(i + 3));
+    for (uintptr_t i = 0; i < 2; i++)
+        t[i] = foreign(wake_from_a_thread, (void *)(i + 1));
+    for (uintptr_t i = 0; i < WAKERS; i++)
+        crowd_go(&c, wake_from_a_g, (void *)(i + 3));
     int64_t waits = 0, sum = 0, timeouts = 0;
     uint64_t seed = 99;
     rt_g *g = rt_self();
     for (int64_t end = rt_nanotime() + SEC / 2; rt_nanotime() < end; waits++) {
-        int64_t deadline = random_below(&seed, 2) ? rt_nanotime() + (int64_t)random_below(&seed, 50000) : 0;
+        int64_t deadline =
+            random_below(&seed, 2) ? rt_nanotime() + (int64_t)random_below(&seed, 50000) : 0;
         uint64_t ticket = rt_wait_open(g);
         atomic_store(&race.ticket, ticket);
         atomic_store(&race.g, g);
@@ -131,7 +134,8 @@ static void one_of_many_wakers_wins(void *arg) {
             sum += code;
     }
     atomic_store(&race.over, true);
-    for (int i = 0; i < 2; i++) join_foreign(t[i]);
+    for (int i = 0; i < 2; i++)
+        join_foreign(t[i]);
     crowd_wait(&c);
     CHECK(waits > 100);
     CHECK_EQ(atomic_load(&race.wins) + timeouts, waits);
@@ -178,7 +182,8 @@ static void deadline_and_wake_up_are_one_end(void *arg) {
         atomic_store(&duel.ticket, ticket);
         rt_wake_code code = rt_wait(RT_WAIT_PARK, deadline);
         if (code == RT_TIMEOUT) EXPECT(rt_nanotime() >= deadline);
-        while (atomic_load(&duel.won) < 0) rt_yield();
+        while (atomic_load(&duel.won) < 0)
+            rt_yield();
         EXPECT_EQ(atomic_load(&duel.won), code == RT_WOKEN);
         *(code == RT_WOKEN ? &woken : &late) += 1;
     }
@@ -226,8 +231,10 @@ static void an_interrupt_ends_a_wait(void *arg) {
     crowd c = {0};
     rt_g *gs[10];
     atomic_store(&interrupted, 0);
-    for (int i = 0; i < 10; i++) gs[i] = crowd_go(&c, wait_for_long, NULL);
-    for (int i = 0; i < 10; i++) EXPECT_SOON(rt_interrupt(gs[i], RT_CANCELED));
+    for (int i = 0; i < 10; i++)
+        gs[i] = crowd_go(&c, wait_for_long, NULL);
+    for (int i = 0; i < 10; i++)
+        EXPECT_SOON(rt_interrupt(gs[i], RT_CANCELED));
     crowd_wait(&c);
     CHECK_EQ(atomic_load(&interrupted), 10);
     CHECK(!rt_interrupt(rt_self(), RT_CANCELED)); /* it waits for nothing */
@@ -248,7 +255,8 @@ static void sleep_at_random(void *arg) {
 static void sleeps_are_never_short(void *arg) {
     (void)arg;
     crowd c = {0};
-    for (uintptr_t i = 0; i < 100; i++) crowd_go(&c, sleep_at_random, (void *)i);
+    for (uintptr_t i = 0; i < 100; i++)
+        crowd_go(&c, sleep_at_random, (void *)i);
     crowd_wait(&c);
     rt_sleep(0);
     rt_sleep(-1);
@@ -282,7 +290,8 @@ static void sleepers_wake_in_order_of_their_times(void *arg) {
     CHECK_EQ(atomic_load(&woken.n), SLEEPERS);
     /* With more Ps they write their place at once; with a tiny ring they overtake by the global list. */
     if (rt_procs() > 1 || (int)RUNQ_SIZE < SLEEPERS) return;
-    for (int i = 1; i < SLEEPERS; i++) CHECK(woken.until[i - 1] <= woken.until[i]);
+    for (int i = 1; i < SLEEPERS; i++)
+        CHECK(woken.until[i - 1] <= woken.until[i]);
 }
 
 int main(void) {

@@ -1,0 +1,484 @@
+/* The idle-P protocol of proc.c, m.c and netpoll_epoll.c: who publishes work and who goes to sleep
+ * must not miss each other.
+ *
+ * Bound: 2 Ps, 3 Ms, one G that lies in a ring; a configuration (-DCONF=n) says what else happens:
+ *   1  M0 runs a G on P0 that readies ITEMS others, then ends or runs for ever; M1 is on P1, where an
+ *      event comes at any moment; M2 sleeps on its note
+ *   2  the same with one other, and a thread without a P readies one through the global queue
+ *   3  M0 as before; M2 comes out of a system call without a P and takes M1's while M1 sits or is
+ *      about to sit in its poller; a thread without a P sets a timer of P1 earlier
+ *   4  two threads without a P ready a G each while M0 and M1 go idle; M2 leaves a system call
+ *
+ * Checked when nothing can move any more (`watch`): no work lies in a queue while a P is idle, even
+ * with the other P busy for ever; no event or timer of an idle P lies unseen; each P is run by one M
+ * or idle with an M in its poller. Always: a P is taken only while nobody has it, n_spinning >= 0.
+ *
+ * Stores that a fence must make visible are modelled with a store buffer: runq_tail (pend), the 0 in
+ * last_poll_ns (zero_pend), timer_next_ns (tn_pend); `drain` lets them out at any moment.
+ *
+ * Sections under sched.lock are one step each where readers without the lock see one store of them;
+ * what p_evict does to the poller comes after the section, which only adds interleavings.
+ */
+#ifndef CONF
+#define CONF 1
+#endif
+#if CONF == 1
+#define ITEMS 2
+#else
+#define ITEMS 1
+#endif
+
+#define NP 2
+#define NM 3
+#define NONE 255
+
+byte ring[NP];               /* Gs in P's ring that thieves can see */
+byte pend[NP];               /* put there by the owner, still in its store buffer */
+byte glob;                   /* sched.runq, n_runq */
+bit in_idle[NP];             /* sched.idle_ps */
+byte n_idle;                 /* sched.n_idle_ps */
+byte n_spin;                 /* sched.n_spinning */
+byte holder[NP] = NONE;      /* p->m */
+byte poll_m[NP] = NONE;      /* p->poll_m */
+byte n_in_poll[NP];          /* p->n_in_poll */
+bit broken[NP], efd[NP];     /* poller: broken; the eventfd is readable */
+bit ev[NP];                  /* an event that readies one G, not polled yet */
+bit zero[NP], zero_pend[NP]; /* last_poll_ns == 0 */
+bit tn[NP], tn_pend[NP];     /* timer_next_ns: a timer that comes soon (none, or one that comes in an
+                              * hour: 0) */
+byte next_p[NM] = NONE;      /* m->next_p */
+bit to_spin[NM];             /* m->to_spin */
+bit asleep[NM];              /* sched.idle_ms */
+bit woken[NM];               /* m->park */
+
+/* full_fence; also in every lock acquisition and read-modify-write */
+#define FENCE(p) ring[p] = ring[p] + pend[p]; pend[p] = 0
+
+/* p_idle_get, sched.lock held */
+inline idle_get(wanted, out) {
+    if
+    :: wanted != NONE && in_idle[wanted] -> out = wanted
+    :: else ->
+        if
+        :: in_idle[0] -> out = 0
+        :: in_idle[1] -> out = 1
+        :: !in_idle[0] && !in_idle[1] -> out = NONE
+        fi
+    fi;
+    if
+    :: out != NONE -> in_idle[out] = 0; n_idle--
+    :: else
+    fi
+}
+
+inline netpoll_break(q) {
+    if
+    :: broken[q] -> skip /* atomic_exchange: the one write is in flight or done */
+    :: atomic { !broken[q] -> broken[q] = 1 }; efd[q] = 1
+    fi
+}
+
+/* p_evict; x: the M that has to leave. The break follows. */
+inline evict(q, taker) {
+    x = poll_m[q];
+    poll_m[q] = NONE;
+    if
+    :: x == taker -> x = NONE
+    :: else
+    fi
+}
+
+inline evict_break(q) {
+    if
+    :: x != NONE -> x = NONE; netpoll_break(q)
+    :: else
+    fi
+}
+
+/* m_start(q, true) */
+inline m_start(q) {
+    atomic {
+        x = poll_m[q];
+        if
+        :: x != NONE -> poll_m[q] = NONE; y = 1
+        :: else ->
+            if /* idle_ms; with none there, new_m would make one: wait for one to come */
+            :: asleep[0] -> x = 0
+            :: asleep[1] -> x = 1
+            :: asleep[2] -> x = 2
+            fi;
+            asleep[x] = 0; y = 0
+        fi;
+        assert(next_p[x] == NONE);
+        next_p[x] = q; to_spin[x] = 1
+    }
+    if
+    :: y -> y = 0; x = NONE; netpoll_break(q)
+    :: else -> atomic { assert(!woken[x]); woken[x] = 1; x = NONE } /* note_wake */
+    fi
+}
+
+inline wakep() {
+#ifndef MUTATE_1 /* wakep without its fence */
+    if
+    :: atomic { p != NONE -> FENCE(p) }
+    :: p == NONE
+    fi;
+#endif
+    if
+    :: n_idle == 0
+    :: n_idle != 0 ->
+        if
+        :: n_spin != 0 /* the load, or the CAS that fails */
+        :: atomic { n_spin == 0 -> n_spin = 1 };
+            atomic { idle_get(NONE, w) }
+            if
+            :: w == NONE -> n_spin--
+            :: else -> m_start(w); w = NONE
+            fi
+        fi
+    fi
+}
+
+/* p_acquire */
+inline acquire() {
+    assert(holder[p] == NONE);
+    holder[p] = me
+}
+
+/* regain(m, last, work, spin): p is NONE if there is none to have */
+inline regain(last, work, spin) {
+    atomic {
+        x = NONE;
+        if
+        :: next_p[me] != NONE -> p = next_p[me]; next_p[me] = NONE; spinning = to_spin[me]
+        :: next_p[me] == NONE && work ->
+            idle_get(last, p);
+            if
+            :: p != NONE -> n_spin = n_spin + spin; spinning = spin; evict(p, me)
+            :: else
+            fi
+        :: else
+        fi;
+        if
+        :: p != NONE && poll_m[last] == me -> poll_m[last] = NONE
+        :: else
+        fi
+    }
+    evict_break(p);
+    if
+    :: p != NONE -> acquire()
+    :: else
+    fi
+}
+
+inline leave_poller(q) {
+    atomic { y = n_in_poll[q]; n_in_poll[q]--; }
+#ifdef MUTATE_4 /* who leaves a poller does not pass the break on */
+    y = 0
+#else
+    if
+    :: y > 1 -> y = 0; netpoll_break(q)
+    :: else -> y = 0
+    fi
+#endif
+}
+
+/* The loop's put for a G, on an M with a P between two Gs: nobody is woken if it is the only one. */
+inline put_next() {
+    pend[p]++;
+    if
+    :: ring[p] + pend[p] > 1 -> wakep()
+    :: else
+    fi
+}
+
+/* A step on the ring that is a CAS on its head. */
+#define TAKE(q) ring[q] > 0 -> ring[q]--
+
+proctype M(byte me) {
+    byte p = NONE;    /* m->p */
+    byte last = NONE; /* the P whose poller it is in */
+    byte w = NONE, x = NONE, y = 0, i = 0;
+    bit spinning = 0, was = 0, due = 0, ready = 0;
+
+    if /* how it begins */
+    :: me == 0 -> p = 0;
+#if CONF == 4
+        goto find
+#else
+        goto running
+#endif
+    :: me == 1 -> p = 1; goto find
+    :: me == 2 ->
+#if CONF >= 3
+        goto exitsyscall
+#else
+        goto sleep
+#endif
+    fi;
+
+running: /* a G that readies others: rt_ready, g_enqueue, put, wakep */
+    do
+    :: i < ITEMS -> i++; pend[p]++; wakep()
+    :: i == ITEMS -> break
+    od;
+    i = 0;
+    if
+    :: goto find
+    :: goto forever
+    fi;
+forever: /* it does not end; its thread runs, the store buffer drains */
+end_forever:
+    false;
+
+exitsyscall: /* rt_exitsyscall, which did not get its old P back */
+    atomic {
+        idle_get(NONE, p);
+        if
+        :: p != NONE -> evict(p, me)
+        :: else
+        fi
+    }
+    if
+    :: p != NONE -> evict_break(p); acquire(); goto find /* its G ends */
+    :: else
+    fi;
+    /* execute, as it sees that there is no P */
+    atomic {
+        glob++;
+        idle_get(NONE, p);
+        if
+        :: p != NONE -> evict(p, me)
+        :: else -> asleep[me] = 1; goto sleep
+        fi
+    }
+    evict_break(p);
+    acquire();
+
+find: /* findrunnable */
+    if /* runq_get */
+    :: atomic { ring[p] + pend[p] > 0 -> FENCE(p); ring[p]--; goto execute }
+    :: ring[p] + pend[p] == 0
+    fi;
+    if /* timers_run(p): what it readies is left out */
+    :: atomic { tn[p] -> tn[p] = 0 }
+    :: !tn[p]
+    fi;
+    if
+    :: glob > 0 -> atomic { /* global_get */
+        FENCE(p);
+        if
+        :: glob > 1 -> glob = glob - 2; pend[p]++; goto execute
+        :: glob == 1 -> glob--; goto execute
+        :: else
+        fi }
+    :: glob == 0
+    fi;
+    if /* poll_own */
+    :: atomic { ev[p] -> ev[p] = 0; zero[p] = 0 }; put_next(); goto find
+    :: !ev[p] -> zero[p] = 0
+    fi;
+    if
+    :: spinning
+    :: else ->
+        i = NP - n_idle; /* busy */
+        if
+        :: 2 * n_spin < i -> spinning = 1; n_spin++
+        :: else
+        fi;
+        i = 0
+    fi;
+    if
+    :: spinning -> /* steal_work: half of two is one; then its timers */
+        if
+        :: atomic { TAKE(1 - p) -> FENCE(p); goto execute }
+        :: ring[1 - p] == 0
+        fi;
+        if
+        :: atomic { tn[1 - p] -> tn[1 - p] = 0 }
+        :: !tn[1 - p]
+        fi
+    :: else
+    fi;
+    atomic { /* sched.lock */
+        FENCE(p);
+        if
+        :: glob > 0 -> glob--; goto execute
+        :: else
+        fi;
+        assert(holder[p] == me);
+        holder[p] = NONE; /* p_release */
+        poll_m[p] = me;
+        n_in_poll[p]++;
+        assert(!in_idle[p]);
+        in_idle[p] = 1; n_idle++; /* p_idle_put */
+        last = p; p = NONE;
+        was = spinning
+    }
+#ifdef MUTATE_3 /* looks again before n_spinning goes down */
+    atomic { i = glob > 0 || ring[0] > 0 || ring[1] > 0 }
+#endif
+    if /* stop_spinning */
+    :: atomic { spinning -> assert(n_spin > 0); n_spin--; spinning = 0 }
+    :: !spinning
+    fi;
+#ifdef MUTATE_2 /* only who was spinning looks again */
+    if
+    :: !was -> goto idle
+    :: else
+    fi;
+#endif
+#ifndef MUTATE_3
+    i = glob > 0; /* work_anywhere */
+    if
+    :: !i -> i = ring[0] > 0
+    :: else
+    fi;
+    if
+    :: !i -> i = ring[1] > 0
+    :: else
+    fi;
+#endif
+    regain(last, i, 1);
+    i = 0; was = 0;
+    if
+    :: p != NONE -> leave_poller(last); last = NONE; goto find
+    :: else
+    fi;
+
+idle:
+    was = 0;
+#ifdef MUTATE_5 /* idle stores last_poll_ns without a fence before it loads timer_next_ns */
+    zero_pend[last] = 1;
+#else
+    zero[last] = 1;
+#endif
+    due = tn[last];
+    /* epoll_wait; due: it has a time limit */
+end_idle:
+    if
+    :: efd[last] -> efd[last] = 0; broken[last] = 0 /* take_break */
+    :: atomic { ev[last] -> ev[last] = 0; ready = 1 }
+    :: due
+    fi;
+    due = 0;
+    atomic { zero_pend[last] = 0; zero[last] = 0 } /* last_poll_ns = now */
+    leave_poller(last);
+    regain(last, 1, 0);
+    if
+    :: p != NONE ->
+        last = NONE;
+        if
+        :: ready -> ready = 0; put_next()
+        :: else
+        fi;
+        goto find
+    :: else
+    fi;
+    if
+    :: ready -> ready = 0; glob++; wakep() /* inject without a P */
+    :: else
+    fi;
+    atomic { /* sched.lock */
+        if
+        :: next_p[me] != NONE -> p = next_p[me]; next_p[me] = NONE; spinning = to_spin[me]
+        :: else
+        fi;
+        if
+        :: poll_m[last] == me -> poll_m[last] = NONE
+        :: else
+        fi;
+        last = NONE;
+        if
+        :: p == NONE -> asleep[me] = 1
+        :: else
+        fi
+    }
+    if
+    :: p != NONE -> acquire(); goto find
+    :: else
+    fi;
+
+sleep: /* m_stop */
+end_sleep:
+    woken[me];
+    atomic { woken[me] = 0; p = next_p[me]; next_p[me] = NONE; spinning = to_spin[me]; assert(p != NONE) }
+    acquire();
+    goto find;
+
+execute:
+    if
+    :: spinning ->
+        atomic { assert(n_spin > 0); n_spin--; spinning = 0 }
+        wakep()
+    :: else
+    fi;
+    goto find /* the G ends at once */
+}
+
+/* rt_ready from a thread without a P */
+proctype ready_global() {
+    byte p = NONE, w = NONE, x = NONE, y = 0;
+    glob++;
+    wakep()
+}
+
+proctype event(byte q) {
+    ev[q] = 1
+}
+
+/* rt_timer_set from another thread: note_first, then last_poll_ns. */
+proctype set_timer(byte q) {
+#ifdef MUTATE_6 /* timer_next_ns is stored without a fence before last_poll_ns is loaded */
+    tn_pend[q] = 1;
+#else
+    tn[q] = 1;
+#endif
+    if
+    :: zero[q] -> netpoll_break(q)
+    :: else
+    fi
+}
+
+/* The processors' store buffers. */
+proctype drain() {
+    do
+    :: atomic { pend[0] > 0 -> FENCE(0) }
+    :: atomic { pend[1] > 0 -> FENCE(1) }
+    :: atomic { zero_pend[0] -> zero_pend[0] = 0; zero[0] = 1 }
+    :: atomic { zero_pend[1] -> zero_pend[1] = 0; zero[1] = 1 }
+    :: atomic { tn_pend[1] -> tn_pend[1] = 0; tn[1] = 1 }
+    :: atomic { timeout -> /* nothing else can move: everybody sleeps or runs for ever */
+        assert(n_idle == 0 || ring[0] + ring[1] + glob == 0);
+        assert(n_idle == 0 || n_spin == 0);
+        assert(!in_idle[0] || (!ev[0] && !tn[0] && poll_m[0] != NONE));
+        assert(!in_idle[1] || (!ev[1] && !tn[1] && poll_m[1] != NONE));
+        assert((in_idle[0] || holder[0] != NONE) && (in_idle[1] || holder[1] != NONE));
+        break }
+    od
+}
+
+init {
+    atomic {
+        holder[0] = 0;
+        holder[1] = 1;
+#if CONF < 3
+        asleep[2] = 1;
+#endif
+        run M(0); run M(1); run M(2);
+#if CONF == 1 || CONF == 2
+        run event(1);
+#endif
+#if CONF == 2
+        run ready_global();
+#endif
+#if CONF == 3
+        run set_timer(1);
+#endif
+#if CONF == 4
+        run ready_global(); run ready_global();
+#endif
+        run drain()
+    }
+}

@@ -1,0 +1,252 @@
+-- Many clients at once, and bad ones, against a server in a process of its own.
+
+local lp = require "lunapark"
+local net = require "lunapark.net"
+local testing = require "lunapark.testing"
+local child = require "spec.support.child"
+
+local APP = [[
+local lp = require "lunapark"
+local app = require("lunapark.http").app()
+app:get("/", function() return "hello" end)
+app:get("/n/:n", function(req) return req.params.n end)
+app:get("/sleep", function() lp.sleep(1) return "slept" end)
+app:get("/nap", function() lp.sleep(0.05) return ("x"):rep(100000) end)
+app:get("/large", function() return ("x"):rep(8 * 1024 * 1024) end)
+app:get("/stream", function(_, res)
+  for _ = 1, 500 do
+    if not res:write(("x"):rep(65536)) then return end
+  end
+end)
+app:post("/body", function(req) return tostring(#req:body()) end)
+app:get("/stats", function()
+  local s = lp.stats()
+  s.ps = nil
+  return s
+end)
+return app
+]]
+
+local GET = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+
+-- Files that a process may have open; the runtime takes as many as it is allowed.
+local function descriptors()
+  for line in io.lines "/proc/self/limits" do
+    local soft = line:match "^Max open files%s+(%S+)"
+    if soft then return tonumber(soft) or 1e9 end
+  end
+end
+
+-- Calls fn(i) for 1 .. n in as many Gs, and returns when all have ended; raises the first error.
+local function all(n, fn)
+  local gs = {}
+  for i = 1, n do
+    gs[i] = lp.go(function()
+      fn(i)
+      return true
+    end)
+  end
+  for i = 1, n do
+    local ok, err = gs[i]:join()
+    if not ok then error(err, 0) end
+  end
+end
+
+describe("under load", function()
+  local server
+
+  local function serve(...)
+    server = child.serve { child.script(APP), ... }
+    return server
+  end
+
+  -- A connection that can't hang the spec.
+  local function dial()
+    local conn = assert(net.dial(server.addr, { timeout = 20 }))
+    conn:set_deadline(20)
+    return conn
+  end
+
+  local function send(bytes)
+    local conn = dial()
+    assert(conn:write(bytes))
+    return conn
+  end
+
+  after_each(child.clean)
+
+  it("2,000 keep-alive connections at once are all answered, twice", function()
+    local n = math.min(2000, descriptors() - 200)
+    serve()
+    local conns = {}
+    all(n, function(i) conns[i] = dial() end)
+    local control = child.client(server.addr)
+    child.eventually(function() return control:get("/stats"):json().fds >= n end, "all connections")
+    for round = 1, 2 do
+      all(n, function(i)
+        local wanted = tostring(i * round)
+        assert(conns[i]:write(GET:format("/n/" .. wanted)))
+        local r, err, last = testing.read_reply(conns[i])
+        assert(r, err)
+        assert(r.status == 200 and r.body == wanted and not last, r.body)
+      end)
+    end
+    for _, conn in ipairs(conns) do
+      conn:close()
+    end
+    child.eventually(function() return control:get("/stats"):json().fds < 100 end, "the end of the connections")
+    server:kill "TERM"
+    assert.equal(0, server:wait())
+    assert.is_nil(server:stderr():find("error", 1, true), server:stderr())
+  end)
+
+  it("1,000 handlers sleep a second at once on one P", function()
+    local n = math.min(1000, descriptors() - 200)
+    serve("--procs", "1")
+    local conns = {}
+    all(n, function(i) conns[i] = dial() end)
+    local start = lp.now()
+    all(n, function(i)
+      assert(conns[i]:write(GET:format "/sleep"))
+      local r, err = testing.read_reply(conns[i])
+      assert(r and r.body == "slept", err)
+    end)
+    local took = lp.now() - start
+    for _, conn in ipairs(conns) do
+      conn:close()
+    end
+    assert.is_true(took >= 1 and took < 10, took .. " s")
+  end)
+
+  it("clients that vanish leave nothing behind", function()
+    serve()
+    local control = child.client(server.addr)
+    local function stats() return control:get("/stats"):json() end
+    stats()
+    local before = stats()
+    local ways = {
+      function() return dial() end,
+      function() return send "GET / HT" end,
+      function() return send(GET:format "/") end,
+      function() return send(GET:format("/nap"):rep(5)) end, -- in a handler, with more requests behind
+      function() return send(GET:format "/large") end, -- in a response that the kernel does not take at once
+      function()
+        local conn = send(GET:format "/stream")
+        assert.matches("200", conn:read_line())
+        return conn
+      end,
+      function() return send "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc" end,
+      function() return send "POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab" end,
+      function()
+        local conn = send(GET:format "/stream")
+        conn:close_write()
+        return conn
+      end,
+    }
+    for _ = 1, 3 do
+      all(20 * #ways, function(i) ways[i % #ways + 1]():close() end)
+    end
+    child.eventually(function() return stats().fds <= before.fds end, "the end of the connections")
+    assert.equal(before.fds, stats().fds)
+    child.eventually(function() return stats().lua_gs <= before.lua_gs end, "the end of the handlers")
+    assert.equal("hello", control:get("/").body)
+    server:kill "TERM"
+    assert.equal(0, server:wait())
+    assert.is_nil(server:stderr():find(" error ", 1, true), server:stderr())
+  end)
+
+  it("a head that comes byte by byte is answered", function()
+    serve("--header-timeout", "10")
+    all(20, function(k)
+      local conn = dial()
+      for c in ("GET /n/" .. k .. " HTTP/1.1\r\nHost: x\r\nX-Slow: yes\r\n\r\n"):gmatch "." do
+        assert(conn:write(c))
+        lp.sleep(0.001)
+      end
+      assert(testing.read_reply(conn).body == tostring(k))
+      conn:close()
+    end)
+  end)
+
+  it("a head that is not whole in --header-timeout gets 408, however busily it comes", function()
+    serve("--header-timeout", "0.3", "--idle-timeout", "60")
+    local start = lp.now()
+    all(20, function(k)
+      local conn = send "GET / HTTP/1.1\r\nHost: x\r\n"
+      local writer = lp.go(function()
+        while k % 2 == 0 and conn:write "X: y\r\n" do
+          lp.sleep(0.01)
+        end
+      end)
+      local r, err, last = testing.read_reply(conn)
+      assert(r, err)
+      assert(r.status == 408 and last, r.status)
+      conn:close()
+      writer:join()
+    end)
+    local took = lp.now() - start
+    assert.is_true(took >= 0.3 and took < 20, took .. " s")
+    -- Also behind a request that was answered.
+    local conn = send(GET:format "/" .. "GET /")
+    assert.equal("hello", testing.read_reply(conn).body)
+    assert.equal(408, testing.read_reply(conn).status)
+    conn:close()
+  end)
+
+  it("a connection without a request is closed after --idle-timeout, a busy one is not", function()
+    serve("--idle-timeout", "0.3", "--header-timeout", "60")
+    local start = lp.now()
+    all(20, function(k)
+      local conn = dial()
+      if k % 2 == 0 then
+        assert(conn:write(GET:format "/"))
+        assert(testing.read_reply(conn).body == "hello")
+      end
+      local bytes, err = conn:read()
+      assert(not bytes and err == "eof", bytes or err)
+      conn:close()
+    end)
+    local took = lp.now() - start
+    assert.is_true(took >= 0.3 and took < 20, took .. " s")
+    -- A handler that takes longer than that is no idle connection.
+    local conn = send(GET:format "/sleep")
+    assert.equal("slept", testing.read_reply(conn).body)
+    conn:close()
+  end)
+
+  it("a body that stops coming ends the request after --idle-timeout", function()
+    serve("--idle-timeout", "0.2")
+    local conn = send "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc"
+    local r, err = testing.read_reply(conn)
+    assert.equal(408, r and r.status, err)
+    conn:close()
+    conn = send(GET:format "/")
+    assert.equal("hello", testing.read_reply(conn).body)
+    conn:close()
+  end)
+
+  it("1,000 pipelined requests are answered in order", function()
+    serve()
+    for _, pause in ipairs { 0, 100 } do
+      local conn = dial()
+      local writer = lp.go(function()
+        local batch = {}
+        for i = 1, 1000 do
+          batch[#batch + 1] = GET:format("/n/" .. i)
+          if pause > 0 and i % pause == 0 then
+            assert(conn:write(batch))
+            batch = {}
+            lp.sleep(0.001)
+          end
+        end
+        return conn:write(batch)
+      end)
+      for i = 1, 1000 do
+        local r, err = testing.read_reply(conn)
+        assert(r and r.body == tostring(i), err or r.body)
+      end
+      assert.is_true(writer:join())
+      conn:close()
+    end
+  end)
+end)

@@ -1,0 +1,207 @@
+--- Real child processes of the lunapark binary, for specs of the commands.
+--
+--   local c = child.serve { path, "--procs", "1" }   -- started, ready to answer
+--   child.client(c.addr):get "/"
+--   c:kill "TERM"
+--   assert.equal(0, c:wait())
+--
+-- io.popen would stop the whole VM, so children are started by posix_spawn with their output in files, and waits
+-- poll. A child is killed and reaped by `child.clean()`, which every spec calls in after_each: none outlives its spec.
+
+local ffi = require "ffi"
+local lp = require "lunapark"
+local new_client = require "lunapark.testing.client"
+
+ffi.cdef [[
+int posix_spawn(int *pid, const char *path, const void *actions, const void *attr, char *const *argv,
+                char *const *envp);
+int posix_spawn_file_actions_init(void *actions);
+int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, unsigned mode);
+int posix_spawn_file_actions_destroy(void *actions);
+int waitpid(int pid, int *status, int options);
+int kill(int pid, int signal);
+extern char **environ;
+]]
+
+local C = ffi.C
+local WNOHANG = 1
+local RDONLY, REPLACE = 0, 577 -- O_WRONLY | O_CREAT | O_TRUNC
+local signals = { INT = 2, KILL = 9, USR1 = 10, TERM = 15 }
+
+-- Generous: sanitizer builds on a busy machine are slow, and only a failing spec waits so long.
+local PATIENCE = 20
+
+local child = { binary = os.getenv "LUNAPARK" or "build/lunapark" }
+
+local children, files, clients = {}, {}, {}
+
+--- Waits until `condition()` is true and returns what it returned; raises after 20 seconds.
+function child.eventually(condition, what)
+  local give_up = lp.now() + PATIENCE
+  while true do
+    local value = condition()
+    if value then return value end
+    if lp.now() > give_up then error((what or "it") .. " did not happen in time", 2) end
+    lp.sleep(0.002)
+  end
+end
+
+local function read_file(path)
+  local f = io.open(path)
+  if not f then return "" end
+  local text = f:read "*a"
+  f:close()
+  return text
+end
+
+--- The path of a file with this content, removed by `clean`. Without content there is no file yet.
+---@param text? string
+---@param suffix? string
+function child.file(text, suffix)
+  local path = os.tmpname()
+  files[#files + 1] = path
+  if suffix then
+    path = path .. suffix
+    files[#files + 1] = path
+  end
+  if text then
+    local f = assert(io.open(path, "w"))
+    f:write(text)
+    f:close()
+  else
+    os.remove(path)
+  end
+  return path
+end
+
+--- The path of a script with this text.
+function child.script(text)
+  return child.file(text, ".lua")
+end
+
+-- The environment of this process with some variables set.
+local function environment(set)
+  local list, n = {}, 0
+  while C.environ[n] ~= nil do
+    local entry = ffi.string(C.environ[n])
+    if set[entry:match "^[^=]*"] == nil then list[#list + 1] = entry end
+    n = n + 1
+  end
+  for name, value in pairs(set) do
+    if value then list[#list + 1] = name .. "=" .. value end
+  end
+  return list
+end
+
+-- The strings must be held as long as the array is used.
+local function strings(list)
+  local array = ffi.new("char *[?]", #list + 1)
+  for i, s in ipairs(list) do
+    array[i - 1] = ffi.cast("char *", s)
+  end
+  return array
+end
+
+local Child = {}
+Child.__index = Child
+
+--- Starts the binary. `args` are its arguments; `args.env` variables that it has besides ours (false: not).
+function child.start(args)
+  local argv = { child.binary, unpack(args) }
+  local self = setmetatable({ out_path = child.file "", err_path = child.file "" }, Child)
+  local actions, pid = ffi.new("uint64_t[?]", 64), ffi.new "int[1]"
+  assert(C.posix_spawn_file_actions_init(actions) == 0)
+  C.posix_spawn_file_actions_addopen(actions, 0, "/dev/null", RDONLY, 0)
+  C.posix_spawn_file_actions_addopen(actions, 1, self.out_path, REPLACE, 384)
+  C.posix_spawn_file_actions_addopen(actions, 2, self.err_path, REPLACE, 384)
+  local env = environment(args.env or {})
+  local rc = C.posix_spawn(pid, child.binary, actions, nil, strings(argv), strings(env))
+  C.posix_spawn_file_actions_destroy(actions)
+  if rc ~= 0 then error("cannot start " .. child.binary .. ": error " .. rc, 2) end
+  self.pid = pid[0]
+  children[#children + 1] = self
+  return self
+end
+
+--- What it has written to stdout, and to stderr, until now.
+function Child:stdout() return read_file(self.out_path) end
+function Child:stderr() return read_file(self.err_path) end
+
+--- Its exit code, minus the signal's number if one has ended it; nil while it runs.
+function Child:poll()
+  if not self.code then
+    local status = ffi.new "int[1]"
+    if C.waitpid(self.pid, status, WNOHANG) ~= self.pid then return nil end
+    local s = status[0]
+    self.code = s % 128 == 0 and bit.rshift(s, 8) or -(s % 128)
+  end
+  return self.code
+end
+
+--- Waits for its end: the exit code.
+function Child:wait()
+  child.eventually(function() return self:poll() end, "the end of " .. self.pid)
+  return self.code
+end
+
+function Child:kill(signal)
+  if not self:poll() then C.kill(self.pid, signals[signal]) end
+end
+
+--- Runs the binary to its end: exit code, stdout, stderr.
+function child.run(args)
+  local c = child.start(args)
+  return c:wait(), c:stdout(), c:stderr()
+end
+
+--- Starts `lunapark serve` and waits until it listens: the child with `addrs`, and the first of them as `addr`.
+--- Without --listen it gets a free port, unless args.listeners says how many the app or the environment names.
+function child.serve(args)
+  local listeners = args.listeners or 0
+  for _, arg in ipairs(args) do
+    if arg == "--listen" then listeners = listeners + 1 end
+  end
+  if listeners == 0 then
+    listeners = 1
+    args[#args + 1] = "--listen"
+    args[#args + 1] = "127.0.0.1:0"
+  end
+  local c = child.start(args)
+  child.eventually(function()
+    c.addrs = {}
+    for addr in c:stderr():gmatch "lunapark: listening on ([^\n]+)\n" do
+      c.addrs[#c.addrs + 1] = addr:gsub("^http://", "")
+    end
+    if c:poll() then error("serve ended with " .. c.code .. ": " .. c:stderr(), 0) end
+    return #c.addrs >= listeners
+  end, "listening")
+  c.addr = c.addrs[1]
+  return c
+end
+
+--- A test client of that address, closed by `clean`.
+function child.client(addr)
+  local client = new_client.new(addr)
+  client.timeout = PATIENCE
+  clients[#clients + 1] = client
+  return client
+end
+
+--- Ends the children that still run, removes their files.
+function child.clean()
+  for _, client in ipairs(clients) do
+    client:close()
+  end
+  for _, c in ipairs(children) do
+    c:kill "KILL"
+  end
+  for _, c in ipairs(children) do
+    c:wait()
+  end
+  for _, path in ipairs(files) do
+    os.remove(path)
+  end
+  children, files, clients = {}, {}, {}
+end
+
+return child
