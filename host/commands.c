@@ -42,7 +42,8 @@ static int push_call(host_vm *vm, lua_State *L, void *arg) {
     if (luaL_loadbuffer(L, trampoline, sizeof trampoline - 1, "=boot") != 0)
         rt_throw("boot: %s", lua_tostring(L, -1));
     lua_pushstring(L, c->fn);
-    for (int i = 0; i < c->argc; i++) lua_pushstring(L, c->argv[i]);
+    for (int i = 0; i < c->argc; i++)
+        lua_pushstring(L, c->argv[i]);
     return c->argc + 1;
 }
 
@@ -112,22 +113,23 @@ static void drain_main(void *arg) {
     end_serving();
 }
 
+/* Before anybody is told that we listen: who knows may send one. It waits for serve_until_signal. */
+static void catch_signals(void) {
+    static const int wanted[] = {SIGTERM, SIGINT};
+    for (int i = 0; i < 2; i++)
+        if (rt_signal_notify(wanted[i]) < 0) rt_throw("cannot handle signal %d", wanted[i]);
+}
+
 /* Requests in flight are answered, within the drain timeout; a second signal does not wait. */
 static _Noreturn void serve_until_signal(void) {
-    static const int wanted[] = {SIGTERM, SIGINT, SIGUSR1};
-    for (int i = 0; i < 3; i++)
-        if (rt_signal_notify(wanted[i]) < 0) rt_throw("cannot handle signal %d", wanted[i]);
     bool asked = false;
     for (;;) {
         int signo = rt_signal_wait();
-        if (signo == SIGUSR1) {
-            rt_dump();
-            continue;
-        }
         if (asked) end_serving();
         asked = true;
         log_line(LOG_INFO, "%s: stopping", signo == SIGTERM ? "SIGTERM" : "SIGINT");
-        for (int i = 0; i < options.n_listen; i++) server_stop(listeners[i]);
+        for (int i = 0; i < options.n_listen; i++)
+            server_stop(listeners[i]);
         rt_go(drain_main, NULL);
     }
 }
@@ -168,6 +170,7 @@ static void listen_all(void) {
 void command_serve(void *call) {
     command_call *c = call;
     load_app(c->argv[0]);
+    catch_signals();
     listen_all();
     serve_until_signal();
 }

@@ -19,7 +19,7 @@ struct host_conn {
     rt_g *g;
     rt_pd *pd;
     host_server *server;
-    host_xfer *x; /* NULL while idle: then it costs this struct, its G and its pollDesc */
+    host_xfer *x;           /* NULL while idle: then it costs this struct, its G and its pollDesc */
     host_conn *prev, *next; /* server->lock */
     int fd;
     uint8_t phase, after_flush;
@@ -33,7 +33,7 @@ struct host_xfer {
     host_conn *conn;
     host_xfer *next_free;
     llhttp_t parser;
-    host_luag *lg;   /* whose coroutine runs the handler */
+    host_luag *lg;    /* whose coroutine runs the handler */
     host_waitq waitq; /* the handler's waits for the connection */
 
     /* Input: bytes of the request head at in[0 .. head_end), not yet parsed ones at
@@ -41,10 +41,10 @@ struct host_xfer {
     char *in;
     size_t in_pos, in_end, in_cap, head_end;
     bool head_done, message_done, in_value;
-    bool keep_alive;     /* the request allows another one */
-    bool expects_100;    /* and has not been told to go on */
-    bool drop_body;      /* nobody wants it */
-    int error;           /* status that the parser's callbacks ask for, or 0 */
+    bool keep_alive;  /* the request allows another one */
+    bool expects_100; /* and has not been told to go on */
+    bool drop_body;   /* nobody wants it */
+    int error;        /* status that the parser's callbacks ask for, or 0 */
     uint32_t n_hosts;
     size_t body_cap, body_seen; /* room; bytes of the body so far */
     size_t raw_seen;            /* bytes on the wire after the head */
@@ -52,10 +52,10 @@ struct host_xfer {
     /* Output: out[out_pos .. out_end) is queued. */
     char *out;
     size_t out_pos, out_end, out_cap;
-    bool close_after;   /* no further request on this connection */
-    bool broken;        /* writing failed: the client is gone */
-    bool no_body;       /* HEAD, 204, 304: the body is left out */
-    bool chunked;       /* of the streamed response */
+    bool close_after;    /* no further request on this connection */
+    bool broken;         /* writing failed: the client is gone */
+    bool no_body;        /* HEAD, 204, 304: the body is left out */
+    bool chunked;        /* of the streamed response */
     int64_t stream_left; /* bytes that its Content-Length still promises; -1: none does */
 
     host_header headers[HEADERS_MAX];

@@ -87,8 +87,8 @@ struct host_luag {
     host_waitq *waitq;
     int mode;
     host_luag *next_wait; /* in waitq->queue */
-    int64_t deadline_ns; /* of that wait */
-    int64_t limit_ns;    /* the G's own deadline; 0: none */
+    int64_t deadline_ns;  /* of that wait */
+    int64_t limit_ns;     /* the G's own deadline; 0: none */
     double serial;
     uint64_t ticket; /* WANT_TICKET, WANT_QUEUE */
     bool canceled;
@@ -117,7 +117,8 @@ host_luag *luag_start(host_vm *vm, lua_State *from, int nargs);
 /* The same from outside: calls boot(vm, lg->L, arg), which pushes function and arguments and returns
  * the number of the latter, in the VM. done as above. Any native G. */
 typedef int (*luag_boot)(host_vm *vm, lua_State *L, void *arg);
-void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int), void *done_arg);
+void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int),
+                void *done_arg);
 
 int luaopen_lunapark_core(lua_State *L); /* luacore.c */
 

@@ -18,13 +18,16 @@ typedef struct host_view {
     double serial;    /* which G of that slot it is: never used again in this VM */
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
-    int32_t n_live;   /* Lua Gs of the VM */
+    int32_t n_live; /* Lua Gs of the VM */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
  * with "timeout"; Gs that it starts inherit it. */
 double host_deadline(void);
 void host_set_deadline(double ns);
+
+/* Which Lua G has `slot` now: its serial, 0 if none. */
+double host_serial(int32_t slot);
 
 /* Wakes the Lua G of `slot` from lunapark.core.wait. 1: it was waiting, 0: it was not. */
 int host_wake(int32_t slot);
@@ -107,7 +110,7 @@ typedef struct host_req {
     int16_t server;         /* index of the server it came to */
     int64_t content_length; /* -1: chunked or none */
     uint64_t id;            /* of the request in this process */
-    uint8_t *body;          /* body bytes read so far and not yet dropped: body[body_pos .. body_len) */
+    uint8_t *body; /* body bytes read so far and not yet dropped: body[body_pos .. body_len) */
     size_t body_pos, body_len;
 } host_req;
 

@@ -94,14 +94,16 @@ static void split_target(host_xfer *x) {
         const char *scheme = memmem(s, n, "://", 3);
         if (scheme) {
             at = (size_t)(scheme - s) + 3;
-            while (at < n && s[at] != '/' && s[at] != '?') at++;
+            while (at < n && s[at] != '/' && s[at] != '?')
+                at++;
         }
     }
     const char *question = memchr(s + at, '?', n - at);
     size_t path_end = question ? (size_t)(question - s) : n;
     r->path = (host_span){r->target.off + (uint32_t)at, (uint32_t)(path_end - at)};
     if (question)
-        r->query = (host_span){r->target.off + (uint32_t)path_end + 1, (uint32_t)(n - path_end - 1)};
+        r->query =
+            (host_span){r->target.off + (uint32_t)path_end + 1, (uint32_t)(n - path_end - 1)};
     r->plain = is_plain(s + at, path_end - at);
 }
 
@@ -137,7 +139,8 @@ static int on_body(llhttp_t *p, const char *at, size_t n) {
     if (x->body_cap - r->body_len < n) {
         size_t cap = x->body_cap ? x->body_cap * 2 : 1024;
         if (r->content_length > 0 && r->content_length <= 65536) cap = (size_t)r->content_length;
-        while (cap - r->body_len < n) cap *= 2;
+        while (cap - r->body_len < n)
+            cap *= 2;
         uint8_t *body = realloc(r->body, cap);
         if (!body) return fail(x, 503);
         r->body = body;

@@ -30,7 +30,8 @@ void host_log(int level, const char *msg, size_t len) {
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &tm);
     size_t n = strftime(buf, sizeof buf, "%Y-%m-%dT%H:%M:%S", &tm);
-    n += (size_t)snprintf(buf + n, sizeof buf - n, ".%03ldZ %s ", now.tv_nsec / 1000000, names[level]);
+    n += (size_t)snprintf(buf + n, sizeof buf - n, ".%03ldZ %s ", now.tv_nsec / 1000000,
+                          names[level]);
     if (len > sizeof buf - n - 1) len = sizeof buf - n - 1;
     memcpy(buf + n, msg, len);
     n += len;

@@ -77,7 +77,8 @@ int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadl
     lg->deadline_ns = deadline_ns;
     if (q->holder[i]) { /* another G's turn: wait for its end, then let the caller try again */
         host_luag **at = &q->queue[i];
-        while (*at) at = &(*at)->next_wait;
+        while (*at)
+            at = &(*at)->next_wait;
         *at = lg;
         lg->next_wait = NULL;
         lg->waitq = q;
@@ -130,7 +131,8 @@ static void leave_waitq(host_luag *lg) {
         if (next) rt_wake(next->g, next->ticket, RT_WOKEN);
     } else {
         host_luag **at = &q->queue[i];
-        while (*at != lg) at = &(*at)->next_wait;
+        while (*at != lg)
+            at = &(*at)->next_wait;
         *at = lg->next_wait;
     }
 }
@@ -143,7 +145,8 @@ static void force_closed(host_luag *lg) {
 void waitq_close(host_waitq *q) {
     for (int i = 0; i < 2; i++) {
         if (q->holder[i]) force_closed(q->holder[i]);
-        for (host_luag *lg = q->queue[i]; lg; lg = lg->next_wait) force_closed(lg);
+        for (host_luag *lg = q->queue[i]; lg; lg = lg->next_wait)
+            force_closed(lg);
         q->holder[i] = q->queue[i] = NULL;
     }
 }
@@ -194,6 +197,12 @@ rt_step luag_step(rt_g *g) {
     return luag_resume(((luag_local *)rt_local(g))->lg);
 }
 
+double host_serial(int32_t slot) {
+    host_vm *vm = vm_current();
+    if (slot < 0 || slot >= vm->n_slots || !vm->slots[slot]->g) return 0;
+    return vm->slots[slot]->serial;
+}
+
 int host_wake(int32_t slot) {
     host_vm *vm = vm_current();
     if (slot < 0 || slot >= vm->n_slots) return 0;
@@ -211,12 +220,27 @@ void host_cancel(int32_t slot) {
 
 /* ---- starting one ---- */
 
-/* The G of a plain Lua G: Lua itself has reported an error by then, so what comes here is a failure
- * of that report, or of a function started from C. */
+/* Tells lunapark (init.lua) that a G of its ended without its knowing, for those who join it. */
+static bool tell_lost(host_luag *lg, const char *msg) {
+    lua_State *L = lg->vm->L;
+    lua_getfield(L, LUA_REGISTRYINDEX, "lunapark.lost");
+    bool told = false;
+    if (lua_isfunction(L, -1)) {
+        lua_pushinteger(L, lg->slot);
+        lua_pushstring(L, msg);
+        told = lua_pcall(L, 2, 1, 0) == 0 && lua_toboolean(L, -1);
+    }
+    lua_pop(L, 1);
+    return told;
+}
+
+/* The G of a plain Lua G: Lua itself has reported an error by then, so what comes here is a plain
+ * yield, a failure of that report, or one of a function started from C. */
 static void plain_done(host_luag *lg, int status) {
     if (status != 0) {
         const char *msg = lua_tostring(lg->L, -1);
-        log_line(LOG_ERROR, "a G ended with an error: %s", msg ? msg : "(no message)");
+        if (!msg) msg = "(no message)";
+        if (!tell_lost(lg, msg)) log_line(LOG_ERROR, "a G ended with an error: %s", msg);
     }
     luag_give(lg, status);
 }
@@ -255,7 +279,8 @@ static rt_step spawn_step(rt_g *g) {
     return luag_step(g);
 }
 
-void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int), void *done_arg) {
+void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int),
+                void *done_arg) {
     spawn *s = malloc(sizeof *s);
     if (!s) rt_throw("out of memory for a G");
     *s = (spawn){vm, boot, arg, done, done_arg};

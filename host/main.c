@@ -12,8 +12,8 @@
 static command_call call;
 
 static void print_version(void) {
-    printf("lunapark %s\n%s\nllhttp %d.%d.%d\n", LUNAPARK_VERSION, LUAJIT_VERSION, LLHTTP_VERSION_MAJOR,
-           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
+    printf("lunapark %s\n%s\nllhttp %d.%d.%d\n", LUNAPARK_VERSION, LUAJIT_VERSION,
+           LLHTTP_VERSION_MAJOR, LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
 }
 
 static _Noreturn void usage(void) {
@@ -59,12 +59,13 @@ int main(int argc, char **argv) {
     options_from_env();
     call.exe = argv[0];
     call.argv = argv + skip;
-    call.argc = options_parse(argc - skip, call.argv, commands[which].name, commands[which].takes_args);
+    call.argc =
+        options_parse(argc - skip, call.argv, commands[which].name, commands[which].takes_args);
     bool is_test = commands[which].run == command_test;
     if (!is_test && call.argc < 1) usage();
     if (!is_test && !commands[which].takes_args && call.argc > 1) {
-        fprintf(stderr, "lunapark: one script, not '%s' too\ntry: lunapark %s --help\n", call.argv[1],
-                commands[which].name);
+        fprintf(stderr, "lunapark: one script, not '%s' too\ntry: lunapark %s --help\n",
+                call.argv[1], commands[which].name);
         return 64;
     }
     start(commands[which].run);

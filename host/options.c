@@ -34,8 +34,10 @@ typedef struct option {
 } option;
 
 static option table[] = {
-    {"listen", "ADDR", "where to listen: HOST:PORT (port 0 picks one) or unix:PATH; repeatable\n"
-     "(default 127.0.0.1:8080)", KIND_ADDR, SERVE, NULL, 0, 0, 0},
+    {"listen", "ADDR",
+     "where to listen: HOST:PORT (port 0 picks one) or unix:PATH; repeatable\n"
+     "(default 127.0.0.1:8080)",
+     KIND_ADDR, SERVE, NULL, 0, 0, 0},
     {"procs", "N", "how many Gs run at once (default: the CPUs this process may use)", KIND_INT,
      EVERYWHERE, &options.procs, 1, 256, 0},
     {"max-body", "BYTES", "largest request body (default 1048576)", KIND_INT, SERVE | RUN | TEST,
@@ -219,7 +221,8 @@ int options_parse(int argc, char **argv, const char *command, bool stop_at_word)
             usage_error(command, what);
         }
     }
-    while (i < argc) argv[kept++] = argv[i++];
+    while (i < argc)
+        argv[kept++] = argv[i++];
     return kept;
 }
 
@@ -264,6 +267,7 @@ void options_help(const char *command) {
         return;
     }
     printf("usage: lunapark COMMAND ...\n\n");
-    for (int i = 0; i < N_COMMANDS; i++) printf("  %s\n", commands[i].usage);
+    for (int i = 0; i < N_COMMANDS; i++)
+        printf("  %s\n", commands[i].usage);
     printf("\nlunapark COMMAND --help tells more.\n");
 }

@@ -23,7 +23,7 @@ enum {
 
 const char *host_status_reason(int status) {
     switch (status) {
-#define REASON(num, text)                                                                    \
+#define REASON(num, text)                                                                          \
     case num:                                                                                      \
         return text;
         REASON(100, "Continue")
@@ -103,7 +103,8 @@ static int reserve(host_xfer *x, size_t n) {
         if (x->out_cap - x->out_end >= n) return 0;
     }
     size_t cap = x->out_cap * 2;
-    while (cap - x->out_end < n) cap *= 2;
+    while (cap - x->out_end < n)
+        cap *= 2;
     char *out = x->out == x->out_first ? malloc(cap) : realloc(x->out, cap);
     if (!out) return -ENOMEM;
     if (x->out == x->out_first) memcpy(out, x->out_first, x->out_end);
@@ -131,8 +132,9 @@ static int send_with(host_xfer *x, const char *body, size_t len) {
     while (x->out_pos < x->out_end || len > 0) {
         struct iovec iov[2] = {{x->out + x->out_pos, x->out_end - x->out_pos}, {(void *)body, len}};
         struct msghdr msg = {.msg_iov = iov, .msg_iovlen = len > 0 ? 2 : 1};
-        ssize_t n = msg.msg_iovlen == 1 ? send(x->conn->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
-                                        : sendmsg(x->conn->fd, &msg, MSG_NOSIGNAL);
+        ssize_t n = msg.msg_iovlen == 1
+                        ? send(x->conn->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+                        : sendmsg(x->conn->fd, &msg, MSG_NOSIGNAL);
         if (n < 0) {
             if (errno == EINTR) continue;
             if (errno != EAGAIN) return give_up(x);
@@ -188,9 +190,10 @@ static char *put_date(char *at) {
                                              "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
         gmtime_r(&now.tv_sec, &tm);
         date.second = now.tv_sec;
-        date.len = snprintf(date.line, sizeof date.line, "Date: %s, %02d %s %d %02d:%02d:%02d GMT\r\n",
-                            days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900,
-                            tm.tm_hour, tm.tm_min, tm.tm_sec);
+        date.len =
+            snprintf(date.line, sizeof date.line, "Date: %s, %02d %s %d %02d:%02d:%02d GMT\r\n",
+                     days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour,
+                     tm.tm_min, tm.tm_sec);
     }
     return put(at, date.line, (size_t)date.len);
 }

@@ -8,14 +8,11 @@
  * more, so that a request which came at the same moment is still answered, and closes if there is
  * none; one that is busy says "Connection: close" and ends after its response.
  *
- * Out of descriptors, accept fails while the connection stays in the backlog. The acceptor then
- * closes its reserve descriptor, accepts, says 503, closes, opens the reserve again, and waits 5 ms,
- * twice as long each time up to a second.
+ * Out of descriptors, each acceptor turns one client away with a 503 and pauses: rt_acceptor.
  */
 #include "conn.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -24,7 +21,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { MAX_SERVERS = 4096, ACCEPT_BATCH = 16, BACKOFF_MIN_MS = 5, BACKOFF_MAX_MS = 1000 };
+enum { MAX_SERVERS = 4096, ACCEPT_BATCH = 16 };
 
 host_vm **serve_vms;
 
@@ -32,9 +29,9 @@ static struct {
     rt_lock lock;
     host_server *by_id[MAX_SERVERS]; /* lock writes */
     int n;                           /* lock */
-    _Atomic int32_t n_open;  /* connections, and acceptors, which may make one */
-    _Atomic(rt_g *) waiter;  /* for n_open to become 0 */
-    _Atomic uint64_t ticket; /* of its wait */
+    _Atomic int32_t n_open;          /* connections, and acceptors, which may make one */
+    _Atomic(rt_g *) waiter;          /* for n_open to become 0 */
+    _Atomic uint64_t ticket;         /* of its wait */
 } servers;
 
 host_server *server_by_id(int id) {
@@ -89,35 +86,11 @@ bool server_wait_all(int64_t deadline_ns) {
 typedef struct acceptor {
     host_server *server;
     rt_pd *pd;
-    int reserve_fd;
-    int backoff_ms;
+    rt_acceptor with;
 } acceptor;
 
-static int open_reserve(void) {
-    return open("/dev/null", O_RDONLY | O_CLOEXEC);
-}
-
-/* No descriptor is left: turn one client away instead of letting all of them hang. */
-static void refuse_one(acceptor *a) {
-    static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-                               "Connection: close\r\nContent-Length: 0\r\n\r\n";
-    if (a->backoff_ms == 0)
-        log_line(LOG_ERROR, "%s: out of file descriptors; connections are refused", a->server->addr);
-    if (a->reserve_fd >= 0) {
-        close(a->reserve_fd);
-        int fd = rt_accept4(a->server->listen_fd, NULL, NULL);
-        if (fd >= 0) {
-            /* The socket's buffer is empty, so this goes out or the client is gone. */
-            ssize_t n = send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL);
-            (void)n;
-            close(fd);
-        }
-        a->reserve_fd = open_reserve();
-    }
-    a->backoff_ms = a->backoff_ms ? a->backoff_ms * 2 : BACKOFF_MIN_MS;
-    if (a->backoff_ms > BACKOFF_MAX_MS) a->backoff_ms = BACKOFF_MAX_MS;
-    rt_sleep(a->backoff_ms * INT64_C(1000000));
-}
+static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+                           "Connection: close\r\nContent-Length: 0\r\n\r\n";
 
 static void take_conn(host_server *s, int fd, bool tcp) {
     int one = 1;
@@ -132,29 +105,22 @@ static void accept_main(void *arg) {
     host_server *s = a->server;
     bool tcp = strncmp(s->addr, "unix:", 5) != 0;
     for (int n = 0;;) {
-        int fd = rt_accept4(s->listen_fd, NULL, NULL);
+        int fd = rt_accept_with(&a->with, s->listen_fd, a->pd);
+        if (fd == RT_ECLOSED) break;
         if (fd >= 0) {
-            a->backoff_ms = 0;
             take_conn(s, fd, tcp);
             if (++n % ACCEPT_BATCH == 0) rt_yield();
-        } else if (fd == -EAGAIN) {
-            rt_pd_wait(a->pd, RT_R, RT_WAIT_ACCEPT); /* RT_ECLOSED: see below */
-        } else if (fd == -EMFILE || fd == -ENFILE || fd == -ENOBUFS || fd == -ENOMEM) {
-            refuse_one(a);
-        } else {
-            /* An error of the network on that one connection (see accept(2)), or of ours: either way
-             * the next may work, and a loop without a pause would help nobody. */
-            log_line(LOG_WARN, "%s: accept: %s", s->addr, rt_strerror(fd));
-            rt_sleep(BACKOFF_MIN_MS * INT64_C(1000000));
+        } else if (a->with.failures == 1) {
+            log_line(LOG_ERROR, "%s: accept: %s", s->addr, rt_strerror(fd));
         }
-        if (rt_pd_check(a->pd, RT_R) == RT_ECLOSED) break;
     }
     rt_pd_close(a->pd);
-    if (a->reserve_fd >= 0) close(a->reserve_fd);
+    rt_acceptor_close(&a->with);
     free(a);
     if (atomic_fetch_sub(&s->n_acceptors, 1) == 1) {
         /* Who has connected until now gets an answer if a request is there. */
-        for (int fd; (fd = rt_accept4(s->listen_fd, NULL, NULL)) >= 0;) take_conn(s, fd, tcp);
+        for (int fd; (fd = rt_accept4(s->listen_fd, NULL, NULL)) >= 0;)
+            take_conn(s, fd, tcp);
         close(s->listen_fd);
         if (!tcp) unlink(s->addr + strlen("unix:"));
     }
@@ -197,7 +163,8 @@ static int start_acceptors(host_server *s) {
     int procs = rt_procs(), err = 0;
     s->listen_pds = calloc((size_t)procs, sizeof *s->listen_pds);
     if (!s->listen_pds) return -ENOMEM;
-    for (int i = 0; i < procs && !err; i++) s->listen_pds[i] = rt_pd_open_listener(s->listen_fd, i, &err);
+    for (int i = 0; i < procs && !err; i++)
+        s->listen_pds[i] = rt_pd_open_listener(s->listen_fd, i, &err);
     if (err) {
         for (int i = 0; i < procs; i++)
             if (s->listen_pds[i]) rt_pd_close(s->listen_pds[i]);
@@ -209,7 +176,8 @@ static int start_acceptors(host_server *s) {
     for (int i = 0; i < procs; i++) {
         acceptor *a = calloc(1, sizeof *a);
         if (!a) rt_throw("out of memory for an acceptor");
-        *a = (acceptor){.server = s, .pd = s->listen_pds[i], .reserve_fd = open_reserve()};
+        *a = (acceptor){.server = s, .pd = s->listen_pds[i]};
+        rt_acceptor_init(&a->with, busy, sizeof busy - 1);
         rt_go(accept_main, a);
     }
     return 0;
@@ -238,9 +206,11 @@ host_server *server_new(const char *addr, int handler, host_vm *vm, int *err) {
 /* An acceptor ends, and gives its pollDesc back, when that is shut: so it is touched last here. */
 void server_stop(host_server *s) {
     if (atomic_exchange(&s->stopping, true)) return;
-    for (int i = 0; i < rt_procs(); i++) rt_pd_shut(s->listen_pds[i]);
+    for (int i = 0; i < rt_procs(); i++)
+        rt_pd_shut(s->listen_pds[i]);
     rt_lock_acquire(&s->lock);
-    for (host_conn *c = s->conns; c; c = c->next) rt_pd_kick(c->pd, RT_R);
+    for (host_conn *c = s->conns; c; c = c->next)
+        rt_pd_kick(c->pd, RT_R);
     rt_lock_release(&s->lock);
 }
 

@@ -109,7 +109,8 @@ static int make_room(host_rbuf *b, size_t want) {
         return 0;
     }
     size_t cap = b->cap ? b->cap * 2 : READ_MIN;
-    while (cap - b->end < want) cap *= 2;
+    while (cap - b->end < want)
+        cap *= 2;
     uint8_t *data = realloc(b->data, cap);
     if (!data) return -ENOMEM;
     b->data = data;

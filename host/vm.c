@@ -32,7 +32,8 @@ static int load_from_dir(lua_State *L, const char *dir, const char *name) {
     char path[1024], file[512];
     size_t n = strlen(name);
     if (n >= sizeof file) return 0;
-    for (size_t i = 0; i <= n; i++) file[i] = name[i] == '.' ? '/' : name[i];
+    for (size_t i = 0; i <= n; i++)
+        file[i] = name[i] == '.' ? '/' : name[i];
     static const char *const forms[] = {"%s/%s.lua", "%s/%s/init.lua"};
     for (int i = 0; i < 2; i++) {
         snprintf(path, sizeof path, forms[i], dir, file);

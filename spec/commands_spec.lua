@@ -552,6 +552,16 @@ describe("lunapark", function()
       conn:close()
     end)
 
+    it("SIGTERM as soon as it listens is not too early", function()
+      local path, pid_file = script(sleeper), child.file()
+      for _ = 1, 5 do
+        local c = serve { path, "--procs", "1", "--pid-file", pid_file }
+        c:kill "TERM"
+        assert.equal(0, c:wait())
+        assert.is_nil(io.open(pid_file))
+      end
+    end)
+
     it("a second SIGTERM ends at once", function()
       local pid_file = child.file()
       local c = serve { script(sleeper), "--pid-file", pid_file }

@@ -14,7 +14,7 @@ app:get("/sleep", function() lp.sleep(1) return "slept" end)
 app:get("/nap", function() lp.sleep(0.05) return ("x"):rep(100000) end)
 app:get("/large", function() return ("x"):rep(8 * 1024 * 1024) end)
 app:get("/stream", function(_, res)
-  for _ = 1, 500 do
+  for _ = 1, 200 do
     if not res:write(("x"):rep(65536)) then return end
   end
 end)
@@ -144,7 +144,7 @@ describe("under load", function()
       end,
     }
     for _ = 1, 3 do
-      all(20 * #ways, function(i) ways[i % #ways + 1]():close() end)
+      all(10 * #ways, function(i) ways[i % #ways + 1]():close() end)
     end
     child.eventually(function() return stats().fds <= before.fds end, "the end of the connections")
     assert.equal(before.fds, stats().fds)

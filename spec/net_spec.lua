@@ -218,6 +218,28 @@ describe("net", function()
     assert.same({ "one", nil, "timeout", "two" }, { first, second[1], second[2], third })
   end)
 
+  it("takes no lp.ready for a turn, nor swallows it", function()
+    local a, b = pair()
+    local first = lp.go(function() return (b:read_line()) end)
+    local second = lp.go(function() return (b:read_line()), lp.park() end)
+    lp.yield()
+    lp.ready(second, "kept")
+    lp.sleep(0.002)
+    a:write "one\ntwo\n"
+    assert.equal("one", first:join())
+    assert.same({ "two", "kept" }, { second:join() })
+  end)
+
+  it("gives no turn to a G that cannot wait", function()
+    local a, b = pair()
+    local first = lp.go(function() return (b:read_line()) end)
+    lp.yield()
+    assert.matches("cannot wait here", helper.raised(string.gsub, "x", "x", function() b:read_line() end))
+    a:write "one\ntwo\n"
+    assert.equal("one", first:join())
+    assert.equal("two", (lp.deadline(5, b.read_line, b)))
+  end)
+
   it("times out, keeps what came, and goes on", function()
     local a, b = pair()
     a:write "par"

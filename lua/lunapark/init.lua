@@ -88,7 +88,7 @@ end
 local current = lp.self
 
 local function is_live(g)
-  return live[g.slot] == g and not g.results and not g.err
+  return not g.results and not g.err and C.host_serial(g.slot) == g.serial
 end
 
 -- C's deadlines are int64_t: this one is 285 years away.
@@ -111,7 +111,8 @@ function lp.sleep(s)
     core.yield()
     return true
   end
-  local at, err = deadline_in(s), nil
+  local at = deadline_in(s)
+  local err
   repeat err = wait(reasons.sleep, at) until err
   if err == "timeout" then
     local limit = C.host_deadline()
@@ -223,14 +224,20 @@ local function finish(g, ok, ...)
   for i = 1, #joiners do C.host_wake(joiners[i].slot) end
 end
 
+-- From C: the G of this slot has ended without our knowing, by a yield that nobody resumes.
+registry["lunapark.lost"] = function(slot, err)
+  local g = live[slot]
+  if not g or not is_live(g) then return false end
+  finish(g, false, err)
+  return true
+end
+
 local function traceback(err)
   if type(err) == "table" and not getmetatable(err) or type(err) == "userdata" then return err end
   return debug.traceback(tostring(err), 2)
 end
 
 local function body(g, fn, ...)
-  g.serial = view.serial
-  live[g.slot] = g
   finish(g, xpcall(fn, traceback, ...))
 end
 
@@ -243,8 +250,9 @@ end
 function lp.go(fn, ...)
   if type(fn) ~= "function" then error("go: fn must be a function, got " .. type(fn), 2) end
   local info = debug.getinfo(2, "Sl")
-  local g = setmetatable({ serial = -1, where = info and info.short_src .. ":" .. info.currentline }, G)
+  local g = setmetatable({ where = info and info.short_src .. ":" .. info.currentline }, G)
   g.slot = core.go(body, g, fn, ...)
+  g.serial = C.host_serial(g.slot)
   live[g.slot] = g
   return g
 end
@@ -269,7 +277,8 @@ function G:join(s)
     if not is_live(self) then return nil, "ended" end
     self.joiners = self.joiners or {}
     table.insert(self.joiners, me)
-    local at, err = deadline_in(s), nil
+    local at = deadline_in(s)
+    local err
     repeat err = wait(reasons.join, at) until err or self.results or self.err
     if not self.results and not self.err then
       leave_joiners(self, me)

@@ -46,7 +46,7 @@ end
 ---@return lunapark.Conn|nil conn
 ---@return string? err
 function Listener:accept()
-  local ok, err = turn.enter(self.accepting, "accept turn")
+  local ok, err = turn.enter(self.accepting)
   if not ok then return nil, err end
   local accepted
   accepted, err = accept(self)

@@ -7,6 +7,7 @@
 --
 -- io.popen would stop the whole VM, so children are started by posix_spawn with their output in files, and waits
 -- poll. A child is killed and reaped by `child.clean()`, which every spec calls in after_each: none outlives its spec.
+-- If this process ends before, a shell that reads from it sees the end of that pipe and kills them.
 
 local ffi = require "ffi"
 local lp = require "lunapark"
@@ -17,15 +18,19 @@ int posix_spawn(int *pid, const char *path, const void *actions, const void *att
                 char *const *envp);
 int posix_spawn_file_actions_init(void *actions);
 int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, unsigned mode);
+int posix_spawn_file_actions_adddup2(void *actions, int fd, int to);
 int posix_spawn_file_actions_destroy(void *actions);
 int waitpid(int pid, int *status, int options);
 int kill(int pid, int signal);
+int pipe2(int *fds, int flags);
+int64_t write(int fd, const char *data, size_t size);
+int close(int fd);
 extern char **environ;
 ]]
 
 local C = ffi.C
 local WNOHANG = 1
-local RDONLY, REPLACE = 0, 577 -- O_WRONLY | O_CREAT | O_TRUNC
+local RDONLY, REPLACE, CLOEXEC = 0, 577, 524288 -- REPLACE: O_WRONLY | O_CREAT | O_TRUNC
 local signals = { INT = 2, KILL = 9, USR1 = 10, TERM = 15 }
 
 -- Generous: sanitizer builds on a busy machine are slow, and only a failing spec waits so long.
@@ -93,6 +98,17 @@ local function environment(set)
   return list
 end
 
+-- ThreadSanitizer sleeps for a second at the end of each process.
+local function with_sanitizers(set)
+  local given = os.getenv "TSAN_OPTIONS"
+  if not given then return set end
+  local more = { TSAN_OPTIONS = given .. ":atexit_sleep_ms=0" }
+  for name, value in pairs(set) do
+    more[name] = value
+  end
+  return more
+end
+
 -- The strings must be held as long as the array is used.
 local function strings(list)
   local array = ffi.new("char *[?]", #list + 1)
@@ -102,24 +118,67 @@ local function strings(list)
   return array
 end
 
+-- Starts a program: its pid. `redirect(actions)` says what its descriptors are.
+local function spawn(path, argv, env, redirect)
+  local actions, pid = ffi.new("uint64_t[?]", 64), ffi.new "int[1]"
+  assert(C.posix_spawn_file_actions_init(actions) == 0)
+  redirect(actions)
+  local rc = C.posix_spawn(pid, path, actions, nil, strings(argv), strings(env))
+  C.posix_spawn_file_actions_destroy(actions)
+  if rc ~= 0 then error("cannot start " .. path .. ": error " .. rc, 3) end
+  return pid[0]
+end
+
+-- Reads "+PID" and "-PID"; at the end of its input kills those that are left.
+local WATCH = [[
+trap '' INT TERM HUP
+while read line; do
+  case $line in
+  +*) pids="$pids ${line#+}" ;;
+  -*) left=
+      for pid in $pids; do [ $pid = ${line#-} ] || left="$left $pid"; done
+      pids=$left ;;
+  esac
+done
+[ -z "$pids" ] || kill -KILL $pids
+]]
+local watch -- { pid, fd }, while there are children
+
+local function tell_watch(line)
+  if not watch then
+    local fds = ffi.new "int[2]"
+    assert(C.pipe2(fds, CLOEXEC) == 0)
+    local pid = spawn("/bin/sh", { "sh", "-c", WATCH }, environment {}, function(actions)
+      C.posix_spawn_file_actions_adddup2(actions, fds[0], 0)
+    end)
+    C.close(fds[0])
+    watch = { pid = pid, fd = fds[1] }
+  end
+  assert(C.write(watch.fd, line, #line) == #line)
+end
+
+local function end_watch()
+  if not watch then return end
+  C.close(watch.fd)
+  local pid = watch.pid
+  watch = nil
+  child.eventually(function() return C.waitpid(pid, nil, WNOHANG) == pid end, "the end of the watch")
+end
+
 local Child = {}
 Child.__index = Child
 
 --- Starts the binary. `args` are its arguments; `args.env` variables that it has besides ours (false: not).
 function child.start(args)
-  local argv = { child.binary, unpack(args) }
   local self = setmetatable({ out_path = child.file "", err_path = child.file "" }, Child)
-  local actions, pid = ffi.new("uint64_t[?]", 64), ffi.new "int[1]"
-  assert(C.posix_spawn_file_actions_init(actions) == 0)
-  C.posix_spawn_file_actions_addopen(actions, 0, "/dev/null", RDONLY, 0)
-  C.posix_spawn_file_actions_addopen(actions, 1, self.out_path, REPLACE, 384)
-  C.posix_spawn_file_actions_addopen(actions, 2, self.err_path, REPLACE, 384)
-  local env = environment(args.env or {})
-  local rc = C.posix_spawn(pid, child.binary, actions, nil, strings(argv), strings(env))
-  C.posix_spawn_file_actions_destroy(actions)
-  if rc ~= 0 then error("cannot start " .. child.binary .. ": error " .. rc, 2) end
-  self.pid = pid[0]
+  local env = environment(with_sanitizers(args.env or {}))
+  self.pid = spawn(child.binary, { child.binary, unpack(args) }, env, function(actions)
+    C.posix_spawn_file_actions_addopen(actions, 0, "/dev/null", RDONLY, 0)
+    C.posix_spawn_file_actions_addopen(actions, 1, self.out_path, REPLACE, 384)
+    C.posix_spawn_file_actions_addopen(actions, 2, self.err_path, REPLACE, 384)
+  end)
   children[#children + 1] = self
+  tell_watch("+" .. self.pid .. "\n")
   return self
 end
 
@@ -134,6 +193,7 @@ function Child:poll()
     if C.waitpid(self.pid, status, WNOHANG) ~= self.pid then return nil end
     local s = status[0]
     self.code = s % 128 == 0 and bit.rshift(s, 8) or -(s % 128)
+    tell_watch("-" .. self.pid .. "\n")
   end
   return self.code
 end
@@ -187,7 +247,7 @@ function child.client(addr)
   return client
 end
 
---- Ends the children that still run, removes their files.
+--- Ends the children that still run, removes their files. Raises if a sanitizer has reported something in one.
 function child.clean()
   for _, client in ipairs(clients) do
     client:close()
@@ -195,13 +255,18 @@ function child.clean()
   for _, c in ipairs(children) do
     c:kill "KILL"
   end
+  local report
   for _, c in ipairs(children) do
     c:wait()
+    local text = c:stderr()
+    if text:find("Sanitizer", 1, true) or text:find("runtime error:", 1, true) then report = text end
   end
+  end_watch()
   for _, path in ipairs(files) do
     os.remove(path)
   end
   children, files, clients = {}, {}, {}
+  if report then error(report, 2) end
 end
 
 return child

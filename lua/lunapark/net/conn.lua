@@ -183,7 +183,7 @@ end
 -- Runs one of them in its turn.
 local function reading(self, fn, a, b)
   local t = self.reading
-  local ok, err = enter(t, "read turn")
+  local ok, err = enter(t)
   if not ok then return nil, err end
   local text, why, partial = fn(self, a, b)
   leave(t)
@@ -295,7 +295,7 @@ function Conn:write(data)
     error("write: data must be a string or a list of strings, got " .. type(data), 2)
   end
   local t = self.writing
-  local ok, err = enter(t, "write turn")
+  local ok, err = enter(t)
   if not ok then return nil, err end
   ok, err = write(self, data)
   leave(t)

@@ -2,9 +2,17 @@
 --
 -- A *turn* is handed on in order, like the permit of a semaphore: `leave` gives it straight to the first G that waits,
 -- so nobody can slip past. A G that gives up leaves its place, or passes the turn on if it had just been given it.
+-- It is not lp.park that waits here: a `ready` that a user means for a later park must neither end this wait nor get
+-- lost in it.
 -- Socket deadlines do not reach a G in the queue; they end the call of the G in front, and then its own.
 
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
 local lp = require "lunapark"
+
+local C = ffi.C
+local wait, OTHER = core.wait, core.reasons.other
 
 ---@class lunapark.Turn
 ---@field private busy boolean   somebody has the turn
@@ -26,7 +34,7 @@ local function leave(t)
     local g = t[place]
     t[place], t.first = nil, place + 1
     if g then
-      lp.ready(g, true)
+      C.host_wake(g.slot)
       return
     end
   end
@@ -36,18 +44,22 @@ turn.leave = leave
 
 --- Takes the turn. May wait.
 ---@param t lunapark.Turn
----@param reason string  what the G waits for, for dumps
 ---@return true|nil ok
 ---@return string? err   "timeout" or "canceled"
-function turn.enter(t, reason)
+function turn.enter(t)
   if not t.busy then
     t.busy = true
     return true
   end
   local place = t.last + 1
   t.last, t[place] = place, lp.self()
-  local ok, err = lp.park(reason)
-  if ok then return true end
+  local ok, err
+  repeat ok, err = pcall(wait, OTHER) until not ok or err or not t[place]
+  if not ok then -- it cannot wait here
+    t[place] = false
+    error(err, 0)
+  end
+  if not err then return true end
   if t[place] then
     t[place] = false
   else
