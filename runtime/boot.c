@@ -38,7 +38,9 @@ static void init_ps(int procs) {
 
 void rt_main(const rt_options *opts, void (*fn)(void *), void *arg) {
     os_raise_fd_limit();
-    signal_init();
+    unwind_init();
+    debugenv_init(getenv("LUNAPARK_DEBUG"));
+    signal_init(opts->keep_signals);
     int procs = opts->procs > 0 ? opts->procs : rt_cpu_count();
     if (procs > MAX_PROCS) procs = MAX_PROCS;
     sched.deadlock_is_normal = opts->deadlock_is_normal;
@@ -48,9 +50,11 @@ void rt_main(const rt_options *opts, void (*fn)(void *), void *arg) {
     if (opts->seed) sched.m0.rand = opts->seed;
     p_acquire(&sched.m0, &sched.ps[0]);
     sysmon_start();
+    signal_start();
     main_call.fn = fn;
     main_call.arg = arg;
     rt_g *g = new_native(main_g, NULL, STACK_MAIN);
+    g->site = __builtin_return_address(0);
     g_set_status(g, G_IDLE, G_RUNNABLE);
     g_enqueue(g);
     schedule_loop(&sched.m0);

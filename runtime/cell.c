@@ -27,6 +27,8 @@
  */
 #include "impl.h"
 
+#include "trace.h"
+
 #include <stdlib.h>
 
 struct rt_cell {
@@ -46,6 +48,10 @@ void *rt_cell_data(rt_cell *c) {
 rt_cell *rt_current_cell(void) {
     rt_m *m = rt_getm();
     return m ? m->cell : NULL;
+}
+
+rt_g *cell_driver(rt_cell *c) {
+    return c->driver;
 }
 
 /* A G of the running cell goes to the end of its list. */
@@ -98,6 +104,7 @@ static void run(rt_cell *c, rt_g *g) {
     rt_step step;
     do {
         rt_getm()->curg = g;
+        TRACE(TRACE_START, rt_getm()->p, g, 0);
         step = g->step(g);
     } while (finish_step(g, step, c));
     rt_getm()->curg = c->driver;
@@ -129,6 +136,7 @@ rt_cell *rt_cell_new(void *data) {
     if (!c) rt_throw("out of memory for a cell");
     c->data = data;
     c->driver = new_native(loop, c, RT_CELL_STACK);
+    c->driver->site = __builtin_return_address(0);
     c->driver->drives = c;
     atomic_store(&c->mailbox, IDLE);
     g_set_status(c->driver, G_IDLE, G_WAITING);

@@ -1,21 +1,43 @@
-/* When something is wrong: throw, dump, deadlock. And the counters, for when it is not. */
+/* When something is wrong: throw, dump, deadlock. And the counters, for when it is not.
+ *
+ * A dump has to work when little else does: it takes no lock but for the moment in which it learns
+ * where a block of Gs lies, and reads the Gs of others while they run. A line may therefore mix two
+ * moments of one G; Gs are never given back, so it is a G's line in any case. Where a G was made is
+ * kept as a return address (rt_g.site) and becomes a name only here (symbol.c).
+ */
 #include "impl.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* write(2) only: this may run in a signal handler or with any lock held. */
-static void emit(const char *s, size_t n) {
+enum { STDERR_WAIT_MS = 1000 };
+
+void debug_emit(const char *s, size_t n) {
     while (n > 0) {
         ssize_t r = write(STDERR_FILENO, s, n);
+        if (r < 0 && errno == EINTR) continue;
+        if (r < 0 && errno == EAGAIN) { /* somebody who shares it made it nonblocking */
+            struct pollfd pfd = {.fd = STDERR_FILENO, .events = POLLOUT};
+            if (poll(&pfd, 1, STDERR_WAIT_MS) > 0) continue;
+        }
         if (r <= 0) return; /* nowhere to say it */
         s += r;
         n -= (size_t)r;
     }
+}
+
+void debug_printf(const char *fmt, ...) {
+    char buf[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(buf, sizeof buf, fmt, ap);
+    va_end(ap);
+    if (n > 0) debug_emit(buf, (size_t)n < sizeof buf ? (size_t)n : sizeof buf - 1);
 }
 
 void rt_throw(const char *fmt, ...) {
@@ -27,56 +49,120 @@ void rt_throw(const char *fmt, ...) {
     va_end(ap);
     if (n > 0) at += (size_t)n < sizeof buf - at - 1 ? (size_t)n : sizeof buf - at - 2;
     buf[at++] = '\n';
-    emit(buf, at);
+    debug_emit(buf, at);
     abort();
 }
 
 const char *rt_reason_name(rt_reason r) {
     static const char *const names[RT_NREASONS] = {
-        [RT_WAIT_NONE] = "nothing",       [RT_WAIT_SLEEP] = "sleep",     [RT_WAIT_PARK] = "park",
-        [RT_WAIT_READ] = "read",          [RT_WAIT_WRITE] = "write",     [RT_WAIT_ACCEPT] = "accept",
-        [RT_WAIT_CONNECT] = "connect",    [RT_WAIT_JOIN] = "join",       [RT_WAIT_CELL] = "VM idle",
-        [RT_WAIT_SYSCALL] = "system call", [RT_WAIT_OTHER] = "other",
+        [RT_WAIT_NONE] = "nothing",        [RT_WAIT_SLEEP] = "sleep",   [RT_WAIT_PARK] = "park",
+        [RT_WAIT_READ] = "read",           [RT_WAIT_WRITE] = "write",   [RT_WAIT_ACCEPT] = "accept",
+        [RT_WAIT_CONNECT] = "connect",     [RT_WAIT_JOIN] = "join",     [RT_WAIT_CELL] = "VM idle",
+        [RT_WAIT_SYSCALL] = "system call", [RT_WAIT_SIGNAL] = "signal", [RT_WAIT_OTHER] = "other",
     };
     return r < RT_NREASONS ? names[r] : "?";
 }
 
-static const char *const status_names[] = {"idle", "runnable", "running", "syscall", "waiting", "dead"};
+static const char *const status_names[] = {"idle",    "runnable", "running",
+                                           "syscall", "waiting",  "dead"};
 
 enum { G_BLOCK = 64 };
 
 /* Calls fn for every G that is not dead; their fields may change meanwhile. */
 static void each_g(void (*fn)(rt_g *g, void *arg), void *arg) {
-    rt_lock_acquire(&sched.gfree_lock);
-    for (uint32_t b = 0; b < sched.n_blocks; b++)
-        for (int i = 0; i < G_BLOCK; i++) fn(&sched.blocks[b][i], arg);
-    rt_lock_release(&sched.gfree_lock);
+    for (uint32_t b = 0;; b++) {
+        rt_lock_acquire(&sched.gfree_lock); /* the array may move, its blocks do not */
+        rt_g *block = b < sched.n_blocks ? sched.blocks[b] : NULL;
+        rt_lock_release(&sched.gfree_lock);
+        if (!block) return;
+        for (int i = 0; i < G_BLOCK; i++)
+            fn(&block[i], arg);
+    }
 }
 
-static void dump_g(rt_g *g, void *arg) {
+enum { SITES = 8, SITE_MAX = 96 };
+
+typedef struct dump {
+    int64_t now_ns;
+    size_t n;       /* bytes in buf */
+    char buf[4096]; /* lines, so that they come out whole and with few system calls */
+    struct {
+        const void *site;
+        char text[SITE_MAX];
+    } sites[SITES]; /* those seen lately: many Gs are made in few places */
+    unsigned next_site;
+} dump;
+
+__attribute__((format(printf, 2, 3))) static void dump_line(dump *d, const char *fmt, ...) {
+    enum { LINE_MAX_BYTES = 256 };
+    if (sizeof d->buf - d->n < LINE_MAX_BYTES) {
+        debug_emit(d->buf, d->n);
+        d->n = 0;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(d->buf + d->n, LINE_MAX_BYTES, fmt, ap);
+    va_end(ap);
+    if (n < 0) return;
+    if (n >= LINE_MAX_BYTES) {
+        n = LINE_MAX_BYTES - 1;
+        d->buf[d->n + LINE_MAX_BYTES - 2] = '\n';
+    }
+    d->n += (size_t)n;
+}
+
+static const char *site_name(dump *d, const void *site) {
+    for (int i = 0; i < SITES; i++)
+        if (d->sites[i].site == site) return d->sites[i].text;
+    unsigned i = d->next_site++ % SITES;
+    d->sites[i].site = site;
+    symbol_print(site, d->sites[i].text, SITE_MAX);
+    return d->sites[i].text;
+}
+
+RT_PEEKS static void dump_g(rt_g *g, void *arg) {
+    dump *d = arg;
     uint32_t status = atomic_load_explicit(&g->status, memory_order_acquire);
-    if (status == G_DEAD || status == G_IDLE) return;
-    char buf[160];
-    int n;
+    if (status == G_DEAD || status == G_IDLE || g->system) return;
+    long long id = g->id;
     const char *kind = g->drives ? "VM" : g->step ? g->cell ? "in VM" : "step" : "native";
+    const char *site = g->site ? site_name(d, g->site) : "?";
     if (status == G_WAITING || status == G_SYSCALL) {
         rt_reason reason = atomic_load_explicit(&g->reason, memory_order_relaxed);
-        double s = (double)(*(int64_t *)arg - atomic_load_explicit(&g->since_ns, memory_order_relaxed)) / 1e9;
-        n = snprintf(buf, sizeof buf, "G %lld %s: %s, %s, %.3f s\n", (long long)g->id, kind,
-                     status_names[status], rt_reason_name(reason), s < 0 ? 0 : s);
+        double s =
+            (double)(d->now_ns - atomic_load_explicit(&g->since_ns, memory_order_relaxed)) / 1e9;
+        dump_line(d, "G %lld %s: %s, %s, %.3f s, created by %s\n", id, kind, status_names[status],
+                  rt_reason_name(reason), s < 0 ? 0 : s, site);
     } else {
-        n = snprintf(buf, sizeof buf, "G %lld %s: %s\n", (long long)g->id, kind, status_names[status]);
+        dump_line(d, "G %lld %s: %s, created by %s\n", id, kind, status_names[status], site);
     }
-    emit(buf, (size_t)n);
 }
+
+static const char *const p_status_names[] = {"idle", "running", "foreign", "in a system call",
+                                             "dead"};
 
 void rt_dump(void) {
-    int64_t now = rt_nanotime();
-    each_g(dump_g, &now);
+    dump d = {.now_ns = rt_nanotime()};
+    int32_t ms, idle_ms;
+    m_count_ms(&ms, &idle_ms);
+    dump_line(&d,
+              "lunapark: %d Ps (%d idle), %d Ms (%d idle, %d looking for work), %d Gs in the "
+              "global queue\n",
+              sched.procs, atomic_load(&sched.n_idle_ps), ms, idle_ms,
+              atomic_load(&sched.n_spinning), atomic_load(&sched.n_runq));
+    for (int32_t i = 0; i < sched.procs; i++) {
+        rt_p_stats p;
+        rt_read_p_stats(i, &p);
+        dump_line(&d, "P %d: %s, %d Gs in its queue, %lld descriptors\n", i,
+                  p_status_names[p.status], p.runq, (long long)p.fds);
+    }
+    each_g(dump_g, &d);
+    debug_emit(d.buf, d.n);
 }
 
-static void count_g(rt_g *g, void *arg) {
+RT_PEEKS static void count_g(rt_g *g, void *arg) {
     rt_stats *s = arg;
+    if (g->system) return;
     switch (atomic_load_explicit(&g->status, memory_order_relaxed)) {
     case G_RUNNABLE:
         s->g_runnable++;
@@ -140,11 +226,12 @@ void rt_read_stats(rt_stats *s) {
  * no timer is set and no descriptor is polled, nothing can ever happen again. */
 void check_dead(void) {
     if (sched.deadlock_is_normal || atomic_load(&sched.n_idle_ps) != sched.procs) return;
-    if (sched.runq.n || atomic_load(&sched.n_syscalls) || count_get(&sched.n_fds) || timers_live()) return;
+    if (sched.runq.n || atomic_load(&sched.n_syscalls) || count_get(&sched.n_fds) || timers_live())
+        return;
     for (int32_t i = 0; i < sched.procs; i++)
         if (!runq_empty(&sched.ps[i])) return;
     const char *msg = "lunapark: all Gs are asleep - deadlock!\n";
-    emit(msg, strlen(msg));
+    debug_emit(msg, strlen(msg));
     rt_dump();
     fflush(NULL);
     _exit(2);

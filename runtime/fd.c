@@ -1,15 +1,34 @@
-/* Sockets for native Gs: the calls read straight down. Try; on EAGAIN wait for readiness; try again.
+/* Descriptors for native Gs: the calls read straight down. Try; on EAGAIN wait for readiness; try
+ * again.
  *
- * An rt_fd has one reader and one writer at a time. After a short read the socket is drained and the
- * next read waits at once instead of paying for EAGAIN, unless the peer has hung up (netpoll.c).
+ * Who may do what at the same time is fdmutex.c's: a read holds the read lock as long as it lasts,
+ * a write the write lock, so the bytes of two big writes do not mix; what neither reads nor writes is
+ * a user. Close marks the descriptor, shuts the pollDesc, which ends all waits, waits until it is
+ * the last user, and only then gives the number back to the kernel.
+ *
+ * Reads: after a short read a TCP socket is drained, so the next read waits at once instead of
+ * paying for EAGAIN. That holds because the poller is edge-triggered: bytes that came after the read
+ * bring an edge of their own, or stand as READY in the pollDesc already. It does not hold for what ends
+ * a read early for other reasons, hence not for datagrams, terminals, inotify, or unix sockets (a read
+ * stops at a message that carries descriptors): the first short read asks once which it is. If the peer
+ * has hung up, the end may have come with the same edge as the data; rt_pd_wait returns at once then.
+ *
+ * Writes go on until all is written, 1 GiB at most a call. A socket is written with MSG_NOSIGNAL; what
+ * else breaks raises SIGPIPE, which signal.c turns into nothing while signal_own_write says so. Then
+ * Go's rule: -EPIPE is an error like others, unless the descriptor is 1 or 2; such a program ends as
+ * any other one does in a pipeline.
+ *
+ * A descriptor without a pollDesc is a file: its calls block, so they are made between
+ * rt_entersyscall and rt_exitsyscall (file.c).
  */
-#include "impl.h"
+#include "fd.h"
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_RW (INT64_C(1) << 30) /* Linux moves at most 2 GiB - 4 KiB a call */
+enum { STREAM_UNKNOWN, STREAM_NO, STREAM_YES };
 
 const char *rt_strerror(int err) {
     switch (err) {
@@ -19,125 +38,235 @@ const char *rt_strerror(int err) {
         return "closed";
     case RT_ECANCELED:
         return "canceled";
+    case RT_ENODEADLINE:
+        return "no deadline";
     default:
         return strerror(-err);
     }
 }
 
+/* ---- system calls ---- */
+
+SYS static ssize_t sys_readv(int fd, const struct iovec *iov, int n) {
+    for (;;) {
+        size_t want = iov->iov_len < MAX_RW ? iov->iov_len : MAX_RW;
+        ssize_t r = n == 1 ? read(fd, iov->iov_base, want) : readv(fd, iov, n);
+        if (r >= 0) return r;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+SYS static ssize_t sys_send(int fd, struct iovec *iov, int n) {
+    for (;;) {
+        struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+        ssize_t r = n == 1 ? send(fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
+                           : sendmsg(fd, &m, MSG_NOSIGNAL);
+        if (r >= 0) return r;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+SYS static ssize_t sys_writev(int fd, const struct iovec *iov, int n) {
+    for (;;) {
+        signal_own_write(true);
+        ssize_t r = writev(fd, iov, n);
+        int err = errno;
+        signal_own_write(false);
+        if (r >= 0) return r;
+        if (err != EINTR) return -err;
+    }
+}
+
+SYS static int sys_shutdown(int fd, int how) {
+    return shutdown(fd, how) < 0 ? -errno : 0;
+}
+
+/* EINTR: Linux has closed it all the same. */
+SYS static int sys_close(int fd) {
+    return close(fd) < 0 && errno != EINTR ? -errno : 0;
+}
+
+/* ---- beginning and end ---- */
+
+void fd_set_up(rt_fd *f, int fd, rt_pd *pd) {
+    *f = (rt_fd){.fd = fd, .pd = pd};
+    fdmutex_open(&f->mu);
+}
+
 int rt_fd_init(rt_fd *f, int fd) {
     int err = 0;
-    f->fd = fd;
-    f->pd = rt_pd_open(fd, &err);
+    *f = (rt_fd){.fd = -1};
+    rt_pd *pd = rt_pd_open(fd, &err);
+    if (pd) fd_set_up(f, fd, pd);
     return err;
 }
 
 int rt_fd_close(rt_fd *f) {
-    if (f->fd < 0) return RT_ECLOSED;
-    rt_pd_close(f->pd);
-    int r = close(f->fd); /* EINTR: Linux has closed it all the same */
+    int err = fdmutex_close(&f->mu);
+    if (err) return err;
+    if (f->pd) rt_pd_shut(f->pd);
+    fdmutex_drain(&f->mu);
+    int fd = f->fd;
+    rt_pd *pd = f->pd;
     f->fd = -1;
     f->pd = NULL;
-    return r < 0 && errno != EINTR ? -errno : 0;
+    if (!pd) return file_close(fd);
+    rt_pd_close(pd);
+    return sys_close(fd);
 }
 
-ssize_t rt_fd_read(rt_fd *f, void *buf, size_t n) {
-    if (f->fd < 0) return RT_ECLOSED;
-    if (n > MAX_RW) n = MAX_RW;
+/* ---- reading ---- */
+
+/* Asked once, at the first short read. */
+SYS static bool short_read_tells(rt_fd *f) {
+    if (f->stream == STREAM_UNKNOWN) {
+        int protocol = 0;
+        socklen_t len = sizeof protocol;
+        bool tcp = getsockopt(f->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) == 0 &&
+                   protocol == IPPROTO_TCP;
+        f->stream = tcp ? STREAM_YES : STREAM_NO;
+    }
+    return f->stream == STREAM_YES;
+}
+
+static size_t total(const struct iovec *iov, int n) {
+    size_t sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += iov[i].iov_len;
+    return sum;
+}
+
+ssize_t read_locked(rt_fd *f, const struct iovec *iov, int n) {
+    if (!f->pd) return file_readv(f->fd, iov, n);
+    if (n > MAX_IOV) n = MAX_IOV;
+    size_t want = total(iov, n);
     for (;;) {
         int err = rt_pd_check(f->pd, RT_R);
         if (err) return err;
-        ssize_t r = read(f->fd, buf, n);
-        if (r >= 0) return r;
-        err = errno;
-        if (err == EINTR) continue;
-        if (err != EAGAIN) return -err;
+        if (want == 0) return 0;
+        ssize_t r = -EAGAIN;
+        if (!f->drained) r = sys_readv(f->fd, iov, n);
+        if (r != -EAGAIN) {
+            f->drained = r > 0 && (size_t)r < want && r < MAX_RW && short_read_tells(f);
+            return r;
+        }
+        f->drained = false;
         err = rt_pd_wait(f->pd, RT_R, RT_WAIT_READ);
         if (err) return err;
     }
 }
 
-ssize_t rt_fd_write(rt_fd *f, const void *buf, size_t n) {
-    if (f->fd < 0) return RT_ECLOSED;
-    size_t done = 0;
-    while (done < n) {
-        int err = rt_pd_check(f->pd, RT_W);
+ssize_t rt_fd_readv(rt_fd *f, const struct iovec *iov, int n) {
+    if (n <= 0) return -EINVAL;
+    int err = fdmutex_lock(&f->mu, RT_R, RT_WAIT_READ);
+    if (err) return err;
+    ssize_t r = read_locked(f, iov, n);
+    fdmutex_unlock(&f->mu, RT_R);
+    return r;
+}
+
+ssize_t rt_fd_read(rt_fd *f, void *buf, size_t n) {
+    struct iovec iov = {buf, n};
+    return rt_fd_readv(f, &iov, 1);
+}
+
+/* ---- writing ---- */
+
+static ssize_t write_some(rt_fd *f, struct iovec *iov, int n) {
+    if (!f->pd) return file_writev(f->fd, iov, n);
+    if (!f->not_socket) {
+        ssize_t r = sys_send(f->fd, iov, n);
+        if (r != -ENOTSOCK) return r;
+        f->not_socket = true;
+    }
+    return sys_writev(f->fd, iov, n);
+}
+
+/* How many of iov go into one call. The first alone may be too much; then its length is cut, and *cut
+ * is what has to be put back. */
+static int one_call(struct iovec *iov, int n, size_t *cut) {
+    size_t sum = iov->iov_len;
+    int k = 1;
+    *cut = 0;
+    if (sum > MAX_RW) {
+        *cut = sum - MAX_RW;
+        iov->iov_len = MAX_RW;
+        return 1;
+    }
+    while (k < n && k < MAX_IOV && iov[k].iov_len <= MAX_RW - sum)
+        sum += iov[k++].iov_len;
+    return k;
+}
+
+/* Takes r bytes off the front. */
+static void advance(struct iovec **iov, int *n, size_t r) {
+    while (*n > 0 && r >= (*iov)->iov_len) {
+        r -= (*iov)->iov_len;
+        (*iov)->iov_base = (char *)(*iov)->iov_base + (*iov)->iov_len;
+        (*iov)->iov_len = 0;
+        ++*iov;
+        --*n;
+    }
+    if (r > 0) {
+        (*iov)->iov_base = (char *)(*iov)->iov_base + r;
+        (*iov)->iov_len -= r;
+    }
+}
+
+ssize_t write_locked(rt_fd *f, struct iovec *iov, int n) {
+    ssize_t done = 0;
+    for (;;) {
+        int err = f->pd ? rt_pd_check(f->pd, RT_W) : 0;
         if (err) return err;
-        size_t want = n - done < MAX_RW ? n - done : MAX_RW;
-        ssize_t r = send(f->fd, (const char *)buf + done, want, MSG_NOSIGNAL);
-        if (r < 0 && errno == ENOTSOCK) r = write(f->fd, (const char *)buf + done, want);
+        advance(&iov, &n, 0); /* empty ones */
+        if (n == 0) return done;
+        size_t cut;
+        int k = one_call(iov, n, &cut);
+        ssize_t r = write_some(f, iov, k);
+        iov->iov_len += cut;
         if (r >= 0) {
-            done += (size_t)r;
+            advance(&iov, &n, (size_t)r);
+            done += r;
             continue;
         }
-        err = errno;
-        if (err == EINTR) continue;
-        if (err != EAGAIN) return -err;
+        if (r == -EPIPE && (f->fd == STDOUT_FILENO || f->fd == STDERR_FILENO)) signal_broken_pipe();
+        if (r != -EAGAIN || !f->pd) return r;
         err = rt_pd_wait(f->pd, RT_W, RT_WAIT_WRITE);
         if (err) return err;
     }
-    return (ssize_t)done;
 }
 
-int rt_accept4(int fd, struct sockaddr_storage *sa, socklen_t *len) {
-    for (;;) {
-        int c = accept4(fd, (struct sockaddr *)sa, len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (c >= 0) return c;
-        /* ECONNABORTED: the client went away while it was queued; the next one may be there. */
-        if (errno != ECONNABORTED && errno != EINTR) return -errno;
-    }
+ssize_t rt_fd_writev(rt_fd *f, struct iovec *iov, int n) {
+    if (n < 0) return -EINVAL;
+    int err = fdmutex_lock(&f->mu, RT_W, RT_WAIT_WRITE);
+    if (err) return err;
+    ssize_t r = write_locked(f, iov, n);
+    fdmutex_unlock(&f->mu, RT_W);
+    return r;
 }
 
-int rt_fd_accept(rt_fd *f) {
-    if (f->fd < 0) return RT_ECLOSED;
-    for (;;) {
-        int err = rt_pd_check(f->pd, RT_R);
-        if (err) return err;
-        int c = rt_accept4(f->fd, NULL, NULL);
-        if (c != -EAGAIN) return c;
-        err = rt_pd_wait(f->pd, RT_R, RT_WAIT_ACCEPT);
-        if (err) return err;
-    }
+ssize_t rt_fd_write(rt_fd *f, const void *buf, size_t n) {
+    struct iovec iov = {(void *)(uintptr_t)buf, n};
+    return rt_fd_writev(f, &iov, 1);
 }
 
-int rt_fd_connect(rt_fd *f, const struct sockaddr *sa, socklen_t len) {
-    if (f->fd < 0) return RT_ECLOSED;
-    if (connect(f->fd, sa, len) == 0) return 0;
-    if (errno != EINPROGRESS && errno != EINTR) return -errno;
-    for (;;) {
-        int err = rt_pd_wait(f->pd, RT_W, RT_WAIT_CONNECT);
-        if (err) return err;
-        err = rt_connected(f->fd);
-        if (err != -EAGAIN) return err;
-    }
+/* ---- neither ---- */
+
+int rt_fd_shutdown(rt_fd *f, int how) {
+    int err = fdmutex_enter(&f->mu);
+    if (err) return err;
+    err = sys_shutdown(f->fd, how);
+    fdmutex_leave(&f->mu);
+    return err;
 }
 
-int rt_connected(int fd) {
-    int err = 0;
-    socklen_t len = sizeof err;
-    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0) return -errno;
-    if (err != 0 && err != EISCONN) return -err;
-    /* No error may also mean that nothing is decided yet: a wake-up can be spurious. */
-    struct sockaddr_storage peer;
-    len = sizeof peer;
-    if (getpeername(fd, (struct sockaddr *)&peer, &len) == 0) return 0;
-    return errno == ENOTCONN ? -EAGAIN : -errno;
-}
-
-int rt_socket(int family, int type, int protocol) {
-    int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
-    return fd < 0 ? -errno : fd;
-}
-
-int rt_listen(const struct sockaddr *sa, socklen_t len, int backlog) {
-    int fd = rt_socket(sa->sa_family, SOCK_STREAM, 0);
-    if (fd < 0) return fd;
-    int one = 1;
-    /* Without it a restarted server waits for TIME_WAIT; a failure would show in bind. */
-    if (sa->sa_family != AF_UNIX) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(fd, sa, len) < 0 || listen(fd, backlog) < 0) {
-        int err = -errno;
-        close(fd);
-        return err;
-    }
-    return fd;
+int rt_fd_set_deadline(rt_fd *f, int mode, int64_t when_ns) {
+    if (mode != RT_R && mode != RT_W && mode != RT_RW) return -EINVAL;
+    int err = fdmutex_enter(&f->mu);
+    if (err) return err;
+    if (!f->pd) err = RT_ENODEADLINE;
+    if (!err && mode != RT_W) rt_pd_set_deadline(f->pd, RT_R, when_ns);
+    if (!err && mode != RT_R) rt_pd_set_deadline(f->pd, RT_W, when_ns);
+    fdmutex_leave(&f->mu);
+    return err;
 }

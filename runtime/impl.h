@@ -27,6 +27,7 @@ enum { RUNQ_SIZE = 256, GFREE_MAX = 64, POLL_EVENTS = 128, TIMER_HEAP_MIN = 64 }
 enum {
     MAX_PROCS = 256,
     GLOBAL_TICK = 61,   /* every so many Gs the global queue and the poller come first */
+    TIMER_BATCH = 64,   /* timers that fire before Gs have their turn */
     CELL_SLICE = 64,    /* Gs that a cell runs before others get its M */
     CACHE_LINE = 64,
 };
@@ -50,6 +51,7 @@ typedef enum g_status { G_IDLE, G_RUNNABLE, G_RUNNING, G_SYSCALL, G_WAITING, G_D
 struct rt_g {
     _Atomic uint32_t status; /* g_status; the owner writes, dumps read */
     _Atomic uint8_t reason;  /* rt_reason while waiting; the owner writes, dumps read */
+    bool system;             /* the runtime's own: neither dumped nor counted */
     bool trimmed;            /* dead, in sched.stack_gfree: its stack has given its pages back */
     rt_g *schedlink;         /* owner: next in the queue, mailbox or free list that holds it */
     rt_cell *cell;           /* owner: it runs in that cell's loop; NULL: on any M */
@@ -58,6 +60,7 @@ struct rt_g {
     rt_context ctx;          /* owner: native, its stack */
     void (*fn)(void *);      /* native: what it runs */
     void *arg;
+    const void *site;          /* where it was made: a return address in whoever called rt_go */
     rt_commit_fn commit;       /* owner: of the park that begins */
     void *commit_arg;          /* owner */
     _Atomic uint64_t wait;     /* atomic: ticket and phase of a wait, see wait.c */
@@ -111,7 +114,7 @@ struct rt_p {
     _Atomic uint32_t slicetick;   /* owner writes, sysmon reads: slices begun */
     _Atomic uint32_t syscalltick; /* owner writes, sysmon reads: system calls entered */
     _Atomic bool yield_now;       /* atomic: sysmon found the slice used up */
-    int64_t now_ns;               /* owner: a recent time, for what need not be exact */
+    _Atomic int64_t now_ns;       /* owner and sysmon write: a recent time, for what need not be exact */
     g_list gfree;                 /* owner */
     g_list stack_gfree;           /* owner: dead native Gs that keep their stack */
 
@@ -141,6 +144,8 @@ struct rt_m {
     bool spinning;   /* this thread; handed over with next_p */
     bool to_spin;    /* with next_p: it is to spin */
     rt_step after;   /* this thread: what the native G that just left wants */
+    rt_g *left;      /* this thread: it switched straight to curg, which settles it */
+    rt_g *picked;    /* this thread: taken from the ring, for the loop to run */
     uint64_t rand;   /* this thread */
     note park;
     rt_m *idle_link; /* sched.lock */
@@ -148,6 +153,13 @@ struct rt_m {
     pthread_t thread;
     int32_t id;
     void *sigstack;
+    _Atomic int32_t tid;            /* atomic: the kernel's name of the thread; 0: not started yet */
+    _Atomic bool urged;             /* atomic: a SIGURG is on its way */
+    _Atomic bool interrupted;       /* atomic: one came; whoever looks clears it */
+    _Atomic int64_t n_interrupts;   /* its handler writes */
+    timer_t prof_timer;             /* prof.c's lock */
+    bool has_prof_timer;            /* prof.c's lock */
+    _Atomic(struct trace_buf *) trace; /* this thread writes, see trace.c */
 };
 
 /* ---- the scheduler ------------------------------------------------------------------------- */
@@ -246,6 +258,8 @@ void wait_deadline(void *arg);
 /* cell.c */
 void cell_post(rt_cell *c, rt_g *g);
 void cell_requeue(rt_cell *c, rt_g *g);
+/* The native G on whose stack c's loop runs. */
+rt_g *cell_driver(rt_cell *c);
 
 /* timer.c */
 /* Runs what is due on p's heap; its next key or 0 is in p->timer_next_ns. *now_ns is read if 0. */
@@ -287,11 +301,44 @@ enum { STACK_NATIVE = 64 << 10, STACK_M = 256 << 10, STACK_SIGNAL = 64 << 10 };
 
 /* sysmon.c */
 void sysmon_start(void);
+/* Ends its deep sleep. Any thread, signal handlers too. */
 void sysmon_wake(void);
+/* Where sysmon gets its time from, so that tests can stop and move it. Set before sysmon_start. */
+typedef struct sysmon_clock {
+    int64_t (*now)(void);
+    void (*sleep)(int64_t delay_ns); /* between rounds */
+} sysmon_clock;
+void sysmon_set_clock(const sysmon_clock *c);
 
 /* signal.c */
-void signal_init(void);
+void signal_init(bool keep_default);
 void signal_init_m(rt_m *m);
+/* Makes the G that does the work of handlers. With a P. */
+void signal_start(void);
+/* sysmon's: does it in its place, if no P got round to it. */
+void signal_watch(int64_t now_ns);
+/* Sends SIGURG to m's thread, if none is on its way. Its handler sets m->interrupted and nothing
+ * else; system calls go on or return EINTR. Any thread. */
+void m_interrupt(rt_m *m);
+
+/* prof.c: m's thread gets a timer if the profiler runs. */
+void prof_init_m(rt_m *m);
+
+/* symbol.c */
+typedef struct rt_symbol {
+    const char *name;   /* of the function; NULL: unknown */
+    const char *module; /* file, without its directory; NULL: unknown */
+    uintptr_t start;    /* of the function, else of the module */
+} rt_symbol;
+void symbol_find(const void *pc, rt_symbol *s);
+/* "name+0x1c", "module+0x1234" or "0x1234"; returns its length, below size. */
+size_t symbol_print(const void *pc, char *buf, size_t size);
+
+/* unwind.c */
+void unwind_init(void);
+/* Return addresses of the frames below a signal's context (ucontext_t), the interrupted pc first, at
+ * most max. Reads nothing outside `stack`. Async-signal-safe. */
+int unwind(const void *uc, rt_stack stack, uintptr_t *pcs, int max);
 
 /* os_linux.c */
 uint64_t os_random(void);
@@ -300,6 +347,19 @@ rt_stack os_thread_stack(void);
 
 /* debug.c */
 void check_dead(void); /* sched.lock held */
+/* Writes to stderr, by write(2) only. Any thread, signal handlers too. */
+void debug_emit(const char *s, size_t n);
+void debug_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* debugenv.c */
+void debugenv_init(const char *vars);
+
+/* Looks at what others write, and can do with torn values. */
+#ifdef RT_TSAN
+#define RT_PEEKS __attribute__((no_sanitize("thread")))
+#else
+#define RT_PEEKS
+#endif
 
 /* Between a store and a load that must not pass it. TSan knows no fences, so gcc refuses them in its
  * build; it sees the atomics on both sides, and the processor still gets its fence. */

@@ -39,6 +39,8 @@
  */
 #include "impl.h"
 
+#include "trace.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -329,7 +331,9 @@ void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l) 
 
 int netpoll_p(rt_p *p, int64_t delay_ns, g_list *l) {
     int32_t before = l->n;
+    int64_t start_ns = TRACE_ON() ? rt_nanotime() : 0;
     int n = netpoll_poll(p->poller, delay_ns, l);
+    if (start_ns && TRACE_ON()) trace_poll(p, start_ns, l->n - before);
     atomic_fetch_add_explicit(&p->n_polls, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->n_poll_events, l->n - before, memory_order_relaxed);
     return n;

@@ -11,6 +11,13 @@
  * on another M. That is the whole secret of park: set the state to waiting, then commit, then
  * don't look back.
  *
+ * Most of the time the next G is a native one that lies in the ring already. Then g_leave does not go
+ * through the loop but switches straight to it, and the G that arrives does for the one that left
+ * what the loop would have done (settle): one switch instead of two. The rule is the same, no stack
+ * is in use when its G is committed; only whose stack the commit runs on differs, so a commit
+ * function must be short and must not wait. The loop has its turn when the ring is empty, when the
+ * next G is a step G, and every 61st time.
+ *
  * Waking Ms. An M too few wastes a core, an M too many wastes energy and thrashes. As in Go, an M
  * without work spins a while, looking for something to steal; when work appears and nobody spins,
  * one more M is woken, which spins, finds the work, and wakes the next before it runs it. So:
@@ -34,6 +41,8 @@
  * a spinning limit in time (a spin is four rounds over the Ps).
  */
 #include "impl.h"
+
+#include "trace.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -118,7 +127,7 @@ void g_set_status(rt_g *g, g_status from, g_status to) {
 enum { G_BLOCK = 64 };
 
 void init_gs(void) {
-    atomic_store(&sched.next_id, 1);
+    atomic_store(&sched.next_id, 0); /* the runtime's own G; the main G is 1 */
 }
 
 /* gfree_lock held. A block of new Gs for the global list; returns false without memory. Blocks are
@@ -180,6 +189,7 @@ static void bury(rt_g *g) {
     }
     g->step = NULL;
     g->cell = g->drives = NULL;
+    g->system = false;
     rt_p *p = rt_getm()->p;
     bool has_stack = g->ctx.stack.lo != NULL;
     g_list *l = has_stack ? &p->stack_gfree : &p->gfree;
@@ -193,9 +203,12 @@ static void bury(rt_g *g) {
     rt_lock_release(&sched.gfree_lock);
 }
 
+static void settle(void);
+
 /* Where a native G begins, on its own stack. */
 static void native_main(void *arg) {
     rt_g *g = arg;
+    settle();
     g->fn(g->arg);
     g_leave(g, RT_EXIT);
     rt_throw("G %lld runs on after its end", (long long)g->id);
@@ -214,6 +227,7 @@ rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size) {
 
 rt_g *rt_go(void (*fn)(void *), void *arg) {
     rt_g *g = new_native(fn, arg, STACK_NATIVE);
+    g->site = __builtin_return_address(0);
     g_set_status(g, G_IDLE, G_RUNNABLE);
     g_enqueue(g);
     return g;
@@ -221,6 +235,7 @@ rt_g *rt_go(void (*fn)(void *), void *arg) {
 
 rt_g *rt_new_step(rt_step_fn step, rt_cell *cell) {
     rt_g *g = take_g(false);
+    g->site = __builtin_return_address(0);
     g->step = step;
     g->cell = cell;
     g_set_status(g, G_IDLE, G_WAITING);
@@ -234,10 +249,60 @@ void rt_set_step(rt_g *g, rt_step_fn step, rt_cell *cell) {
 
 /* ---- leaving and coming back ---- */
 
+/* g's commit refused to park it: it is next. */
+static void run_on(rt_m *m, rt_g *g) {
+    g_set_status(g, G_RUNNING, G_RUNNABLE);
+    runq_put_next(m->p, g);
+}
+
+/* Does what `left` wants, which switched straight to the running G. */
+static void settle_left(rt_m *m, rt_g *left) {
+    m->left = NULL;
+    if (m->after == RT_YIELD) { /* behind the ring, however it came to stop */
+        g_set_status(left, G_RUNNING, G_RUNNABLE);
+        runq_put(m->p, left);
+        wakep();
+    } else if (finish_step(left, m->after, NULL)) {
+        run_on(m, left);
+    }
+}
+
+/* The first thing that a native G does whenever it runs. */
+static void settle(void) {
+    rt_m *m = rt_getm();
+    if (m->left) settle_left(m, m->left);
+}
+
+/* The next G of the ring, if it may run without a look at the rest of the world. */
+static rt_g *pick(rt_m *m) {
+    rt_p *p = m->p;
+    if (!p || atomic_load_explicit(&p->schedtick, memory_order_relaxed) % GLOBAL_TICK == 0) return NULL;
+    return runq_get(p);
+}
+
+static void count_start(rt_p *p, rt_g *g) {
+    atomic_store_explicit(&p->schedtick,
+                          atomic_load_explicit(&p->schedtick, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    g_set_status(g, G_RUNNABLE, G_RUNNING);
+    TRACE(TRACE_START, p, g, 0);
+}
+
 void g_leave(rt_g *g, rt_step step) {
     rt_m *m = rt_getm();
     m->after = step;
-    rt_context_switch(&g->ctx, &m->ctx);
+    rt_g *next = pick(m);
+    if (next && !next->step) {
+        count_start(m->p, next);
+        m->left = g;
+        m->curg = next;
+        m->cell = next->drives;
+        rt_context_switch(&g->ctx, &next->ctx);
+    } else {
+        m->picked = next;
+        rt_context_switch(&g->ctx, &m->ctx);
+    }
+    settle();
 }
 
 void rt_yield(void) {
@@ -259,6 +324,7 @@ void rt_park(rt_commit_fn commit, void *arg, rt_reason reason) {
 bool finish_step(rt_g *g, rt_step step, rt_cell *home) {
     switch (step) {
     case RT_PARK:
+        TRACE(TRACE_PARK, rt_getm()->p, g, atomic_load_explicit(&g->reason, memory_order_relaxed));
         atomic_store_explicit(&g->since_ns, rt_getm()->p->now_ns, memory_order_relaxed);
         g_set_status(g, G_RUNNING, G_WAITING);
         if (!g->commit || g->commit(g, g->commit_arg)) return false; /* g may run elsewhere now */
@@ -277,6 +343,7 @@ bool finish_step(rt_g *g, rt_step step, rt_cell *home) {
             g_enqueue(g);
         return false;
     case RT_EXIT:
+        TRACE(TRACE_EXIT, rt_getm()->p, g, 0);
         bury(g);
         return false;
     }
@@ -313,6 +380,10 @@ void g_enqueue(rt_g *g) {
 }
 
 void rt_ready(rt_g *g) {
+    if (TRACE_ON()) {
+        rt_m *m = rt_getm();
+        trace_event(TRACE_READY, m ? m->p : NULL, g, 0);
+    }
     g_set_status(g, G_WAITING, G_RUNNABLE);
     g_enqueue(g);
 }
@@ -326,6 +397,7 @@ void inject(rt_m *m, g_list *l) {
 /* See the essay: the caller has published work. With one P that is running there is nobody to wake,
  * and who runs it looks at its queues before it stops; without a P at hand n_idle_ps tells. */
 void wakep(void) {
+    if (sched.procs == 1 && rt_getm() && rt_getm()->p) return;
     full_fence();
     if (atomic_load_explicit(&sched.n_idle_ps, memory_order_relaxed) == 0) return;
     int32_t none = 0;
@@ -368,7 +440,10 @@ static rt_g *steal_work(rt_m *m, int64_t *now_ns) {
             rt_p *victim = &sched.ps[(at + (uint32_t)i) % (uint32_t)sched.procs];
             if (victim == p) continue;
             rt_g *g = runq_steal(p, victim, round == 3);
-            if (g) return g;
+            if (g) {
+                TRACE(TRACE_STEAL, p, g, victim->id);
+                return g;
+            }
             if (round < 3) continue;
             /* Last round: timers that a busy P has let expire, then its ring again. */
             if (timers_run(victim, now_ns) && (g = runq_get(p))) return g;
@@ -385,7 +460,7 @@ static bool regain(rt_m *m, rt_p *last, bool work, bool spin) {
     if (p) {
         m->next_p = NULL;
         spin = m->to_spin; /* and counted by who handed it over */
-    } else if (work && (p = p_idle_get(last))) {
+    } else if ((work || (!spin && last->in_idle && last->poll_m == m)) && (p = p_idle_get(last))) {
         if (spin) atomic_fetch_add(&sched.n_spinning, 1);
         p_evict(p, m);
     }
@@ -429,7 +504,9 @@ static void idle(rt_m *m, rt_p *p) {
     int64_t now = rt_nanotime();
     atomic_store(&p->last_poll_ns, now);
     leave_poller(p);
-    if (regain(m, p, true, false)) {
+    /* Without anything to give it takes only the P in whose poller it still stands. Who was sent away
+     * and took another idle P would send that one's M away, which would take the next: for ever. */
+    if (regain(m, p, ready.head != NULL, false)) {
         m->p->now_ns = now;
         inject(m, &ready);
         return;
@@ -447,6 +524,11 @@ static void idle(rt_m *m, rt_p *p) {
 
 /* Waits for it if need be. */
 static rt_g *findrunnable(rt_m *m) {
+    if (m->picked) {
+        rt_g *picked = m->picked;
+        m->picked = NULL;
+        return picked;
+    }
     for (;;) {
         rt_p *p = m->p;
         rt_g *g;
@@ -498,6 +580,7 @@ static rt_g *findrunnable(rt_m *m) {
         check_dead();
         rt_lock_release(&sched.lock);
         stop_spinning(m);
+        TRACE(TRACE_IDLE, p, NULL, 0);
         if (was_spinning && regain(m, p, work_anywhere(), true)) {
             leave_poller(p);
             continue;
@@ -511,19 +594,16 @@ static void execute(rt_m *m, rt_g *g) {
         stop_spinning(m);
         wakep(); /* there may be more where this came from */
     }
-    rt_p *p = m->p;
-    atomic_store_explicit(&p->schedtick,
-                          atomic_load_explicit(&p->schedtick, memory_order_relaxed) + 1,
-                          memory_order_relaxed);
-    g_set_status(g, G_RUNNABLE, G_RUNNING);
-    rt_step step;
-    do {
+    count_start(m->p, g);
+    for (;;) {
+        rt_step step;
         m->curg = g;
         if (g->step) {
             step = g->step(g);
         } else {
             m->cell = g->drives;
             rt_context_switch(&m->ctx, &g->ctx);
+            g = m->curg; /* they may have switched among themselves */
             step = m->after;
             m->cell = NULL;
         }
@@ -546,7 +626,14 @@ static void execute(rt_m *m, rt_g *g) {
             p_acquire(m, idle_p);
             return;
         }
-    } while (finish_step(g, step, NULL));
+        if (!finish_step(g, step, NULL)) return;
+        if (g->step) {
+            TRACE(TRACE_START, m->p, g, 0);
+            continue;
+        }
+        run_on(m, g); /* not at once: it may have left m->picked */
+        return;
+    }
 }
 
 void schedule_loop(rt_m *m) {

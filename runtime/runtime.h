@@ -11,10 +11,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "fdmutex.h"
 #include "runtime_ffi.h"
 
 typedef struct rt_cell rt_cell;
@@ -26,6 +28,7 @@ typedef struct rt_options {
     int procs;               /* Ps; 0: the CPUs this process may use, capped by its cgroup quota */
     bool deadlock_is_normal; /* true: all Gs may wait forever without its being reported */
     uint64_t seed;           /* of victim choice; 0: from the kernel */
+    bool keep_signals;       /* true: SIGUSR1 and SIGQUIT do not dump, but keep their default action */
 } rt_options;
 
 /* Starts the runtime on the calling thread and runs fn(arg) as the main G. When fn returns, the
@@ -65,6 +68,7 @@ typedef enum rt_reason {
     RT_WAIT_JOIN,
     RT_WAIT_CELL,
     RT_WAIT_SYSCALL,
+    RT_WAIT_SIGNAL,
     RT_WAIT_OTHER,
     RT_NREASONS
 } rt_reason;
@@ -170,12 +174,13 @@ enum {
     RT_ETIMEOUT = -10001,
     RT_ECLOSED = -10002,
     RT_ECANCELED = -10003,
+    RT_ENODEADLINE = -10004, /* of files: nothing about them can be waited for */
 };
 
-/* The error in words: "timeout", "closed", "canceled", else strerror's. Static or thread-local. */
+/* The error in words: "timeout", "closed", "canceled", "no deadline", else strerror's. Static or thread-local. */
 const char *rt_strerror(int err);
 
-enum { RT_R = 'r', RT_W = 'w' };
+enum { RT_R = 'r', RT_W = 'w', RT_RW = 'b' /* of rt_fd_set_deadline alone */ };
 
 /* Registers a nonblocking descriptor with the poller that watches fewest. *err is set to -errno
  * and NULL returned if the kernel refuses. `exclusive`: for listeners that several pollers share,
@@ -208,31 +213,191 @@ void rt_pd_kick(rt_pd *pd, int mode);
 /* The peer has shut its side down: a short read does not mean that nothing is left. */
 bool rt_pd_hup(rt_pd *pd);
 
-/* ---- sockets for native Gs (fd.c) ---------------------------------------------------------- */
+/* ---- descriptors for native Gs (fd.c) ------------------------------------------------------ */
 
+/* A socket, a pipe, or a file. It lives where the caller wants it to, from rt_fd_init until
+ * rt_fd_close has returned; a zeroed one is closed. The fields belong to the functions below. */
 typedef struct rt_fd {
-    int fd; /* -1: closed */
-    rt_pd *pd;
+    int fd;          /* -1: closed */
+    rt_pd *pd;       /* NULL: a file, whose calls are offloaded (file.c) */
+    rt_fdmutex mu;   /* users, locks, closed */
+    bool drained;    /* read lock: the last read was short, so the next one waits first */
+    uint8_t stream;  /* read lock: does a short read tell? 0: not asked yet, 1 no, 2 yes */
+    bool not_socket; /* write lock */
+    bool append;     /* a file opened with O_APPEND */
 } rt_fd;
 
-/* Each returns 0 or a count, or an error as above; each but close may wait. */
-int rt_fd_init(rt_fd *f, int fd);
-int rt_fd_close(rt_fd *f);
-ssize_t rt_fd_read(rt_fd *f, void *buf, size_t n);
-ssize_t rt_fd_write(rt_fd *f, const void *buf, size_t n);
-int rt_fd_accept(rt_fd *f);
-int rt_fd_connect(rt_fd *f, const struct sockaddr *sa, socklen_t len);
+/* What follows returns 0 or a count, or RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED or -errno, and is for
+ * native Gs that may wait, if nothing else is said. Any number of Gs may use one descriptor at a time:
+ * readers queue for each other and so do writers, a reader and a writer do not. */
 
-/* A descriptor, nonblocking and close-on-exec, or -errno. */
+/* Takes over a nonblocking descriptor that can be polled. On an error (-EPERM: a file) it stays the
+ * caller's. Any thread; does not wait. */
+int rt_fd_init(rt_fd *f, int fd);
+
+/* Ends everybody's waits with RT_ECLOSED, waits for them to leave, closes. From then on everything
+ * answers RT_ECLOSED, a second close too, as long as the memory is there. Without other users: any
+ * thread, and it does not wait. */
+int rt_fd_close(rt_fd *f);
+
+/* Reads what is there, at most n bytes and 1 GiB: waits only if nothing is. 0: the end (or n is 0). */
+ssize_t rt_fd_read(rt_fd *f, void *buf, size_t n);
+ssize_t rt_fd_readv(rt_fd *f, const struct iovec *iov, int n);
+
+/* Writes all of it and returns n, or an error. -EPIPE raises no signal, except on descriptors 1 and 2:
+ * see signal.c. */
+ssize_t rt_fd_write(rt_fd *f, const void *buf, size_t n);
+
+/* The same; `iov` is changed: after an error it tells what was not written. */
+ssize_t rt_fd_writev(rt_fd *f, struct iovec *iov, int n);
+
+/* Shuts one side of a connection, or both: SHUT_RD, SHUT_WR, SHUT_RDWR. Any thread; does not wait. */
+int rt_fd_shutdown(rt_fd *f, int how);
+
+/* Deadline for RT_R, RT_W or RT_RW, as rt_pd_set_deadline: it ends waits that began before, too. Files
+ * have none: RT_ENODEADLINE. Any thread; does not wait. */
+int rt_fd_set_deadline(rt_fd *f, int mode, int64_t when_ns);
+
+/* ---- sockets (sock.c) ---------------------------------------------------------------------- */
+
+/* A descriptor, nonblocking and close-on-exec, or -errno. Any thread; they do not wait. */
 int rt_socket(int family, int type, int protocol);
 int rt_listen(const struct sockaddr *sa, socklen_t len, int backlog);
 
-/* After a connect in progress became writable: 0, -EAGAIN (not decided yet), or why it failed. */
+/* accept4 until something else than ECONNABORTED or EINTR comes: a descriptor, -EAGAIN or -errno.
+ * Any thread; does not wait. */
+int rt_accept4(int fd, struct sockaddr_storage *sa, socklen_t *len);
+
+/* After a connect in progress became writable: 0, -EAGAIN (not decided yet), or why it failed. Any
+ * thread; does not wait. */
 int rt_connected(int fd);
 
-/* accept4 until something else than ECONNABORTED or EINTR comes: a descriptor, -EAGAIN or -errno.
- * Never waits. */
-int rt_accept4(int fd, struct sockaddr_storage *sa, socklen_t *len);
+/* Waits for a connection; its descriptor, nonblocking and close-on-exec, or an error. */
+int rt_fd_accept(rt_fd *f);
+
+/* Connects, waiting until the write deadline. After an error the socket is good for nothing. A unix
+ * listener whose backlog is full answers -EAGAIN at once, which is Linux' doing. */
+int rt_fd_connect(rt_fd *f, const struct sockaddr *sa, socklen_t len);
+
+/* What an accepting G does when the process has no descriptor (or memory) left: it turns one client
+ * away with a few words and pauses 5 ms, twice as long each time up to a second. */
+typedef struct rt_acceptor {
+    const void *farewell; /* said to who is turned away */
+    size_t farewell_len;
+    int64_t pause_ns; /* the last pause; 0: the last accept succeeded */
+    int failures;     /* in a row */
+    int reserve_fd;   /* kept for that moment; -1: none */
+} rt_acceptor;
+
+/* `farewell` may be NULL and must live as long as the acceptor. One G at a time uses it. */
+void rt_acceptor_init(rt_acceptor *a, const void *farewell, size_t len);
+void rt_acceptor_close(rt_acceptor *a);
+
+/* As rt_fd_accept. An error other than RT_ECLOSED and RT_ETIMEOUT is returned after the pause: say it
+ * if a->failures is 1, and call again. */
+int rt_fd_accept_with(rt_fd *f, rt_acceptor *a);
+
+/* The same on a listener that several pollers share (rt_pd_open_listener). */
+int rt_accept_with(rt_acceptor *a, int fd, rt_pd *pd);
+
+/* ---- files (file.c) ------------------------------------------------------------------------ */
+
+/* Opens with the flags of open(2): O_RDONLY, O_CREAT, O_APPEND, O_SYNC, O_EXCL ... and close-on-exec.
+ * rt_fd_read, _write, _close and rt_copy go on from there; while they are in the kernel, other Gs run. */
+int rt_file_open(rt_fd *f, const char *path, int flags, mode_t mode);
+
+/* Takes over a descriptor that shall not become nonblocking, such as stdout. On an error it stays the
+ * caller's. A read from a terminal or a pipe holds up rt_fd_close until something comes. */
+int rt_file_init(rt_fd *f, int fd);
+
+/* At an offset, without moving the file's own; pread returns less than n only at the end. pwrite to
+ * a file opened with O_APPEND is -EINVAL: Linux would ignore the offset. */
+ssize_t rt_file_pread(rt_fd *f, void *buf, size_t n, int64_t offset);
+ssize_t rt_file_pwrite(rt_fd *f, const void *buf, size_t n, int64_t offset);
+
+/* The new offset; whence as for lseek. */
+int64_t rt_file_seek(rt_fd *f, int64_t offset, int whence);
+
+/* Waits until the disk has it; data_only: times and the like may come later. */
+int rt_file_sync(rt_fd *f, bool data_only);
+
+/* ---- pipes and counters (pipe.c) ----------------------------------------------------------- */
+
+/* A pipe, nonblocking and close-on-exec. Any thread; does not wait. */
+int rt_pipe(rt_fd *r, rt_fd *w);
+
+/* A counter in the kernel, by which other threads and processes wake Gs: add adds (any thread, never
+ * waits; -EAGAIN: it would run over), take waits until it is not 0, empties it and returns it. */
+int rt_event_open(rt_fd *f);
+int rt_event_add(rt_fd *f, uint32_t n);
+int64_t rt_event_take(rt_fd *f);
+
+/* ---- copying (copy.c) ---------------------------------------------------------------------- */
+
+/* Moves n bytes, or all until the end if n < 0, inside the kernel where it can. Returns how many
+ * arrived; *err (may be NULL) is 0, also at an early end, or why it stopped. Bytes that were taken from
+ * src when dst failed are lost. Each side waits until its own deadline. */
+int64_t rt_copy(rt_fd *dst, rt_fd *src, int64_t n, int *err);
+
+/* ---- linked buffers (linkbuf.c) ------------------------------------------------------------ */
+
+typedef struct rt_span rt_span;
+
+/* Bytes in a chain of blocks. One G or thread at a time; buffers that share blocks are independent of
+ * each other. Nothing here waits but fill and flush. Errors: -ENOBUFS (more than max), -ENOMEM. */
+typedef struct rt_linkbuf {
+    rt_span *head, *tail; /* unread */
+    rt_span *spent;       /* read, but what pointed there may still be used */
+    size_t len;           /* unread bytes */
+    size_t max;
+    uint32_t guess;  /* bytes that the next read may bring */
+    bool was_small;  /* the last one brought much less */
+    uint32_t booked; /* bytes handed out by book and not acknowledged */
+} rt_linkbuf;
+
+/* max: bytes it may hold; 0: any number, as in a zeroed one. Takes no memory until something comes in. */
+void rt_linkbuf_init(rt_linkbuf *b, size_t max);
+
+/* Drops everything; the buffer is as after init. */
+void rt_linkbuf_free(rt_linkbuf *b);
+
+/* Room for at least n bytes (n 0: for what reads brought recently) behind the last one: how many, and
+ * where in *at. ack says how many of them came, which may be 0; nothing else in between. */
+ssize_t rt_linkbuf_book(rt_linkbuf *b, size_t n, void **at);
+void rt_linkbuf_ack(rt_linkbuf *b, size_t n);
+
+/* The first n bytes in one piece, or NULL: fewer are there, or no memory. peek leaves them, next takes
+ * them. They stay where they are until rt_linkbuf_release. */
+const void *rt_linkbuf_peek(rt_linkbuf *b, size_t n);
+const void *rt_linkbuf_next(rt_linkbuf *b, size_t n);
+
+/* Takes the first n bytes, n <= len. */
+void rt_linkbuf_skip(rt_linkbuf *b, size_t n);
+
+/* Gives back what was read. An empty buffer then holds no memory. */
+void rt_linkbuf_release(rt_linkbuf *b);
+
+/* Moves the first n bytes to the end of `to`, which shares their blocks. n <= len. */
+int rt_linkbuf_slice(rt_linkbuf *b, size_t n, rt_linkbuf *to);
+
+/* Copies bytes to the end. */
+int rt_linkbuf_write(rt_linkbuf *b, const void *data, size_t n);
+
+/* Moves all of `from` to the end of b, or before its byte `at` (<= len), without copying. */
+int rt_linkbuf_append(rt_linkbuf *b, rt_linkbuf *from);
+int rt_linkbuf_insert(rt_linkbuf *b, size_t at, rt_linkbuf *from);
+
+/* The unread bytes for writev, at most max pieces; how many. Then skip what was written. */
+int rt_linkbuf_iov(const rt_linkbuf *b, struct iovec *iov, int max);
+
+/* One rt_fd_read into the buffer; its result. */
+ssize_t rt_linkbuf_fill(rt_linkbuf *b, rt_fd *f);
+
+/* Writes all of it and releases; 0 or an error. What was not written is still there. */
+int rt_linkbuf_flush(rt_linkbuf *b, rt_fd *f);
+
+/* Bytes of all blocks in the process. */
+int64_t rt_linkbuf_bytes(void);
 
 /* ---- timers (timer.c) ---------------------------------------------------------------------- */
 
@@ -254,18 +419,92 @@ void rt_timer_set(rt_timer *t, int64_t when_ns);
 
 /* ---- signals (signal.c) -------------------------------------------------------------------- */
 
-/* Lets rt_signal_wait report signo from now on instead of its default action. 0 or -errno. */
+/* Every program that uses the runtime prints its Gs on SIGUSR1, and on SIGQUIT, which ends it with
+ * 2; see rt_options. The following may be called on any thread of the process once rt_main runs, for
+ * 1 <= signo < 64; they return 0 or -errno, -EINVAL for the signals that nobody can handle and for
+ * SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGURG and SIGPROF, which are the runtime's. */
+
+/* Lets rt_signal_wait report signo from now on instead of its default action. */
 int rt_signal_notify(int signo);
 
-/* Waits for a notified signal and returns its number. One native G at a time. */
+/* Drops signo from now on; reports of it that nobody has fetched are dropped too. */
+int rt_signal_ignore(int signo);
+
+/* Gives signo the action back that it has under the runtime: a dump for SIGUSR1 and SIGQUIT, else
+ * the system's default. Reports that nobody has fetched are dropped. */
+int rt_signal_reset(int signo);
+
+/* Waits for a notified signal and returns its number. A signal that comes several times before it is
+ * reported is reported once. Several Gs may wait: each signal is reported to one. Native Gs. */
 int rt_signal_wait(void);
+
+/* The same until deadline_ns at the latest (rt_nanotime; 0: none): a signal, or RT_ETIMEOUT, or
+ * RT_ECANCELED if rt_interrupt ended the wait. Native Gs. */
+int rt_signal_wait_until(int64_t deadline_ns);
+
+/* ---- profiler (prof.c) --------------------------------------------------------------------- */
+
+/* Samples the stacks of all threads that run Gs, hz times per second of CPU time of each, 1 .. 1000;
+ * 0: 100. Returns 0, -EINVAL, -EBUSY if it runs already, or -errno. Any thread; never waits. */
+int rt_prof_start(int hz);
+
+/* What was sampled; `file` gets a line per stack, from the outermost function to the innermost:
+ * "main;handle;parse 12", where 12 is the samples, each 1/hz s of CPU time. Both may be NULL.
+ * Returns 0, -EINVAL if the profiler does not run, -ENOMEM, or -EIO if `file` failed; it has stopped
+ * in any case. Any thread; on a native G its P goes on without it meanwhile. */
+typedef struct rt_prof_result {
+    int64_t samples; /* in the lines */
+    int64_t dropped; /* found the buffer full */
+} rt_prof_result;
+int rt_prof_stop(FILE *file, rt_prof_result *result);
+
+/* ---- scheduler trace (trace.c) ------------------------------------------------------------- */
+
+/* Records what the scheduler does until rt_trace_stop writes it to `path` as Chrome trace JSON, which
+ * Perfetto (ui.perfetto.dev) shows. Returns 0, -EBUSY if one is being recorded, or -errno if the
+ * file cannot be made. Any thread. */
+int rt_trace_start(const char *path);
+
+/* Ends the trace and writes the file. *dropped (may be NULL) is how many of the newest events found
+ * their buffer full. Returns 0, -EINVAL without a trace, or -errno. Any thread; on a native G its P
+ * goes on without it meanwhile. */
+int rt_trace_stop(int64_t *dropped);
+
+/* Is one being recorded? */
+bool rt_trace_on(void);
+
+/* Something that took the running thread from start_ns (rt_nanotime) until now, say a GC step. `name`
+ * must live as long as the process. Costs nothing but a load if no trace is recorded. */
+void rt_trace_span(const char *name, int64_t start_ns);
+
+/* ---- privileges (privilege.c) -------------------------------------------------------------- */
+
+/* The real, effective and saved ids, of every thread. 0 or -errno. Any thread. */
+int rt_setuid(uid_t uid);
+int rt_setgid(gid_t gid);
+int rt_setgroups(size_t n, const gid_t *groups);
+
+/* Becomes the named user for good: its groups, its group, its id. 0; -ENOENT: no such user; -EPERM:
+ * only root may, or root could be had back; another -errno. After an error half of it may be done:
+ * end the process. Reads the user database, so call it before there is work to do. */
+int rt_drop_privileges(const char *user);
+
+/* ---- LUNAPARK_DEBUG (debugenv.c) ----------------------------------------------------------- */
+
+/* What LUNAPARK_DEBUG=key=number,key=number says; read by rt_main. */
+typedef struct rt_debug_vars {
+    int schedtrace; /* ms between two lines about the scheduler; 0: none */
+    int gctrace;    /* for the host: 1: a line per collection */
+} rt_debug_vars;
+const rt_debug_vars *rt_debug(void);
 
 /* ---- when all is lost (debug.c) ------------------------------------------------------------ */
 
 /* Prints the message, where, and aborts. Any thread, signal handlers too. */
 _Noreturn void rt_throw(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* Prints every G to stderr: state, reason, how long. Any thread. */
+/* Prints every G to stderr: state, reason, how long, where it was made. Any thread; never waits for
+ * anything but stderr. */
 void rt_dump(void);
 
 #endif

@@ -1,98 +1,382 @@
-/* Signals: an alternate stack for every M, and a G that gets what the program asked for.
+/* Signals: handlers that only leave word, a G that does what was asked for.
  *
- * A handler may do next to nothing, so ours sets a bit and writes an eventfd; a G reads that like
- * any other descriptor. SIGSEGV on a guard page is a stack overflow: the handler, on the alternate
- * stack, says whose.
+ * A handler may do next to nothing, so ours sets a bit and writes an eventfd. A step G of the
+ * runtime's own waits for that descriptor like for any other, wakes the Gs that wait for signals and
+ * prints the dumps. In order: the handler sets the bit, then writes; the G reads, then looks at the
+ * bits. A signal that comes between the two is seen by this look or causes the next. Several of one
+ * kind are one bit: they coalesce, as pending signals do in the kernel.
  *
- * SIGPIPE keeps its default: sockets are written with MSG_NOSIGNAL, so it comes only from a closed
- * stdout, stderr or pipe, where ending is what a user of a pipeline expects.
+ *     SIGURG              interrupts one M (m_interrupt): sets a flag of the M
+ *     SIGPROF             prof.c
+ *     SIGUSR1, SIGQUIT    dump, dump and exit 2, unless the program asked otherwise
+ *     SIGSEGV, SIGBUS,    name the G. On a guard page that is a stack overflow; anything else keeps
+ *     SIGFPE, SIGILL      its default action
+ *     SIGPIPE             see below
+ *     the rest            keep theirs until rt_signal_notify or rt_signal_ignore
+ *
+ * A dump is wanted most when nothing moves. If every P runs something that does not stop, the G never
+ * runs: sysmon, which needs no P, sees the request lie for a second and does it in the G's place
+ * (signal_watch). A SIGQUIT whose dump began but does not end, say since stdout's lock is held
+ * by a thread that does not let go, has 10 s. Sysmon's own clock is the only bound on this: should
+ * stderr be a pipe that nobody reads, SIGKILL is left.
+ *
+ * Masks. Threads are made with all signals blocked (m.c), and an M opens its mask when it has its
+ * alternate stack, so no handler ever runs without one. The Ms' masks are empty: a signal for
+ * the process may hit any of them, and a mask that the program inherited does not make it deaf.
+ * Sysmon keeps all blocked, so that it is never the one that is interrupted.
+ *
+ * Every handler has SA_RESTART; what returns EINTR all the same (epoll_wait, futexes, connect) is
+ * called again by its caller.
+ *
+ * Rejected: signalfd (the signals must be blocked in every thread, C libraries' too, and children
+ * inherit that); a thread that sits in sigwait (the same, and a thread); pthread_kill for SIGURG
+ * (pthread_t is written by the thread that makes the M, and the M may be there first).
+ *
+ * SIGPIPE, as in Go: a program that writes to a broken stdout or stderr ends by it, which is what a
+ * user of a pipeline expects; any other write answers EPIPE. Sockets are written with MSG_NOSIGNAL;
+ * for splice, sendfile and pipes there is no such flag, so the signal has a handler (which, unlike
+ * SIG_IGN, a child does not inherit). The runtime's own writes say so to it and look at the
+ * descriptor themselves (fd.c). A write of somebody else's, libc's stdio above all, does not say which
+ * descriptor broke, so the handler asks whether stdout or stderr is broken. A program that has set
+ * another action, by rt_signal_notify or by itself, gets that.
  */
-#include "impl.h"
+#include "fd.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+enum { ASKED_DUMP = 1, ASKED_QUIT = 2 };
+enum { QUIT_NOT, QUIT_BEGAN };
+
+#define ANSWER_NS (1 * NS_PER_SEC)  /* a G has that long to begin a dump */
+#define QUIT_NS   (10 * NS_PER_SEC) /* and that long to end the process */
+
+typedef struct waiter {
+    rt_g *g;
+    uint64_t ticket;
+    struct waiter *next;
+} waiter; /* on the stack of who waits */
+
 static struct {
-    _Atomic uint64_t pending; /* bit signo: it came and was not reported yet */
-    _Atomic int event_fd;     /* -1: nobody asked yet */
-    _Atomic(rt_pd *) pd;
-} notify = {.event_fd = -1};
+    _Atomic uint64_t pending; /* atomic: bit signo: it came and was not reported yet */
+    _Atomic uint32_t asked;   /* atomic: ASKED_: for the G below, or sysmon */
+    _Atomic uint32_t quit;    /* atomic: QUIT_ */
+    _Atomic int event_fd;     /* -1: the G is not there yet */
+    rt_pd *pd;
+    bool dumps;             /* SIGUSR1 and SIGQUIT are ours unless the program takes them */
+    int64_t asked_since_ns; /* sysmon: when it saw asked first; 0: nothing is asked for */
+    rt_lock lock;
+    waiter *first, **last; /* lock */
+} sig = {.event_fd = -1, .last = &sig.first};
+
+/* ---- handlers ---- */
+
+static void ring(void) {
+    uint64_t one = 1;
+    /* Fails if the G is not there yet, which looks at the bits before it waits, or if the counter is
+     * full, which wakes it as well. */
+    ssize_t r = write(atomic_load(&sig.event_fd), &one, sizeof one);
+    (void)r;
+}
 
 static void on_notified(int signo) {
     int saved = errno;
-    atomic_fetch_or(&notify.pending, UINT64_C(1) << signo);
-    uint64_t one = 1;
-    /* EAGAIN: the counter is full, then the G has not run yet and will see the bit. */
-    ssize_t r = write(atomic_load(&notify.event_fd), &one, sizeof one);
-    (void)r;
+    atomic_fetch_or(&sig.pending, UINT64_C(1) << signo);
+    ring();
     errno = saved;
 }
 
-int rt_signal_notify(int signo) {
-    if (signo <= 0 || signo >= 64) return -EINVAL;
-    if (atomic_load(&notify.event_fd) < 0) {
-        int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-        if (fd < 0) return -errno;
-        atomic_store(&notify.pd, pd_open_system(fd));
-        atomic_store(&notify.event_fd, fd);
-    }
-    struct sigaction sa = {.sa_handler = on_notified, .sa_flags = SA_RESTART | SA_ONSTACK};
+static void on_asked(int signo) {
+    int saved = errno;
+    atomic_fetch_or(&sig.asked, signo == SIGQUIT ? ASKED_QUIT : ASKED_DUMP);
+    ring();
+    errno = saved;
+}
+
+static void on_interrupt(int signo) {
+    (void)signo;
+    rt_m *m = rt_getm();
+    if (!m) return; /* urgent data for a program that asked for the signal: ours it is not */
+    atomic_store(&m->interrupted, true);
+    count_add(&m->n_interrupts, 1);
+    atomic_store(&m->urged, false);
+}
+
+void m_interrupt(rt_m *m) {
+    int32_t tid = atomic_load(&m->tid);
+    if (tid == 0 || atomic_exchange(&m->urged, true)) return;
+    syscall(SYS_tgkill, getpid(), tid, SIGURG); /* Ms never end, so it finds the thread */
+}
+
+#ifndef RT_ASAN
+/* Frames of one function may be larger than the guard; what lies below it is another stack, whose
+ * own addresses do not fault. */
+static bool overflows(rt_stack s, const char *at) {
+    return s.lo && at < s.lo && at >= s.lo - (64 << 10);
+}
+
+static void say_fault(int signo, const siginfo_t *info) {
+    rt_m *m = rt_getm();
+    if (!m) return;
+    rt_g *g = m->curg;
+    rt_g *loop = m->cell ? cell_driver(m->cell) : NULL;
+    const char *at = info->si_addr;
+    char site[128] = "nobody";
+    if (g && g->site) symbol_print(g->site, site, sizeof site);
+    bool memory = signo == SIGSEGV || signo == SIGBUS;
+    if (memory && loop && overflows(loop->ctx.stack, at))
+        rt_throw("stack overflow: G %lld of VM G %lld, stack of %zu bytes, created by %s",
+                 (long long)g->id, (long long)loop->id,
+                 (size_t)(loop->ctx.stack.hi - loop->ctx.stack.lo), site);
+    if (memory && g && !g->step && overflows(g->ctx.stack, at))
+        rt_throw("stack overflow: G %lld, stack of %zu bytes, created by %s", (long long)g->id,
+                 (size_t)(g->ctx.stack.hi - g->ctx.stack.lo), site);
+    if (memory && overflows(m->ctx.stack, at))
+        rt_throw("stack overflow: M %d's loop, stack of %zu bytes, in G %lld, created by %s", m->id,
+                 (size_t)(m->ctx.stack.hi - m->ctx.stack.lo), g ? (long long)g->id : 0LL, site);
+    if (g)
+        debug_printf("lunapark: signal %d at %p in G %lld, created by %s\n", signo, info->si_addr,
+                     (long long)g->id, site);
+}
+
+/* On the M's alternate stack. */
+static void on_fault(int signo, siginfo_t *info, void *uc) {
+    (void)uc;
+    say_fault(signo, info);
+    signal(signo, SIG_DFL);
+    /* The instruction faults again when we return, now with the default action and the right
+     * registers for a core dump. Who sent the signal by kill has nothing that would fault. */
+    if (info->si_code <= 0) raise(signo);
+}
+#endif
+
+/* ---- SIGPIPE ---- */
+
+static __thread volatile sig_atomic_t own_write;
+
+SYS void signal_own_write(bool on) {
+    own_write = on;
+}
+
+/* In the handler it happens at its end, since SIGPIPE is blocked there. */
+static void die_of_sigpipe(void) {
+    signal(SIGPIPE, SIG_DFL);
+    raise(SIGPIPE);
+}
+
+static void on_sigpipe(int signo) {
+    (void)signo;
+    if (own_write) return;
+    int saved = errno;
+    struct pollfd std[2] = {{.fd = STDOUT_FILENO}, {.fd = STDERR_FILENO}};
+    if (poll(std, 2, 0) > 0 && ((std[0].revents | std[1].revents) & (POLLERR | POLLHUP)))
+        die_of_sigpipe();
+    errno = saved;
+}
+
+void signal_broken_pipe(void) {
+    struct sigaction sa;
+    if (sigaction(SIGPIPE, NULL, &sa) < 0 || sa.sa_handler != on_sigpipe) return;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGPIPE);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    die_of_sigpipe();
+}
+
+/* ---- what the program asks for ---- */
+
+static int set_handler(int signo, void (*handler)(int)) {
+    struct sigaction sa = {.sa_handler = handler, .sa_flags = SA_RESTART | SA_ONSTACK};
     sigfillset(&sa.sa_mask);
     return sigaction(signo, &sa, NULL) < 0 ? -errno : 0;
 }
 
-int rt_signal_wait(void) {
-    for (;;) {
-        uint64_t pending = atomic_load(&notify.pending);
-        if (pending) {
-            int signo = __builtin_ctzll(pending);
-            atomic_fetch_and(&notify.pending, ~(UINT64_C(1) << signo));
-            return signo;
+static bool reserved(int signo) {
+    static const uint64_t ours = 1ull << SIGSEGV | 1ull << SIGBUS | 1ull << SIGFPE |
+                                 1ull << SIGILL | 1ull << SIGURG | 1ull << SIGPROF;
+    return signo <= 0 || signo >= 64 || (ours >> signo & 1);
+}
+
+int rt_signal_notify(int signo) {
+    return reserved(signo) ? -EINVAL : set_handler(signo, on_notified);
+}
+
+static int stop_notifying(int signo, void (*handler)(int)) {
+    int err = reserved(signo) ? -EINVAL : set_handler(signo, handler);
+    if (!err) atomic_fetch_and(&sig.pending, ~(UINT64_C(1) << signo));
+    return err;
+}
+
+int rt_signal_ignore(int signo) {
+    return stop_notifying(signo, SIG_IGN);
+}
+
+int rt_signal_reset(int signo) {
+    bool dump = sig.dumps && (signo == SIGUSR1 || signo == SIGQUIT);
+    return stop_notifying(signo, dump ? on_asked : signo == SIGPIPE ? on_sigpipe : SIG_DFL);
+}
+
+/* ---- waiting for one ---- */
+
+/* Takes the lowest, 0: there is none. */
+static int take_pending(void) {
+    uint64_t pending = atomic_load(&sig.pending);
+    while (pending) {
+        int signo = __builtin_ctzll(pending);
+        uint64_t bit = UINT64_C(1) << signo;
+        pending = atomic_fetch_and(&sig.pending, ~bit);
+        if (pending & bit) return signo;
+    }
+    return 0;
+}
+
+/* Takes a signal, or puts w in the list. Under the lock: a signal that comes after the look will have
+ * the G look at the list. */
+static int take_or_stand(waiter *w) {
+    rt_lock_acquire(&sig.lock);
+    int signo = take_pending();
+    if (!signo) {
+        w->next = NULL;
+        *sig.last = w;
+        sig.last = &w->next;
+    }
+    rt_lock_release(&sig.lock);
+    return signo;
+}
+
+static void leave_list(waiter *w) {
+    rt_lock_acquire(&sig.lock);
+    for (waiter **at = &sig.first; *at; at = &(*at)->next)
+        if (*at == w) {
+            *at = w->next;
+            if (!*at) sig.last = at;
+            break;
         }
+    rt_lock_release(&sig.lock);
+}
+
+int rt_signal_wait_until(int64_t deadline_ns) {
+    rt_g *g = rt_self();
+    for (;;) {
+        waiter w = {.g = g, .ticket = rt_wait_open(g)};
+        int signo = take_or_stand(&w);
+        if (signo) rt_wake(g, w.ticket, RT_WOKEN); /* by itself: the wait is open and must end */
+        rt_wake_code code = rt_wait(RT_WAIT_SIGNAL, signo ? 0 : deadline_ns);
+        if (signo) return signo;
+        if (code == RT_WOKEN) continue;
+        leave_list(&w);
+        return code == RT_TIMEOUT ? RT_ETIMEOUT : RT_ECANCELED;
+    }
+}
+
+int rt_signal_wait(void) {
+    return rt_signal_wait_until(0);
+}
+
+/* Wakes as many as there are signals. Who was woken and finds that another took its signal waits
+ * again; who timed out just now is none of them. */
+static void wake_waiters(void) {
+    rt_lock_acquire(&sig.lock);
+    for (int n = __builtin_popcountll(atomic_load(&sig.pending)); n > 0 && sig.first;) {
+        waiter *w = sig.first;
+        sig.first = w->next;
+        if (!sig.first) sig.last = &sig.first;
+        if (rt_wake(w->g, w->ticket, RT_WOKEN)) n--;
+    }
+    rt_lock_release(&sig.lock);
+}
+
+/* ---- dumps ---- */
+
+static _Noreturn void quit(void) {
+    debug_printf("lunapark: SIGQUIT\n");
+    rt_dump();
+    _exit(2);
+}
+
+static void do_asked(void) {
+    if (atomic_fetch_and(&sig.asked, ~(uint32_t)ASKED_DUMP) & ASKED_DUMP) rt_dump();
+    if (!(atomic_load(&sig.asked) & ASKED_QUIT)) return; /* that bit stays for sysmon to see */
+    atomic_store(&sig.quit, QUIT_BEGAN);
+    debug_printf("lunapark: SIGQUIT\n");
+    rt_dump();
+    fflush(NULL);
+    _exit(2);
+}
+
+void signal_watch(int64_t now) {
+    if (!atomic_load_explicit(&sig.asked, memory_order_relaxed)) {
+        sig.asked_since_ns = 0;
+        return;
+    }
+    if (sig.asked_since_ns == 0) sig.asked_since_ns = now;
+    bool began = atomic_load(&sig.quit) == QUIT_BEGAN;
+    if (now - sig.asked_since_ns < (began ? QUIT_NS : ANSWER_NS)) return;
+    sig.asked_since_ns = 0;
+    if (began) _exit(2);
+    debug_printf("lunapark: no P got round to the dump for %d s, so sysmon does it\n",
+                 (int)(ANSWER_NS / NS_PER_SEC));
+    if (atomic_fetch_and(&sig.asked, ~(uint32_t)ASKED_DUMP) & ASKED_DUMP) rt_dump();
+    if (atomic_load(&sig.asked) & ASKED_QUIT) quit();
+}
+
+/* ---- the G ---- */
+
+static rt_step signal_step(rt_g *g) {
+    for (;;) {
         uint64_t n;
-        if (read(atomic_load(&notify.event_fd), &n, sizeof n) > 0) continue;
-        rt_pd_wait(atomic_load(&notify.pd), RT_R, RT_WAIT_OTHER);
+        ssize_t r = read(atomic_load(&sig.event_fd), &n, sizeof n);
+        (void)r; /* EAGAIN: nothing new, or the first time */
+        do_asked();
+        wake_waiters();
+        if (rt_pd_prepare(sig.pd, RT_R, RT_WAIT_SIGNAL, g) == RT_PARKED) return RT_PARK;
     }
 }
 
-#ifndef RT_ASAN
-/* A fault just below the running stack is an overflow; anything else is the default's business. */
-static void on_segv(int signo, siginfo_t *info, void *uc) {
-    (void)uc;
-    rt_m *m = rt_getm();
-    rt_g *g = m ? m->curg : NULL;
-    if (g) {
-        rt_stack s = m->cell ? (rt_stack){0} : g->ctx.stack;
-        const char *at = info->si_addr;
-        if (s.lo && at < s.lo && at >= s.lo - (64 << 10))
-            rt_throw("stack overflow: G %lld, stack of %zu bytes", (long long)g->id,
-                     (size_t)(s.hi - s.lo));
-        fprintf(stderr, "lunapark: fault at %p in G %lld\n", info->si_addr, (long long)g->id);
-    }
-    signal(signo, SIG_DFL);
-    raise(signo);
+void signal_start(void) {
+    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (fd < 0) rt_throw("no descriptor for signals: %s", strerror(errno));
+    sig.pd = pd_open_system(fd);
+    atomic_store(&sig.event_fd, fd);
+    rt_g *g = rt_new_step(signal_step, NULL);
+    g->system = true;
+    rt_ready(g);
 }
-#endif
 
-void signal_init(void) {
+void signal_init(bool keep_default) {
 #ifndef RT_ASAN /* it has a handler of its own, which says more */
-    struct sigaction sa = {.sa_sigaction = on_segv, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    sigaction(SIGSEGV, &sa, NULL);
-    sigaction(SIGBUS, &sa, NULL);
+    struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        sigaction(faults[i], &sa, NULL);
 #endif
+    int err = set_handler(SIGURG, on_interrupt);
+    if (!err) err = set_handler(SIGPIPE, on_sigpipe);
+    sig.dumps = !keep_default;
+    if (!err && sig.dumps) err = set_handler(SIGUSR1, on_asked);
+    if (!err && sig.dumps) err = set_handler(SIGQUIT, on_asked);
+    if (err) rt_throw("cannot handle signals: %s", strerror(-err));
 }
 
 /* The thread was made with all signals blocked: they may come once it has a stack for them. */
 void signal_init_m(rt_m *m) {
-    m->sigstack = mmap(NULL, STACK_SIGNAL, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (m->sigstack == MAP_FAILED) rt_throw("no memory for a signal stack: %s", strerror(errno));
+    enum { GUARD = 16 << 10 };
+    char *base = mmap(NULL, STACK_SIGNAL + GUARD, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || mprotect(base, GUARD, PROT_NONE) < 0)
+        rt_throw("no memory for a signal stack: %s", strerror(errno));
+    m->sigstack = base + GUARD;
     stack_t ss = {.ss_sp = m->sigstack, .ss_size = STACK_SIGNAL};
-    sigaltstack(&ss, NULL);
+    if (sigaltstack(&ss, NULL) < 0) rt_throw("sigaltstack: %s", strerror(errno));
+    atomic_store(&m->tid, (int32_t)syscall(SYS_gettid));
+    prof_init_m(m);
     sigset_t none;
     sigemptyset(&none);
     pthread_sigmask(SIG_SETMASK, &none, NULL);

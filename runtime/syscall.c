@@ -12,6 +12,8 @@
  */
 #include "impl.h"
 
+#include "trace.h"
+
 #include <errno.h>
 
 __attribute__((noinline)) static int get_errno(void) {
@@ -27,6 +29,7 @@ void rt_entersyscall(void) {
     rt_p *p = m->p;
     rt_g *g = m->curg;
     if (g->step) rt_throw("rt_entersyscall on a step G");
+    TRACE(TRACE_ENTER, p, g, 0);
     g_set_status(g, G_RUNNING, G_SYSCALL);
     atomic_store_explicit(&g->since_ns, p->now_ns, memory_order_relaxed);
     atomic_store_explicit(&g->reason, RT_WAIT_SYSCALL, memory_order_relaxed);
@@ -64,6 +67,7 @@ void rt_exitsyscall(void) {
         have = p != NULL;
     }
     m->old_p = NULL;
+    TRACE(TRACE_LEAVE, m->p, g, 0);
     if (have) {
         atomic_fetch_sub(&sched.n_syscalls, 1);
         g_set_status(g, G_SYSCALL, G_RUNNING);

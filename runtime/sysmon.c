@@ -7,12 +7,29 @@
  *   - polls for a P that nobody polled for 10 ms, since its G does not stop;
  *   - wakes an M for timers of a busy P that are overdue;
  *   - takes Ps whose M is in a system call for more than one round, if there is anything to do;
- *   - tells a P that runs the same G for 10 ms to let others run (a cell looks between its Gs).
+ *   - tells a P that runs the same G for 10 ms to let others run (a cell looks between its Gs);
+ *   - keeps now_ns of a P whose G does not stop at most 10 ms behind;
+ *   - gives pages of unused stacks back, every second;
+ *   - does what a signal asked for if no P does (signal.c);
+ *   - prints a line every N ms if LUNAPARK_DEBUG=schedtrace=N, for which it wakes from its deep sleep.
+ *
+ * The line, of totals: those of events since the line before, with a plus:
+ *
+ *     SCHED 1003ms: ps=4 idle=3 ms=5 idle=1 spinning=0 runq=0 [0 0 2 0] polls=+81 events=+80
+ *     steals=+3 handoffs=+0 switches=+612 gs: runnable=2 running=1 syscall=0 waiting=70 dead=55
+ *
+ * Time comes from a table of two functions, which a test replaces by its own: it stops the thread
+ * between two rounds, moves the clock, and looks at what the next round did (test_sysmon.c).
  */
 #include "impl.h"
 
+#include "trace.h"
+
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
+
+#define SCAVENGE_NS (1 * NS_PER_SEC)
 
 enum { ROUND_MIN_US = 20, ROUND_MAX_US = 10000, IDLE_ROUNDS = 50, DEEP_ROUNDS = 500 };
 
@@ -30,6 +47,7 @@ static bool retake(rt_p *p) {
     uint32_t status = P_SYSCALL;
     if (!atomic_compare_exchange_strong(&p->status, &status, P_IDLE)) return false;
     atomic_fetch_add(&sched.n_handoffs, 1);
+    TRACE(TRACE_RETAKE, NULL, NULL, p->id);
     m_start(p, false);
     return true;
 }
@@ -39,6 +57,8 @@ static bool watch_p(rt_p *p, watch *w, int64_t now) {
     uint32_t status = atomic_load(&p->status);
     uint32_t tick = atomic_load(&p->slicetick);
     if (status == P_RUNNING) {
+        if (now - atomic_load_explicit(&p->now_ns, memory_order_relaxed) > SLICE_NS)
+            atomic_store_explicit(&p->now_ns, now, memory_order_relaxed);
         if (tick != w->slicetick) {
             w->slicetick = tick;
             w->sched_since_ns = now;
@@ -69,38 +89,120 @@ static bool watch_p(rt_p *p, watch *w, int64_t now) {
     return did;
 }
 
+/* ---- schedtrace ---- */
+
+static int64_t started_ns;
+
+/* Where the next text goes, after snprintf at `at` said n. */
+static size_t next_at(size_t at, size_t size, int n) {
+    return n < 0 ? at : at + (size_t)n < size ? at + (size_t)n : size - 1;
+}
+
+static void print_line(int64_t now) {
+    static rt_stats last; /* sysmon's */
+    rt_stats s;
+    char buf[1024];
+    size_t at = 0, size = sizeof buf - 1;
+    rt_read_stats(&s);
+    at = next_at(at, size,
+                 snprintf(buf, size,
+                          "SCHED %lldms: ps=%d idle=%d ms=%d idle=%d spinning=%d runq=%d [",
+                          (long long)((now - started_ns) / NS_PER_MS), s.procs, s.idle_ps, s.ms,
+                          s.idle_ms, s.spinning_ms, atomic_load(&sched.n_runq)));
+    for (int32_t i = 0; i < s.procs; i++) {
+        rt_p_stats p;
+        rt_read_p_stats(i, &p);
+        at = next_at(at, size, snprintf(buf + at, size - at, i ? " %d" : "%d", p.runq));
+    }
+    at = next_at(
+        at, size,
+        snprintf(buf + at, size - at,
+                 "] polls=+%lld events=+%lld steals=+%lld handoffs=+%lld switches=+%lld"
+                 " gs: runnable=%d running=%d syscall=%d waiting=%d dead=%d",
+                 (long long)(s.polls - last.polls), (long long)(s.poll_events - last.poll_events),
+                 (long long)(s.steals - last.steals), (long long)(s.handoffs - last.handoffs),
+                 (long long)(s.switches - last.switches), s.g_runnable, s.g_running, s.g_syscall,
+                 s.g_waiting, s.g_dead));
+    buf[at++] = '\n';
+    debug_emit(buf, at);
+    last = s;
+}
+
+/* ---- the loop ---- */
+
+static void real_sleep(int64_t delay_ns) {
+    struct timespec t = {0, delay_ns};
+    nanosleep(&t, NULL); /* its signals are blocked */
+}
+
+static const sysmon_clock real_clock = {rt_nanotime, real_sleep};
+static const sysmon_clock *the_clock = &real_clock;
+
+void sysmon_set_clock(const sysmon_clock *c) {
+    the_clock = c;
+}
+
+/* All Ps are idle. Until somebody takes one, at most limit_ns; 0: no limit. */
+static void sleep_deeply(int64_t limit_ns) {
+    note_clear(&sched.sysmon_note);
+    atomic_store(&sched.sysmon_waits, true);
+    /* Who took a P before the store has not seen it: look once more. */
+    if (atomic_load(&sched.n_idle_ps) != sched.procs && atomic_exchange(&sched.sysmon_waits, false))
+        return;
+    if (limit_ns == 0)
+        note_sleep(&sched.sysmon_note);
+    else if (!note_sleep_for(&sched.sysmon_note, limit_ns) &&
+             !atomic_exchange(&sched.sysmon_waits, false))
+        note_sleep(&sched.sysmon_note); /* who took the flag away is about to wake us */
+}
+
 static void *sysmon(void *arg) {
     (void)arg;
     static watch watches[MAX_PROCS];
     int idle_rounds = 0;
     int64_t delay_us = ROUND_MIN_US;
+    int64_t every_ns = rt_debug()->schedtrace * NS_PER_MS;
+    int64_t next_line = every_ns ? started_ns + every_ns : 0,
+            next_scavenge = started_ns + SCAVENGE_NS;
     for (;;) {
         if (idle_rounds < IDLE_ROUNDS)
             delay_us = ROUND_MIN_US;
         else if (delay_us < ROUND_MAX_US)
             delay_us = delay_us * 2 < ROUND_MAX_US ? delay_us * 2 : ROUND_MAX_US;
-        struct timespec t = {0, delay_us * 1000};
-        nanosleep(&t, NULL);
+        the_clock->sleep(delay_us * 1000);
 
+        int64_t now = the_clock->now();
         bool all_idle = atomic_load(&sched.n_idle_ps) == sched.procs;
         if (all_idle && idle_rounds > DEEP_ROUNDS) {
-            note_clear(&sched.sysmon_note);
-            atomic_store(&sched.sysmon_waits, true);
-            /* Who took a P before the store has not seen it: look once more. */
-            if (atomic_load(&sched.n_idle_ps) == sched.procs ||
-                !atomic_exchange(&sched.sysmon_waits, false))
-                note_sleep(&sched.sysmon_note);
-            idle_rounds = 0;
+            if (!next_line) {
+                sleep_deeply(0);
+                idle_rounds = 0;
+            } else if (next_line > now) {
+                sleep_deeply(next_line - now);
+                if (atomic_load(&sched.n_idle_ps) != sched.procs) idle_rounds = 0;
+            }
+            now = the_clock->now();
         }
         bool did = false;
-        int64_t now = rt_nanotime();
-        for (int32_t i = 0; i < sched.procs; i++) did |= watch_p(&sched.ps[i], &watches[i], now);
+        for (int32_t i = 0; i < sched.procs; i++)
+            did |= watch_p(&sched.ps[i], &watches[i], now);
+        signal_watch(now);
+        if (now >= next_scavenge) {
+            /* A batch each time, and the next one in the next round if there may be more. */
+            if (stack_scavenge() == 0) next_scavenge = now + SCAVENGE_NS;
+        }
+        if (next_line && now >= next_line) {
+            print_line(now);
+            next_line += every_ns;
+            if (next_line <= now) next_line = now + every_ns; /* never two for one */
+        }
         idle_rounds = did ? 0 : idle_rounds + 1;
     }
     return NULL;
 }
 
 void sysmon_start(void) {
+    started_ns = the_clock->now();
     pthread_t t;
     sigset_t all, old;
     sigfillset(&all);

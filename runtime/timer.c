@@ -150,7 +150,7 @@ bool timers_run(rt_p *p, int64_t *now_ns) {
     if (next > *now_ns) return false;
     int64_t fired = 0;
     rt_lock_acquire(&p->timer_lock);
-    while (p->ntimers && p->timers[0].key <= *now_ns) {
+    for (int left = TIMER_BATCH; left > 0 && p->ntimers && p->timers[0].key <= *now_ns; left--) {
         rt_timer *t = p->timers[0].t;
         int64_t until = atomic_load(&t->until);
         if (until > *now_ns) {

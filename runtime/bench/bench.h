@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #pragma GCC diagnostic ignored "-Wunused-function"
 
@@ -29,6 +30,18 @@ static int64_t arg_or(int argc, char **argv, int i, int64_t otherwise) {
         exit(2);
     }
     return n;
+}
+
+static int64_t clock_ns(clockid_t clock) {
+    struct timespec t;
+    if (clock_gettime(clock, &t) < 0) die("clock_gettime");
+    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+/* CPU time of the process, all threads. With one P that never waits it is as good as time, and what
+ * else the machine does does not count. */
+static int64_t cpu_ns(void) {
+    return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static int compare_doubles(const void *a, const void *b) {

@@ -13,7 +13,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { MAX_CONNECTIONS = 1024, MAX_BYTES = 4096, MAX_EVENTS = 128 };
@@ -22,12 +21,6 @@ static char message[MAX_BYTES];
 static size_t bytes, got[MAX_CONNECTIONS];
 static int fds[MAX_CONNECTIONS];
 static int64_t messages;
-
-static int64_t cpu_ns(clockid_t clock) {
-    struct timespec t;
-    if (clock_gettime(clock, &t) < 0) die("the server is gone");
-    return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
-}
 
 static void send_one(int fd) {
     if (send(fd, message, bytes, MSG_NOSIGNAL) != (ssize_t)bytes) die("send");
@@ -82,9 +75,9 @@ int main(int argc, char **argv) {
         send_one(fd);
     }
     run_for(epfd, ns / 10);
-    int64_t cpu = cpu_ns(clock), begin = rt_nanotime(), before = messages;
+    int64_t cpu = clock_ns(clock), begin = rt_nanotime(), before = messages;
     run_for(epfd, ns);
-    cpu = cpu_ns(clock) - cpu;
+    cpu = clock_ns(clock) - cpu;
     double count = (double)(messages - before), secs = (double)(rt_nanotime() - begin) / 1e9;
     printf("echo %.1f %.0f\n", (double)cpu / count, count / secs);
 }

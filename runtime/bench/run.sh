@@ -6,7 +6,7 @@
 #
 # Everything runs on one P, pinned to one CPU; what makes load is pinned to another. Ours, Go's and the
 # bare program take turns, round by round, so that a change in the machine's mood hits all of them. The
-# median counts, of the values and of the rounds' ratios. A row whose bound is not met says MISS; the
+# median counts, of the values and of the rounds' ratios; times are CPU time, but for the wake-up's. A row whose bound is not met says MISS; the
 # exit code does not, since machines are shared. Without go its column is left out.
 set -u
 export LC_ALL=C
@@ -154,7 +154,7 @@ echo_turns() {
 row() {
     ours=$(median "$tmp/$3.ours") go=$(median "$tmp/$3.go") bare=$(median "$tmp/$3.bare") ratio=
     if [ "$4" != fixed ] && [ -s "$tmp/$3.ours" ] && [ -s "$tmp/$3.$4" ]; then
-        paste "$tmp/$3.ours" "$tmp/$3.$4" | awk '{ print $1 / $2 }' >"$tmp/ratios"
+        paste "$tmp/$3.ours" "$tmp/$3.$4" | awk 'NF == 2 { print $1 / $2 }' >"$tmp/ratios"
         ratio=$(median "$tmp/ratios")
     fi
     awk -v what="$1" -v unit="$2" -v ours="$ours" -v go="$go" -v bare="$bare" -v ratio="$ratio" -v by="$4" \

@@ -5,8 +5,7 @@
  *                                       ns per round trip
  *     sched spawn    [OPS [BATCHES]]    Gs that end at once, SPAWN_AT_ONCE at a time: ns per G
  *
- * Prints "NAME NS", the median of the batches, so that what the machine does beside harms few of
- * them. go/bench.go does the same things in the same batches.
+ * Prints "NAME NS": CPU time, the median of the batches. go/bench.go does the same things in the same batches.
  *
  * A channel here is what a channel on this runtime would be: a lock, two queues of waiters that lie
  * on the waiters' stacks, the lock given back by the commit function. So it is right with any number
@@ -36,9 +35,9 @@ static void done(void) {
 
 /* One batch: ops / batches of what the workers do. */
 static double run_workers(void (**fns)(void *)) {
-    int64_t begin = rt_nanotime();
+    int64_t begin = cpu_ns();
     rt_park(start_workers, fns, RT_WAIT_JOIN);
-    return (double)(rt_nanotime() - begin);
+    return (double)(cpu_ns() - begin);
 }
 
 /* ---- switch ---- */
@@ -157,7 +156,7 @@ static void ender(void *arg) {
 }
 
 static double spawn_batch(void) {
-    int64_t begin = rt_nanotime();
+    int64_t begin = cpu_ns();
     for (int64_t n = 0; n < ops / batches; n += SPAWN_AT_ONCE) {
         ended = 0;
         for (int i = 0; i < SPAWN_AT_ONCE; i++)
@@ -165,7 +164,7 @@ static double spawn_batch(void) {
         while (ended < SPAWN_AT_ONCE)
             rt_yield();
     }
-    return (double)(rt_nanotime() - begin);
+    return (double)(cpu_ns() - begin);
 }
 
 /* ---- which ---- */

@@ -1,13 +1,14 @@
 /* The idle-P protocol of proc.c, m.c and netpoll_epoll.c: who publishes work and who goes to sleep
  * must not miss each other.
  *
- * Bound: 2 Ps, 3 Ms, one G that lies in a ring; a configuration (-DCONF=n) says what else happens:
- *   1  M0 runs a G on P0 that readies ITEMS others, then ends or runs for ever; M1 is on P1, where an
+ * Bound: 2 Ps, 3 Ms, and what a configuration (-DCONF=n) says:
+ *   1  M0 runs a G on P0 that readies two others, then ends or runs for ever; M1 is on P1, where an
  *      event comes at any moment; M2 sleeps on its note
- *   2  the same with one other, and a thread without a P readies one through the global queue
- *   3  M0 as before; M2 comes out of a system call without a P and takes M1's while M1 sits or is
- *      about to sit in its poller; a thread without a P sets a timer of P1 earlier
- *   4  two threads without a P ready a G each while M0 and M1 go idle; M2 leaves a system call
+ *   2  M0 readies one G and runs on for ever; a thread without a P readies another through the global
+ *      queue; M1 and M2 as before, with the event
+ *   3  M0 runs for ever on P0; M2 comes out of a system call without a P and takes P1 from M1, which
+ *      may sit in its poller; a thread sets an earlier timer on P1; the event
+ *   4  M0 and M1 go idle, a thread without a P readies a G, M2 comes out of a system call
  *
  * Checked when nothing can move any more (`watch`): no work lies in a queue while a P is idle, even
  * with the other P busy for ever; no event or timer of an idle P lies unseen; each P is run by one M
@@ -22,11 +23,8 @@
 #ifndef CONF
 #define CONF 1
 #endif
-#if CONF == 1
-#define ITEMS 2
-#else
-#define ITEMS 1
-#endif
+#define ITEMS (CONF == 1 -> 2 : (CONF == 2 -> 1 : 0))
+#define RUNS_FOR_EVER (CONF == 2 || CONF == 3)
 
 #define NP 2
 #define NM 3
@@ -72,10 +70,12 @@ inline idle_get(wanted, out) {
 }
 
 inline netpoll_break(q) {
-    if
-    :: broken[q] -> skip /* atomic_exchange: the one write is in flight or done */
-    :: atomic { !broken[q] -> broken[q] = 1 }; efd[q] = 1
-    fi
+    atomic {
+        if
+        :: broken[q] /* the one write is in flight or done */
+        :: !broken[q] -> broken[q] = 1; efd[q] = 1
+        fi
+    }
 }
 
 /* p_evict; x: the M that has to leave. The break follows. */
@@ -131,10 +131,22 @@ inline wakep() {
         if
         :: n_spin != 0 /* the load, or the CAS that fails */
         :: atomic { n_spin == 0 -> n_spin = 1 };
-            atomic { idle_get(NONE, w) }
+            atomic { /* sched.lock */
+                idle_get(NONE, w);
+                if
+#ifndef MUTATE_7 /* n_spinning goes down after the lock is released */
+                :: w == NONE -> n_spin--
+#endif
+                :: else
+                fi
+            }
             if
+#ifdef MUTATE_7
             :: w == NONE -> n_spin--
-            :: else -> m_start(w); w = NONE
+#else
+            :: w == NONE
+#endif
+            :: w != NONE -> m_start(w); w = NONE
             fi
         fi
     fi
@@ -193,9 +205,6 @@ inline put_next() {
     fi
 }
 
-/* A step on the ring that is a CAS on its head. */
-#define TAKE(q) ring[q] > 0 -> ring[q]--
-
 proctype M(byte me) {
     byte p = NONE;    /* m->p */
     byte last = NONE; /* the P whose poller it is in */
@@ -225,7 +234,7 @@ running: /* a G that readies others: rt_ready, g_enqueue, put, wakep */
     od;
     i = 0;
     if
-    :: goto find
+    :: !RUNS_FOR_EVER -> goto find
     :: goto forever
     fi;
 forever: /* it does not end; its thread runs, the store buffer drains */
@@ -256,51 +265,49 @@ exitsyscall: /* rt_exitsyscall, which did not get its old P back */
     evict_break(p);
     acquire();
 
-find: /* findrunnable */
-    if /* runq_get */
-    :: atomic { ring[p] + pend[p] > 0 -> FENCE(p); ring[p]--; goto execute }
-    :: ring[p] + pend[p] == 0
-    fi;
-    if /* timers_run(p): what it readies is left out */
-    :: atomic { tn[p] -> tn[p] = 0 }
-    :: !tn[p]
-    fi;
-    if
-    :: glob > 0 -> atomic { /* global_get */
-        FENCE(p);
+find: /* findrunnable. The first looks are one step: what comes between them is seen later. */
+    atomic {
         if
-        :: glob > 1 -> glob = glob - 2; pend[p]++; goto execute
-        :: glob == 1 -> glob--; goto execute
+        :: ring[p] + pend[p] > 0 -> FENCE(p); ring[p]--; goto execute /* runq_get */
         :: else
-        fi }
-    :: glob == 0
-    fi;
-    if /* poll_own */
-    :: atomic { ev[p] -> ev[p] = 0; zero[p] = 0 }; put_next(); goto find
-    :: !ev[p] -> zero[p] = 0
-    fi;
-    if
-    :: spinning
-    :: else ->
+        fi;
+        tn[p] = 0; /* timers_run; what it readies is left out */
+        if
+        :: glob > 0 -> /* global_get */
+            FENCE(p);
+            if
+            :: glob > 1 -> glob = glob - 2; pend[p]++
+            :: glob == 1 -> glob--
+            fi;
+            goto execute
+        :: else
+        fi;
+        zero[p] = 0; /* poll_own */
+        if
+        :: ev[p] -> ev[p] = 0; goto execute /* put wakes nobody for the only one in the ring */
+        :: else
+        fi;
         i = NP - n_idle; /* busy */
         if
-        :: 2 * n_spin < i -> spinning = 1; n_spin++
+        :: spinning -> i = 0; goto steal
+        :: else
+        fi
+    }
+    atomic { i = 2 * n_spin < i; /* spin? */
+        if
+        :: !i -> goto release
+        :: else -> i = 0
+        fi }
+    atomic { n_spin++; spinning = 1 }
+steal: /* steal_work: half of one or two is one; then expired timers of the other P */
+    atomic {
+        if
+        :: ring[1 - p] > 0 -> ring[1 - p]--; FENCE(p); goto execute
         :: else
         fi;
-        i = 0
-    fi;
-    if
-    :: spinning -> /* steal_work: half of two is one; then its timers */
-        if
-        :: atomic { TAKE(1 - p) -> FENCE(p); goto execute }
-        :: ring[1 - p] == 0
-        fi;
-        if
-        :: atomic { tn[1 - p] -> tn[1 - p] = 0 }
-        :: !tn[1 - p]
-        fi
-    :: else
-    fi;
+        tn[1 - p] = 0
+    }
+release:
     atomic { /* sched.lock */
         FENCE(p);
         if
@@ -330,15 +337,7 @@ find: /* findrunnable */
     fi;
 #endif
 #ifndef MUTATE_3
-    i = glob > 0; /* work_anywhere */
-    if
-    :: !i -> i = ring[0] > 0
-    :: else
-    fi;
-    if
-    :: !i -> i = ring[1] > 0
-    :: else
-    fi;
+    i = glob > 0 || ring[0] > 0 || ring[1] > 0; /* work_anywhere */
 #endif
     regain(last, i, 1);
     i = 0; was = 0;
@@ -467,7 +466,7 @@ init {
         asleep[2] = 1;
 #endif
         run M(0); run M(1); run M(2);
-#if CONF == 1 || CONF == 2
+#if CONF <= 3
         run event(1);
 #endif
 #if CONF == 2
@@ -477,7 +476,7 @@ init {
         run set_timer(1);
 #endif
 #if CONF == 4
-        run ready_global(); run ready_global();
+        run ready_global();
 #endif
         run drain()
     }

@@ -137,6 +137,28 @@ static void many_returns(void *arg) {
     }
 }
 
+static void return_and_wake_main(void *arg) {
+    uint64_t ticket = (uint64_t)(uintptr_t)arg;
+    rt_entersyscall();
+    usleep((useconds_t)(ticket * 7 % 200));
+    rt_exitsyscall();
+    rt_wake(main_g, ticket, RT_WOKEN);
+}
+
+/* The same with one call and nothing else: while it returns, main parks, and all Ps are idle. */
+static void single_returns(void *arg) {
+    (void)arg;
+    uint64_t seed = 1;
+    main_g = rt_self();
+    for (int64_t end = rt_nanotime() + SEC / 2; rt_nanotime() < end;) {
+        uint64_t ticket = rt_wait_open(main_g);
+        rt_go(return_and_wake_main, (void *)(uintptr_t)ticket);
+        rt_yield();
+        spin_for((int64_t)random_below(&seed, 300000));
+        if (rt_wait(RT_WAIT_PARK, 0) != RT_WOKEN) exit(1);
+    }
+}
+
 static void returns_at_once(void *arg) {
     (void)arg;
 }
@@ -167,6 +189,7 @@ static const struct {
     {"a_reader", a_reader, 0},
     {"a_system_call", a_system_call, 0},
     {"many_returns", many_returns, 0},
+    {"single_returns", single_returns, 0},
     {"returns_at_once", returns_at_once, 0},
     {"leaves_others_behind", leaves_others_behind, 0},
 };

@@ -909,6 +909,34 @@ static void thousands_of_connections_echo(void *arg) {
     CHECK_EQ(after.fds, before.fds - 1); /* the listener is gone too */
 }
 
+static bool inherited[1024]; /* what this process was started with */
+
+static void note_inherited(void) {
+    for (int fd = 0; fd < 1024; fd++)
+        inherited[fd] = fcntl(fd, F_GETFD) >= 0;
+}
+
+static void no_descriptor_goes_to_a_child(void *arg) {
+    (void)arg;
+    static server s;
+    rt_fd f;
+    CHECK(serve(&s));
+    CHECK_EQ(dial(&f, s.port), 0);
+    CHECK_EQ(rt_signal_notify(SIGUSR1), 0);
+    EXPECT_SOON(atomic_load(&s.accepted) == 1);
+    int seen = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        int flags = fcntl(fd, F_GETFD);
+        if (flags < 0 || inherited[fd]) continue;
+        seen++;
+        EXPECT(flags & FD_CLOEXEC);
+    }
+    CHECK(seen >=
+          2 * rt_procs() + 4); /* pollers with their eventfds, three sockets, the signals' */
+    CHECK_EQ(rt_fd_close(&f), 0);
+    stop_serving(&s);
+}
+
 static void errors_have_names(void **state) {
     (void)state;
     assert_string_equal(rt_strerror(RT_ETIMEOUT), "timeout");
@@ -931,6 +959,7 @@ static void what_cannot_be_polled_is_refused(void *arg) {
 }
 
 int main(void) {
+    note_inherited();
     const struct CMUnitTest tests[] = {
         in_g_test(descriptors_of_unused_ps_are_polled), /* first: see there */
         cmocka_unit_test(errors_have_names),
@@ -959,6 +988,7 @@ int main(void) {
         in_g_test(a_refused_connection_says_so),
         in_g_test(an_error_is_not_an_end),
         in_g_test(pollers_share_a_listener),
+        in_g_test(no_descriptor_goes_to_a_child),
         in_g_test(thousands_of_connections_echo),
     };
     RUN_TESTS("netpoll", tests);

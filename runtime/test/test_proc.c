@@ -310,8 +310,9 @@ static _Atomic bool stop;
 
 static void answer_until_stopped(void *arg) {
     table *t = arg;
-    while (!atomic_load(&stop)) {
+    for (;;) {
         wait_for_token(&t->ping);
+        if (t->rounds < 0) return;
         give_token(&t->pong);
     }
 }
@@ -322,6 +323,7 @@ static void ask_until_stopped(void *arg) {
         give_token(&t->ping);
         wait_for_token(&t->pong);
     }
+    t->rounds = -1; /* the last token says so */
     give_token(&t->ping);
 }
 
@@ -356,7 +358,7 @@ static void nobody_starves_beneath_gs_that_ready_each_other(void *arg) {
 static void yield_slowly_until_stopped(void *arg) {
     (void)arg;
     while (!atomic_load(&stop)) {
-        spin_for(5000);
+        spin_for(2000);
         rt_yield();
     }
 }
@@ -370,6 +372,9 @@ static void *go_and_write_one(void *arg) {
 
 static void full_queues_starve_neither_timers_nor_descriptors(void *arg) {
     (void)arg;
+#ifdef RT_TSAN
+    if (rt_procs() > 1) return; /* a turn of so many takes too long */
+#endif
     crowd c = {0};
     rt_fd f;
     char b;
@@ -378,9 +383,9 @@ static void full_queues_starve_neither_timers_nor_descriptors(void *arg) {
     atomic_store(&count, 0);
     CHECK_EQ(pipe2(p, O_NONBLOCK | O_CLOEXEC), 0);
     CHECK_EQ(rt_fd_init(&f, p[0]), 0);
-    for (int i = 0; i < (RUNQ_SIZE + RUNQ_SIZE / 4) * rt_procs(); i++)
+    for (int i = 0; i < (RUNQ_SIZE + RUNQ_SIZE / 8 + 1) * rt_procs(); i++)
         crowd_go(&c, yield_slowly_until_stopped, NULL);
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < 3; i++)
         rt_sleep(MS);
     pthread_t t = foreign(go_and_write_one, &p[1]);
     rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + 10 * SEC);
@@ -434,6 +439,35 @@ static void no_wake_up_of_an_idle_p_is_lost(void *arg) {
         spin_until_two_met(NULL);
         crowd_wait(&c);
     }
+}
+
+static void *break_polls(void *arg) {
+    uint64_t seed = (uint64_t)(uintptr_t)arg;
+    while (!atomic_load(&stop)) {
+        netpoll_break(sched.ps[random_below(&seed, (uint64_t)test_procs())].poller);
+        spin_for((int64_t)random_below(&seed, 20000));
+    }
+    return NULL;
+}
+
+/* The same while Ms come out of their polls for nothing: one that has its P back, does not spin and
+ * is about to go again must not be taken for one that will find the work. */
+static void nor_while_ms_come_and_go(void *arg) {
+    (void)arg;
+    if (rt_procs() < 2) return;
+    atomic_store(&stop, false);
+    pthread_t t = foreign(break_polls, (void *)(uintptr_t)7);
+    uint64_t seed = 4;
+    for (int64_t end = rt_nanotime() + SEC / 2; rt_nanotime() < end;) {
+        crowd c = {0};
+        atomic_store(&meeting, 0);
+        spin_for((int64_t)random_below(&seed, 20000));
+        crowd_go(&c, spin_until_two_met, NULL);
+        spin_until_two_met(NULL);
+        crowd_wait(&c);
+    }
+    atomic_store(&stop, true);
+    join_foreign(t);
 }
 
 static void counters_count(void *arg) {
@@ -518,6 +552,7 @@ int main(void) {
         in_g_test(full_queues_starve_neither_timers_nor_descriptors),
         in_g_test(work_spreads_over_ps),
         in_g_test(no_wake_up_of_an_idle_p_is_lost),
+        in_g_test(nor_while_ms_come_and_go),
         in_g_test(counters_count),
         cmocka_unit_test(a_second_ready_is_caught),
     };

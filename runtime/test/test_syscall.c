@@ -93,6 +93,11 @@ static void many_block_at_once(void *arg) {
 
 /* ---- coming back just when everybody goes to sleep ---- */
 
+static void busy_a_moment(void *arg) {
+    (void)arg;
+    spin_for(20000);
+}
+
 static void run_and_park(void *arg) {
     uint64_t *seed = arg;
     while (!atomic_load(&stop)) {
@@ -116,6 +121,46 @@ static void a_return_is_not_lost(void *arg) {
     }
     atomic_store(&stop, true);
     crowd_wait(&c);
+}
+
+/* An M that comes out of a call takes an idle P and sends away the M in its poller; then it goes in
+ * there itself, perhaps before the other is out, and is woken at once. */
+static struct {
+    rt_g *g;
+    _Atomic uint64_t ticket; /* UINT64_MAX: over */
+} sitter;
+
+static void *wake_at_once(void *arg) {
+    uint64_t last = 0, seed = (uint64_t)(uintptr_t)arg;
+    for (;;) {
+        uint64_t ticket = atomic_load(&sitter.ticket);
+        if (ticket == UINT64_MAX) return NULL;
+        if (ticket == last) continue;
+        last = ticket;
+        spin_for((int64_t)random_below(&seed, 30000));
+        EXPECT(rt_wake(sitter.g, ticket, RT_WOKEN));
+    }
+}
+
+static void a_break_reaches_the_m_it_is_meant_for(void *arg) {
+    (void)arg;
+    uint64_t seed = 33;
+    sitter.g = rt_self();
+    atomic_store(&sitter.ticket, 0);
+    pthread_t t = foreign(wake_at_once, (void *)(uintptr_t)3);
+    for (int64_t end = rt_nanotime() + SEC / 2; rt_nanotime() < end;) {
+        crowd c = {0};
+        crowd_go(&c, busy_a_moment, NULL);
+        rt_entersyscall(); /* the P goes to another M, which is soon idle in its poller */
+        usleep((useconds_t)(200 + random_below(&seed, 200)));
+        rt_exitsyscall();
+        uint64_t ticket = rt_wait_open(sitter.g);
+        atomic_store(&sitter.ticket, ticket);
+        rt_wait(RT_WAIT_PARK, 0);
+        crowd_wait(&c);
+    }
+    atomic_store(&sitter.ticket, UINT64_MAX);
+    join_foreign(t);
 }
 
 static bool run_on(rt_g *g, void *arg) {
@@ -193,9 +238,13 @@ static void pollers_are_looked_after_meanwhile(void *arg) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        in_g_test(others_run_while_one_blocks), in_g_test(errno_is_kept),
-        in_g_test(many_block_at_once),          in_g_test(a_return_is_not_lost),
-        in_g_test(short_and_long_calls_mix),    in_g_test(pollers_are_looked_after_meanwhile),
+        in_g_test(others_run_while_one_blocks),
+        in_g_test(errno_is_kept),
+        in_g_test(many_block_at_once),
+        in_g_test(a_return_is_not_lost),
+        in_g_test(a_break_reaches_the_m_it_is_meant_for),
+        in_g_test(short_and_long_calls_mix),
+        in_g_test(pollers_are_looked_after_meanwhile),
     };
     RUN_TESTS("syscall", tests);
 }

@@ -1,0 +1,332 @@
+/* The words of a pollDesc (netpoll.c): prepare, commit, event, expire, shut, kick, pd_leave.
+ *
+ * Bound: CONF=1: one G waits at one word; two edges, a deadline in the past set once by somebody else,
+ * one shut; CONF=2: the same with a kick and a deadline of the G itself (wait_deadline, pd_leave)
+ * instead of the shut; CONF=3: two words and two Gs, of which G 0 goes from word 0 to word 1 while G 1
+ * comes to word 0; an edge at each; two deadlines of G 0, the second may be left over from the first.
+ *
+ * G reads until there is nothing, then waits; after a timeout it clears the deadline and waits again
+ * without a read, as a reader does that knows its socket to be drained.
+ *
+ * Checked: a G is readied only while it waits, and never found at a word where another stands; at
+ * the end a G that is still parked has nothing to read, no deadline that has come, no shut, no kick
+ * since it began to wait.
+ */
+#ifndef CONF
+#define CONF 1
+#endif
+#if CONF == 3
+#define NW 2
+#else
+#define NW 1
+#endif
+
+#define NIL 0
+#define READY 1
+#define WAIT 2
+#define G0 3
+#define NONE 255
+
+mtype = { RUNNING, WAITING, RUNNABLE, GONE };
+mtype = { AGAIN, PARK, TIMEOUT, CLOSED };
+
+byte word[NW];              /* rg */
+byte gword[2] = NONE;       /* g->word */
+mtype status[2] = RUNNING;
+byte at[2];                 /* ghost: the word that G uses */
+bit first_left;             /* G 0 has left word 0 for word 1 */
+byte data[NW];              /* in the socket */
+bit edge[NW];               /* told to epoll, not polled yet */
+bit due[NW];                /* the pollDesc's deadline is set and past */
+bit gdue[2];                /* the G's own */
+bit shut, shut_pend;
+bit kicked;                 /* ghost: since G's latest return from a wait */
+
+/* rt_ready; event_ready does the same and leaves the queueing to the poller */
+inline ready(g) {
+    atomic { assert(status[g] == WAITING); status[g] = RUNNABLE }
+}
+
+/* unblock(pd, mode, leave), and rt_ready of who was taken out */
+inline unblock(q, leave) {
+    old = word[q];
+    do
+    :: old == READY -> old = NIL; break
+    :: old == NIL && leave == NIL -> break
+#ifdef MUTATE_5 /* a deadline or shut that finds WAIT leaves it */
+    :: old == WAIT && leave == NIL -> old = NIL; break
+#endif
+    :: else ->
+        to = (old > WAIT -> NIL : leave);
+#ifdef MUTATE_6 /* an event that nobody waits for is not kept */
+        to = NIL;
+#endif
+        atomic {
+            if
+#ifdef MUTATE_3 /* moves the word by a store */
+            :: true -> word[q] = to; ok = 1
+#else
+            :: word[q] == old -> word[q] = to; ok = 1
+            :: else -> old = word[q]; ok = 0
+#endif
+            fi
+        }
+        if
+        :: ok && old > WAIT -> ready(old - G0); old = NIL; break
+        :: ok && old <= WAIT -> old = NIL; break
+        :: !ok
+        fi
+    od;
+    atomic { to = 0; ok = 0 }
+}
+
+/* rt_pd_check */
+inline check(q) {
+    if
+    :: shut -> r = CLOSED
+    :: else ->
+        if
+        :: due[q] -> r = TIMEOUT;
+#ifndef MUTATE_7 /* a timeout does not make the next wait try first */
+            atomic {
+                if
+                :: word[q] == NIL -> word[q] = READY
+                :: else
+                fi
+            }
+#endif
+        :: else -> r = AGAIN
+        fi
+    fi
+}
+
+proctype G(bit me) {
+    byte w = 0, old = 0;
+    mtype r = AGAIN;
+    if
+    :: me == 1 -> first_left /* one reader at a time */
+    :: else
+    fi;
+
+read:
+    if
+    :: data[w] > 0 -> data[w]--; goto read
+    :: data[w] == 0
+    fi;
+
+wait: /* rt_pd_prepare */
+    check(w);
+    if
+    :: r != AGAIN -> goto result
+    :: else
+    fi;
+    atomic { /* CAS READY to NIL */
+        if
+        :: word[w] == READY -> word[w] = NIL; goto result
+        :: else -> old = word[w]
+        fi
+    }
+    gword[me] = w;
+    assert(old == NIL); /* else: two Gs wait */
+    atomic { /* CAS NIL to WAIT */
+        if
+        :: word[w] == NIL -> word[w] = WAIT
+        :: else -> old = word[w]
+        fi
+    }
+    if
+    :: old != NIL ->
+        assert(old == READY);
+        old = NIL;
+        word[w] = NIL;
+        goto result
+    :: else
+    fi;
+#ifndef MUTATE_1 /* does not look again */
+    check(w);
+    if
+    :: r == AGAIN && gdue[me] -> r = TIMEOUT
+    :: else
+    fi;
+    if
+    :: r != AGAIN ->
+#ifdef MUTATE_8 /* forgets an event that came in between */
+        word[w] = NIL;
+#else
+        word[w] = READY;
+#endif
+        goto result
+    :: else
+    fi;
+#endif
+    /* finish_step, commit_pd */
+    atomic { assert(status[me] == RUNNING); status[me] = WAITING }
+    atomic {
+        if
+#ifdef MUTATE_4 /* commits without comparing */
+        :: true -> word[w] = G0 + me; r = PARK
+#else
+        :: word[w] == WAIT -> word[w] = G0 + me; r = PARK
+        :: else -> r = AGAIN
+#endif
+        fi
+    }
+end_parked:
+    if
+    :: atomic { r == PARK && status[me] == RUNNABLE -> status[me] = RUNNING }
+    :: atomic { r == AGAIN -> assert(status[me] == WAITING); status[me] = RUNNING }
+    fi;
+    r = AGAIN;
+    if /* rt_pd_wait uses READY up; step Gs do not */
+    :: atomic {
+        if
+        :: word[w] == READY -> word[w] = NIL
+        :: else
+        fi }
+    :: skip
+    fi;
+    check(w);
+    if
+    :: r == AGAIN && gdue[me] -> r = TIMEOUT
+    :: else
+    fi;
+
+result:
+    old = NIL;
+    if
+    :: r == CLOSED -> status[me] = GONE; goto end_gone
+    :: r == TIMEOUT ->
+        r = AGAIN;
+        due[w] = 0; /* rt_pd_set_deadline(pd, mode, 0) */
+        gdue[me] = 0; /* rt_set_deadline(g, 0) */
+        kicked = 0
+    :: r == AGAIN -> gdue[me] = 0; kicked = 0; goto moved
+    fi;
+    goto wait;
+moved:
+#if CONF == 3
+    if
+    :: me == 0 && w == 0 -> atomic { w = 1; at[me] = 1; first_left = 1 }
+    :: else
+    fi;
+#endif
+    goto read;
+end_gone:
+    false
+}
+
+/* The peer, and the poller that tells. */
+proctype peer(byte q; byte n) {
+    do
+    :: n > 0 -> atomic { n--; data[q]++; edge[q] = 1 }
+    :: n == 0 -> break
+    od
+}
+
+proctype poller(byte q) {
+    byte old = 0, to = 0;
+    bit ok = 0;
+end:
+    do
+    :: atomic { edge[q] -> edge[q] = 0 }
+        unblock(q, READY)
+    od
+}
+
+/* rt_pd_set_deadline with a time in the past; then the timer: expire. */
+proctype deadline(byte q) {
+    byte old = 0, to = 0;
+    bit ok = 0;
+    due[q] = 1;
+    if
+    :: due[q] -> unblock(q, NIL)
+    :: else
+    fi
+}
+
+proctype shutter(byte q) {
+    byte old = 0, to = 0;
+    bit ok = 0;
+#ifdef MUTATE_2 /* shut is stored without a fence before the word is loaded */
+    shut_pend = 1;
+#else
+    shut = 1;
+#endif
+    unblock(q, NIL)
+}
+
+proctype drain() {
+end:
+    do
+    :: atomic { shut_pend -> shut_pend = 0; shut = 1 }
+    od
+}
+
+proctype kick(byte q) {
+    byte old = 0, to = 0;
+    bit ok = 0;
+    kicked = 1;
+    unblock(q, READY)
+}
+
+/* The deadline of a G passes; wait_deadline finds it due (or found it so earlier): pd_leave. */
+proctype own_deadline(bit g) {
+    byte w = NONE;
+    bit found = 0;
+    gdue[g] = 1;
+    if
+    :: gdue[g] -> w = gword[g]
+    :: else
+    fi;
+    if
+    :: w != NONE ->
+        atomic {
+            if
+            :: word[w] == WAIT -> word[w] = NIL; found = 1
+            :: else
+            fi
+        }
+        if
+        :: !found ->
+            atomic {
+                if
+                :: word[w] == G0 + g -> word[w] = NIL; found = 1
+                :: else
+                fi
+            }
+            if
+            :: found -> ready(g)
+            :: else
+            fi
+        :: else
+        fi
+    :: else
+    fi
+}
+
+#define CONTENT(g) (status[g] == GONE || (status[g] == WAITING && word[at[g]] == G0 + g && \
+    data[at[g]] == 0 && !due[at[g]] && !gdue[g] && !shut && !kicked))
+
+active proctype watch() {
+    timeout;
+    assert(CONTENT(0));
+#if CONF == 3
+    assert(CONTENT(1) || !first_left)
+#endif
+}
+
+init {
+    atomic {
+        run G(0);
+        run poller(0);
+#if CONF == 1
+        run peer(0, 2); run deadline(0); run shutter(0); run drain()
+#elif CONF == 2
+        run peer(0, 2); run deadline(0); run kick(0); run own_deadline(0)
+#else
+        run G(1); run poller(1);
+        run peer(0, 1); run peer(1, 1);
+        run own_deadline(0); run own_deadline(0)
+#endif
+    }
+}

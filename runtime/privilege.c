@@ -1,0 +1,59 @@
+/* Another user, on every thread.
+ *
+ * In Linux each thread has ids of its own; "the process is no longer root" holds only when all have
+ * changed. glibc's set*id functions do that: they interrupt every thread of pthread_create with a
+ * signal of theirs (33, which no mask of ours can block), whose handler makes the system call there,
+ * and return when all have. Our Ms and sysmon are such threads, those in a system call included. A
+ * thread that is made meanwhile waits for it, and starts with the ids of who made it.
+ *
+ * The raw system calls would change one thread, so they are not for us.
+ */
+#include "impl.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int rt_setuid(uid_t uid) {
+    return setresuid(uid, uid, uid) < 0 ? -errno : 0;
+}
+
+int rt_setgid(gid_t gid) {
+    return setresgid(gid, gid, gid) < 0 ? -errno : 0;
+}
+
+int rt_setgroups(size_t n, const gid_t *groups) {
+    return setgroups(n, groups) < 0 ? -errno : 0;
+}
+
+/* The user's groups, as initgroups sets them, which is not said to tell all threads. */
+static int set_groups_of(const char *user, gid_t gid) {
+    int n = 64;
+    for (;;) {
+        gid_t *groups = malloc((size_t)n * sizeof *groups);
+        if (!groups) return -ENOMEM;
+        int room = n;
+        int found = getgrouplist(user, gid, groups, &n);
+        int err = found < 0 ? 0 : rt_setgroups((size_t)found, groups);
+        free(groups);
+        if (found >= 0) return err;
+        if (n <= room) n = room * 2; /* it should have said how many there are */
+    }
+}
+
+int rt_drop_privileges(const char *user) {
+    char buf[16 << 10];
+    struct passwd pw, *found;
+    int err = getpwnam_r(user, &pw, buf, sizeof buf, &found);
+    if (err) return -err;
+    if (!found) return -ENOENT;
+    /* Groups first: without uid 0 none of this is allowed any more. */
+    err = set_groups_of(user, pw.pw_gid);
+    if (!err) err = rt_setgid(pw.pw_gid);
+    if (!err) err = rt_setuid(pw.pw_uid);
+    if (err) return err;
+    if (pw.pw_uid != 0 && (setuid(0) == 0 || seteuid(0) == 0)) return -EPERM; /* a way back */
+    return 0;
+}

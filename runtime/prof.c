@@ -1,0 +1,298 @@
+/* The CPU profiler: where threads were when their CPU time had run on for another 1/hz s.
+ *
+ * Each M's thread has a timer on its own CPU clock, so a thread that sleeps is not sampled and one
+ * that computes is sampled evenly, whatever the others do; a process-wide ITIMER_PROF hits
+ * whichever thread the kernel likes. The timer's SIGPROF goes to that thread alone (SIGEV_THREAD_ID).
+ * Ms that come later get theirs as they start. The kernel looks at CPU timers at its ticks: with HZ
+ * of 250 and 1,000 samples a second asked for, four come as one signal, whose si_overrun says so and
+ * is counted. Sysmon, which has no P, is not sampled.
+ *
+ * The handler unwinds (unwind.c) on the stack that it finds its stack pointer in (the G's, the
+ * cell's, the M's own) and writes the program counters into the next slot of a fixed array, which
+ * is claimed by an atomic increment; a full array drops the newest and counts them. A sample is
+ * published by the release store of its depth, last. rt_prof_stop turns off the timers and reads
+ * what is published: a handler that is still under way on another thread loses its sample. The array
+ * is never given back, since such a handler may write to it.
+ *
+ * Folding happens at the end: each address becomes the start of its function, stacks that are equal
+ * by functions are added up, and each gets a line "outermost;...;innermost count", which
+ * flamegraph.pl and speedscope take. Code made at run time has no names yet: it is "0x7f12...", at the
+ * outer end of its stack. (LuaJIT's frames: the issue on profiles of Lua.)
+ *
+ * Rejected: perf_event_open (not allowed in most containers); a hash table filled by the handler
+ * (smaller, but a handler that waits for a bucket of the thread it interrupted waits for ever).
+ */
+#include "impl.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#ifndef sigev_notify_thread_id /* glibc 2.36 does not name it */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
+enum { DEPTH = 62, HZ_DEFAULT = 100, HZ_MAX = 1000 };
+#ifdef RT_TINY
+enum { SAMPLES = 16 };
+#else
+enum { SAMPLES = 32 << 10 }; /* 16 MiB of address space, committed as they are used */
+#endif
+
+typedef struct sample {
+    _Atomic uint32_t depth; /* 0: not published */
+    uint32_t weight;
+    uintptr_t pc[DEPTH]; /* innermost first */
+} sample;
+
+static struct {
+    rt_lock lock;
+    bool running;       /* lock */
+    bool has_handler;   /* lock */
+    int hz;             /* lock */
+    _Atomic bool on;    /* handlers take samples */
+    sample *samples;    /* made at the first start, never given back */
+    _Atomic uint32_t n; /* slots claimed; may grow beyond SAMPLES */
+    _Atomic int64_t dropped;
+} prof;
+
+/* ---- taking samples ---- */
+
+static bool holds(rt_stack s, uintptr_t sp) {
+    return sp >= (uintptr_t)s.lo && sp < (uintptr_t)s.hi;
+}
+
+/* The stack that sp is on. The thread may be just between two of them, so all are asked. */
+RT_PEEKS static rt_stack stack_of(rt_m *m, uintptr_t sp) {
+    rt_g *g = m->curg;
+    rt_g *left = m->left;
+    rt_cell *c = m->cell;
+    if (g && !g->step && holds(g->ctx.stack, sp)) return g->ctx.stack;
+    if (left && holds(left->ctx.stack, sp)) return left->ctx.stack;
+    if (c && holds(cell_driver(c)->ctx.stack, sp)) return cell_driver(c)->ctx.stack;
+    if (holds(m->ctx.stack, sp)) return m->ctx.stack;
+    return (rt_stack){0};
+}
+
+static uintptr_t sp_of(const void *context) {
+    const mcontext_t *mc = &((const ucontext_t *)context)->uc_mcontext;
+#if defined(__x86_64__)
+    return (uintptr_t)mc->gregs[REG_RSP];
+#else
+    return mc->sp;
+#endif
+}
+
+static void on_sample(int signo, siginfo_t *info, void *context) {
+    (void)signo;
+    int saved = errno;
+    rt_m *m = rt_getm();
+    if (m && info->si_code == SI_TIMER && atomic_load(&prof.on)) {
+        uint32_t weight = 1 + (uint32_t)(info->si_overrun > 0 ? info->si_overrun : 0);
+        uint32_t i = atomic_fetch_add(&prof.n, 1);
+        if (i < SAMPLES) {
+            sample *s = &prof.samples[i];
+            s->weight = weight;
+            int depth = unwind(context, stack_of(m, sp_of(context)), s->pc, DEPTH);
+            atomic_store_explicit(&s->depth, (uint32_t)depth, memory_order_release);
+        } else {
+            atomic_store(&prof.n, SAMPLES); /* lest it wraps */
+            atomic_fetch_add(&prof.dropped, weight);
+        }
+    }
+    errno = saved;
+}
+
+/* ---- timers; prof.lock held ---- */
+
+static int arm(rt_m *m) {
+    int32_t tid = atomic_load(&m->tid);
+    if (tid == 0 || m->has_prof_timer) return 0; /* its own start will do it; it did already */
+    struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGPROF};
+    ev.sigev_notify_thread_id = tid;
+    /* CLOCK_THREAD_CPUTIME_ID of that thread: what pthread_getcpuclockid makes of a pthread_t. */
+    clockid_t clock = (clockid_t)(~(unsigned)tid << 3 | 6);
+    if (timer_create(clock, &ev, &m->prof_timer) < 0) return -errno;
+    m->has_prof_timer = true;
+    int64_t ns = NS_PER_SEC / prof.hz;
+    struct itimerspec t = {.it_interval = {ns / NS_PER_SEC, ns % NS_PER_SEC}};
+    t.it_value = t.it_interval;
+    return timer_settime(m->prof_timer, 0, &t, NULL) < 0 ? -errno : 0;
+}
+
+static void disarm_all(void) {
+    for (rt_m *m = atomic_load(&sched.all_ms); m; m = m->all_link)
+        if (m->has_prof_timer) {
+            timer_delete(m->prof_timer);
+            m->has_prof_timer = false;
+        }
+}
+
+/* On m's thread, whose tid is set. Under the lock: either rt_prof_start finds it, or it finds that
+ * the profiler runs. One thread that is not sampled is no reason to die. */
+void prof_init_m(rt_m *m) {
+    rt_lock_acquire(&prof.lock);
+    if (prof.running) arm(m);
+    rt_lock_release(&prof.lock);
+}
+
+static int set_up(void) {
+    if (!prof.samples) {
+        void *mem = mmap(NULL, sizeof(sample) * SAMPLES, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (mem == MAP_FAILED) return -errno;
+        prof.samples = mem;
+    }
+    if (!prof.has_handler) {
+        struct sigaction sa = {.sa_sigaction = on_sample,
+                               .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+        sigfillset(&sa.sa_mask);
+        if (sigaction(SIGPROF, &sa, NULL) < 0) return -errno;
+        prof.has_handler = true; /* stays: a last SIGPROF may be on its way, and would kill us */
+    }
+    return 0;
+}
+
+int rt_prof_start(int hz) {
+    if (hz < 0 || hz > HZ_MAX) return -EINVAL;
+    rt_lock_acquire(&prof.lock);
+    int err = prof.running ? -EBUSY : set_up();
+    if (!err) {
+        prof.hz = hz ? hz : HZ_DEFAULT;
+        uint32_t used = atomic_load(&prof.n);
+        for (uint32_t i = 0; i < used && i < SAMPLES; i++)
+            atomic_store(&prof.samples[i].depth, 0);
+        atomic_store(&prof.n, 0);
+        atomic_store(&prof.dropped, 0);
+        atomic_store(&prof.on, true);
+        prof.running = true;
+        for (rt_m *m = atomic_load(&sched.all_ms); m && !err; m = m->all_link)
+            err = arm(m);
+        if (err) {
+            disarm_all();
+            atomic_store(&prof.on, false);
+            prof.running = false;
+        }
+    }
+    rt_lock_release(&prof.lock);
+    return err;
+}
+
+/* ---- folding; prof.lock held ---- */
+
+typedef struct name {
+    uintptr_t pc, start; /* start: pc itself where the function is not known */
+} name;
+
+static int by_pc(const void *a, const void *b) {
+    uintptr_t x = *(const uintptr_t *)a, y = *(const uintptr_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* A caller's address is the one after the call, which may belong to the next function. */
+static uintptr_t inside(const sample *s, uint32_t i) {
+    return s->pc[i] - (i > 0);
+}
+
+/* Makes each address the start of its function. Each distinct one is looked up once. */
+static int to_functions(sample **all, uint32_t n) {
+    size_t total = 0, distinct = 0;
+    for (uint32_t i = 0; i < n; i++)
+        total += all[i]->depth;
+    uintptr_t *pcs = malloc((total + 1) * sizeof *pcs);
+    name *names = malloc((total + 1) * sizeof *names);
+    if (!pcs || !names) {
+        free(pcs);
+        free(names);
+        return -ENOMEM;
+    }
+    total = 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < all[i]->depth; k++)
+            pcs[total++] = inside(all[i], k);
+    qsort(pcs, total, sizeof *pcs, by_pc);
+    for (size_t i = 0; i < total; i++) {
+        if (distinct && names[distinct - 1].pc == pcs[i]) continue;
+        rt_symbol s;
+        symbol_find((void *)pcs[i], &s); /* NOLINT: an address it is */
+        names[distinct++] = (name){pcs[i], s.name ? s.start : pcs[i]};
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < all[i]->depth; k++) {
+            uintptr_t pc = inside(all[i], k);
+            all[i]->pc[k] = ((name *)bsearch(&pc, names, distinct, sizeof *names, by_pc))->start;
+        }
+    free(pcs);
+    free(names);
+    return 0;
+}
+
+static int by_stack(const void *a, const void *b) {
+    const sample *x = *(sample *const *)a, *y = *(sample *const *)b;
+    if (x->depth != y->depth) return x->depth < y->depth ? -1 : 1;
+    return memcmp(x->pc, y->pc, x->depth * sizeof *x->pc);
+}
+
+static void print_stack(FILE *f, const sample *s, int64_t count) {
+    for (uint32_t k = s->depth; k-- > 0;) {
+        rt_symbol y;
+        symbol_find((void *)s->pc[k], &y); /* NOLINT: an address it is */
+        if (y.name)
+            fputs(y.name, f);
+        else if (y.module)
+            fprintf(f, "%s+0x%lx", y.module, (unsigned long)(s->pc[k] - y.start));
+        else
+            fprintf(f, "0x%lx", (unsigned long)s->pc[k]);
+        fputc(k ? ';' : ' ', f);
+    }
+    fprintf(f, "%lld\n", (long long)count);
+}
+
+static int fold(FILE *f, rt_prof_result *result) {
+    uint32_t claimed = atomic_load(&prof.n), n = 0;
+    if (claimed > SAMPLES) claimed = SAMPLES;
+    sample **all = malloc((claimed + 1) * sizeof *all);
+    if (!all) return -ENOMEM;
+    for (uint32_t i = 0; i < claimed; i++)
+        if (atomic_load_explicit(&prof.samples[i].depth, memory_order_acquire))
+            all[n++] = &prof.samples[i];
+    for (uint32_t i = 0; i < n; i++)
+        result->samples += all[i]->weight;
+    int err = f ? to_functions(all, n) : 0;
+    if (f && !err) {
+        qsort(all, n, sizeof(sample *), by_stack); /* NOLINT: an array of pointers */
+        int64_t count = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            count += all[i]->weight;
+            if (i + 1 < n && by_stack(&all[i], &all[i + 1]) == 0) continue;
+            print_stack(f, all[i], count);
+            count = 0;
+        }
+        if (fflush(f) != 0 || ferror(f)) err = -EIO;
+    }
+    free(all);
+    return err;
+}
+
+int rt_prof_stop(FILE *file, rt_prof_result *result) {
+    rt_prof_result r = {0};
+    int err = -EINVAL;
+    rt_g *g = rt_self();
+    bool native = g && !g->step;
+    if (native) rt_entersyscall();
+    rt_lock_acquire(&prof.lock);
+    if (prof.running) {
+        atomic_store(&prof.on, false);
+        disarm_all();
+        err = fold(file, &r);
+        r.dropped = atomic_load(&prof.dropped);
+        prof.running = false;
+    }
+    rt_lock_release(&prof.lock);
+    if (native) rt_exitsyscall();
+    if (result) *result = r;
+    return err;
+}

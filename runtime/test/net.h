@@ -1,0 +1,117 @@
+/* What the tests of descriptors share: pairs, addresses, and a G that makes one call. */
+#ifndef NET_H
+#define NET_H
+
+#include "harness.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#pragma GCC diagnostic ignored "-Wunused-function"
+
+static struct sockaddr_in loopback(int port) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return a;
+}
+
+static int port_of(int fd) {
+    struct sockaddr_in a;
+    socklen_t len = sizeof a;
+    return getsockname(fd, (struct sockaddr *)&a, &len) < 0 ? -errno : ntohs(a.sin_port);
+}
+
+static bool open_listener(rt_fd *l, int *port, int backlog) {
+    struct sockaddr_in sa = loopback(0);
+    int fd = rt_listen((struct sockaddr *)&sa, sizeof sa, backlog);
+    if (!EXPECT(fd >= 0)) return false;
+    *port = port_of(fd);
+    return EXPECT_EQ(rt_fd_init(l, fd), 0);
+}
+
+static bool open_pair(rt_fd *a, rt_fd *b) {
+    int s[2];
+    return EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, s), 0) &&
+           EXPECT_EQ(rt_fd_init(a, s[0]), 0) && EXPECT_EQ(rt_fd_init(b, s[1]), 0);
+}
+
+/* The two ends of a TCP connection. */
+static bool open_tcp(rt_fd *a, rt_fd *b) {
+    struct sockaddr_in sa = loopback(0);
+    int l = rt_listen((struct sockaddr *)&sa, sizeof sa, 16);
+    if (!EXPECT(l >= 0)) return false;
+    sa = loopback(port_of(l));
+    int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    EXPECT_EQ(connect(s, (struct sockaddr *)&sa, sizeof sa), 0);
+    fcntl(s, F_SETFL, O_NONBLOCK);
+    int c = rt_accept4(l, NULL, NULL);
+    close(l);
+    return EXPECT(c >= 0) && EXPECT_EQ(rt_fd_init(a, c), 0) && EXPECT_EQ(rt_fd_init(b, s), 0);
+}
+
+static void close_pair(rt_fd *a, rt_fd *b) {
+    EXPECT_EQ(rt_fd_close(a), 0);
+    EXPECT_EQ(rt_fd_close(b), 0);
+}
+
+/* Writes until the socket takes no more; how many bytes. */
+static size_t fill(rt_fd *f) {
+    static const char zeros[4096];
+    size_t sum = 0;
+    for (ssize_t n; (n = write(f->fd, zeros, sizeof zeros)) > 0;)
+        sum += (size_t)n;
+    return sum;
+}
+
+/* Reads exactly n bytes; false at an error or the end. */
+static bool read_full(rt_fd *f, void *buf, size_t n) {
+    for (size_t at = 0; at < n;) {
+        ssize_t r = rt_fd_read(f, (char *)buf + at, n - at);
+        if (r <= 0) return false;
+        at += (size_t)r;
+    }
+    return true;
+}
+
+/* ---- a G that makes one call ---- */
+
+typedef struct one_call {
+    rt_fd *f;
+    ssize_t (*fn)(rt_fd *f);
+    _Atomic bool began, ended;
+    int64_t at_ns;
+    ssize_t r;
+} one_call;
+
+static void make_call(void *arg) {
+    one_call *k = arg;
+    atomic_store(&k->began, true);
+    k->r = k->fn(k->f);
+    k->at_ns = rt_nanotime();
+    atomic_store(&k->ended, true);
+}
+
+/* Starts it and gives it time to wait. */
+static rt_g *start_call(crowd *c, one_call *k, rt_fd *f, ssize_t (*fn)(rt_fd *)) {
+    *k = (one_call){.f = f, .fn = fn};
+    rt_g *g = crowd_go(c, make_call, k);
+    EXPECT_SOON(atomic_load(&k->began));
+    rt_sleep(2 * MS);
+    EXPECT(!atomic_load(&k->ended));
+    return g;
+}
+
+static ssize_t read_one(rt_fd *f) {
+    char b;
+    return rt_fd_read(f, &b, 1);
+}
+
+static ssize_t write_one(rt_fd *f) {
+    return rt_fd_write(f, "x", 1);
+}
+
+static ssize_t accept_one(rt_fd *f) {
+    return rt_fd_accept(f);
+}
+
+#endif

@@ -1,0 +1,330 @@
+/* sysmon: each of its duties, with its clock stopped and moved by hand. Sysmon's thread sleeps in our
+ * sleep function between two rounds; a test sets the time, lets one round go by, and looks. Nothing
+ * here depends on how long anything takes, but for bounds on what does not come. */
+#include "harness.h"
+
+static struct {
+    note go;                  /* the test lets the next round begin */
+    note done;                /* sysmon stands: it asks for its sleep */
+    _Atomic bool held;        /* else rounds go on by themselves, in real time: between tests */
+    _Atomic int64_t time_ns;  /* 0: real time */
+    _Atomic int64_t asked_ns; /* the sleep that it asked for last */
+} hand;
+
+static int64_t hand_now(void) {
+    int64_t t = atomic_load(&hand.time_ns);
+    return t ? t : rt_nanotime();
+}
+
+static void hand_sleep(int64_t delay_ns) {
+    atomic_store(&hand.asked_ns, delay_ns);
+    if (!atomic_load(&hand.held)) {
+        usleep(100);
+        return;
+    }
+    note_wake(&hand.done);
+    note_sleep(&hand.go);
+    note_clear(&hand.go);
+}
+
+static const sysmon_clock by_hand = {hand_now, hand_sleep};
+
+static void wait_until_it_stands(void) {
+    if (!note_sleep_for(&hand.done, LIMIT_NS)) rt_throw("sysmon does not come round");
+}
+
+/* Takes sysmon in hand: it stands between two rounds when this returns. The time now. */
+static int64_t take_hand(void) {
+    note_clear(&hand.done);
+    atomic_store(&hand.held, true);
+    wait_until_it_stands();
+    return rt_nanotime();
+}
+
+static void begin_round_at(int64_t now) {
+    note_clear(&hand.done);
+    atomic_store(&hand.time_ns, now);
+    note_wake(&hand.go);
+}
+
+/* One round. Blocks the thread: on a G its P stays busy, as the tests want it. */
+static void round_at(int64_t now) {
+    begin_round_at(now);
+    wait_until_it_stands();
+}
+
+static void let_go(void) {
+    atomic_store(&hand.held, false);
+    atomic_store(&hand.time_ns, 0);
+    note_wake(&hand.go);
+}
+
+static rt_p *own_p(void) {
+    return rt_getm()->p;
+}
+
+/* ---- the tests, Gs whose P is busy with them ---- */
+
+static void a_busy_ps_poller_is_polled_after_10_ms(void *arg) {
+    (void)arg;
+    take_hand();
+    rt_p *p = own_p();
+    atomic_fetch_add(&p->n_fds, 1); /* as if it had one */
+    int64_t polled = rt_nanotime();
+    atomic_store(&p->last_poll_ns, polled);
+    int64_t polls = count_get(&p->n_polls);
+    round_at(polled + 1);
+    round_at(polled + UNPOLLED_NS);
+    EXPECT_EQ(count_get(&p->n_polls), polls);
+    EXPECT_EQ(atomic_load(&p->last_poll_ns), polled);
+    round_at(polled + UNPOLLED_NS + 1);
+    EXPECT_EQ(count_get(&p->n_polls), polls + 1);
+    EXPECT_EQ(atomic_load(&p->last_poll_ns), polled + UNPOLLED_NS + 1);
+    round_at(polled + UNPOLLED_NS + 2);
+    EXPECT_EQ(count_get(&p->n_polls), polls + 1);
+    atomic_fetch_sub(&p->n_fds, 1);
+    let_go();
+}
+
+static void a_busy_p_is_told_to_yield_after_10_ms(void *arg) {
+    (void)arg;
+    int64_t t = take_hand();
+    rt_yield(); /* a new slice, which it has not seen yet */
+    rt_p *p = own_p();
+    atomic_store(&p->yield_now, false);
+    round_at(t); /* sees this slice */
+    round_at(t + SLICE_NS);
+    EXPECT(!atomic_load(&p->yield_now));
+    round_at(t + SLICE_NS + 1);
+    EXPECT(atomic_load(&p->yield_now));
+    atomic_store(&p->yield_now, false);
+    let_go();
+}
+
+static void a_busy_ps_time_is_kept(void *arg) {
+    (void)arg;
+    int64_t t = take_hand() + SEC;
+    rt_p *p = own_p();
+    atomic_store(&p->now_ns, t);
+    round_at(t + SLICE_NS);
+    EXPECT_EQ(atomic_load(&p->now_ns), t);
+    round_at(t + SLICE_NS + 1);
+    EXPECT_EQ(atomic_load(&p->now_ns), t + SLICE_NS + 1);
+    atomic_store(&p->now_ns, rt_nanotime());
+    let_go();
+}
+
+static _Atomic bool ran;
+
+static void run(void *arg) {
+    (void)arg;
+    atomic_store(&ran, true);
+}
+
+static void in_a_system_call(bool with_work) {
+    int64_t t = take_hand();
+    rt_p *p = own_p();
+    if (with_work) {
+        atomic_store(&ran, false);
+        rt_go(run, NULL);
+    }
+    int64_t handoffs = count_get(&sched.n_handoffs);
+    rt_entersyscall();
+    round_at(t + 1); /* sees this call */
+    bool early = count_get(&sched.n_handoffs) != handoffs;
+    uint32_t status = atomic_load(&p->status);
+    round_at(t + 2);
+    bool at_once = count_get(&sched.n_handoffs) == handoffs + 1;
+    round_at(t + 1 + SLICE_NS);
+    bool before = count_get(&sched.n_handoffs) != handoffs;
+    round_at(t + 2 + SLICE_NS);
+    bool after = count_get(&sched.n_handoffs) == handoffs + 1;
+    rt_exitsyscall();
+    EXPECT(!early);
+    EXPECT_EQ(status, P_SYSCALL);
+    EXPECT(after);
+    EXPECT_EQ(at_once, with_work);
+    EXPECT_EQ(before, with_work);
+    let_go();
+    if (with_work) EXPECT_SOON(atomic_load(&ran));
+}
+
+static void a_call_without_work_lasts_10_ms(void *arg) {
+    (void)arg;
+    in_a_system_call(false);
+}
+
+static void a_call_with_work_lasts_a_round(void *arg) {
+    (void)arg;
+    if (rt_procs() == 1) in_a_system_call(true); /* else others may take the work first */
+}
+
+static _Atomic bool fired;
+
+static void fire(void *arg) {
+    (void)arg;
+    atomic_store(&fired, true);
+}
+
+/* Idle Ms sleep in their pollers and do not look at others' timers. */
+static void an_overdue_timer_of_a_busy_p_wakes_another(void *arg) {
+    (void)arg;
+    static rt_timer timer;
+    if (rt_procs() == 1) return;
+    take_hand();
+    spin_for(20 * MS); /* those who look for work have found none */
+    rt_timer_init(&timer, fire, NULL);
+    atomic_store(&fired, false);
+    int64_t due = rt_nanotime() + MS;
+    rt_timer_set(&timer, due);
+    spin_for(20 * MS);
+    bool alone = !atomic_load(&fired);
+    round_at(due + NS_PER_MS);
+    round_at(due + NS_PER_MS + 1);
+    for (int64_t until = rt_nanotime() + 10 * SEC; !atomic_load(&fired) && rt_nanotime() < until;)
+        ;
+    EXPECT(atomic_load(&fired));
+    EXPECT(alone);
+    let_go();
+}
+
+static int untrimmed(void) {
+    int n = 0;
+    rt_lock_acquire(&sched.gfree_lock);
+    for (rt_g *g = sched.stack_gfree.head; g; g = g->schedlink)
+        n += !g->trimmed;
+    rt_lock_release(&sched.gfree_lock);
+    return n;
+}
+
+static void yield_once(void *arg) {
+    (void)arg;
+    rt_yield();
+}
+
+static void pages_of_free_stacks_go_back_every_second(void *arg) {
+    (void)arg;
+    crowd c = {0};
+    rt_sleep(20 * MS); /* Gs of former tests are buried by now */
+    int64_t t = take_hand() + 2 * SEC;
+    for (int i = 0; i < 1000 && untrimmed(); i++)
+        round_at(t); /* it is due; a batch per round */
+    round_at(t);     /* nothing left: the next is due one second later */
+    EXPECT_EQ(untrimmed(), 0);
+    for (int i = 0; i < 8 * GFREE_MAX; i++) /* more than the Ps keep for themselves */
+        crowd_go(&c, yield_once, NULL);
+    crowd_wait(&c);
+    EXPECT(untrimmed() > 0);
+    round_at(t + SEC - 1);
+    EXPECT(untrimmed() > 0);
+    for (int i = 0; i < 1000 && untrimmed(); i++)
+        round_at(t + SEC);
+    EXPECT_EQ(untrimmed(), 0);
+    let_go();
+}
+
+static void it_sleeps_longer_when_there_is_nothing_to_do(void *arg) {
+    (void)arg;
+    int64_t t = take_hand();
+    rt_entersyscall(); /* something to do: a P to take */
+    round_at(t + 1);
+    t += 2 + 2 * SLICE_NS;
+    round_at(t);
+    rt_exitsyscall();
+    EXPECT_EQ(atomic_load(&hand.asked_ns), 20000);
+    int64_t expected = 20000;
+    for (int i = 1; i < 70; i++) {
+        round_at(t + i);
+        if (i >= 50 && expected < 10 * MS)
+            expected = expected * 2 < 10 * MS ? expected * 2 : 10 * MS;
+        CHECK_EQ(atomic_load(&hand.asked_ns), expected);
+    }
+    CHECK_EQ(expected, 10 * MS);
+    let_go();
+}
+
+/* ---- on the main thread: no G runs ---- */
+
+static _Atomic int runs;
+
+static void count_run(void *arg) {
+    (void)arg;
+    atomic_fetch_add(&runs, 1);
+}
+
+static bool all_idle_soon(void) {
+    for (int i = 0; i < 10000; i++) {
+        if (atomic_load(&sched.n_idle_ps) == sched.procs) return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+static bool waits_soon(void) {
+    for (int i = 0; i < 10000; i++) {
+        if (atomic_load(&sched.sysmon_waits)) return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+static void it_sleeps_deeply_until_a_p_is_taken(void **state) {
+    (void)state;
+    assert_true(all_idle_soon());
+    int64_t t = take_hand();
+    bool deep = false;
+    int rounds = 0;
+    for (; !deep && rounds < 2000; rounds++) {
+        begin_round_at(++t);
+        /* It comes round, or sleeps on its own note. */
+        while (!note_sleep_for(&hand.done, MS))
+            if (atomic_load(&sched.sysmon_waits)) {
+                deep = true;
+                break;
+            }
+    }
+    assert_true(deep);
+    /* Work wakes it; the round goes on to its end, and it watches closely again. */
+    atomic_store(&runs, 0);
+    rt_go(count_run, NULL);
+    wait_until_it_stands();
+    assert_false(atomic_load(&sched.sysmon_waits));
+    round_at(++t);
+    assert_int_equal(atomic_load(&hand.asked_ns), 20000);
+    let_go();
+    for (int i = 0; i < 10000 && !atomic_load(&runs); i++)
+        usleep(1000);
+    assert_int_equal(atomic_load(&runs), 1);
+}
+
+/* The flag and the note in every order: nothing is lost. */
+static void deep_sleeps_race_with_work(void **state) {
+    (void)state;
+    uint64_t seed = 3;
+    atomic_store(&runs, 0);
+    for (int i = 1; i <= 20; i++) {
+        if (i % 4 == 0) assert_true(waits_soon());
+        usleep((useconds_t)random_below(&seed, 3000));
+        rt_go(count_run, NULL);
+        for (int k = 0; k < 10000 && atomic_load(&runs) < i; k++)
+            usleep(1000);
+        assert_int_equal(atomic_load(&runs), i);
+    }
+}
+
+int main(void) {
+    sysmon_set_clock(&by_hand);
+    const struct CMUnitTest tests[] = {
+        in_g_test(a_busy_ps_poller_is_polled_after_10_ms),
+        in_g_test(a_busy_p_is_told_to_yield_after_10_ms),
+        in_g_test(a_busy_ps_time_is_kept),
+        in_g_test(a_call_without_work_lasts_10_ms),
+        in_g_test(a_call_with_work_lasts_a_round),
+        in_g_test(an_overdue_timer_of_a_busy_p_wakes_another),
+        in_g_test(pages_of_free_stacks_go_back_every_second),
+        in_g_test(it_sleeps_longer_when_there_is_nothing_to_do),
+        cmocka_unit_test(it_sleeps_deeply_until_a_p_is_taken),
+        cmocka_unit_test(deep_sleeps_race_with_work),
+    };
+    RUN_TESTS("sysmon", tests);
+}
