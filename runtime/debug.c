@@ -116,7 +116,8 @@ static const char *site_name(dump *d, const void *site) {
         if (d->sites[i].site == site) return d->sites[i].text;
     unsigned i = d->next_site++ % SITES;
     d->sites[i].site = site;
-    symbol_print(site, d->sites[i].text, SITE_MAX);
+    /* The call itself: what follows it may be another function, if it does not return. */
+    symbol_print((const char *)site - 1, d->sites[i].text, SITE_MAX);
     return d->sites[i].text;
 }
 

@@ -26,9 +26,9 @@ enum { RUNQ_SIZE = 256, GFREE_MAX = 64, POLL_EVENTS = 128, TIMER_HEAP_MIN = 64 }
 #endif
 enum {
     MAX_PROCS = 256,
-    GLOBAL_TICK = 61,   /* every so many Gs the global queue and the poller come first */
-    TIMER_BATCH = 64,   /* timers that fire before Gs have their turn */
-    CELL_SLICE = 64,    /* Gs that a cell runs before others get its M */
+    GLOBAL_TICK = 61, /* every so many Gs the global queue and the poller come first */
+    TIMER_BATCH = 64, /* timers that fire before Gs have their turn */
+    CELL_SLICE = 64,  /* Gs that a cell runs before others get its M */
     CACHE_LINE = 64,
 };
 #define NS_PER_MS   INT64_C(1000000)
@@ -60,14 +60,14 @@ struct rt_g {
     rt_context ctx;          /* owner: native, its stack */
     void (*fn)(void *);      /* native: what it runs */
     void *arg;
-    const void *site;          /* where it was made: a return address in whoever called rt_go */
-    rt_commit_fn commit;       /* owner: of the park that begins */
-    void *commit_arg;          /* owner */
-    _Atomic uint64_t wait;     /* atomic: ticket and phase of a wait, see wait.c */
-    _Atomic(_Atomic uintptr_t *) word; /* the owner writes: rg or wg that it waited at last */
-    rt_timer timer;            /* owner: deadline of that wait */
-    _Atomic int64_t since_ns;  /* the owner writes, dumps read: when the wait began */
-    int64_t id;                /* owner: a new one each time the G is reused */
+    const void *site;      /* where it was made: a return address in whoever called rt_go */
+    rt_commit_fn commit;   /* owner: of the park that begins */
+    void *commit_arg;      /* owner */
+    _Atomic uint64_t wait; /* atomic: ticket and phase of a wait, see wait.c */
+    _Atomic(_Atomic uintptr_t *) word;  /* the owner writes: rg or wg that it waited at last */
+    rt_timer timer;                     /* owner: deadline of that wait */
+    _Atomic int64_t since_ns;           /* the owner writes, dumps read: when the wait began */
+    int64_t id;                         /* owner: a new one each time the G is reused */
     _Alignas(8) char local[RT_G_LOCAL]; /* owner: room for whoever made the step G */
 };
 
@@ -108,15 +108,16 @@ struct rt_p {
     _Alignas(CACHE_LINE) _Atomic uint32_t runq_head;
     _Atomic uint32_t runq_tail;
     _Atomic(rt_g *) runq[RUNQ_SIZE];
-    _Atomic(rt_g *) runnext; /* atomic: runs before the ring, in the slice of the G that readied it */
+    _Atomic(rt_g *)
+        runnext; /* atomic: runs before the ring, in the slice of the G that readied it */
 
     _Atomic uint32_t schedtick;   /* owner writes, others read: Gs run */
     _Atomic uint32_t slicetick;   /* owner writes, sysmon reads: slices begun */
     _Atomic uint32_t syscalltick; /* owner writes, sysmon reads: system calls entered */
     _Atomic bool yield_now;       /* atomic: sysmon found the slice used up */
-    _Atomic int64_t now_ns;       /* owner and sysmon write: a recent time, for what need not be exact */
-    g_list gfree;                 /* owner */
-    g_list stack_gfree;           /* owner: dead native Gs that keep their stack */
+    _Atomic int64_t now_ns; /* owner and sysmon write: a recent time, for what need not be exact */
+    g_list gfree;           /* owner */
+    g_list stack_gfree;     /* owner: dead native Gs that keep their stack */
 
     rt_lock timer_lock;
     timer_slot *timers;            /* timer_lock: 4-ary heap */
@@ -134,31 +135,31 @@ struct rt_p {
 /* ---- M ------------------------------------------------------------------------------------- */
 
 struct rt_m {
-    rt_context ctx;  /* its loop's stack */
-    rt_g *curg;      /* this thread */
-    rt_p *p;         /* this thread; NULL: it has none */
-    rt_cell *cell;   /* this thread: the cell whose loop runs on it */
-    rt_p *next_p;    /* handed over before wake-up: sched.lock, then this thread */
-    rt_p *old_p;     /* this thread: the P it had before a system call */
+    rt_context ctx; /* its loop's stack */
+    rt_g *curg;     /* this thread */
+    rt_p *p;        /* this thread; NULL: it has none */
+    rt_cell *cell;  /* this thread: the cell whose loop runs on it */
+    rt_p *next_p;   /* handed over before wake-up: sched.lock, then this thread */
+    rt_p *old_p;    /* this thread: the P it had before a system call */
     uint32_t old_tick;
-    bool spinning;   /* this thread; handed over with next_p */
-    bool to_spin;    /* with next_p: it is to spin */
-    rt_step after;   /* this thread: what the native G that just left wants */
-    rt_g *left;      /* this thread: it switched straight to curg, which settles it */
-    rt_g *picked;    /* this thread: taken from the ring, for the loop to run */
-    uint64_t rand;   /* this thread */
+    bool spinning; /* this thread; handed over with next_p */
+    bool to_spin;  /* with next_p: it is to spin */
+    rt_step after; /* this thread: what the native G that just left wants */
+    rt_g *left;    /* this thread: it switched straight to curg, which settles it */
+    rt_g *picked;  /* this thread: taken from the ring, for the loop to run */
+    uint64_t rand; /* this thread */
     note park;
     rt_m *idle_link; /* sched.lock */
     rt_m *all_link;
     pthread_t thread;
     int32_t id;
     void *sigstack;
-    _Atomic int32_t tid;            /* atomic: the kernel's name of the thread; 0: not started yet */
-    _Atomic bool urged;             /* atomic: a SIGURG is on its way */
-    _Atomic bool interrupted;       /* atomic: one came; whoever looks clears it */
-    _Atomic int64_t n_interrupts;   /* its handler writes */
-    timer_t prof_timer;             /* prof.c's lock */
-    bool has_prof_timer;            /* prof.c's lock */
+    _Atomic int32_t tid;          /* atomic: the kernel's name of the thread; 0: not started yet */
+    _Atomic bool urged;           /* atomic: a SIGURG is on its way */
+    _Atomic bool interrupted;     /* atomic: one came; whoever looks clears it */
+    _Atomic int64_t n_interrupts; /* its handler writes */
+    timer_t prof_timer;           /* prof.c's lock */
+    bool has_prof_timer;          /* prof.c's lock */
     _Atomic(struct trace_buf *) trace; /* this thread writes, see trace.c */
 };
 
@@ -169,11 +170,11 @@ typedef struct rt_sched {
     int32_t procs;
     rt_p *ps; /* [procs] */
 
-    rt_p *idle_ps;            /* lock */
+    rt_p *idle_ps;             /* lock */
     _Atomic int32_t n_idle_ps; /* lock writes, anybody reads */
-    rt_m *idle_ms;            /* lock: asleep on their notes */
+    rt_m *idle_ms;             /* lock: asleep on their notes */
     _Atomic int32_t n_idle_ms; /* lock writes */
-    _Atomic(rt_m *) all_ms;   /* push only */
+    _Atomic(rt_m *) all_ms;    /* push only */
     _Atomic int32_t n_ms;
     _Atomic int32_t n_spinning; /* atomic */
 
@@ -232,13 +233,13 @@ void runq_put_next(rt_p *p, rt_g *g);
 rt_g *runq_get(rt_p *p);
 bool runq_empty(rt_p *p);
 rt_g *runq_steal(rt_p *p, rt_p *victim, bool next_too);
-void global_put(g_list *l);              /* sched.lock held */
+void global_put(g_list *l);             /* sched.lock held */
 rt_g *global_get(rt_p *p, int32_t max); /* sched.lock held */
 
 /* m.c. acquire/release: this M and p belong together from/until now. */
 void p_acquire(rt_m *m, rt_p *p);
 rt_p *p_release(rt_m *m);
-void p_idle_put(rt_p *p);      /* sched.lock held */
+void p_idle_put(rt_p *p);       /* sched.lock held */
 rt_p *p_idle_get(rt_p *wanted); /* sched.lock held; wanted if it is idle, else any, else NULL */
 /* Whoever takes an idle p for itself, not for the M in its poller, sends that M away. sched.lock. */
 void p_evict(rt_p *p, rt_m *taker);
@@ -371,7 +372,8 @@ static inline void full_fence(void) {
 #else
         "dmb ish"
 #endif
-        ::: "memory");
+        ::
+            : "memory");
 #else
     atomic_thread_fence(memory_order_seq_cst);
 #endif

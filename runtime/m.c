@@ -29,7 +29,8 @@ uint64_t m_rand(rt_m *m) {
 void p_acquire(rt_m *m, rt_p *p) {
     uint32_t status = atomic_load(&p->status);
     if (m->p || status != P_IDLE)
-        rt_throw("M %d takes P %d: status %u, M has %d", m->id, p->id, status, m->p ? m->p->id : -1);
+        rt_throw("M %d takes P %d: status %u, M has %d", m->id, p->id, status,
+                 m->p ? m->p->id : -1);
     m->p = p;
     atomic_store(&p->m, m);
     atomic_store(&p->status, P_RUNNING);
@@ -57,7 +58,8 @@ void p_idle_put(rt_p *p) {
 rt_p *p_idle_get(rt_p *wanted) {
     rt_p **at = &sched.idle_ps;
     if (wanted && wanted->in_idle)
-        while (*at != wanted) at = &(*at)->idle_link;
+        while (*at != wanted)
+            at = &(*at)->idle_link;
     rt_p *p = *at;
     if (!p) return NULL;
     *at = p->idle_link;
@@ -121,8 +123,8 @@ static void new_m(rt_p *p, bool spinning) {
     m->ctx.stack = stack_alloc(STACK_M);
     pthread_attr_t attr;
     pthread_attr_init(&attr);
-    int err = pthread_attr_setstack(&attr, m->ctx.stack.lo,
-                                    (size_t)(m->ctx.stack.hi - m->ctx.stack.lo));
+    int err =
+        pthread_attr_setstack(&attr, m->ctx.stack.lo, (size_t)(m->ctx.stack.hi - m->ctx.stack.lo));
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);

@@ -57,8 +57,9 @@ struct rt_pd {
     rt_lock lock;             /* of rt_timer_set */
     int fd;
     _Atomic bool shut; /* atomic: waits answer RT_ECLOSED */
-    _Atomic uint32_t hup; /* atomic: 1 + low bits of fdseq: in that use the peer will send no more */
-    bool system;       /* not counted as something the program waits for */
+    _Atomic uint32_t
+        hup;     /* atomic: 1 + low bits of fdseq: in that use the peer will send no more */
+    bool system; /* not counted as something the program waits for */
 };
 
 static struct {

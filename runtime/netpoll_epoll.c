@@ -19,7 +19,7 @@
 
 struct rt_poller {
     int epfd, break_fd;
-    _Atomic bool broken; /* atomic: the eventfd was written and not read yet */
+    _Atomic bool broken;   /* atomic: the eventfd was written and not read yet */
     _Atomic uint32_t adds; /* atomic: a pollDesc travels through the kernel from netpoll_add to
                             * netpoll_poll; C's memory model does not know that, so it is said here */
 };
@@ -41,8 +41,8 @@ rt_poller *netpoll_new(void) {
 int netpoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive) {
     struct epoll_event ev = {.data.u64 = tag};
     atomic_fetch_add_explicit(&po->adds, 1, memory_order_release);
-    ev.events = exclusive ? EPOLLIN | EPOLLET | EPOLLEXCLUSIVE
-                          : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    ev.events =
+        exclusive ? EPOLLIN | EPOLLET | EPOLLEXCLUSIVE : EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
     return epoll_ctl(po->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
 }
 
@@ -77,8 +77,9 @@ static int wait_ns(int epfd, struct epoll_event *evs, int64_t delay_ns) {
     }
     int timeout_ms = (int)delay_ns; /* -1, 0 */
     if (delay_ns > 0)
-        timeout_ms = delay_ns >= INT32_MAX * NS_PER_MS ? INT32_MAX
-                                                       : (int)((delay_ns + NS_PER_MS - 1) / NS_PER_MS);
+        timeout_ms = delay_ns >= INT32_MAX * NS_PER_MS
+                         ? INT32_MAX
+                         : (int)((delay_ns + NS_PER_MS - 1) / NS_PER_MS);
     return epoll_wait(epfd, evs, POLL_EVENTS, timeout_ms);
 }
 
@@ -99,7 +100,8 @@ int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l) {
         /* A stream's end is RDHUP, a pipe's is HUP; HUP with OUT and without IN is a socket that is
          * not connected yet. An error alone (a datagram's) ends nothing. */
         bool hup = e & EPOLLRDHUP || (e & EPOLLHUP && (e & EPOLLIN || !(e & EPOLLOUT)));
-        netpoll_event(evs[i].data.u64, e & EPOLLIN, e & EPOLLOUT, hup, e & (EPOLLERR | EPOLLHUP), l);
+        netpoll_event(evs[i].data.u64, e & EPOLLIN, e & EPOLLOUT, hup, e & (EPOLLERR | EPOLLHUP),
+                      l);
     }
     return n;
 }

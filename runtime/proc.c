@@ -106,7 +106,7 @@ rt_g *g_list_pop(g_list *l) {
 }
 
 /* A bit for each legal transition: from * 8 + to. */
-#define MAY(from, to) (UINT64_C(1) << ((from) * 8 + (to)))
+#define MAY(from, to) (UINT64_C(1) << ((from)*8 + (to)))
 static const uint64_t legal =
     MAY(G_IDLE, G_WAITING) | MAY(G_IDLE, G_RUNNABLE) | MAY(G_RUNNABLE, G_RUNNING) |
     MAY(G_RUNNING, G_RUNNABLE) | MAY(G_RUNNING, G_WAITING) | MAY(G_RUNNING, G_SYSCALL) |
@@ -196,10 +196,12 @@ static void bury(rt_g *g) {
     g_list_push(l, g);
     if (l->n < GFREE_MAX) return;
     g_list half = {0};
-    while (l->n > GFREE_MAX / 2) g_list_push(&half, g_list_pop(l));
+    while (l->n > GFREE_MAX / 2)
+        g_list_push(&half, g_list_pop(l));
     rt_lock_acquire(&sched.gfree_lock);
     g_list *global = has_stack ? &sched.stack_gfree : &sched.gfree;
-    while (half.head) g_list_push(global, g_list_pop(&half));
+    while (half.head)
+        g_list_push(global, g_list_pop(&half));
     rt_lock_release(&sched.gfree_lock);
 }
 
@@ -276,11 +278,12 @@ static void settle(void) {
 /* The next G of the ring, if it may run without a look at the rest of the world. */
 static rt_g *pick(rt_m *m) {
     rt_p *p = m->p;
-    if (!p || atomic_load_explicit(&p->schedtick, memory_order_relaxed) % GLOBAL_TICK == 0) return NULL;
+    if (!p || atomic_load_explicit(&p->schedtick, memory_order_relaxed) % GLOBAL_TICK == 0)
+        return NULL;
     return runq_get(p);
 }
 
-static void count_start(rt_p *p, rt_g *g) {
+__attribute__((always_inline)) static inline void count_start(rt_p *p, rt_g *g) {
     atomic_store_explicit(&p->schedtick,
                           atomic_load_explicit(&p->schedtick, memory_order_relaxed) + 1,
                           memory_order_relaxed);
@@ -365,7 +368,8 @@ static bool put(rt_m *m, rt_g *g) {
         }
         runq_put(p, g);
         return m->curg || atomic_load_explicit(&p->runq_tail, memory_order_relaxed) -
-                                  atomic_load_explicit(&p->runq_head, memory_order_relaxed) > 1;
+                                  atomic_load_explicit(&p->runq_head, memory_order_relaxed) >
+                              1;
     }
     g_list l = {0};
     g_list_push(&l, g);
@@ -390,7 +394,8 @@ void rt_ready(rt_g *g) {
 
 void inject(rt_m *m, g_list *l) {
     bool more = false;
-    for (rt_g *g; (g = g_list_pop(l));) more |= put(m, g);
+    for (rt_g *g; (g = g_list_pop(l));)
+        more |= put(m, g);
     if (more) wakep();
 }
 
@@ -535,7 +540,8 @@ static rt_g *findrunnable(rt_m *m) {
         int64_t now = 0;
         uint32_t tick = atomic_load_explicit(&p->schedtick, memory_order_relaxed);
         if (tick % GLOBAL_TICK == 0) { /* each in turn, whatever the others find */
-            now = p->now_ns = rt_nanotime();
+            now = rt_nanotime();
+            p->now_ns = now;
             timers_run(p, &now);
             if (now - atomic_load_explicit(&p->last_poll_ns, memory_order_relaxed) > FRESH_NS)
                 poll_own(m, now);
@@ -559,7 +565,8 @@ static rt_g *findrunnable(rt_m *m) {
 
         int32_t busy = sched.procs - atomic_load_explicit(&sched.n_idle_ps, memory_order_relaxed);
         if (sched.procs > 1 &&
-            (m->spinning || 2 * atomic_load_explicit(&sched.n_spinning, memory_order_relaxed) < busy)) {
+            (m->spinning ||
+             2 * atomic_load_explicit(&sched.n_spinning, memory_order_relaxed) < busy)) {
             if (!m->spinning) {
                 m->spinning = true;
                 atomic_fetch_add(&sched.n_spinning, 1);
@@ -637,5 +644,6 @@ static void execute(rt_m *m, rt_g *g) {
 }
 
 void schedule_loop(rt_m *m) {
-    for (;;) execute(m, findrunnable(m));
+    for (;;)
+        execute(m, findrunnable(m));
 }

@@ -47,12 +47,14 @@ static inline void slot_set(rt_p *p, uint32_t i, rt_g *g) {
 /* Moves the older half of the full ring, and g, to the global list. False if thieves were faster. */
 static bool put_slow(rt_p *p, rt_g *g, uint32_t head) {
     rt_g *batch[RUNQ_SIZE / 2];
-    for (uint32_t i = 0; i < RUNQ_SIZE / 2; i++) batch[i] = slot_get(p, head + i);
+    for (uint32_t i = 0; i < RUNQ_SIZE / 2; i++)
+        batch[i] = slot_get(p, head + i);
     if (!atomic_compare_exchange_strong_explicit(&p->runq_head, &head, head + RUNQ_SIZE / 2,
                                                  memory_order_release, memory_order_relaxed))
         return false;
     g_list l = {0};
-    for (uint32_t i = 0; i < RUNQ_SIZE / 2; i++) g_list_push(&l, batch[i]);
+    for (uint32_t i = 0; i < RUNQ_SIZE / 2; i++)
+        g_list_push(&l, batch[i]);
     g_list_push(&l, g);
     rt_lock_acquire(&sched.lock);
     global_put(&l);
@@ -138,7 +140,8 @@ rt_g *runq_steal(rt_p *p, rt_p *victim, bool next_too) {
             head = atomic_load_explicit(&victim->runq_head, memory_order_acquire);
             continue;
         }
-        for (uint32_t i = 0; i < n; i++) slot_set(p, tail + i, slot_get(victim, head + i));
+        for (uint32_t i = 0; i < n; i++)
+            slot_set(p, tail + i, slot_get(victim, head + i));
         if (atomic_compare_exchange_weak_explicit(&victim->runq_head, &head, head + n,
                                                   memory_order_acq_rel, memory_order_acquire))
             break;

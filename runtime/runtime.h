@@ -28,7 +28,7 @@ typedef struct rt_options {
     int procs;               /* Ps; 0: the CPUs this process may use, capped by its cgroup quota */
     bool deadlock_is_normal; /* true: all Gs may wait forever without its being reported */
     uint64_t seed;           /* of victim choice; 0: from the kernel */
-    bool keep_signals;       /* true: SIGUSR1 and SIGQUIT do not dump, but keep their default action */
+    bool keep_signals; /* true: SIGUSR1 and SIGQUIT do not dump, but keep their default action */
 } rt_options;
 
 /* Starts the runtime on the calling thread and runs fn(arg) as the main G. When fn returns, the
@@ -403,10 +403,10 @@ int64_t rt_linkbuf_bytes(void);
 
 /* Calls fn(arg) on an M with a P, once, not before `until`. fn must not wait. */
 typedef struct rt_timer {
-    _Atomic int64_t until;    /* when it is due, rt_nanotime; 0: not at all. Written by the owner */
-    _Atomic int64_t key;      /* its place in the heap; home's timer_lock writes */
+    _Atomic int64_t until; /* when it is due, rt_nanotime; 0: not at all. Written by the owner */
+    _Atomic int64_t key;   /* its place in the heap; home's timer_lock writes */
     _Atomic(struct rt_p *) home; /* P whose heap holds it, or held it last; see timer.c */
-    _Atomic uint32_t index;   /* place in that heap + 1; 0: in none */
+    _Atomic uint32_t index;      /* place in that heap + 1; 0: in none */
     void (*fn)(void *arg);
     void *arg;
 } rt_timer;

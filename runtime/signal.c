@@ -128,7 +128,7 @@ static void say_fault(int signo, const siginfo_t *info) {
     rt_g *loop = m->cell ? cell_driver(m->cell) : NULL;
     const char *at = info->si_addr;
     char site[128] = "nobody";
-    if (g && g->site) symbol_print(g->site, site, sizeof site);
+    if (g && g->site) symbol_print((const char *)g->site - 1, site, sizeof site);
     bool memory = signo == SIGSEGV || signo == SIGBUS;
     if (memory && loop && overflows(loop->ctx.stack, at))
         rt_throw("stack overflow: G %lld of VM G %lld, stack of %zu bytes, created by %s",

@@ -51,7 +51,8 @@ static size_t page_size(void) {
 
 static unsigned class_of(size_t size) {
     unsigned c = 0;
-    while ((size_t)1 << (CLASS_MIN_BITS + c) < size) c++;
+    while ((size_t)1 << (CLASS_MIN_BITS + c) < size)
+        c++;
     if (c >= CLASSES) rt_throw("stack of %zu bytes", size);
     return c;
 }

@@ -87,7 +87,8 @@ static void append(_Atomic(trace_buf *) *slot, int32_t m, const event *e) {
         if (!b) return; /* no memory, no trace */
         atomic_store_explicit(slot, b, memory_order_release);
     }
-    uint32_t session = atomic_load_explicit(&trace.session, memory_order_relaxed);
+    /* Acquire: whoever stopped the session before has read what is overwritten now. */
+    uint32_t session = atomic_load_explicit(&trace.session, memory_order_acquire);
     uint32_t n = atomic_load_explicit(&b->n, memory_order_relaxed);
     if (atomic_load_explicit(&b->session, memory_order_relaxed) != session) {
         atomic_store_explicit(&b->n, n = 0, memory_order_relaxed);

@@ -159,12 +159,12 @@ inline acquire() {
 }
 
 /* regain(m, last, work, spin): p is NONE if there is none to have */
-inline regain(last, work, spin) {
+inline regain(last, work, spin) { /* spin 0: called by idle; there a P it still stands in will do */
     atomic {
         x = NONE;
         if
         :: next_p[me] != NONE -> p = next_p[me]; next_p[me] = NONE; spinning = to_spin[me]
-        :: next_p[me] == NONE && work ->
+        :: next_p[me] == NONE && (work || (!spin && in_idle[last] && poll_m[last] == me)) ->
             idle_get(last, p);
             if
             :: p != NONE -> n_spin = n_spin + spin; spinning = spin; evict(p, me)
@@ -272,6 +272,10 @@ find: /* findrunnable. The first looks are one step: what comes between them is 
         :: else
         fi;
         tn[p] = 0; /* timers_run; what it readies is left out */
+        if /* every 61st time: what poll_own finds lies in the ring while a global G runs */
+        :: ev[p] && glob > 0 -> ev[p] = 0; pend[p]++
+        :: true
+        fi;
         if
         :: glob > 0 -> /* global_get */
             FENCE(p);
@@ -364,7 +368,7 @@ end_idle:
     due = 0;
     atomic { zero_pend[last] = 0; zero[last] = 0 } /* last_poll_ns = now */
     leave_poller(last);
-    regain(last, 1, 0);
+    regain(last, ready, 0);
     if
     :: p != NONE ->
         last = NONE;
@@ -413,7 +417,10 @@ execute:
         wakep()
     :: else
     fi;
-    goto find /* the G ends at once */
+    if /* the G ends at once, or runs for ever */
+    :: goto find
+    :: goto forever
+    fi
 }
 
 /* rt_ready from a thread without a P */

@@ -1,12 +1,14 @@
 /* The words of a pollDesc (netpoll.c): prepare, commit, event, expire, shut, kick, pd_leave.
  *
  * Bound: CONF=1: one G waits at one word; two edges, a deadline in the past set once by somebody else,
- * one shut; CONF=2: the same with a kick and a deadline of the G itself (wait_deadline, pd_leave)
- * instead of the shut; CONF=3: two words and two Gs, of which G 0 goes from word 0 to word 1 while G 1
- * comes to word 0; an edge at each; two deadlines of G 0, the second may be left over from the first.
+ * one shut; CONF=2: one edge, the deadline, a kick and a deadline of the G itself (wait_deadline,
+ * pd_leave); CONF=3: two words and two Gs, of which G 0 goes from word 0 to word 1 while G 1 comes to
+ * word 0; an edge at word 0; two deadlines of G 0, the second may be left over from the first.
  *
- * G reads until there is nothing, then waits; after a timeout it clears the deadline and waits again
- * without a read, as a reader does that knows its socket to be drained.
+ * G reads until there is nothing, then waits. After a timeout of the pollDesc it clears the deadline
+ * and waits again without a read, as a reader may that knows its socket to be drained: rt_pd_check
+ * puts back what the wait may have used up. After a deadline of its own it has to read first, as
+ * host/sock.c does: nobody puts READY back for it (MUTATE_9).
  *
  * Checked: a G is readied only while it waits, and never found at a word where another stands; at
  * the end a G that is still parked has nothing to read, no deadline that has come, no shut, no kick
@@ -186,12 +188,8 @@ end_parked:
     :: skip
     fi;
     check(w);
-    if
-    :: r == AGAIN && gdue[me] -> r = TIMEOUT
-    :: else
-    fi;
 
-result:
+result: /* readiness, or the G's own deadline: either way it tries to read */
     old = NIL;
     if
     :: r == CLOSED -> status[me] = GONE; goto end_gone
@@ -200,7 +198,16 @@ result:
         due[w] = 0; /* rt_pd_set_deadline(pd, mode, 0) */
         gdue[me] = 0; /* rt_set_deadline(g, 0) */
         kicked = 0
-    :: r == AGAIN -> gdue[me] = 0; kicked = 0; goto moved
+    :: r == AGAIN ->
+        kicked = 0;
+        if
+        :: gdue[me] -> gdue[me] = 0;
+#ifdef MUTATE_9 /* waits again without a read after a deadline of its own, too */
+            goto wait
+#endif
+        :: else
+        fi;
+        goto moved
     fi;
     goto wait;
 moved:
@@ -322,10 +329,9 @@ init {
 #if CONF == 1
         run peer(0, 2); run deadline(0); run shutter(0); run drain()
 #elif CONF == 2
-        run peer(0, 2); run deadline(0); run kick(0); run own_deadline(0)
+        run peer(0, 1); run deadline(0); run kick(0); run own_deadline(0)
 #else
-        run G(1); run poller(1);
-        run peer(0, 1); run peer(1, 1);
+        run G(1); run peer(0, 1);
         run own_deadline(0); run own_deadline(0)
 #endif
     }

@@ -1,8 +1,8 @@
 /* Lazy timers (timer.c): the owner's rt_timer_set against timers_run of two Ps.
  *
  * Bound: one timer, two heaps. CONF=1: one owner with three settings, each from either P; times 1 .. 3.
- * CONF=2: two callers of rt_pd_set_deadline (netpoll.c), each on a P of its own, with two settings;
- * they store without a lock and insert under the pollDesc's; times 1 .. 2.
+ * CONF=2: two callers of rt_pd_set_deadline (netpoll.c), each on a P of its own, with two settings
+ * and one; they store without a lock and insert under the pollDesc's; times 1 .. 2.
  *
  * Checked: the timer stands in at most one heap, home says which; fn is called only for a time that
  * has come, and not more often than the timer was set; when time is over, the last setting has had a
@@ -16,7 +16,7 @@
 #define SETS 3
 #define END 3
 #else
-#define SETS 2
+#define SETS (2 - me)
 #define END 2
 #endif
 #define NONE 255

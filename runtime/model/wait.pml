@@ -1,15 +1,20 @@
 /* The ticket word of wait.c: one wait, many wakers, one winner.
  *
- * Bound: one G that opens ROUNDS waits one after the other; two wakers, each with WAKES calls of
- * rt_wake for any ticket handed out so far; one rt_interrupt; each wait with a deadline or without;
- * the G's timer, and one more call of wait_deadline that is left over from some earlier setting.
+ * Bound: one G that opens ROUNDS waits one after the other, each with a deadline (past already, or one
+ * step ahead) or without; its timer. CONF=1: two waits, two wakers with one call each of rt_wake, for
+ * the latest ticket or the one before. CONF=2: three waits, one waker with two calls, one
+ * rt_interrupt.
  *
  * Checked: exactly one waker wins a ticket and it closes that one; the G is readied only while it
  * waits; it gets the winner's code; RT_TIMEOUT only when the deadline of this very wait has come; at
  * the end a G that is still parked was woken by nobody and has no deadline that has come.
  */
-#define ROUNDS 3
-#define WAKES 2
+#ifndef CONF
+#define CONF 1
+#endif
+#define ROUNDS (CONF + 1)
+#define WAKES CONF
+#define END 2
 
 mtype = { CLOSED, OPEN, PARKED };        /* phases */
 mtype = { NONE, WOKEN, CANCELED, TIMEOUT }; /* codes */
@@ -150,7 +155,7 @@ proctype waker() {
     od
 }
 
-active proctype interrupter() {
+proctype interrupter() {
     byte wt = 0;
     mtype wp = CLOSED;
     bit ok = 0;
@@ -184,17 +189,10 @@ end:
     od
 }
 
-active proctype late_timer() {
-    byte wt = 0;
-    mtype wp = CLOSED;
-    bit ok = 0, due = 0;
-    wait_deadline()
-}
-
 active proctype clock() {
     do
-    :: now < ROUNDS + 1 -> now++
-    :: now == ROUNDS + 1 -> break
+    :: now < END -> now++
+    :: now == END -> break
     od
 }
 
@@ -205,5 +203,12 @@ active proctype watch() {
 }
 
 init {
-    atomic { run waker(); run waker() }
+    atomic {
+        run waker();
+#if CONF == 1
+        run waker()
+#else
+        run interrupter()
+#endif
+    }
 }

@@ -55,9 +55,9 @@ static void a_deadline_moved_in_a_wait_holds(void *arg) {
     one_call k;
     CHECK(open_tcp(&a, &b));
     for (int i = 0; i < 3; i++) {
-        CHECK_EQ(rt_fd_set_deadline(&a, RT_RW, i == 0 ? 0 : rt_nanotime() + 30 * MS), 0);
+        CHECK_EQ(rt_fd_set_deadline(&a, RT_RW, i == 0 ? 0 : rt_nanotime() + 400 * MS), 0);
         start_call(&c, &k, &a, read_one);
-        int64_t until = rt_nanotime() + (i == 1 ? 60 : 5) * MS; /* set, later, earlier */
+        int64_t until = rt_nanotime() + (i == 1 ? 450 : 5) * MS; /* set, later, earlier */
         CHECK_EQ(rt_fd_set_deadline(&a, RT_RW, until), 0);
         crowd_wait(&c);
         CHECK_EQ(k.r, RT_ETIMEOUT);

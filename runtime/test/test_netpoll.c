@@ -892,7 +892,7 @@ static void thousands_of_connections_echo(void *arg) {
     struct rlimit r;
     getrlimit(RLIMIT_NOFILE, &r);
     many.n = ROUNDS(2000);
-    if (r.rlim_cur < (rlim_t)(2 * many.n + 100)) many.n = (int)(r.rlim_cur - 100) / 2;
+    if (r.rlim_cur < (rlim_t)many.n * 2 + 100) many.n = (int)(r.rlim_cur - 100) / 2;
     atomic_store(&many.connected, 0);
     atomic_store(&many.done, 0);
     CHECK(serve(&many.s));

@@ -172,7 +172,11 @@ static void an_overdue_timer_of_a_busy_p_wakes_another(void *arg) {
     static rt_timer timer;
     if (rt_procs() == 1) return;
     take_hand();
-    spin_for(20 * MS); /* those who look for work have found none */
+    /* Those who look for work have found none, and sleep. */
+    for (int64_t until = rt_nanotime() + 5 * SEC; rt_nanotime() < until;)
+        if (atomic_load(&sched.n_idle_ps) == sched.procs - 1 && atomic_load(&sched.n_spinning) == 0)
+            break;
+    spin_for(20 * MS);
     rt_timer_init(&timer, fire, NULL);
     atomic_store(&fired, false);
     int64_t due = rt_nanotime() + MS;
