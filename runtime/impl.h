@@ -177,6 +177,7 @@ typedef struct rt_sched {
     _Atomic(rt_m *) all_ms;    /* push only */
     _Atomic int32_t n_ms;
     _Atomic int32_t n_spinning; /* atomic */
+    bool need_spinning;         /* lock: a wakep found no idle P; who drops one next looks first */
 
     g_list runq;            /* lock: the global queue */
     _Atomic int32_t n_runq; /* lock writes, anybody reads */
@@ -273,6 +274,8 @@ bool timer_move_later(rt_timer *t, int64_t until);
 rt_poller *netpoll_new(void);
 int netpoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive);
 int netpoll_del(rt_poller *po, int fd);
+/* fd is one of the poller's own. */
+bool netpoll_owns(rt_poller *po, int fd);
 /* Polls; delay_ns < 0: until an event, 0: not at all. Ready Gs are added to l; how many. */
 int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l);
 /* Ends a poll that blocks now, or the next one that would. Any thread. */

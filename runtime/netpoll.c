@@ -233,6 +233,12 @@ void rt_pd_close(rt_pd *pd) {
     give_pd(pd);
 }
 
+bool rt_is_poll_descriptor(int fd) {
+    for (int32_t i = 0; i < sched.procs; i++)
+        if (netpoll_owns(sched.ps[i].poller, fd)) return true;
+    return false;
+}
+
 bool rt_pd_hup(rt_pd *pd) {
     return atomic_load_explicit(&pd->hup, memory_order_relaxed) ==
            (atomic_load_explicit(&pd->fdseq, memory_order_relaxed) & 0xffff) + 1;

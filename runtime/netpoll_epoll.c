@@ -50,6 +50,10 @@ int netpoll_del(rt_poller *po, int fd) {
     return epoll_ctl(po->epfd, EPOLL_CTL_DEL, fd, NULL) < 0 ? -errno : 0;
 }
 
+bool netpoll_owns(rt_poller *po, int fd) {
+    return fd == po->epfd || fd == po->break_fd;
+}
+
 void netpoll_break(rt_poller *po) {
     if (atomic_exchange(&po->broken, true)) return;
     uint64_t one = 1;

@@ -411,6 +411,9 @@ void wakep(void) {
         return;
     rt_lock_acquire(&sched.lock);
     rt_p *p = p_idle_get(NULL);
+    /* The P that was idle has an M again, which perhaps did not steal because of our n_spinning, and
+     * will not look a second time. */
+    if (!p) sched.need_spinning = true;
     rt_lock_release(&sched.lock);
     if (!p) {
         atomic_fetch_sub(&sched.n_spinning, 1);
@@ -578,6 +581,15 @@ static rt_g *findrunnable(rt_m *m) {
         if ((g = global_get(p, 0))) {
             rt_lock_release(&sched.lock);
             return g;
+        }
+        if (sched.need_spinning) {
+            sched.need_spinning = false;
+            rt_lock_release(&sched.lock);
+            if (!m->spinning) {
+                m->spinning = true;
+                atomic_fetch_add(&sched.n_spinning, 1);
+            }
+            continue;
         }
         p_release(m);
         p->poll_m = m;

@@ -162,8 +162,8 @@ enum { RT_CELL_STACK = 2 << 20 };
 /* ---- blocking calls (syscall.c) ------------------------------------------------------------ */
 
 /* Brackets for C code that may block: between them the caller's P may go to another M. Nothing of
- * the runtime may be called between them. Native Gs. After the second the G may run on another P,
- * on the same thread; errno is as the call left it. */
+ * the runtime may be called between them. Native Gs. After the second the G may run on another P and
+ * another thread; errno is as the call left it. */
 void rt_entersyscall(void);
 void rt_exitsyscall(void);
 
@@ -209,6 +209,9 @@ int rt_pd_check(rt_pd *pd, int mode);
 
 /* Ends a wait of `mode` as if the descriptor had become ready. Any thread. */
 void rt_pd_kick(rt_pd *pd, int mode);
+
+/* fd is one of the runtime's own, which nobody else may close or poll. Any thread. */
+bool rt_is_poll_descriptor(int fd);
 
 /* The peer has shut its side down: a short read does not mean that nothing is left. */
 bool rt_pd_hup(rt_pd *pd);

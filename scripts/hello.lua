@@ -4,10 +4,10 @@
 local http = require "lunapark.http"
 local app = http.app()
 
-app:get("/", function() return "Hello, World!\n" end)
+app:get("/", function() return "Hello, World!" end)
 
-app:get("/hello", function(req) return "Hello, " .. tostring(req.query.name or "stranger") .. "!\n" end)
+app:get("/hello", function(req) return "Hello, " .. tostring(req.query.name or "stranger") end)
 
-app:get("/hello/:name", function(req) return "Hello, " .. req.params.name .. "!\n" end)
+app:get("/hello/:name", function(req) return "Hello, " .. req.params.name end)
 
 return app

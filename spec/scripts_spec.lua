@@ -25,10 +25,10 @@ describe("scripts/", function()
 
   it("hello greets", function()
     serve "hello"
-    assert.equal("Hello, World!\n", client:get("/").body)
-    assert.equal("Hello, ann!\n", client:get("/hello/ann").body)
-    assert.equal("Hello, bob!\n", client:get("/hello?name=bob").body)
-    assert.equal("Hello, stranger!\n", client:get("/hello").body)
+    assert.equal("Hello, World!", client:get("/").body)
+    assert.equal("Hello, ann", client:get("/hello/ann").body)
+    assert.equal("Hello, bob", client:get("/hello?name=bob").body)
+    assert.equal("Hello, stranger", client:get("/hello").body)
   end)
 
   it("json answers and adds", function()

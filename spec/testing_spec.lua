@@ -40,7 +40,7 @@ describe("testing", function()
     assert.equal("function", client:get("/").body)
     client:close()
     client = testing.serve "scripts/hello.lua"
-    assert.equal("Hello, World!\n", client:get("/").body)
+    assert.equal("Hello, World!", client:get("/").body)
   end)
 
   it("refuses what is no app", function()

@@ -8,7 +8,8 @@
  *      queue; M1 and M2 as before, with the event
  *   3  M0 runs for ever on P0; M2 comes out of a system call without a P and takes P1 from M1, which
  *      may sit in its poller; a thread sets an earlier timer on P1; the event
- *   4  M0 and M1 go idle, a thread without a P readies a G, M2 comes out of a system call
+ *   4  as 3, with a G from the global queue instead of the timer and the event
+ *   5  M0 and M1 go idle, a thread without a P readies a G; M2 sleeps on its note
  *
  * Checked when nothing can move any more (`watch`): no work lies in a queue while a P is idle, even
  * with the other P busy for ever; no event or timer of an idle P lies unseen; each P is run by one M
@@ -24,7 +25,7 @@
 #define CONF 1
 #endif
 #define ITEMS (CONF == 1 -> 2 : (CONF == 2 -> 1 : 0))
-#define RUNS_FOR_EVER (CONF == 2 || CONF == 3)
+#define RUNS_FOR_EVER (CONF == 2 || CONF == 3 || CONF == 4)
 
 #define NP 2
 #define NM 3
@@ -213,14 +214,14 @@ proctype M(byte me) {
 
     if /* how it begins */
     :: me == 0 -> p = 0;
-#if CONF == 4
+#if CONF == 5
         goto find
 #else
         goto running
 #endif
     :: me == 1 -> p = 1; goto find
     :: me == 2 ->
-#if CONF >= 3
+#if CONF == 3 || CONF == 4
         goto exitsyscall
 #else
         goto sleep
@@ -280,7 +281,7 @@ find: /* findrunnable. The first looks are one step: what comes between them is 
         :: glob > 0 -> /* global_get */
             FENCE(p);
             if
-            :: glob > 1 -> glob = glob - 2; pend[p]++
+            :: glob > 1 -> glob = glob - 2; ring[p]++ /* half; seen with the lock's release */
             :: glob == 1 -> glob--
             fi;
             goto execute
@@ -469,7 +470,7 @@ init {
     atomic {
         holder[0] = 0;
         holder[1] = 1;
-#if CONF < 3
+#if CONF != 3 && CONF != 4
         asleep[2] = 1;
 #endif
         run M(0); run M(1); run M(2);
@@ -482,7 +483,7 @@ init {
 #if CONF == 3
         run set_timer(1);
 #endif
-#if CONF == 4
+#if CONF >= 4
         run ready_global();
 #endif
         run drain()

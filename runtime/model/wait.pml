@@ -2,8 +2,7 @@
  *
  * Bound: one G that opens ROUNDS waits one after the other, each with a deadline (past already, or one
  * step ahead) or without; its timer. CONF=1: two waits, two wakers with one call each of rt_wake, for
- * the latest ticket or the one before. CONF=2: three waits, one waker with two calls, one
- * rt_interrupt.
+ * the latest ticket or the one before. CONF=2: three waits, one waker, one rt_interrupt.
  *
  * Checked: exactly one waker wins a ticket and it closes that one; the G is readied only while it
  * waits; it gets the winner's code; RT_TIMEOUT only when the deadline of this very wait has come; at
@@ -13,7 +12,6 @@
 #define CONF 1
 #endif
 #define ROUNDS (CONF + 1)
-#define WAKES CONF
 #define END 2
 
 mtype = { CLOSED, OPEN, PARKED };        /* phases */
@@ -133,8 +131,8 @@ proctype waker() {
     mtype wp = CLOSED;
     bit ok = 0;
     do
-    :: n == WAKES -> break
-    :: n < WAKES && ticket > 0 -> n++;
+    :: n == 1 -> break
+    :: n < 1 && ticket > 0 -> n++;
         atomic { /* a ticket that it was given at some time */
             if
             :: mine = ticket

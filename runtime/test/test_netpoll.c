@@ -958,6 +958,16 @@ static void what_cannot_be_polled_is_refused(void *arg) {
     close(fd);
 }
 
+/* Each poller is an epoll instance and an eventfd; nothing else is the runtime's own. */
+static void the_pollers_know_their_descriptors(void *arg) {
+    (void)arg;
+    int own = 0;
+    for (int fd = 0; fd < 256; fd++) own += rt_is_poll_descriptor(fd);
+    CHECK(own == 2 * rt_procs());
+    CHECK(!rt_is_poll_descriptor(STDERR_FILENO));
+    CHECK(!rt_is_poll_descriptor(-1));
+}
+
 int main(void) {
     note_inherited();
     const struct CMUnitTest tests[] = {
@@ -988,6 +998,7 @@ int main(void) {
         in_g_test(a_refused_connection_says_so),
         in_g_test(an_error_is_not_an_end),
         in_g_test(pollers_share_a_listener),
+        in_g_test(the_pollers_know_their_descriptors),
         in_g_test(no_descriptor_goes_to_a_child),
         in_g_test(thousands_of_connections_echo),
     };
