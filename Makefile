@@ -31,6 +31,7 @@ DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_BENCH := wrk curl valgrind
 # What the runtime is measured beside; without it bench-runtime leaves its columns out.
 DEPS_BENCH_GO := golang-go
+DEPS_MODEL := spin gcc libc6-dev
 DEPS_CROSS := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 
 # ---- compiler and flags ------------------------------------------------------------------------
@@ -88,8 +89,8 @@ endif
 again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
-.PHONY: bench-runtime bench-runtime-callgrind
-.PHONY: programs tests install clean help deps deps-test deps-lint deps-bench deps-cross need FORCE
+.PHONY: bench-runtime bench-runtime-callgrind model
+.PHONY: programs tests install clean help deps deps-test deps-lint deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
 	@:
@@ -130,6 +131,9 @@ bench-runtime-callgrind: deps deps-bench ## instructions per switch, spawn, time
 	+@$(again) $(RT_BENCH)
 	@runtime/bench/run.sh $(B) callgrind
 
+model: deps-model ## checks the protocols' models in spin, and that each mutation of them fails; 5 minutes at most
+	@B=$(B) CC=$(CC) runtime/model/check.sh
+
 aarch64: deps-cross ## cross-compiles the runtime and its programs for AArch64
 	+@$(again) B=build/aarch64 CC=aarch64-linux-gnu-gcc runtime-programs
 
@@ -146,7 +150,7 @@ help: ## this list
 
 # ---- packages ----------------------------------------------------------------------------------
 
-deps: ## installs the Debian packages that the build needs (deps-test, -lint, -bench, -cross: more)
+deps: ## installs the Debian packages that the build needs (deps-test, -lint, -bench, -model, -cross: more)
 	@host/build/deps.sh install $(DEPS_BUILD)
 deps-test:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_TEST)
@@ -154,6 +158,8 @@ deps-lint:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_LINT)
 deps-bench:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_BENCH)
+deps-model:
+	@host/build/deps.sh install $(DEPS_MODEL)
 deps-cross:
 	@host/build/deps.sh install $(DEPS_CROSS)
 

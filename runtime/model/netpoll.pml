@@ -255,7 +255,7 @@ proctype shutter(byte q) {
     byte old = 0, to = 0;
     bit ok = 0;
     if /* or never */
-    :: goto never
+    :: goto not_shut
     :: skip
     fi;
 #ifdef MUTATE_2 /* shut is stored without a fence before the word is loaded */
@@ -264,7 +264,7 @@ proctype shutter(byte q) {
     shut = 1;
 #endif
     unblock(q, NIL);
-never:
+not_shut:
     skip
 }
 

@@ -962,7 +962,8 @@ static void what_cannot_be_polled_is_refused(void *arg) {
 static void the_pollers_know_their_descriptors(void *arg) {
     (void)arg;
     int own = 0;
-    for (int fd = 0; fd < 256; fd++) own += rt_is_poll_descriptor(fd);
+    for (int fd = 0; fd < 256; fd++)
+        own += rt_is_poll_descriptor(fd);
     CHECK(own == 2 * rt_procs());
     CHECK(!rt_is_poll_descriptor(STDERR_FILENO));
     CHECK(!rt_is_poll_descriptor(-1));

@@ -63,8 +63,10 @@ static void time_does_not_go_back(void **state) {
 
 /* ---- in children: the process from its start to its end ---- */
 
+/* On some P: which one is not promised, since a thief may be faster than m0. */
 static void check_main_g(void *arg) {
-    if (rt_self() == NULL || rt_id(rt_self()) != 1 || rt_p_id() != 0) exit(1);
+    if (rt_self() == NULL || rt_id(rt_self()) != 1) exit(1);
+    if (rt_p_id() < 0 || rt_p_id() >= rt_procs()) exit(1);
     if (rt_procs() != (arg ? 3 : rt_cpu_count())) exit(1);
 }
 
