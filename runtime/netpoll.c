@@ -260,7 +260,7 @@ void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns) {
 
 int rt_pd_check(rt_pd *pd, int mode) {
     if (atomic_load(&pd->shut)) return RT_ECLOSED;
-    if (!expired(pd, mode)) return 0;
+    if (__builtin_expect(!expired(pd, mode), 1)) return 0;
     /* An event may have ended the same wait, and will not come again: the next wait tries first. */
     uintptr_t none = PD_NIL;
     atomic_compare_exchange_strong(word_of(pd, mode), &none, PD_READY);
@@ -272,15 +272,22 @@ static bool commit_pd(rt_g *g, void *word) {
     return atomic_compare_exchange_strong((_Atomic uintptr_t *)word, &wait, (uintptr_t)g);
 }
 
+/* Uses up an event that was kept. A look first: a CAS that fails costs as much as one that does not. */
+static bool take_ready(_Atomic uintptr_t *word) {
+    uintptr_t ready = PD_READY;
+    return atomic_load(word) == PD_READY && atomic_compare_exchange_strong(word, &ready, PD_NIL);
+}
+
 int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     _Atomic uintptr_t *word = word_of(pd, mode);
     int err = rt_pd_check(pd, mode);
     if (err) return err;
     if (mode == RT_R && rt_pd_hup(pd)) return 0;
-    uintptr_t old = PD_READY;
-    if (atomic_compare_exchange_strong(word, &old, PD_NIL)) return 0;
-    atomic_store(&g->word, word);
-    if (old != PD_NIL || !atomic_compare_exchange_strong(word, &old, PD_WAIT)) {
+    if (take_ready(word)) return 0;
+    /* Mostly it waits where it waited last. */
+    if (atomic_load_explicit(&g->word, memory_order_relaxed) != word) atomic_store(&g->word, word);
+    uintptr_t old = PD_NIL;
+    if (!atomic_compare_exchange_strong(word, &old, PD_WAIT)) {
         if (old == PD_READY) { /* it came just now */
             atomic_store(word, PD_NIL);
             return 0;
@@ -304,8 +311,7 @@ int rt_pd_wait(rt_pd *pd, int mode, rt_reason reason) {
     if (r != RT_PARKED) return r;
     g_leave(g, RT_PARK);
     /* The commit may have failed because the word was moved from WAIT to READY: use that up. */
-    uintptr_t ready = PD_READY;
-    atomic_compare_exchange_strong(word_of(pd, mode), &ready, PD_NIL);
+    take_ready(word_of(pd, mode));
     return rt_pd_check(pd, mode);
 }
 

@@ -11,7 +11,7 @@
  *   4  as 3, with a G from the global queue instead of the timer and the event
  *   5  M0 and M1 go idle, a thread without a P readies a G; M2 sleeps on its note
  *
- * Checked when nothing can move any more (`watch`): no work lies in a queue while a P is idle, even
+ * Checked when nothing can move any more (in `drain`): no work lies in a queue while a P is idle, even
  * with the other P busy for ever; no event or timer of an idle P lies unseen; each P is run by one M
  * or idle with an M in its poller. Always: a P is taken only while nobody has it, n_spinning >= 0.
  *
