@@ -116,8 +116,13 @@ static int fd_result(host_luag *lg) {
     rt_set_deadline(lg->g, 0);
     int err = rt_pd_check(lg->pd, lg->mode);
     if (err) return err;
-    if (lg->canceled) return RT_ECANCELED;
-    return lg->deadline_ns && lg->deadline_ns <= rt_nanotime() ? RT_ETIMEOUT : 0;
+    if (lg->canceled)
+        err = RT_ECANCELED;
+    else if (lg->deadline_ns && lg->deadline_ns <= rt_nanotime())
+        err = RT_ETIMEOUT;
+    /* An event may have ended the same wait, and will not come again: the next wait tries first. */
+    if (err) rt_pd_kick(lg->pd, lg->mode);
+    return err;
 }
 
 /* lg no longer waits for its descriptor: the next one has its turn. */

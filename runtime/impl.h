@@ -177,7 +177,6 @@ typedef struct rt_sched {
     _Atomic(rt_m *) all_ms;    /* push only */
     _Atomic int32_t n_ms;
     _Atomic int32_t n_spinning; /* atomic */
-    bool need_spinning;         /* lock: a wakep found no idle P; who drops one next looks first */
 
     g_list runq;            /* lock: the global queue */
     _Atomic int32_t n_runq; /* lock writes, anybody reads */

@@ -23,10 +23,12 @@
  * one more M is woken, which spins, finds the work, and wakes the next before it runs it. So:
  *
  *   - who adds work does: publish the work, full fence, look at n_spinning and n_idle_ps (wakep);
- *   - who stops spinning does: n_spinning--, full fence (both in one atomic), look at all queues.
+ *   - who drops a P does: n_idle_ps++, n_spinning-- if it was spinning, full fence, look at all queues.
  *
  * One of the two sees the other: work is never left lying while a P is idle. The second look is
- * what Go calls the delicate dance; look_again is ours.
+ * what Go calls the delicate dance; ours is work_anywhere. Every M that drops a P takes it, also one
+ * that was not spinning: a count of spinning Ms held it back, which may have been a wakep's that found
+ * no P. `make model` checks this (model/idle.pml), and that it fails without either half.
  *
  * An M with nothing to do releases its P and blocks in that P's poller until the P's next timer.
  * Whoever wants an M for an idle P takes the P (sched.lock), leaves it in next_p of the M that sits
@@ -255,6 +257,7 @@ void rt_set_step(rt_g *g, rt_step_fn step, rt_cell *cell) {
 static void run_on(rt_m *m, rt_g *g) {
     g_set_status(g, G_RUNNING, G_RUNNABLE);
     runq_put_next(m->p, g);
+    wakep();
 }
 
 /* Does what `left` wants, which switched straight to the running G. */
@@ -411,15 +414,11 @@ void wakep(void) {
         return;
     rt_lock_acquire(&sched.lock);
     rt_p *p = p_idle_get(NULL);
-    /* The P that was idle has an M again, which perhaps did not steal because of our n_spinning, and
-     * will not look a second time. */
-    if (!p) sched.need_spinning = true;
+    /* Under the lock, so before anybody can put a P back: who publishes after that must not take our
+     * n_spinning for somebody who looks. */
+    if (!p) atomic_fetch_sub(&sched.n_spinning, 1);
     rt_lock_release(&sched.lock);
-    if (!p) {
-        atomic_fetch_sub(&sched.n_spinning, 1);
-        return;
-    }
-    m_start(p, true);
+    if (p) m_start(p, true);
 }
 
 /* ---- finding work ---- */
@@ -480,7 +479,7 @@ static bool regain(rt_m *m, rt_p *last, bool work, bool spin) {
     return true;
 }
 
-/* The second look of the dance, after n_spinning went down. */
+/* The second look of the dance, after the P was dropped and n_spinning went down. */
 static bool work_anywhere(void) {
     full_fence();
     if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0) return true;
@@ -582,25 +581,17 @@ static rt_g *findrunnable(rt_m *m) {
             rt_lock_release(&sched.lock);
             return g;
         }
-        if (sched.need_spinning) {
-            sched.need_spinning = false;
-            rt_lock_release(&sched.lock);
-            if (!m->spinning) {
-                m->spinning = true;
-                atomic_fetch_add(&sched.n_spinning, 1);
-            }
-            continue;
-        }
         p_release(m);
         p->poll_m = m;
         atomic_fetch_add(&p->n_in_poll, 1);
         p_idle_put(p);
-        bool was_spinning = m->spinning;
         check_dead();
         rt_lock_release(&sched.lock);
         stop_spinning(m);
         TRACE(TRACE_IDLE, p, NULL, 0);
-        if (was_spinning && regain(m, p, work_anywhere(), true)) {
+        /* Whether it was spinning or not: who published while it was not, and found no idle P or a
+         * spinning M that stole elsewhere, counts on this look. */
+        if (regain(m, p, work_anywhere(), true)) {
             leave_poller(p);
             continue;
         }
