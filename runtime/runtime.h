@@ -149,7 +149,7 @@ void rt_sleep(int64_t delay_ns);
 /* ---- cells (cell.c) ------------------------------------------------------------------------ */
 
 /* A cell's loop runs on a stack of its own; `data` is the owner's. Cells live until the process
- * ends or rt_cell_free. */
+ * ends. */
 rt_cell *rt_cell_new(void *data);
 void *rt_cell_data(rt_cell *c);
 
