@@ -35,18 +35,41 @@ static bool open_pair(rt_fd *a, rt_fd *b) {
            EXPECT_EQ(rt_fd_init(a, s[0]), 0) && EXPECT_EQ(rt_fd_init(b, s[1]), 0);
 }
 
-/* The two ends of a TCP connection. */
-static bool open_tcp(rt_fd *a, rt_fd *b) {
+/* A TCP connection; *peer is a bare descriptor that blocks. */
+static bool open_tcp_to(rt_fd *a, int *peer) {
     struct sockaddr_in sa = loopback(0);
     int l = rt_listen((struct sockaddr *)&sa, sizeof sa, 16);
     if (!EXPECT(l >= 0)) return false;
     sa = loopback(port_of(l));
-    int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    EXPECT_EQ(connect(s, (struct sockaddr *)&sa, sizeof sa), 0);
-    fcntl(s, F_SETFL, O_NONBLOCK);
+    *peer = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    EXPECT_EQ(connect(*peer, (struct sockaddr *)&sa, sizeof sa), 0);
     int c = rt_accept4(l, NULL, NULL);
     close(l);
-    return EXPECT(c >= 0) && EXPECT_EQ(rt_fd_init(a, c), 0) && EXPECT_EQ(rt_fd_init(b, s), 0);
+    return EXPECT(c >= 0) && EXPECT_EQ(rt_fd_init(a, c), 0);
+}
+
+/* The two ends of a TCP connection. */
+static bool open_tcp(rt_fd *a, rt_fd *b) {
+    int s;
+    if (!open_tcp_to(a, &s)) return false;
+    fcntl(s, F_SETFL, O_NONBLOCK);
+    return EXPECT_EQ(rt_fd_init(b, s), 0);
+}
+
+/* 0 or an error, as rt_fd_connect. pause_ns: between registering and connecting; a poller then sees
+ * a socket that is not connected, which counts as hung up. */
+static int dial_slowly(rt_fd *f, int port, int64_t pause_ns) {
+    int fd = rt_socket(AF_INET, SOCK_STREAM, 0);
+    if (fd < 0) return fd;
+    int err = rt_fd_init(f, fd);
+    if (err) return err;
+    if (pause_ns) rt_sleep(pause_ns);
+    struct sockaddr_in sa = loopback(port);
+    return rt_fd_connect(f, (struct sockaddr *)&sa, sizeof sa);
+}
+
+static int dial(rt_fd *f, int port) {
+    return dial_slowly(f, port, 0);
 }
 
 static void close_pair(rt_fd *a, rt_fd *b) {
@@ -91,12 +114,16 @@ static void make_call(void *arg) {
     atomic_store(&k->ended, true);
 }
 
+static rt_g *go_call(crowd *c, one_call *k, rt_fd *f, ssize_t (*fn)(rt_fd *)) {
+    *k = (one_call){.f = f, .fn = fn};
+    return crowd_go(c, make_call, k);
+}
+
 /* Starts it and gives it time to wait. */
 static rt_g *start_call(crowd *c, one_call *k, rt_fd *f, ssize_t (*fn)(rt_fd *)) {
-    *k = (one_call){.f = f, .fn = fn};
-    rt_g *g = crowd_go(c, make_call, k);
+    rt_g *g = go_call(c, k, f, fn);
     EXPECT_SOON(atomic_load(&k->began));
-    rt_sleep(2 * MS);
+    rt_sleep(5 * MS);
     EXPECT(!atomic_load(&k->ended));
     return g;
 }

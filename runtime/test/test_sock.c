@@ -5,12 +5,6 @@
 #include <sys/resource.h>
 #include <sys/un.h>
 
-static int dial_fd(rt_fd *f, int port) {
-    struct sockaddr_in sa = loopback(port);
-    int err = rt_fd_init(f, rt_socket(AF_INET, SOCK_STREAM, 0));
-    return err ? err : rt_fd_connect(f, (struct sockaddr *)&sa, sizeof sa);
-}
-
 /* ---- accept ---- */
 
 static void accept_times_out(void *arg) {
@@ -32,7 +26,7 @@ static void accept_times_out(void *arg) {
     crowd_wait(&c);
     CHECK_EQ(k.r, RT_ETIMEOUT);
     CHECK_EQ(rt_fd_set_deadline(&l, RT_R, 0), 0);
-    CHECK_EQ(dial_fd(&f, port), 0); /* the listener has not suffered */
+    CHECK_EQ(dial(&f, port), 0); /* the listener has not suffered */
     int fd = rt_fd_accept(&l);
     CHECK(fd >= 0);
     close(fd);
@@ -73,7 +67,7 @@ static void many_accepters_take_one_each(void *arg) {
         crowd_go(&c, make_call, &k[i]);
     }
     for (int i = 0; i < N; i++)
-        CHECK_EQ(dial_fd(&f[i], port), 0);
+        CHECK_EQ(dial(&f[i], port), 0);
     crowd_wait(&c);
     for (int i = 0; i < N; i++) {
         CHECK(k[i].r >= 0);
@@ -189,7 +183,7 @@ static void errors_of_connect(void *arg) {
         -EADDRINUSE);
     close(l);
     for (int i = 0; i < 5; i++) {
-        CHECK_EQ(dial_fd(&f, port), -ECONNREFUSED);
+        CHECK_EQ(dial(&f, port), -ECONNREFUSED);
         CHECK_EQ(rt_fd_close(&f), 0);
     }
     CHECK_EQ(rt_socket(AF_INET, 77, 0), -EINVAL);
