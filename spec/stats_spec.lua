@@ -1,0 +1,117 @@
+local lp = require "lunapark"
+local testing = require "lunapark.testing"
+
+describe("lunapark", function()
+  describe("stats", function()
+    it("has the fields", function()
+      local s = lp.stats()
+      for _, state in ipairs { "runnable", "running", "syscall", "waiting", "dead" } do
+        assert.is_number(s.gs[state], state)
+      end
+      for _, name in ipairs {
+        "procs", "idle_ps", "ms", "idle_ms", "spinning_ms", "switches", "steals", "polls", "poll_events", "timers",
+        "timers_fired", "handoffs", "fds", "vm", "lua_gs",
+      } do
+        assert.is_number(s[name], name)
+      end
+      assert.is_true(s.memory.lua > 0)
+      assert.is_true(s.memory.stacks >= 0)
+      assert.is_true(s.ms >= 1 and s.gs.running >= 1 and s.lua_gs >= 1)
+      assert.equal(s.procs, #s.ps)
+      for _, p in ipairs(s.ps) do
+        assert.is_string(p.status)
+        for _, name in ipairs { "runq", "switches", "steals", "polls", "poll_events", "fds", "requests" } do
+          assert.is_number(p[name], name)
+        end
+      end
+    end)
+
+    it("counts sleepers", function()
+      local before, gs = lp.stats(), {}
+      for i = 1, 500 do
+        gs[i] = lp.go(lp.park)
+      end
+      lp.sleep(0.02)
+      local during = lp.stats()
+      -- A few others, of specs before this one, may end meanwhile.
+      assert.is_true(during.gs.waiting >= before.gs.waiting + 450)
+      assert.is_true(during.lua_gs >= before.lua_gs + 450)
+      for _, g in ipairs(gs) do
+        lp.ready(g)
+      end
+      for _, g in ipairs(gs) do
+        g:join()
+      end
+      assert.is_true(lp.stats().lua_gs <= during.lua_gs - 450)
+    end)
+
+    it("counts the requests of each P", function()
+      local function requests()
+        local sum = 0
+        for _, p in ipairs(lp.stats().ps) do
+          sum = sum + p.requests
+        end
+        return sum
+      end
+      local client = testing.serve(function() return "x" end)
+      local before = requests()
+      for _ = 1, 10 do
+        client:get "/"
+      end
+      assert.equal(before + 10, requests())
+      client:close()
+    end)
+  end)
+
+  describe("memory does not grow", function()
+    local function collected()
+      collectgarbage()
+      collectgarbage()
+      return lp.stats()
+    end
+
+    local function check(before, after)
+      assert.is_true(after.memory.lua < before.memory.lua + 64 * 1024,
+        ("%d bytes became %d"):format(before.memory.lua, after.memory.lua))
+      assert.is_true(after.memory.stacks <= before.memory.stacks + 256 * 1024)
+      assert.is_true(after.gs.dead <= before.gs.dead + 100)
+      assert.is_true(after.lua_gs <= before.lua_gs)
+    end
+
+    local function round(fn)
+      local gs = {}
+      for i = 1, 1000 do
+        gs[i] = lp.go(fn, i)
+      end
+      for i = 1, 1000 do
+        gs[i]:join()
+      end
+    end
+
+    it("with Gs that end", function()
+      local function nap(n)
+        lp.sleep(n % 3 * 0.0001)
+        return n
+      end
+      for _ = 1, 3 do
+        round(nap)
+      end
+      local before = collected()
+      for _ = 1, 20 do
+        round(nap)
+      end
+      check(before, collected())
+    end)
+
+    it("with Gs that fail", function()
+      round(error)
+      lp.sleep(1.05) -- so long errors are kept for who may join
+      local before = collected()
+      for _ = 1, 5 do
+        round(error)
+      end
+      lp.sleep(1.05)
+      check(before, collected())
+    end)
+  end)
+end)

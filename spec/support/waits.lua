@@ -1,0 +1,52 @@
+--- What the specs of Gs and their waits share.
+
+local lp = require "lunapark"
+local net = require "lunapark.net"
+
+local waits = {}
+
+--- Nothing in a spec takes so long; a wait that ends early by this much less than asked for is no coincidence.
+waits.LONG = 30
+local LONG = waits.LONG
+
+--- Runs fn and returns the seconds it took and its results.
+function waits.timed(fn, ...)
+  local start = lp.now()
+  local results = { n = select("#", ...), fn(...) }
+  return lp.now() - start, unpack(results, 1, 3)
+end
+
+function waits.pack(...)
+  return { n = select("#", ...), ... }
+end
+
+--- Two ends of a connection, and the listener.
+function waits.pair()
+  local ln = assert(net.listen "127.0.0.1:0")
+  local a = assert(net.dial(ln:addr()))
+  return a, assert(ln:accept()), ln
+end
+
+--- A function for each kind of wait, by name, none of which ends by itself; and one that tidies up after them.
+function waits.of_each_kind()
+  local a, b, ln = waits.pair()
+  local never = lp.go(lp.park)
+  return {
+    park = lp.park,
+    sleep = function() return lp.sleep(LONG) end,
+    join = function() return never:join() end,
+    ["join with a time"] = function() return never:join(LONG) end,
+    read = function() return a:read() end,
+    read_line = function() return a:read_line() end,
+    accept = function() return ln:accept() end,
+    write = function() return a:write(("x"):rep(64 * 1024 * 1024)) end,
+  }, function()
+    lp.ready(never)
+    never:join()
+    a:close()
+    b:close()
+    ln:close()
+  end
+end
+
+return waits
