@@ -8,42 +8,15 @@
 # turns, round by round, so that a change in the machine's mood hits all of them; the median counts,
 # of the times and of the rounds' ratios. One round before the first warms up and is not counted. CPU is utime + stime of /proc/PID/stat, all threads together, in ticks of 10 ms.
 set -u
-export LC_ALL=C
 
 b=${1:-build}
 rounds=${ROUNDS:-5}
 secs=${SECS:-4}
 conns=64
 here=$(dirname "$0")
-tmp=$(mktemp -d)
-pids=
+me=bench
+. "$here/../../runtime/bench/lib.sh"
 
-stop_all() {
-    for pid in $pids; do kill "$pid" 2>/dev/null; done
-    for pid in $pids; do wait "$pid" 2>/dev/null; done
-    pids=
-}
-cleanup() {
-    trap - EXIT INT TERM HUP
-    stop_all
-    rm -rf "$tmp"
-}
-trap cleanup EXIT
-trap 'cleanup; exit 130' INT TERM HUP
-
-fail() {
-    echo "bench: $*" >&2
-    exit 1
-}
-
-# The first two CPUs that this process may use.
-cpus=$(awk '/^Cpus_allowed_list:/ {
-    n = split($2, part, ",")
-    for (i = 1; i <= n; i++) {
-        m = split(part[i], ends, "-")
-        for (c = ends[1] + 0; c <= ends[m] + 0; c++) print c
-    }
-}' /proc/self/status | head -n 2)
 set -- $cpus
 [ $# = 2 ] || fail "needs two CPUs: one for the server, one for wrk"
 server_cpu=$1 client_cpu=$2
@@ -158,10 +131,6 @@ measure_all() {
 }
 ratio() {
     eval "awk \"BEGIN { print \$us_$1 / \$us_$2 }\"" >>"$tmp/$1:$2.ratio"
-}
-
-median() {
-    sort -n "$1" | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
 }
 
 start_lunapark "$here/../../scripts/hello.lua"

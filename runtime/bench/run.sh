@@ -9,7 +9,6 @@
 # median counts, of the values and of the rounds' ratios; times are CPU time, but for the wake-up's. A row whose bound is not met says MISS; the
 # exit code does not, since machines are shared. Without go its column is left out.
 set -u
-export LC_ALL=C
 
 b=${1:-build}/runtime/bench
 mode=${2:-table}
@@ -17,35 +16,9 @@ rounds=${ROUNDS:-5}
 echo_ms=400     # of one slice of one server; the servers take turns ECHO_SLICES times a round
 echo_slices=3
 limit=60        # seconds that one program may take
-tmp=$(mktemp -d)
-pids=
+me=bench-runtime
+. "$(dirname "$0")/lib.sh"
 
-stop_all() {
-    for pid in $pids; do kill "$pid" 2>/dev/null; done
-    for pid in $pids; do wait "$pid" 2>/dev/null; done
-    pids=
-}
-cleanup() {
-    trap - EXIT INT TERM HUP
-    stop_all
-    rm -rf "$tmp"
-}
-trap cleanup EXIT
-trap 'cleanup; exit 130' INT TERM HUP
-
-fail() {
-    echo "bench-runtime: $*" >&2
-    exit 1
-}
-
-# The first two CPUs that this process may use.
-cpus=$(awk '/^Cpus_allowed_list:/ {
-    n = split($2, part, ",")
-    for (i = 1; i <= n; i++) {
-        m = split(part[i], ends, "-")
-        for (c = ends[1] + 0; c <= ends[m] + 0; c++) print c
-    }
-}' /proc/self/status | head -n 2)
 set -- $cpus
 [ $# = 2 ] || fail "needs two CPUs: one for what is measured, one for what makes load"
 cpu=$1 load_cpu=$2
@@ -85,11 +58,6 @@ keep() {
         echo "$value" >>"$tmp/$name.$1"
         [ -z "$second" ] || echo "$second" >>"$tmp/$name-2.$1"
     done <"$tmp/out"
-}
-
-median() { # of file $1; nothing if there is none
-    [ -s "$1" ] || return 0
-    sort -n "$1" | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
 }
 
 has_go=
