@@ -66,10 +66,11 @@ struct rt_g {
     rt_commit_fn commit;   /* owner: of the park that begins */
     void *commit_arg;      /* owner */
     _Atomic uint64_t wait; /* atomic: ticket and phase of a wait, see wait.c */
-    _Atomic(_Atomic uintptr_t *) word;  /* the owner writes: rg or wg that it waited at last */
-    rt_timer timer;                     /* owner: deadline of that wait */
-    _Atomic int64_t since_ns;           /* the owner writes, dumps read: when the wait began */
-    int64_t id;                         /* owner: a new one each time the G is reused */
+    _Atomic(_Atomic uintptr_t *) word; /* the owner writes: rg or wg that it waited at last */
+    rt_timer timer;                    /* owner: deadline of that wait */
+    _Atomic int64_t since_ns;          /* the owner writes, dumps read: when the wait began */
+    _Atomic int64_t id;                /* owner writes: a new one each time the G is reused */
+    _Atomic int64_t cancel; /* atomic: the id of the life that is cancelled, see wait.c */
     _Alignas(8) char local[RT_G_LOCAL]; /* owner: room for whoever made the step G */
 };
 

@@ -69,7 +69,7 @@ rt_g *rt_self(void) {
 }
 
 int64_t rt_id(const rt_g *g) {
-    return g->id;
+    return atomic_load_explicit(&g->id, memory_order_relaxed);
 }
 
 void *rt_local(rt_g *g) {
@@ -176,7 +176,9 @@ static rt_g *take_g(bool with_stack) {
     g_set_status(g, G_DEAD, G_IDLE);
     g->trimmed = false;
     if (!g->timer.fn) rt_timer_init(&g->timer, wait_deadline, g);
-    g->id = atomic_fetch_add_explicit(&sched.next_id, 1, memory_order_relaxed);
+    atomic_store_explicit(&g->id,
+                          atomic_fetch_add_explicit(&sched.next_id, 1, memory_order_relaxed),
+                          memory_order_relaxed);
     return g;
 }
 

@@ -132,6 +132,15 @@ bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code);
  * must find out by itself). g need not live any more. Any thread; never waits. */
 bool rt_interrupt(rt_g *g, rt_wake_code code);
 
+/* Cancels the life of g that has this id: its present wait ends as by rt_interrupt, and so does every
+ * later one for a ticket; one for a descriptor looks at rt_canceled itself. A G that has ended, or
+ * lives anew, notices nothing. Any thread; never waits. */
+bool rt_cancel(rt_g *g, int64_t id);
+
+/* Has g been cancelled? Only by g itself, as rt_clear_cancel, which lets its waits wait again. */
+bool rt_canceled(const rt_g *g);
+void rt_clear_cancel(rt_g *g);
+
 /* Interrupts g with RT_TIMEOUT at deadline_ns; 0: not. rt_set_wait and rt_wait_code do it for
  * tickets; for a wait for a descriptor its G does it, before rt_pd_prepare. Only by g itself. */
 void rt_set_deadline(rt_g *g, int64_t deadline_ns);
@@ -234,6 +243,11 @@ void rt_pd_kick(rt_pd *pd, int mode);
 
 /* fd is one of the runtime's own, which nobody else may close or poll. Any thread. */
 bool rt_is_poll_descriptor(int fd);
+
+/* When the peer shuts its side down, or the connection breaks, g is cancelled (rt_cancel). NULL:
+ * nobody. It says nothing of an end that came before: look at rt_pd_hup after it. Whoever has the
+ * descriptor. */
+void rt_pd_watch(rt_pd *pd, rt_g *g);
 
 /* The peer has shut its side down: a short read does not mean that nothing is left. */
 bool rt_pd_hup(rt_pd *pd);
