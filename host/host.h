@@ -31,7 +31,7 @@ typedef struct host_options {
     int n_listen;
     int64_t procs; /* 0: as many as there are CPUs */
     int64_t max_body;
-    double header_timeout, idle_timeout, drain_timeout; /* seconds */
+    double header_timeout, idle_timeout, handler_timeout, drain_timeout; /* seconds */
     int64_t log_level;
     const char *pid_file;
 } host_options;
@@ -63,6 +63,7 @@ struct host_vm {
     double serial;   /* of the last G */
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
+    _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     uint8_t scratch[HOST_SCRATCH];
 };
 
@@ -79,22 +80,29 @@ struct host_luag {
     int ref, slot;
     host_vm *vm;
     host_luag *next_free;
-    host_conn *conn; /* whose handler runs on it, or NULL */
-    int nargs;       /* on L's stack for the next resume */
+    host_xfer *x; /* whose handler runs on it, or NULL */
+    int nargs;    /* on L's stack for the next resume */
     /* The wait it is in, set by the lua_CFunction that yields. */
     enum { WANT_NOTHING, WANT_TURN, WANT_TICKET, WANT_FD, WANT_QUEUE } want;
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
     host_waitq *waitq;
     int mode;
+    bool answers;         /* it waits to write to its client */
     host_luag *next_wait; /* in waitq->queue */
     int64_t deadline_ns;  /* of that wait */
     int64_t limit_ns;     /* the G's own deadline; 0: none */
+    int64_t request_ns;   /* of a handler: when it has taken too long; 0: never */
     double serial;
-    uint64_t ticket; /* WANT_TICKET, WANT_QUEUE */
-    bool canceled;
+    uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
+    uint8_t canceled; /* CANCELED_... : why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
     void *done_arg;
+};
+
+enum {
+    CANCELED_CALL = 1, /* by host_cancel */
+    CANCELED_GONE = 4, /* its client is gone */
 };
 
 /* The VM whose cell runs the caller. Throws without one. */
@@ -126,7 +134,11 @@ int luaopen_lunapark_core(lua_State *L); /* luacore.c */
  * or "timeout", "canceled", "closed" when it is over. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns);
+/* For the connection of a request. */
+int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
+/* The client of the request that lg answers has hung up. By lg's VM. */
+bool luag_client_gone(host_luag *lg);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
 
@@ -158,8 +170,17 @@ enum {
 };
 
 void conn_start(host_server *s, int fd);
-/* What a handler that waits for its connection needs. */
-rt_pd *conn_pd(host_req *r, host_waitq **q);
+/* What a handler that waits for its connection needs; NULL: it has none any more. Between the two
+ * nothing may raise. */
+rt_pd *conn_pd_take(host_req *r, host_waitq **q);
+void conn_pd_give(host_req *r);
+/* hold.c: takes the connection away from the handler of x, wherever that runs: the client is answered
+ * `status` from C, or, if a response has begun, its connection ends; after a complete one it goes on.
+ * From then on the handler's calls do nothing. False: it has no connection any more. If one of those
+ * calls is in progress they part when it ends. On any M with a P, while x belongs to its handler. */
+bool conn_abandon(host_xfer *x, int status);
+/* A deadline of the handler of x has passed: perhaps the one that ends it. By x's VM. */
+void hold_overdue(host_xfer *x);
 
 /* ---- servers (server.c) -------------------------------------------------------------------- */
 
@@ -178,6 +199,8 @@ struct host_server {
 
 /* The VMs that serve, by P. */
 extern host_vm **serve_vms;
+/* The VM for a request that came just now; NULL: none can take it. With a P (vmpool.c). */
+host_vm *vm_for_request(void);
 
 host_server *server_new(const char *addr, int handler, host_vm *vm, int *err);
 host_server *server_by_id(int id);

@@ -15,6 +15,7 @@ host_options options = {
     .max_body = 1 << 20,
     .header_timeout = 10,
     .idle_timeout = 75,
+    .handler_timeout = 30,
     .drain_timeout = 30,
     .log_level = LOG_INFO,
 };
@@ -46,6 +47,10 @@ static option table[] = {
      SERVE | RUN | TEST, &options.header_timeout, 0.001, 1e6, 0},
     {"idle-timeout", "S", "seconds a connection may be silent (default 75)", KIND_SECONDS,
      SERVE | RUN | TEST, &options.idle_timeout, 0.001, 1e6, 0},
+    {"handler-timeout", "S",
+     "seconds a handler may take to answer, then the client gets 504; a streamed\n"
+     "response is cut off when nothing was written for so long (default 30; 0: no limit)",
+     KIND_SECONDS, SERVE | RUN | TEST, &options.handler_timeout, 0, 1e6, 0},
     {"drain-timeout", "S", "seconds that a stop waits for requests in flight (default 30)",
      KIND_SECONDS, SERVE, &options.drain_timeout, 0, 1e6, 0},
     {"log-level", "LEVEL", "debug, info, warn or error (default info)", KIND_LEVEL, EVERYWHERE,

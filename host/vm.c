@@ -159,11 +159,12 @@ void luag_give(host_luag *lg, int status) {
         make_thread(lg);
     }
     lg->g = NULL;
-    lg->conn = NULL;
+    lg->x = NULL;
+    lg->request_ns = 0;
     lg->done = NULL;
     lg->nargs = 0;
     lg->limit_ns = 0;
-    lg->canceled = false;
+    lg->canceled = 0;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;
