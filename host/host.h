@@ -91,7 +91,7 @@ struct host_luag {
     int64_t limit_ns;     /* the G's own deadline; 0: none */
     double serial;
     uint64_t ticket; /* WANT_TICKET, WANT_QUEUE */
-    bool canceled;
+    bool canceled;   /* its own, not rt_cancel's: the G of a connection outlives its handlers */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
     void *done_arg;

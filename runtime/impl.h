@@ -64,6 +64,7 @@ struct rt_g {
     rt_commit_fn commit;   /* owner: of the park that begins */
     void *commit_arg;      /* owner */
     _Atomic uint64_t wait; /* atomic: ticket and phase of a wait, see wait.c */
+    _Atomic bool canceled; /* atomic: set by rt_cancel until the G's end; its waits end at once */
     _Atomic(_Atomic uintptr_t *) word;  /* the owner writes: rg or wg that it waited at last */
     rt_timer timer;                     /* owner: deadline of that wait */
     _Atomic int64_t since_ns;           /* the owner writes, dumps read: when the wait began */

@@ -297,6 +297,12 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     /* Look again: who shut, expired or hung up before WAIT stood there has found nobody. */
     err = rt_pd_check(pd, mode);
     if (!err && due(&g->timer)) err = RT_ETIMEOUT;
+    if (!err && atomic_load(&g->canceled)) { /* the same for who canceled g: see wait.c */
+        uintptr_t wait = PD_WAIT;
+        atomic_compare_exchange_strong(word, &wait,
+                                       PD_NIL); /* fails: an event in between is kept */
+        return RT_ECANCELED;
+    }
     if (err || (mode == RT_R && rt_pd_hup(pd))) {
         atomic_exchange(word, err ? PD_READY : PD_NIL); /* an event in between is kept */
         return err;

@@ -175,6 +175,7 @@ static rt_g *take_g(bool with_stack) {
     }
     g_set_status(g, G_DEAD, G_IDLE);
     g->trimmed = false;
+    atomic_store_explicit(&g->canceled, false, memory_order_relaxed);
     if (!g->timer.fn) rt_timer_init(&g->timer, wait_deadline, g);
     g->id = atomic_fetch_add_explicit(&sched.next_id, 1, memory_order_relaxed);
     return g;

@@ -127,6 +127,17 @@ uint64_t rt_wait_open(rt_g *g);
  * any more. Any thread; never waits. */
 bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code);
 
+/* Cancels g for good: every wait that it is in or begins later ends at once, with RT_ECANCELED from
+ * rt_sleep, rt_fd_... and whatever else answers errors, with RT_CANCELED from rt_wait. What need not
+ * wait is done all the same: a read that finds data, a write that finds room, a call to the disk. Only
+ * rt_park, rt_fd_close and rt_yield wait on. Nothing is ended for g: it goes on until it returns. g must
+ * not have ended, which whoever cancels has to know (it is joined later, or a lock says so). Any
+ * thread; never waits. */
+void rt_cancel(rt_g *g);
+
+/* Has the running G been canceled? For loops that seldom wait. False outside of Gs. */
+bool rt_canceled(void);
+
 /* Ends whatever g waits for, if that is a ticket (which answers `code`) or a descriptor (whose waiter
  * must find out by itself). g need not live any more. Any thread; never waits. */
 bool rt_interrupt(rt_g *g, rt_wake_code code);
@@ -143,8 +154,9 @@ rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns);
 void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns);
 rt_wake_code rt_wait_code(rt_g *g);
 
-/* Waits delay_ns nanoseconds. Native Gs. */
-void rt_sleep(int64_t delay_ns);
+/* Waits delay_ns nanoseconds; 0 or less: as rt_yield. 0, or RT_ECANCELED: the G was canceled or
+ * interrupted. Native Gs. */
+int rt_sleep(int64_t delay_ns);
 
 /* ---- cells (cell.c) ------------------------------------------------------------------------ */
 
@@ -198,7 +210,8 @@ void rt_pd_close(rt_pd *pd);
  * it later is a store. Any thread. */
 void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns);
 
-/* Waits until the descriptor is ready, or its deadline or shut. Native Gs. */
+/* Waits until the descriptor is ready, or may be: 0; or RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED. Try,
+ * and wait again if it says EAGAIN. Native Gs. */
 int rt_pd_wait(rt_pd *pd, int mode, rt_reason reason);
 
 /* For step Gs. 0: ready now, or an error; RT_PARKED: return RT_PARK, and call rt_pd_check when the
@@ -296,8 +309,8 @@ typedef struct rt_acceptor {
 void rt_acceptor_init(rt_acceptor *a, const void *farewell, size_t len);
 void rt_acceptor_close(rt_acceptor *a);
 
-/* As rt_fd_accept. An error other than RT_ECLOSED and RT_ETIMEOUT is returned after the pause: say it
- * if a->failures is 1, and call again. */
+/* As rt_fd_accept. An error other than RT_ECLOSED, RT_ETIMEOUT and RT_ECANCELED is returned after the
+ * pause: say it if a->failures is 1, and call again. */
 int rt_fd_accept_with(rt_fd *f, rt_acceptor *a);
 
 /* The same on a listener that several pollers share (rt_pd_open_listener). */
@@ -437,12 +450,12 @@ int rt_signal_ignore(int signo);
  * the system's default. Reports that nobody has fetched are dropped. */
 int rt_signal_reset(int signo);
 
-/* Waits for a notified signal and returns its number. A signal that comes several times before it is
+/* Waits for a notified signal and returns its number, or RT_ECANCELED as below. A signal that comes several times before it is
  * reported is reported once. Several Gs may wait: each signal is reported to one. Native Gs. */
 int rt_signal_wait(void);
 
 /* The same until deadline_ns at the latest (rt_nanotime; 0: none): a signal, or RT_ETIMEOUT, or
- * RT_ECANCELED if rt_interrupt ended the wait. Native Gs. */
+ * RT_ECANCELED if rt_interrupt or rt_cancel ended the wait. Native Gs. */
 int rt_signal_wait_until(int64_t deadline_ns);
 
 /* ---- profiler (prof.c) --------------------------------------------------------------------- */

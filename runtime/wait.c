@@ -21,6 +21,18 @@
  * then asks the timer whether its time has come, then tries the word it read: if the G went on to
  * another wait in between, the CAS fails.
  *
+ * A cancellation stays: rt_cancel sets a flag of the G, then ends the wait that it finds. The flag
+ * is looked at where a wait begins, after the word says so, hence one of the two sees the other:
+ *
+ *     rt_cancel:    canceled = true; word PARKED (or OPEN)? close it
+ *     commit_wait:  word = PARKED;   canceled? close it
+ *
+ * and if both do, the CAS decides who readies the G. A wait for a descriptor begins with WAIT in the
+ * pollDesc's word and looks in the same way (rt_pd_prepare). Nothing but a wait looks: a call that
+ * finds its data, its room, its client goes on, so that a canceled G can still tidy up, and a G is
+ * never ended between two waits. What must not be cut short waits with rt_park, which neither an
+ * interrupt nor a cancellation ends (fdmutex_drain, lest a close came back with users left).
+ *
  * Rejected: a lock per wait object; a "sudog" allocated per wait (Go needs it for select; a ticket
  * can be left in many queues at once without memory of its own).
  */
@@ -62,7 +74,17 @@ bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code) {
 }
 
 bool rt_interrupt(rt_g *g, rt_wake_code code) {
-    return close_wait(g, atomic_load_explicit(&g->wait, memory_order_acquire), code) || pd_leave(g);
+    return close_wait(g, atomic_load(&g->wait), code) || pd_leave(g);
+}
+
+void rt_cancel(rt_g *g) {
+    atomic_store(&g->canceled, true);
+    rt_interrupt(g, RT_CANCELED);
+}
+
+bool rt_canceled(void) {
+    rt_g *g = rt_self();
+    return g && atomic_load_explicit(&g->canceled, memory_order_acquire);
 }
 
 void wait_deadline(void *arg) {
@@ -80,10 +102,14 @@ void rt_set_deadline(rt_g *g, int64_t deadline_ns) {
 static bool commit_wait(rt_g *g, void *arg) {
     (void)arg;
     uint64_t w = atomic_load_explicit(&g->wait, memory_order_relaxed);
-    return (w & PHASE_MASK) == PHASE_OPEN &&
-           atomic_compare_exchange_strong_explicit(&g->wait, &w,
-                                                   word_of(w >> TICKET_SHIFT, PHASE_PARKED, 0),
-                                                   memory_order_acq_rel, memory_order_acquire);
+    uint64_t ticket = w >> TICKET_SHIFT, parked = word_of(ticket, PHASE_PARKED, 0);
+    if ((w & PHASE_MASK) != PHASE_OPEN || !atomic_compare_exchange_strong(&g->wait, &w, parked))
+        return false;
+    /* From here on g may run, and even live anew; then the flag may be another life's, and the CAS
+     * fails by its ticket. */
+    return !atomic_load(&g->canceled) ||
+           !atomic_compare_exchange_strong(&g->wait, &parked,
+                                           word_of(ticket, PHASE_CLOSED, RT_CANCELED));
 }
 
 void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns) {
@@ -105,11 +131,11 @@ rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns) {
     return rt_wait_code(g);
 }
 
-void rt_sleep(int64_t delay_ns) {
+int rt_sleep(int64_t delay_ns) {
     if (delay_ns <= 0) {
         rt_yield();
-        return;
+        return rt_canceled() ? RT_ECANCELED : 0;
     }
     rt_wait_open(rt_self());
-    rt_wait(RT_WAIT_SLEEP, rt_nanotime() + delay_ns);
+    return rt_wait(RT_WAIT_SLEEP, rt_nanotime() + delay_ns) == RT_CANCELED ? RT_ECANCELED : 0;
 }
