@@ -299,8 +299,8 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     if (!err && due(&g->timer)) err = RT_ETIMEOUT;
     if (!err && atomic_load(&g->canceled)) { /* the same for who canceled g: see wait.c */
         uintptr_t wait = PD_WAIT;
-        atomic_compare_exchange_strong(word, &wait,
-                                       PD_NIL); /* fails: an event in between is kept */
+        /* Fails if an event came in between, which is kept. */
+        atomic_compare_exchange_strong(word, &wait, PD_NIL);
         return RT_ECANCELED;
     }
     if (err || (mode == RT_R && rt_pd_hup(pd))) {

@@ -451,7 +451,9 @@ int rt_signal_ignore(int signo);
 int rt_signal_reset(int signo);
 
 /* Waits for a notified signal and returns its number, or RT_ECANCELED as below. A signal that comes several times before it is
- * reported is reported once. Several Gs may wait: each signal is reported to one. Native Gs. */
+ * reported is reported once. Several Gs may wait: each signal is reported to one.
+ * While a G waits here and any signal is notified, the program is not deadlocked, whatever the others
+ * wait for. Native Gs. */
 int rt_signal_wait(void);
 
 /* The same until deadline_ns at the latest (rt_nanotime; 0: none): a signal, or RT_ETIMEOUT, or
