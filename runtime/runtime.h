@@ -260,8 +260,8 @@ int rt_fd_close(rt_fd *f);
 ssize_t rt_fd_read(rt_fd *f, void *buf, size_t n);
 ssize_t rt_fd_readv(rt_fd *f, const struct iovec *iov, int n);
 
-/* Writes all of it and returns n, or an error. -EPIPE raises no signal, except on descriptors 1 and 2:
- * see signal.c. */
+/* Writes all of it and returns n, or an error, before which a part of it may have gone out: how much,
+ * only rt_fd_writev tells. -EPIPE raises no signal, except on descriptors 1 and 2: see signal.c. */
 ssize_t rt_fd_write(rt_fd *f, const void *buf, size_t n);
 
 /* The same; `iov` is changed: after an error it tells what was not written. */
@@ -326,8 +326,9 @@ int rt_file_open(rt_fd *f, const char *path, int flags, mode_t mode);
  * caller's. A read from a terminal or a pipe holds up rt_fd_close until something comes. */
 int rt_file_init(rt_fd *f, int fd);
 
-/* At an offset, without moving the file's own; pread returns less than n only at the end. pwrite to
- * a file opened with O_APPEND is -EINVAL: Linux would ignore the offset. */
+/* At an offset, without moving the file's own; pread returns less than n only at the end. An error may
+ * come after a part was moved, which is then repeated by a call with the same offset. pwrite to a file
+ * opened with O_APPEND is -EINVAL: Linux would ignore the offset. */
 ssize_t rt_file_pread(rt_fd *f, void *buf, size_t n, int64_t offset);
 ssize_t rt_file_pwrite(rt_fd *f, const void *buf, size_t n, int64_t offset);
 
