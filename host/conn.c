@@ -169,6 +169,7 @@ static rt_step close_conn(host_conn *c) {
 enum { NEXT = -1 };
 
 static int wait_for(host_conn *c, int mode) {
+    rt_clear_cancel(c->g); /* that was for its handler */
     int r = rt_pd_prepare(c->pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, c->g);
     /* 0 and errors: the phase looks at rt_pd_check itself. */
     return r == RT_PARKED ? RT_PARK : NEXT;

@@ -143,11 +143,7 @@ static int enter_wait_fd(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int6
     }
     rt_set_deadline(lg->g, deadline_ns);
     int r = rt_pd_prepare(pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, lg->g);
-    if (r == RT_PARKED && rt_canceled(lg->g)) {
-        /* It came before we stood there, so it has found nobody. */
-        rt_interrupt(lg->g, RT_CANCELED);
-        r = canceled_fd(lg, lg->answers) ? RT_ECANCELED : 0;
-    }
+    if (r == RT_ECANCELED && !canceled_fd(lg, lg->answers)) r = 0; /* tries again */
     if (r != RT_PARKED) {
         rt_set_deadline(lg->g, 0);
         return r;

@@ -335,6 +335,8 @@ void signal_init(bool keep_default);
 void signal_init_m(rt_m *m);
 /* Makes the G that does the work of handlers. With a P. */
 void signal_start(void);
+/* Some G waits for a signal, and one that it would be told of may come. With all Ps idle. */
+bool signal_may_come(void);
 /* sysmon's: does it in its place, if no P got round to it. */
 void signal_watch(int64_t now_ns);
 /* Sends SIGURG to m's thread, if none is on its way. Its handler sets m->interrupted and nothing

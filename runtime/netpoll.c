@@ -238,7 +238,10 @@ void rt_pd_close(rt_pd *pd) {
         rt_throw("descriptor %d is closed while a G waits for it", pd->fd);
     rt_pd_set_deadline(pd, RT_R, 0);
     rt_pd_set_deadline(pd, RT_W, 0);
-    netpoll_del(pd->p->poller, pd->fd);
+    /* Fails (EBADF, ENOENT) if the caller closed the descriptor before its time. The kernel has
+     * forgotten it then, or, if a duplicate lives on, goes on telling of it: under a tag of before
+     * give_pd, which netpoll_event drops. Either way the pollDesc is free. */
+    (void)netpoll_del(pd->p->poller, pd->fd);
     atomic_fetch_sub(&pd->p->n_fds, 1);
     if (!pd->system) atomic_fetch_sub(&sched.n_fds, 1);
     give_pd(pd);
@@ -324,6 +327,12 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     /* Look again: who shut, expired or hung up before WAIT stood there has found nobody. */
     err = rt_pd_check(pd, mode);
     if (!err && due(&g->timer)) err = RT_ETIMEOUT;
+    if (!err && rt_canceled(g)) { /* the same for who canceled g: see wait.c */
+        uintptr_t wait = (uintptr_t)g + PD_WAIT;
+        /* Fails if an event came in between, which is kept. */
+        atomic_compare_exchange_strong(word, &wait, PD_NIL);
+        return RT_ECANCELED;
+    }
     if (err || (mode == RT_R && rt_pd_hup(pd))) {
         atomic_exchange(word, err ? PD_READY : PD_NIL); /* an event in between is kept */
         return err;

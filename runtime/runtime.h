@@ -132,12 +132,15 @@ bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code);
  * must find out by itself). g need not live any more. Any thread; never waits. */
 bool rt_interrupt(rt_g *g, rt_wake_code code);
 
-/* Cancels the life of g that has this id: its present wait ends as by rt_interrupt, and so does every
- * later one for a ticket; one for a descriptor looks at rt_canceled itself. A G that has ended, or
- * lives anew, notices nothing. Any thread; never waits. */
+/* Cancels the life of g that has this id (rt_id) for good: every wait that it is in or begins later ends
+ * at once, with RT_ECANCELED from rt_sleep, rt_fd_..., rt_pd_prepare and whatever else answers errors,
+ * with RT_CANCELED from tickets. What need not wait is done all the same: a read that finds data, a write
+ * that finds room, a call to the disk. Only rt_park, rt_fd_close and rt_yield wait on. Nothing is ended
+ * for g: it goes on until it returns. A G that has ended, or lives anew, notices nothing. True: it ended a
+ * wait. Any thread; never waits. */
 bool rt_cancel(rt_g *g, int64_t id);
 
-/* Has g been cancelled? Only by g itself, as rt_clear_cancel, which lets its waits wait again. */
+/* Has g been canceled? Only by g itself, as rt_clear_cancel, which lets its waits wait again. */
 bool rt_canceled(const rt_g *g);
 void rt_clear_cancel(rt_g *g);
 
@@ -153,8 +156,9 @@ rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns);
 void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns);
 rt_wake_code rt_wait_code(rt_g *g);
 
-/* Waits delay_ns nanoseconds. Native Gs. */
-void rt_sleep(int64_t delay_ns);
+/* Waits delay_ns nanoseconds; 0 or less: as rt_yield. 0, or RT_ECANCELED: the G was canceled or
+ * interrupted. Native Gs. */
+int rt_sleep(int64_t delay_ns);
 
 /* ---- cells (cell.c) ------------------------------------------------------------------------ */
 
@@ -229,7 +233,8 @@ void rt_pd_close(rt_pd *pd);
  * it later is a store. Any thread. */
 void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns);
 
-/* Waits until the descriptor is ready, or its deadline or shut. Native Gs. */
+/* Waits until the descriptor is ready, or may be: 0; or RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED. Try,
+ * and wait again if it says EAGAIN. Native Gs. */
 int rt_pd_wait(rt_pd *pd, int mode, rt_reason reason);
 
 /* For step Gs. 0: ready now, or an error; RT_PARKED: return RT_PARK, and call rt_pd_check when the
@@ -283,8 +288,8 @@ int rt_fd_close(rt_fd *f);
 ssize_t rt_fd_read(rt_fd *f, void *buf, size_t n);
 ssize_t rt_fd_readv(rt_fd *f, const struct iovec *iov, int n);
 
-/* Writes all of it and returns n, or an error. -EPIPE raises no signal, except on descriptors 1 and 2:
- * see signal.c. */
+/* Writes all of it and returns n, or an error, before which a part of it may have gone out: how much,
+ * only rt_fd_writev tells. -EPIPE raises no signal, except on descriptors 1 and 2: see signal.c. */
 ssize_t rt_fd_write(rt_fd *f, const void *buf, size_t n);
 
 /* The same; `iov` is changed: after an error it tells what was not written. */
@@ -332,8 +337,8 @@ typedef struct rt_acceptor {
 void rt_acceptor_init(rt_acceptor *a, const void *farewell, size_t len);
 void rt_acceptor_close(rt_acceptor *a);
 
-/* As rt_fd_accept. An error other than RT_ECLOSED and RT_ETIMEOUT is returned after the pause: say it
- * if a->failures is 1, and call again. */
+/* As rt_fd_accept. An error other than RT_ECLOSED, RT_ETIMEOUT and RT_ECANCELED is returned after the
+ * pause: say it if a->failures is 1, and call again. */
 int rt_fd_accept_with(rt_fd *f, rt_acceptor *a);
 
 /* The same on a listener that several pollers share (rt_pd_open_listener). */
@@ -349,8 +354,9 @@ int rt_file_open(rt_fd *f, const char *path, int flags, mode_t mode);
  * caller's. A read from a terminal or a pipe holds up rt_fd_close until something comes. */
 int rt_file_init(rt_fd *f, int fd);
 
-/* At an offset, without moving the file's own; pread returns less than n only at the end. pwrite to
- * a file opened with O_APPEND is -EINVAL: Linux would ignore the offset. */
+/* At an offset, without moving the file's own; pread returns less than n only at the end. An error may
+ * come after a part was moved, which is then repeated by a call with the same offset. pwrite to a file
+ * opened with O_APPEND is -EINVAL: Linux would ignore the offset. */
 ssize_t rt_file_pread(rt_fd *f, void *buf, size_t n, int64_t offset);
 ssize_t rt_file_pwrite(rt_fd *f, const void *buf, size_t n, int64_t offset);
 
@@ -473,12 +479,14 @@ int rt_signal_ignore(int signo);
  * the system's default. Reports that nobody has fetched are dropped. */
 int rt_signal_reset(int signo);
 
-/* Waits for a notified signal and returns its number. A signal that comes several times before it is
- * reported is reported once. Several Gs may wait: each signal is reported to one. Native Gs. */
+/* Waits for a notified signal and returns its number, or RT_ECANCELED as below. A signal that comes several times before it is
+ * reported is reported once. Several Gs may wait: each signal is reported to one.
+ * While a G waits here and any signal is notified, the program is not deadlocked, whatever the others
+ * wait for. Native Gs. */
 int rt_signal_wait(void);
 
 /* The same until deadline_ns at the latest (rt_nanotime; 0: none): a signal, or RT_ETIMEOUT, or
- * RT_ECANCELED if rt_interrupt ended the wait. Native Gs. */
+ * RT_ECANCELED if rt_interrupt or rt_cancel ended the wait. Native Gs. */
 int rt_signal_wait_until(int64_t deadline_ns);
 
 /* ---- profiler (prof.c) --------------------------------------------------------------------- */

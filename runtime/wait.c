@@ -23,12 +23,16 @@
  *
  * A cancellation lasts: it ends the present wait and every later one. The G's `cancel` holds the id of
  * the life that it is meant for, and ids are never used again, so a late one does nothing to the next
- * life. It can't be missed:
+ * life. It is looked at where a wait begins, after the word says so, hence one of the two sees the other:
  *
  *     rt_cancel:   cancel = id;        then read the word and try to close what it says
  *     commit_wait: OPEN -> PARKED;     then read cancel, and if it is meant, close that itself
  *
- * A wait for a descriptor has no ticket; its G looks at rt_canceled after rt_pd_prepare (luag.c).
+ * and if both do, the CAS decides who readies the G. A wait for a descriptor begins with WAIT in the
+ * pollDesc's word and looks in the same way (rt_pd_prepare). Nothing but a wait looks: a call that
+ * finds its data, its room, its client goes on, so that a canceled G can still tidy up, and a G is
+ * never ended between two waits. What must not be cut short waits with rt_park, which neither an
+ * interrupt nor a cancellation ends (fdmutex_drain, lest a close came back with users left).
  *
  * Rejected: a lock per wait object; a "sudog" allocated per wait (Go needs it for select; a ticket
  * can be left in many queues at once without memory of its own).
@@ -71,7 +75,7 @@ bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code) {
 }
 
 bool rt_interrupt(rt_g *g, rt_wake_code code) {
-    return close_wait(g, atomic_load_explicit(&g->wait, memory_order_acquire), code) || pd_leave(g);
+    return close_wait(g, atomic_load(&g->wait), code) || pd_leave(g);
 }
 
 bool rt_cancel(rt_g *g, int64_t id) {
@@ -115,7 +119,8 @@ static bool commit_wait(rt_g *g, void *arg) {
     if ((w & PHASE_MASK) != PHASE_OPEN || !atomic_compare_exchange_strong(&g->wait, &w, parked))
         return false;
     /* g may run from here on, and even live anew: only who moves the word on has it. */
-    return __builtin_expect(atomic_load(&g->cancel) != id, 1) ||
+    int64_t cancel = atomic_load(&g->cancel);
+    return __builtin_expect(cancel == 0, 1) || cancel != id ||
            !atomic_compare_exchange_strong(&g->wait, &parked,
                                            word_of(ticket, PHASE_CLOSED, RT_CANCELED));
 }
@@ -139,11 +144,11 @@ rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns) {
     return rt_wait_code(g);
 }
 
-void rt_sleep(int64_t delay_ns) {
+int rt_sleep(int64_t delay_ns) {
     if (delay_ns <= 0) {
         rt_yield();
-        return;
+        return rt_canceled(rt_self()) ? RT_ECANCELED : 0;
     }
     rt_wait_open(rt_self());
-    rt_wait(RT_WAIT_SLEEP, rt_nanotime() + delay_ns);
+    return rt_wait(RT_WAIT_SLEEP, rt_nanotime() + delay_ns) == RT_CANCELED ? RT_ECANCELED : 0;
 }
