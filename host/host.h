@@ -19,6 +19,7 @@ typedef struct host_luag host_luag;
 typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
+typedef struct barrier barrier; /* barrier.c */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -64,6 +65,8 @@ struct host_vm {
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
+    barrier *barriers; /* frames beneath which no G may wait, the innermost last */
+    int n_barriers, cap_barriers;
     uint8_t scratch[HOST_SCRATCH];
 };
 
@@ -107,6 +110,8 @@ enum {
 
 /* The VM whose cell runs the caller. Throws without one. */
 host_vm *vm_current(void);
+/* The same, NULL without one: for what LuaJIT calls in whatever thread. */
+host_vm *vm_here(void);
 /* A VM with the embedded modules, whose Lua has not run anything yet. Never fails: throws. */
 host_vm *vm_new(int id);
 int vm_add_handler(host_vm *vm, int n); /* pops the function; n < 0: a new number */
@@ -141,6 +146,38 @@ int luag_yield(lua_State *L);
 bool luag_client_gone(host_luag *lg);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
+
+/* ---- where a wait can not work (barrier.c) --------------------------------------------------
+ * All of it only by who runs the VM. */
+
+typedef enum barrier_kind {
+    BARRIER_CALLBACK,
+    BARRIER_FINALIZER,
+    BARRIER_HOOK,
+    BARRIER_PROFILER,
+    BARRIER_HOST, /* Lua that the host calls on the VM's main state */
+} barrier_kind;
+
+/* From here to barrier_pop no G may wait. sp: an address in the caller's frame, as
+ * __builtin_frame_address(0). An error that leaves the frame takes the barrier away. */
+void barrier_push(host_vm *vm, barrier_kind kind, const void *sp);
+void barrier_pop(host_vm *vm);
+
+/* vm_barrier where there are records. */
+const char *barrier_why(host_vm *vm);
+
+/* NULL: a G may wait here; else why not: "cannot wait here: %s". */
+static inline const char *vm_barrier(host_vm *vm) {
+    return vm->n_barriers ? barrier_why(vm) : NULL;
+}
+
+/* Nothing of Lua stands on the C stack any more, or a stack without barriers goes on. */
+static inline void barrier_reset(host_vm *vm) {
+    vm->n_barriers = 0;
+}
+
+/* Puts our debug.sethook and gethook into the library of a new VM. May raise. */
+void barrier_open(lua_State *L);
 
 /* ---- sockets of Lua (sock.c) ---------------------------------------------------------------- */
 

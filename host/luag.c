@@ -34,6 +34,8 @@ host_luag *luag_current(void) {
 
 static host_luag *waiter(lua_State *L) {
     host_vm *vm = vm_current();
+    const char *why = vm_barrier(vm);
+    if (why) luaL_error(L, "cannot wait here: %s", why);
     if (rt_debug()->gcwait) lua_gc(L, LUA_GCCOLLECT, 0);
     return vm->slots[vm->view.slot];
 }
@@ -96,6 +98,7 @@ static int settle_wait(host_luag *lg);
 static void enter_lua(host_luag *lg) {
     lg->vm->view.slot = lg->slot;
     lg->vm->view.serial = lg->serial;
+    barrier_reset(lg->vm);
     rt_enterforeign();
 }
 

@@ -15,10 +15,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-host_vm *vm_current(void) {
+host_vm *vm_here(void) {
     rt_cell *c = rt_current_cell();
-    if (!c) rt_throw("no VM runs here");
-    return rt_cell_data(c);
+    return c ? rt_cell_data(c) : NULL;
+}
+
+host_vm *vm_current(void) {
+    host_vm *vm = vm_here();
+    if (!vm) rt_throw("no VM runs here");
+    return vm;
 }
 
 /* ---- modules ---- */
@@ -81,6 +86,7 @@ static void add_searcher(lua_State *L) {
 
 static int open_all(lua_State *L) {
     luaL_openlibs(L);
+    barrier_open(L);
     add_searcher(L);
     return 0;
 }
