@@ -93,7 +93,7 @@ struct host_vm {
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
-    barrier *barriers; /* frames beneath which no G may wait, the innermost last */
+    barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
     bool in_lua;  /* a G's Lua runs */
     bool closing; /* no G may begin in it any more */
