@@ -19,6 +19,7 @@ typedef struct host_luag host_luag;
 typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
+typedef struct barrier barrier; /* barrier.c */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -34,6 +35,7 @@ typedef struct host_options {
     double header_timeout, idle_timeout, handler_timeout, drain_timeout; /* seconds */
     int64_t log_level;
     const char *pid_file;
+    int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
 } host_options;
 
 extern host_options options;
@@ -53,6 +55,33 @@ void options_help(const char *command);
 
 enum { HOST_SCRATCH = 16384 };
 
+/* What is to be given back when a VM goes (vmmem.c). */
+typedef struct mem_range mem_range;
+typedef struct mem_file mem_file;
+typedef struct vm_mem {
+    struct {
+        mem_range *v;
+        int n, cap;
+    } ranges; /* mapped, by address */
+    struct {
+        mem_file *v;
+        int n, cap;
+    } files;
+    struct {
+        void **v;
+        int n, cap;
+    } tables;     /* of the unwinder */
+    bool refused; /* an allocation was, since the last full collection */
+} vm_mem;
+
+/* What is known of its collector (vmgc.c). */
+typedef struct vm_gc {
+    int live_kb;   /* after the last cycle that we saw end */
+    bool in_cycle; /* which vm_gc_step has begun */
+    bool hurries;  /* its memory nears the limit; meanwhile: */
+    int usual_stepmul, usual_pause;
+} vm_gc;
+
 struct host_vm {
     host_view view; /* what Lua sees */
     lua_State *L;   /* the main state: handlers, tables; never resumed */
@@ -64,6 +93,13 @@ struct host_vm {
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
+    barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
+    int n_barriers, cap_barriers;
+    bool in_lua;  /* a G's Lua runs */
+    bool closing; /* no G may begin in it any more */
+    vm_mem mem;
+    vm_gc gc;
+    host_vm *next_retired; /* vm.c */
     uint8_t scratch[HOST_SCRATCH];
 };
 
@@ -107,11 +143,19 @@ enum {
 
 /* The VM whose cell runs the caller. Throws without one. */
 host_vm *vm_current(void);
+/* The same, NULL without one: for what LuaJIT calls in whatever thread. */
+host_vm *vm_here(void);
 /* A VM with the embedded modules, whose Lua has not run anything yet. Never fails: throws. */
 host_vm *vm_new(int id);
+/* The orderly end: finalizers run, everything goes back. No G of it lives and nobody runs it, nor
+ * will. Any native G, which it keeps as long as the finalizers take. */
+void vm_free(host_vm *vm);
+/* The same at once, without finalizers and without a look at its heap. */
+void vm_drop(host_vm *vm);
 int vm_add_handler(host_vm *vm, int n); /* pops the function; n < 0: a new number */
 
-/* A coroutine for a new G; its L is empty. */
+/* A coroutine for a new G; its L is empty. NULL: the VM has no memory for it, after a full collection
+ * too, or closes. */
 host_luag *luag_take(host_vm *vm);
 void luag_give(host_luag *lg, int status);
 /* The Lua G that runs. Throws without one. */
@@ -141,6 +185,66 @@ int luag_yield(lua_State *L);
 bool luag_client_gone(host_luag *lg);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
+
+/* ---- where a wait can not work (barrier.c) --------------------------------------------------
+ * All of it only by who runs the VM. */
+
+typedef enum barrier_kind {
+    BARRIER_CALLBACK,
+    BARRIER_FINALIZER,
+    BARRIER_HOOK,
+    BARRIER_PROFILER,
+    BARRIER_HOST, /* Lua that the host calls on the VM's main state */
+} barrier_kind;
+
+/* From here to barrier_pop no G may wait. sp: an address in the caller's frame, as
+ * __builtin_frame_address(0). An error that leaves the frame takes the barrier away. */
+void barrier_push(host_vm *vm, barrier_kind kind, const void *sp);
+void barrier_pop(host_vm *vm);
+
+/* vm_barrier where there are records. */
+const char *barrier_why(host_vm *vm);
+
+/* NULL: a G may wait here; else why not: "cannot wait here: %s". */
+static inline const char *vm_barrier(host_vm *vm) {
+    return vm->n_barriers ? barrier_why(vm) : NULL;
+}
+
+/* Nothing of Lua stands on the C stack any more, or a stack without barriers goes on. */
+static inline void barrier_reset(host_vm *vm) {
+    vm->n_barriers = 0;
+}
+
+/* Puts our debug.sethook and gethook into the library of a new VM. May raise. */
+void barrier_open(lua_State *L);
+
+/* Bracket the Lua of a G: before lua_resume, or when the stack of one that waited goes on; and when
+ * that has returned, or the stack is left. */
+static inline void vm_enter_lua(host_vm *vm) {
+    barrier_reset(vm);
+    vm->in_lua = true;
+}
+
+static inline void vm_leave_lua(host_vm *vm) {
+    vm->in_lua = false;
+}
+
+/* ---- memory of a VM (vmmem.c) and its garbage (vmgc.c) ----------------------------------------
+ * All of it only by who runs the VM. */
+
+/* Gives back every page that LuaJIT has mapped for it and closes its files. Its lua_State must not be
+ * touched any more. Files that are pipes to processes are waited for by a G of their own. */
+void vmmem_drop(host_vm *vm);
+
+/* For an idle VM: a step of its collector if the heap has grown by a quarter since the last cycle. True:
+ * another is worthwhile. Finalizers may run. How long a step takes: vmgc.c. */
+bool vm_gc_step(host_vm *vm);
+
+/* A whole collection, also if the script has stopped the collector. */
+void vm_gc_full(host_vm *vm);
+
+/* After its mapped bytes have changed. */
+void vm_gc_hurry(host_vm *vm);
 
 /* ---- sockets of Lua (sock.c) ---------------------------------------------------------------- */
 

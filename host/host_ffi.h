@@ -19,6 +19,7 @@ typedef struct host_view {
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
     int32_t n_live; /* Lua Gs of the VM */
+    int64_t mapped; /* bytes that LuaJIT has mapped for it */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there

@@ -34,6 +34,8 @@ host_luag *luag_current(void) {
 
 static host_luag *waiter(lua_State *L) {
     host_vm *vm = vm_current();
+    const char *why = vm_barrier(vm);
+    if (why) luaL_error(L, "cannot wait here: %s", why);
     if (rt_debug()->gcwait) lua_gc(L, LUA_GCCOLLECT, 0);
     return vm->slots[vm->view.slot];
 }
@@ -96,13 +98,19 @@ static int settle_wait(host_luag *lg);
 static void enter_lua(host_luag *lg) {
     lg->vm->view.slot = lg->slot;
     lg->vm->view.serial = lg->serial;
+    vm_enter_lua(lg->vm);
     rt_enterforeign();
+}
+
+static void leave_lua(host_luag *lg) {
+    vm_leave_lua(lg->vm);
+    rt_exitforeign();
 }
 
 /* Waits as lg->want says; what the lua_CFunction then returns. */
 static int leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
-    rt_exitforeign();
+    leave_lua(lg);
     rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
     int err = settle_wait(lg);
     enter_lua(lg);
@@ -271,7 +279,7 @@ rt_step luag_resume(host_luag *lg) {
     int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
     enter_lua(lg);
     int status = lua_resume(L, nargs);
-    rt_exitforeign();
+    leave_lua(lg);
     if (status == LUA_YIELD) {
         if (lg->want == WANT_TURN) return RT_YIELD;
         if (lg->want != WANT_NOTHING) return RT_PARK;
