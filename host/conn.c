@@ -37,7 +37,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LINGER_NS = NS_PER_SEC, LINGER_BYTES = 256 << 10, POOL_MAX = 64, MAX_PS = 256 };
+enum {
+    VM_WAIT_NS = 2000000,
+    LINGER_NS = NS_PER_SEC,
+    LINGER_BYTES = 256 << 10,
+    POOL_MAX = 64,
+    MAX_PS = 256
+};
 
 typedef struct conn_local {
     host_conn *conn; /* outside of handlers */
@@ -186,8 +192,9 @@ static int refuse(host_conn *c, int status) {
 }
 
 /* NULL: none can take it. */
-static host_vm *choose_vm(host_server *s) {
-    host_vm *vm = s->vm ? s->vm : vm_for_request();
+static host_vm *choose_vm(host_server *s, bool *soon) {
+    *soon = false;
+    host_vm *vm = s->vm ? s->vm : vm_for_request(soon);
     return vm && !atomic_load_explicit(&vm->dropped, memory_order_relaxed) ? vm : NULL;
 }
 
@@ -211,6 +218,18 @@ static void watch_client(host_conn *c, rt_g *g) {
     x->hung_up = all_here && rt_pd_hup(c->pd);
 }
 
+/* A VM is being made: a few milliseconds. */
+static rt_step wait_for_vm(rt_g *g) {
+    rt_wait_open(g);
+    rt_set_wait(g, RT_WAIT_OTHER, rt_nanotime() + VM_WAIT_NS);
+    return RT_PARK;
+}
+
+static int ask_again(host_conn *c) {
+    c->phase = CONN_BIND;
+    return (int)wait_for_vm(c->g);
+}
+
 /* The whole head is there: join a VM. */
 static int bind_vm(host_conn *c) {
     host_xfer *x = c->x;
@@ -219,7 +238,9 @@ static int bind_vm(host_conn *c) {
     x->req.id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed);
     x->req.server = (int16_t)c->server->id;
     rt_pd_set_deadline(c->pd, RT_R, 0);
-    host_vm *vm = choose_vm(c->server);
+    bool soon;
+    host_vm *vm = choose_vm(c->server, &soon);
+    if (!vm && soon) return ask_again(c);
     if (!vm) return refuse_busy(c);
     c->phase = CONN_BOUND;
     watch_client(c, g);
@@ -385,6 +406,10 @@ static rt_step conn_step(rt_g *g) {
         case CONN_HEAD:
             next = step_head(c);
             break;
+        case CONN_BIND:
+            rt_wait_code(g);
+            next = bind_vm(c);
+            break;
         case CONN_DRAIN:
             next = step_drain(c);
             break;
@@ -466,12 +491,25 @@ static host_luag *start_handler(rt_g *g, host_xfer *x, host_vm *vm) {
     return lg;
 }
 
+static rt_step bind_again(rt_g *g, host_xfer *x);
+
+static rt_step bind_later(rt_g *g) {
+    host_xfer *x = local_of(g)->x;
+    rt_wait_code(g);
+    return hold_status(x) ? forget(g, x) : bind_again(g, x);
+}
+
 /* It was bound to a VM, but taken out before the handler began, or the VM was dropped: to another. */
 static rt_step bind_again(rt_g *g, host_xfer *x) {
-    host_vm *vm = choose_vm(x->server);
+    bool soon;
+    host_vm *vm = choose_vm(x->server, &soon);
     if (vm) {
         rt_set_step(g, handler_step, vm->cell);
         return RT_YIELD;
+    }
+    if (soon) {
+        rt_set_step(g, bind_later, NULL);
+        return wait_for_vm(g);
     }
     if (!hold_end(x)) return forget(g, x);
     rt_set_step(g, conn_step, NULL);
@@ -481,8 +519,10 @@ static rt_step bind_again(rt_g *g, host_xfer *x) {
 /* The VM of a handler was dropped: its Lua is never touched again. */
 static rt_step handler_drop(host_luag *lg) {
     host_xfer *x = lg->x;
+    rt_g *g = lg->g;
     conn_abandon(x, 502);
-    return forget(lg->g, x);
+    luag_forget(lg);
+    return forget(g, x);
 }
 
 static rt_step handler_step(rt_g *g) {

@@ -9,6 +9,7 @@
 /* What a connection does when its G runs. */
 typedef enum conn_phase {
     CONN_HEAD,   /* waits for a request head, or has part of one */
+    CONN_BIND,   /* waits for a VM that is being made */
     CONN_BOUND,  /* a handler runs, or is about to */
     CONN_DRAIN,  /* reads the rest of a body that the handler did not want */
     CONN_FLUSH,  /* writes what is queued, then goes on to `after_flush` */
@@ -140,14 +141,19 @@ void hold_renew(host_xfer *x);
 int hold_status(host_xfer *x);
 void hold_leave(host_xfer *x);
 
+/* What is asked for, "GET /path", by another thread than the handler's, which does not end meanwhile. */
+void hold_name(host_xfer *x, char *buf, size_t size);
+bool hold_take_slowly(host_xfer *x);
+
 /* Around each call by which a handler reaches its connection, on any M, with a P or without. False:
  * there is none any more. Nothing between the two may wait or raise. */
 static inline bool hold_take(host_xfer *x) {
     uint64_t word = atomic_load_explicit(&x->watch->word, memory_order_relaxed);
-    return (word & HOLD_MASK) == HOLD_FREE &&
-           atomic_compare_exchange_strong_explicit(&x->watch->word, &word,
-                                                   word - HOLD_FREE + HOLD_CALL,
-                                                   memory_order_acquire, memory_order_relaxed);
+    return ((word & HOLD_MASK) == HOLD_FREE &&
+            atomic_compare_exchange_strong_explicit(&x->watch->word, &word,
+                                                    word - HOLD_FREE + HOLD_CALL,
+                                                    memory_order_acquire, memory_order_relaxed)) ||
+           hold_take_slowly(x);
 }
 
 static inline void hold_give(host_xfer *x) {

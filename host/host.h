@@ -30,9 +30,10 @@ enum { MAX_LISTEN = 16 };
 typedef struct host_options {
     const char *listen[MAX_LISTEN];
     int n_listen;
-    int64_t procs; /* 0: as many as there are CPUs */
+    int64_t procs;   /* 0: as many as there are CPUs */
+    int64_t max_vms; /* 0: by the number of Ps */
     int64_t max_body;
-    double header_timeout, idle_timeout, handler_timeout, drain_timeout; /* seconds */
+    double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout; /* seconds */
     int64_t log_level;
     const char *pid_file;
     int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
@@ -70,8 +71,9 @@ typedef struct vm_mem {
     struct {
         void **v;
         int n, cap;
-    } tables;     /* of the unwinder */
-    bool refused; /* an allocation was, since the last full collection */
+    } tables;            /* of the unwinder */
+    uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
+    bool refused;        /* an allocation was, since the last full collection */
 } vm_mem;
 
 /* What is known of its collector (vmgc.c). */
@@ -92,6 +94,18 @@ struct host_vm {
     double serial;   /* of the last G */
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
+    host_sock *socks;             /* of its Lua, sock.c */
+    _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
+    /* vmpool.c, runaway.c */
+    _Atomic bool stuck;        /* atomic: its M has lost its P */
+    int64_t stuck_ns, said_ns; /* the pool's lock: since when; when the log said so last, or 0 */
+    host_vm *next_stuck, *next_spare; /* the pool's lock */
+    _Atomic(host_luag *) kill;        /* atomic: whose Lua is to be ended */
+    _Atomic uintptr_t seen_pc;        /* atomic: where its thread was interrupted last */
+    _Atomic bool seen_compiled;       /* atomic: that was in compiled code */
+    char ending[256];                 /* the keeper: what `kill` runs, for the log */
+    lua_Hook users_hook;              /* while `kill` is ended by a hook */
+    int users_mask, users_count;
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
@@ -158,6 +172,12 @@ int vm_add_handler(host_vm *vm, int n); /* pops the function; n < 0: a new numbe
  * too, or closes. */
 host_luag *luag_take(host_vm *vm);
 void luag_give(host_luag *lg, int status);
+/* The same for a G of a VM that was dropped. */
+void luag_forget(host_luag *lg);
+/* Its deadline, 0: none; what it runs, in words. By who runs its VM, or while that can not go on
+ * (rt_cell_inspect). */
+int64_t luag_limit(const host_luag *lg);
+void luag_name(const host_luag *lg, char *buf, size_t size);
 /* The Lua G that runs. Throws without one. */
 host_luag *luag_current(void);
 /* Runs it until it waits or ends. RT_EXIT: it has ended, done was called. */
@@ -236,6 +256,10 @@ static inline void vm_leave_lua(host_vm *vm) {
  * touched any more. Files that are pipes to processes are waited for by a G of their own. */
 void vmmem_drop(host_vm *vm);
 
+/* pc lies in machine code of the VM, not where FFI callbacks enter it. Also from a signal handler that
+ * interrupted that code. */
+bool vmmem_has_code(host_vm *vm, uintptr_t pc);
+
 /* For an idle VM: a step of its collector if the heap has grown by a quarter since the last cycle. True:
  * another is worthwhile. Finalizers may run. How long a step takes: vmgc.c. */
 bool vm_gc_step(host_vm *vm);
@@ -246,7 +270,25 @@ void vm_gc_full(host_vm *vm);
 /* After its mapped bytes have changed. */
 void vm_gc_hurry(host_vm *vm);
 
+/* ---- which VM serves (vmpool.c) ------------------------------------------------------------- */
+
+/* Once, before any VM runs: from then on stuck VMs are seen to. On a native G. */
+void pool_init(void);
+/* Makes the VMs that serve, each of which `load` makes ready: NULL, or what is wrong, to be freed.
+ * NULL, or the first such message. Waits. */
+char *pool_start(char *(*load)(host_vm *));
+/* The VM that answers the next request of this P. NULL: all are stuck; *soon: another is being made.
+ * With a P; does not wait. */
+host_vm *vm_for_request(bool *soon);
+/* vm has lost its P and has one again. By who runs it. */
+void vm_back(host_vm *vm);
+/* vm was dropped. */
+void pool_forget(host_vm *vm);
+
 /* ---- sockets of Lua (sock.c) ---------------------------------------------------------------- */
+
+/* Closes and frees all of a VM that was dropped. */
+void sock_close_all(host_vm *vm);
 
 /* NULL: closed. */
 rt_pd *sock_pd(host_sock *s, host_waitq **q);
@@ -301,14 +343,11 @@ struct host_server {
     _Atomic bool stopping;       /* atomic: answer what is in flight, then close */
 };
 
-/* The VMs that serve, by P. */
-extern host_vm **serve_vms;
-/* The VM for a request that came just now; NULL: none can take it. With a P (vmpool.c). */
-host_vm *vm_for_request(void);
-
 host_server *server_new(const char *addr, int handler, host_vm *vm, int *err);
 host_server *server_by_id(int id);
 void server_stop(host_server *s);
+/* Those that only vm answers. */
+void server_stop_all_of(host_vm *vm);
 void server_add_conn(host_server *s, host_conn *c);
 void server_remove_conn(host_server *s, host_conn *c);
 /* After every server was stopped: waits until their connections are gone: true; false at the

@@ -17,8 +17,10 @@
  *
  * Lua is foreign code to the runtime (rt_enterforeign): while it runs, the M has no P of its own to speak of.
  */
-#include "host.h"
+#include "conn.h"
+#include "runaway.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct luag_local {
@@ -56,6 +58,23 @@ static int64_t nearer(int64_t a, int64_t b) {
 /* The nearest of its own and its request's. */
 static int64_t limit_of(const host_luag *lg) {
     return nearer(lg->limit_ns, lg->request_ns);
+}
+
+int64_t luag_limit(const host_luag *lg) {
+    return limit_of(lg);
+}
+
+void luag_name(const host_luag *lg, char *buf, size_t size) {
+    if (lg->x)
+        hold_name(lg->x, buf, size);
+    else
+        snprintf(buf, size, "G %d.%.0f", lg->slot, lg->serial);
+}
+
+void luag_forget(host_luag *lg) {
+    rt_set_deadline(lg->g, 0);
+    lg->g = NULL;
+    lg->vm->view.n_live--;
 }
 
 double host_deadline(void) {
@@ -99,18 +118,21 @@ static void enter_lua(host_luag *lg) {
     lg->vm->view.slot = lg->slot;
     lg->vm->view.serial = lg->serial;
     vm_enter_lua(lg->vm);
+    atomic_store_explicit(&lg->vm->running, lg, memory_order_relaxed);
     rt_enterforeign();
 }
 
-static void leave_lua(host_luag *lg) {
-    vm_leave_lua(lg->vm);
-    rt_exitforeign();
+/* The G has returned from Lua, or leaves it on its stack. */
+static void leave_lua(host_vm *vm) {
+    vm_leave_lua(vm);
+    if (!rt_exitforeign()) vm_back(vm);
+    if (atomic_load_explicit(&vm->kill, memory_order_relaxed)) runaway_over(vm);
 }
 
 /* Waits as lg->want says; what the lua_CFunction then returns. */
 static int leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
-    leave_lua(lg);
+    leave_lua(lg->vm);
     rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
     int err = settle_wait(lg);
     enter_lua(lg);
@@ -279,7 +301,7 @@ rt_step luag_resume(host_luag *lg) {
     int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
     enter_lua(lg);
     int status = lua_resume(L, nargs);
-    leave_lua(lg);
+    leave_lua(lg->vm);
     if (status == LUA_YIELD) {
         if (lg->want == WANT_TURN) return RT_YIELD;
         if (lg->want != WANT_NOTHING) return RT_PARK;
@@ -295,7 +317,7 @@ rt_step luag_resume(host_luag *lg) {
 rt_step luag_step(rt_g *g) {
     host_luag *lg = ((luag_local *)rt_local(g))->lg;
     if (atomic_load_explicit(&lg->vm->dropped, memory_order_relaxed)) {
-        rt_set_deadline(g, 0);
+        luag_forget(lg);
         return RT_EXIT;
     }
     return luag_resume(lg);

@@ -16,6 +16,7 @@ host_options options = {
     .header_timeout = 10,
     .idle_timeout = 75,
     .handler_timeout = 30,
+    .kill_after = 5,
     .drain_timeout = 30,
     .log_level = LOG_INFO,
     .vm_memory = 1 << 30,
@@ -53,6 +54,14 @@ static option table[] = {
      "seconds a handler may take to answer, then the client gets 504; a streamed\n"
      "response is cut off when nothing was written for so long (default 30; 0: no limit)",
      KIND_SECONDS, SERVE | RUN | TEST, &options.handler_timeout, 0, 1e6, 0},
+    {"kill-after", "S",
+     "seconds that a handler past its time may run on without waiting, then it is\n"
+     "ended: by an error, or with its whole VM (default 5)",
+     KIND_SECONDS, SERVE, &options.kill_after, 0, 1e6, 0},
+    {"max-vms", "N",
+     "how many VMs may be made when handlers hold theirs (default: 4 for each of\n"
+     "--procs, 8 at least)",
+     KIND_INT, SERVE, &options.max_vms, 1, 4096, 0},
     {"drain-timeout", "S", "seconds that a stop waits for requests in flight (default 30)",
      KIND_SECONDS, SERVE, &options.drain_timeout, 0, 1e6, 0},
     {"vm-memory", "BYTES",

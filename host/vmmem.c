@@ -133,6 +133,13 @@ static int64_t forget(host_vm *vm, const void *p, size_t len) {
     return bytes;
 }
 
+bool vmmem_has_code(host_vm *vm, uintptr_t pc) {
+    const vm_mem *m = &vm->mem;
+    int i = find_range(m, pc + 1);
+    bool ours = i < m->ranges.n && m->ranges.v[i].lo <= pc;
+    return ours && (pc < m->callbacks || pc >= m->callbacks + PAGE);
+}
+
 /* ---- the limit ---- */
 
 static bool too_much(host_vm *vm, size_t more) {
@@ -161,6 +168,7 @@ void *__wrap_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t
         return MAP_FAILED;
     }
     void *p = __real_mmap64(addr, len, prot, flags, fd, off);
+    if (p != MAP_FAILED && len <= PAGE) vm->mem.callbacks = (uintptr_t)p; /* of FFI: the only one */
     if (p != MAP_FAILED) record(vm, p, len);
     return p;
 }

@@ -117,7 +117,7 @@ static const char *site_name(dump *d, const void *site) {
     unsigned i = d->next_site++ % SITES;
     d->sites[i].site = site;
     /* The call itself: what follows it may be another function, if it does not return. */
-    symbol_print((const char *)site - 1, d->sites[i].text, SITE_MAX);
+    rt_symbol_print((const char *)site - 1, d->sites[i].text, SITE_MAX);
     return d->sites[i].text;
 }
 

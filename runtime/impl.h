@@ -270,7 +270,7 @@ void cell_requeue(rt_cell *c, rt_g *g);
 /* The native G on whose stack c's loop runs. */
 rt_g *cell_driver(rt_cell *c);
 /* c's M has lost its P, c's M is back; what has not begun goes to the global queue. sched.lock held. */
-void cell_away(rt_cell *c);
+void cell_away(rt_cell *c, rt_m *m);
 void cell_back(rt_cell *c);
 /* The same for what was posted to away cells since. True: there was something. sched.lock held. */
 bool cell_relieve(void);
@@ -354,7 +354,6 @@ typedef struct rt_symbol {
 } rt_symbol;
 void symbol_find(const void *pc, rt_symbol *s);
 /* "name+0x1c", "module+0x1234" or "0x1234"; returns its length, below size. */
-size_t symbol_print(const void *pc, char *buf, size_t size);
 
 /* unwind.c */
 void unwind_init(void);

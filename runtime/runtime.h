@@ -178,12 +178,20 @@ enum { RT_CELL_STACK = 2 << 20 };
  * cell's other Gs run on another stack. It never returns in a cell that was dropped. */
 void rt_leave_stack(rt_step step);
 
-/* c's Gs have no stacks any more: one that left its own in the midst of a step begins a new step instead.
- * Only by the M that runs c. */
-void rt_cell_drop(rt_cell *c);
+/* While c is dropped, its Gs have no stacks: one that left its own in the midst of a step begins a new step
+ * instead. By the M that runs c; false by anybody, when c has no Gs. */
+void rt_cell_drop(rt_cell *c, bool dropped);
 
 /* c's M runs foreign code for so long that it has lost its P. Any thread. */
 bool rt_cell_is_away(rt_cell *c);
+
+/* If c is away, calls fn(arg), during which its M may run on in its foreign code but can not come back,
+ * and then, if fn says true, interrupts that M by SIGURG. Whether c is away. fn must be short and
+ * call nothing of the runtime. Any thread. */
+bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg);
+
+/* fn runs in SIGURG's handler on an M in foreign code, with its ucontext_t. Set once, before. */
+void rt_on_interrupt(void (*fn)(void *context));
 
 /* Brackets around code of a cell's G that may run for long without knowing of the runtime, such as Lua
  * (syscall.c). In between, sysmon may give the P to another M. What is not said to need a P or to wait may
@@ -551,6 +559,9 @@ const rt_debug_vars *rt_debug(void);
 
 /* Prints the message, where, and aborts. Any thread, signal handlers too. */
 _Noreturn void rt_throw(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* Says where in the program pc is, "name+0x1c", "module+0x1234" or "0x1234"; its length, below size. */
+size_t rt_symbol_print(const void *pc, char *buf, size_t size);
 
 /* Prints every G to stderr: state, reason, how long, where it was made. Any thread; never waits for
  * anything but stderr. */

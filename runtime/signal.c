@@ -101,10 +101,23 @@ static void on_asked(int signo) {
     errno = saved;
 }
 
-static void on_interrupt(int signo) {
+static void (*interrupt_hook)(void *context);
+
+void rt_on_interrupt(void (*fn)(void *context)) {
+    interrupt_hook = fn;
+}
+
+/* Between rt_enterforeign and the first thing that come_back does. */
+static bool in_foreign_code(const rt_m *m) {
+    return !m->p && m->cell && m->curg && m->curg->step;
+}
+
+static void on_interrupt(int signo, siginfo_t *info, void *context) {
     (void)signo;
+    (void)info;
     rt_m *m = rt_getm();
     if (!m) return; /* urgent data for a program that asked for the signal: ours it is not */
+    if (interrupt_hook && in_foreign_code(m)) interrupt_hook(context);
     atomic_store(&m->interrupted, true);
     count_add(&m->n_interrupts, 1);
     atomic_store(&m->urged, false);
@@ -130,7 +143,7 @@ static void say_fault(int signo, const siginfo_t *info) {
     rt_g *loop = m->cell ? cell_driver(m->cell) : NULL;
     const char *at = info->si_addr;
     char site[128] = "nobody";
-    if (g && g->site) symbol_print((const char *)g->site - 1, site, sizeof site);
+    if (g && g->site) rt_symbol_print((const char *)g->site - 1, site, sizeof site);
     bool memory = signo == SIGSEGV || signo == SIGBUS;
     if (memory && loop && overflows(loop->ctx.stack, at))
         rt_throw("stack overflow: G %lld of VM G %lld, stack of %zu bytes, created by %s",
@@ -373,7 +386,10 @@ void signal_init(bool keep_default) {
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
         sigaction(faults[i], &sa, NULL);
 #endif
-    int err = set_handler(SIGURG, on_interrupt);
+    struct sigaction urg = {.sa_sigaction = on_interrupt,
+                            .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    sigfillset(&urg.sa_mask);
+    int err = sigaction(SIGURG, &urg, NULL) < 0 ? -errno : 0;
     if (!err) err = set_handler(SIGPIPE, on_sigpipe);
     sig.dumps = !keep_default;
     if (!err && sig.dumps) err = set_handler(SIGUSR1, on_asked);
