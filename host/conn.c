@@ -437,7 +437,7 @@ static rt_step conn_step(rt_g *g) {
 static void handler_done(host_luag *lg, int status) {
     host_xfer *x = lg->x;
     int answered = hold_end(x) ? 0 : hold_status(x);
-    bool gone = luag_client_gone(lg);
+    bool gone = (status != 0 || x->req.state == 0) && luag_client_gone(lg);
     if (status != 0) {
         const char *msg = lua_tostring(lg->L, -1);
         char when[64] = "";
@@ -529,8 +529,9 @@ static rt_step handler_step(rt_g *g) {
     host_xfer *x = local_of(g)->x;
     host_luag *lg = x->lg;
     if (!lg) {
-        if (hold_status(x)) return forget(g, x);
-        host_vm *vm = rt_current_cell() ? vm_current() : NULL;
+        if (hold_lost(x)) return forget(g, x);
+        rt_cell *cell = rt_current_cell();
+        host_vm *vm = cell ? rt_cell_data(cell) : NULL;
         if (!vm || atomic_load_explicit(&vm->dropped, memory_order_relaxed))
             return bind_again(g, x);
         lg = start_handler(g, x, vm);

@@ -60,7 +60,6 @@ struct host_xfer {
     host_req req; /* what Lua sees; first, so that one pointer is both */
     host_conn *conn;
     host_xfer *next_free;
-    llhttp_t parser;
     host_server *server;
     host_luag *lg;    /* whose coroutine runs the handler; NULL: it has not begun */
     host_waitq waitq; /* the handler's waits for the connection */
@@ -94,6 +93,7 @@ struct host_xfer {
 
     /* What follows outlives a request. */
     host_watch *watch;
+    llhttp_t parser; /* begun anew for each */
     host_header headers[HEADERS_MAX];
     char in_first[IN_SIZE];
     char out_first[OUT_SIZE];
@@ -139,6 +139,10 @@ void hold_forget(host_xfer *x);
 void hold_renew(host_xfer *x);
 /* The status with which C has answered in the handler's place; 0: it has not. By the handler's VM. */
 int hold_status(host_xfer *x);
+static inline bool hold_lost(host_xfer *x) {
+    return (atomic_load_explicit(&x->watch->word, memory_order_acquire) & HOLD_MASK) >=
+           HOLD_PARTING;
+}
 void hold_leave(host_xfer *x);
 
 /* What is asked for, "GET /path", by another thread than the handler's, which does not end meanwhile. */

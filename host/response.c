@@ -269,8 +269,9 @@ static bool more_to_come(host_xfer *x) {
 }
 
 /* A whole response. The caller has the connection. */
-static int respond(host_xfer *x, int status, int ctype, const char *head, size_t head_len,
-                   const char *body, size_t body_len) {
+static inline __attribute__((always_inline)) int respond(host_xfer *x, int status, int ctype,
+                                                         const char *head, size_t head_len,
+                                                         const char *body, size_t body_len) {
     x->req.state = 2;
     if (x->broken) return -EPIPE;
     if (queue_head(x, status, ctype, head, head_len, (int64_t)body_len) < 0) return give_up(x);

@@ -88,7 +88,7 @@ static inline bool is_g(uintptr_t word) {
 }
 
 /* Takes the waiting G out of the word, or leaves `leave` (NIL or READY) there. NULL: none waited. */
-static rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
+static inline rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
     _Atomic uintptr_t *word = word_of(pd, mode);
     uintptr_t old = atomic_load(word);
     for (;;) {

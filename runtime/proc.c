@@ -115,12 +115,16 @@ static const uint64_t legal =
     MAY(G_RUNNING, G_DEAD) | MAY(G_SYSCALL, G_RUNNING) | MAY(G_SYSCALL, G_RUNNABLE) |
     MAY(G_WAITING, G_RUNNABLE) | MAY(G_WAITING, G_RUNNING) | MAY(G_DEAD, G_IDLE);
 
+static __attribute__((cold, noinline)) _Noreturn void bad_status(const rt_g *g, uint32_t now,
+                                                                 g_status from, g_status to) {
+    rt_throw("G %lld: state %u, asked to go from %d to %d", (long long)rt_id(g), now, from, to);
+}
+
 /* Only the owner moves the state, so no CAS is needed; a second owner is a bug that the comparison
  * finds most of the time. Release: who takes the G over by loading its state sees its fields. */
 void g_set_status(rt_g *g, g_status from, g_status to) {
     uint32_t now = atomic_load_explicit(&g->status, memory_order_relaxed);
-    if (now != (uint32_t)from || !(legal >> (from * 8 + to) & 1))
-        rt_throw("G %lld: state %u, asked to go from %d to %d", (long long)g->id, now, from, to);
+    if (now != (uint32_t)from || !(legal >> (from * 8 + to) & 1)) bad_status(g, now, from, to);
     atomic_store_explicit(&g->status, to, memory_order_release);
 }
 
