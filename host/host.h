@@ -52,6 +52,8 @@ void options_help(const char *command);
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
 enum { HOST_SCRATCH = 16384 };
+/* Why a Lua G is cancelled, as host_canceled says it. */
+enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2 };
 
 struct host_vm {
     host_view view; /* what Lua sees */
@@ -90,8 +92,8 @@ struct host_luag {
     int64_t deadline_ns;  /* of that wait */
     int64_t limit_ns;     /* the G's own deadline; 0: none */
     double serial;
-    uint64_t ticket; /* WANT_TICKET, WANT_QUEUE */
-    bool canceled;
+    uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
+    uint8_t canceled; /* HOST_CANCELED...; any of them ends its waits */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
     void *done_arg;

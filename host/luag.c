@@ -215,12 +215,28 @@ int host_wake(int32_t slot) {
     return lg->g && lg->want == WANT_TICKET && rt_wake(lg->g, lg->ticket, RT_WOKEN);
 }
 
-void host_cancel(int32_t slot) {
+static void cancel(int32_t slot, int why) {
     host_vm *vm = vm_current();
     if (slot < 0 || slot >= vm->n_slots || !vm->slots[slot]->g) return;
     host_luag *lg = vm->slots[slot];
-    lg->canceled = true;
+    lg->canceled |= (uint8_t)why;
     rt_interrupt(lg->g, RT_CANCELED);
+}
+
+void host_cancel(int32_t slot) {
+    cancel(slot, HOST_CANCELED);
+}
+
+void host_cancel_scope(int32_t slot) {
+    cancel(slot, HOST_CANCELED_SCOPE);
+}
+
+int host_canceled(void) {
+    return luag_current()->canceled;
+}
+
+void host_set_canceled(int why) {
+    luag_current()->canceled = (uint8_t)why;
 }
 
 /* ---- starting one ---- */

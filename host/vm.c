@@ -163,7 +163,7 @@ void luag_give(host_luag *lg, int status) {
     lg->done = NULL;
     lg->nargs = 0;
     lg->limit_ns = 0;
-    lg->canceled = false;
+    lg->canceled = 0;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;
