@@ -8,8 +8,14 @@
  * resumed, the answer is what the yield returns to the caller in Lua.
  *
  * A plain yield works where the running coroutine is the G's own and no C function stands between it
- * and the resume. Elsewhere (a comparator of table.sort, the user's own coroutine) the wait raises
- * "cannot wait here".
+ * and the resume. Elsewhere (a comparator of table.sort, the user's own coroutine) the loop's stack is left
+ * with all that stands on it, and the VM goes on with another (rt_leave_stack): the wait is a call that
+ * returns later. LuaJIT keeps in its global state which coroutine runs (cur_L), which is another one when
+ * the call returns; a call of a C function that does nothing sets it right. Nothing else of that state
+ * outlives a C function, but for the hook flags, hence no waits in hooks, and what the
+ * collector and FFI callbacks keep on the C stack, hence none in finalizers and callbacks.
+ *
+ * Lua is foreign code to the runtime (rt_enterforeign): while it runs, the M has no P of its own to speak of.
  */
 #include "host.h"
 
@@ -28,11 +34,12 @@ host_luag *luag_current(void) {
 
 static host_luag *waiter(lua_State *L) {
     host_vm *vm = vm_current();
-    host_luag *lg = vm->slots[vm->view.slot];
-    if (lg->L != L)
-        luaL_error(L, "cannot wait here: this coroutine is not the one that its G began with");
-    if (!lua_isyieldable(L)) luaL_error(L, "cannot wait here: a C function is on the way out");
-    return lg;
+    if (rt_debug()->gcwait) lua_gc(L, LUA_GCCOLLECT, 0);
+    return vm->slots[vm->view.slot];
+}
+
+static const char *word_of(int err) {
+    return err == RT_ETIMEOUT ? "timeout" : err == RT_ECLOSED ? "closed" : "canceled";
 }
 
 static int answer(lua_State *L, const char *word) {
@@ -52,6 +59,32 @@ void host_set_deadline(double ns) {
     luag_current()->limit_ns = (int64_t)ns;
 }
 
+static int nothing(lua_State *L) {
+    (void)L;
+    return 0;
+}
+
+static int wait_result(host_luag *lg);
+
+static void enter_lua(host_luag *lg) {
+    lg->vm->view.slot = lg->slot;
+    lg->vm->view.serial = lg->serial;
+    rt_enterforeign();
+}
+
+/* Waits as lg->want says; what the lua_CFunction then returns. */
+static int leave(lua_State *L, host_luag *lg) {
+    if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
+    rt_exitforeign();
+    rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
+    int err = wait_result(lg);
+    lg->want = WANT_NOTHING;
+    enter_lua(lg);
+    lua_pushcfunction(L, nothing);
+    lua_call(L, 0, 0);
+    return err ? answer(L, word_of(err)) : 0;
+}
+
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     if (lg->canceled) return answer(L, "canceled");
@@ -60,11 +93,7 @@ int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
     rt_set_wait(lg->g, reason, deadline_ns);
-    return lua_yield(L, 0);
-}
-
-static const char *word_of(int err) {
-    return err == RT_ETIMEOUT ? "timeout" : err == RT_ECLOSED ? "closed" : "canceled";
+    return leave(L, lg);
 }
 
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
@@ -85,7 +114,7 @@ int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadl
         lg->want = WANT_QUEUE;
         lg->ticket = rt_wait_open(lg->g);
         rt_set_wait(lg->g, RT_WAIT_OTHER, deadline_ns);
-        return lua_yield(L, 0);
+        return leave(L, lg);
     }
     rt_set_deadline(lg->g, deadline_ns);
     int r = rt_pd_prepare(pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, lg->g);
@@ -96,13 +125,13 @@ int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadl
     q->holder[i] = lg;
     lg->waitq = q;
     lg->want = WANT_FD;
-    return lua_yield(L, 0);
+    return leave(L, lg);
 }
 
 int luag_yield(lua_State *L) {
     host_luag *lg = waiter(L);
     lg->want = WANT_TURN;
-    return lua_yield(L, 0);
+    return leave(L, lg);
 }
 
 /* ---- ending it ---- */
@@ -183,9 +212,9 @@ static int end_wait(host_luag *lg) {
 rt_step luag_resume(host_luag *lg) {
     lua_State *L = lg->L;
     int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
-    lg->vm->view.slot = lg->slot;
-    lg->vm->view.serial = lg->serial;
+    enter_lua(lg);
     int status = lua_resume(L, nargs);
+    rt_exitforeign();
     if (status == LUA_YIELD) {
         if (lg->want == WANT_TURN) return RT_YIELD;
         if (lg->want != WANT_NOTHING) return RT_PARK;

@@ -21,9 +21,27 @@
  * atomic step. The mailbox is looked at before each G, so its Gs are served between those; after
  * CELL_SLICE Gs, or when sysmon says so, the loop lets the M look after others.
  *
- * The driver's stack is the loop stack. It may be exchanged for a fresh one while a G holds the old
- * (the issue on waiting anywhere): all loops are the same, so nothing but the driver's context
- * changes.
+ * Leaving the stack. A G may have to wait in the middle of its step, with C frames below it that know
+ * nothing of that (a comparator called by a sort). Then the loop's stack is left as it is and stays
+ * with the G, and the cell goes on with another one (rt_leave_stack): a spare, or a fresh one. When the
+ * G is ready, the loop that takes it switches to the stack that it holds, whose own loop frame then
+ * is the cell's loop, and the stack it came from is spare. All loops are the same, so it does
+ * not matter which frame goes on; only the driver's context is exchanged. What is done on behalf of the
+ * G that left is done by the loop that goes on, when the G's stack is at rest, as everywhere.
+ *
+ * A G that was given to the cell but has not begun there (rt_set_step) may begin in another just as
+ * well. It waits in a list of its own, `fresh`, so that it can be taken back if the cell gets stuck:
+ *
+ * Being away. While the cell's M runs foreign code (syscall.c: rt_enterforeign), sysmon may take its P.
+ * From then until that M is back, the cell is away: nothing of it moves, except that sysmon takes
+ * out the Gs that have not begun, also those that are still posted, and puts them into the global
+ * queue. away, and fresh while it is set, belong to sched.lock, which the M takes on its way back.
+ *
+ * A cell that was dropped (rt_cell_drop) runs its Gs' steps as ever, which are told by their owner to
+ * end; only the stacks that Gs hold are given back instead of being gone on with.
+ *
+ * Rejected: a stack per G (a waiting Lua G would cost 10 kB and not 3); to copy the frames out (C
+ * keeps pointers into its stack).
  */
 #include "impl.h"
 
@@ -31,10 +49,27 @@
 
 #include <stdlib.h>
 
+enum { SPARES = 4 }; /* stacks that a cell keeps for the next Gs that leave theirs */
+
+/* A stack whose loop rests; lies on that stack. */
+typedef struct spare {
+    rt_context ctx;
+    struct spare *next;
+} spare;
+
 struct rt_cell {
     rt_g *driver;
     _Atomic(rt_g *) mailbox; /* atomic: IDLE, NULL or the latest post */
     g_list ready;            /* the M that runs the loop */
+    g_list fresh;            /* the same; while away: sched.lock. Gs that have not begun */
+    bool fresh_next;         /* the M that runs the loop: whose turn it is */
+    rt_g *left;              /* the same: left its stack with `after`, not yet seen to */
+    rt_step after;           /* the same */
+    spare *spares;           /* the same */
+    int n_spares;            /* the same */
+    _Atomic bool dropped;
+    bool away;          /* sched.lock */
+    rt_cell *next_away; /* sched.lock */
     void *data;
 };
 
@@ -56,7 +91,7 @@ rt_g *cell_driver(rt_cell *c) {
 
 /* A G of the running cell goes to the end of its list. */
 void cell_requeue(rt_cell *c, rt_g *g) {
-    g_list_push(&c->ready, g);
+    g_list_push(g->fresh ? &c->fresh : &c->ready, g);
 }
 
 void cell_post(rt_cell *c, rt_g *g) {
@@ -85,9 +120,17 @@ static void take_mail(rt_cell *c) {
     }
     while (first) {
         rt_g *next = first->schedlink;
-        g_list_push(&c->ready, first);
+        g_list_push(first->fresh ? &c->fresh : &c->ready, first);
         first = next;
     }
+}
+
+/* The next G to run: in turns one that goes on and one that begins. */
+static rt_g *take(rt_cell *c) {
+    take_mail(c);
+    c->fresh_next = !c->fresh_next;
+    rt_g *g = g_list_pop(c->fresh_next ? &c->fresh : &c->ready);
+    return g ? g : g_list_pop(c->fresh_next ? &c->ready : &c->fresh);
 }
 
 static bool commit_idle(rt_g *driver, void *arg) {
@@ -98,38 +141,196 @@ static bool commit_idle(rt_g *driver, void *arg) {
                                                    memory_order_relaxed);
 }
 
-/* Runs one G of the cell until it leaves. */
-static void run(rt_cell *c, rt_g *g) {
-    g_set_status(g, G_RUNNABLE, G_RUNNING);
-    rt_step step;
-    do {
-        rt_getm()->curg = g;
-        TRACE(TRACE_START, rt_getm()->p, g, 0);
-        step = g->step(g);
-    } while (finish_step(g, step, c));
+/* ---- stacks ---- */
+
+static void loop(void *arg);
+
+void rt_leave_stack(rt_step step) {
+    rt_m *m = rt_getm();
+    rt_cell *c = m->cell;
+    rt_g *g = m->curg, *driver = c->driver;
+    c->left = g;
+    c->after = step;
+    g->ctx = driver->ctx;
+    spare *s = c->spares;
+    if (s) {
+        c->spares = s->next;
+        c->n_spares--;
+        driver->ctx = s->ctx;
+    } else {
+        rt_context_make(&driver->ctx, stack_alloc(RT_CELL_STACK), loop, c);
+    }
+    atomic_fetch_add_explicit(&sched.n_held, 1, memory_order_relaxed);
+    rt_context_switch(&g->ctx, &driver->ctx);
+    /* Back, perhaps on another thread: enter_held has made this stack the driver's again. */
+    g->ctx = (rt_context){0};
+    atomic_fetch_sub_explicit(&sched.n_held, 1, memory_order_relaxed);
+}
+
+static void free_context(rt_context *ctx) {
+    rt_stack s = ctx->stack;
+    rt_context_destroy(ctx);
+    stack_free(s);
+    *ctx = (rt_context){0};
+}
+
+static bool holds_stack(const rt_g *g) {
+    return g->ctx.stack.lo != NULL;
+}
+
+/* Goes on with the stack that g holds. Returns when the cell needs this one again. */
+static void enter_held(rt_cell *c, rt_g *g) {
+    if (c->n_spares == SPARES) {
+        spare *s = c->spares; /* lies on the stack that goes: its frames hold nothing */
+        rt_context ctx = s->ctx;
+        c->spares = s->next;
+        c->n_spares--;
+        free_context(&ctx);
+    }
+    spare here = {c->driver->ctx, c->spares};
+    c->spares = &here;
+    c->n_spares++;
+    c->driver->ctx = g->ctx;
+    rt_context_switch(&here.ctx, &c->driver->ctx);
+}
+
+/* ---- the loop ---- */
+
+/* Runs *g until it leaves, and tells what it wants. Another may leave in its place: if *g held a stack,
+ * the cell went on there, and came back here because that one had to be left. */
+static rt_step run(rt_cell *c, rt_g **g) {
+    rt_m *m = rt_getm();
+    m->curg = *g;
+    TRACE(TRACE_START, m->p, *g, 0);
+    if (!holds_stack(*g)) return (*g)->step(*g);
+    if (atomic_load_explicit(&c->dropped, memory_order_relaxed)) {
+        free_context(&(*g)->ctx);
+        atomic_fetch_sub_explicit(&sched.n_held, 1, memory_order_relaxed);
+        return (*g)->step(*g);
+    }
+    enter_held(c, *g);
+    *g = c->left;
+    c->left = NULL;
+    return c->after;
+}
+
+/* Sees to g, which left with `step`, and runs it on if its commit refuses. */
+static void settle(rt_cell *c, rt_g *g, rt_step step) {
+    while (finish_step(g, step, c))
+        step = run(c, &g);
     rt_getm()->curg = c->driver;
 }
 
 static void loop(void *arg) {
     rt_cell *c = arg;
-    for (int left = CELL_SLICE;;) {
-        take_mail(c);
-        rt_g *g = g_list_pop(&c->ready);
+    if (c->left) { /* whose stack this one replaces */
+        rt_g *left = c->left;
+        c->left = NULL;
+        settle(c, left, c->after);
+    }
+    for (int turns = CELL_SLICE;;) {
+        rt_g *g = take(c);
         if (!g) {
             rt_set_park(c->driver, commit_idle, c, RT_WAIT_CELL);
             g_leave(c->driver, RT_PARK);
-            left = CELL_SLICE;
+            turns = CELL_SLICE;
             continue;
         }
-        run(c, g);
+        g->fresh = false;
+        g_set_status(g, G_RUNNABLE, G_RUNNING);
+        settle(c, g, run(c, &g));
         rt_p *p = rt_getm()->p;
-        if (--left <= 0 || atomic_load_explicit(&p->yield_now, memory_order_relaxed)) {
+        if (--turns <= 0 || atomic_load_explicit(&p->yield_now, memory_order_relaxed)) {
             atomic_store_explicit(&p->yield_now, false, memory_order_relaxed);
             g_leave(c->driver, RT_YIELD);
-            left = CELL_SLICE;
+            turns = CELL_SLICE;
         }
     }
 }
+
+/* ---- being away; sched.lock held ---- */
+
+/* Moves what has not begun into l. */
+static void take_back(rt_cell *c, g_list *l) {
+    for (rt_g *g; (g = g_list_pop(&c->fresh));)
+        g_list_push(l, g);
+    rt_g *g = atomic_exchange_explicit(&c->mailbox, NULL, memory_order_acquire);
+    rt_g *kept = NULL;
+    while (g) { /* latest first */
+        rt_g *next = g->schedlink;
+        if (g->fresh) {
+            g_list_push(l, g);
+        } else {
+            g->schedlink = kept;
+            kept = g;
+        }
+        g = next;
+    }
+    while (kept) { /* posted anew, earliest first; who posts meanwhile comes in between */
+        rt_g *next = kept->schedlink;
+        rt_g *old = atomic_load_explicit(&c->mailbox, memory_order_relaxed);
+        do
+            kept->schedlink = old;
+        while (!atomic_compare_exchange_weak_explicit(&c->mailbox, &old, kept, memory_order_acq_rel,
+                                                      memory_order_relaxed));
+        kept = next;
+    }
+}
+
+static void set_free(g_list *l) {
+    for (rt_g *g = l->head; g; g = g->schedlink)
+        g->cell = NULL;
+    global_put(l);
+}
+
+void cell_away(rt_cell *c) {
+    c->away = true;
+    c->next_away = sched.away;
+    sched.away = c;
+    g_list l = {0};
+    take_back(c, &l);
+    set_free(&l);
+}
+
+void cell_back(rt_cell *c) {
+    if (!c->away) return;
+    c->away = false;
+    rt_cell **at = &sched.away;
+    while (*at != c)
+        at = &(*at)->next_away;
+    *at = c->next_away;
+}
+
+bool cell_relieve(void) {
+    g_list l = {0};
+    for (rt_cell *c = sched.away; c; c = c->next_away) {
+        rt_g *posted = atomic_load_explicit(&c->mailbox, memory_order_relaxed);
+        if (posted) take_back(c, &l);
+    }
+    bool any = l.head != NULL;
+    set_free(&l);
+    return any;
+}
+
+int32_t cells_away(void) {
+    int32_t n = 0;
+    for (rt_cell *c = sched.away; c; c = c->next_away)
+        n++;
+    return n;
+}
+
+void rt_cell_drop(rt_cell *c) {
+    atomic_store_explicit(&c->dropped, true, memory_order_relaxed);
+}
+
+bool rt_cell_is_away(rt_cell *c) {
+    rt_lock_acquire(&sched.lock);
+    bool away = c->away;
+    rt_lock_release(&sched.lock);
+    return away;
+}
+
+/* ---- */
 
 rt_cell *rt_cell_new(void *data) {
     rt_cell *c = calloc(1, sizeof *c);

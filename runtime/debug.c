@@ -187,7 +187,7 @@ int rt_read_p_stats(int32_t id, rt_p_stats *s) {
     if (id < 0 || id >= sched.procs) return -EINVAL;
     rt_p *p = &sched.ps[id];
     *s = (rt_p_stats){
-        .status = (int32_t)atomic_load(&p->status),
+        .status = (int32_t)(atomic_load(&p->status) & P_STATUS),
         .runq = (int32_t)(atomic_load(&p->runq_tail) - atomic_load(&p->runq_head)),
         .switches = atomic_load(&p->schedtick),
         .steals = count_get(&p->n_steals),
@@ -208,6 +208,10 @@ void rt_read_stats(rt_stats *s) {
     s->handoffs = count_get(&sched.n_handoffs);
     s->fds = count_get(&sched.n_fds);
     s->stack_bytes = stack_bytes();
+    s->held_stacks = atomic_load(&sched.n_held);
+    rt_lock_acquire(&sched.lock);
+    s->away = cells_away();
+    rt_lock_release(&sched.lock);
     for (int32_t i = 0; i < sched.procs; i++) {
         rt_p *p = &sched.ps[i];
         rt_p_stats ps;

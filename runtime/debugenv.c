@@ -19,6 +19,8 @@ static const struct {
 } keys[] = {
     {"schedtrace", &vars.schedtrace},
     {"gctrace", &vars.gctrace},
+    {"retake", &vars.retake},
+    {"gcwait", &vars.gcwait},
 };
 
 const rt_debug_vars *rt_debug(void) {

@@ -36,6 +36,7 @@ enum {
 #define SLICE_NS    (10 * NS_PER_MS) /* after that a cell yields at its next wait */
 #define UNPOLLED_NS (10 * NS_PER_MS) /* after that sysmon polls for a busy P */
 #define FRESH_NS    (1 * NS_PER_MS)  /* a busy M polls no more often than this */
+#define FOREIGN_NS  (20 * NS_PER_MS) /* after that an M in foreign code loses its P */
 
 /* ---- G ------------------------------------------------------------------------------------- */
 
@@ -53,11 +54,12 @@ struct rt_g {
     _Atomic uint8_t reason;  /* rt_reason while waiting; the owner writes, dumps read */
     bool system;             /* the runtime's own: neither dumped nor counted */
     bool trimmed;            /* dead, in sched.stack_gfree: its stack has given its pages back */
+    bool fresh;              /* owner: moved to its cell, where it has not run yet */
     rt_g *schedlink;         /* owner: next in the queue, mailbox or free list that holds it */
     rt_cell *cell;           /* owner: it runs in that cell's loop; NULL: on any M */
     rt_cell *drives;         /* the cell whose loop this G is */
     rt_step_fn step;         /* owner: NULL for a native G */
-    rt_context ctx;          /* owner: native, its stack */
+    rt_context ctx;          /* owner: native, its stack; of a cell: a loop's stack that it holds */
     void (*fn)(void *);      /* native: what it runs */
     void *arg;
     const void *site;      /* where it was made: a return address in whoever called rt_go */
@@ -85,10 +87,12 @@ typedef struct g_list {
 
 /*   idle     in sched.idle_ps, owned by sched.lock
  *   running  owned by p->m
- *   foreign  (reserved for an M that runs Lua)
+ *   foreign  p->m runs code that knows nothing of Ps (Lua) and may not come back for long; the word holds
+ *            p->m's id above P_STATUS; sysmon may take it by CAS to idle
  *   syscall  p->m is in a system call; sysmon may take it by CAS to idle
  *   dead     never used */
 typedef enum p_status { P_IDLE, P_RUNNING, P_FOREIGN, P_SYSCALL, P_DEAD } p_status;
+enum { P_STATUS = 0xff, P_OWNER_SHIFT = 8 };
 
 typedef struct timer_slot {
     int64_t key; /* copy of t->key, so that sifting touches only the heap */
@@ -97,8 +101,9 @@ typedef struct timer_slot {
 
 struct rt_p {
     int32_t id;
-    _Atomic uint32_t status; /* p_status */
+    _Atomic uint32_t status; /* p_status; foreign: with p->m's id */
     _Atomic(rt_m *) m;       /* owner; NULL while idle */
+    rt_cell *cell;           /* owner: foreign: whose code p->m runs */
     rt_p *idle_link;         /* sched.lock */
     bool in_idle;            /* sched.lock */
     rt_m *poll_m;            /* sched.lock: M that blocks in this P's poller while the P is idle */
@@ -113,7 +118,7 @@ struct rt_p {
 
     _Atomic uint32_t schedtick;   /* owner writes, others read: Gs run */
     _Atomic uint32_t slicetick;   /* owner writes, sysmon reads: slices begun */
-    _Atomic uint32_t syscalltick; /* owner writes, sysmon reads: system calls entered */
+    _Atomic uint32_t syscalltick; /* owner writes, sysmon reads: system and foreign calls entered */
     _Atomic bool yield_now;       /* atomic: sysmon found the slice used up */
     _Atomic int64_t now_ns; /* owner and sysmon write: a recent time, for what need not be exact */
     g_list gfree;           /* owner */
@@ -190,7 +195,9 @@ typedef struct rt_sched {
 
     _Atomic int64_t n_handoffs;
     _Atomic int64_t n_fds;      /* user descriptors that are polled */
-    _Atomic int32_t n_syscalls; /* Gs in system calls */
+    _Atomic int32_t n_syscalls; /* Gs in system calls, and in foreign code without a P */
+    rt_cell *away;              /* lock: cells whose M has lost its P */
+    _Atomic int32_t n_held;     /* stacks that Gs of cells hold */
     bool deadlock_is_normal;
 
     _Atomic bool sysmon_waits; /* atomic: it sleeps deeply on sysmon_note */
@@ -261,6 +268,12 @@ void cell_post(rt_cell *c, rt_g *g);
 void cell_requeue(rt_cell *c, rt_g *g);
 /* The native G on whose stack c's loop runs. */
 rt_g *cell_driver(rt_cell *c);
+/* c's M has lost its P, c's M is back; what has not begun goes to the global queue. sched.lock held. */
+void cell_away(rt_cell *c);
+void cell_back(rt_cell *c);
+/* The same for what was posted to away cells since. True: there was something. sched.lock held. */
+bool cell_relieve(void);
+int32_t cells_away(void); /* sched.lock held */
 
 /* timer.c */
 /* Runs what is due on p's heap; its next key or 0 is in p->timer_next_ns. *now_ns is read if 0. */
@@ -301,6 +314,9 @@ enum { STACK_NATIVE = 256 << 10, STACK_M = 4 << 20, STACK_SIGNAL = 256 << 10 };
 #else
 enum { STACK_NATIVE = 64 << 10, STACK_M = 256 << 10, STACK_SIGNAL = 64 << 10 };
 #endif
+
+/* syscall.c: takes p from the M that has it in foreign code since the word was `status`. sysmon. */
+bool foreign_retake(rt_p *p, uint32_t status);
 
 /* sysmon.c */
 void sysmon_start(void);

@@ -191,7 +191,7 @@ static void bury(rt_g *g) {
     }
     g->step = NULL;
     g->cell = g->drives = NULL;
-    g->system = false;
+    g->system = g->fresh = false;
     rt_p *p = rt_getm()->p;
     bool has_stack = g->ctx.stack.lo != NULL;
     g_list *l = has_stack ? &p->stack_gfree : &p->gfree;
@@ -247,6 +247,7 @@ rt_g *rt_new_step(rt_step_fn step, rt_cell *cell) {
 }
 
 void rt_set_step(rt_g *g, rt_step_fn step, rt_cell *cell) {
+    g->fresh = cell && cell != g->cell;
     g->step = step;
     g->cell = cell;
 }

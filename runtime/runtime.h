@@ -84,7 +84,8 @@ rt_g *rt_go(void (*fn)(void *), void *arg);
 rt_g *rt_new_step(rt_step_fn step, rt_cell *cell);
 
 /* Changes how and where a step G runs next. Only by its own step, which then returns RT_YIELD (to
- * move there at once) or RT_PARK. */
+ * move there at once) or RT_PARK. A G that moves to a cell may run outside of any once more, if the
+ * cell gets stuck before the G's turn: see rt_current_cell. */
 void rt_set_step(rt_g *g, rt_step_fn step, rt_cell *cell);
 
 /* Room for the owner of a step G; survives until the G ends. */
@@ -158,6 +159,27 @@ rt_cell *rt_current_cell(void);
 
 /* Bytes of a cell's loop stack. */
 enum { RT_CELL_STACK = 2 << 20 };
+
+/* For a G of a cell in the midst of its step: does what returning `step` (RT_PARK, RT_YIELD) from it would
+ * do, and returns when the G runs again, on the same stack, perhaps on another thread. Meanwhile the
+ * cell's other Gs run on another stack. It never returns in a cell that was dropped. */
+void rt_leave_stack(rt_step step);
+
+/* c's Gs have no stacks any more: one that left its own in the midst of a step begins a new step instead.
+ * Only by the M that runs c. */
+void rt_cell_drop(rt_cell *c);
+
+/* c's M runs foreign code for so long that it has lost its P. Any thread. */
+bool rt_cell_is_away(rt_cell *c);
+
+/* Brackets around code of a cell's G that may run for long without knowing of the runtime, such as Lua
+ * (syscall.c). In between, sysmon may give the P to another M. What is not said to need a P or to wait may
+ * be called there. False: the P was lost; the G may be on another thread now. */
+void rt_enterforeign(void);
+bool rt_exitforeign(void);
+
+/* Sysmon calls fn when a cell has lost its P in foreign code, before another M gets that. Set once, before. */
+void rt_on_away(void (*fn)(rt_cell *c));
 
 /* ---- blocking calls (syscall.c) ------------------------------------------------------------ */
 
@@ -498,6 +520,8 @@ int rt_drop_privileges(const char *user);
 typedef struct rt_debug_vars {
     int schedtrace; /* ms between two lines about the scheduler; 0: none */
     int gctrace;    /* for the host: 1: a line per collection */
+    int retake;     /* ms of foreign code after which sysmon takes the P; 0: 20 */
+    int gcwait;     /* for the host: 1: a full collection at every wait */
 } rt_debug_vars;
 const rt_debug_vars *rt_debug(void);
 

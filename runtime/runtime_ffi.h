@@ -30,6 +30,8 @@ typedef struct rt_stats {
     int64_t handoffs;     /* Ps taken from an M in a system call */
     int64_t fds;          /* descriptors registered with a poller */
     int64_t stack_bytes;  /* address space of native stacks */
+    int32_t held_stacks;  /* of these, held by Gs that wait in the midst of a C function */
+    int32_t away;         /* VMs whose M has lost its P */
 } rt_stats;
 
 /* The same of one P. */

@@ -9,6 +9,22 @@
  *
  * The CAS on p->status decides between the two sides. Who wins owns the P; the M reads old_tick, so
  * that it does not mistake a later system call of another M on the same P for its own.
+ *
+ * Foreign code is a cell's G that runs Lua. It is entered and left a million times a second, mostly for
+ * microseconds, so it must cost less than a system call, and it may last: an endless loop, or a C library that
+ * blocks. rt_enterforeign puts the P in state foreign, with the M's id in the same word; rt_exitforeign gets
+ * it back by CAS from exactly that word: so no other M's foreign P is ever mistaken for ours, and
+ * nothing else need be compared. In between the M has no P: whatever of the runtime is called goes the
+ * way of any thread without one (global queue, locks), and needs to know nothing of this.
+ *
+ * sysmon takes a P that was foreign for FOREIGN_NS, in the same stretch: under sched.lock it moves the word to
+ * idle and sends the cell away (cell.c), then tells the cell's owner, then finds another M for the P.
+ * The M that comes back and fails its CAS takes sched.lock, so it sees all of that or none; it calls its
+ * cell back, and goes on as after a long system call.
+ *
+ * Orders: the store that enters is a release (who takes the P sees what we did with it), the CAS that
+ * leaves an acquire. No store of ours must be seen before that store by who looks at other
+ * words, so nothing stronger is needed: 1.5 ns to enter, a CAS to leave.
  */
 #include "impl.h"
 
@@ -75,4 +91,74 @@ void rt_exitsyscall(void) {
         g_leave(g, RT_YIELD); /* execute sees that there is no P */
     }
     set_errno(saved);
+}
+
+/* ---- foreign code ---- */
+
+static void (*on_away)(rt_cell *c);
+
+void rt_on_away(void (*fn)(rt_cell *c)) {
+    on_away = fn;
+}
+
+void rt_enterforeign(void) {
+    rt_m *m = rt_getm();
+    rt_p *p = m->p;
+    if (p->cell != m->cell) p->cell = m->cell;
+    m->old_p = p;
+    m->p = NULL;
+    uint32_t tick = atomic_load_explicit(&p->syscalltick, memory_order_relaxed);
+    atomic_store_explicit(&p->syscalltick, tick + 1, memory_order_relaxed);
+    atomic_store_explicit(&p->status, P_FOREIGN | (uint32_t)m->id << P_OWNER_SHIFT,
+                          memory_order_release);
+}
+
+/* The P was taken: queues for another, as an M does that leaves a system call. */
+static __attribute__((noinline)) void come_back(rt_m *m) {
+    rt_cell *c = m->cell;
+    rt_g *g = m->curg, *driver = cell_driver(c);
+    rt_lock_acquire(&sched.lock);
+    cell_back(c);
+    rt_p *p = p_idle_get(m->old_p);
+    if (p) p_evict(p, m);
+    rt_lock_release(&sched.lock);
+    m->old_p = NULL;
+    if (p) {
+        p_acquire(m, p);
+        atomic_fetch_sub(&sched.n_syscalls, 1);
+        return;
+    }
+    g_set_status(driver, G_RUNNING, G_SYSCALL);
+    m->curg = driver;
+    g_leave(driver, RT_YIELD); /* execute sees that there is no P */
+    rt_getm()->curg = g;
+}
+
+bool rt_exitforeign(void) {
+    rt_m *m = rt_getm();
+    rt_p *p = m->old_p;
+    uint32_t mine = P_FOREIGN | (uint32_t)m->id << P_OWNER_SHIFT;
+    if (__builtin_expect(atomic_compare_exchange_strong_explicit(&p->status, &mine, P_RUNNING,
+                                                                 memory_order_acquire,
+                                                                 memory_order_relaxed),
+                         1)) {
+        m->p = p;
+        return true;
+    }
+    come_back(m);
+    return false;
+}
+
+bool foreign_retake(rt_p *p, uint32_t status) {
+    rt_lock_acquire(&sched.lock);
+    bool taken = atomic_compare_exchange_strong(&p->status, &status, P_IDLE);
+    rt_cell *c = taken ? p->cell : NULL;
+    if (taken) {
+        atomic_fetch_add(&sched.n_syscalls, 1); /* check_dead needs the lock that we hold */
+        atomic_store(&p->m, NULL);
+        cell_away(c);
+    }
+    rt_lock_release(&sched.lock);
+    if (taken && on_away) on_away(c);
+    return taken;
 }

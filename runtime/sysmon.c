@@ -7,6 +7,8 @@
  *   - polls for a P that nobody polled for 10 ms, since its G does not stop;
  *   - wakes an M for timers of a busy P that are overdue;
  *   - takes Ps whose M is in a system call for more than one round, if there is anything to do;
+ *   - takes Ps whose M runs the same foreign code for 20 ms, and from the cells that are stuck there the Gs
+ *     that have not begun (syscall.c, cell.c);
  *   - tells a P that runs the same G for 10 ms to let others run (a cell looks between its Gs);
  *   - keeps now_ns of a P whose G does not stop at most 10 ms behind;
  *   - gives pages of unused stacks back, every second;
@@ -38,6 +40,8 @@ typedef struct watch {
     int64_t sched_since_ns, syscall_since_ns;
 } watch; /* what sysmon saw of a P, and since when */
 
+static int64_t foreign_ns;
+
 void sysmon_wake(void) {
     if (atomic_exchange(&sched.sysmon_waits, false)) note_wake(&sched.sysmon_note);
 }
@@ -52,11 +56,29 @@ static bool retake(rt_p *p) {
     return true;
 }
 
+/* The same out of foreign code. */
+static bool retake_foreign(rt_p *p, uint32_t word) {
+    if (!foreign_retake(p, word)) return false;
+    atomic_fetch_add(&sched.n_handoffs, 1);
+    TRACE(TRACE_RETAKE, NULL, NULL, p->id);
+    m_start(p, false);
+    return true;
+}
+
+/* What was posted to a cell whose M lost its P, and has not begun, may begin elsewhere. */
+static bool relieve_cells(void) {
+    rt_lock_acquire(&sched.lock);
+    bool any = sched.away && cell_relieve();
+    rt_lock_release(&sched.lock);
+    if (any) wakep();
+    return any;
+}
+
 static bool watch_p(rt_p *p, watch *w, int64_t now) {
     bool did = false;
-    uint32_t status = atomic_load(&p->status);
+    uint32_t word = atomic_load(&p->status), status = word & P_STATUS;
     uint32_t tick = atomic_load(&p->slicetick);
-    if (status == P_RUNNING) {
+    if (status == P_RUNNING || status == P_FOREIGN) {
         if (now - atomic_load_explicit(&p->now_ns, memory_order_relaxed) > SLICE_NS)
             atomic_store_explicit(&p->now_ns, now, memory_order_relaxed);
         if (tick != w->slicetick) {
@@ -75,6 +97,15 @@ static bool watch_p(rt_p *p, watch *w, int64_t now) {
         }
         int64_t timer = atomic_load(&p->timer_next_ns);
         if (timer != 0 && now - timer > NS_PER_MS) wakep();
+    }
+    if (status == P_FOREIGN) {
+        uint32_t calls = atomic_load(&p->syscalltick);
+        if (calls != w->syscalltick) {
+            w->syscalltick = calls;
+            w->syscall_since_ns = now;
+        } else if (now - w->syscall_since_ns >= foreign_ns) {
+            did |= retake_foreign(p, word);
+        }
     } else if (status == P_SYSCALL) {
         uint32_t calls = atomic_load(&p->syscalltick);
         if (calls != w->syscalltick) {
@@ -161,6 +192,7 @@ static void *sysmon(void *arg) {
     static watch watches[MAX_PROCS];
     int idle_rounds = 0;
     int64_t delay_us = ROUND_MIN_US;
+    foreign_ns = rt_debug()->retake ? rt_debug()->retake * NS_PER_MS : FOREIGN_NS;
     int64_t every_ns = rt_debug()->schedtrace * NS_PER_MS;
     int64_t next_line = every_ns ? started_ns + every_ns : 0,
             next_scavenge = started_ns + SCAVENGE_NS;
@@ -186,6 +218,7 @@ static void *sysmon(void *arg) {
         bool did = false;
         for (int32_t i = 0; i < sched.procs; i++)
             did |= watch_p(&sched.ps[i], &watches[i], now);
+        if (atomic_load(&sched.n_syscalls) > 0) did |= relieve_cells();
         signal_watch(now);
         if (now >= next_scavenge) {
             /* A batch each time, and the next one in the next round if there may be more. */

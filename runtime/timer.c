@@ -119,7 +119,8 @@ bool timer_move_later(rt_timer *t, int64_t until) {
 void rt_timer_set(rt_timer *t, int64_t until) {
     if (timer_move_later(t, until)) return;
     rt_m *m = rt_getm();
-    rt_p *here = m && m->p ? m->p : &sched.ps[0];
+    /* Any will do. From foreign code the one that the M had, and most likely gets back. */
+    rt_p *here = m && m->p ? m->p : m && m->old_p ? m->old_p : &sched.ps[0];
     rt_p *home = atomic_load_explicit(&t->home, memory_order_relaxed);
     if (!home) atomic_store_explicit(&t->home, home = here, memory_order_relaxed);
     rt_lock_acquire(&home->timer_lock);

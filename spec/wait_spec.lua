@@ -1,8 +1,7 @@
 local lp = require "lunapark"
 local waits = require "spec.support.waits"
-local helper = require "spec.helper"
 
-local LONG, pack, pair, timed, raised = waits.LONG, waits.pack, waits.pair, waits.timed, helper.raised
+local LONG, pack = waits.LONG, waits.pack
 
 describe("lunapark", function()
   describe("waits inside", function()
@@ -145,69 +144,6 @@ describe("lunapark", function()
       end)()
       assert.equal("started", started:join())
       assert.equal("readied", parked:join())
-    end)
-  end)
-
-  -- The issue on waiting anywhere changes this: then these wait, and this block is to say so.
-  describe("cannot wait, until the issue on waiting anywhere is done,", function()
-    local a, b
-    setup(function() a, b = pair() end)
-    teardown(function()
-      a:close()
-      b:close()
-    end)
-
-    local g
-    before_each(function() g = lp.go(lp.park) end)
-    after_each(function()
-      lp.ready(g)
-      g:join()
-    end)
-
-    local each = {
-      sleep = function() lp.sleep(0.001) end,
-      yield = function() lp.yield() end,
-      park = function() lp.park() end,
-      join = function() g:join() end,
-      read = function() a:read() end,
-    }
-    local places = {
-      ["a comparator of table.sort"] = function(wait)
-        table.sort({ 3, 1, 2 }, function(x, y)
-          wait()
-          return x < y
-        end)
-      end,
-      ["a callback of gsub"] = function(wait) return ("x"):gsub("x", wait) end,
-      ["a coroutine of one's own"] = function(wait) coroutine.wrap(wait)() end,
-      ["a chunk that is required"] = function(wait)
-        package.preload["spec.waits"] = wait
-        local ok, err = pcall(require, "spec.waits")
-        package.preload["spec.waits"], package.loaded["spec.waits"] = nil, nil
-        if not ok then error(err, 0) end
-      end,
-    }
-    for place, call in pairs(places) do
-      it("in " .. place .. ": it raises, and the G goes on", function()
-        for name, wait in pairs(each) do
-          assert.matches("cannot wait here", raised(call, wait), name)
-        end
-        assert.is_true(lp.sleep(0.001))
-      end)
-    end
-
-    it("and what such a wait leaves behind wakes nobody", function()
-      local me, other = lp.self(), lp.go(lp.sleep, 0.005)
-      raised(places["a callback of gsub"], lp.park)
-      raised(places["a callback of gsub"], function() other:join() end)
-      lp.go(function()
-        lp.sleep(0.002)
-        lp.ready(me, "kept")
-      end)
-      local seconds, ok = timed(lp.sleep, 0.03)
-      assert.is_true(ok)
-      assert.is_true(seconds >= 0.03)
-      assert.equal("kept", lp.park())
     end)
   end)
 
