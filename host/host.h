@@ -55,6 +55,8 @@ void options_help(const char *command);
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
 enum { HOST_SCRATCH = 16384 };
+/* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
+enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 
 /* What is to be given back when a VM goes (vmmem.c). */
 typedef struct mem_range mem_range;
@@ -144,15 +146,10 @@ struct host_luag {
     int64_t request_ns;   /* of a handler: when it has taken too long; 0: never */
     double serial;
     uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
-    uint8_t canceled; /* CANCELED_... : why its waits answer "canceled" */
+    uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
     void *done_arg;
-};
-
-enum {
-    CANCELED_CALL = 1, /* by host_cancel */
-    CANCELED_GONE = 4, /* its client is gone */
 };
 
 /* The VM whose cell runs the caller. Throws without one. */

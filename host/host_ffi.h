@@ -39,6 +39,14 @@ int host_wake(int32_t slot);
 /* Ends any wait of the Lua G of `slot`, now or when it begins: it answers "canceled". */
 void host_cancel(int32_t slot);
 
+/* The same because a scope that it stands in has failed. Unlike host_cancel's, it ends with the scope. */
+void host_cancel_scope(int32_t slot);
+
+/* Why the waits of the running Lua G answer "canceled": 0 they do not, 1 host_cancel, 2 host_cancel_scope,
+ * 3 both. Who has to wait for the end of others puts it aside, and back. */
+int host_canceled(void);
+void host_set_canceled(int why);
+
 /* ---- sockets (sock.c) ---- */
 
 typedef struct host_sock host_sock;

@@ -90,13 +90,13 @@ void host_set_deadline(double ns) {
 }
 
 bool luag_client_gone(host_luag *lg) {
-    return lg->canceled & CANCELED_GONE || rt_canceled(lg->g);
+    return lg->canceled & HOST_CANCELED_GONE || rt_canceled(lg->g);
 }
 
 /* What the poller has told the G (rt_cancel) becomes one of the reasons that the VM knows. */
 static bool canceled(host_luag *lg) {
     if (rt_canceled(lg->g)) {
-        lg->canceled |= CANCELED_GONE;
+        lg->canceled |= HOST_CANCELED_GONE;
         rt_clear_cancel(lg->g);
     }
     return lg->canceled != 0;
@@ -104,7 +104,7 @@ static bool canceled(host_luag *lg) {
 
 /* A client that has hung up may still take what is written. */
 static bool canceled_fd(host_luag *lg, bool answers) {
-    return canceled(lg) && (!answers || lg->canceled != CANCELED_GONE);
+    return canceled(lg) && (!answers || lg->canceled != HOST_CANCELED_GONE);
 }
 
 static int nothing(lua_State *L) {
@@ -336,12 +336,28 @@ int host_wake(int32_t slot) {
     return lg->g && lg->want == WANT_TICKET && rt_wake(lg->g, lg->ticket, RT_WOKEN);
 }
 
-void host_cancel(int32_t slot) {
+static void cancel(int32_t slot, int why) {
     host_vm *vm = vm_current();
     if (slot < 0 || slot >= vm->n_slots || !vm->slots[slot]->g) return;
     host_luag *lg = vm->slots[slot];
-    lg->canceled |= CANCELED_CALL;
+    lg->canceled |= (uint8_t)why;
     rt_interrupt(lg->g, RT_CANCELED);
+}
+
+void host_cancel(int32_t slot) {
+    cancel(slot, HOST_CANCELED);
+}
+
+void host_cancel_scope(int32_t slot) {
+    cancel(slot, HOST_CANCELED_SCOPE);
+}
+
+int host_canceled(void) {
+    return luag_current()->canceled;
+}
+
+void host_set_canceled(int why) {
+    luag_current()->canceled = (uint8_t)why;
 }
 
 /* ---- starting one ---- */

@@ -1,5 +1,6 @@
 local lp = require "lunapark"
 local testing = require "lunapark.testing"
+local child = require "spec.support.child"
 
 describe("scripts/", function()
   local client
@@ -9,9 +10,13 @@ describe("scripts/", function()
     return client
   end
 
-  after_each(function() if client then client:close() end client = nil end)
+  after_each(function()
+    if client then client:close() end
+    client = nil
+    child.clean()
+  end)
 
-  for _, name in ipairs { "hello", "json", "sleep", "chat_log" } do
+  for _, name in ipairs { "hello", "json", "sleep", "chat_log", "stuck" } do
     it(name .. " says in two lines what to try", function()
       local lines = {}
       for line in io.lines("scripts/" .. name .. ".lua") do
@@ -22,6 +27,26 @@ describe("scripts/", function()
       assert.equal("", lines[3])
     end)
   end
+
+  it("wait_anywhere prints a line for each place, the same each time", function()
+    local code, out, err = child.run { "run", "scripts/wait_anywhere.lua" }
+    assert.same({ 0, "" }, { code, err })
+    local lines = {}
+    for line in out:gmatch "[^\n]+" do
+      assert.matches("^.+ waited for .+ and has .+$", line)
+      lines[#lines + 1] = line
+    end
+    assert.equal(24, #lines)
+    assert.matches("and has 1 2 3$", lines[1])
+    assert.same({ 0, out, "" }, { child.run { "run", "scripts/wait_anywhere.lua" } })
+  end)
+
+  it("stuck answers where it is not stuck", function()
+    serve "stuck"
+    assert.equal("Hello, World!\n", client:get("/hello").body)
+    assert.same({ blocked = 0.05 }, client:get("/block?s=0.05"):json())
+    assert.same({ replaced = 0 }, client:get("/gsub?n=500"):json())
+  end)
 
   it("hello greets", function()
     serve "hello"

@@ -13,10 +13,13 @@
 --
 -- A wakeup tells nothing: whoever waits looks at what it waits for, and waits again. So a note that somebody
 -- left behind (a wait that raised because it cannot wait there) does no harm.
+--
+-- Which Gs end together, and whom a cancellation reaches: scope.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local scope = require "lunapark.scope"
 
 local C = ffi.C
 local wait = core.wait
@@ -40,7 +43,10 @@ local lp = {}
 ---@field private results table?    what fn returned, with n; when it has ended well
 ---@field private err string?       why it ended, with traceback
 ---@field private report_at number?  when its error is logged unless somebody joins
----@field private where string      where it was started
+---@field private where string?     where it was started; nil: not by lp.go
+---@field private scope lunapark.Scope?  where the Gs that it starts belong
+---@field private prev lunapark.G?  its neighbours in the scope that it belongs to
+---@field private next lunapark.G?
 local G = {}
 G.__index = G
 G.__name = "lunapark.G"
@@ -101,16 +107,36 @@ local function deadline_in(s)
   return at < 1 and 1 or at > FAR_NS and FAR_NS or at
 end
 
+-- The host cancels a request's G by itself: the Gs of its scope are to hear of it.
+local function heard(err)
+  if err == "canceled" and scope.is_canceled() then scope.cancel(current()) end
+  return nil, err
+end
+
+-- From C, in the VM: it has cancelled the G of this slot.
+registry["lunapark.canceled"] = function(slot)
+  local g = live[slot]
+  if g and is_live(g) then scope.cancel(g) end
+end
+
+--- Lets the other ready Gs of this VM, and those of others, run first.
+---@return true|nil
+---@return string? err  "timeout", "canceled": the others did run
+function lp.yield()
+  core.yield()
+  if C.host_canceled() ~= 0 then return heard "canceled" end
+  local limit = C.host_deadline()
+  if limit ~= 0 and limit <= now_ns() then return nil, "timeout" end
+  return true
+end
+
 --- Waits `s` seconds. The G's own deadline or a cancellation may end it sooner.
 ---@param s number  seconds; 0 or less lets the other Gs run once
 ---@return true|nil
 ---@return string? err  "timeout", "canceled"
 function lp.sleep(s)
   check_seconds(s, "sleep")
-  if s <= 0 then
-    core.yield()
-    return true
-  end
+  if s <= 0 then return lp.yield() end
   local at = deadline_in(s)
   local err
   repeat err = wait(reasons.sleep, at) until err
@@ -118,12 +144,7 @@ function lp.sleep(s)
     local limit = C.host_deadline()
     if limit == 0 or limit > at then return true end
   end
-  return nil, err
-end
-
---- Lets the other ready Gs of this VM, and those of others, run first.
-function lp.yield()
-  core.yield()
+  return heard(err)
 end
 
 local function take_ready(g)
@@ -150,7 +171,7 @@ function lp.park(reason)
     g.parked = true
     local err = wait(reasons.park)
     g.parked = nil
-    if err and not g.ready_n then return nil, err end
+    if err and not g.ready_n then return heard(err) end
   end
   return take_ready(g)
 end
@@ -178,7 +199,7 @@ registry["lunapark.unreported"] = pending
 local function report(g)
   if not g.report_at then return end
   g.report_at = nil
-  local msg = ("%s ended with an error: %s"):format(tostring(g), g.err)
+  local msg = ("%s, ended with an error: %s"):format(scope.describe(g), tostring(g.err))
   C.host_log(3, msg, #msg)
 end
 
@@ -217,8 +238,9 @@ local function finish(g, ok, ...)
     g.results = { n = select("#", ...), ... }
   else
     g.err = (...)
-    if not g.joiners or #g.joiners == 0 then report_later(g) end
   end
+  local taken = g.scope and scope.leave(g, ok, g.err)
+  if not ok and not taken and (not g.joiners or #g.joiners == 0) then report_later(g) end
   local joiners = g.joiners
   if not joiners then return end
   for i = 1, #joiners do C.host_wake(joiners[i].slot) end
@@ -232,29 +254,103 @@ registry["lunapark.lost"] = function(slot, err)
   return true
 end
 
+-- lp.deadline catches an error to put the deadline back, and raises it again: here is where it came from.
+local rethrown_trace
+local leave_deadline
+
+-- Whether the error that a message handler was called for is raised again. 1 is this function, 2 the handler,
+-- 3 error, 4 who called that.
+local function is_rethrown()
+  local raiser = rethrown_trace and debug.getinfo(4, "f")
+  return raiser and raiser.func == leave_deadline
+end
+
+-- The message handler of Gs.
 local function traceback(err)
   if type(err) == "table" and not getmetatable(err) or type(err) == "userdata" then return err end
+  local again = is_rethrown()
+  local trace = rethrown_trace
+  rethrown_trace = nil
+  if again then return tostring(err) .. trace end
   return debug.traceback(tostring(err), 2)
+end
+
+-- The message handler of lp.deadline: it changes nothing.
+local function note_trace(err)
+  if not is_rethrown() then
+    rethrown_trace = type(err) ~= "table" and debug.traceback("", 2) or nil
+  end
+  return err
 end
 
 local function body(g, fn, ...)
   finish(g, xpcall(fn, traceback, ...))
 end
 
---- Starts fn(...) as a G of this VM. It runs when the caller waits, inherits the caller's deadline,
---- and ends when fn returns. An error in it ends it alone: `join` returns it, and if nobody joins
---- within a second it is logged.
+-- "file:line" of the Lua code that called into this module. Called by a function that users call.
+local function place()
+  local level = 3
+  while true do
+    local info = debug.getinfo(level, "Sl")
+    if not info then return "?" end
+    if info.what ~= "C" and info.currentline > 0 and not info.source:find("^@lunapark/[%w]+%.lua$") then
+      return info.short_src .. ":" .. info.currentline
+    end
+    level = level + 1
+  end
+end
+
+local function start(s, where, fn, ...)
+  local g = setmetatable({ where = where }, G)
+  g.slot = core.go(body, g, fn, ...)
+  g.serial = C.host_serial(g.slot)
+  live[g.slot] = g
+  if s then scope.add(s, g) end
+  return g
+end
+
+scope.setup(place, start)
+
+--- Starts fn(...) as a G of this VM. It runs when the caller waits, inherits the caller's deadline and scope,
+--- and ends when fn returns. An error in it ends it alone, unless it belongs to an `lp.scope`: `join` returns it, and
+--- if nobody joins within a second it is logged.
+---
+--- Gs that the handler of a request starts are cancelled with it, when its client goes away. When the handler has
+--- returned they go on, to the handler's deadline at most.
 ---@param fn fun(...): ...
 ---@param ... any
 ---@return lunapark.G
 function lp.go(fn, ...)
   if type(fn) ~= "function" then error("go: fn must be a function, got " .. type(fn), 2) end
-  local info = debug.getinfo(2, "Sl")
-  local g = setmetatable({ where = info and info.short_src .. ":" .. info.currentline }, G)
-  g.slot = core.go(body, g, fn, ...)
-  g.serial = C.host_serial(g.slot)
-  live[g.slot] = g
+  return start(scope.of(current()), place(), fn, ...)
+end
+
+--- Starts fn(...) as `lp.go` does, but with neither the caller's deadline nor its scope: for what is to go on when
+--- the request or the scope that it was started from is over.
+---@param fn fun(...): ...
+---@param ... any
+---@return lunapark.G
+function lp.detach(fn, ...)
+  if type(fn) ~= "function" then error("detach: fn must be a function, got " .. type(fn), 2) end
+  local limit = C.host_deadline()
+  C.host_set_deadline(0)
+  local g = start(nil, place(), fn, ...)
+  C.host_set_deadline(limit)
   return g
+end
+
+--- Runs fn(s), where `s:go(f, ...)` starts Gs, and returns when all Gs of the scope have ended: those, the ones that fn
+--- started by `lp.go`, and all that they started, except by `lp.detach`. May wait, longer than the caller's deadline
+--- if need be: the Gs have that deadline, too, but it is they who end.
+---
+--- The first error, of a G or of fn, ends the waits of all others (they answer nil, "canceled"), those of fn included,
+--- and is raised here when they have ended: a string has the traceback of where it was raised and names the G.
+--- Cancelling the G that calls lp.scope cancels the scope's Gs. Between two waits nothing is ended.
+---@param fn fun(s: lunapark.Scope): ...
+---@return any ...  what fn returned
+function lp.scope(fn)
+  if type(fn) ~= "function" then error("scope: fn must be a function, got " .. type(fn), 2) end
+  return scope.run(current(), place(), traceback, fn)
 end
 
 local function leave_joiners(g, me)
@@ -282,7 +378,7 @@ function G:join(s)
     repeat err = wait(reasons.join, at) until err or self.results or self.err
     if not self.results and not self.err then
       leave_joiners(self, me)
-      return nil, err
+      return heard(err)
     end
   end
   self.report_at = nil
@@ -291,13 +387,16 @@ function G:join(s)
 end
 
 --- Ends the wait that the G is in, or its next one: it answers nil, "canceled", and so does every later
---- one. Nothing is ended between two waits.
+--- one, at once. So do those of the Gs in the scopes that it stands in, and in a request of all that it started.
+--- Nothing is ended between two waits.
 function G:cancel()
   check_g(self, "cancel")
-  if is_live(self) then C.host_cancel(self.slot) end
+  if not is_live(self) then return end
+  C.host_cancel(self.slot)
+  scope.cancel(self)
 end
 
-local function leave_deadline(old, ok, ...)
+function leave_deadline(old, ok, ...)
   C.host_set_deadline(old)
   if not ok then error((...), 0) end
   return ...
@@ -315,7 +414,7 @@ function lp.deadline(s, fn, ...)
   if not s then return fn(...) end
   local old, at = C.host_own_deadline(), deadline_in(s)
   C.host_set_deadline(old ~= 0 and old < at and old or at)
-  return leave_deadline(old, pcall(fn, ...))
+  return leave_deadline(old, xpcall(fn, note_trace, ...))
 end
 
 -- ---- figures ------------------------------------------------------------------------------------------

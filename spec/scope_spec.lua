@@ -1,0 +1,666 @@
+local lp = require "lunapark"
+local testing = require "lunapark.testing"
+local child = require "spec.support.child"
+local helper = require "spec.helper"
+local waits = require "spec.support.waits"
+
+local LONG, pack, pair, timed, raised = waits.LONG, waits.pack, waits.pair, waits.timed, helper.raised
+
+-- Ends soon, by a cancellation that must not take LONG.
+local function soon(fn, ...)
+  local t = pack(timed(fn, ...))
+  assert.is_true(t[1] < LONG / 2, "it took " .. t[1] .. " s")
+  return unpack(t, 2, 4)
+end
+
+describe("lunapark.scope", function()
+  after_each(child.clean)
+
+  it("waits for its Gs and returns what the function returned", function()
+    local ended = {}
+    local results = pack(lp.scope(function(s)
+      for i = 3, 1, -1 do
+        s:go(function(k)
+          lp.sleep(0.002 * k)
+          ended[#ended + 1] = k
+        end, i)
+      end
+      assert.same({}, ended)
+      return 1, nil, "three", nil
+    end))
+    assert.same({ 1, 2, 3 }, ended)
+    assert.same({ 1, nil, "three", nil, n = 4 }, results)
+    assert.same({ n = 0 }, pack(lp.scope(function() end)))
+    assert.is_true(lp.sleep(0))
+  end)
+
+  it("waits for Gs that lp.go starts in it, at any depth, and for those started while it waits", function()
+    local ended = 0
+    local function tree(depth)
+      lp.sleep(0.0005)
+      if depth > 0 then
+        for _ = 1, 3 do
+          lp.go(tree, depth - 1)
+        end
+      end
+      ended = ended + 1
+    end
+    lp.scope(function(s)
+      lp.go(tree, 3)
+      s:go(function()
+        lp.sleep(0.005)
+        s:go(tree, 1)
+      end)
+    end)
+    assert.equal(40 + 4, ended)
+  end)
+
+  it("gives arguments, and handles that can be joined", function()
+    local results, from_outside
+    lp.scope(function(s)
+      local g = s:go(function(...) return select("#", ...), ... end, nil, 2, nil)
+      from_outside = g
+      results = pack(g:join())
+    end)
+    assert.same({ 3, nil, 2, nil, n = 4 }, results)
+    assert.same({ 3, nil, 2, nil, n = 4 }, pack(from_outside:join()))
+  end)
+
+  it("does not wait for detached Gs, nor do these have a deadline", function()
+    local detached
+    soon(lp.deadline, 0.01, lp.scope, function(s)
+      s:go(function() detached = lp.detach(function(...) return ..., lp.sleep(0.03) end, "arg") end)
+      lp.detach(function() lp.sleep(0) end)
+      lp.sleep(0.02)
+    end)
+    assert.same({ nil, "timeout" }, { detached:join(0) })
+    assert.same({ "arg", true }, { detached:join() })
+    -- Nor are they cancelled with the others, nor does their error reach the scope.
+    local log = helper.stderr_of(function()
+      raised(lp.scope, function()
+        detached = lp.detach(lp.sleep, 0.01)
+        local bad = lp.detach(error, "its own", 0)
+        lp.sleep(0)
+        assert.matches("^its own", select(2, bad:join()))
+        error "fails"
+      end)
+    end)
+    assert.is_true(detached:join())
+    assert.equal("", log)
+    assert.matches("scope_spec.lua:%d+: detach: fn must be a function, got nil", raised(function() lp.detach() end))
+  end)
+
+  describe("the first error", function()
+    it("of a G cancels the others and the function, and is raised with its traceback", function()
+      local a, b = pair()
+      local seen = {}
+      local function culprit()
+        lp.sleep(0.002)
+        error "the culprit"
+      end
+      local ok, err = soon(pcall, lp.scope, function(s)
+        s:go(function() seen.sleep = { lp.sleep(LONG) } end)
+        s:go(function() seen.park = { lp.park() } end)
+        s:go(function() seen.read = { a:read() } end)
+        lp.go(function() seen.deep = { lp.go(lp.sleep, LONG):join() } end)
+        s:go(function() culprit() end)
+        seen.fn = { lp.sleep(LONG) }
+        seen.again = { lp.sleep(LONG) }
+        seen.zero = { lp.sleep(0) }
+        seen.yield = { lp.yield() }
+        seen.late = { s:go(lp.sleep, LONG):join() }
+        return "not this"
+      end)
+      assert.is_false(ok)
+      assert.matches("^spec/scope_spec.lua:%d+: the culprit\nstack traceback:\n", err)
+      assert.matches("in function 'culprit'", err)
+      assert.matches("\nin G %d+%.%d+, started at spec/scope_spec.lua:%d+ in the scope of %S+%.lua:%d+", err)
+      for _, name in ipairs { "sleep", "park", "read", "deep", "fn", "again", "zero", "yield", "late" } do
+        assert.same({ nil, "canceled" }, seen[name], name)
+      end
+      -- The caller itself is not cancelled.
+      assert.is_true(lp.sleep(0.001))
+      assert.is_true(lp.sleep(0))
+      assert.is_true(lp.go(lp.sleep, 0.001):join())
+      b:write "still there"
+      assert.equal("still there", a:read())
+      a:close()
+      b:close()
+    end)
+
+    it("of the function cancels the Gs, and is raised when they have ended", function()
+      local ended
+      local function inner() error "from within" end
+      local ok, err = soon(pcall, lp.scope, function(s)
+        s:go(function()
+          local _, why = lp.sleep(LONG)
+          ended = why
+        end)
+        lp.sleep(0.001)
+        inner()
+      end)
+      assert.is_false(ok)
+      assert.equal("canceled", ended)
+      assert.matches("^spec/scope_spec.lua:%d+: from within\nstack traceback:", err)
+      assert.matches("in function 'inner'", err)
+      assert.is_true(lp.sleep(0.001))
+    end)
+
+    it("waits for Gs that do not end at once", function()
+      local done = 0
+      local ok = pcall(lp.scope, function(s)
+        s:go(function()
+          lp.sleep(LONG)
+          lp.detach(function() lp.sleep(0.02) done = done + 1 end):join()
+          -- Cancelled Gs can't wait; they may work on.
+          done = done + 1
+        end)
+        s:go(error, "x")
+      end)
+      assert.is_false(ok)
+      assert.equal(1, done)
+      lp.sleep(0.03)
+      assert.equal(2, done)
+    end)
+
+    it("may be any value", function()
+      for _, value in ipairs { {}, setmetatable({}, {}), false, 7 } do
+        local ok, err = pcall(lp.scope, function(s) s:go(error, value) end)
+        assert.is_false(ok)
+        if type(value) == "table" and not getmetatable(value) then
+          assert.equal(value, err)
+        else
+          assert.is_string(err)
+        end
+        ok = pcall(lp.scope, function() error(value) end)
+        assert.is_false(ok)
+      end
+    end)
+
+    it("of several counts; the others are not logged above debug", function()
+      local log = helper.stderr_of(function()
+        local _, err = pcall(lp.scope, function(s)
+          for i = 1, 3 do
+            s:go(function()
+              lp.sleep(0.001)
+              error("number " .. i, 0)
+            end)
+          end
+          s:go(function() assert(lp.sleep(LONG)) end)
+          assert(lp.sleep(LONG))
+        end)
+        assert.matches("^number 1\n", err)
+        lp.sleep(1.05)
+      end)
+      assert.equal("", log)
+    end)
+
+    it("counts even if somebody joins that G", function()
+      local joined
+      local ok, err = soon(pcall, lp.scope, function(s)
+        joined = { s:go(error, "joined", 0):join() }
+      end)
+      assert.is_false(ok)
+      assert.matches("^joined\n", err)
+      assert.is_nil(joined[1])
+      assert.is_string(joined[2])
+    end)
+
+    it("in a G that has not begun, or comes when the function has returned", function()
+      local began
+      local ok, err = soon(pcall, lp.scope, function(s)
+        s:go(function() began = { lp.sleep(LONG) } end)
+        error("at once", 0)
+      end)
+      assert.is_false(ok)
+      assert.matches("^at once", err)
+      assert.same({ nil, "canceled" }, began)
+      ok, err = soon(pcall, lp.scope, function(s)
+        s:go(lp.sleep, LONG)
+        s:go(function()
+          lp.sleep(0.002)
+          error("late", 0)
+        end)
+        return "values"
+      end)
+      assert.is_false(ok)
+      assert.matches("^late\n", err)
+    end)
+  end)
+
+  describe("within another", function()
+    it("fails alone when the function between catches it", function()
+      local outer = lp.go(function()
+        return lp.scope(function(s)
+          local sibling = s:go(function() return lp.sleep(0.02) end)
+          local ok, err = soon(pcall, lp.scope, function(inner)
+            inner:go(lp.sleep, LONG)
+            inner:go(error, "inner", 0)
+            lp.sleep(LONG)
+          end)
+          assert(not ok and err:find "^inner\n")
+          assert(lp.sleep(0.001))
+          return sibling:join()
+        end)
+      end)
+      assert.is_true(outer:join())
+    end)
+
+    it("ends when the outer one fails", function()
+      local seen = {}
+      local ok, err = soon(pcall, lp.scope, function(s)
+        s:go(function()
+          seen.g = { lp.scope(function(t)
+            t:go(function() seen.deep = { lp.sleep(LONG) } end)
+            return lp.sleep(LONG)
+          end) }
+        end)
+        s:go(function()
+          lp.sleep(0.002)
+          error("outer", 0)
+        end)
+        -- The function stands in an inner scope, too, first in its function, then in its end.
+        lp.scope(function(t)
+          t:go(function() seen.inner = { lp.sleep(LONG) } end)
+          seen.fn = { lp.sleep(LONG) }
+        end)
+        seen.between = { lp.sleep(LONG) }
+        lp.scope(function(t) t:go(function() seen.later = { lp.sleep(LONG) } end) end)
+        return "no"
+      end)
+      assert.is_false(ok)
+      assert.matches("^outer\n", err)
+      for _, name in ipairs { "g", "deep", "inner", "fn", "between", "later" } do
+        assert.same({ nil, "canceled" }, seen[name], name)
+      end
+      assert.is_true(lp.sleep(0.001))
+    end)
+
+    it("ends when the outer one fails while it waits for its Gs", function()
+      local seen
+      local ok, err = soon(pcall, lp.scope, function(s)
+        s:go(function()
+          lp.sleep(0.002)
+          error("outer", 0)
+        end)
+        lp.scope(function(t) t:go(function() seen = { lp.sleep(LONG) } end) end)
+        assert(lp.sleep(LONG))
+      end)
+      assert.is_false(ok)
+      assert.matches("^outer\n", err)
+      assert.same({ nil, "canceled" }, seen)
+      assert.is_true(lp.sleep(0))
+    end)
+
+    it("that fails by itself passes its error on", function()
+      local seen
+      local ok, err = soon(pcall, lp.scope, function(s)
+        s:go(function() seen = { lp.sleep(LONG) } end)
+        s:go(function()
+          lp.scope(function(t)
+            t:go(function()
+              lp.sleep(0.001)
+              error("deepest", 0)
+            end)
+          end)
+        end)
+      end)
+      assert.is_false(ok)
+      assert.matches("^deepest\n", err)
+      assert.same({ nil, "canceled" }, seen)
+    end)
+
+    it("100 deep, and 1,000 beside each other", function()
+      local function down(n)
+        if n == 0 then
+          lp.sleep(0.001)
+          return "bottom"
+        end
+        return lp.scope(function(s)
+          s:go(lp.sleep, 0.001)
+          return down(n - 1)
+        end)
+      end
+      assert.equal("bottom", down(100))
+      local n = 0
+      lp.scope(function(s)
+        for _ = 1, 1000 do
+          s:go(lp.scope, function(t) t:go(function() lp.yield() n = n + 1 end) end)
+        end
+      end)
+      assert.equal(1000, n)
+    end)
+  end)
+
+  describe("and deadlines", function()
+    it("the caller's holds inside, for Gs that others start in it too", function()
+      local seen, s1 = {}, nil
+      local outsider = lp.go(function()
+        lp.park()
+        s1:go(function() seen.by_outsider = { lp.sleep(LONG) } end)
+      end)
+      soon(lp.deadline, 0.02, lp.scope, function(s)
+        s1 = s
+        s:go(function() seen.go = { lp.sleep(LONG) } end)
+        lp.go(function() seen.lp_go = { lp.go(lp.sleep, LONG):join() } end)
+        lp.ready(outsider)
+        seen.fn = { lp.sleep(LONG) }
+      end)
+      outsider:join()
+      for _, name in ipairs { "go", "lp_go", "by_outsider", "fn" } do
+        assert.same({ nil, "timeout" }, seen[name], name)
+      end
+      assert.is_true(lp.sleep(0.001))
+    end)
+
+    it("one set inside counts for the Gs started in it alone", function()
+      local seen = {}
+      lp.scope(function(s)
+        lp.deadline(0.005, function() s:go(function() seen.near = { lp.sleep(LONG) } end) end)
+        s:go(function() seen.none = { lp.sleep(0.02) } end)
+      end)
+      assert.same({ near = { nil, "timeout" }, none = { true } }, seen)
+    end)
+
+    it("it waits for its Gs beyond it, and gives it back", function()
+      local ended
+      local value = lp.deadline(0.005, function()
+        local v = lp.scope(function(s)
+          s:go(function() lp.detach(function() lp.sleep(0.03) ended = true end):join() end)
+          s:go(function()
+            lp.sleep(LONG)
+            for _ = 1, 100 do lp.yield() end
+          end)
+          return "value"
+        end)
+        assert.same({ nil, "timeout" }, { lp.sleep(LONG) })
+        return v
+      end)
+      assert.equal("value", value)
+      assert.is_nil(ended)
+      lp.sleep(0.04)
+      assert.is_true(ended)
+    end)
+  end)
+
+  describe("and cancellation of the G that stands in it", function()
+    local function canceled_in(fn)
+      local seen = {}
+      local g = lp.go(fn, seen)
+      lp.sleep(0.003)
+      g:cancel()
+      return seen, { soon(g.join, g) }
+    end
+
+    it("reaches its Gs while the function runs", function()
+      local seen, results = canceled_in(function(seen)
+        local value, err = lp.scope(function(s)
+          s:go(function()
+            seen.g = { lp.sleep(LONG) }
+            seen.late = { s:go(lp.sleep, LONG):join() }
+          end)
+          return lp.sleep(LONG)
+        end)
+        seen.after = { lp.sleep(LONG) }
+        seen.new = {}
+        lp.scope(function(s) s:go(function() seen.new = { lp.park() } end) end)
+        return value, err
+      end)
+      assert.same({ nil, "canceled" }, results)
+      for _, name in ipairs { "g", "late", "after", "new" } do
+        assert.same({ nil, "canceled" }, seen[name], name)
+      end
+    end)
+
+    it("reaches its Gs while it waits for them, at any depth, but not detached ones", function()
+      local detached
+      local seen, results = canceled_in(function(seen)
+        lp.scope(function(s)
+          detached = lp.detach(lp.sleep, 0.02)
+          s:go(function()
+            lp.scope(function(t) t:go(function() seen.deep = { lp.sleep(LONG) } end) end)
+            seen.g = { lp.sleep(LONG) }
+          end)
+          lp.go(lp.go, function() seen.grandchild = { lp.sleep(LONG) } end)
+        end)
+        return lp.sleep(LONG)
+      end)
+      assert.same({ nil, "canceled" }, results)
+      for _, name in ipairs { "deep", "g", "grandchild" } do
+        assert.same({ nil, "canceled" }, seen[name], name)
+      end
+      assert.is_true(detached:join())
+    end)
+
+    it("does not reach the Gs of one outside of scopes: they are nobody's", function()
+      local grandchild
+      local g = lp.detach(function()
+        grandchild = lp.go(lp.sleep, 0.02)
+        return lp.sleep(LONG)
+      end)
+      lp.yield()
+      g:cancel()
+      assert.same({ nil, "canceled" }, { g:join() })
+      assert.is_true(grandchild:join())
+    end)
+
+    it("of one of its Gs does nothing to the others", function()
+      local ok = lp.scope(function(s)
+        local victim, other = s:go(lp.sleep, LONG), s:go(lp.sleep, 0.01)
+        lp.yield()
+        victim:cancel()
+        assert.same({ nil, "canceled" }, { soon(victim.join, victim) })
+        return other:join()
+      end)
+      assert.is_true(ok)
+    end)
+  end)
+
+  describe("of a request", function()
+    local client
+    after_each(function()
+      if client then client:close() end
+      client = nil
+    end)
+
+    it("ends with the handler's G: what the handler started is cancelled with it, at any depth", function()
+      local seen, handler, handlers_end = {}, nil, nil
+      client = testing.serve(function()
+        handler = lp.self()
+        lp.go(function()
+          lp.go(function() seen.grandchild = { lp.sleep(LONG) } end)
+          seen.child = { lp.sleep(LONG) }
+        end)
+        lp.detach(function() seen.detached = { lp.sleep(0.02) } end)
+        local ok, err = lp.sleep(LONG)
+        lp.go(function() seen.later = { lp.sleep(LONG) } end)
+        handlers_end = { ok, err }
+        return "cancelled"
+      end)
+      local canceler = lp.go(function()
+        helper.eventually(function() return handler end)
+        lp.sleep(0.005)
+        handler:cancel()
+      end)
+      assert.equal("cancelled", client:get("/").body)
+      canceler:join()
+      helper.eventually(function() return seen.child and seen.grandchild and seen.later and seen.detached end)
+      assert.same({ nil, "canceled" }, handlers_end)
+      for _, name in ipairs { "child", "grandchild", "later" } do
+        assert.same({ nil, "canceled" }, seen[name], name)
+      end
+      assert.same({ true }, seen.detached)
+    end)
+
+    it("is left by a handler that returns: its Gs go on", function()
+      local seen
+      client = testing.serve(function()
+        lp.go(function() seen = { lp.sleep(0.02) } end)
+        return "answered"
+      end)
+      assert.equal("answered", client:get("/").body)
+      assert.is_nil(seen)
+      client:get "/" -- another request on the same coroutine
+      helper.eventually(function() return seen end)
+      assert.same({ true }, seen)
+    end)
+
+    it("does not fail by an error of a G that it started", function()
+      local log = helper.stderr_of(function()
+        client = testing.serve(function()
+          lp.go(error, "of a child", 0)
+          lp.sleep(0.005)
+          return tostring(lp.sleep(0))
+        end)
+        assert.equal("true", client:get("/").body)
+        lp.sleep(1.1)
+      end)
+      assert.matches("started at spec/scope_spec.lua:%d+, ended with an error: of a child", log)
+    end)
+
+    it("raises an error of an inner scope in the handler", function()
+      local log = helper.stderr_of(function()
+        client = testing.serve(function()
+          lp.scope(function(s) s:go(error, "within", 0) end)
+          return "no"
+        end)
+        assert.equal(500, client:get("/").status)
+      end)
+      assert.matches("within", log)
+      assert.matches("started at spec/scope_spec.lua:%d+ in the scope of", log)
+    end)
+  end)
+
+  describe("works", function()
+    it("in the caller's G: self, ready and coroutines are the caller's", function()
+      local me = lp.self()
+      lp.scope(function(s)
+        assert.equal(me, lp.self())
+        s:go(lp.ready, me, "for me")
+        assert.equal("for me", lp.park())
+      end)
+      local gen = coroutine.wrap(function()
+        for i = 1, 3 do
+          lp.scope(function() coroutine.yield(i) end)
+        end
+      end)
+      assert.same({ 1, 2, 3 }, { gen(), gen(), gen() })
+      gen()
+      assert.is_true(lp.sleep(0))
+    end)
+
+    it("left out of order by coroutines", function()
+      local function generator(tag)
+        return coroutine.wrap(function()
+          return lp.scope(function()
+            coroutine.yield(tag .. 1)
+            return tag .. 2
+          end)
+        end)
+      end
+      local a, b = generator "a", generator "b"
+      assert.same({ "a1", "b1", "a2", "b2" }, { a(), b(), a(), b() })
+      -- No scope is left that would take this error.
+      local g = lp.go(error, "unscoped", 0)
+      assert.matches("^unscoped", select(2, g:join()))
+      assert.is_true(lp.sleep(0))
+    end)
+
+    it("when abandoned: its Gs are cancelled when the G ends", function()
+      local seen
+      local g = lp.go(function()
+        coroutine.wrap(function()
+          lp.scope(function(s)
+            s:go(function() seen = { lp.sleep(LONG) } end)
+            coroutine.yield()
+          end)
+        end)()
+        lp.sleep(0.001)
+        return "ended"
+      end)
+      assert.equal("ended", g:join())
+      helper.eventually(function() return seen end)
+      assert.same({ nil, "canceled" }, seen)
+    end)
+
+    it("when the G yields outside of any coroutine: it is lost, its Gs are cancelled", function()
+      local seen
+      local g = lp.go(function()
+        lp.scope(function(s)
+          s:go(function() seen = { lp.sleep(LONG) } end)
+          lp.yield()
+          coroutine.yield()
+        end)
+      end)
+      assert.same({ nil, "attempt to yield outside of a coroutine" }, { g:join(LONG) })
+      helper.eventually(function() return seen end)
+      assert.same({ nil, "canceled" }, seen)
+    end)
+
+    it("with a ready that came before it", function()
+      local g = lp.go(function()
+        lp.scope(function(s) s:go(lp.sleep, 0.002) end)
+        return lp.park()
+      end)
+      lp.ready(g, "kept")
+      assert.equal("kept", g:join())
+    end)
+
+    it("without leaking", function()
+      local function round()
+        for i = 1, 200 do
+          pcall(lp.scope, function(s)
+            for _ = 1, 5 do
+              s:go(lp.yield)
+            end
+            if i % 3 == 0 then s:go(error, "x", 0) end
+          end)
+        end
+        collectgarbage()
+        collectgarbage()
+      end
+      for _ = 1, 3 do round() end
+      local before = lp.stats()
+      for _ = 1, 10 do round() end
+      local after = lp.stats()
+      assert.is_true(after.memory.lua < before.memory.lua + 64 * 1024)
+      assert.is_true(after.lua_gs <= before.lua_gs)
+    end)
+  end)
+
+  it("refuses misuse, naming the argument", function()
+    assert.matches("scope_spec.lua:%d+: scope: fn must be a function, got nil", raised(function() lp.scope() end))
+    local kept
+    lp.scope(function(s)
+      kept = s
+      assert.matches("scope_spec.lua:%d+: go: fn must be a function, got string", raised(function() s:go "x" end))
+      assert.matches("go: s must be a scope, got function", raised(s.go, print))
+      assert.matches("^the scope of spec/scope_spec.lua:%d+$", tostring(s))
+    end)
+    assert.matches("scope_spec.lua:%d+: go: the scope has ended", raised(function() kept:go(print) end))
+  end)
+
+  it("is told in the log, with where a G was started", function()
+    local code, _, err = child.run { "run", child.script [[
+      local lp = require "lunapark"
+      lp.go(function()
+        lp.sleep(0.001)
+        error "plain"
+      end)
+      lp.deadline(1, lp.go, error, "in a deadline", 0)
+      lp.detach(error, "detached", 0)
+      lp.sleep(0.01)
+      lp.scope(function(s)
+        s:go(function()
+          error "scoped"
+        end)
+      end)
+    ]], env = { LUNAPARK_LOG_LEVEL = "debug" } }
+    assert.equal(1, code)
+    assert.matches("G %d+%.%d+, started at %S+%.lua:2, ended with an error: %S+%.lua:4: plain\nstack traceback:\n", err)
+    assert.matches("started at %S+%.lua:6, ended with an error: in a deadline\n", err)
+    assert.matches("started at %S+%.lua:7, ended with an error: detached\n", err)
+    assert.matches("scoped\nstack traceback:\n", err)
+    assert.matches("\nin G %d+%.%d+, started at %S+%.lua:10 in the scope of %S+%.lua:9\n", err)
+  end)
+end)
