@@ -197,7 +197,7 @@ void hold_renew(host_xfer *x) {
         ;
     rt_timer_set(&w->timer, until);
     x->limit_ns = until + 1;
-    if (x->lg) x->lg->request_ns = x->limit_ns;
+    if (x->lg) atomic_store_explicit(&x->lg->request_ns, x->limit_ns, memory_order_relaxed);
 }
 
 int hold_status(host_xfer *x) {
