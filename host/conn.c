@@ -482,7 +482,7 @@ static host_luag *start_handler(rt_g *g, host_xfer *x, host_vm *vm) {
     lg->g = g;
     lg->x = x;
     lg->done = handler_done;
-    lg->request_ns = x->limit_ns;
+    atomic_store_explicit(&lg->request_ns, x->limit_ns, memory_order_relaxed);
     if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
     int n = x->server->handler;
     lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);

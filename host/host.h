@@ -139,11 +139,11 @@ struct host_luag {
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
     host_waitq *waitq;
     int mode;
-    bool answers;         /* it waits to write to its client */
-    host_luag *next_wait; /* in waitq->queue */
-    int64_t deadline_ns;  /* of that wait */
-    int64_t limit_ns;     /* the G's own deadline; 0: none */
-    int64_t request_ns;   /* of a handler: when it has taken too long; 0: never */
+    bool answers;               /* it waits to write to its client */
+    host_luag *next_wait;       /* in waitq->queue */
+    int64_t deadline_ns;        /* of that wait */
+    _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
+    _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
     uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
     uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */

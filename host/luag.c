@@ -57,7 +57,8 @@ static int64_t nearer(int64_t a, int64_t b) {
 
 /* The nearest of its own and its request's. */
 static int64_t limit_of(const host_luag *lg) {
-    return nearer(lg->limit_ns, lg->request_ns);
+    return nearer(atomic_load_explicit(&lg->limit_ns, memory_order_relaxed),
+                  atomic_load_explicit(&lg->request_ns, memory_order_relaxed));
 }
 
 int64_t luag_limit(const host_luag *lg) {
@@ -86,7 +87,7 @@ double host_own_deadline(void) {
 }
 
 void host_set_deadline(double ns) {
-    luag_current()->limit_ns = (int64_t)ns;
+    atomic_store_explicit(&luag_current()->limit_ns, (int64_t)ns, memory_order_relaxed);
 }
 
 bool luag_client_gone(host_luag *lg) {
@@ -389,7 +390,7 @@ static void plain_done(host_luag *lg, int status) {
 
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     host_luag *lg = luag_take(vm);
-    lg->limit_ns = limit_of(luag_current());
+    atomic_store_explicit(&lg->limit_ns, limit_of(luag_current()), memory_order_relaxed);
     lg->g = rt_new_step(luag_step, vm->cell);
     ((luag_local *)rt_local(lg->g))->lg = lg;
     lg->nargs = nargs;

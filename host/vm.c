@@ -242,10 +242,10 @@ void luag_give(host_luag *lg, int status) {
     if (vm->mem.refused) vm_gc_full(vm);
     lg->g = NULL;
     lg->x = NULL;
-    lg->request_ns = 0;
+    atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
     lg->done = NULL;
     lg->nargs = 0;
-    lg->limit_ns = 0;
+    atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
     lg->next_free = vm->free;
     vm->free = lg;

@@ -368,7 +368,8 @@ static void no_event_is_lost_to_a_cancellation(void *arg) {
             crowd_go(&c, write_for, &k);
             rt_yield();
             spin_for((int64_t)random_below(&seed, 3000));
-            rt_cancel(g, rt_id(g)); /* it may have ended, but no other G begins before it is joined */
+            rt_cancel(g,
+                      rt_id(g)); /* it may have ended, but no other G begins before it is joined */
             crowd_wait(&reader);
             if (k.got != 1) {
                 CHECK_EQ(k.got, RT_ECANCELED);
@@ -431,6 +432,63 @@ static void what_came_is_kept_for_the_next_wait(void *arg) {
     close_pair(&a, &b);
 }
 
+/* ---- the watcher of a descriptor ---- */
+
+static int park_until(int64_t deadline_ns) {
+    rt_wait_open(rt_self());
+    return rt_wait(RT_WAIT_PARK, deadline_ns);
+}
+
+static void a_hang_up_cancels_the_watcher(void *arg) {
+    (void)arg;
+    for (int i = 0; i < 50; i++) {
+        rt_fd a;
+        int peer;
+        CHECK(open_tcp_to(&a, &peer));
+        rt_pd_watch(a.pd, rt_self());
+        CHECK_EQ(park_until(rt_nanotime() + MS / 10), RT_TIMEOUT); /* writable, and no more */
+        if (i % 2)
+            shutdown(peer, SHUT_WR);
+        else
+            close(peer);
+        CHECK_EQ(park_until(rt_nanotime() + 10 * SEC), RT_CANCELED);
+        CHECK(rt_canceled(rt_self()) && rt_pd_hup(a.pd));
+        rt_clear_cancel(rt_self());
+        /* Once is enough. */
+        rt_pd_watch(a.pd, rt_self());
+        CHECK_EQ(park_until(rt_nanotime() + MS / 10), RT_TIMEOUT);
+        if (i % 2) close(peer);
+        rt_pd_watch(a.pd, NULL);
+        rt_fd_close(&a);
+        rt_clear_cancel(rt_self());
+    }
+}
+
+static void a_hang_up_cancels_nobody_else(void *arg) {
+    (void)arg;
+    for (int i = 0; i < 50; i++) {
+        rt_fd a, b;
+        int peer, other;
+        CHECK(open_tcp_to(&a, &peer));
+        CHECK(open_tcp_to(&b, &other));
+        rt_pd_watch(a.pd, rt_self());
+        rt_pd_watch(b.pd, rt_self());
+        rt_pd_watch(a.pd, NULL);
+        close(peer);
+        EXPECT_SOON(rt_pd_hup(a.pd));
+        CHECK(!rt_canceled(rt_self()));
+        /* What watched in a former use of the pollDesc does not watch in the next one. */
+        rt_fd_close(&b);
+        close(other);
+        CHECK(open_tcp_to(&b, &other));
+        close(other);
+        EXPECT_SOON(rt_pd_hup(b.pd));
+        CHECK(!rt_canceled(rt_self()));
+        rt_fd_close(&a);
+        rt_fd_close(&b);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         in_g_test(a_canceled_g_waits_no_more),
@@ -438,6 +496,8 @@ int main(void) {
         in_g_test(what_need_not_wait_is_done),
         in_g_test(a_park_is_none_of_its_business),
         in_g_test(the_next_life_knows_nothing),
+        in_g_test(a_hang_up_cancels_the_watcher),
+        in_g_test(a_hang_up_cancels_nobody_else),
         in_g_test(no_cancellation_of_a_ticket_is_lost),
         in_g_test(no_cancellation_before_a_descriptor_is_lost),
         in_g_test(no_event_is_lost_to_a_cancellation),
