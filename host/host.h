@@ -264,8 +264,9 @@ bool vm_gc_step(host_vm *vm);
 /* A whole collection, also if the script has stopped the collector. */
 void vm_gc_full(host_vm *vm);
 
-/* After its mapped bytes have changed. */
-void vm_gc_hurry(host_vm *vm);
+/* Sets the collector's pace by how near the limit is; and makes it go on, when more was mapped. */
+void vm_gc_tune(host_vm *vm);
+void vm_gc_grown(host_vm *vm);
 
 /* ---- which VM serves (vmpool.c) ------------------------------------------------------------- */
 

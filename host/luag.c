@@ -390,6 +390,7 @@ static void plain_done(host_luag *lg, int status) {
 
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     host_luag *lg = luag_take(vm);
+    if (!lg) luaL_error(from, "not enough memory");
     atomic_store_explicit(&lg->limit_ns, limit_of(luag_current()), memory_order_relaxed);
     lg->g = rt_new_step(luag_step, vm->cell);
     ((luag_local *)rt_local(lg->g))->lg = lg;
@@ -416,6 +417,7 @@ static rt_step spawn_step(rt_g *g) {
         return RT_EXIT;
     }
     host_luag *lg = luag_take(s->vm);
+    if (!lg) rt_throw("VM %d: no memory for a G", s->vm->view.vm_id);
     lg->g = g;
     lg->done = s->done ? s->done : plain_done;
     lg->done_arg = s->done_arg;

@@ -124,7 +124,7 @@ static void record(host_vm *vm, void *p, size_t len) {
     uintptr_t lo = (uintptr_t)p, hi = end_of(p, len);
     add_range(&vm->mem, lo, hi);
     vm->view.mapped += (int64_t)(hi - lo);
-    vm_gc_hurry(vm);
+    vm_gc_grown(vm);
 }
 
 static int64_t forget(host_vm *vm, const void *p, size_t len) {
