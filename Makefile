@@ -53,9 +53,14 @@ CFLAGS  = $(BASE) $(WARN) $(INC)
 
 LUAJIT_LIB ?= /usr/lib/$(MULTIARCH)/libluajit-5.1.a
 LLHTTP_DIR ?= /usr/share/llhttp
+# What LuaJIT's objects call of each other or of libc comes to us first:
+# __wrap_NAME in host/barrier.c (the first line), host/vmmem.c (the second).
+comma   := ,
+WRAPPED := lj_ccallback_enter lj_ccallback_leave lj_vm_pcall lj_dispatch_profile lj_err_unwind_dwarf
+WRAPPED += mmap64 munmap mremap __register_frame __deregister_frame fopen64 fclose popen pclose tmpfile64
 # The whole of LuaJIT and every symbol of ours: C modules (cjson.so, lfs.so) bind to the first, the
 # FFI finds the second, and the linker sees neither of these uses.
-LDLIBS := -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive -lm -ldl -pthread
+LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive -lm -ldl -pthread
 
 # ---- files -------------------------------------------------------------------------------------
 
@@ -174,7 +179,7 @@ endif
 # A change of compiler or flags makes the objects anew; a file that came or went makes what they are
 # linked into anew.
 $(B)/flags: FORCE
-	@mkdir -p $(@D); echo '$(CC) $(CFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(LDFLAGS)' >$@
+	@mkdir -p $(@D); echo '$(CC) $(CFLAGS) $(LDFLAGS) $(LDLIBS)' | cmp -s - $@ || echo '$(CC) $(CFLAGS) $(LDFLAGS) $(LDLIBS)' >$@
 $(B)/files: FORCE
 	@mkdir -p $(@D); echo '$(RT_OBJS) $(HOST_OBJS) $(LUA_FILES)' | cmp -s - $@ || echo '$(RT_OBJS) $(HOST_OBJS) $(LUA_FILES)' >$@
 

@@ -69,6 +69,7 @@ static char *call_boot(host_vm *vm, const char *fn, int argc, char **argv) {
 
 static _Noreturn void one_vm(const char *fn, void *call) {
     command_call *c = call;
+    pool_init();
     char *err = call_boot(vm_new(0), fn, c->argc, c->argv);
     if (err) fprintf(stderr, "lunapark: %s\n", err);
     finish(err ? 1 : 0);
@@ -134,20 +135,20 @@ static _Noreturn void serve_until_signal(void) {
     }
 }
 
-/* The app in one VM per P. The first tells the options that it wants; all must load. */
-static void load_app(const char *path) {
-    int procs = rt_procs();
-    serve_vms = calloc((size_t)procs, sizeof *serve_vms);
-    if (!serve_vms) rt_throw("out of memory for VMs");
-    for (int i = 0; i < procs; i++) {
-        serve_vms[i] = vm_new(i);
-        char *argv[] = {(char *)path};
-        char *err = call_boot(serve_vms[i], "serve", 1, argv);
-        if (err) {
-            fprintf(stderr, "lunapark: %s\n", err);
-            finish(1);
-        }
-    }
+static char *app_path;
+
+static char *load_app(host_vm *vm) {
+    return call_boot(vm, "serve", 1, &app_path);
+}
+
+/* The first VM tells the options that the app wants; all must load. */
+static void start_vms(char *path) {
+    app_path = path;
+    pool_init();
+    char *err = pool_start(load_app);
+    if (!err) return;
+    fprintf(stderr, "lunapark: %s\n", err);
+    finish(1);
 }
 
 static void listen_all(void) {
@@ -169,7 +170,7 @@ static void listen_all(void) {
 
 void command_serve(void *call) {
     command_call *c = call;
-    load_app(c->argv[0]);
+    start_vms(c->argv[0]);
     catch_signals();
     listen_all();
     serve_until_signal();

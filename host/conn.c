@@ -10,6 +10,14 @@
  *      |                                               |           |
  *      +--bad head: answer from C----------------------+-----------+--> LINGER --> closed
  *
+ * While it is BOUND the connection belongs to the handler, which may keep it for --handler-timeout: see
+ * hold.c. Then it goes on here without the handler, on another G: REFUSE, or END.
+ *
+ * A client that shuts its side down, or vanishes, cancels its handler as soon as nothing more can come
+ * from it, that is when the request's body is read and no other request stands behind it: each wait then
+ * answers "canceled". It still gets what the handler answers, since it may have shut only one side. The
+ * poller does it (rt_pd_watch), at no cost for a request: `watched` changes only for requests with a body.
+ *
  * One read and one write per request: after a short read the socket is known to be drained, so the
  * next read waits first (conn_read).
  *
@@ -23,16 +31,28 @@
 #include "conn.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { LINGER_NS = NS_PER_SEC, LINGER_BYTES = 256 << 10, POOL_MAX = 64, MAX_PS = 256 };
+enum {
+    VM_WAIT_NS = 2000000,
+    LINGER_NS = NS_PER_SEC,
+    LINGER_BYTES = 256 << 10,
+    POOL_MAX = 64,
+    MAX_PS = 256
+};
 
 typedef struct conn_local {
-    host_conn *conn;
-} conn_local; /* what the rt_g of a connection holds */
+    host_conn *conn; /* outside of handlers */
+    host_xfer *x;    /* in a handler, which may have lost its connection */
+} conn_local;        /* what the rt_g of a connection holds */
+
+static inline conn_local *local_of(rt_g *g) {
+    return rt_local(g);
+}
 
 static rt_step conn_step(rt_g *g);
 static rt_step handler_step(rt_g *g);
@@ -45,40 +65,52 @@ static struct {
     _Atomic int64_t requests; /* bound to a VM by this P; others read */
 } pools[MAX_PS];
 
-static host_xfer *take_xfer(host_conn *c) {
+static void begin_xfer(host_xfer *x, host_conn *c) {
+    memset(x, 0, offsetof(host_xfer, watch));
+    x->conn = c;
+    x->server = c->server;
+    http1_begin(x);
+}
+
+host_xfer *xfer_take(host_conn *c) {
     int p = rt_p_id();
     host_xfer *x = pools[p].free;
     if (x) {
         pools[p].free = x->next_free;
         pools[p].n--;
-    } else if (!(x = malloc(sizeof *x))) {
-        return NULL;
+    } else {
+        x = malloc(sizeof *x);
+        if (!x || !watch_take(x)) {
+            free(x);
+            return NULL;
+        }
     }
-    memset(x, 0, offsetof(host_xfer, headers));
-    x->conn = c;
+    begin_xfer(x, c);
     x->in = x->in_first;
     x->in_cap = sizeof x->in_first;
     x->out = x->out_first;
     x->out_cap = sizeof x->out_first;
-    c->x = x;
-    http1_begin(x);
     return x;
 }
 
-static void give_xfer(host_conn *c) {
-    host_xfer *x = c->x;
-    c->x = NULL;
+void xfer_give(host_xfer *x) {
     if (x->in != x->in_first) free(x->in);
     if (x->out != x->out_first) free(x->out);
     free(x->req.body);
     int p = rt_p_id();
     if (pools[p].n >= POOL_MAX) {
+        watch_give(x);
         free(x);
         return;
     }
     x->next_free = pools[p].free;
     pools[p].free = x;
     pools[p].n++;
+}
+
+static void drop_xfer(host_conn *c) {
+    xfer_give(c->x);
+    c->x = NULL;
 }
 
 /* ---- reading ---- */
@@ -120,10 +152,17 @@ static void set_timeout(host_conn *c, int mode, double seconds) {
     rt_pd_set_deadline(c->pd, mode, rt_nanotime() + (int64_t)(seconds * 1e9));
 }
 
+/* Bytes of a head are there that was not begun before. */
+static void begin_head(host_conn *c) {
+    c->x->read_ns = rt_nanotime();
+    rt_pd_set_deadline(c->pd, RT_R, c->x->read_ns + (int64_t)(options.header_timeout * 1e9));
+}
+
 /* ---- the end ---- */
 
 static rt_step close_conn(host_conn *c) {
-    if (c->x) give_xfer(c);
+    if (c->x) drop_xfer(c);
+    rt_pd_watch(c->pd, NULL);
     server_remove_conn(c->server, c);
     rt_pd_close(c->pd);
     close(c->fd);
@@ -136,6 +175,7 @@ static rt_step close_conn(host_conn *c) {
 enum { NEXT = -1 };
 
 static int wait_for(host_conn *c, int mode) {
+    rt_clear_cancel(c->g); /* that was for its handler */
     int r = rt_pd_prepare(c->pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, c->g);
     /* 0 and errors: the phase looks at rt_pd_check itself. */
     return r == RT_PARKED ? RT_PARK : NEXT;
@@ -151,25 +191,72 @@ static int refuse(host_conn *c, int status) {
     return NEXT;
 }
 
+/* NULL: none can take it. */
+static host_vm *choose_vm(host_server *s, bool *soon) {
+    *soon = false;
+    host_vm *vm = s->vm ? s->vm : vm_for_request(soon);
+    return vm && !atomic_load_explicit(&vm->dropped, memory_order_relaxed) ? vm : NULL;
+}
+
+static int after_response(host_conn *c);
+
+/* Its VMs are all gone or too busy: come back later. */
+static int refuse_busy(host_conn *c) {
+    response_error(c->x, 503, false);
+    return after_response(c);
+}
+
+/* Whether the end of the client's side cancels the handler: not while more is to come from it. */
+static void watch_client(host_conn *c, rt_g *g) {
+    host_xfer *x = c->x;
+    bool all_here = x->message_done && x->in_pos == x->in_end;
+    if (all_here != c->watched) {
+        rt_pd_watch(c->pd, all_here ? g : NULL);
+        c->watched = all_here;
+    }
+    rt_clear_cancel(g); /* of a time when it had no handler */
+    x->hung_up = all_here && rt_pd_hup(c->pd);
+}
+
+/* A VM is being made: a few milliseconds. */
+static rt_step wait_for_vm(rt_g *g) {
+    rt_wait_open(g);
+    rt_set_wait(g, RT_WAIT_OTHER, rt_nanotime() + VM_WAIT_NS);
+    return RT_PARK;
+}
+
+static int ask_again(host_conn *c) {
+    c->phase = CONN_BIND;
+    return (int)wait_for_vm(c->g);
+}
+
 /* The whole head is there: join a VM. */
 static int bind_vm(host_conn *c) {
-    host_vm *vm = c->server->vm ? c->server->vm : serve_vms[rt_p_id()];
+    host_xfer *x = c->x;
+    rt_g *g = c->g;
     static _Atomic uint64_t next_id = 1;
-    c->x->req.id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed);
-    c->x->req.server = (int16_t)c->server->id;
+    x->req.id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed);
+    x->req.server = (int16_t)c->server->id;
+    rt_pd_set_deadline(c->pd, RT_R, 0);
+    bool soon;
+    host_vm *vm = choose_vm(c->server, &soon);
+    if (!vm && soon) return ask_again(c);
+    if (!vm) return refuse_busy(c);
     c->phase = CONN_BOUND;
+    watch_client(c, g);
     _Atomic int64_t *requests = &pools[rt_p_id()].requests;
     atomic_store_explicit(requests, atomic_load_explicit(requests, memory_order_relaxed) + 1,
                           memory_order_relaxed);
-    rt_pd_set_deadline(c->pd, RT_R, 0);
-    rt_set_step(c->g, handler_step, vm->cell);
+    local_of(g)->x = x;
+    rt_set_step(g, handler_step, vm->cell);
+    hold_begin(x, x->read_ns ? x->read_ns : rt_nanotime()); /* from here on c may be another G's */
     return RT_YIELD;
 }
 
 /* Between two requests: nothing but the connection itself is held. */
 static int wait_idle(host_conn *c) {
     if (stopping(c)) return close_conn(c);
-    if (c->x) give_xfer(c);
+    if (c->x) drop_xfer(c);
     set_timeout(c, RT_R, options.idle_timeout);
     return wait_for(c, RT_R);
 }
@@ -195,11 +282,14 @@ static int step_head(host_conn *c) {
         c->drained = false; /* the edge will tell */
         return wait_idle(c);
     }
-    if (!x && !(x = take_xfer(c))) return close_conn(c);
+    if (!x && !(x = c->x = xfer_take(c))) return close_conn(c);
     bool first = x->in_end == 0;
     ssize_t n = conn_read(x);
     if (n > 0) {
-        if (first) set_timeout(c, RT_R, options.header_timeout);
+        if (first)
+            begin_head(c);
+        else
+            x->read_ns = 0;
         return NEXT;
     }
     if (n != -EAGAIN) return close_conn(c); /* the end, or a reset */
@@ -228,7 +318,7 @@ static int after_response(host_conn *c) {
     }
     c->phase = CONN_HEAD;
     if (x->in_pos == x->in_end && x->out_pos == x->out_end) {
-        give_xfer(c);
+        drop_xfer(c);
         return NEXT;
     }
     if (x->in_pos == x->in_end) {
@@ -242,8 +332,7 @@ static int after_response(host_conn *c) {
     char *in = x->in, *out = x->out;
     size_t in_cap = x->in_cap, out_cap = x->out_cap, out_pos = x->out_pos, out_end = x->out_end;
     free(x->req.body);
-    memset(x, 0, offsetof(host_xfer, headers));
-    x->conn = c;
+    begin_xfer(x, c);
     x->in = in;
     x->in_end = left;
     x->in_cap = in_cap;
@@ -251,8 +340,7 @@ static int after_response(host_conn *c) {
     x->out_pos = out_pos;
     x->out_end = out_end;
     x->out_cap = out_cap;
-    http1_begin(x);
-    set_timeout(c, RT_R, options.header_timeout);
+    begin_head(c);
     return NEXT;
 }
 
@@ -311,12 +399,16 @@ static int step_linger(host_conn *c) {
 }
 
 static rt_step conn_step(rt_g *g) {
-    host_conn *c = ((conn_local *)rt_local(g))->conn;
+    host_conn *c = local_of(g)->conn;
     for (;;) {
         int next = NEXT;
         switch ((conn_phase)c->phase) {
         case CONN_HEAD:
             next = step_head(c);
+            break;
+        case CONN_BIND:
+            rt_wait_code(g);
+            next = bind_vm(c);
             break;
         case CONN_DRAIN:
             next = step_drain(c);
@@ -327,6 +419,11 @@ static rt_step conn_step(rt_g *g) {
         case CONN_LINGER:
             next = step_linger(c);
             break;
+        case CONN_REFUSE:
+            next = refuse(c, c->x->error);
+            break;
+        case CONN_END:
+            return close_conn(c);
         case CONN_BOUND:
             rt_throw("a bound connection runs outside of its VM");
         }
@@ -338,14 +435,23 @@ static rt_step conn_step(rt_g *g) {
 
 /* The handler has ended, in whatever way. */
 static void handler_done(host_luag *lg, int status) {
-    host_conn *c = lg->conn;
-    host_xfer *x = c->x;
+    host_xfer *x = lg->x;
+    int answered = hold_end(x) ? 0 : hold_status(x);
+    bool gone = (status != 0 || x->req.state == 0) && luag_client_gone(lg);
     if (status != 0) {
         const char *msg = lua_tostring(lg->L, -1);
-        log_line(LOG_ERROR, "%s %.*s: %s", host_method_name(x->req.method), (int)x->req.path.len,
-                 x->in + x->req.path.off, msg ? msg : "(no message)");
+        char when[64] = "";
+        if (answered) snprintf(when, sizeof when, "after the client was answered %d: ", answered);
+        log_line(gone && !answered ? LOG_DEBUG : LOG_ERROR, "%s %.*s: %s%s",
+                 host_method_name(x->req.method), (int)x->req.path.len, x->in + x->req.path.off,
+                 when, msg ? msg : "(no message)");
     }
-    if (x->req.state == 0) {
+    x->parted = answered != 0;
+    if (answered) {
+        /* Nothing here is ours any more but the xfer. */
+    } else if (x->req.state == 0 && gone) {
+        x->broken = true;
+    } else if (x->req.state == 0) {
         response_error(x, 500, false);
     } else if (x->req.state == 1) {
         /* A stream without its end: the client must not take it for a whole one. */
@@ -358,34 +464,104 @@ static void handler_done(host_luag *lg, int status) {
     luag_give(lg, status);
 }
 
+/* The connection has gone on without us: nothing is left but the xfer. */
+static rt_step forget(rt_g *g, host_xfer *x) {
+    rt_set_deadline(g, 0);
+    hold_forget(x);
+    return RT_EXIT;
+}
+
+/* Back to the connection's own steps; next: what comes first. */
+static rt_step unbind(rt_g *g, int next) {
+    if (next != NEXT) return (rt_step)next;
+    return conn_step(g);
+}
+
+static host_luag *start_handler(rt_g *g, host_xfer *x, host_vm *vm) {
+    host_luag *lg = x->lg = luag_take(vm);
+    lg->g = g;
+    lg->x = x;
+    lg->done = handler_done;
+    atomic_store_explicit(&lg->request_ns, x->limit_ns, memory_order_relaxed);
+    if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
+    int n = x->server->handler;
+    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
+    lua_pushlightuserdata(lg->L, &x->req);
+    lg->nargs = 1;
+    return lg;
+}
+
+static rt_step bind_again(rt_g *g, host_xfer *x);
+
+static rt_step bind_later(rt_g *g) {
+    host_xfer *x = local_of(g)->x;
+    rt_wait_code(g);
+    return hold_status(x) ? forget(g, x) : bind_again(g, x);
+}
+
+/* It was bound to a VM, but taken out before the handler began, or the VM was dropped: to another. */
+static rt_step bind_again(rt_g *g, host_xfer *x) {
+    bool soon;
+    host_vm *vm = choose_vm(x->server, &soon);
+    if (vm) {
+        rt_set_step(g, handler_step, vm->cell);
+        return RT_YIELD;
+    }
+    if (soon) {
+        rt_set_step(g, bind_later, NULL);
+        return wait_for_vm(g);
+    }
+    if (!hold_end(x)) return forget(g, x);
+    rt_set_step(g, conn_step, NULL);
+    return unbind(g, refuse_busy(x->conn));
+}
+
+/* The VM of a handler was dropped: its Lua is never touched again. */
+static rt_step handler_drop(host_luag *lg) {
+    host_xfer *x = lg->x;
+    rt_g *g = lg->g;
+    conn_abandon(x, 502);
+    luag_forget(lg);
+    return forget(g, x);
+}
+
 static rt_step handler_step(rt_g *g) {
-    host_conn *c = ((conn_local *)rt_local(g))->conn;
-    host_xfer *x = c->x;
+    host_xfer *x = local_of(g)->x;
     host_luag *lg = x->lg;
     if (!lg) {
-        host_vm *vm = vm_current();
-        lg = x->lg = luag_take(vm);
-        lg->g = g;
-        lg->conn = c;
-        lg->done = handler_done;
-        int n = c->server->handler;
-        lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
-        lua_pushlightuserdata(lg->L, &x->req);
-        lg->nargs = 1;
+        if (hold_lost(x)) return forget(g, x);
+        rt_cell *cell = rt_current_cell();
+        host_vm *vm = cell ? rt_cell_data(cell) : NULL;
+        if (!vm || atomic_load_explicit(&vm->dropped, memory_order_relaxed))
+            return bind_again(g, x);
+        lg = start_handler(g, x, vm);
+    } else if (atomic_load_explicit(&lg->vm->dropped, memory_order_relaxed)) {
+        return handler_drop(lg);
     }
     rt_step step = luag_resume(lg);
     if (step != RT_EXIT) return step;
+    if (x->parted) return forget(g, x);
     rt_set_step(g, conn_step, NULL);
-    int next = after_response(c);
-    return next == NEXT ? conn_step(g) : (rt_step)next;
+    return unbind(g, after_response(x->conn));
 }
 
 /* ---- what handlers call ---- */
 
-rt_pd *conn_pd(host_req *r, host_waitq **q) {
+rt_pd *conn_pd_take(host_req *r, host_waitq **q) {
     host_xfer *x = (host_xfer *)r;
+    if (!hold_take(x)) return NULL;
     *q = &x->waitq;
     return x->conn->pd;
+}
+
+void conn_pd_give(host_req *r) {
+    hold_give((host_xfer *)r);
+}
+
+int host_req_lost(host_req *r) {
+    host_xfer *x = (host_xfer *)r;
+    int status = hold_status(x);
+    return status ? status : x->lg && luag_client_gone(x->lg);
 }
 
 /* What can't be read to its end ends the connection with the response. */
@@ -393,6 +569,15 @@ static int body_result(host_xfer *x, int r) {
     if (r < 0 && r != -EAGAIN) x->close_after = true;
     if (r == -ECONNRESET) x->broken = true;
     return r;
+}
+
+/* From now on the end of the client's side can only mean that it does not wait any more. */
+static void body_is_here(host_xfer *x) {
+    host_conn *c = x->conn;
+    if (!x->lg || c->watched) return;
+    rt_pd_watch(c->pd, x->lg->g);
+    c->watched = true;
+    if (rt_pd_hup(c->pd)) rt_cancel(x->lg->g, rt_id(x->lg->g));
 }
 
 static int fill(host_xfer *x) {
@@ -418,7 +603,11 @@ static int fill(host_xfer *x) {
 int host_req_fill(host_req *r) {
     host_xfer *x = (host_xfer *)r;
     if (r->body_complete) return 1;
-    return x->broken ? -ECONNRESET : body_result(x, fill(x));
+    if (!hold_take(x)) return -ECONNRESET;
+    int rc = x->broken ? -ECONNRESET : body_result(x, fill(x));
+    if (r->body_complete && x->in_pos == x->in_end) body_is_here(x);
+    hold_give(x);
+    return rc;
 }
 
 int64_t host_p_requests(int32_t p) {
@@ -427,13 +616,22 @@ int64_t host_p_requests(int32_t p) {
 }
 
 int host_req_remote(host_req *r, char *buf, size_t cap) {
+    host_xfer *x = (host_xfer *)r;
     struct sockaddr_storage sa = {0};
     socklen_t len = sizeof sa;
-    if (getpeername(((host_xfer *)r)->conn->fd, (struct sockaddr *)&sa, &len) < 0) return -errno;
-    return addr_format((struct sockaddr *)&sa, len, buf, cap);
+    if (!hold_take(x)) return -EPIPE;
+    int err = getpeername(x->conn->fd, (struct sockaddr *)&sa, &len) < 0 ? -errno : 0;
+    hold_give(x);
+    return err ? err : addr_format((struct sockaddr *)&sa, len, buf, cap);
 }
 
 /* ---- the beginning ---- */
+
+void conn_go(host_conn *c) {
+    rt_g *g = c->g = rt_new_step(conn_step, NULL);
+    *local_of(g) = (conn_local){.conn = c};
+    rt_ready(g);
+}
 
 /* Takes over fd, an accepted connection. */
 void conn_start(host_server *s, int fd) {
@@ -449,8 +647,6 @@ void conn_start(host_server *s, int fd) {
     c->server = s;
     c->fd = fd;
     c->pd = pd;
-    c->g = rt_new_step(conn_step, NULL);
-    ((conn_local *)rt_local(c->g))->conn = c;
     server_add_conn(s, c);
-    rt_ready(c->g);
+    conn_go(c);
 }

@@ -1,4 +1,4 @@
-/* Connections: the data that conn.c, http1.c and response.c share. See conn.c. */
+/* Connections: the data that conn.c, hold.c, http1.c and response.c share. See conn.c, hold.c. */
 #ifndef CONN_H
 #define CONN_H
 
@@ -9,21 +9,49 @@
 /* What a connection does when its G runs. */
 typedef enum conn_phase {
     CONN_HEAD,   /* waits for a request head, or has part of one */
+    CONN_BIND,   /* waits for a VM that is being made */
     CONN_BOUND,  /* a handler runs, or is about to */
     CONN_DRAIN,  /* reads the rest of a body that the handler did not want */
     CONN_FLUSH,  /* writes what is queued, then goes on to `after_flush` */
     CONN_LINGER, /* has shut its side down, reads until the peer has too */
+    CONN_REFUSE, /* is to answer x->error from C */
+    CONN_END,    /* is to be closed */
 } conn_phase;
 
 struct host_conn {
     rt_g *g;
     rt_pd *pd;
     host_server *server;
-    host_xfer *x;           /* NULL while idle: then it costs this struct, its G and its pollDesc */
+    host_xfer *x;           /* NULL while idle: then it costs this struct, its G and its pollDesc. A
+                             * handler may have another one: see hold.c */
     host_conn *prev, *next; /* server->lock */
     int fd;
     uint8_t phase, after_flush;
     bool drained; /* the last read was short */
+    bool watched; /* the pollDesc's hup cancels g */
+};
+
+/* The watchdog of a handler, and the word that says who has the connection; see hold.c. Never given
+ * back to the system. */
+typedef struct host_watch {
+    rt_timer timer;         /* set by who begins, and in calls; `until` is when they part */
+    _Atomic uint64_t word;  /* atomic: HOLD_..., a status above it, a turn above that */
+    _Atomic int32_t wanted; /* atomic: the status that the timer means if it is not 504 */
+    host_xfer *x;           /* whoever has moved the word */
+    struct host_watch *next_free;
+} host_watch;
+
+enum {
+    HOLD_NONE,
+    HOLD_FREE,
+    HOLD_CALL,
+    HOLD_WANTED,
+    HOLD_PARTING,
+    HOLD_GONE,
+    HOLD_ENDED,
+    HOLD_MASK = 7,
+    HOLD_BITS = 3,
+    HOLD_TURN = 16, /* bits below the turn */
 };
 
 /* A request being read and answered. Taken from a pool when bytes come, given back when the
@@ -32,9 +60,13 @@ struct host_xfer {
     host_req req; /* what Lua sees; first, so that one pointer is both */
     host_conn *conn;
     host_xfer *next_free;
-    llhttp_t parser;
-    host_luag *lg;    /* whose coroutine runs the handler */
+    host_server *server;
+    host_luag *lg;    /* whose coroutine runs the handler; NULL: it has not begun */
     host_waitq waitq; /* the handler's waits for the connection */
+    int64_t limit_ns; /* the handler's deadline; 0: none */
+    int64_t read_ns;  /* when the read came that brought the head; 0: it came in several */
+    bool hung_up;     /* before the handler began, and with nothing else to come */
+    bool parted;      /* the handler has ended, without the connection */
 
     /* Input: bytes of the request head at in[0 .. head_end), not yet parsed ones at
      * in[in_pos .. in_end). */
@@ -48,6 +80,7 @@ struct host_xfer {
     uint32_t n_hosts;
     size_t body_cap, body_seen; /* room; bytes of the body so far */
     size_t raw_seen;            /* bytes on the wire after the head */
+    size_t sent;                /* bytes that the kernel took */
 
     /* Output: out[out_pos .. out_end) is queued. */
     char *out;
@@ -58,6 +91,9 @@ struct host_xfer {
     bool chunked;        /* of the streamed response */
     int64_t stream_left; /* bytes that its Content-Length still promises; -1: none does */
 
+    /* What follows outlives a request. */
+    host_watch *watch;
+    llhttp_t parser; /* begun anew for each */
     host_header headers[HEADERS_MAX];
     char in_first[IN_SIZE];
     char out_first[OUT_SIZE];
@@ -79,7 +115,57 @@ int response_flush(host_xfer *x);
 /* Queues bytes. 0 or -ENOMEM. */
 int response_queue(host_xfer *x, const char *data, size_t len);
 
-/* conn.c: reads into in[in_end ..). The count, 0 at the end, -EAGAIN or -errno. */
+/* conn.c */
+/* Reads into in[in_end ..). The count, 0 at the end, -EAGAIN or -errno. */
 ssize_t conn_read(host_xfer *x);
+/* A fresh xfer for c, or NULL; and back to the pool with what it holds. With a P. */
+host_xfer *xfer_take(host_conn *c);
+void xfer_give(host_xfer *x);
+/* Starts a new G for a connection that has left the old one to its handler. The caller has c, and
+ * afterwards not any more. */
+void conn_go(host_conn *c);
+
+/* hold.c */
+bool watch_take(host_xfer *x);
+void watch_give(host_xfer *x);
+/* A handler gets the connection, until --handler-timeout from now_ns. From then on only who holds the
+ * word may touch the connection. */
+int64_t hold_begin(host_xfer *x, int64_t now_ns);
+/* The handler has ended, or will not begin: true: the connection is its G's again. False: they have
+ * parted; then hold_forget gives the xfer back, and the G exits. */
+bool hold_end(host_xfer *x);
+void hold_forget(host_xfer *x);
+/* In a call: bytes of a streamed response went out. */
+void hold_renew(host_xfer *x);
+/* The status with which C has answered in the handler's place; 0: it has not. By the handler's VM. */
+int hold_status(host_xfer *x);
+static inline bool hold_lost(host_xfer *x) {
+    return (atomic_load_explicit(&x->watch->word, memory_order_acquire) & HOLD_MASK) >=
+           HOLD_PARTING;
+}
+void hold_leave(host_xfer *x);
+
+/* What is asked for, "GET /path", by another thread than the handler's, which does not end meanwhile. */
+void hold_name(host_xfer *x, char *buf, size_t size);
+bool hold_take_slowly(host_xfer *x);
+
+/* Around each call by which a handler reaches its connection, on any M, with a P or without. False:
+ * there is none any more. Nothing between the two may wait or raise. */
+static inline bool hold_take(host_xfer *x) {
+    uint64_t word = atomic_load_explicit(&x->watch->word, memory_order_relaxed);
+    return ((word & HOLD_MASK) == HOLD_FREE &&
+            atomic_compare_exchange_strong_explicit(&x->watch->word, &word,
+                                                    word - HOLD_FREE + HOLD_CALL,
+                                                    memory_order_acquire, memory_order_relaxed)) ||
+           hold_take_slowly(x);
+}
+
+static inline void hold_give(host_xfer *x) {
+    uint64_t word = atomic_load_explicit(&x->watch->word, memory_order_relaxed);
+    if ((word & HOLD_MASK) != HOLD_CALL || !atomic_compare_exchange_strong_explicit(
+                                               &x->watch->word, &word, word - HOLD_CALL + HOLD_FREE,
+                                               memory_order_release, memory_order_relaxed))
+        hold_leave(x);
+}
 
 #endif

@@ -19,6 +19,7 @@ typedef struct host_luag host_luag;
 typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
+typedef struct barrier barrier; /* barrier.c */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -29,11 +30,13 @@ enum { MAX_LISTEN = 16 };
 typedef struct host_options {
     const char *listen[MAX_LISTEN];
     int n_listen;
-    int64_t procs; /* 0: as many as there are CPUs */
+    int64_t procs;   /* 0: as many as there are CPUs */
+    int64_t max_vms; /* 0: by the number of Ps */
     int64_t max_body;
-    double header_timeout, idle_timeout, drain_timeout; /* seconds */
+    double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout; /* seconds */
     int64_t log_level;
     const char *pid_file;
+    int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
 } host_options;
 
 extern host_options options;
@@ -52,8 +55,36 @@ void options_help(const char *command);
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
 enum { HOST_SCRATCH = 16384 };
-/* Why a Lua G is cancelled, as host_canceled says it. */
-enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2 };
+/* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
+enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
+
+/* What is to be given back when a VM goes (vmmem.c). */
+typedef struct mem_range mem_range;
+typedef struct mem_file mem_file;
+typedef struct vm_mem {
+    struct {
+        mem_range *v;
+        int n, cap;
+    } ranges; /* mapped, by address */
+    struct {
+        mem_file *v;
+        int n, cap;
+    } files;
+    struct {
+        void **v;
+        int n, cap;
+    } tables;            /* of the unwinder */
+    uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
+    bool refused;        /* an allocation was, since the last full collection */
+} vm_mem;
+
+/* What is known of its collector (vmgc.c). */
+typedef struct vm_gc {
+    int live_kb;   /* after the last cycle that we saw end */
+    bool in_cycle; /* which vm_gc_step has begun */
+    bool hurries;  /* its memory nears the limit; meanwhile: */
+    int usual_stepmul, usual_pause;
+} vm_gc;
 
 struct host_vm {
     host_view view; /* what Lua sees */
@@ -65,6 +96,26 @@ struct host_vm {
     double serial;   /* of the last G */
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
+    host_sock *socks;             /* of its Lua, sock.c */
+    _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
+    /* vmpool.c, runaway.c */
+    _Atomic bool stuck;        /* atomic: its M has lost its P */
+    int64_t stuck_ns, said_ns; /* the pool's lock: since when; when the log said so last, or 0 */
+    host_vm *next_stuck, *next_spare; /* the pool's lock */
+    _Atomic(host_luag *) kill;        /* atomic: whose Lua is to be ended */
+    _Atomic uintptr_t seen_pc;        /* atomic: where its thread was interrupted last */
+    _Atomic bool seen_compiled;       /* atomic: that was in compiled code */
+    char ending[256];                 /* the keeper: what `kill` runs, for the log */
+    lua_Hook users_hook;              /* while `kill` is ended by a hook */
+    int users_mask, users_count;
+    _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
+    barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
+    int n_barriers, cap_barriers;
+    bool in_lua;  /* a G's Lua runs */
+    bool closing; /* no G may begin in it any more */
+    vm_mem mem;
+    vm_gc gc;
+    host_vm *next_retired; /* vm.c */
     uint8_t scratch[HOST_SCRATCH];
 };
 
@@ -81,19 +132,21 @@ struct host_luag {
     int ref, slot;
     host_vm *vm;
     host_luag *next_free;
-    host_conn *conn; /* whose handler runs on it, or NULL */
-    int nargs;       /* on L's stack for the next resume */
+    host_xfer *x; /* whose handler runs on it, or NULL */
+    int nargs;    /* on L's stack for the next resume */
     /* The wait it is in, set by the lua_CFunction that yields. */
     enum { WANT_NOTHING, WANT_TURN, WANT_TICKET, WANT_FD, WANT_QUEUE } want;
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
     host_waitq *waitq;
     int mode;
-    host_luag *next_wait; /* in waitq->queue */
-    int64_t deadline_ns;  /* of that wait */
-    int64_t limit_ns;     /* the G's own deadline; 0: none */
+    bool answers;               /* it waits to write to its client */
+    host_luag *next_wait;       /* in waitq->queue */
+    int64_t deadline_ns;        /* of that wait */
+    _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
+    _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
     uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
-    uint8_t canceled; /* HOST_CANCELED...; any of them ends its waits */
+    uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
     void *done_arg;
@@ -101,13 +154,27 @@ struct host_luag {
 
 /* The VM whose cell runs the caller. Throws without one. */
 host_vm *vm_current(void);
+/* The same, NULL without one: for what LuaJIT calls in whatever thread. */
+host_vm *vm_here(void);
 /* A VM with the embedded modules, whose Lua has not run anything yet. Never fails: throws. */
 host_vm *vm_new(int id);
+/* The orderly end: finalizers run, everything goes back. No G of it lives and nobody runs it, nor
+ * will. Any native G, which it keeps as long as the finalizers take. */
+void vm_free(host_vm *vm);
+/* The same at once, without finalizers and without a look at its heap. */
+void vm_drop(host_vm *vm);
 int vm_add_handler(host_vm *vm, int n); /* pops the function; n < 0: a new number */
 
-/* A coroutine for a new G; its L is empty. */
+/* A coroutine for a new G; its L is empty. NULL: the VM has no memory for it, after a full collection
+ * too, or closes. */
 host_luag *luag_take(host_vm *vm);
 void luag_give(host_luag *lg, int status);
+/* The same for a G of a VM that was dropped. */
+void luag_forget(host_luag *lg);
+/* Its deadline, 0: none; what it runs, in words. By who runs its VM, or while that can not go on
+ * (rt_cell_inspect). */
+int64_t luag_limit(const host_luag *lg);
+void luag_name(const host_luag *lg, char *buf, size_t size);
 /* The Lua G that runs. Throws without one. */
 host_luag *luag_current(void);
 /* Runs it until it waits or ends. RT_EXIT: it has ended, done was called. */
@@ -128,11 +195,97 @@ int luaopen_lunapark_core(lua_State *L); /* luacore.c */
  * or "timeout", "canceled", "closed" when it is over. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns);
+/* For the connection of a request. */
+int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
+/* The client of the request that lg answers has hung up. By lg's VM. */
+bool luag_client_gone(host_luag *lg);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
 
+/* ---- where a wait can not work (barrier.c) --------------------------------------------------
+ * All of it only by who runs the VM. */
+
+typedef enum barrier_kind {
+    BARRIER_CALLBACK,
+    BARRIER_FINALIZER,
+    BARRIER_HOOK,
+    BARRIER_PROFILER,
+    BARRIER_HOST, /* Lua that the host calls on the VM's main state */
+} barrier_kind;
+
+/* From here to barrier_pop no G may wait. sp: an address in the caller's frame, as
+ * __builtin_frame_address(0). An error that leaves the frame takes the barrier away. */
+void barrier_push(host_vm *vm, barrier_kind kind, const void *sp);
+void barrier_pop(host_vm *vm);
+
+/* vm_barrier where there are records. */
+const char *barrier_why(host_vm *vm);
+
+/* NULL: a G may wait here; else why not: "cannot wait here: %s". */
+static inline const char *vm_barrier(host_vm *vm) {
+    return vm->n_barriers ? barrier_why(vm) : NULL;
+}
+
+/* Nothing of Lua stands on the C stack any more, or a stack without barriers goes on. */
+static inline void barrier_reset(host_vm *vm) {
+    vm->n_barriers = 0;
+}
+
+/* Puts our debug.sethook and gethook into the library of a new VM. May raise. */
+void barrier_open(lua_State *L);
+
+/* Bracket the Lua of a G: before lua_resume, or when the stack of one that waited goes on; and when
+ * that has returned, or the stack is left. */
+static inline void vm_enter_lua(host_vm *vm) {
+    barrier_reset(vm);
+    vm->in_lua = true;
+}
+
+static inline void vm_leave_lua(host_vm *vm) {
+    vm->in_lua = false;
+}
+
+/* ---- memory of a VM (vmmem.c) and its garbage (vmgc.c) ----------------------------------------
+ * All of it only by who runs the VM. */
+
+/* Gives back every page that LuaJIT has mapped for it and closes its files. Its lua_State must not be
+ * touched any more. Files that are pipes to processes are waited for by a G of their own. */
+void vmmem_drop(host_vm *vm);
+
+/* pc lies in machine code of the VM, not where FFI callbacks enter it. Also from a signal handler that
+ * interrupted that code. */
+bool vmmem_has_code(host_vm *vm, uintptr_t pc);
+
+/* For an idle VM: a step of its collector if the heap has grown by a quarter since the last cycle. True:
+ * another is worthwhile. Finalizers may run. How long a step takes: vmgc.c. */
+bool vm_gc_step(host_vm *vm);
+
+/* A whole collection, also if the script has stopped the collector. */
+void vm_gc_full(host_vm *vm);
+
+/* After its mapped bytes have changed. */
+void vm_gc_hurry(host_vm *vm);
+
+/* ---- which VM serves (vmpool.c) ------------------------------------------------------------- */
+
+/* Once, before any VM runs: from then on stuck VMs are seen to. On a native G. */
+void pool_init(void);
+/* Makes the VMs that serve, each of which `load` makes ready: NULL, or what is wrong, to be freed.
+ * NULL, or the first such message. Waits. */
+char *pool_start(char *(*load)(host_vm *));
+/* The VM that answers the next request of this P. NULL: all are stuck; *soon: another is being made.
+ * With a P; does not wait. */
+host_vm *vm_for_request(bool *soon);
+/* vm has lost its P and has one again. By who runs it. */
+void vm_back(host_vm *vm);
+/* vm was dropped. */
+void pool_forget(host_vm *vm);
+
 /* ---- sockets of Lua (sock.c) ---------------------------------------------------------------- */
+
+/* Closes and frees all of a VM that was dropped. */
+void sock_close_all(host_vm *vm);
 
 /* NULL: closed. */
 rt_pd *sock_pd(host_sock *s, host_waitq **q);
@@ -160,8 +313,17 @@ enum {
 };
 
 void conn_start(host_server *s, int fd);
-/* What a handler that waits for its connection needs. */
-rt_pd *conn_pd(host_req *r, host_waitq **q);
+/* What a handler that waits for its connection needs; NULL: it has none any more. Between the two
+ * nothing may raise. */
+rt_pd *conn_pd_take(host_req *r, host_waitq **q);
+void conn_pd_give(host_req *r);
+/* hold.c: takes the connection away from the handler of x, wherever that runs: the client is answered
+ * `status` from C, or, if a response has begun, its connection ends; after a complete one it goes on.
+ * From then on the handler's calls do nothing. False: it has no connection any more. If one of those
+ * calls is in progress they part when it ends. On any M with a P, while x belongs to its handler. */
+bool conn_abandon(host_xfer *x, int status);
+/* A deadline of the handler of x has passed: perhaps the one that ends it. By x's VM. */
+void hold_overdue(host_xfer *x);
 
 /* ---- servers (server.c) -------------------------------------------------------------------- */
 
@@ -178,12 +340,11 @@ struct host_server {
     _Atomic bool stopping;       /* atomic: answer what is in flight, then close */
 };
 
-/* The VMs that serve, by P. */
-extern host_vm **serve_vms;
-
 host_server *server_new(const char *addr, int handler, host_vm *vm, int *err);
 host_server *server_by_id(int id);
 void server_stop(host_server *s);
+/* Those that only vm answers. */
+void server_stop_all_of(host_vm *vm);
 void server_add_conn(host_server *s, host_conn *c);
 void server_remove_conn(host_server *s, host_conn *c);
 /* After every server was stopped: waits until their connections are gone: true; false at the

@@ -19,11 +19,15 @@ typedef struct host_view {
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
     int32_t n_live; /* Lua Gs of the VM */
+    int64_t mapped; /* bytes that LuaJIT has mapped for it */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
  * with "timeout"; Gs that it starts inherit it. */
 double host_deadline(void);
+
+/* The one that was set for this G alone, without its request's; 0: none. */
+double host_own_deadline(void);
 void host_set_deadline(double ns);
 
 /* Which Lua G has `slot` now: its serial, 0 if none. */
@@ -130,6 +134,10 @@ int host_method_id(const char *name, size_t len);
 /* "OK" for 200; "" if unknown. */
 const char *host_status_reason(int status);
 
+/* Has the handler lost its client? 0: no; 1: it has hung up, and the waits answer "canceled"; 504, 502:
+ * it was answered so by the host. Every function below then answers -EPIPE or -ECONNRESET. */
+int host_req_lost(host_req *r);
+
 /* Reads more of the body. 1: body_complete is set now, 0: some came, -EAGAIN: wait for readability,
  * -EMSGSIZE: over max_body (413), -EPROTO: malformed (400), -ECONNRESET: the client went away. */
 int host_req_fill(host_req *r);
@@ -169,6 +177,9 @@ void host_serve_stop(int server);
 
 /* Requests that a P has handed to a handler; -1 without such a P. */
 int64_t host_p_requests(int32_t p);
+
+/* VMs that serve: 0 all, 1 those that are stuck, 2 spares. */
+int host_vms(int which);
 
 /* Connections that a server has now. */
 int host_serve_conns(int server);

@@ -39,9 +39,7 @@ static int core_wait_sock(lua_State *L) {
 
 /* wait_req(req, mode[, deadline_ns]) -> as wait_sock */
 static int core_wait_req(lua_State *L) {
-    host_waitq *q;
-    rt_pd *pd = conn_pd(pointer_arg(L, 1), &q);
-    return luag_wait_fd(L, q, pd, mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
+    return luag_wait_req(L, pointer_arg(L, 1), mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
 }
 
 static int core_yield(lua_State *L) {

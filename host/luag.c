@@ -17,8 +17,10 @@
  *
  * Lua is foreign code to the runtime (rt_enterforeign): while it runs, the M has no P of its own to speak of.
  */
-#include "host.h"
+#include "conn.h"
+#include "runaway.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct luag_local {
@@ -34,6 +36,8 @@ host_luag *luag_current(void) {
 
 static host_luag *waiter(lua_State *L) {
     host_vm *vm = vm_current();
+    const char *why = vm_barrier(vm);
+    if (why) luaL_error(L, "cannot wait here: %s", why);
     if (rt_debug()->gcwait) lua_gc(L, LUA_GCCOLLECT, 0);
     return vm->slots[vm->view.slot];
 }
@@ -51,12 +55,57 @@ static int64_t nearer(int64_t a, int64_t b) {
     return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
+/* The nearest of its own and its request's. */
+static int64_t limit_of(const host_luag *lg) {
+    return nearer(atomic_load_explicit(&lg->limit_ns, memory_order_relaxed),
+                  atomic_load_explicit(&lg->request_ns, memory_order_relaxed));
+}
+
+int64_t luag_limit(const host_luag *lg) {
+    return limit_of(lg);
+}
+
+void luag_name(const host_luag *lg, char *buf, size_t size) {
+    if (lg->x)
+        hold_name(lg->x, buf, size);
+    else
+        snprintf(buf, size, "G %d.%.0f", lg->slot, lg->serial);
+}
+
+void luag_forget(host_luag *lg) {
+    rt_set_deadline(lg->g, 0);
+    lg->g = NULL;
+    lg->vm->view.n_live--;
+}
+
 double host_deadline(void) {
+    return (double)limit_of(luag_current());
+}
+
+double host_own_deadline(void) {
     return (double)luag_current()->limit_ns;
 }
 
 void host_set_deadline(double ns) {
-    luag_current()->limit_ns = (int64_t)ns;
+    atomic_store_explicit(&luag_current()->limit_ns, (int64_t)ns, memory_order_relaxed);
+}
+
+bool luag_client_gone(host_luag *lg) {
+    return lg->canceled & HOST_CANCELED_GONE || rt_canceled(lg->g);
+}
+
+/* What the poller has told the G (rt_cancel) becomes one of the reasons that the VM knows. */
+static bool canceled(host_luag *lg) {
+    if (rt_canceled(lg->g)) {
+        lg->canceled |= HOST_CANCELED_GONE;
+        rt_clear_cancel(lg->g);
+    }
+    return lg->canceled != 0;
+}
+
+/* A client that has hung up may still take what is written. */
+static bool canceled_fd(host_luag *lg, bool answers) {
+    return canceled(lg) && (!answers || lg->canceled != HOST_CANCELED_GONE);
 }
 
 static int nothing(lua_State *L) {
@@ -64,21 +113,29 @@ static int nothing(lua_State *L) {
     return 0;
 }
 
-static int wait_result(host_luag *lg);
+static int settle_wait(host_luag *lg);
 
 static void enter_lua(host_luag *lg) {
     lg->vm->view.slot = lg->slot;
     lg->vm->view.serial = lg->serial;
+    vm_enter_lua(lg->vm);
+    atomic_store_explicit(&lg->vm->running, lg, memory_order_relaxed);
     rt_enterforeign();
+}
+
+/* The G has returned from Lua, or leaves it on its stack. */
+static void leave_lua(host_vm *vm) {
+    vm_leave_lua(vm);
+    if (!rt_exitforeign()) vm_back(vm);
+    if (atomic_load_explicit(&vm->kill, memory_order_relaxed)) runaway_over(vm);
 }
 
 /* Waits as lg->want says; what the lua_CFunction then returns. */
 static int leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
-    rt_exitforeign();
+    leave_lua(lg->vm);
     rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
-    int err = wait_result(lg);
-    lg->want = WANT_NOTHING;
+    int err = settle_wait(lg);
     enter_lua(lg);
     lua_pushcfunction(L, nothing);
     lua_call(L, 0, 0);
@@ -87,8 +144,8 @@ static int leave(lua_State *L, host_luag *lg) {
 
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
-    if (lg->canceled) return answer(L, "canceled");
-    deadline_ns = nearer(lg->limit_ns, deadline_ns);
+    if (canceled(lg)) return answer(L, "canceled");
+    deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
@@ -96,11 +153,10 @@ int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     return leave(L, lg);
 }
 
-int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
-    host_luag *lg = waiter(L);
+/* Goes into q, or into the pollDesc. RT_PARKED: yield now; else 0 or an error. Raises nothing. */
+static int enter_wait_fd(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
     int i = mode == RT_W;
-    if (lg->canceled) return answer(L, "canceled");
-    deadline_ns = nearer(lg->limit_ns, deadline_ns);
+    deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->pd = pd;
     lg->mode = mode;
     lg->deadline_ns = deadline_ns;
@@ -114,18 +170,43 @@ int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadl
         lg->want = WANT_QUEUE;
         lg->ticket = rt_wait_open(lg->g);
         rt_set_wait(lg->g, RT_WAIT_OTHER, deadline_ns);
-        return leave(L, lg);
+        return RT_PARKED;
     }
     rt_set_deadline(lg->g, deadline_ns);
     int r = rt_pd_prepare(pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, lg->g);
+    if (r == RT_ECANCELED && !canceled_fd(lg, lg->answers)) r = 0; /* tries again */
     if (r != RT_PARKED) {
         rt_set_deadline(lg->g, 0);
-        return r == 0 ? 0 : answer(L, word_of(r));
+        return r;
     }
     q->holder[i] = lg;
     lg->waitq = q;
     lg->want = WANT_FD;
-    return leave(L, lg);
+    return RT_PARKED;
+}
+
+static int leave_or_answer(lua_State *L, host_luag *lg, int r) {
+    if (r == RT_PARKED) return leave(L, lg);
+    return r == 0 ? 0 : answer(L, word_of(r));
+}
+
+int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    lg->answers = false;
+    if (canceled_fd(lg, false)) return answer(L, "canceled");
+    return leave_or_answer(L, lg, enter_wait_fd(lg, q, pd, mode, deadline_ns));
+}
+
+int luag_wait_req(lua_State *L, host_req *req, int mode, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    lg->answers = mode == RT_W;
+    if (canceled_fd(lg, lg->answers)) return answer(L, "canceled");
+    host_waitq *q;
+    rt_pd *pd = conn_pd_take(req, &q);
+    if (!pd) return answer(L, "closed");
+    int r = enter_wait_fd(lg, q, pd, mode, deadline_ns);
+    conn_pd_give(req);
+    return leave_or_answer(L, lg, r);
 }
 
 int luag_yield(lua_State *L) {
@@ -145,7 +226,7 @@ static int fd_result(host_luag *lg) {
     rt_set_deadline(lg->g, 0);
     int err = rt_pd_check(lg->pd, lg->mode);
     if (err) return err;
-    if (lg->canceled)
+    if (canceled_fd(lg, lg->answers))
         err = RT_ECANCELED;
     else if (lg->deadline_ns && lg->deadline_ns <= rt_nanotime())
         err = RT_ETIMEOUT;
@@ -195,6 +276,7 @@ static int wait_result(host_luag *lg) {
         bool closed = !lg->waitq;
         int err = lg->want == WANT_FD ? fd_result(lg) : ticket_result(lg);
         if (closed) return RT_ECLOSED;
+        if (err == RT_ECANCELED && !canceled_fd(lg, lg->answers)) err = 0; /* tries again */
         leave_waitq(lg);
         return err;
     }
@@ -203,9 +285,15 @@ static int wait_result(host_luag *lg) {
     }
 }
 
-static int end_wait(host_luag *lg) {
+static int settle_wait(host_luag *lg) {
     int err = wait_result(lg);
     lg->want = WANT_NOTHING;
+    if (err == RT_ETIMEOUT && lg->x) hold_overdue(lg->x);
+    return err;
+}
+
+static int end_wait(host_luag *lg) {
+    int err = settle_wait(lg);
     return err ? answer(lg->L, word_of(err)) : 0;
 }
 
@@ -214,7 +302,7 @@ rt_step luag_resume(host_luag *lg) {
     int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
     enter_lua(lg);
     int status = lua_resume(L, nargs);
-    rt_exitforeign();
+    leave_lua(lg->vm);
     if (status == LUA_YIELD) {
         if (lg->want == WANT_TURN) return RT_YIELD;
         if (lg->want != WANT_NOTHING) return RT_PARK;
@@ -228,7 +316,12 @@ rt_step luag_resume(host_luag *lg) {
 }
 
 rt_step luag_step(rt_g *g) {
-    return luag_resume(((luag_local *)rt_local(g))->lg);
+    host_luag *lg = ((luag_local *)rt_local(g))->lg;
+    if (atomic_load_explicit(&lg->vm->dropped, memory_order_relaxed)) {
+        luag_forget(lg);
+        return RT_EXIT;
+    }
+    return luag_resume(lg);
 }
 
 double host_serial(int32_t slot) {
@@ -297,7 +390,7 @@ static void plain_done(host_luag *lg, int status) {
 
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     host_luag *lg = luag_take(vm);
-    lg->limit_ns = luag_current()->limit_ns;
+    atomic_store_explicit(&lg->limit_ns, limit_of(luag_current()), memory_order_relaxed);
     lg->g = rt_new_step(luag_step, vm->cell);
     ((luag_local *)rt_local(lg->g))->lg = lg;
     lg->nargs = nargs;
@@ -318,6 +411,10 @@ typedef struct spawn {
 /* The first step of a G that was spawned from outside: only here, in the VM, may its Lua be touched. */
 static rt_step spawn_step(rt_g *g) {
     spawn *s = *(spawn **)rt_local(g);
+    if (atomic_load_explicit(&s->vm->dropped, memory_order_relaxed)) {
+        free(s);
+        return RT_EXIT;
+    }
     host_luag *lg = luag_take(s->vm);
     lg->g = g;
     lg->done = s->done ? s->done : plain_done;

@@ -15,14 +15,18 @@ host_options options = {
     .max_body = 1 << 20,
     .header_timeout = 10,
     .idle_timeout = 75,
+    .handler_timeout = 30,
+    .kill_after = 5,
     .drain_timeout = 30,
     .log_level = LOG_INFO,
+    .vm_memory = 1 << 30,
 };
 
 enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8 };
 #define EVERYWHERE (SERVE | RUN | TEST | CHECK)
 
-typedef enum kind { KIND_ADDR, KIND_INT, KIND_SECONDS, KIND_LEVEL, KIND_STRING } kind;
+/* KIND_LIMIT: KIND_INT, or 0 for none. */
+typedef enum kind { KIND_ADDR, KIND_INT, KIND_LIMIT, KIND_SECONDS, KIND_LEVEL, KIND_STRING } kind;
 
 typedef struct option {
     const char *name, *arg, *help;
@@ -46,8 +50,24 @@ static option table[] = {
      SERVE | RUN | TEST, &options.header_timeout, 0.001, 1e6, 0},
     {"idle-timeout", "S", "seconds a connection may be silent (default 75)", KIND_SECONDS,
      SERVE | RUN | TEST, &options.idle_timeout, 0.001, 1e6, 0},
+    {"handler-timeout", "S",
+     "seconds a handler may take to answer, then the client gets 504; a streamed\n"
+     "response is cut off when nothing was written for so long (default 30; 0: no limit)",
+     KIND_SECONDS, SERVE | RUN | TEST, &options.handler_timeout, 0, 1e6, 0},
+    {"kill-after", "S",
+     "seconds that a handler past its time may run on without waiting, then it is\n"
+     "ended: by an error, or with its whole VM (default 5)",
+     KIND_SECONDS, SERVE, &options.kill_after, 0, 1e6, 0},
+    {"max-vms", "N",
+     "how many VMs may be made when handlers hold theirs (default: 4 for each of\n"
+     "--procs, 8 at least)",
+     KIND_INT, SERVE, &options.max_vms, 1, 4096, 0},
     {"drain-timeout", "S", "seconds that a stop waits for requests in flight (default 30)",
      KIND_SECONDS, SERVE, &options.drain_timeout, 0, 1e6, 0},
+    {"vm-memory", "BYTES",
+     "how much LuaJIT may map for one VM; a handler that wants more gets\n"
+     "\"not enough memory\" (default 1073741824; 0: no limit)",
+     KIND_LIMIT, SERVE | RUN | TEST, &options.vm_memory, 8 << 20, 1e15, 0},
     {"log-level", "LEVEL", "debug, info, warn or error (default info)", KIND_LEVEL, EVERYWHERE,
      &options.log_level, 0, 0, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
@@ -97,17 +117,20 @@ static const char *set_number(option *o, const char *value) {
     char want[128];
     errno = 0;
     double v = strtod(value, &end);
-    bool fits = v >= o->min && v <= o->max; /* NaN does not */
-    bool whole = o->kind != KIND_INT || (fits && v == (double)(int64_t)v);
+    bool none = o->kind == KIND_LIMIT && v == 0;
+    bool fits = none || (v >= o->min && v <= o->max); /* NaN does not */
+    bool seconds = o->kind == KIND_SECONDS;
+    bool whole = seconds || (fits && v == (double)(int64_t)v);
     if (end == value || *end || errno || !fits || !whole) {
-        snprintf(want, sizeof want, "must be a %s from %.15g to %.15g",
-                 o->kind == KIND_INT ? "whole number" : "number of seconds", o->min, o->max);
+        snprintf(want, sizeof want, "must be %sa %s from %.15g to %.15g",
+                 o->kind == KIND_LIMIT ? "0 or " : "",
+                 seconds ? "number of seconds" : "whole number", o->min, o->max);
         return complain(o, value, want);
     }
-    if (o->kind == KIND_INT)
-        *(int64_t *)o->to = (int64_t)v;
-    else
+    if (seconds)
         *(double *)o->to = v;
+    else
+        *(int64_t *)o->to = (int64_t)v;
     return NULL;
 }
 
@@ -129,6 +152,7 @@ static const char *set(option *o, const char *value, int source) {
         err = add_listener(o, value, source);
         break;
     case KIND_INT:
+    case KIND_LIMIT:
     case KIND_SECONDS:
         err = set_number(o, value);
         break;

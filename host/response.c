@@ -142,6 +142,7 @@ static int send_with(host_xfer *x, const char *body, size_t len) {
             return -EAGAIN;
         }
         size_t queued = x->out_end - x->out_pos, sent = (size_t)n;
+        x->sent += sent;
         size_t from_queue = sent < queued ? sent : queued;
         x->out_pos += from_queue;
         body += sent - from_queue;
@@ -247,7 +248,7 @@ static int queue_head(host_xfer *x, int status, int ctype, const char *head, siz
     at = put_date(at);
     bool body_unasked = x->expects_100 && !x->message_done; /* the client may send it or not */
     if (!x->keep_alive || x->close_after || x->req.close || body_unasked ||
-        atomic_load_explicit(&x->conn->server->stopping, memory_order_relaxed)) {
+        atomic_load_explicit(&x->server->stopping, memory_order_relaxed)) {
         x->close_after = true;
         at = PUT(at, "Connection: close\r\n");
     } else if (x->req.minor == 0) {
@@ -267,11 +268,11 @@ static bool more_to_come(host_xfer *x) {
            x->out_end - x->out_pos < OUT_FULL;
 }
 
-int host_respond(host_req *r, int status, int ctype, const char *head, size_t head_len,
-                 const char *body, size_t body_len) {
-    host_xfer *x = (host_xfer *)r;
-    if (r->state != 0) return -EALREADY;
-    r->state = 2;
+/* A whole response. The caller has the connection. */
+static inline __attribute__((always_inline)) int respond(host_xfer *x, int status, int ctype,
+                                                         const char *head, size_t head_len,
+                                                         const char *body, size_t body_len) {
+    x->req.state = 2;
     if (x->broken) return -EPIPE;
     if (queue_head(x, status, ctype, head, head_len, (int64_t)body_len) < 0) return give_up(x);
     if (x->no_body) body_len = 0;
@@ -283,28 +284,34 @@ int host_respond(host_req *r, int status, int ctype, const char *head, size_t he
     return send_with(x, body, body_len) == -EPIPE ? -EPIPE : 0;
 }
 
+int host_respond(host_req *r, int status, int ctype, const char *head, size_t head_len,
+                 const char *body, size_t body_len) {
+    host_xfer *x = (host_xfer *)r;
+    if (r->state != 0) return -EALREADY;
+    if (!hold_take(x)) return -EPIPE;
+    int rc = respond(x, status, ctype, head, head_len, body, body_len);
+    hold_give(x);
+    return rc;
+}
+
 void response_error(host_xfer *x, int status, bool close) {
     const char *body = host_status_reason(status);
+    const char *head = status == 503 ? "Retry-After: 1\r\n" : "";
     if (close) x->close_after = true;
-    x->req.state = 0;
-    host_respond(&x->req, status, 1, "", 0, body, strlen(body));
+    respond(x, status, 1, head, strlen(head), body, strlen(body));
 }
 
 /* ---- streamed responses ---- */
 
-int host_stream_begin(host_req *r, int status, int ctype, const char *head, size_t head_len,
-                      int64_t length) {
-    host_xfer *x = (host_xfer *)r;
-    if (r->state != 0) return -EALREADY;
-    r->state = 1;
+static int stream_begin(host_xfer *x, int status, int ctype, const char *head, size_t head_len,
+                        int64_t length) {
+    x->req.state = 1;
     x->stream_left = length;
     if (x->broken) return -EPIPE;
     return queue_head(x, status, ctype, head, head_len, length) < 0 ? give_up(x) : 0;
 }
 
-int host_stream_write(host_req *r, const char *data, size_t len) {
-    host_xfer *x = (host_xfer *)r;
-    if (r->state != 1) return -EALREADY;
+static int stream_write(host_xfer *x, const char *data, size_t len) {
     if (x->broken) return -EPIPE;
     if (x->stream_left >= 0) {
         if ((uint64_t)len > (uint64_t)x->stream_left) return -E2BIG;
@@ -327,15 +334,8 @@ int host_stream_write(host_req *r, const char *data, size_t len) {
     return x->out_end - x->out_pos < OUT_FULL ? 0 : -EAGAIN;
 }
 
-int host_stream_flush(host_req *r) {
-    host_xfer *x = (host_xfer *)r;
-    return r->state == 0 ? 0 : response_flush(x);
-}
-
-int host_stream_end(host_req *r) {
-    host_xfer *x = (host_xfer *)r;
-    if (r->state != 1) return -EALREADY;
-    r->state = 2;
+static int stream_end(host_xfer *x) {
+    x->req.state = 2;
     if (x->broken) return -EPIPE;
     if (x->stream_left > 0 && !x->no_body) {
         /* Fewer bytes than promised: only closing tells the client. */
@@ -345,4 +345,46 @@ int host_stream_end(host_req *r) {
     }
     if (more_to_come(x)) return 0;
     return response_flush(x) == -EPIPE ? -EPIPE : 0;
+}
+
+int host_stream_begin(host_req *r, int status, int ctype, const char *head, size_t head_len,
+                      int64_t length) {
+    host_xfer *x = (host_xfer *)r;
+    if (r->state != 0) return -EALREADY;
+    if (!hold_take(x)) return -EPIPE;
+    int rc = stream_begin(x, status, ctype, head, head_len, length);
+    hold_give(x);
+    return rc;
+}
+
+/* Something was written, or bytes went out that had waited: the handler has its time anew. */
+static int after_write(host_xfer *x, int rc, size_t sent_before) {
+    if (rc == 0 || x->sent != sent_before) hold_renew(x);
+    hold_give(x);
+    return rc;
+}
+
+int host_stream_write(host_req *r, const char *data, size_t len) {
+    host_xfer *x = (host_xfer *)r;
+    if (r->state != 1) return -EALREADY;
+    if (!hold_take(x)) return -EPIPE;
+    size_t sent = x->sent;
+    return after_write(x, stream_write(x, data, len), sent);
+}
+
+int host_stream_flush(host_req *r) {
+    host_xfer *x = (host_xfer *)r;
+    if (r->state == 0) return 0;
+    if (!hold_take(x)) return -EPIPE;
+    size_t sent = x->sent;
+    return after_write(x, response_flush(x), sent);
+}
+
+int host_stream_end(host_req *r) {
+    host_xfer *x = (host_xfer *)r;
+    if (r->state != 1) return -EALREADY;
+    if (!hold_take(x)) return -EPIPE;
+    int rc = stream_end(x);
+    hold_give(x);
+    return rc;
 }

@@ -23,8 +23,6 @@
 
 enum { MAX_SERVERS = 4096, ACCEPT_BATCH = 16 };
 
-host_vm **serve_vms;
-
 static struct {
     rt_lock lock;
     host_server *by_id[MAX_SERVERS]; /* lock writes */
@@ -212,6 +210,13 @@ void server_stop(host_server *s) {
     for (host_conn *c = s->conns; c; c = c->next)
         rt_pd_kick(c->pd, RT_R);
     rt_lock_release(&s->lock);
+}
+
+void server_stop_all_of(host_vm *vm) {
+    for (int i = 0; i < MAX_SERVERS; i++) {
+        host_server *s = server_by_id(i);
+        if (s && s->vm == vm) server_stop(s);
+    }
 }
 
 /* ---- from Lua ---- */

@@ -19,6 +19,8 @@ struct host_sock {
     char *unlink; /* path of a unix listener, removed when it closes */
     host_waitq waitq;
     host_rbuf rbuf;
+    host_vm *vm;
+    host_sock *prev, *next; /* of vm->socks */
 };
 
 enum { READ_MIN = 4096, READ_MAX = 1 << 20 };
@@ -42,7 +44,13 @@ static host_sock *sock_new(int fd, int *err) {
     }
     s->fd = fd;
     s->pd = rt_pd_open(fd, err);
-    if (s->pd) return s;
+    if (s->pd) {
+        s->vm = vm_current();
+        s->next = s->vm->socks;
+        if (s->next) s->next->prev = s;
+        s->vm->socks = s;
+        return s;
+    }
     close(fd);
     free(s);
     return NULL;
@@ -176,7 +184,17 @@ void host_sock_close(host_sock *s) {
 
 void host_sock_free(host_sock *s) {
     host_sock_close(s);
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        s->vm->socks = s->next;
+    if (s->next) s->next->prev = s->prev;
     free(s);
+}
+
+void sock_close_all(host_vm *vm) {
+    while (vm->socks)
+        host_sock_free(vm->socks);
 }
 
 void host_sock_set_deadline(host_sock *s, int mode, int64_t delay_ns) {

@@ -5,6 +5,11 @@
  *
  * Coroutines are kept: one that ended without an error is empty and runs the next G. A slot is the
  * coroutine's number in its VM and, in Lua's own tables, the key of the G that runs on it.
+ *
+ * LuaJIT maps memory and calls finalizers while a VM is made or ends, when no cell runs it: meanwhile
+ * the thread's `made_here` names it. Nothing waits in between.
+ *
+ * Cells live until the process ends, so a VM that has ended is kept, empty, for the next one.
  */
 #include "host.h"
 
@@ -15,10 +20,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-host_vm *vm_current(void) {
+static _Thread_local host_vm *made_here;
+
+/* noinline: a G may wake on another thread. */
+__attribute__((noinline)) static void set_made_here(host_vm *vm) {
+    made_here = vm;
+}
+
+__attribute__((noinline)) host_vm *vm_here(void) {
+    if (made_here) return made_here;
     rt_cell *c = rt_current_cell();
-    if (!c) rt_throw("no VM runs here");
-    return rt_cell_data(c);
+    return c ? rt_cell_data(c) : NULL;
+}
+
+host_vm *vm_current(void) {
+    host_vm *vm = vm_here();
+    if (!vm) rt_throw("no VM runs here");
+    return vm;
 }
 
 /* ---- modules ---- */
@@ -81,20 +99,66 @@ static void add_searcher(lua_State *L) {
 
 static int open_all(lua_State *L) {
     luaL_openlibs(L);
+    barrier_open(L);
     add_searcher(L);
     return 0;
 }
 
+static struct {
+    rt_lock lock;
+    host_vm *first; /* lock */
+} retired;
+
+/* One without anything but its cell. */
+static host_vm *take_empty(void) {
+    rt_lock_acquire(&retired.lock);
+    host_vm *vm = retired.first;
+    if (vm) retired.first = vm->next_retired;
+    rt_lock_release(&retired.lock);
+    if (vm) return vm;
+    vm = calloc(1, sizeof *vm);
+    if (!vm) rt_throw("out of memory for a VM");
+    vm->cell = rt_cell_new(vm);
+    return vm;
+}
+
 host_vm *vm_new(int id) {
-    host_vm *vm = calloc(1, sizeof *vm);
-    lua_State *L = vm ? luaL_newstate() : NULL;
+    host_vm *vm = take_empty();
+    vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
+    set_made_here(vm);
+    lua_State *L = luaL_newstate();
     if (!L) rt_throw("out of memory for VM %d", id);
     vm->L = L;
-    vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
-    vm->cell = rt_cell_new(vm);
     lua_pushcfunction(L, open_all);
     if (lua_pcall(L, 0, 0, 0) != 0) rt_throw("VM %d: %s", id, lua_tostring(L, -1));
+    set_made_here(NULL);
     return vm;
+}
+
+void vm_free(host_vm *vm) {
+    vm->closing = true;
+    set_made_here(vm);
+    lua_close(vm->L);
+    set_made_here(NULL);
+    vm->L = NULL;
+    vm_drop(vm);
+}
+
+void vm_drop(host_vm *vm) {
+    if (vm->view.n_live != 0) rt_throw("VM %d ends with %d Gs", vm->view.vm_id, vm->view.n_live);
+    vmmem_drop(vm);
+    for (int i = 0; i < vm->n_slots; i++)
+        free(vm->slots[i]);
+    free(vm->slots);
+    free(vm->handlers);
+    free(vm->barriers);
+    rt_cell *cell = vm->cell;
+    memset(vm, 0, offsetof(host_vm, scratch));
+    vm->cell = cell;
+    rt_lock_acquire(&retired.lock);
+    vm->next_retired = retired.first;
+    retired.first = vm;
+    rt_lock_release(&retired.lock);
 }
 
 int vm_add_handler(host_vm *vm, int n) {
@@ -117,32 +181,49 @@ static int new_thread(lua_State *L) {
     return 0;
 }
 
-/* Gives lg a coroutine. Without memory for one the VM can do nothing any more. */
-static void make_thread(host_luag *lg) {
-    lua_State *L = lg->vm->L;
-    if (lua_cpcall(L, new_thread, lg) != 0)
-        rt_throw("VM %d: %s", lg->vm->view.vm_id, lua_tostring(L, -1));
-    lua_setexdata2(lg->L, lg);
+/* Gives lg a coroutine, its L. False: there is no memory for one. */
+static bool make_thread(host_luag *lg) {
+    host_vm *vm = lg->vm;
+    for (int i = 0; i < 2; i++) {
+        if (lua_cpcall(vm->L, new_thread, lg) == 0) {
+            lua_setexdata2(lg->L, lg);
+            return true;
+        }
+        lua_pop(vm->L, 1);
+        lg->L = NULL;
+        if (i == 0) vm_gc_full(vm);
+    }
+    return false;
+}
+
+/* A further slot. */
+static host_luag *add_slot(host_vm *vm) {
+    if (vm->n_slots == vm->cap_slots) {
+        int cap = vm->cap_slots ? vm->cap_slots * 2 : 64;
+        host_luag **slots = realloc(vm->slots, (size_t)cap * sizeof(host_luag *));
+        if (!slots) return NULL;
+        vm->slots = slots;
+        vm->cap_slots = cap;
+    }
+    host_luag *lg = calloc(1, sizeof *lg);
+    if (!lg) return NULL;
+    lg->vm = vm;
+    lg->slot = vm->n_slots;
+    vm->slots[vm->n_slots++] = lg;
+    return lg;
 }
 
 host_luag *luag_take(host_vm *vm) {
+    if (vm->closing) return NULL;
     host_luag *lg = vm->free;
-    if (lg) {
+    if (lg)
         vm->free = lg->next_free;
-    } else {
-        if (vm->n_slots == vm->cap_slots) {
-            int cap = vm->cap_slots ? vm->cap_slots * 2 : 64;
-            host_luag **slots = realloc(vm->slots, (size_t)cap * sizeof(host_luag *));
-            if (!slots) rt_throw("out of memory for coroutines");
-            vm->slots = slots;
-            vm->cap_slots = cap;
-        }
-        lg = calloc(1, sizeof *lg);
-        if (!lg) rt_throw("out of memory for a coroutine");
-        lg->vm = vm;
-        lg->slot = vm->n_slots;
-        vm->slots[vm->n_slots++] = lg;
-        make_thread(lg);
+    else if (!(lg = add_slot(vm)))
+        return NULL;
+    if (!lg->L && !make_thread(lg)) {
+        lg->next_free = vm->free;
+        vm->free = lg;
+        return NULL;
     }
     vm->view.n_live++;
     lg->serial = ++vm->serial;
@@ -156,13 +237,15 @@ void luag_give(host_luag *lg, int status) {
     } else {
         /* It stopped with C and Lua frames on it: nothing can run on it again. */
         luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->ref);
-        make_thread(lg);
+        lg->L = NULL;
     }
+    if (vm->mem.refused) vm_gc_full(vm);
     lg->g = NULL;
-    lg->conn = NULL;
+    lg->x = NULL;
+    atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
     lg->done = NULL;
     lg->nargs = 0;
-    lg->limit_ns = 0;
+    atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
     lg->next_free = vm->free;
     vm->free = lg;

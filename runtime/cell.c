@@ -68,7 +68,7 @@ struct rt_cell {
     spare *spares;           /* the same */
     int n_spares;            /* the same */
     _Atomic bool dropped;
-    bool away;          /* sched.lock */
+    rt_m *away;         /* sched.lock: its M, which has lost its P; NULL: it has not */
     rt_cell *next_away; /* sched.lock */
     void *data;
 };
@@ -283,8 +283,8 @@ static void set_free(g_list *l) {
     global_put(l);
 }
 
-void cell_away(rt_cell *c) {
-    c->away = true;
+void cell_away(rt_cell *c, rt_m *m) {
+    c->away = m;
     c->next_away = sched.away;
     sched.away = c;
     g_list l = {0};
@@ -294,7 +294,7 @@ void cell_away(rt_cell *c) {
 
 void cell_back(rt_cell *c) {
     if (!c->away) return;
-    c->away = false;
+    c->away = NULL;
     rt_cell **at = &sched.away;
     while (*at != c)
         at = &(*at)->next_away;
@@ -319,8 +319,8 @@ int32_t cells_away(void) {
     return n;
 }
 
-void rt_cell_drop(rt_cell *c) {
-    atomic_store_explicit(&c->dropped, true, memory_order_relaxed);
+void rt_cell_drop(rt_cell *c, bool dropped) {
+    atomic_store_explicit(&c->dropped, dropped, memory_order_relaxed);
 }
 
 bool rt_cell_is_away(rt_cell *c) {
@@ -328,6 +328,14 @@ bool rt_cell_is_away(rt_cell *c) {
     bool away = c->away;
     rt_lock_release(&sched.lock);
     return away;
+}
+
+bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg) {
+    rt_lock_acquire(&sched.lock);
+    rt_m *m = c->away;
+    if (m && fn(arg)) m_interrupt(m);
+    rt_lock_release(&sched.lock);
+    return m != NULL;
 }
 
 /* ---- */

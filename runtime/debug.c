@@ -117,7 +117,7 @@ static const char *site_name(dump *d, const void *site) {
     unsigned i = d->next_site++ % SITES;
     d->sites[i].site = site;
     /* The call itself: what follows it may be another function, if it does not return. */
-    symbol_print((const char *)site - 1, d->sites[i].text, SITE_MAX);
+    rt_symbol_print((const char *)site - 1, d->sites[i].text, SITE_MAX);
     return d->sites[i].text;
 }
 
@@ -228,10 +228,12 @@ void rt_read_stats(rt_stats *s) {
 }
 
 /* sched.lock held, by an M that is about to wait. If no P runs, no G is queued or in a system call,
- * no timer is set and no descriptor is polled, nothing can ever happen again. */
+ * no timer is set, no descriptor is polled and no G waits for a signal that may come, nothing can ever
+ * happen again. */
 void check_dead(void) {
     if (sched.deadlock_is_normal || atomic_load(&sched.n_idle_ps) != sched.procs) return;
-    if (sched.runq.n || atomic_load(&sched.n_syscalls) || count_get(&sched.n_fds) || timers_live())
+    if (sched.runq.n || atomic_load(&sched.n_syscalls) || count_get(&sched.n_fds) ||
+        timers_live() || signal_may_come())
         return;
     for (int32_t i = 0; i < sched.procs; i++)
         if (!runq_empty(&sched.ps[i])) return;

@@ -102,7 +102,7 @@ static bool leave(rt_fdmutex *m) {
 static void tell_closer(rt_fdmutex *m) {
     rt_lock_acquire(&m->lock);
     m->gone = true;
-    if (m->closer) rt_wake(m->closer, m->closer_ticket, RT_WOKEN);
+    if (m->closer) rt_ready(m->closer);
     rt_lock_release(&m->lock);
 }
 
@@ -249,19 +249,22 @@ int fdmutex_close(rt_fdmutex *m) {
     return 0;
 }
 
+static bool commit_unlock(rt_g *g, void *lock) {
+    (void)g;
+    rt_lock_release(lock);
+    return true;
+}
+
 void fdmutex_drain(rt_fdmutex *m) {
     if (leave(m)) return;
     rt_g *g = rt_self();
     if (!g || g->step) rt_throw("only a native G can wait for the users of a descriptor");
     rt_lock_acquire(&m->lock);
-    while (!m->gone) {
+    if (!m->gone) {
         m->closer = g;
-        m->closer_ticket = rt_wait_open(g);
-        rt_lock_release(&m->lock);
-        /* An interrupt or the G's deadline does not undo a close: it goes on, without a deadline. */
-        int64_t own = atomic_load(&g->timer.until);
-        rt_wait(RT_WAIT_OTHER, 0);
-        if (own) rt_set_deadline(g, own);
+        /* Without a ticket: neither an interrupt, nor a cancellation, nor the G's deadline undoes a
+         * close. */
+        rt_park(commit_unlock, &m->lock, RT_WAIT_OTHER);
         rt_lock_acquire(&m->lock);
     }
     rt_lock_release(&m->lock);

@@ -15,7 +15,6 @@ typedef struct rt_fdmutex {
     bool gone;                 /* lock: it is closed and the last user has left */
     struct fd_waiter *last[2]; /* lock: who queues to read, to write; last->next is the first */
     struct rt_g *closer;       /* lock: waits for `gone` */
-    uint64_t closer_ticket;    /* lock */
 } rt_fdmutex;
 
 /* Between the files of the descriptor layer; runtime.h has what is public. */
@@ -29,8 +28,8 @@ int fdmutex_enter(rt_fdmutex *m);
 void fdmutex_leave(rt_fdmutex *m);
 
 /* The lock of one direction (RT_R, RT_W), and with it one user more. `reason` is shown while the G
- * queues. 0, RT_ECLOSED, or RT_ETIMEOUT or RT_ECANCELED if the G's own deadline or an interrupt ended
- * its wait. May wait: native Gs; where nobody else uses the direction, any thread. */
+ * queues. 0, RT_ECLOSED, or RT_ETIMEOUT or RT_ECANCELED if the G's own deadline, an interrupt or a
+ * cancellation ended its wait. May wait: native Gs; where nobody else uses the direction, any thread. */
 int fdmutex_lock(rt_fdmutex *m, int mode, int reason);
 void fdmutex_unlock(rt_fdmutex *m, int mode);
 

@@ -66,10 +66,11 @@ struct rt_g {
     rt_commit_fn commit;   /* owner: of the park that begins */
     void *commit_arg;      /* owner */
     _Atomic uint64_t wait; /* atomic: ticket and phase of a wait, see wait.c */
-    _Atomic(_Atomic uintptr_t *) word;  /* the owner writes: rg or wg that it waited at last */
-    rt_timer timer;                     /* owner: deadline of that wait */
-    _Atomic int64_t since_ns;           /* the owner writes, dumps read: when the wait began */
-    int64_t id;                         /* owner: a new one each time the G is reused */
+    _Atomic(_Atomic uintptr_t *) word; /* the owner writes: rg or wg that it waited at last */
+    rt_timer timer;                    /* owner: deadline of that wait */
+    _Atomic int64_t since_ns;          /* the owner writes, dumps read: when the wait began */
+    _Atomic int64_t id;                /* owner writes: a new one each time the G is reused */
+    _Atomic int64_t cancel; /* atomic: the id of the life that is cancelled, see wait.c */
     _Alignas(8) char local[RT_G_LOCAL]; /* owner: room for whoever made the step G */
 };
 
@@ -269,7 +270,7 @@ void cell_requeue(rt_cell *c, rt_g *g);
 /* The native G on whose stack c's loop runs. */
 rt_g *cell_driver(rt_cell *c);
 /* c's M has lost its P, c's M is back; what has not begun goes to the global queue. sched.lock held. */
-void cell_away(rt_cell *c);
+void cell_away(rt_cell *c, rt_m *m);
 void cell_back(rt_cell *c);
 /* The same for what was posted to away cells since. True: there was something. sched.lock held. */
 bool cell_relieve(void);
@@ -334,6 +335,8 @@ void signal_init(bool keep_default);
 void signal_init_m(rt_m *m);
 /* Makes the G that does the work of handlers. With a P. */
 void signal_start(void);
+/* Some G waits for a signal, and one that it would be told of may come. With all Ps idle. */
+bool signal_may_come(void);
 /* sysmon's: does it in its place, if no P got round to it. */
 void signal_watch(int64_t now_ns);
 /* Sends SIGURG to m's thread, if none is on its way. Its handler sets m->interrupted and nothing
@@ -351,7 +354,6 @@ typedef struct rt_symbol {
 } rt_symbol;
 void symbol_find(const void *pc, rt_symbol *s);
 /* "name+0x1c", "module+0x1234" or "0x1234"; returns its length, below size. */
-size_t symbol_print(const void *pc, char *buf, size_t size);
 
 /* unwind.c */
 void unwind_init(void);

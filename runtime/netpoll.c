@@ -5,7 +5,7 @@
  *
  *     NIL    nobody waits, nothing is known
  *     READY  an event came and was not used yet
- *     WAIT   a G is about to wait
+ *     WAIT   a G is about to wait; the word says which: its address + 1
  *     G      that G waits
  *
  *     NIL --prepare--> WAIT --commit--> G --event, deadline, shut, kick--> NIL, and the G is readied
@@ -18,7 +18,9 @@
  * the wait is not lost.
  *
  * One reader and one writer at a time: a second is a bug of the caller, which keeps queues (fd.c,
- * sock.c of the host).
+ * sock.c of the host). WAIT is another word for each G, so that a G which was turned back between its
+ * prepare and its commit finds that out even if another is about to wait by then (a connection that
+ * was taken from its handler, hold.c of the host).
  *
  * Deadlines are the pollDesc's two timers, and `until` of a timer is the deadline itself: moving it
  * later is a store. When it fires it takes the waiting G out, if the deadline still is in the past;
@@ -33,7 +35,9 @@
  *
  * hup: the peer has shut down its side (RDHUP). After a short read a socket is known to be drained
  * and the next edge will tell, but an edge that already told of data *and* end brings no second one;
- * so with hup set, readers read until 0 without waiting.
+ * so with hup set, readers read until 0 without waiting. Somebody else may be meant by the end, too:
+ * `watcher` is the G that it cancels. It is named with the id of its life, so an event that comes late
+ * does nothing to the next life; a pair of one G and the id of another means nobody.
  *
  * Source of the machine: Go's netpoll.go.
  */
@@ -46,7 +50,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PD_NIL, PD_READY, PD_WAIT }; /* or a G */
+enum { PD_NIL, PD_READY, PD_WAIT = 1 }; /* or a G; or a G + PD_WAIT: it is about to wait */
 
 struct rt_pd {
     _Atomic uintptr_t rg, wg; /* atomic; see above */
@@ -58,7 +62,9 @@ struct rt_pd {
     int fd;
     _Atomic bool shut; /* atomic: waits answer RT_ECLOSED */
     _Atomic uint32_t
-        hup;     /* atomic: 1 + low bits of fdseq: in that use the peer will send no more */
+        hup; /* atomic: 1 + low bits of fdseq: in that use the peer will send no more */
+    _Atomic(rt_g *) watcher; /* atomic: cancelled at hup, if it has the id; who has the fd writes */
+    _Atomic int64_t watcher_id;
     bool system; /* not counted as something the program waits for */
 };
 
@@ -77,16 +83,20 @@ static inline rt_timer *timer_of(rt_pd *pd, int mode) {
     return mode == RT_R ? &pd->rt : &pd->wt;
 }
 
+static inline bool is_g(uintptr_t word) {
+    return word != PD_NIL && !(word & PD_WAIT);
+}
+
 /* Takes the waiting G out of the word, or leaves `leave` (NIL or READY) there. NULL: none waited. */
-static rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
+static inline rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
     _Atomic uintptr_t *word = word_of(pd, mode);
     uintptr_t old = atomic_load(word);
     for (;;) {
         if (old == PD_READY) return NULL;
         if (old == PD_NIL && leave == PD_NIL) return NULL;
         /* A G that is taken out sees why by itself; only an event nobody waited for is kept. */
-        uintptr_t to = old > PD_WAIT ? PD_NIL : leave;
-        if (atomic_compare_exchange_weak(word, &old, to)) return old > PD_WAIT ? (rt_g *)old : NULL;
+        uintptr_t to = is_g(old) ? PD_NIL : leave;
+        if (atomic_compare_exchange_weak(word, &old, to)) return is_g(old) ? (rt_g *)old : NULL;
     }
 }
 
@@ -99,12 +109,12 @@ static bool expired(rt_pd *pd, int mode) {
     return due(timer_of(pd, mode));
 }
 
-/* A G's own deadline, or a cancellation: takes g out of the word where it waited at last. It may not
- * stand there any more; then another G that is about to may be turned back, and looks again. */
+/* A G's own deadline, or a cancellation: takes g out of the word where it waited at last, or turns
+ * it back from there. It may not stand there any more. */
 bool pd_leave(rt_g *g) {
     _Atomic uintptr_t *word = atomic_load(&g->word);
     if (!word) return false;
-    uintptr_t wait = PD_WAIT, self = (uintptr_t)g;
+    uintptr_t self = (uintptr_t)g, wait = self + PD_WAIT;
     if (atomic_compare_exchange_strong(word, &wait, PD_NIL)) return true;
     if (!atomic_compare_exchange_strong(word, &self, PD_NIL)) return false;
     rt_ready(g);
@@ -185,6 +195,7 @@ static rt_pd *open_on(rt_p *p, int fd, bool exclusive, bool system, int *err) {
     atomic_store(&pd->hup, 0);
     rt_pd_set_deadline(pd, RT_R, 0);
     rt_pd_set_deadline(pd, RT_W, 0);
+    rt_pd_watch(pd, NULL);
     /* Counted first: an M that goes idle now must not take the poller for an empty one. */
     atomic_fetch_add(&p->n_fds, 1);
     if (!system) atomic_fetch_add(&sched.n_fds, 1);
@@ -223,11 +234,14 @@ void rt_pd_shut(rt_pd *pd) {
 }
 
 void rt_pd_close(rt_pd *pd) {
-    if (atomic_load(&pd->rg) > PD_WAIT || atomic_load(&pd->wg) > PD_WAIT)
+    if (is_g(atomic_load(&pd->rg)) || is_g(atomic_load(&pd->wg)))
         rt_throw("descriptor %d is closed while a G waits for it", pd->fd);
     rt_pd_set_deadline(pd, RT_R, 0);
     rt_pd_set_deadline(pd, RT_W, 0);
-    netpoll_del(pd->p->poller, pd->fd);
+    /* Fails (EBADF, ENOENT) if the caller closed the descriptor before its time. The kernel has
+     * forgotten it then, or, if a duplicate lives on, goes on telling of it: under a tag of before
+     * give_pd, which netpoll_event drops. Either way the pollDesc is free. */
+    (void)netpoll_del(pd->p->poller, pd->fd);
     atomic_fetch_sub(&pd->p->n_fds, 1);
     if (!pd->system) atomic_fetch_sub(&sched.n_fds, 1);
     give_pd(pd);
@@ -237,6 +251,22 @@ bool rt_is_poll_descriptor(int fd) {
     for (int32_t i = 0; i < sched.procs; i++)
         if (netpoll_owns(sched.ps[i].poller, fd)) return true;
     return false;
+}
+
+void rt_pd_watch(rt_pd *pd, rt_g *g) {
+    if (!g) {
+        atomic_store(&pd->watcher, NULL);
+        return;
+    }
+    atomic_store_explicit(&pd->watcher_id, rt_id(g), memory_order_relaxed);
+    atomic_store(&pd->watcher, g);
+}
+
+/* The end has been noted in pd->hup: either we find the watcher here, or it finds that. */
+static void cancel_watcher(rt_pd *pd, uint64_t tag) {
+    rt_g *g = atomic_load(&pd->watcher);
+    int64_t id = atomic_load(&pd->watcher_id);
+    if (g && (atomic_load(&pd->fdseq) & 0xffff) == (tag & 0xffff)) rt_cancel(g, id);
 }
 
 bool rt_pd_hup(rt_pd *pd) {
@@ -268,7 +298,7 @@ int rt_pd_check(rt_pd *pd, int mode) {
 }
 
 static bool commit_pd(rt_g *g, void *word) {
-    uintptr_t wait = PD_WAIT;
+    uintptr_t wait = (uintptr_t)g + PD_WAIT;
     return atomic_compare_exchange_strong((_Atomic uintptr_t *)word, &wait, (uintptr_t)g);
 }
 
@@ -287,7 +317,7 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     /* Mostly it waits where it waited last. */
     if (atomic_load_explicit(&g->word, memory_order_relaxed) != word) atomic_store(&g->word, word);
     uintptr_t old = PD_NIL;
-    if (!atomic_compare_exchange_strong(word, &old, PD_WAIT)) {
+    if (!atomic_compare_exchange_strong(word, &old, (uintptr_t)g + PD_WAIT)) {
         if (old == PD_READY) { /* it came just now */
             atomic_store(word, PD_NIL);
             return 0;
@@ -297,6 +327,12 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     /* Look again: who shut, expired or hung up before WAIT stood there has found nobody. */
     err = rt_pd_check(pd, mode);
     if (!err && due(&g->timer)) err = RT_ETIMEOUT;
+    if (!err && rt_canceled(g)) { /* the same for who canceled g: see wait.c */
+        uintptr_t wait = (uintptr_t)g + PD_WAIT;
+        /* Fails if an event came in between, which is kept. */
+        atomic_compare_exchange_strong(word, &wait, PD_NIL);
+        return RT_ECANCELED;
+    }
     if (err || (mode == RT_R && rt_pd_hup(pd))) {
         atomic_exchange(word, err ? PD_READY : PD_NIL); /* an event in between is kept */
         return err;
@@ -340,6 +376,7 @@ void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l) 
     if (hup) atomic_compare_exchange_strong(&pd->hup, &known, (uint32_t)(tag & 0xffff) + 1);
     if (r || hup || err) event_ready(pd, RT_R, l);
     if (w || err) event_ready(pd, RT_W, l);
+    if (hup) cancel_watcher(pd, tag);
 }
 
 int netpoll_p(rt_p *p, int64_t delay_ns, g_list *l) {

@@ -69,7 +69,7 @@ rt_g *rt_self(void) {
 }
 
 int64_t rt_id(const rt_g *g) {
-    return g->id;
+    return atomic_load_explicit(&g->id, memory_order_relaxed);
 }
 
 void *rt_local(rt_g *g) {
@@ -115,12 +115,16 @@ static const uint64_t legal =
     MAY(G_RUNNING, G_DEAD) | MAY(G_SYSCALL, G_RUNNING) | MAY(G_SYSCALL, G_RUNNABLE) |
     MAY(G_WAITING, G_RUNNABLE) | MAY(G_WAITING, G_RUNNING) | MAY(G_DEAD, G_IDLE);
 
+static __attribute__((cold, noinline)) _Noreturn void bad_status(const rt_g *g, uint32_t now,
+                                                                 g_status from, g_status to) {
+    rt_throw("G %lld: state %u, asked to go from %d to %d", (long long)rt_id(g), now, from, to);
+}
+
 /* Only the owner moves the state, so no CAS is needed; a second owner is a bug that the comparison
  * finds most of the time. Release: who takes the G over by loading its state sees its fields. */
 void g_set_status(rt_g *g, g_status from, g_status to) {
     uint32_t now = atomic_load_explicit(&g->status, memory_order_relaxed);
-    if (now != (uint32_t)from || !(legal >> (from * 8 + to) & 1))
-        rt_throw("G %lld: state %u, asked to go from %d to %d", (long long)g->id, now, from, to);
+    if (now != (uint32_t)from || !(legal >> (from * 8 + to) & 1)) bad_status(g, now, from, to);
     atomic_store_explicit(&g->status, to, memory_order_release);
 }
 
@@ -176,7 +180,9 @@ static rt_g *take_g(bool with_stack) {
     g_set_status(g, G_DEAD, G_IDLE);
     g->trimmed = false;
     if (!g->timer.fn) rt_timer_init(&g->timer, wait_deadline, g);
-    g->id = atomic_fetch_add_explicit(&sched.next_id, 1, memory_order_relaxed);
+    atomic_store_explicit(&g->id,
+                          atomic_fetch_add_explicit(&sched.next_id, 1, memory_order_relaxed),
+                          memory_order_relaxed);
     return g;
 }
 

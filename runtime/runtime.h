@@ -132,6 +132,18 @@ bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code);
  * must find out by itself). g need not live any more. Any thread; never waits. */
 bool rt_interrupt(rt_g *g, rt_wake_code code);
 
+/* Cancels the life of g that has this id (rt_id) for good: every wait that it is in or begins later ends
+ * at once, with RT_ECANCELED from rt_sleep, rt_fd_..., rt_pd_prepare and whatever else answers errors,
+ * with RT_CANCELED from tickets. What need not wait is done all the same: a read that finds data, a write
+ * that finds room, a call to the disk. Only rt_park, rt_fd_close and rt_yield wait on. Nothing is ended
+ * for g: it goes on until it returns. A G that has ended, or lives anew, notices nothing. True: it ended a
+ * wait. Any thread; never waits. */
+bool rt_cancel(rt_g *g, int64_t id);
+
+/* Has g been canceled? Only by g itself, as rt_clear_cancel, which lets its waits wait again. */
+bool rt_canceled(const rt_g *g);
+void rt_clear_cancel(rt_g *g);
+
 /* Interrupts g with RT_TIMEOUT at deadline_ns; 0: not. rt_set_wait and rt_wait_code do it for
  * tickets; for a wait for a descriptor its G does it, before rt_pd_prepare. Only by g itself. */
 void rt_set_deadline(rt_g *g, int64_t deadline_ns);
@@ -144,8 +156,9 @@ rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns);
 void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns);
 rt_wake_code rt_wait_code(rt_g *g);
 
-/* Waits delay_ns nanoseconds. Native Gs. */
-void rt_sleep(int64_t delay_ns);
+/* Waits delay_ns nanoseconds; 0 or less: as rt_yield. 0, or RT_ECANCELED: the G was canceled or
+ * interrupted. Native Gs. */
+int rt_sleep(int64_t delay_ns);
 
 /* ---- cells (cell.c) ------------------------------------------------------------------------ */
 
@@ -165,12 +178,20 @@ enum { RT_CELL_STACK = 2 << 20 };
  * cell's other Gs run on another stack. It never returns in a cell that was dropped. */
 void rt_leave_stack(rt_step step);
 
-/* c's Gs have no stacks any more: one that left its own in the midst of a step begins a new step instead.
- * Only by the M that runs c. */
-void rt_cell_drop(rt_cell *c);
+/* While c is dropped, its Gs have no stacks: one that left its own in the midst of a step begins a new step
+ * instead. By the M that runs c; false by anybody, when c has no Gs. */
+void rt_cell_drop(rt_cell *c, bool dropped);
 
 /* c's M runs foreign code for so long that it has lost its P. Any thread. */
 bool rt_cell_is_away(rt_cell *c);
+
+/* If c is away, calls fn(arg), during which its M may run on in its foreign code but can not come back,
+ * and then, if fn says true, interrupts that M by SIGURG. Whether c is away. fn must be short and
+ * call nothing of the runtime. Any thread. */
+bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg);
+
+/* fn runs in SIGURG's handler on an M in foreign code, with its ucontext_t. Set once, before. */
+void rt_on_interrupt(void (*fn)(void *context));
 
 /* Brackets around code of a cell's G that may run for long without knowing of the runtime, such as Lua
  * (syscall.c). In between, sysmon may give the P to another M. What is not said to need a P or to wait may
@@ -220,7 +241,8 @@ void rt_pd_close(rt_pd *pd);
  * it later is a store. Any thread. */
 void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns);
 
-/* Waits until the descriptor is ready, or its deadline or shut. Native Gs. */
+/* Waits until the descriptor is ready, or may be: 0; or RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED. Try,
+ * and wait again if it says EAGAIN. Native Gs. */
 int rt_pd_wait(rt_pd *pd, int mode, rt_reason reason);
 
 /* For step Gs. 0: ready now, or an error; RT_PARKED: return RT_PARK, and call rt_pd_check when the
@@ -234,6 +256,11 @@ void rt_pd_kick(rt_pd *pd, int mode);
 
 /* fd is one of the runtime's own, which nobody else may close or poll. Any thread. */
 bool rt_is_poll_descriptor(int fd);
+
+/* When the peer shuts its side down, or the connection breaks, g is cancelled (rt_cancel). NULL:
+ * nobody. It says nothing of an end that came before: look at rt_pd_hup after it. Whoever has the
+ * descriptor. */
+void rt_pd_watch(rt_pd *pd, rt_g *g);
 
 /* The peer has shut its side down: a short read does not mean that nothing is left. */
 bool rt_pd_hup(rt_pd *pd);
@@ -269,8 +296,8 @@ int rt_fd_close(rt_fd *f);
 ssize_t rt_fd_read(rt_fd *f, void *buf, size_t n);
 ssize_t rt_fd_readv(rt_fd *f, const struct iovec *iov, int n);
 
-/* Writes all of it and returns n, or an error. -EPIPE raises no signal, except on descriptors 1 and 2:
- * see signal.c. */
+/* Writes all of it and returns n, or an error, before which a part of it may have gone out: how much,
+ * only rt_fd_writev tells. -EPIPE raises no signal, except on descriptors 1 and 2: see signal.c. */
 ssize_t rt_fd_write(rt_fd *f, const void *buf, size_t n);
 
 /* The same; `iov` is changed: after an error it tells what was not written. */
@@ -318,8 +345,8 @@ typedef struct rt_acceptor {
 void rt_acceptor_init(rt_acceptor *a, const void *farewell, size_t len);
 void rt_acceptor_close(rt_acceptor *a);
 
-/* As rt_fd_accept. An error other than RT_ECLOSED and RT_ETIMEOUT is returned after the pause: say it
- * if a->failures is 1, and call again. */
+/* As rt_fd_accept. An error other than RT_ECLOSED, RT_ETIMEOUT and RT_ECANCELED is returned after the
+ * pause: say it if a->failures is 1, and call again. */
 int rt_fd_accept_with(rt_fd *f, rt_acceptor *a);
 
 /* The same on a listener that several pollers share (rt_pd_open_listener). */
@@ -335,8 +362,9 @@ int rt_file_open(rt_fd *f, const char *path, int flags, mode_t mode);
  * caller's. A read from a terminal or a pipe holds up rt_fd_close until something comes. */
 int rt_file_init(rt_fd *f, int fd);
 
-/* At an offset, without moving the file's own; pread returns less than n only at the end. pwrite to
- * a file opened with O_APPEND is -EINVAL: Linux would ignore the offset. */
+/* At an offset, without moving the file's own; pread returns less than n only at the end. An error may
+ * come after a part was moved, which is then repeated by a call with the same offset. pwrite to a file
+ * opened with O_APPEND is -EINVAL: Linux would ignore the offset. */
 ssize_t rt_file_pread(rt_fd *f, void *buf, size_t n, int64_t offset);
 ssize_t rt_file_pwrite(rt_fd *f, const void *buf, size_t n, int64_t offset);
 
@@ -459,12 +487,14 @@ int rt_signal_ignore(int signo);
  * the system's default. Reports that nobody has fetched are dropped. */
 int rt_signal_reset(int signo);
 
-/* Waits for a notified signal and returns its number. A signal that comes several times before it is
- * reported is reported once. Several Gs may wait: each signal is reported to one. Native Gs. */
+/* Waits for a notified signal and returns its number, or RT_ECANCELED as below. A signal that comes several times before it is
+ * reported is reported once. Several Gs may wait: each signal is reported to one.
+ * While a G waits here and any signal is notified, the program is not deadlocked, whatever the others
+ * wait for. Native Gs. */
 int rt_signal_wait(void);
 
 /* The same until deadline_ns at the latest (rt_nanotime; 0: none): a signal, or RT_ETIMEOUT, or
- * RT_ECANCELED if rt_interrupt ended the wait. Native Gs. */
+ * RT_ECANCELED if rt_interrupt or rt_cancel ended the wait. Native Gs. */
 int rt_signal_wait_until(int64_t deadline_ns);
 
 /* ---- profiler (prof.c) --------------------------------------------------------------------- */
@@ -529,6 +559,9 @@ const rt_debug_vars *rt_debug(void);
 
 /* Prints the message, where, and aborts. Any thread, signal handlers too. */
 _Noreturn void rt_throw(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* Says where in the program pc is, "name+0x1c", "module+0x1234" or "0x1234"; its length, below size. */
+size_t rt_symbol_print(const void *pc, char *buf, size_t size);
 
 /* Prints every G to stderr: state, reason, how long, where it was made. Any thread; never waits for
  * anything but stderr. */

@@ -64,10 +64,12 @@ typedef struct waiter {
 } waiter; /* on the stack of who waits */
 
 static struct {
-    _Atomic uint64_t pending; /* atomic: bit signo: it came and was not reported yet */
-    _Atomic uint32_t asked;   /* atomic: ASKED_: for the G below, or sysmon */
-    _Atomic uint32_t quit;    /* atomic: QUIT_ */
-    _Atomic int event_fd;     /* -1: the G is not there yet */
+    _Atomic uint64_t pending;  /* atomic: bit signo: it came and was not reported yet */
+    _Atomic uint64_t notified; /* atomic: bit signo: rt_signal_notify was asked for it */
+    _Atomic int32_t n_waiters; /* lock writes, check_dead reads */
+    _Atomic uint32_t asked;    /* atomic: ASKED_: for the G below, or sysmon */
+    _Atomic uint32_t quit;     /* atomic: QUIT_ */
+    _Atomic int event_fd;      /* -1: the G is not there yet */
     rt_pd *pd;
     bool dumps;             /* SIGUSR1 and SIGQUIT are ours unless the program takes them */
     int64_t asked_since_ns; /* sysmon: when it saw asked first; 0: nothing is asked for */
@@ -99,10 +101,23 @@ static void on_asked(int signo) {
     errno = saved;
 }
 
-static void on_interrupt(int signo) {
+static void (*interrupt_hook)(void *context);
+
+void rt_on_interrupt(void (*fn)(void *context)) {
+    interrupt_hook = fn;
+}
+
+/* Between rt_enterforeign and the first thing that come_back does. */
+static bool in_foreign_code(const rt_m *m) {
+    return !m->p && m->cell && m->curg && m->curg->step;
+}
+
+static void on_interrupt(int signo, siginfo_t *info, void *context) {
     (void)signo;
+    (void)info;
     rt_m *m = rt_getm();
     if (!m) return; /* urgent data for a program that asked for the signal: ours it is not */
+    if (interrupt_hook && in_foreign_code(m)) interrupt_hook(context);
     atomic_store(&m->interrupted, true);
     count_add(&m->n_interrupts, 1);
     atomic_store(&m->urged, false);
@@ -128,7 +143,7 @@ static void say_fault(int signo, const siginfo_t *info) {
     rt_g *loop = m->cell ? cell_driver(m->cell) : NULL;
     const char *at = info->si_addr;
     char site[128] = "nobody";
-    if (g && g->site) symbol_print((const char *)g->site - 1, site, sizeof site);
+    if (g && g->site) rt_symbol_print((const char *)g->site - 1, site, sizeof site);
     bool memory = signo == SIGSEGV || signo == SIGBUS;
     if (memory && loop && overflows(loop->ctx.stack, at))
         rt_throw("stack overflow: G %lld of VM G %lld, stack of %zu bytes, created by %s",
@@ -205,12 +220,17 @@ static bool reserved(int signo) {
 }
 
 int rt_signal_notify(int signo) {
-    return reserved(signo) ? -EINVAL : set_handler(signo, on_notified);
+    int err = reserved(signo) ? -EINVAL : set_handler(signo, on_notified);
+    if (!err) atomic_fetch_or(&sig.notified, UINT64_C(1) << signo);
+    return err;
 }
 
 static int stop_notifying(int signo, void (*handler)(int)) {
     int err = reserved(signo) ? -EINVAL : set_handler(signo, handler);
-    if (!err) atomic_fetch_and(&sig.pending, ~(UINT64_C(1) << signo));
+    if (!err) {
+        atomic_fetch_and(&sig.notified, ~(UINT64_C(1) << signo));
+        atomic_fetch_and(&sig.pending, ~(UINT64_C(1) << signo));
+    }
     return err;
 }
 
@@ -246,6 +266,7 @@ static int take_or_stand(waiter *w) {
         w->next = NULL;
         *sig.last = w;
         sig.last = &w->next;
+        atomic_fetch_add(&sig.n_waiters, 1);
     }
     rt_lock_release(&sig.lock);
     return signo;
@@ -257,6 +278,7 @@ static void leave_list(waiter *w) {
         if (*at == w) {
             *at = w->next;
             if (!*at) sig.last = at;
+            atomic_fetch_sub(&sig.n_waiters, 1);
             break;
         }
     rt_lock_release(&sig.lock);
@@ -276,6 +298,12 @@ int rt_signal_wait_until(int64_t deadline_ns) {
     }
 }
 
+/* Whoever puts itself in the list or takes another out has a P, so check_dead, which asks while all are
+ * idle, sees the list as it is; sig.lock it may not take, since waking takes sched.lock below it. */
+bool signal_may_come(void) {
+    return atomic_load(&sig.n_waiters) > 0 && atomic_load(&sig.notified) != 0;
+}
+
 int rt_signal_wait(void) {
     return rt_signal_wait_until(0);
 }
@@ -288,6 +316,7 @@ static void wake_waiters(void) {
         waiter *w = sig.first;
         sig.first = w->next;
         if (!sig.first) sig.last = &sig.first;
+        atomic_fetch_sub(&sig.n_waiters, 1);
         if (rt_wake(w->g, w->ticket, RT_WOKEN)) n--;
     }
     rt_lock_release(&sig.lock);
@@ -357,7 +386,10 @@ void signal_init(bool keep_default) {
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
         sigaction(faults[i], &sa, NULL);
 #endif
-    int err = set_handler(SIGURG, on_interrupt);
+    struct sigaction urg = {.sa_sigaction = on_interrupt,
+                            .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    sigfillset(&urg.sa_mask);
+    int err = sigaction(SIGURG, &urg, NULL) < 0 ? -errno : 0;
     if (!err) err = set_handler(SIGPIPE, on_sigpipe);
     sig.dumps = !keep_default;
     if (!err && sig.dumps) err = set_handler(SIGUSR1, on_asked);

@@ -117,7 +117,7 @@ static int pause_accepting(rt_acceptor *a, rt_pd *pd) {
         err = rt_pd_wait(pd, RT_R, RT_WAIT_ACCEPT);
     while (!err && rt_nanotime() < until);
     rt_set_deadline(g, own);
-    if (err == RT_ETIMEOUT && own && own <= rt_nanotime()) return err;
+    if (err == RT_ECANCELED || (err == RT_ETIMEOUT && own && own <= rt_nanotime())) return err;
     return rt_pd_check(pd, RT_R);
 }
 
@@ -136,7 +136,7 @@ int rt_accept_with(rt_acceptor *a, int fd, rt_pd *pd) {
         a->pause_ns = 0;
         return c;
     }
-    if (c == RT_ECLOSED || c == RT_ETIMEOUT) return c;
+    if (c == RT_ECLOSED || c == RT_ETIMEOUT || c == RT_ECANCELED) return c;
     /* Any other error is the network's on that one connection (accept(2) lists them) or ours: either
      * way the next may work, and a loop without a pause would help nobody. */
     a->failures++;

@@ -118,7 +118,7 @@ void symbol_find(const void *pc, rt_symbol *s) {
     if (at >= exe.lo && at < exe.hi) in_symtab(at, s);
 }
 
-size_t symbol_print(const void *pc, char *buf, size_t size) {
+size_t rt_symbol_print(const void *pc, char *buf, size_t size) {
     rt_symbol s;
     symbol_find(pc, &s);
     uintptr_t off = (uintptr_t)pc - s.start;

@@ -155,8 +155,8 @@ bool foreign_retake(rt_p *p, uint32_t status) {
     rt_cell *c = taken ? p->cell : NULL;
     if (taken) {
         atomic_fetch_add(&sched.n_syscalls, 1); /* check_dead needs the lock that we hold */
+        cell_away(c, atomic_load(&p->m));
         atomic_store(&p->m, NULL);
-        cell_away(c);
     }
     rt_lock_release(&sched.lock);
     if (taken && on_away) on_away(c);

@@ -21,6 +21,19 @@
  * then asks the timer whether its time has come, then tries the word it read: if the G went on to
  * another wait in between, the CAS fails.
  *
+ * A cancellation lasts: it ends the present wait and every later one. The G's `cancel` holds the id of
+ * the life that it is meant for, and ids are never used again, so a late one does nothing to the next
+ * life. It is looked at where a wait begins, after the word says so, hence one of the two sees the other:
+ *
+ *     rt_cancel:   cancel = id;        then read the word and try to close what it says
+ *     commit_wait: OPEN -> PARKED;     then read cancel, and if it is meant, close that itself
+ *
+ * and if both do, the CAS decides who readies the G. A wait for a descriptor begins with WAIT in the
+ * pollDesc's word and looks in the same way (rt_pd_prepare). Nothing but a wait looks: a call that
+ * finds its data, its room, its client goes on, so that a canceled G can still tidy up, and a G is
+ * never ended between two waits. What must not be cut short waits with rt_park, which neither an
+ * interrupt nor a cancellation ends (fdmutex_drain, lest a close came back with users left).
+ *
  * Rejected: a lock per wait object; a "sudog" allocated per wait (Go needs it for select; a ticket
  * can be left in many queues at once without memory of its own).
  */
@@ -62,7 +75,28 @@ bool rt_wake(rt_g *g, uint64_t ticket, rt_wake_code code) {
 }
 
 bool rt_interrupt(rt_g *g, rt_wake_code code) {
-    return close_wait(g, atomic_load_explicit(&g->wait, memory_order_acquire), code) || pd_leave(g);
+    return close_wait(g, atomic_load(&g->wait), code) || pd_leave(g);
+}
+
+bool rt_cancel(rt_g *g, int64_t id) {
+    int64_t was = atomic_load(&g->cancel);
+    do {
+        if (was >= id) break; /* it knows already, or lives anew */
+    } while (!atomic_compare_exchange_weak(&g->cancel, &was, id));
+    uint64_t w = atomic_load(&g->wait);
+    /* After the word: should g live anew by now, the word that was read is not that of its next wait,
+     * or this tells. At worst a wait for a descriptor ends without a reason, and is begun again. */
+    if (atomic_load(&g->id) != id) return false;
+    return close_wait(g, w, RT_CANCELED) || pd_leave(g);
+}
+
+bool rt_canceled(const rt_g *g) {
+    int64_t id = atomic_load_explicit(&g->cancel, memory_order_acquire);
+    return __builtin_expect(id != 0, 0) && id == rt_id(g);
+}
+
+void rt_clear_cancel(rt_g *g) {
+    if (atomic_load_explicit(&g->cancel, memory_order_relaxed)) atomic_store(&g->cancel, 0);
 }
 
 void wait_deadline(void *arg) {
@@ -80,10 +114,15 @@ void rt_set_deadline(rt_g *g, int64_t deadline_ns) {
 static bool commit_wait(rt_g *g, void *arg) {
     (void)arg;
     uint64_t w = atomic_load_explicit(&g->wait, memory_order_relaxed);
-    return (w & PHASE_MASK) == PHASE_OPEN &&
-           atomic_compare_exchange_strong_explicit(&g->wait, &w,
-                                                   word_of(w >> TICKET_SHIFT, PHASE_PARKED, 0),
-                                                   memory_order_acq_rel, memory_order_acquire);
+    uint64_t ticket = w >> TICKET_SHIFT, parked = word_of(ticket, PHASE_PARKED, 0);
+    int64_t id = rt_id(g);
+    if ((w & PHASE_MASK) != PHASE_OPEN || !atomic_compare_exchange_strong(&g->wait, &w, parked))
+        return false;
+    /* g may run from here on, and even live anew: only who moves the word on has it. */
+    int64_t cancel = atomic_load(&g->cancel);
+    return __builtin_expect(cancel == 0, 1) || cancel != id ||
+           !atomic_compare_exchange_strong(&g->wait, &parked,
+                                           word_of(ticket, PHASE_CLOSED, RT_CANCELED));
 }
 
 void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns) {
@@ -105,11 +144,11 @@ rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns) {
     return rt_wait_code(g);
 }
 
-void rt_sleep(int64_t delay_ns) {
+int rt_sleep(int64_t delay_ns) {
     if (delay_ns <= 0) {
         rt_yield();
-        return;
+        return rt_canceled(rt_self()) ? RT_ECANCELED : 0;
     }
     rt_wait_open(rt_self());
-    rt_wait(RT_WAIT_SLEEP, rt_nanotime() + delay_ns);
+    return rt_wait(RT_WAIT_SLEEP, rt_nanotime() + delay_ns) == RT_CANCELED ? RT_ECANCELED : 0;
 }

@@ -88,7 +88,8 @@ describe("lunapark", function()
 
     it("of each command tells its options", function()
       local options = {
-        serve = { "listen", "procs", "max-body", "header-timeout", "idle-timeout", "drain-timeout", "pid-file" },
+        serve = { "listen", "procs", "max-body", "header-timeout", "idle-timeout", "handler-timeout",
+          "drain-timeout", "pid-file" },
         run = { "procs", "max-body" }, check = { "procs" }, version = {},
         test = { "procs", "filter", "output", "tags" }, -- busted's, too
       }

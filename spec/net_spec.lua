@@ -233,9 +233,10 @@ describe("net", function()
   it("reads in a callback of gsub", function()
     local a, b = pair()
     local lines = lp.go(string.gsub, "xx", "x", function() return b:read_line() end)
-    local first = lp.go(b.read_line, b)
-    a:write "one\ntwo\nthree\n"
-    assert.same({ { "onethree", 2 }, "two" }, { { lines:join() }, (first:join()) })
+    a:write "one\n"
+    lp.sleep(0.001)
+    a:write "two\n"
+    assert.same({ "onetwo", 2 }, { lines:join() })
   end)
 
   it("times out, keeps what came, and goes on", function()

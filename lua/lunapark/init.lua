@@ -412,7 +412,7 @@ function lp.deadline(s, fn, ...)
   check_seconds(s, "deadline", true)
   if type(fn) ~= "function" then error("deadline: fn must be a function, got " .. type(fn), 2) end
   if not s then return fn(...) end
-  local old, at = C.host_deadline(), deadline_in(s)
+  local old, at = C.host_own_deadline(), deadline_in(s)
   C.host_set_deadline(old ~= 0 and old < at and old or at)
   return leave_deadline(old, xpcall(fn, note_trace, ...))
 end

@@ -25,8 +25,8 @@
 
 #define NIL 0
 #define READY 1
-#define WAIT 2
-#define G0 3
+#define WAIT(g) (2 + (g))
+#define G0 4
 #define NONE 255
 
 mtype = { RUNNING, WAITING, RUNNABLE, GONE };
@@ -56,10 +56,10 @@ inline unblock(q, leave) {
     :: old == READY -> old = NIL; break
     :: old == NIL && leave == NIL -> break
 #ifdef MUTATE_5 /* a deadline or shut that finds WAIT leaves it */
-    :: old == WAIT && leave == NIL -> old = NIL; break
+    :: (old == WAIT(0) || old == WAIT(1)) && leave == NIL -> old = NIL; break
 #endif
     :: else ->
-        to = (old > WAIT -> NIL : leave);
+        to = (old >= G0 -> NIL : leave);
 #ifdef MUTATE_6 /* an event that nobody waits for is not kept */
         to = NIL;
 #endif
@@ -74,8 +74,8 @@ inline unblock(q, leave) {
             fi
         }
         if
-        :: ok && old > WAIT -> ready(old - G0); old = NIL; break
-        :: ok && old <= WAIT -> old = NIL; break
+        :: ok && old >= G0 -> ready(old - G0); old = NIL; break
+        :: ok && old < G0 -> old = NIL; break
         :: !ok
         fi
     od;
@@ -130,9 +130,9 @@ wait: /* rt_pd_prepare */
     }
     gword[me] = w;
     assert(old == NIL); /* else: two Gs wait */
-    atomic { /* CAS NIL to WAIT */
+    atomic { /* CAS NIL to WAIT(me) */
         if
-        :: word[w] == NIL -> word[w] = WAIT
+        :: word[w] == NIL -> word[w] = WAIT(me)
         :: else -> old = word[w]
         fi
     }
@@ -168,7 +168,7 @@ wait: /* rt_pd_prepare */
 #ifdef MUTATE_4 /* commits without comparing */
         :: true -> word[w] = G0 + me; r = PARK
 #else
-        :: word[w] == WAIT -> word[w] = G0 + me; r = PARK
+        :: word[w] == WAIT(me) -> word[w] = G0 + me; r = PARK
         :: else -> r = AGAIN
 #endif
         fi
@@ -295,7 +295,7 @@ proctype own_deadline(bit g) {
     :: w != NONE ->
         atomic {
             if
-            :: word[w] == WAIT -> word[w] = NIL; found = 1
+            :: word[w] == WAIT(g) -> word[w] = NIL; found = 1
             :: else
             fi
         }

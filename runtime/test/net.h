@@ -4,7 +4,9 @@
 
 #include "harness.h"
 
+#include <linux/sockios.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -84,6 +86,18 @@ static size_t fill(rt_fd *f) {
     for (ssize_t n; (n = write(f->fd, zeros, sizeof zeros)) > 0;)
         sum += (size_t)n;
     return sum;
+}
+
+/* The same, and then it stays full as long as the peer reads nothing. A TCP socket that takes no more
+ * makes room once again when the peer acknowledges what is in flight, which may be 40 ms later: a write
+ * that begins then goes through. It is full for good once all that was sent is acknowledged. */
+static void fill_for_good(rt_fd *f) {
+    for (int queued = 0, unsent = 0;;) {
+        bool tcp = ioctl(f->fd, SIOCOUTQNSD, &unsent) == 0; /* the others keep nothing in flight */
+        bool quiet = !tcp || (ioctl(f->fd, SIOCOUTQ, &queued) == 0 && queued == unsent);
+        if (fill(f) == 0 && quiet) return;
+        rt_sleep(MS);
+    }
 }
 
 /* Reads exactly n bytes; false at an error or the end. */

@@ -110,7 +110,7 @@ static void a_child_gets_none(void *arg) {
     CHECK_EQ(rt_signal_notify(SIGHUP), 0);
     CHECK_EQ(rt_prof_start(100), 0);
     CHECK_EQ(rt_trace_start(path), 0);
-    symbol_print((char *)a_child_gets_none, text, sizeof text);
+    rt_symbol_print((char *)a_child_gets_none, text, sizeof text);
     rt_cpu_count();
     run_and_read_child();
     static bool now[MAX_FDS];

@@ -1,5 +1,5 @@
 /* deadlock: when nothing can ever happen again the process says so and exits with 2; while a timer,
- * a descriptor or a system call may still end a wait it does not. The same for the other ways a
+ * a descriptor, a system call or a signal may still end a wait it does not. The same for the other ways a
  * process ends. Each case is a child process. */
 #include "harness.h"
 
@@ -52,6 +52,55 @@ static void a_cell_without_work(void *arg) {
     rt_park(NULL, NULL, RT_WAIT_PARK);
 }
 
+static void signals_that_nobody_asked_for(void *arg) {
+    (void)arg;
+    rt_signal_wait();
+}
+
+static void a_signal_that_nobody_waits_for(void *arg) {
+    (void)arg;
+    if (rt_signal_notify(SIGTERM)) exit(1);
+    rt_park(NULL, NULL, RT_WAIT_PARK);
+}
+
+static void wait_for_a_signal(void *arg) {
+    (void)arg;
+    rt_signal_wait();
+}
+
+static void a_signal_is_reset_meanwhile(void *arg) {
+    (void)arg;
+    if (rt_signal_notify(SIGTERM)) exit(1);
+    rt_go(wait_for_a_signal, NULL);
+    rt_sleep(5 * MS);
+    if (rt_signal_reset(SIGTERM)) exit(1);
+    rt_park(NULL, NULL, RT_WAIT_PARK);
+}
+
+static void *send_term_later(void *arg) {
+    usleep(100000);
+    kill(getpid(), SIGTERM);
+    return arg;
+}
+
+/* Until it comes nothing is wrong, afterwards all is. */
+static void after_the_signal(void *arg) {
+    (void)arg;
+    if (rt_signal_notify(SIGTERM)) exit(1);
+    pthread_t t = foreign(send_term_later, NULL);
+    if (rt_signal_wait() != SIGTERM) exit(1);
+    join_foreign(t);
+    rt_go(park_for_ever, NULL);
+    rt_park(NULL, NULL, RT_WAIT_PARK);
+}
+
+static void after_a_signal_that_came_too_late(void *arg) {
+    (void)arg;
+    if (rt_signal_notify(SIGTERM)) exit(1);
+    if (rt_signal_wait_until(rt_nanotime() + 20 * MS) != RT_ETIMEOUT) exit(1);
+    rt_park(NULL, NULL, RT_WAIT_PARK);
+}
+
 /* ---- those that go on ---- */
 
 static void a_sleeper(void *arg) {
@@ -96,6 +145,18 @@ static void a_reader(void *arg) {
     pthread_t t = foreign(write_later, (void *)(intptr_t)p[1]);
     if (rt_fd_read(&f, &b, 1) != 1) exit(1);
     join_foreign(t);
+}
+
+static void a_signal(void *arg) {
+    (void)arg;
+    if (rt_signal_notify(SIGTERM)) exit(1);
+    for (int i = 0; i < 5; i++) /* they wait for what it may bring */
+        rt_go(park_for_ever, NULL);
+    for (int i = 0; i < 2; i++) {
+        pthread_t t = foreign(send_term_later, NULL);
+        if (rt_signal_wait() != SIGTERM) exit(1);
+        join_foreign(t);
+    }
 }
 
 static void block(void *arg) {
@@ -184,6 +245,12 @@ static const struct {
     {"after_a_closed_descriptor", after_a_closed_descriptor, 2},
     {"after_a_system_call", after_a_system_call, 2},
     {"a_cell_without_work", a_cell_without_work, 2},
+    {"signals_that_nobody_asked_for", signals_that_nobody_asked_for, 2},
+    {"a_signal_that_nobody_waits_for", a_signal_that_nobody_waits_for, 2},
+    {"a_signal_is_reset_meanwhile", a_signal_is_reset_meanwhile, 2},
+    {"after_the_signal", after_the_signal, 2},
+    {"after_a_signal_that_came_too_late", after_a_signal_that_came_too_late, 2},
+    {"a_signal", a_signal, 0},
     {"a_sleeper", a_sleeper, 0},
     {"a_timer", a_timer, 0},
     {"a_reader", a_reader, 0},

@@ -298,13 +298,13 @@ static void others_are_a_warning(void **state) {
 static void addresses_have_names(void **state) {
     (void)state;
     char text[128];
-    assert_true(symbol_print((char *)addresses_have_names + 1, text, sizeof text) > 0);
+    assert_true(rt_symbol_print((char *)addresses_have_names + 1, text, sizeof text) > 0);
     assert_string_equal(text, "addresses_have_names+0x1");
-    symbol_print((char *)(uintptr_t)&read, text, sizeof text);
+    rt_symbol_print((char *)(uintptr_t)&read, text, sizeof text);
     assert_non_null(strchr(text, '+'));
-    symbol_print((char *)1, text, sizeof text);
+    rt_symbol_print((char *)1, text, sizeof text);
     assert_string_equal(text, "0x1");
-    assert_int_equal(symbol_print((char *)addresses_have_names, text, 5), 4);
+    assert_int_equal(rt_symbol_print((char *)addresses_have_names, text, 5), 4);
 }
 
 int main(void) {

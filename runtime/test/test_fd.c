@@ -122,11 +122,7 @@ static void close_wakes_everybody(void *arg) {
         crowd c = {0};
         one_call k[6];
         CHECK(tcp ? open_tcp(&a, &b) : open_pair(&a, &b));
-        /* Full for good: TCP makes room again for a while. */
-        for (int quiet = 0; quiet < 20;) {
-            rt_sleep(MS);
-            quiet = fill(&a) > 0 ? 0 : quiet + 1;
-        }
+        fill_for_good(&a);
         for (int i = 0; i < 6; i++)
             start_call(&c, &k[i], &a, i % 2 ? read_one : write_one);
         CHECK_EQ(rt_fd_close(&a), 0);

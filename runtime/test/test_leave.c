@@ -126,7 +126,7 @@ static rt_step leave_for_good(rt_g *g) {
 
 static rt_step drop_it(rt_g *g) {
     (void)g;
-    rt_cell_drop(rt_current_cell());
+    rt_cell_drop(rt_current_cell(), true);
     return RT_EXIT;
 }
 

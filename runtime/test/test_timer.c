@@ -155,6 +155,76 @@ static void thousands_of_timers_all_fire_once(void *arg) {
     CHECK(s.timers < N / 2);
 }
 
+/* ---- set while it is taken out ---- */
+
+/* Who fires gets a time of the future, which nobody but this test sees come. */
+typedef struct firing {
+    rt_timer t;
+    int64_t now_ns;
+    _Atomic int begun, ended; /* rounds */
+    _Atomic bool over;
+} firing;
+
+static void spin_finely(uint64_t *seed) {
+    for (volatile uint64_t n = random_below(seed, 1000); n > 0; n--)
+        ;
+}
+
+static void *fire_each_round(void *arg) {
+    firing *k = arg;
+    uint64_t seed = 6;
+    for (int round = 1; !atomic_load(&k->over); round++) {
+        while (atomic_load(&k->begun) < round)
+            if (atomic_load(&k->over)) return NULL;
+        spin_finely(&seed);
+        int64_t now = k->now_ns;
+        timers_run(&sched.ps[0], &now);
+        atomic_store(&k->ended, round);
+    }
+    return NULL;
+}
+
+static void fire_nothing(void *arg) {
+    (void)arg;
+}
+
+/* timers_run has found it due and takes it out; its owner still sees it in the heap and moves it
+ * later by a mere store. It must be in a heap afterwards, whoever put it there. The heap is large, so
+ * that taking out lasts. On the main thread: no G sleeps, whose timer would be fired, too. */
+static void what_is_set_while_it_is_taken_out_stays(void **state) {
+    (void)state;
+    enum { OTHERS = 5000 };
+    static firing k;
+    static rt_timer others[OTHERS]; /* they stay in the heap */
+    uint64_t seed = 7;
+    int64_t base = rt_nanotime();
+    int64_t due = base + 100 * SEC, later = base + 150 * SEC;
+    for (int i = 0; i < OTHERS; i++) {
+        rt_timer_init(&others[i], fire_nothing, NULL);
+        rt_timer_set(&others[i], base + 3000 * SEC + (int64_t)random_below(&seed, SEC));
+    }
+    rt_timer_init(&k.t, fire_nothing, NULL);
+    k.now_ns = due + 1;
+    pthread_t t = foreign(fire_each_round, &k);
+    int lost = 0;
+    int64_t until = base + SEC;
+    for (int round = 1; round <= ROUNDS(50000) && rt_nanotime() < until; round++) {
+        rt_timer_set(&k.t, due);
+        atomic_store(&k.begun, round);
+        spin_finely(&seed);
+        rt_timer_set(&k.t, later);
+        while (atomic_load(&k.ended) < round)
+            ;
+        lost += atomic_load(&k.t.index) == 0 || atomic_load(&k.t.key) > later;
+        rt_timer_set(&k.t, 0);
+    }
+    atomic_store(&k.over, true);
+    pthread_join(t, NULL);
+    for (int i = 0; i < OTHERS; i++)
+        rt_timer_set(&others[i], 0);
+    assert_int_equal(lost, 0);
+}
+
 /* ---- all at once ---- */
 
 static void count_fire(void *arg) {
@@ -246,6 +316,8 @@ int main(void) {
         in_g_test(thousands_of_timers_all_fire_once),
         in_g_test(none_is_lost_however_they_are_moved),
         in_g_test(timers_of_a_busy_p_are_fired_by_others),
+        cmocka_unit_test(
+            what_is_set_while_it_is_taken_out_stays), /* last: its others stay in a heap */
     };
     RUN_TESTS("timer", tests);
 }

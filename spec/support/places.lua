@@ -155,27 +155,32 @@ place("globals of an environment", function(w)
   check(f(), 3)
 end)
 
--- The metamethods of a C type are set once: each object finds its own w.
-local object = ffi.typeof "struct { int id; }"
-local w_of, last_id = {}, 0
-ffi.metatype(object, {
-  __index = function(o, k) return w_of[o.id](k) end,
-  __call = function(o, a) return w_of[o.id](a) end,
-  __add = function(o, b) return w_of[o.id](b + 1) end,
-  __tostring = function(o) return w_of[o.id] "cdata" end,
-  __lt = function(o) return w_of[o.id](true) end,
-})
+-- The metamethods of a C type are set once, and LuaJIT gives a type that is declared in the same words once
+-- more (busted loads this file anew for each spec) the ones it had: each object finds its own w.
+local cdata = debug.getregistry()["spec.cdata"]
+if not cdata then
+  cdata = { object = ffi.typeof "struct { int id; }", w_of = {}, last_id = 0 }
+  debug.getregistry()["spec.cdata"] = cdata
+  local w_of = cdata.w_of
+  ffi.metatype(cdata.object, {
+    __index = function(o, k) return w_of[o.id](k) end,
+    __call = function(o, a) return w_of[o.id](a) end,
+    __add = function(o, b) return w_of[o.id](b + 1) end,
+    __tostring = function(o) return w_of[o.id] "cdata" end,
+    __lt = function(o) return w_of[o.id](true) end,
+  })
+end
 
 place("metamethods of cdata", function(w)
-  last_id = last_id + 1
-  local o = object(last_id)
-  w_of[last_id] = w
+  cdata.last_id = cdata.last_id + 1
+  local o = cdata.object(cdata.last_id)
+  cdata.w_of[o.id] = w
   check(o.field, "field")
   check(o(5), 5)
   check(o + 5, 6)
   check(tostring(o), "cdata")
   check(o < o, true)
-  w_of[o.id] = nil
+  cdata.w_of[o.id] = nil
 end)
 
 -- ---- protected calls --------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ local settled_mark = chain.settled
 -- What host_respond calls its content types, and its answers.
 local TEXT, HTML, JSON = 1, 2, 3
 local EPIPE = -32
+local HUNG_UP = 1 -- of host_req_lost; else a status
 local DEBUG, WARN, ERROR = 0, 2, 3
 
 local dispatch = {}
@@ -89,7 +90,6 @@ local function complete(entry, req, res, a, b, c, settled)
     end
     C.host_stream_end(r)
   end
-  -- State 2 before anything was sent: the host has answered in our place (504).
 end
 
 -- Lets the on_error functions answer. Whether one of them did.
@@ -120,16 +120,23 @@ local function fail(entry, req, res, failure)
   elseif type(failure) == "table" then
     err, text = failure.err, failure.text
   end
+  local lost = C.host_req_lost(r)
+  if lost > HUNG_UP then
+    -- Nobody is left to be told, but what happens to a handler after that is worth a log line all the same.
+    log(status < 500 and WARN or ERROR,
+      ("%safter the client was answered %d: %s"):format(describe(entry, req), lost, text or tostring(err)))
+    return
+  end
   if r.state ~= 0 then
-    -- State 2 is a 504 of the host: what happens to a handler after that is worth a log line all the same.
-    log(ERROR, describe(entry, req) .. "after the response had begun: " .. (text or tostring(err)))
+    log(lost == HUNG_UP and DEBUG or ERROR,
+      describe(entry, req) .. "after the response had begun: " .. (text or tostring(err)))
     return
   end
   if entry.on_error and answer_error(entry, req, res, err, text or tostring(err), status) then return end
   local rc = respond_reason(r, status)
   if text then
     -- A wait that was canceled because the client left often ends in an `assert`: no reason to wake anybody.
-    log(rc == EPIPE and DEBUG or status < 500 and WARN or ERROR, describe(entry, req) .. text)
+    log((rc == EPIPE or lost == HUNG_UP) and DEBUG or status < 500 and WARN or ERROR, describe(entry, req) .. text)
   end
 end
 

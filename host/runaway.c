@@ -1,0 +1,251 @@
+/* Runaways: saying who holds a VM, and ending handlers that never wait.
+ *
+ * A stuck VM (vmpool.c) runs on an M without a P, so it harms nobody but its own Gs. It is left alone until
+ * its handler is --kill-after past its deadline. Then SIGURG goes to the M, whose handler looks at where
+ * the thread was interrupted:
+ *
+ *   - in machine code that LuaJIT compiled for this VM. No C code of ours, of LuaJIT or of libc is half done then,
+ *     but the heap may be, so nothing of the VM can be used any more: the thread goes on in `landing`, below
+ *     what stands on its stack, which drops the VM whole. A compiled loop looks at no hook and
+ *     no flag; there is no other way.
+ *   - anywhere else: in the interpreter, or in C that it called. LuaJIT lets a signal handler set a
+ *     hook (lua_sethook): the interpreter runs it at its next instruction, at the latest when C comes back, and
+ *     it raises an error. The hook stays until the G has ended or waits, so that a handler which catches the error
+ *     does not get far. The VM lives on.
+ *   - beneath an FFI callback: C code of somebody is half done, so it is as in C.
+ *
+ * What comes back, or enters compiled code next time, is found by trying again every 10 ms.
+ *
+ * Dropping a VM: it leaves the pool, its sockets are closed, and its Gs are made to run once more: their
+ * steps see `dropped` and end without a look at Lua (luag.c, conn.c), the stacks that they hold are given back
+ * (cell.c), their clients get 502. When the last has ended the memory goes (vmmem.c).
+ *
+ * Everything that is read of a stuck G by others is read by rt_cell_inspect: then its M can't come
+ * back meanwhile, and the G can't end.
+ *
+ * The machine code is told by address: the VM's own mappings hold nothing else that is run, but for the one
+ * page of FFI callbacks' entries, which is C's.
+ */
+#include "runaway.h"
+
+#include "conn.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <ucontext.h>
+
+#define NS_PER_MS INT64_C(1000000)
+
+/* ---- on the stuck M, in its signal handler ---- */
+
+static uintptr_t *pc_of(ucontext_t *uc) {
+#ifdef __x86_64__
+    return (uintptr_t *)&uc->uc_mcontext.gregs[REG_RIP];
+#else
+    return (uintptr_t *)&uc->uc_mcontext.pc;
+#endif
+}
+
+static uintptr_t *sp_of(ucontext_t *uc) {
+#ifdef __x86_64__
+    return (uintptr_t *)&uc->uc_mcontext.gregs[REG_RSP];
+#else
+    return (uintptr_t *)&uc->uc_mcontext.sp;
+#endif
+}
+
+static void landing(void);
+
+/* The thread calls `landing` when the handler returns, below its red zone. */
+static void land(ucontext_t *uc) {
+    uintptr_t sp = (*sp_of(uc) - 256) & ~(uintptr_t)15;
+#ifdef __x86_64__
+    sp -= sizeof(uintptr_t); /* as if a return address had been pushed */
+#endif
+    *sp_of(uc) = sp;
+    *pc_of(uc) = (uintptr_t)landing;
+}
+
+static void kill_hook(lua_State *L, lua_Debug *ar);
+
+static void set_kill_hook(host_vm *vm) {
+    lua_Hook is = lua_gethook(vm->L);
+    if (is == kill_hook) return;
+    vm->users_hook = is;
+    vm->users_mask = lua_gethookmask(vm->L);
+    vm->users_count = lua_gethookcount(vm->L);
+    lua_sethook(vm->L, kill_hook, LUA_MASKCOUNT, 1);
+}
+
+static bool is_compiled(host_vm *vm, uintptr_t pc) {
+    return vmmem_has_code(vm, pc) && vm->n_barriers == 0;
+}
+
+/* SIGURG on an M in foreign code. */
+static void on_interrupt(void *context) {
+    host_vm *vm = rt_cell_data(rt_current_cell());
+    ucontext_t *uc = context;
+    uintptr_t pc = *pc_of(uc);
+    atomic_store(&vm->seen_pc, pc);
+    atomic_store(&vm->seen_compiled, is_compiled(vm, pc));
+    host_luag *lg = atomic_load(&vm->kill);
+    if (!lg || lg != atomic_load(&vm->running)) return;
+    if (is_compiled(vm, pc))
+        land(uc);
+    else
+        set_kill_hook(vm);
+}
+
+void runaway_init(void) {
+    rt_on_interrupt(on_interrupt);
+}
+
+/* ---- in the VM ---- */
+
+static void restore_hook(host_vm *vm) {
+    if (lua_gethook(vm->L) != kill_hook) return;
+    lua_sethook(vm->L, vm->users_hook, vm->users_mask, vm->users_count);
+}
+
+static void kill_hook(lua_State *L, lua_Debug *ar) {
+    (void)ar;
+    host_vm *vm = vm_current();
+    if (atomic_load(&vm->kill) != luag_current()) {
+        restore_hook(vm);
+        return;
+    }
+    luaL_error(L, "ended: it ran on past its deadline without waiting");
+}
+
+void runaway_over(host_vm *vm) {
+    restore_hook(vm);
+    atomic_store(&vm->kill, NULL);
+    log_line(LOG_ERROR, "%s was ended by an error: VM %d is free again", vm->ending,
+             vm->view.vm_id);
+}
+
+/* Its Gs have ended. */
+static void bury(void *arg) {
+    host_vm *vm = arg;
+    rt_cell_drop(vm->cell, false);
+    vm->dropped = false;
+    vm_drop(vm);
+}
+
+static rt_step wait_for_the_last(rt_g *g) {
+    host_vm *vm = *(host_vm **)rt_local(g);
+    if (vm->view.n_live == 0) {
+        rt_go(bury, vm);
+        return RT_EXIT;
+    }
+    rt_wait_open(g);
+    rt_set_wait(g, RT_WAIT_OTHER, rt_nanotime() + NS_PER_MS);
+    return RT_PARK;
+}
+
+static rt_step wait_again(rt_g *g) {
+    rt_wait_code(g);
+    return wait_for_the_last(g);
+}
+
+static rt_step wait_first(rt_g *g) {
+    host_vm *vm = *(host_vm **)rt_local(g);
+    rt_set_step(g, wait_again, vm->cell);
+    return wait_for_the_last(g);
+}
+
+/* Runs on the stack of the runaway, above whatever stands there, which is never returned to. */
+static void landing(void) {
+    host_vm *vm = vm_current();
+    host_luag *runaway = atomic_load(&vm->running);
+    vm_leave_lua(vm);
+    rt_exitforeign(); /* from here on with a P, perhaps on another thread */
+    vm->dropped = true;
+    rt_cell_drop(vm->cell, true);
+    pool_forget(vm);
+    log_line(LOG_ERROR, "%s was ended in compiled code: VM %d is dropped", vm->ending,
+             vm->view.vm_id);
+    for (int i = 0; i < vm->n_slots; i++) {
+        host_luag *lg = vm->slots[i];
+        if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
+    }
+    sock_close_all(vm);
+    server_stop_all_of(vm);
+    rt_g *g = rt_new_step(wait_first, vm->cell);
+    *(host_vm **)rt_local(g) = vm;
+    rt_ready(g);
+    atomic_store(&vm->kill, NULL);
+    rt_leave_stack(RT_YIELD);
+    rt_throw("VM %d goes on after it was dropped", vm->view.vm_id);
+}
+
+/* ---- on the keeper ---- */
+
+typedef struct look {
+    host_vm *vm;
+    char *name;
+    size_t size;
+    int64_t limit_ns;
+    bool interrupt, kill;
+} look;
+
+static bool inspect(void *arg) {
+    look *l = arg;
+    host_luag *lg = atomic_load(&l->vm->running);
+    if (!lg) return false;
+    l->limit_ns = luag_limit(lg);
+    if (l->name) luag_name(lg, l->name, l->size);
+    if (l->kill) atomic_store(&l->vm->kill, lg);
+    return l->interrupt;
+}
+
+void runaway_name(host_vm *vm, char *buf, size_t size) {
+    luag_name(atomic_load(&vm->running), buf, size);
+}
+
+bool runaway_is_due(host_vm *vm, int64_t now, bool serving) {
+    look l = {.vm = vm};
+    if (!serving || options.handler_timeout <= 0) return false;
+    if (!rt_cell_inspect(vm->cell, inspect, &l)) return false;
+    int64_t limit =
+        l.limit_ns ? l.limit_ns : vm->stuck_ns + (int64_t)(options.handler_timeout * 1e9);
+    return now >= limit + (int64_t)(options.kill_after * 1e9);
+}
+
+/* Where vm's thread is, found by a signal; at most 100 ms are waited for it. */
+static void find_place(host_vm *vm, char *buf, size_t size) {
+    look l = {.vm = vm, .interrupt = true};
+    atomic_store(&vm->seen_pc, 0);
+    if (rt_cell_inspect(vm->cell, inspect, &l))
+        for (int i = 0; i < 100 && atomic_load(&vm->seen_pc) == 0; i++)
+            rt_sleep(NS_PER_MS);
+    uintptr_t pc = atomic_load(&vm->seen_pc);
+    char symbol[128];
+    if (pc == 0) {
+        snprintf(buf, size, "a place that no signal reaches");
+    } else if (atomic_load(&vm->seen_compiled)) {
+        snprintf(buf, size, "compiled code");
+    } else {
+        rt_symbol_print((const void *)pc, symbol, sizeof symbol);
+        static const char *const parts[] = {"lj_BC_", "lj_vm_", "lj_cont_", "lj_ff_"};
+        bool interpreter = false;
+        for (int i = 0; i < 4; i++)
+            interpreter |= strncmp(symbol, parts[i], strlen(parts[i])) == 0;
+        snprintf(buf, size, interpreter ? "Lua" : "C (%s)", symbol);
+    }
+}
+
+void runaway_say(host_vm *vm, int64_t held_ns) {
+    char name[RUNAWAY_NAME] = "a G", place[160];
+    look l = {.vm = vm, .name = name, .size = sizeof name};
+    if (!rt_cell_inspect(vm->cell, inspect, &l)) return;
+    find_place(vm, place, sizeof place);
+    log_line(LOG_WARN, "%s has held VM %d for %.1f s without waiting, in %s", name, vm->view.vm_id,
+             (double)held_ns / 1e9, place);
+}
+
+void runaway_end(host_vm *vm) {
+    look l = {
+        .vm = vm, .name = vm->ending, .size = sizeof vm->ending, .interrupt = true, .kill = true};
+    rt_cell_inspect(vm->cell, inspect, &l);
+}
