@@ -240,7 +240,7 @@ static int list_stuck(stuck_vm *list, int64_t now) {
     rt_lock_acquire(&pool.lock);
     for (host_vm *vm = pool.stuck; vm && n < MAX_VMS; vm = vm->next_stuck) {
         int64_t held_ns = now - atomic_load(&vm->stuck_ns);
-        bool say = held_ns >= NS_PER_SEC &&
+        bool say = pool.load && held_ns >= NS_PER_SEC &&
                    (vm->said_ns == 0 || now - vm->said_ns >= 10 * NS_PER_SEC);
         if (say) vm->said_ns = now;
         list[n++] = (stuck_vm){vm, is_ours(vm), say};
