@@ -477,8 +477,10 @@ static rt_step unbind(rt_g *g, int next) {
     return conn_step(g);
 }
 
+/* NULL: the VM has no memory for it. */
 static host_luag *start_handler(rt_g *g, host_xfer *x, host_vm *vm) {
     host_luag *lg = x->lg = luag_take(vm);
+    if (!lg) return NULL;
     lg->g = g;
     lg->x = x;
     lg->done = handler_done;
@@ -489,6 +491,13 @@ static host_luag *start_handler(rt_g *g, host_xfer *x, host_vm *vm) {
     lua_pushlightuserdata(lg->L, &x->req);
     lg->nargs = 1;
     return lg;
+}
+
+/* No VM can serve it. */
+static rt_step not_served(rt_g *g, host_xfer *x) {
+    if (!hold_end(x)) return forget(g, x);
+    rt_set_step(g, conn_step, NULL);
+    return unbind(g, refuse_busy(x->conn));
 }
 
 static rt_step bind_again(rt_g *g, host_xfer *x);
@@ -511,9 +520,7 @@ static rt_step bind_again(rt_g *g, host_xfer *x) {
         rt_set_step(g, bind_later, NULL);
         return wait_for_vm(g);
     }
-    if (!hold_end(x)) return forget(g, x);
-    rt_set_step(g, conn_step, NULL);
-    return unbind(g, refuse_busy(x->conn));
+    return not_served(g, x);
 }
 
 /* The VM of a handler was dropped: its Lua is never touched again. */
@@ -534,7 +541,7 @@ static rt_step handler_step(rt_g *g) {
         host_vm *vm = cell ? rt_cell_data(cell) : NULL;
         if (!vm || atomic_load_explicit(&vm->dropped, memory_order_relaxed))
             return bind_again(g, x);
-        lg = start_handler(g, x, vm);
+        if (!(lg = start_handler(g, x, vm))) return not_served(g, x);
     } else if (atomic_load_explicit(&lg->vm->dropped, memory_order_relaxed)) {
         return handler_drop(lg);
     }

@@ -76,6 +76,7 @@ typedef struct vm_mem {
     } tables;            /* of the unwinder */
     uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
     bool refused;        /* an allocation was, since the last full collection */
+    volatile bool busy;  /* `ranges` is being changed: for a signal handler on the same thread */
 } vm_mem;
 
 /* What is known of its collector (vmgc.c). */
@@ -100,9 +101,13 @@ struct host_vm {
     _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
     /* vmpool.c, runaway.c */
     _Atomic bool stuck;        /* atomic: its M has lost its P */
-    int64_t stuck_ns, said_ns; /* the pool's lock: since when; when the log said so last, or 0 */
-    host_vm *next_stuck, *next_spare; /* the pool's lock */
-    _Atomic(host_luag *) kill;        /* atomic: whose Lua is to be ended */
+    _Atomic int64_t stuck_ns;  /* atomic: since when */
+    int64_t said_ns;           /* the pool's lock: when the log said so last, or 0 */
+    host_vm *next_stuck;       /* the pool's lock */
+    int n_current;             /* the pool's lock: of so many Ps */
+    _Atomic(host_luag *) kill; /* atomic: whose Lua is to be ended */
+    _Atomic int64_t kill_ns;   /* atomic: since when */
+    bool raised;               /* kill_hook has raised its error */
     _Atomic uintptr_t seen_pc;        /* atomic: where its thread was interrupted last */
     _Atomic bool seen_compiled;       /* atomic: that was in compiled code */
     char ending[256];                 /* the keeper: what `kill` runs, for the log */
@@ -115,8 +120,10 @@ struct host_vm {
     bool closing; /* no G may begin in it any more */
     vm_mem mem;
     vm_gc gc;
-    host_vm *next_retired; /* vm.c */
     uint8_t scratch[HOST_SCRATCH];
+    /* What follows outlives the VM that has ended. */
+    int away;              /* the pool's lock: see vmpool.c */
+    host_vm *next_retired; /* vm.c */
 };
 
 /* The Lua Gs of one VM that wait for one descriptor: in each direction ([0] read, [1] write) one that
@@ -220,6 +227,9 @@ typedef enum barrier_kind {
 void barrier_push(host_vm *vm, barrier_kind kind, const void *sp);
 void barrier_pop(host_vm *vm);
 
+/* sp lies above the frame of an FFI callback. Also in a signal handler that has interrupted Lua at sp. */
+bool barrier_callback(const host_vm *vm, const void *sp);
+
 /* vm_barrier where there are records. */
 const char *barrier_why(host_vm *vm);
 
@@ -254,8 +264,8 @@ static inline void vm_leave_lua(host_vm *vm) {
  * touched any more. Files that are pipes to processes are waited for by a G of their own. */
 void vmmem_drop(host_vm *vm);
 
-/* pc lies in machine code of the VM, not where FFI callbacks enter it. Also from a signal handler that
- * interrupted that code. */
+/* pc lies in machine code of the VM, not where FFI callbacks enter it. Also in a signal handler on the
+ * thread that runs it. */
 bool vmmem_has_code(host_vm *vm, uintptr_t pc);
 
 /* For an idle VM: a step of its collector if the heap has grown by a quarter since the last cycle. True:
@@ -265,8 +275,9 @@ bool vm_gc_step(host_vm *vm);
 /* A whole collection, also if the script has stopped the collector. */
 void vm_gc_full(host_vm *vm);
 
-/* After its mapped bytes have changed. */
-void vm_gc_hurry(host_vm *vm);
+/* Sets the collector's pace by how near the limit is; and makes it go on, when more was mapped. */
+void vm_gc_tune(host_vm *vm);
+void vm_gc_grown(host_vm *vm);
 
 /* ---- which VM serves (vmpool.c) ------------------------------------------------------------- */
 
@@ -278,8 +289,8 @@ char *pool_start(char *(*load)(host_vm *));
 /* The VM that answers the next request of this P. NULL: all are stuck; *soon: another is being made.
  * With a P; does not wait. */
 host_vm *vm_for_request(bool *soon);
-/* vm has lost its P and has one again. By who runs it. */
-void vm_back(host_vm *vm);
+/* vm has lost its P and has one again. ended: not of its own accord. By who runs it. */
+void vm_back(host_vm *vm, bool ended);
 /* vm was dropped. */
 void pool_forget(host_vm *vm);
 

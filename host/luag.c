@@ -124,16 +124,18 @@ static void enter_lua(host_luag *lg) {
 }
 
 /* The G has returned from Lua, or leaves it on its stack. */
-static void leave_lua(host_vm *vm) {
+static void leave_lua(host_luag *lg) {
+    host_vm *vm = lg->vm;
     vm_leave_lua(vm);
-    if (!rt_exitforeign()) vm_back(vm);
-    if (atomic_load_explicit(&vm->kill, memory_order_relaxed)) runaway_over(vm);
+    if (rt_exitforeign()) return;
+    bool kill = atomic_load_explicit(&vm->kill, memory_order_relaxed);
+    vm_back(vm, kill && runaway_over(vm, lg->want != WANT_NOTHING));
 }
 
 /* Waits as lg->want says; what the lua_CFunction then returns. */
 static int leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
-    leave_lua(lg->vm);
+    leave_lua(lg);
     rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
     int err = settle_wait(lg);
     enter_lua(lg);
@@ -302,7 +304,7 @@ rt_step luag_resume(host_luag *lg) {
     int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
     enter_lua(lg);
     int status = lua_resume(L, nargs);
-    leave_lua(lg->vm);
+    leave_lua(lg);
     if (status == LUA_YIELD) {
         if (lg->want == WANT_TURN) return RT_YIELD;
         if (lg->want != WANT_NOTHING) return RT_PARK;
@@ -396,6 +398,7 @@ static void plain_done(host_luag *lg, int status) {
 
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     host_luag *lg = luag_take(vm);
+    if (!lg) luaL_error(from, "not enough memory");
     atomic_store_explicit(&lg->limit_ns, limit_of(luag_current()), memory_order_relaxed);
     lg->g = rt_new_step(luag_step, vm->cell);
     ((luag_local *)rt_local(lg->g))->lg = lg;
@@ -422,6 +425,7 @@ static rt_step spawn_step(rt_g *g) {
         return RT_EXIT;
     }
     host_luag *lg = luag_take(s->vm);
+    if (!lg) rt_throw("VM %d: no memory for a G", s->vm->view.vm_id);
     lg->g = g;
     lg->done = s->done ? s->done : plain_done;
     lg->done_arg = s->done_arg;

@@ -230,6 +230,14 @@ host_luag *luag_take(host_vm *vm) {
     return lg;
 }
 
+/* Lets go of the coroutines that no G uses. */
+static void drop_spare_threads(host_vm *vm) {
+    for (host_luag *lg = vm->free; lg; lg = lg->next_free) {
+        if (lg->L) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->ref);
+        lg->L = NULL;
+    }
+}
+
 void luag_give(host_luag *lg, int status) {
     host_vm *vm = lg->vm;
     if (status == 0) {
@@ -239,7 +247,14 @@ void luag_give(host_luag *lg, int status) {
         luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->ref);
         lg->L = NULL;
     }
-    if (vm->mem.refused) vm_gc_full(vm);
+    if (vm->mem.refused) {
+        drop_spare_threads(vm);
+        rt_enterforeign(); /* it may take as long as a handler */
+        vm_gc_full(vm);
+        rt_exitforeign();
+    } else if (vm->gc.hurries) {
+        vm_gc_tune(vm);
+    }
     lg->g = NULL;
     lg->x = NULL;
     atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);

@@ -124,7 +124,7 @@ static void record(host_vm *vm, void *p, size_t len) {
     uintptr_t lo = (uintptr_t)p, hi = end_of(p, len);
     add_range(&vm->mem, lo, hi);
     vm->view.mapped += (int64_t)(hi - lo);
-    vm_gc_hurry(vm);
+    vm_gc_grown(vm);
 }
 
 static int64_t forget(host_vm *vm, const void *p, size_t len) {
@@ -135,6 +135,7 @@ static int64_t forget(host_vm *vm, const void *p, size_t len) {
 
 bool vmmem_has_code(host_vm *vm, uintptr_t pc) {
     const vm_mem *m = &vm->mem;
+    if (m->busy) return false;
     int i = find_range(m, pc + 1);
     bool ours = i < m->ranges.n && m->ranges.v[i].lo <= pc;
     return ours && (pc < m->callbacks || pc >= m->callbacks + PAGE);
@@ -160,9 +161,7 @@ void *__real_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t
 int __real_munmap(void *addr, size_t len);
 void *__real_mremap(void *old, size_t old_len, size_t len, int flags, ...);
 
-void *__wrap_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t off) {
-    host_vm *vm = vm_here();
-    if (!vm) return __real_mmap64(addr, len, prot, flags, fd, off);
+static void *map(host_vm *vm, void *addr, size_t len, int prot, int flags, int fd, off64_t off) {
     if (too_much(vm, len) || !RESERVE(vm->mem.ranges, 2)) {
         errno = ENOMEM;
         return MAP_FAILED;
@@ -173,15 +172,42 @@ void *__wrap_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t
     return p;
 }
 
-int __wrap_munmap(void *addr, size_t len) {
+void *__wrap_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t off) {
     host_vm *vm = vm_here();
-    if (vm && !RESERVE(vm->mem.ranges, 2)) {
+    if (!vm) return __real_mmap64(addr, len, prot, flags, fd, off);
+    vm->mem.busy = true;
+    void *p = map(vm, addr, len, prot, flags, fd, off);
+    vm->mem.busy = false;
+    return p;
+}
+
+static int unmap(host_vm *vm, void *addr, size_t len) {
+    if (!RESERVE(vm->mem.ranges, 2)) {
         errno = ENOMEM;
         return -1;
     }
     int r = __real_munmap(addr, len);
-    if (vm && r == 0) forget(vm, addr, len);
+    if (r == 0) forget(vm, addr, len);
     return r;
+}
+
+int __wrap_munmap(void *addr, size_t len) {
+    host_vm *vm = vm_here();
+    if (!vm) return __real_munmap(addr, len);
+    vm->mem.busy = true;
+    int r = unmap(vm, addr, len);
+    vm->mem.busy = false;
+    return r;
+}
+
+static void *remap(host_vm *vm, void *old, size_t old_len, size_t len, int flags, void *at) {
+    if ((len > old_len && too_much(vm, len - old_len)) || !RESERVE(vm->mem.ranges, 2)) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    void *p = __real_mremap(old, old_len, len, flags, at);
+    if (p != MAP_FAILED && forget(vm, old, old_len) > 0) record(vm, p, len);
+    return p;
 }
 
 void *__wrap_mremap(void *old, size_t old_len, size_t len, int flags, ...) {
@@ -191,12 +217,9 @@ void *__wrap_mremap(void *old, size_t old_len, size_t len, int flags, ...) {
     va_end(args);
     host_vm *vm = vm_here();
     if (!vm) return __real_mremap(old, old_len, len, flags, at);
-    if ((len > old_len && too_much(vm, len - old_len)) || !RESERVE(vm->mem.ranges, 2)) {
-        errno = ENOMEM;
-        return MAP_FAILED;
-    }
-    void *p = __real_mremap(old, old_len, len, flags, at);
-    if (p != MAP_FAILED && forget(vm, old, old_len) > 0) record(vm, p, len);
+    vm->mem.busy = true;
+    void *p = remap(vm, old, old_len, len, flags, at);
+    vm->mem.busy = false;
     return p;
 }
 
