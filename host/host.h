@@ -153,6 +153,7 @@ struct host_luag {
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
     uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
+    bool sheltered;   /* see host_shelter */
     uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);

@@ -100,7 +100,7 @@ static bool canceled(host_luag *lg) {
         lg->canceled |= HOST_CANCELED_GONE;
         rt_clear_cancel(lg->g);
     }
-    return lg->canceled != 0;
+    return lg->canceled != 0 && !lg->sheltered;
 }
 
 /* A client that has hung up may still take what is written. */
@@ -147,7 +147,7 @@ static int leave(lua_State *L, host_luag *lg) {
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     if (canceled(lg)) return answer(L, "canceled");
-    deadline_ns = nearer(limit_of(lg), deadline_ns);
+    if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
@@ -356,7 +356,13 @@ void host_cancel_scope(int32_t slot) {
 }
 
 int host_canceled(void) {
-    return luag_current()->canceled;
+    host_luag *lg = luag_current();
+    canceled(lg);
+    return lg->canceled;
+}
+
+void host_shelter(int on) {
+    luag_current()->sheltered = on;
 }
 
 void host_set_canceled(int why) {

@@ -262,6 +262,7 @@ void luag_give(host_luag *lg, int status) {
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
+    lg->sheltered = false;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;
