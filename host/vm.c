@@ -16,6 +16,7 @@
 #include "embed.h"
 
 #include <errno.h>
+#include <luajit_config.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,9 @@ static void add_searcher(lua_State *L) {
 
 static int open_all(lua_State *L) {
     luaL_openlibs(L);
+    /* host/build/luajit.sh says why. */
+    if (!LUAJIT_SIDE_TRACES && luaL_dostring(L, "require('jit.opt').start('maxside=0')") != 0)
+        return lua_error(L);
     barrier_open(L);
     add_searcher(L);
     return 0;
