@@ -342,7 +342,8 @@ void hold_overdue(host_xfer *x);
 
 struct host_server {
     int id, handler;
-    host_vm *vm; /* the one VM that answers; NULL: the one of the P */
+    host_vm *vm;          /* the one VM that answers; NULL: the one of the P */
+    _Atomic bool vm_gone; /* atomic: it was dropped */
     int listen_fd;
     rt_pd **listen_pds; /* by P */
     char addr[128];     /* as bound */

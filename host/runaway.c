@@ -151,7 +151,6 @@ bool runaway_over(host_vm *vm, bool waits) {
 static void bury(void *arg) {
     host_vm *vm = arg;
     rt_cell_drop(vm->cell, false);
-    vm->dropped = false;
     vm_drop(vm);
 }
 
