@@ -114,6 +114,10 @@ local kinds = {
     local t = {}
     while true do t[#t % 100000 + 1] = { ("x"):rep(#t % 50) } end
   end,
+  sine = function() -- hardly ever out of libm
+    local x = 1e300
+    while true do x = 1e300 + math.sin(x) end
+  end,
   strings = function()
     while true do local _ = ("x"):rep(1e6):gsub("x", "y") end
   end,
@@ -414,7 +418,7 @@ describe("a stuck handler", function()
     { "message", DROPPED }, { "message_interpreted", DROPPED }, { "hook", DROPPED }, { "hook_compiled", DROPPED },
     { "finalizer", DROPPED }, { "finalizer_compiled", DROPPED }, { "wrap", DROPPED_JIT },
     { "wrap_interpreted", ERROR }, { "allocates", EITHER }, { "strings", EITHER }, { "coroutines", EITHER },
-    { "compiles", EITHER },
+    { "compiles", EITHER }, { "usleep", EITHER }, { "sine", DROPPED_JIT },
   }
   for _, case in ipairs(ends) do
     local kind, how = case[1], case[2]
