@@ -59,7 +59,7 @@ LLHTTP_DIR ?= /usr/share/llhttp
 # __wrap_NAME in host/barrier.c (the first line), host/vmmem.c (the second).
 comma   := ,
 WRAPPED := lj_ccallback_enter lj_ccallback_leave lj_vm_pcall lj_dispatch_profile lj_err_unwind_dwarf
-WRAPPED += mmap64 munmap mremap __register_frame __deregister_frame fopen64 fclose popen pclose tmpfile64
+WRAPPED += mmap64 munmap mremap mprotect __register_frame __deregister_frame fopen64 fclose popen pclose tmpfile64
 # The whole of LuaJIT and every symbol of ours: C modules (cjson.so, lfs.so) bind to the first, the
 # FFI finds the second, and the linker sees neither of these uses.
 LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive -lm -ldl -pthread

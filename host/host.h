@@ -61,6 +61,7 @@ enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 /* What is to be given back when a VM goes (vmmem.c). */
 typedef struct mem_range mem_range;
 typedef struct mem_file mem_file;
+typedef struct mem_code mem_code;
 typedef struct vm_mem {
     struct {
         mem_range *v;
@@ -71,12 +72,17 @@ typedef struct vm_mem {
         int n, cap;
     } files;
     struct {
+        mem_code *v;
+        int n, cap;
+    } code; /* areas of machine code; a signal handler on the same thread reads, and sets */
+    struct {
         void **v;
         int n, cap;
     } tables;            /* of the unwinder */
     uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
     bool refused;        /* an allocation was, since the last full collection */
-    volatile bool busy;  /* `ranges` is being changed: for a signal handler on the same thread */
+    volatile bool busy;  /* `ranges` or `code` is being changed: for that signal handler */
+    volatile bool stopped; /* vmmem_stop_code */
 } vm_mem;
 
 /* What is known of its collector (vmgc.c). */
@@ -268,6 +274,10 @@ void vmmem_drop(host_vm *vm);
  * thread that runs it. */
 bool vmmem_has_code(host_vm *vm, uintptr_t pc);
 
+/* Whoever enters or returns to machine code of the VM gets a SIGSEGV there, until it may again; what LuaJIT
+ * compiles meanwhile is not stopped. Also in a signal handler on the thread that runs it. */
+void vmmem_stop_code(host_vm *vm, bool stop);
+
 /* For an idle VM: a step of its collector if the heap has grown by a quarter since the last cycle. True:
  * another is worthwhile. Finalizers may run. How long a step takes: vmgc.c. */
 bool vm_gc_step(host_vm *vm);
@@ -341,7 +351,8 @@ void hold_overdue(host_xfer *x);
 
 struct host_server {
     int id, handler;
-    host_vm *vm; /* the one VM that answers; NULL: the one of the P */
+    host_vm *vm;          /* the one VM that answers; NULL: the one of the P */
+    _Atomic bool vm_gone; /* atomic: it was dropped */
     int listen_fd;
     rt_pd **listen_pds; /* by P */
     char addr[128];     /* as bound */

@@ -128,6 +128,7 @@ static host_vm *take_empty(void) {
 
 host_vm *vm_new(int id) {
     host_vm *vm = take_empty();
+    vm->dropped = false;
     vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
     set_made_here(vm);
     lua_State *L = luaL_newstate();
@@ -159,6 +160,7 @@ void vm_drop(host_vm *vm) {
     rt_cell *cell = vm->cell;
     memset(vm, 0, offsetof(host_vm, scratch));
     vm->cell = cell;
+    vm->dropped = true; /* for who chose it when it still lived */
     rt_lock_acquire(&retired.lock);
     vm->next_retired = retired.first;
     retired.first = vm;
