@@ -257,7 +257,7 @@ void luag_give(host_luag *lg, int status) {
         drop_spare_threads(vm);
         rt_enterforeign(); /* it may take as long as a handler */
         vm_gc_full(vm);
-        rt_exitforeign();
+        if (!rt_exitforeign()) vm_back(vm, false);
     } else if (vm->gc.hurries) {
         vm_gc_tune(vm);
     }
