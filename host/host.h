@@ -54,7 +54,7 @@ void options_help(const char *command);
 
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
-enum { HOST_SCRATCH = 16384 };
+enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24 };
 /* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
 enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 
@@ -90,8 +90,11 @@ struct host_vm {
     host_view view; /* what Lua sees */
     lua_State *L;   /* the main state: handlers, tables; never resumed */
     rt_cell *cell;
-    host_luag **slots; /* all coroutines, by slot */
+    host_luag *
+        *slots; /* all coroutines, by slot. It is replaced when it grows, as a dump may read the */
     int n_slots, cap_slots;
+    host_luag **old_slots[MAX_OLD_SLOTS]; /* one of a VM that is stuck */
+    int n_old_slots;
     host_luag *free; /* those that no G uses */
     double serial;   /* of the last G */
     int *handlers;   /* registry references by handler number; LUA_NOREF */
@@ -117,6 +120,11 @@ struct host_vm {
     vm_gc gc;
     host_vm *next_retired; /* vm.c */
     uint8_t scratch[HOST_SCRATCH];
+    /* What outlives it: the struct is used again. vm.c */
+    host_vm *next_made;
+    bool open;          /* the visits' lock: it may be visited */
+    int n_visits;       /* the visits' lock */
+    _Atomic bool asked; /* atomic: dump.c has asked it and waits for the answer */
 };
 
 /* The Lua Gs of one VM that wait for one descriptor: in each direction ([0] read, [1] write) one that
@@ -127,8 +135,9 @@ typedef struct host_waitq {
 
 /* A coroutine and, while one runs on it, its G. */
 struct host_luag {
-    rt_g *g;      /* NULL while free */
-    lua_State *L; /* anchored in the VM's registry for good, or until it raised */
+    rt_g *g;         /* NULL while free */
+    lua_State *L;    /* anchored in the VM's registry for good, or until it raised */
+    lua_State *held; /* whose wait left the loop's stack: L, or the user's coroutine; else NULL */
     int ref, slot;
     host_vm *vm;
     host_luag *next_free;
@@ -140,6 +149,7 @@ struct host_luag {
     host_waitq *waitq;
     int mode;
     bool answers;         /* it waits to write to its client */
+    bool is_main;         /* it was started from outside of the VM */
     host_luag *next_wait; /* in waitq->queue */
     int64_t deadline_ns;  /* of that wait */
     int64_t limit_ns;     /* the G's own deadline; 0: none */
@@ -163,6 +173,12 @@ host_vm *vm_new(int id);
 void vm_free(host_vm *vm);
 /* The same at once, without finalizers and without a look at its heap. */
 void vm_drop(host_vm *vm);
+/* Who looks at a VM that others run says so, lest it end: vm_free and vm_drop wait. False: it has ended, or
+ * is about to. Any thread; in between the VM's Lua is not the visitor's. */
+bool vm_visit(host_vm *vm);
+void vm_leave(host_vm *vm);
+/* All VM structs there are, one after another, those that have ended too; NULL begins and ends. */
+host_vm *vm_next(host_vm *vm);
 int vm_add_handler(host_vm *vm, int n); /* pops the function; n < 0: a new number */
 
 /* A coroutine for a new G; its L is empty. NULL: the VM has no memory for it, after a full collection

@@ -132,8 +132,10 @@ static void leave_lua(host_vm *vm) {
 /* Waits as lg->want says; what the lua_CFunction then returns. */
 static int leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
+    lg->held = L;
     leave_lua(lg->vm);
     rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
+    lg->held = NULL;
     int err = settle_wait(lg);
     enter_lua(lg);
     lua_pushcfunction(L, nothing);
@@ -416,6 +418,7 @@ static rt_step spawn_step(rt_g *g) {
     }
     host_luag *lg = luag_take(s->vm);
     lg->g = g;
+    lg->is_main = true;
     lg->done = s->done ? s->done : plain_done;
     lg->done_arg = s->done_arg;
     lg->nargs = s->boot(s->vm, lg->L, s->arg);

@@ -212,8 +212,7 @@ bool runaway_is_due(host_vm *vm, int64_t now, bool serving) {
     return now >= limit + (int64_t)(options.kill_after * 1e9);
 }
 
-/* Where vm's thread is, found by a signal; at most 100 ms are waited for it. */
-static void find_place(host_vm *vm, char *buf, size_t size) {
+void runaway_place(host_vm *vm, char *buf, size_t size) {
     look l = {.vm = vm, .interrupt = true};
     atomic_store(&vm->seen_pc, 0);
     if (rt_cell_inspect(vm->cell, inspect, &l))
@@ -239,7 +238,7 @@ void runaway_say(host_vm *vm, int64_t held_ns) {
     char name[RUNAWAY_NAME] = "a G", place[160];
     look l = {.vm = vm, .name = name, .size = sizeof name};
     if (!rt_cell_inspect(vm->cell, inspect, &l)) return;
-    find_place(vm, place, sizeof place);
+    runaway_place(vm, place, sizeof place);
     log_line(LOG_WARN, "%s has held VM %d for %.1f s without waiting, in %s", name, vm->view.vm_id,
              (double)held_ns / 1e9, place);
 }

@@ -16,6 +16,10 @@ void runaway_name(host_vm *vm, char *buf, size_t size);
  * stuck would be, in a process that serves. vm is stuck. */
 bool runaway_is_due(host_vm *vm, int64_t now, bool serving);
 
+/* Where in the program vm's thread is: "compiled code", "Lua", "C (function+0x12)". vm is stuck, or was. A
+ * native G, which waits for it, at most 100 ms. */
+void runaway_place(host_vm *vm, char *buf, size_t size);
+
 /* A log line: who holds vm, for how long, in what. vm is stuck. */
 void runaway_say(host_vm *vm, int64_t held_ns);
 

@@ -563,8 +563,30 @@ _Noreturn void rt_throw(const char *fmt, ...) __attribute__((format(printf, 1, 2
 /* Says where in the program pc is, "name+0x1c", "module+0x1234" or "0x1234"; its length, below size. */
 size_t rt_symbol_print(const void *pc, char *buf, size_t size);
 
-/* Prints every G to stderr: state, reason, how long, where it was made. Any thread; never waits for
- * anything but stderr. */
+/* Prints every G to stderr: state, reason, how long, where it was made. Any thread. Waits for nothing but
+ * stderr, except on a native G, where the hook below may wait. */
 void rt_dump(void);
+
+/* What the hook may do: */
+typedef enum rt_dump_how {
+    RT_DUMP_WAITS, /* a native G calls: it may wait */
+    RT_DUMP_NOW,   /* any thread does: it may not */
+    RT_DUMP_DEAD,  /* nothing moves any more: it may look at everything, but must call nothing of the
+                    * runtime but the two functions below and rt_nanotime */
+} rt_dump_how;
+
+/* fn runs at the end of each dump: what else there is to say. It is also who lists the Gs of cells; the
+ * runtime then only counts them. Set once, before. */
+void rt_on_dump(void (*fn)(rt_dump_how how));
+
+/* Writes to stderr, by write(2) only. Any thread, signal handlers too. */
+void rt_dump_text(const char *s, size_t n);
+
+/* What g does, for dumps: it may run, and even live anew, meanwhile. Any thread. */
+typedef struct rt_g_state {
+    const char *status, *reason; /* reason NULL: it does not wait */
+    int64_t waits_ns;
+} rt_g_state;
+void rt_read_g(const rt_g *g, rt_g_state *s);
 
 #endif
