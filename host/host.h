@@ -80,9 +80,21 @@ typedef struct vm_mem {
 
 /* What is known of its collector (vmgc.c). */
 typedef struct vm_gc {
-    int live_kb;   /* after the last cycle that we saw end */
-    bool in_cycle; /* which vm_gc_step has begun */
-    bool hurries;  /* its memory nears the limit; meanwhile: */
+    int live_kb;       /* after the last cycle that we saw end */
+    bool in_cycle;     /* which vm_gc_step has begun */
+    bool again;        /* that one may have been half done before: another follows */
+    bool ran;          /* Lua has, and the G below looks again soon */
+    bool dirty;        /* Lua has, since the last cycle that we saw end */
+    bool serves;       /* it is collected after two idle minutes in any case */
+    bool forced;       /* that is due */
+    _Atomic(rt_g *) g; /* atomic: collects when the VM is idle; NULL: there was nothing to do yet */
+    host_luag *lg;     /* what finalizers see then */
+    _Atomic uint64_t ticket; /* atomic: of its wait */
+    enum { GC_RESTS, GC_WATCHES, GC_WORKS } state;
+    int64_t clean_ns;               /* when the last cycle that we saw ended */
+    int start_kb, peak_kb, n_steps; /* for gctrace */
+    int64_t spent_ns;
+    bool hurries; /* its memory nears the limit; meanwhile: */
     int usual_stepmul, usual_pause;
 } vm_gc;
 
@@ -122,7 +134,7 @@ struct host_vm {
     uint8_t scratch[HOST_SCRATCH];
     /* What outlives it: the struct is used again. vm.c */
     host_vm *next_made;
-    bool open;          /* the visits' lock: it may be visited */
+    _Atomic bool open;  /* the visits' lock writes: it may be visited */
     int n_visits;       /* the visits' lock */
     _Atomic bool asked; /* atomic: dump.c has asked it and waits for the answer */
 };
@@ -191,6 +203,11 @@ void luag_forget(host_luag *lg);
  * (rt_cell_inspect). */
 int64_t luag_limit(const host_luag *lg);
 void luag_name(const host_luag *lg, char *buf, size_t size);
+/* A slot for what is no G. NULL: no memory. */
+host_luag *luag_reserve(host_vm *vm);
+/* Around Lua of lg's that runs without a coroutine of its own. */
+void luag_enter(host_luag *lg);
+void luag_leave(host_vm *vm);
 /* The Lua G that runs. Throws without one. */
 host_luag *luag_current(void);
 /* Runs it until it waits or ends. RT_EXIT: it has ended, done was called. */
@@ -276,6 +293,19 @@ bool vmmem_has_code(host_vm *vm, uintptr_t pc);
 /* For an idle VM: a step of its collector if the heap has grown by a quarter since the last cycle. True:
  * another is worthwhile. Finalizers may run. How long a step takes: vmgc.c. */
 bool vm_gc_step(host_vm *vm);
+
+/* Lua has run in it. */
+void gc_ran(host_vm *vm);
+static inline void vm_gc_ran(host_vm *vm) {
+    if (__builtin_expect(!vm->gc.ran, 0)) gc_ran(vm);
+}
+
+/* For LUNAPARK_DEBUG=gctrace=1: once for a new VM, on its main state; may raise. And when Lua has run. */
+void vm_gc_trace(lua_State *L);
+void vm_gc_note_peak(host_vm *vm);
+
+/* Its G that collects ends soon. No G of the VM runs. */
+void vm_gc_end(host_vm *vm);
 
 /* A whole collection, also if the script has stopped the collector. */
 void vm_gc_full(host_vm *vm);

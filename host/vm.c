@@ -102,6 +102,7 @@ static int open_all(lua_State *L) {
     luaL_openlibs(L);
     barrier_open(L);
     add_searcher(L);
+    if (rt_debug()->gctrace) vm_gc_trace(L);
     return 0;
 }
 
@@ -145,6 +146,7 @@ static void end_visits(host_vm *vm) {
         int n = vm->n_visits;
         rt_lock_release(&visits);
         if (n == 0) return;
+        vm_gc_end(vm);
         rt_sleep(NS_PER_SEC / 1000);
     }
 }
@@ -168,6 +170,7 @@ static host_vm *take_empty(void) {
 host_vm *vm_new(int id) {
     host_vm *vm = take_empty();
     vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
+    vm->gc.clean_ns = rt_nanotime();
     set_made_here(vm);
     lua_State *L = luaL_newstate();
     if (!L) rt_throw("out of memory for VM %d", id);
@@ -265,6 +268,10 @@ static host_luag *add_slot(host_vm *vm) {
     vm->slots[vm->n_slots] = lg;
     __atomic_store_n(&vm->n_slots, vm->n_slots + 1, __ATOMIC_RELEASE);
     return lg;
+}
+
+host_luag *luag_reserve(host_vm *vm) {
+    return add_slot(vm);
 }
 
 host_luag *luag_take(host_vm *vm) {

@@ -69,6 +69,7 @@ static void add_spare(host_vm *vm) {
 /* The new VM, or NULL with what was wrong, to be freed. Waits. */
 static host_vm *make_vm(char **err) {
     host_vm *vm = vm_new(atomic_fetch_add(&pool.next_id, 1));
+    vm->gc.serves = true;
     *err = pool.load(vm);
     rt_lock_acquire(&pool.lock);
     if (!*err) pool.all[pool.n++] = vm;

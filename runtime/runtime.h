@@ -190,6 +190,9 @@ bool rt_cell_is_away(rt_cell *c);
  * call nothing of the runtime. Any thread. */
 bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg);
 
+/* Something else than the caller, a G of a cell, could run here now: in its cell, on its P, or on any. */
+bool rt_others_ready(void);
+
 /* fn runs in SIGURG's handler on an M in foreign code, with its ucontext_t. Set once, before. */
 void rt_on_interrupt(void (*fn)(void *context));
 
@@ -552,6 +555,7 @@ typedef struct rt_debug_vars {
     int gctrace;    /* for the host: 1: a line per collection */
     int retake;     /* ms of foreign code after which sysmon takes the P; 0: 20 */
     int gcwait;     /* for the host: 1: a full collection at every wait */
+    int gcforce;    /* for the host: ms after which an idle VM is collected in any case; 0: two minutes */
 } rt_debug_vars;
 const rt_debug_vars *rt_debug(void);
 
