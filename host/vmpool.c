@@ -27,14 +27,14 @@ enum { MAX_PS = 256, MAX_VMS = 4096, LOOK_MS = 100, KILL_MS = 10 };
 
 static struct {
     rt_lock lock;
-    char *(*load)(host_vm *); /* NULL: nothing is served */
-    host_vm *all[MAX_VMS];    /* lock: those that have loaded */
-    int n, max;               /* lock */
-    host_vm *spares, *stuck;  /* lock */
-    int n_spares, n_stuck;    /* lock */
-    int making;               /* lock */
-    int64_t retry_ns;         /* lock: after the app failed to load, when to try again */
-    bool said_full;           /* lock */
+    _Atomic(char *(*)(host_vm *)) load; /* atomic: set once, after max; NULL: nothing is served */
+    host_vm *all[MAX_VMS];              /* lock: those that have loaded */
+    int n, max;                         /* lock */
+    host_vm *spares, *stuck;            /* lock */
+    int n_spares, n_stuck;              /* lock */
+    int making;                         /* lock */
+    int64_t retry_ns;                   /* lock: after the app failed to load, when to try again */
+    bool said_full;                     /* lock */
     _Atomic int32_t next_id;
     _Atomic(host_vm *) current[MAX_PS]; /* the M that has the P writes */
     rt_g *keeper;
@@ -269,9 +269,9 @@ void pool_init(void) {
 char *pool_start(char *(*load)(host_vm *)) {
     char *err = NULL;
     int procs = rt_procs();
-    pool.load = load;
     pool.max = options.max_vms ? (int)options.max_vms : procs * 4 < 8 ? 8 : procs * 4;
     if (pool.max < procs) pool.max = procs;
+    atomic_store(&pool.load, load); /* the keeper may look by now */
     for (int i = 0; i < procs && !err; i++)
         atomic_store(&pool.current[i], make_vm(&err));
     if (!err) ring();

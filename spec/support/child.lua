@@ -38,6 +38,10 @@ local PATIENCE = 20
 
 local child = { binary = os.getenv "LUNAPARK" or "build/lunapark" }
 
+--- ThreadSanitizer's processes stir by themselves, and deliver no signal to a thread that calls nothing.
+ffi.cdef "void __tsan_init(void);"
+child.has_tsan = pcall(function() return C.__tsan_init end)
+
 local children, files, clients = {}, {}, {}
 
 --- Waits until `condition()` is true and returns what it returned; raises after 20 seconds.
