@@ -2,7 +2,7 @@
  * coroutine it runs in, or takes Lua values is here; everything else is FFI (host_ffi.h).
  *
  * Arguments are checked by the Lua modules, which name them as their users do. */
-#include "host.h"
+#include "dump.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,6 +111,14 @@ static int core_exit(lua_State *L) {
     _exit(code);
 }
 
+/* dump() -> string: the Lua Gs of this VM, where they wait and since when, in lines. */
+static int core_dump(lua_State *L) {
+    char *text = dump_vm(vm_current(), L);
+    lua_pushstring(L, text ? text : "");
+    free(text);
+    return 1;
+}
+
 int luaopen_lunapark_core(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"wait", core_wait},
@@ -122,6 +130,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"new_handler", core_new_handler},
         {"drop_handler", core_drop_handler},
         {"option", core_option},
+        {"dump", core_dump},
         {"exit", core_exit},
         {NULL, NULL},
     };

@@ -68,6 +68,8 @@ int64_t luag_limit(const host_luag *lg) {
 void luag_name(const host_luag *lg, char *buf, size_t size) {
     if (lg->x)
         hold_name(lg->x, buf, size);
+    else if (lg == lg->vm->gc.lg)
+        snprintf(buf, size, "a finalizer");
     else
         snprintf(buf, size, "G %d.%.0f", lg->slot, lg->serial);
 }
@@ -115,7 +117,7 @@ static int nothing(lua_State *L) {
 
 static int settle_wait(host_luag *lg);
 
-static void enter_lua(host_luag *lg) {
+void luag_enter(host_luag *lg) {
     lg->vm->view.slot = lg->slot;
     lg->vm->view.serial = lg->serial;
     vm_enter_lua(lg->vm);
@@ -124,21 +126,27 @@ static void enter_lua(host_luag *lg) {
 }
 
 /* The G has returned from Lua, or leaves it on its stack. */
-static void leave_lua(host_luag *lg) {
+void luag_leave(host_luag *lg) {
     host_vm *vm = lg->vm;
     vm_leave_lua(vm);
-    if (rt_exitforeign()) return;
-    bool kill = atomic_load_explicit(&vm->kill, memory_order_relaxed);
-    vm_back(vm, kill && runaway_over(vm, lg->want != WANT_NOTHING));
+    bool kept = rt_exitforeign();
+    if (__builtin_expect(rt_debug()->gctrace, 0)) vm_gc_note_peak(vm);
+    if (!kept) {
+        bool kill = atomic_load_explicit(&vm->kill, memory_order_relaxed);
+        vm_back(vm, kill && runaway_over(vm, lg->want != WANT_NOTHING));
+    }
+    vm_gc_ran(vm);
 }
 
 /* Waits as lg->want says; what the lua_CFunction then returns. */
 static int leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
-    leave_lua(lg);
+    lg->held = L;
+    luag_leave(lg);
     rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
+    lg->held = NULL;
     int err = settle_wait(lg);
-    enter_lua(lg);
+    luag_enter(lg);
     lua_pushcfunction(L, nothing);
     lua_call(L, 0, 0);
     return err ? answer(L, word_of(err)) : 0;
@@ -302,9 +310,9 @@ static int end_wait(host_luag *lg) {
 rt_step luag_resume(host_luag *lg) {
     lua_State *L = lg->L;
     int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
-    enter_lua(lg);
+    luag_enter(lg);
     int status = lua_resume(L, nargs);
-    leave_lua(lg);
+    luag_leave(lg);
     if (status == LUA_YIELD) {
         if (lg->want == WANT_TURN) return RT_YIELD;
         if (lg->want != WANT_NOTHING) return RT_PARK;
@@ -427,6 +435,7 @@ static rt_step spawn_step(rt_g *g) {
     host_luag *lg = luag_take(s->vm);
     if (!lg) rt_throw("VM %d: no memory for a G", s->vm->view.vm_id);
     lg->g = g;
+    lg->is_main = true;
     lg->done = s->done ? s->done : plain_done;
     lg->done_arg = s->done_arg;
     lg->nargs = s->boot(s->vm, lg->L, s->arg);

@@ -19,6 +19,10 @@ void runaway_say(host_vm *vm);
  * to. Call it again until vm is back or gone. The keeper. */
 bool runaway_end(host_vm *vm);
 
+/* Where in the program vm's thread is: "compiled code", "Lua", "C (function+0x12)". vm is stuck, or was. A
+ * native G, which waits for it, at most 100 ms. */
+void runaway_place(host_vm *vm, char *buf, size_t size);
+
 /* The G that was to be ended has left its Lua, by whatever way: the hook is the user's again. waits: it
  * has not ended. True: we have interfered with it. By who runs vm. */
 bool runaway_over(host_vm *vm, bool waits);

@@ -32,14 +32,14 @@ enum { MAX_PS = 256, MAX_VMS = 4096, LOOK_MS = 100, KILL_MS = 10 };
 
 static struct {
     rt_lock lock;
-    char *(*load)(host_vm *); /* lock writes; NULL: nothing is served */
-    host_vm *all[MAX_VMS];    /* lock: those that have loaded */
-    int n, max;               /* lock */
-    host_vm *stuck;           /* lock */
-    int n_stuck;              /* lock */
-    int making;               /* lock */
-    int64_t retry_ns;         /* lock: after the app failed to load, when to try again */
-    bool said_full;           /* lock */
+    _Atomic(char *(*)(host_vm *)) load; /* atomic: set once, after max; NULL: nothing is served */
+    host_vm *all[MAX_VMS];              /* lock: those that have loaded */
+    int n, max;                         /* lock */
+    host_vm *stuck;                     /* lock */
+    int n_stuck;                        /* lock */
+    int making;                         /* lock */
+    int64_t retry_ns;                   /* lock: after the app failed to load, when to try again */
+    bool said_full;                     /* lock */
     _Atomic int32_t next_id;
     _Atomic(host_vm *) current[MAX_PS]; /* lock writes; the M that has the P reads */
     rt_g *keeper;
@@ -68,6 +68,7 @@ static void wait_for_bell(int64_t until_ns) {
 /* The new VM, or NULL with what was wrong, to be freed. Waits. */
 static host_vm *make_vm(char **err) {
     host_vm *vm = vm_new(atomic_fetch_add(&pool.next_id, 1));
+    vm->gc.serves = true;
     *err = pool.load(vm);
     rt_lock_acquire(&pool.lock);
     if (!*err) pool.all[pool.n++] = vm;
@@ -282,10 +283,10 @@ char *pool_start(char *(*load)(host_vm *)) {
     char *err = NULL;
     int procs = rt_procs();
     rt_lock_acquire(&pool.lock); /* the keeper runs already */
-    pool.load = load;
     pool.max = options.max_vms ? (int)options.max_vms : procs * 4 < 8 ? 8 : procs * 4;
     if (pool.max < procs) pool.max = procs;
     pool.making = procs;
+    atomic_store(&pool.load, load);
     rt_lock_release(&pool.lock);
     for (int i = 0; i < procs && !err; i++) {
         host_vm *vm = make_vm(&err);
