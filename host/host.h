@@ -78,10 +78,10 @@ typedef struct vm_mem {
     struct {
         void **v;
         int n, cap;
-    } tables;            /* of the unwinder */
-    uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
-    bool refused;        /* an allocation was, since the last full collection */
-    volatile bool busy;  /* `ranges` or `code` is being changed: for that signal handler */
+    } tables;              /* of the unwinder */
+    uintptr_t callbacks;   /* the page of FFI callbacks' entries, or 0 */
+    bool refused;          /* an allocation was, since the last full collection */
+    volatile bool busy;    /* `ranges` or `code` is being changed: for that signal handler */
     volatile bool stopped; /* vmmem_stop_code */
 } vm_mem;
 
@@ -106,18 +106,18 @@ struct host_vm {
     host_sock *socks;             /* of its Lua, sock.c */
     _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
     /* vmpool.c, runaway.c */
-    _Atomic bool stuck;        /* atomic: its M has lost its P */
-    _Atomic int64_t stuck_ns;  /* atomic: since when */
-    int64_t said_ns;           /* the pool's lock: when the log said so last, or 0 */
-    host_vm *next_stuck;       /* the pool's lock */
-    int n_current;             /* the pool's lock: of so many Ps */
-    _Atomic(host_luag *) kill; /* atomic: whose Lua is to be ended */
-    _Atomic int64_t kill_ns;   /* atomic: since when */
-    bool raised;               /* kill_hook has raised its error */
-    _Atomic uintptr_t seen_pc;        /* atomic: where its thread was interrupted last */
-    _Atomic bool seen_compiled;       /* atomic: that was in compiled code */
-    char ending[256];                 /* the keeper: what `kill` runs, for the log */
-    lua_Hook users_hook;              /* while `kill` is ended by a hook */
+    _Atomic bool stuck;         /* atomic: its M has lost its P */
+    _Atomic int64_t stuck_ns;   /* atomic: since when */
+    int64_t said_ns;            /* the pool's lock: when the log said so last, or 0 */
+    host_vm *next_stuck;        /* the pool's lock */
+    int n_current;              /* the pool's lock: of so many Ps */
+    _Atomic(host_luag *) kill;  /* atomic: whose Lua is to be ended */
+    _Atomic int64_t kill_ns;    /* atomic: since when */
+    bool raised;                /* kill_hook has raised its error */
+    _Atomic uintptr_t seen_pc;  /* atomic: where its thread was interrupted last */
+    _Atomic bool seen_compiled; /* atomic: that was in compiled code */
+    char ending[256];           /* the keeper: what `kill` runs, for the log */
+    lua_Hook users_hook;        /* while `kill` is ended by a hook */
     int users_mask, users_count;
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */

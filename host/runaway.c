@@ -210,8 +210,7 @@ static void landing(void) {
     rt_cell_drop(vm->cell, true);
     pool_forget(vm);
     log_line(LOG_ERROR, "%s was ended in %s: VM %d is dropped", vm->ending,
-             atomic_load(&vm->seen_compiled) ? "compiled code" : "the interpreter",
-             vm->view.vm_id);
+             atomic_load(&vm->seen_compiled) ? "compiled code" : "the interpreter", vm->view.vm_id);
     for (int i = 0; i < vm->n_slots; i++) {
         host_luag *lg = vm->slots[i];
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
@@ -285,8 +284,7 @@ void runaway_say(host_vm *vm) {
  * got stuck. */
 static int64_t end_of(const host_vm *vm, const host_luag *lg) {
     int64_t limit = luag_limit(lg);
-    if (limit == 0)
-        limit = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
+    if (limit == 0) limit = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
     return limit + (int64_t)(options.kill_after * 1e9);
 }
 
