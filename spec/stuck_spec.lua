@@ -13,8 +13,8 @@ int open(const char *path, int flags, ...);
 void __tsan_init(void);
 ]]
 
--- ThreadSanitizer keeps a signal back until the thread calls something of its own, which a loop in Lua need not: there
--- what only a signal can end is left out.
+-- ThreadSanitizer keeps a signal back until the thread calls something of its own, which a loop in Lua need not: what
+-- only a signal can end is left out there.
 local tsan = pcall(function() return ffi.C.__tsan_init end)
 local under_tsan = {
   interpreted = true, pcalls = true, allocates = true, strings = true, coroutines = true, compiles = true, usleep = true,
@@ -65,7 +65,7 @@ local kinds = {
     return "slept"
   end,
   read = function()
-    local fd = C.open(os.getenv "FIFO", 0)
+    local fd = C.open(os.getenv "FIFO", 2) -- O_RDWR: only read waits
     local n = C.read(fd, ffi.new "char[1]", 1)
     C.close(fd)
     return "read " .. tonumber(n)
@@ -457,14 +457,13 @@ describe("a stuck handler", function()
   end
 
   it("is ended with others, all at once", function()
-    serve("--procs", "2", "--handler-timeout", "0.3", "--kill-after", "0.3", "--max-vms", "8")
+    serve("--procs", "2", "--handler-timeout", "0.7", "--kill-after", "0.3", "--max-vms", "8")
     local conns = {}
     for i, kind in ipairs(tsan and
       { "interpreted", "allocates", "pcalls", "interpreted", "pcalls", "strings" } or
       { "loop", "interpreted", "calls", "wrap", "pcalls", "loop" }) do
       conns[i] = send("/" .. kind)
-      if i % 2 == 0 then until_stuck(i) end
-      if i == 2 then load(0.1) end
+      if i % 2 == 0 then load(0.1) end
     end
     for i = 1, 6 do
       assert.equal(504, (reply(conns[i])).status)
@@ -531,13 +530,10 @@ describe("a stuck handler", function()
     server:kill "USR1"
     until_log "G %d+"
     write_fifo(path)
-    if not pcall(function() child.eventually(function() return client:get("/").status == 200 end) end) then
-      write_fifo(path)
-    end
     child.eventually(function() return client:get("/").status == 200 end, "an answer")
-    -- Both read from one fifo: who got the byte, and who the end of it.
-    assert.equal(200, (reply(a)).status)
-    assert.equal(200, (reply(b)).status)
+    write_fifo(path)
+    assert.equal("read 1", reply(a).body)
+    assert.equal("read 1", reply(b).body)
     a:close()
     b:close()
     child.eventually(function() return select(2, vms()) == 0 end)
@@ -604,11 +600,11 @@ describe("a stuck handler", function()
 
   not_under_tsan("beneath an FFI callback is ended when the C code has come back", function()
     serve("--procs", "1", "--handler-timeout", "0.1", "--kill-after", "0.1")
-    local conn = send "/callback?s=1.5"
+    local conn = send "/callback?s=3"
     assert.equal(504, (reply(conn)).status)
     conn:close()
     lp.sleep(0.5)
-    assert.equal(1, (select(2, vms())))
+    assert.equal(1, (select(2, vms())), server:stderr())
     assert.is_nil(server:stderr():find(" was ended ", 1, true), server:stderr())
     until_log "GET /callback was ended "
     until_stuck(0)
@@ -658,7 +654,7 @@ describe("a stuck handler", function()
     until_stuck(0)
   end)
 
-  it("does not keep a stop waiting longer than its client, nor --drain-timeout", function()
+  not_under_tsan("does not keep a stop waiting longer than its client, nor --drain-timeout", function()
     serve("--procs", "1", "--handler-timeout", "0.3", "--kill-after", "60", "--drain-timeout", "10")
     local conn = send "/loop"
     until_stuck(1)

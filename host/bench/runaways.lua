@@ -45,9 +45,8 @@ local server = child.serve {
 local client = child.client(server.addr)
 
 local load_on, answered, failed = true, 0, 0
-local gs = {}
-for i = 1, 4 do
-  gs[i] = lp.go(function()
+for _ = 1, 4 do
+  lp.go(function()
     local c = child.client(server.addr)
     while true do
       if load_on then
