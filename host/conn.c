@@ -119,18 +119,18 @@ static int make_room(host_xfer *x, size_t len) {
     if (!x->in && cap <= XFER_ROOM_IN) {
         cap = (cap + sizeof(host_header) - 1) / sizeof(host_header) * sizeof(host_header);
         x->in = x->room;
-        x->in_cap = cap;
+        x->in_cap = (uint32_t)cap;
         x->headers = (host_header *)(x->room + cap);
         x->headers_cap = (uint32_t)((XFER_ROOM - cap) / sizeof(host_header));
         return 0;
     }
     /* As a rule it is never added to. */
-    if (x->in && cap < 2 * x->in_cap) cap = 2 * x->in_cap;
+    if (x->in && cap < 2 * (size_t)x->in_cap) cap = 2 * (size_t)x->in_cap;
     char *in = realloc(x->in == x->room ? NULL : x->in, cap);
     if (!in) return -ENOMEM;
     if (x->in == x->room) memcpy(in, x->room, x->in_end);
     x->in = in;
-    x->in_cap = cap;
+    x->in_cap = (uint32_t)cap;
     x->req.buf = in;
     return 0;
 }
@@ -139,7 +139,7 @@ int conn_keep(host_xfer *x, const char *data, size_t len) {
     if (len == 0) return 0;
     if (x->in_cap - x->in_end < len && make_room(x, len) < 0) return -ENOMEM;
     memcpy(x->in + x->in_end, data, len);
-    x->in_end += len;
+    x->in_end += (uint32_t)len;
     return 0;
 }
 
@@ -346,12 +346,12 @@ static int after_response(host_conn *c) {
         return NEXT;
     }
     /* Pipelined: the same xfer starts anew, with the bytes that are left and what is queued. */
-    size_t left = x->in_end - x->in_pos;
+    uint32_t left = x->in_end - x->in_pos;
     memmove(x->in, x->in + x->in_pos, left);
     char *in = x->in, *out = x->out;
-    size_t in_cap = x->in_cap, out_cap = x->out_cap, out_pos = x->out_pos, out_end = x->out_end;
+    size_t out_cap = x->out_cap, out_pos = x->out_pos, out_end = x->out_end;
     host_header *headers = x->headers;
-    uint32_t headers_cap = x->headers_cap;
+    uint32_t in_cap = x->in_cap, headers_cap = x->headers_cap;
     free(x->req.body);
     begin_xfer(x, c);
     x->in = in;

@@ -37,8 +37,10 @@ typedef struct host_watch {
     rt_timer timer;         /* set by who begins, and in calls; `until` is when they part */
     _Atomic uint64_t word;  /* atomic: HOLD_..., a status above it, a turn above that */
     _Atomic int32_t wanted; /* atomic: the status that the timer means if it is not 504 */
-    host_xfer *x;           /* whoever has moved the word */
-    struct host_watch *next_free;
+    union {
+        host_xfer *x; /* whoever has moved the word */
+        struct host_watch *next_free;
+    };
 } host_watch;
 
 enum {
@@ -55,7 +57,7 @@ enum {
 };
 
 enum {
-    XFER_ROOM = 256,
+    XFER_ROOM = 240,
     XFER_ROOM_IN = 160,  /* a head that comes whole and is not longer stands there */
     HEAD_READ = 4096,    /* at once, of what may be a head */
     BODY_READ = 16384,   /* of what is not */
@@ -67,8 +69,10 @@ enum {
  * a buffer of the thread, and what must be kept is copied from there. */
 struct host_xfer {
     host_req req; /* what Lua sees; first, so that one pointer is both */
-    host_conn *conn;
-    host_xfer *next_free;
+    union {
+        host_conn *conn;
+        host_xfer *next_free; /* in the pool */
+    };
     host_server *server;
     host_luag *lg;    /* whose coroutine runs the handler; NULL: it has not begun */
     host_waitq waitq; /* the handler's waits for the connection */
@@ -78,7 +82,7 @@ struct host_xfer {
     /* Input: bytes of the request head at in[0 .. head_end), not yet parsed ones at
      * in[in_pos .. in_end). NULL at first. */
     char *in;
-    size_t in_pos, in_end, in_cap, head_end;
+    uint32_t in_pos, in_end, in_cap, head_end;
     host_header *headers; /* in room, or of their own if they are more than fit */
     uint32_t headers_cap;
     uint32_t n_hosts;

@@ -174,14 +174,14 @@ struct host_luag {
     int mode;
     bool answers;               /* it waits to write to its client */
     bool is_main;               /* it was started from outside of the VM */
+    bool sheltered;             /* see host_shelter */
+    uint8_t canceled;           /* HOST_CANCELED...: why its waits answer "canceled" */
     host_luag *next_wait;       /* in waitq->queue */
     int64_t deadline_ns;        /* of that wait */
     _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
-    uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
-    bool sheltered;   /* see host_shelter */
-    uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
+    uint64_t ticket; /* WANT_TICKET, WANT_QUEUE */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
     void *done_arg;

@@ -80,7 +80,9 @@ static int on_header_value_complete(llhttp_t *p) {
         h->value.len--;
     }
     const char *name = x->in + h->name.off;
-    if (h->name.len == 4 && strncasecmp(name, "host", 4) == 0) x->n_hosts++;
+    if (h->name.len == 4 && (name[0] | 32) == 'h' && (name[1] | 32) == 'o' &&
+        (name[2] | 32) == 's' && (name[3] | 32) == 't')
+        x->n_hosts++;
     if (h->name.len == 6 && strncasecmp(name, "expect", 6) == 0) {
         if (h->value.len != 12 || strncasecmp(x->in + h->value.off, "100-continue", 12) != 0)
             return fail(x, 417);
@@ -203,7 +205,7 @@ static inline llhttp_errno_t execute(host_xfer *x, const char *data, size_t len,
 int http1_head(host_xfer *x) {
     size_t used;
     llhttp_errno_t e = execute(x, x->in + x->in_pos, x->in_end - x->in_pos, &used);
-    x->in_pos += used;
+    x->in_pos += (uint32_t)used;
     if (e != HPE_OK && e != HPE_PAUSED) return x->error ? -x->error : -400;
     if (x->head_done) {
         x->head_end = x->in_pos;
@@ -231,7 +233,7 @@ static int parse_body(host_xfer *x, const char *data, size_t len, bool keep, siz
 int http1_body(host_xfer *x, bool keep) {
     size_t used;
     int r = parse_body(x, x->in + x->in_pos, x->in_end - x->in_pos, keep, &used);
-    x->in_pos += used;
+    x->in_pos += (uint32_t)used;
     return r;
 }
 

@@ -160,14 +160,18 @@ static int give_up(host_xfer *x) {
     return -EPIPE;
 }
 
+static __attribute__((noinline)) ssize_t send_two(host_xfer *x, const char *body, size_t len) {
+    struct iovec iov[2] = {{x->out + x->out_pos, x->out_end - x->out_pos}, {(void *)body, len}};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
+    return sendmsg(x->conn->fd, &msg, MSG_NOSIGNAL);
+}
+
 /* Sends what is queued and then body[0 .. len); what is left of both is queued. 0, -EAGAIN, -EPIPE. */
 static int send_with(host_xfer *x, const char *body, size_t len) {
     while (x->out_pos < x->out_end || len > 0) {
-        struct iovec iov[2] = {{x->out + x->out_pos, x->out_end - x->out_pos}, {(void *)body, len}};
-        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = len > 0 ? 2 : 1};
-        ssize_t n = msg.msg_iovlen == 1
-                        ? send(x->conn->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
-                        : sendmsg(x->conn->fd, &msg, MSG_NOSIGNAL);
+        ssize_t n = len > 0 ? send_two(x, body, len)
+                            : send(x->conn->fd, x->out + x->out_pos, x->out_end - x->out_pos,
+                                   MSG_NOSIGNAL);
         if (n < 0) {
             if (errno == EINTR) continue;
             if (errno != EAGAIN) return give_up(x);
@@ -213,26 +217,26 @@ static char *put_number(char *at, uint64_t n) {
 /* "Date: ...\r\n", made anew when the second changes. One per thread, so nothing is shared. */
 static __thread struct {
     time_t second;
-    int len;
     char line[48];
 } date;
+
+enum { DATE_LEN = sizeof "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n" - 1 };
 
 static char *put_date(char *at) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    if (now.tv_sec != date.second || date.len == 0) {
+    if (now.tv_sec != date.second) {
         struct tm tm;
         static const char *const days[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
         static const char *const months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
                                              "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
         gmtime_r(&now.tv_sec, &tm);
         date.second = now.tv_sec;
-        date.len =
-            snprintf(date.line, sizeof date.line, "Date: %s, %02d %s %d %02d:%02d:%02d GMT\r\n",
-                     days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour,
-                     tm.tm_min, tm.tm_sec);
+        snprintf(date.line, sizeof date.line, "Date: %s, %02d %s %04d %02d:%02d:%02d GMT\r\n",
+                 days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour,
+                 tm.tm_min, tm.tm_sec);
     }
-    return put(at, date.line, (size_t)date.len);
+    return put(at, date.line, DATE_LEN);
 }
 
 static char *put_status_line(char *at, int status) {
@@ -290,7 +294,7 @@ static int queue_head(host_xfer *x, int status, int ctype, const char *head, siz
     } else if (x->req.minor == 0) {
         at = PUT(at, "Connection: keep-alive\r\n");
     }
-    at = put(at, head, head_len);
+    if (head_len > 0) at = put(at, head, head_len);
     at = PUT(at, "\r\n");
     x->out_end = (size_t)(at - x->out);
     return 0;
