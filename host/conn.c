@@ -66,12 +66,13 @@ static struct {
 } pools[MAX_PS];
 
 static void begin_xfer(host_xfer *x, host_conn *c) {
-    memset(x, 0, offsetof(host_xfer, watch));
+    size_t n = offsetof(host_xfer, watch);
+    __asm__("" : "+r"(n)); /* else gcc makes a slow `rep stos` of it */
+    memset(x, 0, n);
     x->conn = c;
     x->server = c->server;
     x->headers = (host_header *)x->room;
     x->headers_cap = XFER_ROOM / sizeof *x->headers;
-    http1_begin(x);
 }
 
 host_xfer *xfer_take(host_conn *c) {
@@ -95,6 +96,7 @@ void xfer_give(host_xfer *x) {
     if (x->in != x->room) free(x->in);
     if (x->headers_cap >= HEADERS_GROWN) free(x->headers);
     if (x->out) response_drop(x);
+    if (x->parser) free(x->parser);
     if (x->req.body) free(x->req.body);
     int p = rt_p_id();
     if (pools[p].n >= POOL_MAX) {
@@ -114,16 +116,16 @@ static void drop_xfer(host_conn *c) {
 
 /* ---- reading ---- */
 
-static int make_room(host_xfer *x, size_t len) {
+static void use_room(host_xfer *x, size_t len) {
+    size_t cap = (len + sizeof(host_header) - 1) / sizeof(host_header) * sizeof(host_header);
+    x->in = x->room;
+    x->in_cap = (uint32_t)cap;
+    x->headers = (host_header *)(x->room + cap);
+    x->headers_cap = (uint32_t)((XFER_ROOM - cap) / sizeof(host_header));
+}
+
+static __attribute__((noinline)) int grow_in(host_xfer *x, size_t len) {
     size_t cap = x->in_end + len;
-    if (!x->in && cap <= XFER_ROOM_IN) {
-        cap = (cap + sizeof(host_header) - 1) / sizeof(host_header) * sizeof(host_header);
-        x->in = x->room;
-        x->in_cap = (uint32_t)cap;
-        x->headers = (host_header *)(x->room + cap);
-        x->headers_cap = (uint32_t)((XFER_ROOM - cap) / sizeof(host_header));
-        return 0;
-    }
     /* As a rule it is never added to. */
     if (x->in && cap < 2 * (size_t)x->in_cap) cap = 2 * (size_t)x->in_cap;
     char *in = realloc(x->in == x->room ? NULL : x->in, cap);
@@ -137,7 +139,10 @@ static int make_room(host_xfer *x, size_t len) {
 
 int conn_keep(host_xfer *x, const char *data, size_t len) {
     if (len == 0) return 0;
-    if (x->in_cap - x->in_end < len && make_room(x, len) < 0) return -ENOMEM;
+    if (!x->in && len <= XFER_ROOM_IN)
+        use_room(x, len);
+    else if (x->in_cap - x->in_end < len && grow_in(x, len) < 0)
+        return -ENOMEM;
     memcpy(x->in + x->in_end, data, len);
     x->in_end += (uint32_t)len;
     return 0;
@@ -353,6 +358,7 @@ static int after_response(host_conn *c) {
     host_header *headers = x->headers;
     uint32_t in_cap = x->in_cap, headers_cap = x->headers_cap;
     free(x->req.body);
+    free(x->parser);
     begin_xfer(x, c);
     x->in = in;
     x->in_end = left;

@@ -83,6 +83,7 @@ struct host_xfer {
      * in[in_pos .. in_end). NULL at first. */
     char *in;
     uint32_t in_pos, in_end, in_cap, head_end;
+    llhttp_t *parser;     /* what has begun and is not over; NULL: nothing */
     host_header *headers; /* in room, or of their own if they are more than fit */
     uint32_t headers_cap;
     uint32_t n_hosts;
@@ -108,13 +109,11 @@ struct host_xfer {
 
     /* What follows outlives a request. */
     host_watch *watch;
-    llhttp_t parser; /* begun anew for each */
     /* A small head and behind it its headers; or the headers alone. */
     _Alignas(host_header) char room[XFER_ROOM];
 };
 
 /* http1.c */
-void http1_begin(host_xfer *x);
 /* Parses in[in_pos .. in_end) until the head is done (1), all is used up (0), or wrong: -status. */
 int http1_head(host_xfer *x);
 /* The same for the body: 1 when the message is done, 0, or -errno (-EMSGSIZE, -EPROTO, -ENOMEM). keep:

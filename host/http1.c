@@ -184,21 +184,35 @@ static const llhttp_settings_t settings = {
     .on_message_complete = on_message_complete,
 };
 
-void http1_begin(host_xfer *x) {
-    llhttp_init(&x->parser, HTTP_REQUEST, &settings);
-    x->parser.data = x;
+/* Most requests come whole: the thread's parser does for these. */
+static __thread llhttp_t parser;
+
+/* For the next bytes. */
+static bool keep_parser(host_xfer *x) {
+    if (!(x->parser = malloc(sizeof parser))) return false;
+    *x->parser = parser;
+    return true;
 }
 
 /* Runs the parser. *used: how many of the bytes it took. */
 static inline llhttp_errno_t execute(host_xfer *x, const char *data, size_t len, size_t *used) {
-    llhttp_errno_t e = llhttp_execute(&x->parser, data, len);
+    llhttp_t *p = x->parser;
+    if (!p) {
+        p = &parser;
+        llhttp_init(p, HTTP_REQUEST, &settings);
+        p->data = x;
+    }
+    llhttp_errno_t e = llhttp_execute(p, data, len);
     *used = 0;
     if (e == HPE_OK) {
         *used = len;
     } else if (e == HPE_PAUSED) {
-        *used = (size_t)(llhttp_get_error_pos(&x->parser) - data);
-        llhttp_resume(&x->parser);
+        *used = (size_t)(llhttp_get_error_pos(p) - data);
+        llhttp_resume(p);
+    } else {
+        return e;
     }
+    if (!x->parser && !x->message_done && !keep_parser(x)) return (llhttp_errno_t)fail(x, 503);
     return e;
 }
 
