@@ -121,7 +121,7 @@ static void use_room(host_xfer *x, size_t len) {
     x->in = x->room;
     x->in_cap = (uint32_t)cap;
     x->headers = (host_header *)(x->room + cap);
-    x->headers_cap = (uint32_t)((XFER_ROOM - cap) / sizeof(host_header));
+    x->headers_cap = (uint16_t)((XFER_ROOM - cap) / sizeof(host_header));
 }
 
 static __attribute__((noinline)) int grow_in(host_xfer *x, size_t len) {
@@ -356,7 +356,8 @@ static int after_response(host_conn *c) {
     char *in = x->in, *out = x->out;
     size_t out_cap = x->out_cap, out_pos = x->out_pos, out_end = x->out_end;
     host_header *headers = x->headers;
-    uint32_t in_cap = x->in_cap, headers_cap = x->headers_cap;
+    uint32_t in_cap = x->in_cap;
+    uint16_t headers_cap = x->headers_cap;
     free(x->req.body);
     free(x->parser);
     begin_xfer(x, c);

@@ -85,8 +85,8 @@ struct host_xfer {
     uint32_t in_pos, in_end, in_cap, head_end;
     llhttp_t *parser;     /* what has begun and is not over; NULL: nothing */
     host_header *headers; /* in room, or of their own if they are more than fit */
-    uint32_t headers_cap;
-    uint32_t n_hosts;
+    uint16_t headers_cap;
+    uint16_t n_hosts;
     int error; /* status that the parser's callbacks ask for, or 0 */
     bool head_done, message_done, in_value;
     bool keep_alive;  /* the request allows another one */

@@ -34,7 +34,7 @@ static int on_url(llhttp_t *p, const char *at, size_t n) {
 
 static bool more_headers(host_xfer *x) {
     bool inlined = x->headers_cap < HEADERS_GROWN;
-    uint32_t cap = inlined ? HEADERS_GROWN : HEADERS_MAX;
+    uint16_t cap = inlined ? HEADERS_GROWN : HEADERS_MAX;
     host_header *grown = realloc(inlined ? NULL : x->headers, cap * sizeof *grown);
     if (!grown) return false;
     if (inlined) memcpy(grown, x->headers, x->headers_cap * sizeof *grown);

@@ -11,6 +11,15 @@ local app = require("lunapark.http").app()
 app:get("/", function() return "hello" end)
 app:get("/n/:n", function(req) return req.params.n end)
 app:get("/sleep", function() lp.sleep(1) return "slept" end)
+app:get("/sleepers", function() lp.sleep(4) return "slept" end)
+app:post("/echo", function(req)
+  local body, got = req:body(), {}
+  lp.sleep(0.01)
+  for _, name, value in req.headers:each() do
+    got[#got + 1] = name .. "=" .. value
+  end
+  return table.concat(got, " ") .. " " .. body
+end)
 app:get("/nap", function() lp.sleep(0.05) return ("x"):rep(100000) end)
 app:get("/large", function() return ("x"):rep(8 * 1024 * 1024) end)
 app:get("/stream", function(_, res)
@@ -116,6 +125,82 @@ describe("under load", function()
       conn:close()
     end
     assert.is_true(took >= 1 and took < 10, took .. " s")
+  end)
+
+  it("2,000 handlers in sleep take less than 4 kB each", function()
+    if child.has_asan or child.has_tsan then return pending "sanitizers take more" end
+    local n = math.min(2000, descriptors() - 200)
+    serve("--procs", "1")
+    local control = child.client(server.addr)
+    local function memory()
+      for line in io.lines("/proc/" .. server.pid .. "/status") do
+        local kb = line:match "^VmRSS:%s+(%d+)"
+        if kb then return tonumber(kb) * 1024 end
+      end
+    end
+    local before_gs = control:get("/stats"):json().lua_gs
+    local before = memory()
+    local conns = {}
+    all(n, function(i) conns[i] = send(GET:format "/sleepers") end)
+    child.eventually(function() return control:get("/stats"):json().lua_gs >= before_gs + n end, "all handlers")
+    local each = (memory() - before) / n
+    for _, conn in ipairs(conns) do
+      conn:close()
+    end
+    assert.is_true(each < 4096, each .. " bytes each")
+  end)
+
+  it("heads and bodies of all sizes are kept while their handlers sleep", function()
+    serve("--procs", "1")
+    local function request(n_headers, size, body)
+      local lines, expected = { "POST /echo HTTP/1.1", "Host: x" }, {}
+      for i = 1, n_headers do
+        local value = ("v"):rep(size) .. i
+        lines[#lines + 1] = ("h%d: %s"):format(i, value)
+        expected[i] = ("h%d=%s"):format(i, value)
+      end
+      lines[#lines + 1] = "Content-Length: " .. #body
+      return table.concat(lines, "\r\n") .. "\r\n\r\n" .. body, expected
+    end
+    local function check(r, err, expected, body)
+      assert(r, err)
+      assert(r.status == 200, r.status)
+      for _, field in ipairs(expected) do
+        assert(r.body:lower():find(field, 1, true), field .. " in " .. r.body)
+      end
+      assert(r.body:sub(-#body - 1) == " " .. body)
+    end
+    local cases = {}
+    for _, n in ipairs { 0, 1, 2, 3, 5, 12, 13, 14, 29, 30, 31, 98 } do
+      for _, size in ipairs { 1, 8, 20, 100 } do
+        for _, length in ipairs { 1, 100, 5000, 40000 } do
+          cases[#cases + 1] = { n, size, ("b"):rep(length - 1) .. "e" }
+        end
+      end
+    end
+    all(8, function(k)
+      local conn = dial()
+      for i = k, #cases, 8 do
+        local bytes, expected = request(unpack(cases[i]))
+        local body, pieces = cases[i][3], i % 3
+        -- Whole; in two pieces; two at once, so that the second one stands behind the first.
+        if pieces == 0 then
+          assert(conn:write(bytes))
+        elseif pieces == 1 then
+          local cut = i * 37 % (#bytes - 1) + 1
+          assert(conn:write(bytes:sub(1, cut)))
+          lp.sleep(0.002)
+          assert(conn:write(bytes:sub(cut + 1)))
+        else
+          assert(conn:write(bytes .. bytes))
+          local r, err = testing.read_reply(conn)
+          check(r, err, expected, body)
+        end
+        local r, err = testing.read_reply(conn)
+        check(r, err, expected, body)
+      end
+      conn:close()
+    end)
   end)
 
   it("clients that vanish leave nothing behind", function()

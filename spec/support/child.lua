@@ -41,6 +41,9 @@ local child = { binary = os.getenv "LUNAPARK" or "build/lunapark" }
 --- ThreadSanitizer's processes stir by themselves, and deliver no signal to a thread that calls nothing.
 ffi.cdef "void __tsan_init(void);"
 child.has_tsan = pcall(function() return C.__tsan_init end)
+--- AddressSanitizer's take much more memory.
+ffi.cdef "void __asan_init(void);"
+child.has_asan = pcall(function() return C.__asan_init end)
 
 local children, files, clients = {}, {}, {}
 
