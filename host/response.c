@@ -169,9 +169,9 @@ static __attribute__((noinline)) ssize_t send_two(host_xfer *x, const char *body
 /* Sends what is queued and then body[0 .. len); what is left of both is queued. 0, -EAGAIN, -EPIPE. */
 static int send_with(host_xfer *x, const char *body, size_t len) {
     while (x->out_pos < x->out_end || len > 0) {
-        ssize_t n = len > 0 ? send_two(x, body, len)
-                            : send(x->conn->fd, x->out + x->out_pos, x->out_end - x->out_pos,
-                                   MSG_NOSIGNAL);
+        ssize_t n =
+            len > 0 ? send_two(x, body, len)
+                    : send(x->conn->fd, x->out + x->out_pos, x->out_end - x->out_pos, MSG_NOSIGNAL);
         if (n < 0) {
             if (errno == EINTR) continue;
             if (errno != EAGAIN) return give_up(x);
