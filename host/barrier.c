@@ -77,6 +77,13 @@ void barrier_pop(host_vm *vm) {
     vm->n_barriers--;
 }
 
+bool barrier_callback(const host_vm *vm, const void *sp) {
+    for (int i = 0; i < vm->n_barriers; i++)
+        if (vm->barriers[i].kind == BARRIER_CALLBACK && vm->barriers[i].sp >= (const char *)sp)
+            return true;
+    return false;
+}
+
 const char *barrier_why(host_vm *vm) {
     drop_below(vm, __builtin_frame_address(0));
     return vm->n_barriers ? reasons[vm->barriers[vm->n_barriers - 1].kind] : NULL;

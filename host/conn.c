@@ -194,7 +194,8 @@ static int refuse(host_conn *c, int status) {
 /* NULL: none can take it. */
 static host_vm *choose_vm(host_server *s, bool *soon) {
     *soon = false;
-    host_vm *vm = s->vm ? s->vm : vm_for_request(soon);
+    if (s->vm) return atomic_load_explicit(&s->vm_gone, memory_order_relaxed) ? NULL : s->vm;
+    host_vm *vm = vm_for_request(soon);
     return vm && !atomic_load_explicit(&vm->dropped, memory_order_relaxed) ? vm : NULL;
 }
 
@@ -218,14 +219,19 @@ static void watch_client(host_conn *c, rt_g *g) {
     x->hung_up = all_here && rt_pd_hup(c->pd);
 }
 
-/* A VM is being made: a few milliseconds. */
+/* A VM is being made, as a rule in a few milliseconds. */
 static rt_step wait_for_vm(rt_g *g) {
     rt_wait_open(g);
     rt_set_wait(g, RT_WAIT_OTHER, rt_nanotime() + VM_WAIT_NS);
     return RT_PARK;
 }
 
+/* As long as a handler may take: the app may take longer, or get stuck, when it loads. */
 static int ask_again(host_conn *c) {
+    host_xfer *x = c->x;
+    int64_t now = rt_nanotime(), limit = (int64_t)(options.handler_timeout * 1e9);
+    if (x->read_ns == 0) x->read_ns = now;
+    if (limit > 0 && now - x->read_ns >= limit) return refuse_busy(c);
     c->phase = CONN_BIND;
     return (int)wait_for_vm(c->g);
 }
@@ -477,18 +483,27 @@ static rt_step unbind(rt_g *g, int next) {
     return conn_step(g);
 }
 
+/* NULL: the VM has no memory for it. */
 static host_luag *start_handler(rt_g *g, host_xfer *x, host_vm *vm) {
     host_luag *lg = x->lg = luag_take(vm);
+    if (!lg) return NULL;
     lg->g = g;
     lg->x = x;
     lg->done = handler_done;
-    lg->request_ns = x->limit_ns;
+    atomic_store_explicit(&lg->request_ns, x->limit_ns, memory_order_relaxed);
     if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
     int n = x->server->handler;
     lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
     lua_pushlightuserdata(lg->L, &x->req);
     lg->nargs = 1;
     return lg;
+}
+
+/* No VM can serve it. */
+static rt_step not_served(rt_g *g, host_xfer *x) {
+    if (!hold_end(x)) return forget(g, x);
+    rt_set_step(g, conn_step, NULL);
+    return unbind(g, refuse_busy(x->conn));
 }
 
 static rt_step bind_again(rt_g *g, host_xfer *x);
@@ -503,6 +518,11 @@ static rt_step bind_later(rt_g *g) {
 static rt_step bind_again(rt_g *g, host_xfer *x) {
     bool soon;
     host_vm *vm = choose_vm(x->server, &soon);
+    if (vm && vm == x->server->vm && atomic_load_explicit(&vm->stuck, memory_order_relaxed)) {
+        soon =
+            true; /* there is no other, and sysmon would take it out of that one again and again */
+        vm = NULL;
+    }
     if (vm) {
         rt_set_step(g, handler_step, vm->cell);
         return RT_YIELD;
@@ -511,9 +531,7 @@ static rt_step bind_again(rt_g *g, host_xfer *x) {
         rt_set_step(g, bind_later, NULL);
         return wait_for_vm(g);
     }
-    if (!hold_end(x)) return forget(g, x);
-    rt_set_step(g, conn_step, NULL);
-    return unbind(g, refuse_busy(x->conn));
+    return not_served(g, x);
 }
 
 /* The VM of a handler was dropped: its Lua is never touched again. */
@@ -534,7 +552,7 @@ static rt_step handler_step(rt_g *g) {
         host_vm *vm = cell ? rt_cell_data(cell) : NULL;
         if (!vm || atomic_load_explicit(&vm->dropped, memory_order_relaxed))
             return bind_again(g, x);
-        lg = start_handler(g, x, vm);
+        if (!(lg = start_handler(g, x, vm))) return not_served(g, x);
     } else if (atomic_load_explicit(&lg->vm->dropped, memory_order_relaxed)) {
         return handler_drop(lg);
     }

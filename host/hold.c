@@ -118,14 +118,16 @@ int64_t hold_begin(host_xfer *x, int64_t now_ns) {
 bool hold_end(host_xfer *x) {
     host_watch *w = x->watch;
     uint64_t word = atomic_load_explicit(&w->word, memory_order_acquire);
-    while (state_of(word) == HOLD_FREE) {
+    while (state_of(word) < HOLD_PARTING) {
+        if (state_of(word) != HOLD_FREE) { /* somebody reads its name: hold_name */
+            word = atomic_load(&w->word);
+            continue;
+        }
         if (!move(w, &word, HOLD_NONE, 0)) continue;
         /* The timer stays in its heap, and does nothing there. */
         atomic_store_explicit(&w->timer.until, 0, memory_order_relaxed);
         return true;
     }
-    if (state_of(word) < HOLD_PARTING)
-        rt_throw("a handler ends inside of a call: %#lx", (long)word);
     return false;
 }
 
@@ -195,7 +197,7 @@ void hold_renew(host_xfer *x) {
         ;
     rt_timer_set(&w->timer, until);
     x->limit_ns = until + 1;
-    if (x->lg) x->lg->request_ns = x->limit_ns;
+    if (x->lg) atomic_store_explicit(&x->lg->request_ns, x->limit_ns, memory_order_relaxed);
 }
 
 int hold_status(host_xfer *x) {

@@ -61,6 +61,7 @@ enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 /* What is to be given back when a VM goes (vmmem.c). */
 typedef struct mem_range mem_range;
 typedef struct mem_file mem_file;
+typedef struct mem_code mem_code;
 typedef struct vm_mem {
     struct {
         mem_range *v;
@@ -71,11 +72,17 @@ typedef struct vm_mem {
         int n, cap;
     } files;
     struct {
+        mem_code *v;
+        int n, cap;
+    } code; /* areas of machine code; a signal handler on the same thread reads, and sets */
+    struct {
         void **v;
         int n, cap;
-    } tables;            /* of the unwinder */
-    uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
-    bool refused;        /* an allocation was, since the last full collection */
+    } tables;              /* of the unwinder */
+    uintptr_t callbacks;   /* the page of FFI callbacks' entries, or 0 */
+    bool refused;          /* an allocation was, since the last full collection */
+    volatile bool busy;    /* `ranges` or `code` is being changed: for that signal handler */
+    volatile bool stopped; /* vmmem_stop_code */
 } vm_mem;
 
 /* What is known of its collector (vmgc.c). */
@@ -114,14 +121,18 @@ struct host_vm {
     host_sock *socks;             /* of its Lua, sock.c */
     _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
     /* vmpool.c, runaway.c */
-    _Atomic bool stuck;        /* atomic: its M has lost its P */
-    int64_t stuck_ns, said_ns; /* the pool's lock: since when; when the log said so last, or 0 */
-    host_vm *next_stuck, *next_spare; /* the pool's lock */
-    _Atomic(host_luag *) kill;        /* atomic: whose Lua is to be ended */
-    _Atomic uintptr_t seen_pc;        /* atomic: where its thread was interrupted last */
-    _Atomic bool seen_compiled;       /* atomic: that was in compiled code */
-    char ending[256];                 /* the keeper: what `kill` runs, for the log */
-    lua_Hook users_hook;              /* while `kill` is ended by a hook */
+    _Atomic bool stuck;         /* atomic: its M has lost its P */
+    _Atomic int64_t stuck_ns;   /* atomic: since when */
+    int64_t said_ns;            /* the pool's lock: when the log said so last, or 0 */
+    host_vm *next_stuck;        /* the pool's lock */
+    int n_current;              /* the pool's lock: of so many Ps */
+    _Atomic(host_luag *) kill;  /* atomic: whose Lua is to be ended */
+    _Atomic int64_t kill_ns;    /* atomic: since when */
+    bool raised;                /* kill_hook has raised its error */
+    _Atomic uintptr_t seen_pc;  /* atomic: where its thread was interrupted last */
+    _Atomic bool seen_compiled; /* atomic: that was in compiled code */
+    char ending[256];           /* the keeper: what `kill` runs, for the log */
+    lua_Hook users_hook;        /* while `kill` is ended by a hook */
     int users_mask, users_count;
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
@@ -130,9 +141,11 @@ struct host_vm {
     bool closing; /* no G may begin in it any more */
     vm_mem mem;
     vm_gc gc;
-    host_vm *next_retired; /* vm.c */
     uint8_t scratch[HOST_SCRATCH];
-    /* What outlives it: the struct is used again. vm.c */
+    /* What follows outlives the VM that has ended. */
+    int away;              /* the pool's lock: see vmpool.c */
+    host_vm *next_retired; /* vm.c */
+    /* vm.c */
     host_vm *next_made;
     _Atomic bool open;  /* the visits' lock writes: it may be visited */
     int n_visits;       /* the visits' lock */
@@ -160,14 +173,15 @@ struct host_luag {
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
     host_waitq *waitq;
     int mode;
-    bool answers;         /* it waits to write to its client */
-    bool is_main;         /* it was started from outside of the VM */
-    host_luag *next_wait; /* in waitq->queue */
-    int64_t deadline_ns;  /* of that wait */
-    int64_t limit_ns;     /* the G's own deadline; 0: none */
-    int64_t request_ns;   /* of a handler: when it has taken too long; 0: never */
+    bool answers;               /* it waits to write to its client */
+    bool is_main;               /* it was started from outside of the VM */
+    host_luag *next_wait;       /* in waitq->queue */
+    int64_t deadline_ns;        /* of that wait */
+    _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
+    _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
     uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
+    bool sheltered;   /* see host_shelter */
     uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
@@ -207,7 +221,7 @@ void luag_name(const host_luag *lg, char *buf, size_t size);
 host_luag *luag_reserve(host_vm *vm);
 /* Around Lua of lg's that runs without a coroutine of its own. */
 void luag_enter(host_luag *lg);
-void luag_leave(host_vm *vm);
+void luag_leave(host_luag *lg);
 /* The Lua G that runs. Throws without one. */
 host_luag *luag_current(void);
 /* Runs it until it waits or ends. RT_EXIT: it has ended, done was called. */
@@ -252,6 +266,9 @@ typedef enum barrier_kind {
 void barrier_push(host_vm *vm, barrier_kind kind, const void *sp);
 void barrier_pop(host_vm *vm);
 
+/* sp lies above the frame of an FFI callback. Also in a signal handler that has interrupted Lua at sp. */
+bool barrier_callback(const host_vm *vm, const void *sp);
+
 /* vm_barrier where there are records. */
 const char *barrier_why(host_vm *vm);
 
@@ -286,9 +303,13 @@ static inline void vm_leave_lua(host_vm *vm) {
  * touched any more. Files that are pipes to processes are waited for by a G of their own. */
 void vmmem_drop(host_vm *vm);
 
-/* pc lies in machine code of the VM, not where FFI callbacks enter it. Also from a signal handler that
- * interrupted that code. */
+/* pc lies in machine code of the VM, not where FFI callbacks enter it. Also in a signal handler on the
+ * thread that runs it. */
 bool vmmem_has_code(host_vm *vm, uintptr_t pc);
+
+/* Whoever enters or returns to machine code of the VM gets a SIGSEGV there, until it may again; what LuaJIT
+ * compiles meanwhile is not stopped. Also in a signal handler on the thread that runs it. */
+void vmmem_stop_code(host_vm *vm, bool stop);
 
 /* For an idle VM: a step of its collector if the heap has grown by a quarter since the last cycle. True:
  * another is worthwhile. Finalizers may run. How long a step takes: vmgc.c. */
@@ -310,8 +331,9 @@ void vm_gc_end(host_vm *vm);
 /* A whole collection, also if the script has stopped the collector. */
 void vm_gc_full(host_vm *vm);
 
-/* After its mapped bytes have changed. */
-void vm_gc_hurry(host_vm *vm);
+/* Sets the collector's pace by how near the limit is; and makes it go on, when more was mapped. */
+void vm_gc_tune(host_vm *vm);
+void vm_gc_grown(host_vm *vm);
 
 /* ---- which VM serves (vmpool.c) ------------------------------------------------------------- */
 
@@ -323,8 +345,8 @@ char *pool_start(char *(*load)(host_vm *));
 /* The VM that answers the next request of this P. NULL: all are stuck; *soon: another is being made.
  * With a P; does not wait. */
 host_vm *vm_for_request(bool *soon);
-/* vm has lost its P and has one again. By who runs it. */
-void vm_back(host_vm *vm);
+/* vm has lost its P and has one again. ended: not of its own accord. By who runs it. */
+void vm_back(host_vm *vm, bool ended);
 /* vm was dropped. */
 void pool_forget(host_vm *vm);
 
@@ -375,7 +397,8 @@ void hold_overdue(host_xfer *x);
 
 struct host_server {
     int id, handler;
-    host_vm *vm; /* the one VM that answers; NULL: the one of the P */
+    host_vm *vm;          /* the one VM that answers; NULL: the one of the P */
+    _Atomic bool vm_gone; /* atomic: it was dropped */
     int listen_fd;
     rt_pd **listen_pds; /* by P */
     char addr[128];     /* as bound */

@@ -42,10 +42,14 @@ void host_cancel(int32_t slot);
 /* The same because a scope that it stands in has failed. Unlike host_cancel's, it ends with the scope. */
 void host_cancel_scope(int32_t slot);
 
-/* Why the waits of the running Lua G answer "canceled": 0 they do not, 1 host_cancel, 2 host_cancel_scope,
- * 3 both. Who has to wait for the end of others puts it aside, and back. */
+/* Why the waits of the running Lua G answer "canceled": 0 they do not, else a sum of 1 host_cancel,
+ * 2 host_cancel_scope, 4 its request's client is gone. */
 int host_canceled(void);
 void host_set_canceled(int why);
+
+/* Until it is turned off, what ends the waits of the running Lua G ends only the one it is in: those that begin
+ * later know neither its deadlines nor its cancellation. For who has to wait for the end of others. */
+void host_shelter(int on);
 
 /* ---- sockets (sock.c) ---- */
 

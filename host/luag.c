@@ -57,7 +57,8 @@ static int64_t nearer(int64_t a, int64_t b) {
 
 /* The nearest of its own and its request's. */
 static int64_t limit_of(const host_luag *lg) {
-    return nearer(lg->limit_ns, lg->request_ns);
+    return nearer(atomic_load_explicit(&lg->limit_ns, memory_order_relaxed),
+                  atomic_load_explicit(&lg->request_ns, memory_order_relaxed));
 }
 
 int64_t luag_limit(const host_luag *lg) {
@@ -88,7 +89,7 @@ double host_own_deadline(void) {
 }
 
 void host_set_deadline(double ns) {
-    luag_current()->limit_ns = (int64_t)ns;
+    atomic_store_explicit(&luag_current()->limit_ns, (int64_t)ns, memory_order_relaxed);
 }
 
 bool luag_client_gone(host_luag *lg) {
@@ -101,7 +102,7 @@ static bool canceled(host_luag *lg) {
         lg->canceled |= HOST_CANCELED_GONE;
         rt_clear_cancel(lg->g);
     }
-    return lg->canceled != 0;
+    return lg->canceled != 0 && !lg->sheltered;
 }
 
 /* A client that has hung up may still take what is written. */
@@ -125,11 +126,14 @@ void luag_enter(host_luag *lg) {
 }
 
 /* The G has returned from Lua, or leaves it on its stack. */
-void luag_leave(host_vm *vm) {
+void luag_leave(host_luag *lg) {
+    host_vm *vm = lg->vm;
     vm_leave_lua(vm);
-    if (!rt_exitforeign()) vm_back(vm);
+    if (!rt_exitforeign()) {
+        bool kill = atomic_load_explicit(&vm->kill, memory_order_relaxed);
+        vm_back(vm, kill && runaway_over(vm, lg->want != WANT_NOTHING));
+    }
     if (__builtin_expect(rt_debug()->gctrace, 0)) vm_gc_note_peak(vm);
-    if (atomic_load_explicit(&vm->kill, memory_order_relaxed)) runaway_over(vm);
     vm_gc_ran(vm);
 }
 
@@ -137,7 +141,7 @@ void luag_leave(host_vm *vm) {
 static int leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
     lg->held = L;
-    luag_leave(lg->vm);
+    luag_leave(lg);
     rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
     lg->held = NULL;
     int err = settle_wait(lg);
@@ -150,7 +154,7 @@ static int leave(lua_State *L, host_luag *lg) {
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     if (canceled(lg)) return answer(L, "canceled");
-    deadline_ns = nearer(limit_of(lg), deadline_ns);
+    if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
@@ -307,7 +311,7 @@ rt_step luag_resume(host_luag *lg) {
     int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
     luag_enter(lg);
     int status = lua_resume(L, nargs);
-    luag_leave(lg->vm);
+    luag_leave(lg);
     if (status == LUA_YIELD) {
         if (lg->want == WANT_TURN) return RT_YIELD;
         if (lg->want != WANT_NOTHING) return RT_PARK;
@@ -359,7 +363,13 @@ void host_cancel_scope(int32_t slot) {
 }
 
 int host_canceled(void) {
-    return luag_current()->canceled;
+    host_luag *lg = luag_current();
+    canceled(lg);
+    return lg->canceled;
+}
+
+void host_shelter(int on) {
+    luag_current()->sheltered = on;
 }
 
 void host_set_canceled(int why) {
@@ -395,7 +405,8 @@ static void plain_done(host_luag *lg, int status) {
 
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     host_luag *lg = luag_take(vm);
-    lg->limit_ns = limit_of(luag_current());
+    if (!lg) luaL_error(from, "not enough memory");
+    atomic_store_explicit(&lg->limit_ns, limit_of(luag_current()), memory_order_relaxed);
     lg->g = rt_new_step(luag_step, vm->cell);
     ((luag_local *)rt_local(lg->g))->lg = lg;
     lg->nargs = nargs;
@@ -421,6 +432,7 @@ static rt_step spawn_step(rt_g *g) {
         return RT_EXIT;
     }
     host_luag *lg = luag_take(s->vm);
+    if (!lg) rt_throw("VM %d: no memory for a G", s->vm->view.vm_id);
     lg->g = g;
     lg->is_main = true;
     lg->done = s->done ? s->done : plain_done;

@@ -11,10 +11,18 @@
  *   - anywhere else: in the interpreter, or in C that it called. LuaJIT lets a signal handler set a
  *     hook (lua_sethook): the interpreter runs it at its next instruction, at the latest when C comes back, and
  *     it raises an error. The hook stays until the G has ended or waits, so that a handler which catches the error
- *     does not get far. The VM lives on.
- *   - beneath an FFI callback: C code of somebody is half done, so it is as in C.
+ *     does not get far. The VM lives on. A signal may hit LuaJIT while it changes its dispatch tables, and
+ *     what it does then undoes ours: so the hook is set anew each time.
+ *     C that was called by compiled code would come back to that, which looks at no hook, and a loop that is
+ *     mostly in C would hardly ever be met elsewhere. So all compiled code of the VM is made unfit to run too:
+ *     who comes back there gets a SIGSEGV, whose handler goes on as in the first case.
+ *   - in the interpreter, when that has not helped for LAST_NS: LuaJIT calls no hook in a hook, in a
+ *     finalizer, or in the message handler of an error that a hook has raised. Between two instructions no C code
+ *     is half done but LuaJIT's own, so it is as in compiled code.
+ *   - beneath an FFI callback: C code of somebody is half done. No error is raised through it and nothing is
+ *     dropped before it comes back.
  *
- * What comes back, or enters compiled code next time, is found by trying again every 10 ms.
+ * All of that is done again every 10 ms until it has worked.
  *
  * Dropping a VM: it leaves the pool, its sockets are closed, and its Gs are made to run once more: their
  * steps see `dropped` and end without a look at Lua (luag.c, conn.c), the stacks that they hold are given back
@@ -35,6 +43,7 @@
 #include <ucontext.h>
 
 #define NS_PER_MS INT64_C(1000000)
+#define LAST_NS   (1 * NS_PER_SEC)
 
 /* ---- on the stuck M, in its signal handler ---- */
 
@@ -70,15 +79,26 @@ static void kill_hook(lua_State *L, lua_Debug *ar);
 
 static void set_kill_hook(host_vm *vm) {
     lua_Hook is = lua_gethook(vm->L);
-    if (is == kill_hook) return;
-    vm->users_hook = is;
-    vm->users_mask = lua_gethookmask(vm->L);
-    vm->users_count = lua_gethookcount(vm->L);
+    if (is != kill_hook) {
+        vm->users_hook = is;
+        vm->users_mask = lua_gethookmask(vm->L);
+        vm->users_count = lua_gethookcount(vm->L);
+    }
     lua_sethook(vm->L, kill_hook, LUA_MASKCOUNT, 1);
 }
 
-static bool is_compiled(host_vm *vm, uintptr_t pc) {
-    return vmmem_has_code(vm, pc) && vm->n_barriers == 0;
+/* LuaJIT's own names: its bytecode instructions stand between the two. */
+extern const char lj_vm_asm_begin[], lj_vm_returnp[];
+
+static bool is_instruction(uintptr_t pc) {
+    return pc >= (uintptr_t)lj_vm_asm_begin && pc < (uintptr_t)lj_vm_returnp;
+}
+
+/* Nothing but the VM is harmed if the thread never comes back to pc. */
+static bool may_land(host_vm *vm, uintptr_t pc, const void *sp) {
+    bool there = atomic_load(&vm->seen_compiled) ||
+                 (is_instruction(pc) && rt_nanotime() >= atomic_load(&vm->kill_ns) + LAST_NS);
+    return there && !barrier_callback(vm, sp);
 }
 
 /* SIGURG on an M in foreign code. */
@@ -86,18 +106,38 @@ static void on_interrupt(void *context) {
     host_vm *vm = rt_cell_data(rt_current_cell());
     ucontext_t *uc = context;
     uintptr_t pc = *pc_of(uc);
+    atomic_store(&vm->seen_compiled, vmmem_has_code(vm, pc));
     atomic_store(&vm->seen_pc, pc);
-    atomic_store(&vm->seen_compiled, is_compiled(vm, pc));
     host_luag *lg = atomic_load(&vm->kill);
     if (!lg || lg != atomic_load(&vm->running)) return;
-    if (is_compiled(vm, pc))
+    const void *sp = (const void *)*sp_of(uc); /* NOLINT: an address as a number */
+    if (may_land(vm, pc, sp)) {
         land(uc);
-    else
+    } else {
         set_kill_hook(vm);
+        if (!barrier_callback(vm, sp)) vmmem_stop_code(vm, true);
+    }
+}
+
+/* SIGSEGV on an M in foreign code: a call that came back to compiled code which was stopped. */
+static bool on_fault(void *context) {
+    host_vm *vm = rt_cell_data(rt_current_cell());
+    ucontext_t *uc = context;
+    if (!vm->mem.stopped || !vmmem_has_code(vm, *pc_of(uc))) return false;
+    const void *sp = (const void *)*sp_of(uc); /* NOLINT: an address as a number */
+    host_luag *lg = atomic_load(&vm->kill);
+    if (lg && lg == atomic_load(&vm->running) && !barrier_callback(vm, sp)) {
+        atomic_store(&vm->seen_compiled, true);
+        land(uc);
+    } else {
+        vmmem_stop_code(vm, false);
+    }
+    return true;
 }
 
 void runaway_init(void) {
     rt_on_interrupt(on_interrupt);
+    rt_on_fault(on_fault);
 }
 
 /* ---- in the VM ---- */
@@ -114,21 +154,27 @@ static void kill_hook(lua_State *L, lua_Debug *ar) {
         restore_hook(vm);
         return;
     }
+    if (barrier_callback(vm, __builtin_frame_address(0))) return;
+    vm->raised = true;
     luaL_error(L, "ended: it ran on past its deadline without waiting");
 }
 
-void runaway_over(host_vm *vm) {
+bool runaway_over(host_vm *vm, bool waits) {
+    bool raised = vm->raised;
     restore_hook(vm);
+    vmmem_stop_code(vm, false);
+    vm->raised = false;
     atomic_store(&vm->kill, NULL);
-    log_line(LOG_ERROR, "%s was ended by an error: VM %d is free again", vm->ending,
-             vm->view.vm_id);
+    if (raised)
+        log_line(LOG_ERROR, "%s was ended by an error%s: VM %d is free again", vm->ending,
+                 waits ? ", which it caught, and waits" : "", vm->view.vm_id);
+    return raised;
 }
 
 /* Its Gs have ended. */
 static void bury(void *arg) {
     host_vm *vm = arg;
     rt_cell_drop(vm->cell, false);
-    vm->dropped = false;
     vm_drop(vm);
 }
 
@@ -163,8 +209,8 @@ static void landing(void) {
     vm->dropped = true;
     rt_cell_drop(vm->cell, true);
     pool_forget(vm);
-    log_line(LOG_ERROR, "%s was ended in compiled code: VM %d is dropped", vm->ending,
-             vm->view.vm_id);
+    log_line(LOG_ERROR, "%s was ended in %s: VM %d is dropped", vm->ending,
+             atomic_load(&vm->seen_compiled) ? "compiled code" : "the interpreter", vm->view.vm_id);
     for (int i = 0; i < vm->n_slots; i++) {
         host_luag *lg = vm->slots[i];
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
@@ -185,31 +231,21 @@ typedef struct look {
     host_vm *vm;
     char *name;
     size_t size;
-    int64_t limit_ns;
-    bool interrupt, kill;
+    int64_t held_ns;
+    bool interrupt;
 } look;
 
 static bool inspect(void *arg) {
     look *l = arg;
     host_luag *lg = atomic_load(&l->vm->running);
     if (!lg) return false;
-    l->limit_ns = luag_limit(lg);
+    l->held_ns = rt_nanotime() - atomic_load(&l->vm->stuck_ns);
     if (l->name) luag_name(lg, l->name, l->size);
-    if (l->kill) atomic_store(&l->vm->kill, lg);
     return l->interrupt;
 }
 
 void runaway_name(host_vm *vm, char *buf, size_t size) {
     luag_name(atomic_load(&vm->running), buf, size);
-}
-
-bool runaway_is_due(host_vm *vm, int64_t now, bool serving) {
-    look l = {.vm = vm};
-    if (!serving || options.handler_timeout <= 0) return false;
-    if (!rt_cell_inspect(vm->cell, inspect, &l)) return false;
-    int64_t limit =
-        l.limit_ns ? l.limit_ns : vm->stuck_ns + (int64_t)(options.handler_timeout * 1e9);
-    return now >= limit + (int64_t)(options.kill_after * 1e9);
 }
 
 void runaway_place(host_vm *vm, char *buf, size_t size) {
@@ -234,17 +270,44 @@ void runaway_place(host_vm *vm, char *buf, size_t size) {
     }
 }
 
-void runaway_say(host_vm *vm, int64_t held_ns) {
+void runaway_say(host_vm *vm) {
     char name[RUNAWAY_NAME] = "a G", place[160];
     look l = {.vm = vm, .name = name, .size = sizeof name};
     if (!rt_cell_inspect(vm->cell, inspect, &l)) return;
     runaway_place(vm, place, sizeof place);
     log_line(LOG_WARN, "%s has held VM %d for %.1f s without waiting, in %s", name, vm->view.vm_id,
-             (double)held_ns / 1e9, place);
+             (double)l.held_ns / 1e9, place);
 }
 
-void runaway_end(host_vm *vm) {
-    look l = {
-        .vm = vm, .name = vm->ending, .size = sizeof vm->ending, .interrupt = true, .kill = true};
-    rt_cell_inspect(vm->cell, inspect, &l);
+/* When the running G is to be ended. One without a deadline has that of a request which began when it
+ * got stuck. */
+static int64_t end_of(const host_vm *vm, const host_luag *lg) {
+    int64_t limit = luag_limit(lg);
+    if (limit == 0) limit = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
+    return limit + (int64_t)(options.kill_after * 1e9);
+}
+
+typedef struct end_look {
+    host_vm *vm;
+    bool due;
+} end_look;
+
+static bool end_if_due(void *arg) {
+    end_look *l = arg;
+    host_vm *vm = l->vm;
+    host_luag *lg = atomic_load(&vm->running);
+    int64_t now = rt_nanotime();
+    l->due = lg && now >= end_of(vm, lg);
+    if (l->due && atomic_load(&vm->kill) != lg) {
+        luag_name(lg, vm->ending, sizeof vm->ending);
+        atomic_store(&vm->kill_ns, now);
+        atomic_store(&vm->kill, lg);
+    }
+    return l->due;
+}
+
+bool runaway_end(host_vm *vm) {
+    end_look l = {.vm = vm};
+    if (options.handler_timeout > 0) rt_cell_inspect(vm->cell, end_if_due, &l);
+    return l.due;
 }

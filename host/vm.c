@@ -17,6 +17,7 @@
 #include "embed.h"
 
 #include <errno.h>
+#include <luajit_config.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,9 @@ static void add_searcher(lua_State *L) {
 
 static int open_all(lua_State *L) {
     luaL_openlibs(L);
+    /* host/build/luajit.sh says why. */
+    if (!LUAJIT_SIDE_TRACES && luaL_dostring(L, "require('jit.opt').start('maxside=0')") != 0)
+        return lua_error(L);
     barrier_open(L);
     add_searcher(L);
     if (rt_debug()->gctrace) vm_gc_trace(L);
@@ -169,6 +173,7 @@ static host_vm *take_empty(void) {
 
 host_vm *vm_new(int id) {
     host_vm *vm = take_empty();
+    vm->dropped = false;
     vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
     vm->gc.clean_ns = rt_nanotime();
     set_made_here(vm);
@@ -206,6 +211,7 @@ void vm_drop(host_vm *vm) {
     rt_cell *cell = vm->cell;
     memset(vm, 0, offsetof(host_vm, scratch));
     vm->cell = cell;
+    vm->dropped = true; /* for who chose it when it still lived */
     rt_lock_acquire(&retired.lock);
     vm->next_retired = retired.first;
     retired.first = vm;
@@ -291,6 +297,14 @@ host_luag *luag_take(host_vm *vm) {
     return lg;
 }
 
+/* Lets go of the coroutines that no G uses. */
+static void drop_spare_threads(host_vm *vm) {
+    for (host_luag *lg = vm->free; lg; lg = lg->next_free) {
+        if (lg->L) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->ref);
+        lg->L = NULL;
+    }
+}
+
 void luag_give(host_luag *lg, int status) {
     host_vm *vm = lg->vm;
     if (status == 0) {
@@ -300,15 +314,23 @@ void luag_give(host_luag *lg, int status) {
         luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->ref);
         lg->L = NULL;
     }
-    if (vm->mem.refused) vm_gc_full(vm);
+    if (vm->mem.refused) {
+        drop_spare_threads(vm);
+        rt_enterforeign(); /* it may take as long as a handler */
+        vm_gc_full(vm);
+        if (!rt_exitforeign()) vm_back(vm, false);
+    } else if (vm->gc.hurries) {
+        vm_gc_tune(vm);
+    }
     lg->g = NULL;
     lg->x = NULL;
-    lg->request_ns = 0;
+    atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
     lg->done = NULL;
     lg->nargs = 0;
-    lg->limit_ns = 0;
+    atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
     lg->is_main = false;
+    lg->sheltered = false;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;

@@ -21,6 +21,9 @@
  * room for two more before anything is mapped or unmapped, so that recording can not fail. A range
  * that this VM did not map (the runtime's stacks go through munmap as well) is passed on untouched.
  *
+ * Which of it is machine code is told by mprotect: LuaJIT has each of its areas either executable or writable.
+ * Other than mmap's, these records may be missing where memory is.
+ *
  * Two other things of a VM are not its heap's, so they are recorded as well:
  *
  *   - the FILEs of its io library, opened with close-on-exec: no child of the process inherits what a
@@ -44,6 +47,11 @@ enum { PAGE = 4096, RESERVE_PART = 16, RESERVE_MIN = 1 << 20 };
 
 struct mem_range {
     uintptr_t lo, hi;
+};
+
+struct mem_code {
+    uintptr_t lo, hi;
+    bool exec; /* LuaJIT wants it so; else it writes there */
 };
 
 struct mem_file {
@@ -124,7 +132,7 @@ static void record(host_vm *vm, void *p, size_t len) {
     uintptr_t lo = (uintptr_t)p, hi = end_of(p, len);
     add_range(&vm->mem, lo, hi);
     vm->view.mapped += (int64_t)(hi - lo);
-    vm_gc_hurry(vm);
+    vm_gc_grown(vm);
 }
 
 static int64_t forget(host_vm *vm, const void *p, size_t len) {
@@ -135,9 +143,58 @@ static int64_t forget(host_vm *vm, const void *p, size_t len) {
 
 bool vmmem_has_code(host_vm *vm, uintptr_t pc) {
     const vm_mem *m = &vm->mem;
+    if (m->busy) return false;
     int i = find_range(m, pc + 1);
     bool ours = i < m->ranges.n && m->ranges.v[i].lo <= pc;
     return ours && (pc < m->callbacks || pc >= m->callbacks + PAGE);
+}
+
+/* ---- machine code ---- */
+
+int __real_mprotect(void *addr, size_t len, int prot);
+
+static void record_code(host_vm *vm, uintptr_t lo, uintptr_t hi, bool exec) {
+    vm_mem *m = &vm->mem;
+    for (int i = 0; i < m->code.n; i++)
+        if (m->code.v[i].lo == lo && m->code.v[i].hi == hi) {
+            m->code.v[i].exec = exec;
+            return;
+        }
+    if (!exec || lo == m->callbacks || !RESERVE(m->code, 1)) return;
+    m->code.v[m->code.n++] = (mem_code){lo, hi, true};
+}
+
+static void forget_code(host_vm *vm, uintptr_t lo, uintptr_t hi) {
+    vm_mem *m = &vm->mem;
+    for (int i = m->code.n - 1; i >= 0; i--)
+        if (m->code.v[i].lo < hi && m->code.v[i].hi > lo) m->code.v[i] = m->code.v[--m->code.n];
+}
+
+/* The runtime's stacks have their guards from here as well. */
+int __wrap_mprotect(void *addr, size_t len, int prot) {
+    host_vm *vm = vm_here();
+    uintptr_t lo = (uintptr_t)addr;
+    if (!vm || !vm->L) return __real_mprotect(addr, len, prot);
+    vm->mem.busy = true;
+    int r = __real_mprotect(addr, len, prot);
+    if (r == 0) record_code(vm, lo, end_of(addr, len), prot & PROT_EXEC);
+    vm->mem.busy = false;
+    return r;
+}
+
+void vmmem_stop_code(host_vm *vm, bool stop) {
+    vm_mem *m = &vm->mem;
+    if (m->busy || (!stop && !m->stopped)) return;
+    int saved = errno;
+    for (int i = 0; i < m->code.n; i++) {
+        mem_code c = m->code.v[i];
+        if (!c.exec) continue;
+        if (__real_mprotect((void *)c.lo, c.hi - c.lo, /* NOLINT: an address as a number */
+                            stop ? PROT_READ : PROT_READ | PROT_EXEC) != 0)
+            rt_throw("VM %d: mprotect: %s", vm->view.vm_id, strerror(errno));
+    }
+    m->stopped = stop;
+    errno = saved;
 }
 
 /* ---- the limit ---- */
@@ -160,9 +217,7 @@ void *__real_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t
 int __real_munmap(void *addr, size_t len);
 void *__real_mremap(void *old, size_t old_len, size_t len, int flags, ...);
 
-void *__wrap_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t off) {
-    host_vm *vm = vm_here();
-    if (!vm) return __real_mmap64(addr, len, prot, flags, fd, off);
+static void *map(host_vm *vm, void *addr, size_t len, int prot, int flags, int fd, off64_t off) {
     if (too_much(vm, len) || !RESERVE(vm->mem.ranges, 2)) {
         errno = ENOMEM;
         return MAP_FAILED;
@@ -173,15 +228,44 @@ void *__wrap_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t
     return p;
 }
 
-int __wrap_munmap(void *addr, size_t len) {
+void *__wrap_mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t off) {
     host_vm *vm = vm_here();
-    if (vm && !RESERVE(vm->mem.ranges, 2)) {
+    if (!vm) return __real_mmap64(addr, len, prot, flags, fd, off);
+    vm->mem.busy = true;
+    void *p = map(vm, addr, len, prot, flags, fd, off);
+    vm->mem.busy = false;
+    return p;
+}
+
+static int unmap(host_vm *vm, void *addr, size_t len) {
+    if (!RESERVE(vm->mem.ranges, 2)) {
         errno = ENOMEM;
         return -1;
     }
     int r = __real_munmap(addr, len);
-    if (vm && r == 0) forget(vm, addr, len);
+    if (r != 0) return r;
+    forget(vm, addr, len);
+    forget_code(vm, (uintptr_t)addr, end_of(addr, len));
+    return 0;
+}
+
+int __wrap_munmap(void *addr, size_t len) {
+    host_vm *vm = vm_here();
+    if (!vm) return __real_munmap(addr, len);
+    vm->mem.busy = true;
+    int r = unmap(vm, addr, len);
+    vm->mem.busy = false;
     return r;
+}
+
+static void *remap(host_vm *vm, void *old, size_t old_len, size_t len, int flags, void *at) {
+    if ((len > old_len && too_much(vm, len - old_len)) || !RESERVE(vm->mem.ranges, 2)) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    void *p = __real_mremap(old, old_len, len, flags, at);
+    if (p != MAP_FAILED && forget(vm, old, old_len) > 0) record(vm, p, len);
+    return p;
 }
 
 void *__wrap_mremap(void *old, size_t old_len, size_t len, int flags, ...) {
@@ -191,12 +275,9 @@ void *__wrap_mremap(void *old, size_t old_len, size_t len, int flags, ...) {
     va_end(args);
     host_vm *vm = vm_here();
     if (!vm) return __real_mremap(old, old_len, len, flags, at);
-    if ((len > old_len && too_much(vm, len - old_len)) || !RESERVE(vm->mem.ranges, 2)) {
-        errno = ENOMEM;
-        return MAP_FAILED;
-    }
-    void *p = __real_mremap(old, old_len, len, flags, at);
-    if (p != MAP_FAILED && forget(vm, old, old_len) > 0) record(vm, p, len);
+    vm->mem.busy = true;
+    void *p = remap(vm, old, old_len, len, flags, at);
+    vm->mem.busy = false;
     return p;
 }
 
@@ -325,6 +406,7 @@ void vmmem_drop(host_vm *vm) {
                      strerror(errno));
     }
     free(m->files.v);
+    free(m->code.v);
     free(m->tables.v);
     free(m->ranges.v);
     *m = (vm_mem){0};

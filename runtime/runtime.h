@@ -196,6 +196,10 @@ bool rt_others_ready(void);
 /* fn runs in SIGURG's handler on an M in foreign code, with its ucontext_t. Set once, before. */
 void rt_on_interrupt(void (*fn)(void *context));
 
+/* The same in SIGSEGV's, before that is an error. True: it is none, the thread goes on as the ucontext_t
+ * says. Set once, before. */
+void rt_on_fault(bool (*fn)(void *context));
+
 /* Brackets around code of a cell's G that may run for long without knowing of the runtime, such as Lua
  * (syscall.c). In between, sysmon may give the P to another M. What is not said to need a P or to wait may
  * be called there. False: the P was lost; the G may be on another thread now. */

@@ -41,6 +41,16 @@ describe("scripts/", function()
     assert.same({ 0, out, "" }, { child.run { "run", "scripts/wait_anywhere.lua" } })
   end)
 
+  it("torture finds nothing wrong, says so in a line, and what is wrong with its arguments", function()
+    for seed = 1, 3 do
+      local code, out, err = child.run { "run", "scripts/torture.lua", tostring(seed), "0.3" }
+      assert.same({ 0, "" }, { code, err })
+      assert.matches("^torture: seed " .. seed .. ", 0.3 s, 64 Gs.* all right\n$", out)
+    end
+    local code, _, err = child.run { "run", "scripts/torture.lua", "x" }
+    assert.same({ 64, "usage: torture.lua [seed] [seconds]\n" }, { code, err })
+  end)
+
   it("stuck answers where it is not stuck", function()
     serve "stuck"
     assert.equal("Hello, World!\n", client:get("/hello").body)

@@ -87,8 +87,9 @@ static void *send_term_later(void *arg) {
 static void after_the_signal(void *arg) {
     (void)arg;
     if (rt_signal_notify(SIGTERM)) exit(1);
-    foreign(send_term_later, NULL);
+    pthread_t t = foreign(send_term_later, NULL);
     if (rt_signal_wait() != SIGTERM) exit(1);
+    join_foreign(t);
     rt_go(park_for_ever, NULL);
     rt_park(NULL, NULL, RT_WAIT_PARK);
 }
@@ -149,12 +150,13 @@ static void a_reader(void *arg) {
 static void a_signal(void *arg) {
     (void)arg;
     if (rt_signal_notify(SIGTERM)) exit(1);
-    foreign(send_term_later, NULL);
-    for (int i = 0; i < 5; i++) /* they wait for what the first one brings */
+    for (int i = 0; i < 5; i++) /* they wait for what it may bring */
         rt_go(park_for_ever, NULL);
-    if (rt_signal_wait() != SIGTERM) exit(1);
-    foreign(send_term_later, NULL);
-    if (rt_signal_wait() != SIGTERM) exit(1);
+    for (int i = 0; i < 2; i++) {
+        pthread_t t = foreign(send_term_later, NULL);
+        if (rt_signal_wait() != SIGTERM) exit(1);
+        join_foreign(t);
+    }
 }
 
 static void block(void *arg) {

@@ -316,10 +316,52 @@ static void deep_sleeps_race_with_work(void **state) {
     }
 }
 
+/* A step in a cell, as all foreign code is. It tells what it saw and wakes the test. */
+static struct {
+    rt_g *waiter;
+    uint64_t ticket;
+    uint32_t status;
+    bool before, after, away_before, away_after, kept;
+} foreign_run;
+
+static rt_step be_foreign(rt_g *g) {
+    (void)g;
+    rt_cell *c = rt_current_cell();
+    int64_t t = take_hand();
+    rt_p *p = own_p();
+    int64_t handoffs = count_get(&sched.n_handoffs);
+    rt_enterforeign();
+    round_at(t + 1); /* sees this stretch */
+    foreign_run.status = atomic_load(&p->status) & P_STATUS;
+    round_at(t + FOREIGN_NS);
+    foreign_run.before = count_get(&sched.n_handoffs) != handoffs;
+    foreign_run.away_before = rt_cell_is_away(c);
+    round_at(t + 1 + FOREIGN_NS);
+    foreign_run.after = count_get(&sched.n_handoffs) == handoffs + 1;
+    foreign_run.away_after = rt_cell_is_away(c);
+    let_go();
+    foreign_run.kept = rt_exitforeign();
+    rt_wake(foreign_run.waiter, foreign_run.ticket, RT_WOKEN);
+    return RT_EXIT;
+}
+
+static void a_p_in_foreign_code_is_taken_after_20_ms(void *arg) {
+    (void)arg;
+    foreign_run.waiter = rt_self();
+    foreign_run.ticket = rt_wait_open(rt_self());
+    rt_ready(rt_new_step(be_foreign, rt_cell_new(NULL)));
+    rt_wait(RT_WAIT_OTHER, 0);
+    EXPECT_EQ(foreign_run.status, P_FOREIGN);
+    EXPECT(!foreign_run.before && !foreign_run.away_before);
+    EXPECT(foreign_run.after && foreign_run.away_after);
+    EXPECT(!foreign_run.kept);
+}
+
 int main(void) {
     sysmon_set_clock(&by_hand);
     const struct CMUnitTest tests[] = {
         in_g_test(a_busy_ps_poller_is_polled_after_10_ms),
+        in_g_test(a_p_in_foreign_code_is_taken_after_20_ms),
         in_g_test(a_busy_p_is_told_to_yield_after_10_ms),
         in_g_test(a_busy_ps_time_is_kept),
         in_g_test(a_call_without_work_lasts_10_ms),
