@@ -142,9 +142,10 @@ struct host_vm {
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
-    /* What outlives it: the struct is used again. vm.c */
+    /* What follows outlives the VM that has ended. */
     int away;              /* the pool's lock: see vmpool.c */
     host_vm *next_retired; /* vm.c */
+    /* vm.c */
     host_vm *next_made;
     _Atomic bool open;  /* the visits' lock writes: it may be visited */
     int n_visits;       /* the visits' lock */

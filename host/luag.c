@@ -129,12 +129,11 @@ void luag_enter(host_luag *lg) {
 void luag_leave(host_luag *lg) {
     host_vm *vm = lg->vm;
     vm_leave_lua(vm);
-    bool kept = rt_exitforeign();
-    if (__builtin_expect(rt_debug()->gctrace, 0)) vm_gc_note_peak(vm);
-    if (!kept) {
+    if (!rt_exitforeign()) {
         bool kill = atomic_load_explicit(&vm->kill, memory_order_relaxed);
         vm_back(vm, kill && runaway_over(vm, lg->want != WANT_NOTHING));
     }
+    if (__builtin_expect(rt_debug()->gctrace, 0)) vm_gc_note_peak(vm);
     vm_gc_ran(vm);
 }
 

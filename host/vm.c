@@ -329,8 +329,8 @@ void luag_give(host_luag *lg, int status) {
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
-    lg->sheltered = false;
     lg->is_main = false;
+    lg->sheltered = false;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;
