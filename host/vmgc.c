@@ -3,8 +3,8 @@
  * LuaJIT collects in small steps as Lua allocates, a new cycle beginning when the heap has doubled.
  * Three things that leaves to us:
  *
- *   - a VM that is idle can do those steps for nothing: vm_gc_step, and below, "when idle". It keeps on for 0.2 ms. Measured with
- *     a heap of 70 MB of small tables and strings, 25 MB of them garbage, in CPU time: 320 to 350 calls of
+ *   - a VM that is idle can do those steps for nothing: vm_gc_step, and below, "when idle". It keeps on
+ *     for 0.2 ms. Measured with a heap of 70 MB of small tables and strings, 25 MB of them garbage, in CPU time: 320 to 350 calls of
  *     0.30 ms at most, 70 ms together. A piece of STEP_KB takes 0.5 us (chains of the string table) to
  *     0.11 ms (sweeping); one of 16 would take up to 0.4 ms, one of 64 up to 1.4 ms. What LuaJIT does not
  *     divide takes longer: a table of a million slots is marked in 2.7 ms, and what has changed while the
