@@ -201,6 +201,8 @@ int luaopen_lunapark_core(lua_State *L); /* luacore.c */
 /* Waits that a lua_CFunction begins: `return luag_wait...(L, ...)`. They yield, and answer nothing,
  * or "timeout", "canceled", "closed" when it is over. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
+/* The same, but where no G may wait it answers why instead of raising it. */
+int luag_pause(lua_State *L, rt_reason reason, int64_t deadline_ns);
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns);
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);

@@ -15,6 +15,12 @@ static int core_wait(lua_State *L) {
     return luag_wait(L, reason, deadline);
 }
 
+/* pause(reason, deadline_ns | nil) -> as wait, or why it cannot wait here, which wait would raise */
+static int core_pause(lua_State *L) {
+    rt_reason reason = (rt_reason)lua_tointeger(L, 1);
+    return luag_pause(L, reason, (int64_t)lua_tonumber(L, 2));
+}
+
 /* The pointer that a cdata pointer holds. */
 static void *pointer_arg(lua_State *L, int i) {
     void **p = (void **)lua_topointer(L, i); /* NOLINT: cdata's payload */
@@ -114,6 +120,7 @@ static int core_exit(lua_State *L) {
 int luaopen_lunapark_core(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"wait", core_wait},
+        {"pause", core_pause},
         {"wait_sock", core_wait_sock},
         {"wait_req", core_wait_req},
         {"yield", core_yield},

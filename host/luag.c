@@ -144,8 +144,7 @@ static int leave(lua_State *L, host_luag *lg) {
     return err ? answer(L, word_of(err)) : 0;
 }
 
-int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
-    host_luag *lg = waiter(L);
+static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t deadline_ns) {
     if (canceled(lg)) return answer(L, "canceled");
     deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
@@ -153,6 +152,19 @@ int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     lg->ticket = rt_wait_open(lg->g);
     rt_set_wait(lg->g, reason, deadline_ns);
     return leave(L, lg);
+}
+
+int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
+    return wait_ticket(L, waiter(L), reason, deadline_ns);
+}
+
+int luag_pause(lua_State *L, rt_reason reason, int64_t deadline_ns) {
+    const char *why = vm_barrier(vm_current());
+    if (why) {
+        lua_pushfstring(L, "cannot wait here: %s", why);
+        return 1;
+    }
+    return luag_wait(L, reason, deadline_ns);
 }
 
 /* Goes into q, or into the pollDesc. RT_PARKED: yield now; else 0 or an error. Raises nothing. */

@@ -19,18 +19,17 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.base"
 local scope = require "lunapark.scope"
 
 local C = ffi.C
+local now_ns, deadline_in, check_seconds, heard = base.now_ns, base.deadline_in, base.check_seconds, base.heard
 local wait = core.wait
 local reasons = core.reasons
-local view = ffi.cast("host_view *", core.view)
+local view, live = base.view, base.live
 local int32 = ffi.typeof("int32_t")
 
 local registry = debug.getregistry()
-registry["lunapark.gs"] = registry["lunapark.gs"] or {}
----@type table<integer, lunapark.G>  live handles by slot
-local live = registry["lunapark.gs"]
 
 local lp = {}
 
@@ -64,17 +63,6 @@ local function check_g(v, what)
   if not is_g(v) then error(what .. ": g must be a G, got " .. type(v), 3) end
 end
 
-local function check_seconds(s, what, optional)
-  if s == nil and optional then return end
-  if type(s) ~= "number" or s ~= s then
-    error(what .. ": s must be a number of seconds, got " .. tostring(s), 3)
-  end
-end
-
-local function now_ns()
-  return tonumber(C.rt_nanotime())
-end
-
 --- Monotonic seconds: for measuring, not for dates.
 ---@return number
 function lp.now()
@@ -95,22 +83,6 @@ local current = lp.self
 
 local function is_live(g)
   return not g.results and not g.err and C.host_serial(g.slot) == g.serial
-end
-
--- C's deadlines are int64_t: this one is 285 years away.
-local FAR_NS = 9e18
-
--- A timeout in seconds as a moment; 0 means no deadline to core.wait.
-local function deadline_in(s)
-  if not s then return 0 end
-  local at = now_ns() + s * 1e9
-  return at < 1 and 1 or at > FAR_NS and FAR_NS or at
-end
-
--- The host cancels a request's G by itself: the Gs of its scope are to hear of it.
-local function heard(err)
-  if err == "canceled" and scope.is_canceled() then scope.cancel(current()) end
-  return nil, err
 end
 
 -- From C, in the VM: it has cancelled the G of this slot.
@@ -452,4 +424,18 @@ function lp.stats()
   return t
 end
 
-return lp
+-- ---- what else lp has: each module is loaded when one of its functions is first used -----------------------
+
+local module_of = {
+  chan = "chan", select = "chan",
+}
+
+return setmetatable(lp, {
+  __index = function(_, name)
+    local module = module_of[name]
+    if not module then return end
+    local fn = require("lunapark." .. module)[name]
+    lp[name] = fn
+    return fn
+  end,
+})
