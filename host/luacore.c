@@ -21,6 +21,14 @@ static int core_pause(lua_State *L) {
     return luag_pause(L, reason, (int64_t)lua_tonumber(L, 2));
 }
 
+/* barrier() -> nil, or why nothing can wait here */
+static int core_barrier(lua_State *L) {
+    const char *why = vm_barrier(vm_current());
+    if (!why) return 0;
+    lua_pushfstring(L, "cannot wait here: %s", why);
+    return 1;
+}
+
 /* The pointer that a cdata pointer holds. */
 static void *pointer_arg(lua_State *L, int i) {
     void **p = (void **)lua_topointer(L, i); /* NOLINT: cdata's payload */
@@ -121,6 +129,7 @@ int luaopen_lunapark_core(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"wait", core_wait},
         {"pause", core_pause},
+        {"barrier", core_barrier},
         {"wait_sock", core_wait_sock},
         {"wait_req", core_wait_req},
         {"yield", core_yield},

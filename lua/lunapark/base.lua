@@ -58,4 +58,44 @@ function base.heard(err)
   return nil, err
 end
 
+-- ---- errors that are raised again --------------------------------------------------------------------
+
+-- Some functions catch an error to put something back, and raise it again. Where it came from is kept meanwhile:
+--
+--   local function leave(self, ok, ...)
+--     self:unlock()
+--     if not ok then base.rethrow((...)) end
+--     return ...
+--   end
+--   return leave(self, xpcall(fn, base.note_trace, ...))
+local trace_of_last
+
+local function rethrow(err)
+  error(err, 0)
+end
+base.rethrow = rethrow
+
+-- Whether the error that a message handler was called for is raised again. 1 is this function, 2 who was called by the
+-- message handler or is it, 3 the handler or error ...; `level` is that of who called error.
+local function is_rethrown(level)
+  local raiser = trace_of_last and debug.getinfo(level, "f")
+  return raiser and raiser.func == rethrow
+end
+
+--- The message handler to catch an error with: it changes nothing.
+function base.note_trace(err)
+  if not is_rethrown(4) then
+    trace_of_last = type(err) ~= "table" and debug.traceback("", 2) or nil
+  end
+  return err
+end
+
+--- For a message handler that adds tracebacks: the one of where the error was raised first, if it is raised again.
+---@return string|nil
+function base.take_trace()
+  local trace = is_rethrown(5) and trace_of_last or nil
+  trace_of_last = nil
+  return trace
+end
+
 return base

@@ -102,7 +102,7 @@ local function try_recv(self)
     local w = self.senders.head and first(self.senders)
     if w then
       append(self, w.value)
-      w.ok = true
+      w.value, w.ok = nil, true
       fire(w)
     end
     return true, v, true
@@ -110,7 +110,7 @@ local function try_recv(self)
   local w = self.senders.head and first(self.senders)
   if w then
     local v = w.value
-    w.ok = true
+    w.value, w.ok = nil, true
     fire(w)
     return true, v, true
   end

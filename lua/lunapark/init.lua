@@ -24,6 +24,7 @@ local scope = require "lunapark.scope"
 
 local C = ffi.C
 local now_ns, deadline_in, check_seconds, heard = base.now_ns, base.deadline_in, base.check_seconds, base.heard
+local rethrow = base.rethrow
 local wait = core.wait
 local reasons = core.reasons
 local view, live = base.view, base.live
@@ -226,33 +227,12 @@ registry["lunapark.lost"] = function(slot, err)
   return true
 end
 
--- lp.deadline catches an error to put the deadline back, and raises it again: here is where it came from.
-local rethrown_trace
-local leave_deadline
-
--- Whether the error that a message handler was called for is raised again. 1 is this function, 2 the handler,
--- 3 error, 4 who called that.
-local function is_rethrown()
-  local raiser = rethrown_trace and debug.getinfo(4, "f")
-  return raiser and raiser.func == leave_deadline
-end
-
 -- The message handler of Gs.
 local function traceback(err)
   if type(err) == "table" and not getmetatable(err) or type(err) == "userdata" then return err end
-  local again = is_rethrown()
-  local trace = rethrown_trace
-  rethrown_trace = nil
-  if again then return tostring(err) .. trace end
+  local trace = base.take_trace()
+  if trace then return tostring(err) .. trace end
   return debug.traceback(tostring(err), 2)
-end
-
--- The message handler of lp.deadline: it changes nothing.
-local function note_trace(err)
-  if not is_rethrown() then
-    rethrown_trace = type(err) ~= "table" and debug.traceback("", 2) or nil
-  end
-  return err
 end
 
 local function body(g, fn, ...)
@@ -368,9 +348,9 @@ function G:cancel()
   scope.cancel(self)
 end
 
-function leave_deadline(old, ok, ...)
+local function leave_deadline(old, ok, ...)
   C.host_set_deadline(old)
-  if not ok then error((...), 0) end
+  if not ok then rethrow((...)) end
   return ...
 end
 
@@ -386,7 +366,7 @@ function lp.deadline(s, fn, ...)
   if not s then return fn(...) end
   local old, at = C.host_own_deadline(), deadline_in(s)
   C.host_set_deadline(old ~= 0 and old < at and old or at)
-  return leave_deadline(old, xpcall(fn, note_trace, ...))
+  return leave_deadline(old, xpcall(fn, base.note_trace, ...))
 end
 
 -- ---- figures ------------------------------------------------------------------------------------------
@@ -428,6 +408,9 @@ end
 
 local module_of = {
   chan = "chan", select = "chan",
+  mutex = "sync", rwlock = "sync", semaphore = "sync", waitgroup = "sync", cond = "sync", once = "sync",
+  after = "timer", every = "timer",
+  offload = "offload",
 }
 
 return setmetatable(lp, {
