@@ -132,6 +132,14 @@ typedef struct host_waitq {
     host_luag *holder[2], *queue[2];
 } host_waitq;
 
+/* A Lua G in a host_queue (queue.c). */
+struct host_waiter {
+    host_queue *q; /* NULL: in none */
+    host_luag *lg;
+    host_waiter *prev, *next;
+    int32_t index;
+};
+
 /* A coroutine and, while one runs on it, its G. */
 struct host_luag {
     rt_g *g;      /* NULL while free */
@@ -153,6 +161,11 @@ struct host_luag {
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
     uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
+    host_waiter waiter;           /* queue.c */
+    host_waiter *cases;           /* the same, of a select */
+    int n_cases, cap_cases;       /* of these, in use; allocated */
+    int fired;                    /* what a wait in a queue answers; -1: nothing yet */
+    bool resting;                 /* the wait is one in queues */
     uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
@@ -201,14 +214,20 @@ int luaopen_lunapark_core(lua_State *L); /* luacore.c */
 /* Waits that a lua_CFunction begins: `return luag_wait...(L, ...)`. They yield, and answer nothing,
  * or "timeout", "canceled", "closed" when it is over. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
-/* The same, but where no G may wait it answers why instead of raising it. */
-int luag_pause(lua_State *L, rt_reason reason, int64_t deadline_ns);
+/* In q, or in the queues that it stands in if q is NULL: answers as the others, or what host_queue_fire
+ * says; nothing if it was woken otherwise, and stands in its queues still. */
+int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns);
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns);
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
 /* The client of the request that lg answers has hung up. By lg's VM. */
 bool luag_client_gone(host_luag *lg);
+/* Ends a wait for a ticket. By lg's VM. */
+bool luag_wake(host_luag *lg);
+/* queue.c. By lg itself, or by who fires it. */
+void queue_join(host_queue *q, host_luag *lg);
+void queue_leave(host_luag *lg);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
 

@@ -20,6 +20,7 @@ typedef struct host_view {
     uint32_t scratch_size;
     int32_t n_live; /* Lua Gs of the VM */
     int64_t mapped; /* bytes that LuaJIT has mapped for it */
+    int32_t index;  /* of the waiter that was fired last */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
@@ -46,6 +47,29 @@ void host_cancel_scope(int32_t slot);
  * 3 both. Who has to wait for the end of others puts it aside, and back. */
 int host_canceled(void);
 void host_set_canceled(int why);
+
+/* ---- queues of Gs (queue.c) ---- */
+
+typedef struct host_waiter host_waiter;
+
+/* Lua Gs of one VM that wait for something. Zeroed: empty. */
+typedef struct host_queue {
+    int32_t n; /* so many */
+    host_waiter *head, *tail;
+} host_queue;
+
+/* Ends the wait of the first G in q: its slot, and its waiter's index in host_view.index; -1: there is none.
+ * Its wait answers 2 * index + (ok ? 1 : 0). */
+int host_queue_fire(host_queue *q, int ok);
+
+/* The slot of the first G in q; -1: there is none. */
+int host_queue_first(const host_queue *q);
+
+/* For a wait in several queues: room for n waiters, 0 or -1 without memory; then join each of them, with an
+ * index of 1 or more; then lunapark.core.rest. leave: out of all of them. */
+int host_queue_prepare(int n);
+void host_queue_join(host_queue *q, int index);
+void host_queue_leave(void);
 
 /* ---- sockets (sock.c) ---- */
 

@@ -15,10 +15,16 @@ static int core_wait(lua_State *L) {
     return luag_wait(L, reason, deadline);
 }
 
-/* pause(reason, deadline_ns | nil) -> as wait, or why it cannot wait here, which wait would raise */
-static int core_pause(lua_State *L) {
-    rt_reason reason = (rt_reason)lua_tointeger(L, 1);
-    return luag_pause(L, reason, (int64_t)lua_tonumber(L, 2));
+/* wait_in(queue[, deadline_ns]), rest([deadline_ns]) -> what host_queue_fire said | "timeout" | "canceled" | nil:
+ * woken by something else, still in the queues: rest again */
+static int core_wait_in(lua_State *L) {
+    host_queue *q = (host_queue *)lua_topointer(L, 1); /* NOLINT: cdata's payload */
+    if (lua_type(L, 1) != 10 /* cdata */) luaL_error(L, "bad argument #1");
+    return luag_rest(L, q, (int64_t)lua_tonumber(L, 2));
+}
+
+static int core_rest(lua_State *L) {
+    return luag_rest(L, NULL, (int64_t)lua_tonumber(L, 1));
 }
 
 /* barrier() -> nil, or why nothing can wait here */
@@ -128,7 +134,8 @@ static int core_exit(lua_State *L) {
 int luaopen_lunapark_core(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"wait", core_wait},
-        {"pause", core_pause},
+        {"wait_in", core_wait_in},
+        {"rest", core_rest},
         {"barrier", core_barrier},
         {"wait_sock", core_wait_sock},
         {"wait_req", core_wait_req},

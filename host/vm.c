@@ -147,8 +147,10 @@ void vm_free(host_vm *vm) {
 void vm_drop(host_vm *vm) {
     if (vm->view.n_live != 0) rt_throw("VM %d ends with %d Gs", vm->view.vm_id, vm->view.n_live);
     vmmem_drop(vm);
-    for (int i = 0; i < vm->n_slots; i++)
+    for (int i = 0; i < vm->n_slots; i++) {
+        free(vm->slots[i]->cases);
         free(vm->slots[i]);
+    }
     free(vm->slots);
     free(vm->handlers);
     free(vm->barriers);
@@ -209,6 +211,7 @@ static host_luag *add_slot(host_vm *vm) {
     if (!lg) return NULL;
     lg->vm = vm;
     lg->slot = vm->n_slots;
+    lg->fired = -1;
     vm->slots[vm->n_slots++] = lg;
     return lg;
 }
@@ -262,6 +265,7 @@ void luag_give(host_luag *lg, int status) {
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
+    queue_leave(lg);
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;

@@ -74,11 +74,11 @@ describe("lunapark.select", function()
     b:close()
     assert.same({ 1, "left", true, n = 3 }, pack(lp.select { { b, "recv" } }))
     assert.same({ 1, nil, false, n = 3 }, pack(lp.select { { b, "recv" } }))
-    local receiver, sender = waiting { { full, "recv" } }, nil
+    local receiver = waiting { { full, "recv" } }
     full:close()
     assert.same({ 1, nil, false, n = 3 }, receiver:join())
     full = lp.chan()
-    sender = waiting { { lp.chan(), "recv" }, { full, "send", 1 } }
+    local sender = waiting { { lp.chan(), "recv" }, { full, "send", 1 } }
     full:close()
     assert.same({ 2, nil, false, n = 3 }, sender:join())
   end)
@@ -208,18 +208,19 @@ describe("lunapark.select", function()
     end
     function foreign.can_send() return false end
     function foreign.try_send() return false end
-    function foreign:enqueue(w, op)
+    function foreign:enqueue(slot, op)
       assert.equal("recv", op)
-      self.waiters[w] = true
+      self.waiters[slot] = true
     end
-    function foreign:dequeue(w)
-      assert.is_true(self.waiters[w])
-      self.waiters[w] = nil
+    function foreign:dequeue(slot, op)
+      assert.equal("recv", op)
+      assert.is_true(self.waiters[slot])
+      self.waiters[slot] = nil
     end
     function foreign:wake()
-      for w in pairs(self.waiters) do
-        woken[#woken + 1] = w
-        ffi.C.host_wake(w.owner.slot)
+      for slot in pairs(self.waiters) do
+        woken[#woken + 1] = slot
+        ffi.C.host_wake(slot)
       end
     end
     local a = lp.chan()

@@ -1,5 +1,6 @@
 -- What channels cost, in CPU time: build/lunapark run host/bench/chan.lua
--- Medians of 11 batches. Beside them: the wait that they stand on, and Go's, if GO_BENCH names build/runtime/bench/go/bench.
+-- Medians of 11 batches. Beside them the wait that they stand on; and Go's, if GO_BENCH names
+-- build/runtime/bench/go/bench.
 local core = require "lunapark.core"
 local ffi = require "ffi"
 local lp = require "lunapark"

@@ -18,26 +18,27 @@
 -- select draws among the cases that are ready, each with the same chance, so none starves. Its numbers are its own,
 -- not math.random's, which belong to the user.
 --
--- Other things than these channels may stand in a select if they have its methods, which never wait:
+-- Other tables than these channels may stand in a select if they have its methods, which never wait:
 --   can_recv() can_send()   -> boolean: such an operation would not wait now. A hint: try_... decides
 --   try_recv()              -> false, or true, v, ok
 --   try_send(v)             -> false, or true, ok
---   enqueue(w, op)          w.owner.slot is to be woken (C.host_wake) when `op`, "recv" or "send", may have become ready.
---                           They then try again; nothing is handed over
---   dequeue(w)              w does not wait any more. If it was woken and others could go on in its stead, they are woken
--- A channel of lp.chan knows more: it does the operation in the waiter's name and fires it.
+--   enqueue(slot, op)       the G of that slot is to be woken (host_wake) when `op`, "recv" or "send", may have become
+--                           ready; nothing is handed over: the select tries again
+--   dequeue(slot, op)       it does not wait any more. If it was woken and another could go on in its stead, that one is
 
+local ffi = require "ffi"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.base"
 local waitq = require "lunapark.waitq"
 
 local new_table = require "table.new"
 
-local check_seconds, deadline_in = base.check_seconds, base.deadline_in
-local pause, OTHER = core.pause, core.reasons.other
-local first, fire, push, remove, failed = waitq.first, waitq.fire, waitq.push, waitq.remove, waitq.failed
-local waiter, new_waiter, wait_in = waitq.waiter, waitq.new_waiter, waitq.wait
-local getmetatable, type, error = getmetatable, type, error
+local C = ffi.C
+local rest = core.rest
+local view, check_seconds, deadline_in, heard = base.view, base.check_seconds, base.deadline_in, base.heard
+local handed, slot_of_self, wait = waitq.handed, waitq.slot, waitq.wait
+local getmetatable, type, error, floor = getmetatable, type, error, math.floor
 
 local chan = {}
 
@@ -87,33 +88,33 @@ local function append(self, v)
   self.count = count + 1
 end
 
+-- Ends the wait of the first sender: its value.
+local function take_from(senders)
+  local slot = C.host_queue_fire(senders, 1)
+  local v = handed[slot]
+  handed[slot] = false
+  local index = view.index
+  if index > 0 then return v[index] end -- a select
+  return v
+end
+
 --- false: it would have to wait. Else true, the value and true, or true, nil and false: closed and empty.
 ---@return boolean ready
 ---@return any v
 ---@return boolean? ok
 local function try_recv(self)
-  if self.count > 0 then
+  local count, senders = self.count, self.senders
+  if count > 0 then
     local at = self.pos
     local v = self[at]
     self[at] = nil
     at = at + 1
     self.pos = at < self.cap and at or 0
-    self.count = self.count - 1
-    local w = self.senders.head and first(self.senders)
-    if w then
-      append(self, w.value)
-      w.value, w.ok = nil, true
-      fire(w)
-    end
+    self.count = count - 1
+    if senders.n > 0 then append(self, take_from(senders)) end
     return true, v, true
   end
-  local w = self.senders.head and first(self.senders)
-  if w then
-    local v = w.value
-    w.value, w.ok = nil, true
-    fire(w)
-    return true, v, true
-  end
+  if senders.n > 0 then return true, take_from(senders), true end
   if self.closed then return true, nil, false end
   return false
 end
@@ -124,10 +125,9 @@ Chan.try_recv = try_recv
 ---@return boolean? ok
 local function try_send(self, v)
   if self.closed then return true, false end
-  local w = self.receivers.head and first(self.receivers)
-  if w then
-    w.value, w.ok = v, true
-    fire(w)
+  local receivers = self.receivers
+  if receivers.n > 0 then
+    handed[C.host_queue_fire(receivers, 1)] = v
     return true, true
   end
   if self.count < self.cap then
@@ -140,38 +140,36 @@ Chan.try_send = try_send
 
 ---@private
 function Chan:can_recv()
-  return self.count > 0 or self.closed or self.senders.head and first(self.senders) and true or false
+  return self.count > 0 or self.senders.n > 0 or self.closed
 end
 
 ---@private
 function Chan:can_send()
-  return self.count < self.cap or self.closed or self.receivers.head and first(self.receivers) and true or false
-end
-
----@private
-function Chan:enqueue(w, op)
-  push(op == "recv" and self.receivers or self.senders, w)
-end
-
----@private
-function Chan.dequeue(_, w)
-  if w.queue then remove(w) end
+  return self.count < self.cap or self.receivers.n > 0 or self.closed
 end
 
 -- ---- operations that may ---------------------------------------------------------------------------------
 
 local function wait_recv(self, s)
-  if s and s <= 0 then return nil, "timeout" end
-  local w, at = waiter(), deadline_in(s)
-  local ready, v, ok = try_recv(self)
-  if not ready then
-    local err = wait_in(self.receivers, w, at)
-    if err then return failed(err) end
-    v, ok = w.value, w.ok
-    w.value = nil
+  local at = 0
+  if s then
+    if s <= 0 then return nil, "timeout" end
+    at = deadline_in(s)
+    local ready, v, ok = try_recv(self)
+    if ready then
+      if ok then return v end
+      return nil, "closed"
+    end
   end
-  if not ok then return nil, "closed" end
-  return v
+  local slot = slot_of_self()
+  local answer = wait(self.receivers, at)
+  if answer == 1 then
+    local v = handed[slot]
+    handed[slot] = false
+    return v
+  end
+  if answer == 0 then return nil, "closed" end
+  return heard(answer)
 end
 
 --- Takes the next value. Waits for it if there is none, unless s is 0 or less.
@@ -188,18 +186,23 @@ function Chan:recv(s)
 end
 
 local function wait_send(self, v, s)
-  if s and s <= 0 then return nil, "timeout" end
-  local w, at = waiter(), deadline_in(s)
-  local ready, ok = try_send(self, v)
-  if not ready then
-    w.value = v
-    local err = wait_in(self.senders, w, at)
-    w.value = nil
-    if err then return failed(err) end
-    ok = w.ok
+  local at = 0
+  if s then
+    if s <= 0 then return nil, "timeout" end
+    at = deadline_in(s)
+    local ready, ok = try_send(self, v)
+    if ready then
+      if ok then return true end
+      return nil, "closed"
+    end
   end
-  if not ok then return nil, "closed" end
-  return true
+  local slot = slot_of_self()
+  handed[slot] = v
+  local answer = wait(self.senders, at)
+  if answer == 1 then return true end
+  handed[slot] = false
+  if answer == 0 then return nil, "closed" end
+  return heard(answer)
 end
 
 --- Sends v. Waits until it is received or there is room for it in the buffer, unless s is 0 or less.
@@ -223,13 +226,12 @@ function Chan:close()
   check_self(self, "close")
   if self.closed then return nil, "closed" end
   self.closed = true
-  for _, q in ipairs { self.receivers, self.senders } do
-    local w = first(q)
-    while w do
-      w.value, w.ok = nil, false
-      fire(w)
-      w = first(q)
-    end
+  local receivers, senders = self.receivers, self.senders
+  while receivers.n > 0 do
+    C.host_queue_fire(receivers, 0)
+  end
+  while senders.n > 0 do
+    C.host_queue_fire(senders, 0)
   end
   return true
 end
@@ -315,63 +317,54 @@ local function try(cases, n)
   return try(cases, n) -- somebody in another VM was faster
 end
 
--- So many waiters, whose owner is w. They are kept with it.
-local function waiters_of(w, n)
-  local list = w.cases
-  if not list then
-    list = {}
-    w.cases = list
-  end
-  for i = #list + 1, n do
-    local one = new_waiter()
-    one.owner, one.index = w, i
-    list[i] = one
-  end
-  return list
-end
-
--- From now on until dequeue_all, what stands in `cases` does not matter.
-local function enqueue_all(cases, n, list)
+local function enqueue_all(ops, chans, n, slot)
   for i = 1, n do
-    local case, one = cases[i], list[i]
-    local ch, op = case[1], case[2]
-    if ch then
-      one.ch = ch
-      if op == "send" then one.value = case[3] end
-      ch:enqueue(one, op)
+    local ch, op = chans[i], ops[i]
+    if not ch then -- luacheck: ignore 542
+    elseif getmetatable(ch) == Chan then
+      C.host_queue_join(op == "recv" and ch.receivers or ch.senders, i)
+    else
+      ch:enqueue(slot, op)
     end
   end
 end
 
-local function dequeue_all(n, list)
+-- C has taken it out of the queues of channels.
+local function dequeue_all(ops, chans, n, slot)
   for i = 1, n do
-    local one = list[i]
-    local ch = one.ch
-    if ch then
-      one.ch = nil
-      ch:dequeue(one)
-    end
+    local ch = chans[i]
+    if ch and getmetatable(ch) ~= Chan then ch:dequeue(slot, ops[i]) end
   end
 end
 
 local function wait_any(cases, n, s)
-  local w, at = waiter(), deadline_in(s)
-  local list = waiters_of(w, n)
+  local barrier = core.barrier()
+  if barrier then error(barrier, 2) end
+  local at, slot = deadline_in(s), slot_of_self()
+  -- Copies: the user may change his while we wait.
+  local ops, chans, values = new_table(n, 0), new_table(n, 0), new_table(n, 0)
+  for i = 1, n do
+    local case = cases[i]
+    chans[i], ops[i], values[i] = case[1] or false, case[2], case[3]
+  end
   while true do
     local i, v, ok = try(cases, n)
     if i then return i, v, ok end
-    w.busy, w.fired = true, false
-    enqueue_all(cases, n, list)
-    local err = pause(OTHER, at)
-    dequeue_all(n, list)
-    w.busy = false
-    local fired = w.fired
-    i, v, ok = fired and fired.index, fired and fired.value, fired and fired.ok
-    for k = 1, n do
-      list[k].value = nil
+    if C.host_queue_prepare(n) < 0 then error "not enough memory" end
+    handed[slot] = values
+    enqueue_all(ops, chans, n, slot)
+    local answer = rest(at)
+    if answer == nil then C.host_queue_leave() end
+    v = handed[slot]
+    handed[slot] = false
+    dequeue_all(ops, chans, n, slot)
+    if type(answer) == "number" then
+      i = floor(answer / 2)
+      if answer % 2 == 0 then return i, nil, false end
+      if ops[i] == "recv" then return i, v, true end
+      return i, nil, true
     end
-    if fired then return i, v, ok end
-    if err then return failed(err) end
+    if answer then return heard(answer) end
   end
 end
 

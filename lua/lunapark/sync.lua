@@ -18,10 +18,16 @@ local waitq = require "lunapark.waitq"
 
 local C = ffi.C
 local check_seconds, deadline_in = base.check_seconds, base.deadline_in
-local first, fire, failed, waiter, wait_in = waitq.first, waitq.fire, waitq.failed, waitq.waiter, waitq.wait
+local heard, handed, slot_of_self, wait = base.heard, waitq.handed, waitq.slot, waitq.wait
 local getmetatable, type, error = getmetatable, type, error
 
 local sync = {}
+
+local function fire_all(queue)
+  while queue.n > 0 do
+    C.host_queue_fire(queue, 1)
+  end
+end
 
 local function class(name)
   local c = {}
@@ -68,14 +74,14 @@ function sync.mutex()
 end
 
 local function lock_later(self, s)
-  local w, at = waiter(), deadline_in(s)
+  local at = deadline_in(s)
   if not self.locked then
     self.locked = true
     return true
   end
-  local err = wait_in(self.queue, w, at)
-  if err then return failed(err) end
-  return true
+  local answer = wait(self.queue, at)
+  if answer == 1 then return true end
+  return heard(answer)
 end
 
 --- Locks it. Waits while it is locked, unless s is 0 or less. A G that locks it twice waits for itself.
@@ -103,8 +109,8 @@ function Mutex:try_lock()
 end
 
 local function unlock(self)
-  local w = first(self.queue)
-  if w then fire(w) else self.locked = false end
+  local queue = self.queue
+  if queue.n > 0 then C.host_queue_fire(queue, 1) else self.locked = false end
 end
 
 --- Unlocks it: the G that waits longest has it now.
@@ -135,26 +141,12 @@ local function lock_anyway(self)
   local limit, why = C.host_own_deadline(), C.host_canceled()
   C.host_set_deadline(0)
   C.host_set_canceled(0)
-  local w = waiter()
-  w.busy, w.fired = true, false
-  waitq.push(self.queue, w)
-  local err
-  while not w.fired do
-    err = core.pause(core.reasons.other)
-    if err == "canceled" then
-      why = bit.bor(why, C.host_canceled())
-      C.host_set_canceled(0)
-    elseif err and err ~= "timeout" then
-      break
-    end
+  while wait(self.queue, 0) ~= 1 do
+    why = bit.bor(why, C.host_canceled())
+    C.host_set_canceled(0)
   end
-  w.busy = false
   C.host_set_deadline(limit)
   C.host_set_canceled(why)
-  if not w.fired then
-    waitq.remove(w)
-    error(err, 3)
-  end
 end
 
 -- ---- rwlock -----------------------------------------------------------------------------------------------
@@ -174,33 +166,33 @@ end
 
 -- Lets in who may come in.
 local function admit(self)
-  local w = first(self.queue)
-  while w and not self.writer do
-    if w.kind == "write" then
+  local queue = self.queue
+  while queue.n > 0 and not self.writer do
+    if handed[C.host_queue_first(queue)] == "write" then
       if self.readers > 0 then return end
       self.writer = true
     else
       self.readers = self.readers + 1
     end
-    fire(w)
-    w = first(self.queue)
+    C.host_queue_fire(queue, 1)
   end
 end
 
 local function enter(self, kind)
-  if self.writer or kind == "write" and self.readers > 0 or first(self.queue) then return false end
+  if self.writer or kind == "write" and self.readers > 0 or self.queue.n > 0 then return false end
   if kind == "write" then self.writer = true else self.readers = self.readers + 1 end
   return true
 end
 
 local function enter_later(self, kind, s)
-  local w, at = waiter(), deadline_in(s)
+  local at, slot = deadline_in(s), slot_of_self()
   if enter(self, kind) then return true end
-  w.kind = kind
-  local err = wait_in(self.queue, w, at)
-  if not err then return true end
+  handed[slot] = kind
+  local answer = wait(self.queue, at)
+  handed[slot] = false
+  if answer == 1 then return true end
   admit(self) -- those that waited behind this writer alone
-  return failed(err)
+  return heard(answer)
 end
 
 --- Locks it for writing. Waits until nobody else holds it, unless s is 0 or less.
@@ -298,28 +290,30 @@ function sync.semaphore(n)
 end
 
 local function take(self, n)
-  if self.free < n or first(self.queue) then return false end
+  if self.free < n or self.queue.n > 0 then return false end
   self.free = self.free - n
   return true
 end
 
 local function serve(self)
-  local w = first(self.queue)
-  while w and w.kind <= self.free do
-    self.free = self.free - w.kind
-    fire(w)
-    w = first(self.queue)
+  local queue = self.queue
+  while queue.n > 0 do
+    local n = handed[C.host_queue_first(queue)]
+    if n > self.free then return end
+    self.free = self.free - n
+    C.host_queue_fire(queue, 1)
   end
 end
 
 local function take_later(self, n, s)
-  local w, at = waiter(), deadline_in(s)
+  local at, slot = deadline_in(s), slot_of_self()
   if take(self, n) then return true end
-  w.kind = n
-  local err = wait_in(self.queue, w, at)
-  if not err then return true end
+  handed[slot] = n
+  local answer = wait(self.queue, at)
+  handed[slot] = false
+  if answer == 1 then return true end
   serve(self) -- those behind may want less
-  return failed(err)
+  return heard(answer)
 end
 
 local function check_permits(self, n, what)
@@ -394,12 +388,7 @@ end
 
 local function add(self, n)
   self.count = self.count + n
-  if self.count > 0 then return end
-  local w = first(self.queue)
-  while w do
-    fire(w)
-    w = first(self.queue)
-  end
+  if self.count == 0 then fire_all(self.queue) end
 end
 
 --- Adds n, which may be negative, to the count.
@@ -420,11 +409,11 @@ function WaitGroup:done()
 end
 
 local function wait_later(self, s)
-  local w, at = waiter(), deadline_in(s)
+  local at = deadline_in(s)
   if self.count == 0 then return true end
-  local err = wait_in(self.queue, w, at)
-  if err then return failed(err) end
-  return true
+  local answer = wait(self.queue, at)
+  if answer == 1 then return true end
+  return heard(answer)
 end
 
 --- Waits until the count is 0, unless s is 0 or less.
@@ -479,31 +468,25 @@ function Cond:wait(mutex, s)
   if s ~= nil then check_seconds(s, "wait") end
   if not mutex.locked then error("wait: the mutex is not locked", 2) end
   if s and s <= 0 then return nil, "timeout" end
-  local w, at = waiter(), deadline_in(s)
-  local why = core.barrier()
+  local at, why = deadline_in(s), core.barrier()
   if why then error(why, 2) end
   unlock(mutex)
-  local err = wait_in(self.queue, w, at)
+  local answer = wait(self.queue, at)
   lock_anyway(mutex)
-  if err then return failed(err) end
-  return true
+  if answer == 1 then return true end
+  return heard(answer)
 end
 
 --- Wakes the G that waits longest, if there is one.
 function Cond:signal()
   check_self(self, Cond, "signal", "cond")
-  local w = first(self.queue)
-  if w then fire(w) end
+  C.host_queue_fire(self.queue, 1)
 end
 
 --- Wakes all that wait.
 function Cond:broadcast()
   check_self(self, Cond, "broadcast", "cond")
-  local w = first(self.queue)
-  while w do
-    fire(w)
-    w = first(self.queue)
-  end
+  fire_all(self.queue)
 end
 
 -- ---- once -------------------------------------------------------------------------------------------------
@@ -514,11 +497,7 @@ local function keep(once, ok, ...)
     once[i] = (select(i, ...))
   end
   once.done = true
-  local w = first(once.queue)
-  while w do
-    fire(w)
-    w = first(once.queue)
-  end
+  fire_all(once.queue)
   if not ok then base.rethrow((...)) end
   return ...
 end
@@ -534,9 +513,8 @@ function sync.once(fn)
     if not once.done then
       if not fn then
         if once.runner == lp.self() then error("once: fn calls itself", 2) end
-        local w = waiter()
-        local err = wait_in(once.queue, w, 0)
-        if err then return failed(err) end
+        local answer = wait(once.queue, 0)
+        if answer ~= 1 then return heard(answer) end
       else
         local f = fn
         fn, once.runner = nil, lp.self()
