@@ -18,6 +18,8 @@ LUAJIT ?= luajit
 APP    ?= scripts/hello.lua
 LISTEN ?= 127.0.0.1:8080
 V      ?=
+# The LuaJIT that is linked; one for all builds of a tree.
+LUAJIT_DIR ?= build/luajit
 ifeq ($(origin CC),default)
 CC := gcc
 endif
@@ -25,7 +27,7 @@ endif
 # ---- Debian packages ---------------------------------------------------------------------------
 
 # libc6-dev: gcc only recommends it.
-DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson
+DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson xz-utils
 DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_BENCH := wrk curl valgrind
@@ -48,16 +50,16 @@ BASE     += -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
 LDFLAGS  += -fsanitize=$(SAN)
 endif
 # -isystem: the warnings are for our code, not for the packages' headers.
-INC    := -isystem /usr/include/luajit-2.1 -isystem /usr/share/include/llhttp -I$(B)/gen
+INC    := -isystem /usr/include/luajit-2.1 -isystem /usr/share/include/llhttp -I$(B)/gen -I$(LUAJIT_DIR)
 CFLAGS  = $(BASE) $(WARN) $(INC)
 
-LUAJIT_LIB ?= /usr/lib/$(MULTIARCH)/libluajit-5.1.a
+LUAJIT_LIB := $(LUAJIT_DIR)/libluajit.a
 LLHTTP_DIR ?= /usr/share/llhttp
 # What LuaJIT's objects call of each other or of libc comes to us first:
 # __wrap_NAME in host/barrier.c (the first line), host/vmmem.c (the second).
 comma   := ,
 WRAPPED := lj_ccallback_enter lj_ccallback_leave lj_vm_pcall lj_dispatch_profile lj_err_unwind_dwarf
-WRAPPED += mmap64 munmap mremap __register_frame __deregister_frame fopen64 fclose popen pclose tmpfile64
+WRAPPED += mmap64 munmap mremap mprotect __register_frame __deregister_frame fopen64 fclose popen pclose tmpfile64
 # The whole of LuaJIT and every symbol of ours: C modules (cjson.so, lfs.so) bind to the first, the
 # FFI finds the second, and the linker sees neither of these uses.
 LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive -lm -ldl -pthread
@@ -205,7 +207,14 @@ $(RT_LIB): $(RT_OBJS) $(B)/files
 	$(Q)rm -f $@ && $(CC_AR) rcs $@ $(RT_OBJS)
 CC_AR = $(if $(filter aarch64-linux-gnu-%,$(CC)),aarch64-linux-gnu-ar,ar)
 
-$(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files
+# One call makes both.
+$(LUAJIT_DIR)/luajit_config.h: host/build/luajit.sh | need
+	@CC=gcc host/build/luajit.sh $(LUAJIT_DIR)
+$(LUAJIT_LIB): $(LUAJIT_DIR)/luajit_config.h
+	@touch $@
+$(B)/host/main.o $(B)/host/vm.o: $(LUAJIT_DIR)/luajit_config.h
+
+$(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(MAIN_OBJ) $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS)
 
@@ -213,7 +222,7 @@ $(RT_TESTS) $(RT_TOOLS): $(B)/%: $(B)/%.o $(RT_LIB)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(RT_LIB) -pthread -lm $(if $(findstring /test/,$@),-lcmocka)
 
-$(HOST_TESTS): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files
+$(HOST_TESTS): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS) -lcmocka
 

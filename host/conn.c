@@ -194,7 +194,8 @@ static int refuse(host_conn *c, int status) {
 /* NULL: none can take it. */
 static host_vm *choose_vm(host_server *s, bool *soon) {
     *soon = false;
-    host_vm *vm = s->vm ? s->vm : vm_for_request(soon);
+    if (s->vm) return atomic_load_explicit(&s->vm_gone, memory_order_relaxed) ? NULL : s->vm;
+    host_vm *vm = vm_for_request(soon);
     return vm && !atomic_load_explicit(&vm->dropped, memory_order_relaxed) ? vm : NULL;
 }
 
@@ -218,14 +219,19 @@ static void watch_client(host_conn *c, rt_g *g) {
     x->hung_up = all_here && rt_pd_hup(c->pd);
 }
 
-/* A VM is being made: a few milliseconds. */
+/* A VM is being made, as a rule in a few milliseconds. */
 static rt_step wait_for_vm(rt_g *g) {
     rt_wait_open(g);
     rt_set_wait(g, RT_WAIT_OTHER, rt_nanotime() + VM_WAIT_NS);
     return RT_PARK;
 }
 
+/* As long as a handler may take: the app may take longer, or get stuck, when it loads. */
 static int ask_again(host_conn *c) {
+    host_xfer *x = c->x;
+    int64_t now = rt_nanotime(), limit = (int64_t)(options.handler_timeout * 1e9);
+    if (x->read_ns == 0) x->read_ns = now;
+    if (limit > 0 && now - x->read_ns >= limit) return refuse_busy(c);
     c->phase = CONN_BIND;
     return (int)wait_for_vm(c->g);
 }
@@ -512,6 +518,10 @@ static rt_step bind_later(rt_g *g) {
 static rt_step bind_again(rt_g *g, host_xfer *x) {
     bool soon;
     host_vm *vm = choose_vm(x->server, &soon);
+    if (vm && vm == x->server->vm && atomic_load_explicit(&vm->stuck, memory_order_relaxed)) {
+        soon = true; /* there is no other, and sysmon would take it out of that one again and again */
+        vm = NULL;
+    }
     if (vm) {
         rt_set_step(g, handler_step, vm->cell);
         return RT_YIELD;

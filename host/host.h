@@ -61,6 +61,7 @@ enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 /* What is to be given back when a VM goes (vmmem.c). */
 typedef struct mem_range mem_range;
 typedef struct mem_file mem_file;
+typedef struct mem_code mem_code;
 typedef struct vm_mem {
     struct {
         mem_range *v;
@@ -71,12 +72,17 @@ typedef struct vm_mem {
         int n, cap;
     } files;
     struct {
+        mem_code *v;
+        int n, cap;
+    } code; /* areas of machine code; a signal handler on the same thread reads, and sets */
+    struct {
         void **v;
         int n, cap;
     } tables;            /* of the unwinder */
     uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
     bool refused;        /* an allocation was, since the last full collection */
-    volatile bool busy;  /* `ranges` is being changed: for a signal handler on the same thread */
+    volatile bool busy;  /* `ranges` or `code` is being changed: for that signal handler */
+    volatile bool stopped; /* vmmem_stop_code */
 } vm_mem;
 
 /* What is known of its collector (vmgc.c). */
@@ -116,6 +122,7 @@ struct host_vm {
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
+    _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
     bool in_lua;  /* a G's Lua runs */
     bool closing; /* no G may begin in it any more */
     vm_mem mem;
@@ -166,6 +173,7 @@ struct host_luag {
     int n_cases, cap_cases;       /* of these, in use; allocated */
     int fired;                    /* what a wait in a queue answers; -1: nothing yet */
     bool resting;                 /* the wait is one in queues */
+    bool sheltered;   /* see host_shelter */
     uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
@@ -181,7 +189,7 @@ host_vm *vm_new(int id);
 /* The orderly end: finalizers run, everything goes back. No G of it lives and nobody runs it, nor
  * will. Any native G, which it keeps as long as the finalizers take. */
 void vm_free(host_vm *vm);
-/* The same at once, without finalizers and without a look at its heap. */
+/* The same at once, without finalizers and without a look at its heap. Waits for its calls (offload.c). */
 void vm_drop(host_vm *vm);
 int vm_add_handler(host_vm *vm, int n); /* pops the function; n < 0: a new number */
 
@@ -288,6 +296,10 @@ void vmmem_drop(host_vm *vm);
  * thread that runs it. */
 bool vmmem_has_code(host_vm *vm, uintptr_t pc);
 
+/* Whoever enters or returns to machine code of the VM gets a SIGSEGV there, until it may again; what LuaJIT
+ * compiles meanwhile is not stopped. Also in a signal handler on the thread that runs it. */
+void vmmem_stop_code(host_vm *vm, bool stop);
+
 /* For an idle VM: a step of its collector if the heap has grown by a quarter since the last cycle. True:
  * another is worthwhile. Finalizers may run. How long a step takes: vmgc.c. */
 bool vm_gc_step(host_vm *vm);
@@ -313,6 +325,15 @@ host_vm *vm_for_request(bool *soon);
 void vm_back(host_vm *vm, bool ended);
 /* vm was dropped. */
 void pool_forget(host_vm *vm);
+
+/* ---- C functions on other threads (offload.c) ------------------------------------------------ */
+
+enum { HOST_RESULT_NONE, HOST_RESULT_INT, HOST_RESULT_DOUBLE, HOST_RESULT_FLOAT };
+
+/* The end of c ends lg's wait of this ticket. False: it has ended. */
+bool call_open(host_call *c, host_luag *lg, uint64_t ticket);
+/* A lua_CFunction's wait for it, as above; it may answer nothing too early. */
+int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns);
 
 /* ---- sockets of Lua (sock.c) ---------------------------------------------------------------- */
 
@@ -361,7 +382,8 @@ void hold_overdue(host_xfer *x);
 
 struct host_server {
     int id, handler;
-    host_vm *vm; /* the one VM that answers; NULL: the one of the P */
+    host_vm *vm;          /* the one VM that answers; NULL: the one of the P */
+    _Atomic bool vm_gone; /* atomic: it was dropped */
     int listen_fd;
     rt_pd **listen_pds; /* by P */
     char addr[128];     /* as bound */

@@ -43,10 +43,14 @@ void host_cancel(int32_t slot);
 /* The same because a scope that it stands in has failed. Unlike host_cancel's, it ends with the scope. */
 void host_cancel_scope(int32_t slot);
 
-/* Why the waits of the running Lua G answer "canceled": 0 they do not, 1 host_cancel, 2 host_cancel_scope,
- * 3 both. Who has to wait for the end of others puts it aside, and back. */
+/* Why the waits of the running Lua G answer "canceled": 0 they do not, else a sum of 1 host_cancel,
+ * 2 host_cancel_scope, 4 its request's client is gone. */
 int host_canceled(void);
 void host_set_canceled(int why);
+
+/* Until it is turned off, what ends the waits of the running Lua G ends only the one it is in: those that begin
+ * later know neither its deadlines nor its cancellation. For who has to wait for the end of others. */
+void host_shelter(int on);
 
 /* ---- queues of Gs (queue.c) ---- */
 
@@ -70,6 +74,27 @@ int host_queue_first(const host_queue *q);
 int host_queue_prepare(int n);
 void host_queue_join(host_queue *q, int index);
 void host_queue_leave(void);
+
+/* ---- C functions on other threads (offload.c) ---- */
+
+/* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */
+typedef struct host_call {
+    void (*fn)(void);
+    int64_t ints[6];  /* whole numbers and pointers */
+    double floats[8]; /* floating-point numbers; a float in the first 4 bytes */
+    int32_t result;   /* which of these it has: 0 none, 1 i, 2 d, 3 f */
+    int32_t err;      /* errno after it */
+    int64_t i;
+    double d;
+    float f;
+} host_call;
+
+/* NULL: no memory. To be freed, also while it runs. */
+host_call *host_call_new(void);
+/* Starts it: then wait (lunapark.core.wait_call) until it is done. */
+void host_call_start(host_call *c);
+int host_call_done(const host_call *c);
+void host_call_free(host_call *c);
 
 /* ---- sockets (sock.c) ---- */
 

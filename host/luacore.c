@@ -57,6 +57,19 @@ static int core_wait_sock(lua_State *L) {
     return luag_wait_fd(L, q, pd, mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
 }
 
+/* wait_call(call[, deadline_ns]) -> as wait; see host_call_done */
+static int core_wait_call(lua_State *L) {
+    return luag_wait_call(L, pointer_arg(L, 1), (int64_t)lua_tonumber(L, 2));
+}
+
+/* set_ctype(ctype, id): makes a ctype object, which nobody else has, that of the type with this number
+ * (ffi.typeinfo). LuaJIT has no other way from a function's type to those of its parameters. */
+static int core_set_ctype(lua_State *L) {
+    if (lua_type(L, 1) != 10 /* cdata */) luaL_error(L, "bad argument #1");
+    *(int32_t *)lua_topointer(L, 1) = (int32_t)luaL_checkinteger(L, 2); /* NOLINT: cdata's payload */
+    return 0;
+}
+
 /* wait_req(req, mode[, deadline_ns]) -> as wait_sock */
 static int core_wait_req(lua_State *L) {
     return luag_wait_req(L, pointer_arg(L, 1), mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
@@ -138,6 +151,8 @@ int luaopen_lunapark_core(lua_State *L) {
         {"rest", core_rest},
         {"barrier", core_barrier},
         {"wait_sock", core_wait_sock},
+        {"wait_call", core_wait_call},
+        {"set_ctype", core_set_ctype},
         {"wait_req", core_wait_req},
         {"yield", core_yield},
         {"go", core_go},

@@ -100,7 +100,7 @@ static bool canceled(host_luag *lg) {
         lg->canceled |= HOST_CANCELED_GONE;
         rt_clear_cancel(lg->g);
     }
-    return lg->canceled != 0;
+    return lg->canceled != 0 && !lg->sheltered;
 }
 
 /* A client that has hung up may still take what is written. */
@@ -159,7 +159,7 @@ static int leave(lua_State *L, host_luag *lg) {
 }
 
 static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t deadline_ns) {
-    deadline_ns = nearer(limit_of(lg), deadline_ns);
+    if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
@@ -187,6 +187,17 @@ int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
     if (q) queue_join(q, lg);
     lg->resting = true;
     return wait_ticket(L, lg, RT_WAIT_OTHER, deadline_ns);
+}
+
+int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    if (canceled(lg)) return answer(L, "canceled");
+    lg->want = WANT_TICKET;
+    lg->deadline_ns = lg->sheltered ? deadline_ns : nearer(limit_of(lg), deadline_ns);
+    lg->ticket = rt_wait_open(lg->g);
+    if (!call_open(c, lg, lg->ticket)) rt_wake(lg->g, lg->ticket, RT_WOKEN);
+    rt_set_wait(lg->g, RT_WAIT_SYSCALL, lg->deadline_ns);
+    return leave(L, lg);
 }
 
 /* Goes into q, or into the pollDesc. RT_PARKED: yield now; else 0 or an error. Raises nothing. */
@@ -393,7 +404,13 @@ void host_cancel_scope(int32_t slot) {
 }
 
 int host_canceled(void) {
-    return luag_current()->canceled;
+    host_luag *lg = luag_current();
+    canceled(lg);
+    return lg->canceled;
+}
+
+void host_shelter(int on) {
+    luag_current()->sheltered = on;
 }
 
 void host_set_canceled(int why) {

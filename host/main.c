@@ -4,6 +4,7 @@
 #include "commands.h"
 
 #include <luajit.h>
+#include <luajit_config.h>
 #include <llhttp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +13,8 @@
 static command_call call;
 
 static void print_version(void) {
-    printf("lunapark %s\n%s\nllhttp %d.%d.%d\n", LUNAPARK_VERSION, LUAJIT_VERSION,
+    printf("lunapark %s\n%s%s\nllhttp %d.%d.%d\n", LUNAPARK_VERSION, LUAJIT_VERSION,
+           LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)",
            LLHTTP_VERSION_MAJOR, LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
 }
 

@@ -85,7 +85,8 @@ int host_queue_prepare(int n) {
 
 void host_queue_join(host_queue *q, int index) {
     host_luag *lg = luag_current();
-    if (lg->n_cases == lg->cap_cases) rt_throw("%d cases joined of %d", lg->n_cases + 1, lg->cap_cases);
+    if (lg->n_cases == lg->cap_cases)
+        rt_throw("%d cases joined of %d", lg->n_cases + 1, lg->cap_cases);
     join(q, &lg->cases[lg->n_cases++], lg, index);
 }
 

@@ -13,13 +13,16 @@
  *     it raises an error. The hook stays until the G has ended or waits, so that a handler which catches the error
  *     does not get far. The VM lives on. A signal may hit LuaJIT while it changes its dispatch tables, and
  *     what it does then undoes ours: so the hook is set anew each time.
+ *     C that was called by compiled code would come back to that, which looks at no hook, and a loop that is
+ *     mostly in C would hardly ever be met elsewhere. So all compiled code of the VM is made unfit to run too:
+ *     who comes back there gets a SIGSEGV, whose handler goes on as in the first case.
  *   - in the interpreter, when that has not helped for LAST_NS: LuaJIT calls no hook in a hook, in a
  *     finalizer, or in the message handler of an error that a hook has raised. Between two instructions no C code
  *     is half done but LuaJIT's own, so it is as in compiled code.
  *   - beneath an FFI callback: C code of somebody is half done. No error is raised through it and nothing is
  *     dropped before it comes back.
  *
- * What comes back, or enters compiled code next time, is found by trying again every 10 ms.
+ * All of that is done again every 10 ms until it has worked.
  *
  * Dropping a VM: it leaves the pool, its sockets are closed, and its Gs are made to run once more: their
  * steps see `dropped` and end without a look at Lua (luag.c, conn.c), the stacks that they hold are given back
@@ -92,10 +95,10 @@ static bool is_instruction(uintptr_t pc) {
 }
 
 /* Nothing but the VM is harmed if the thread never comes back to pc. */
-static bool may_land(host_vm *vm, uintptr_t pc, uintptr_t sp) {
+static bool may_land(host_vm *vm, uintptr_t pc, const void *sp) {
     bool there = atomic_load(&vm->seen_compiled) ||
                  (is_instruction(pc) && rt_nanotime() >= atomic_load(&vm->kill_ns) + LAST_NS);
-    return there && !barrier_callback(vm, (const void *)sp); /* NOLINT: an address as a number */
+    return there && !barrier_callback(vm, sp);
 }
 
 /* SIGURG on an M in foreign code. */
@@ -107,14 +110,34 @@ static void on_interrupt(void *context) {
     atomic_store(&vm->seen_pc, pc);
     host_luag *lg = atomic_load(&vm->kill);
     if (!lg || lg != atomic_load(&vm->running)) return;
-    if (may_land(vm, pc, *sp_of(uc)))
+    const void *sp = (const void *)*sp_of(uc); /* NOLINT: an address as a number */
+    if (may_land(vm, pc, sp)) {
         land(uc);
-    else
+    } else {
         set_kill_hook(vm);
+        if (!barrier_callback(vm, sp)) vmmem_stop_code(vm, true);
+    }
+}
+
+/* SIGSEGV on an M in foreign code: a call that came back to compiled code which was stopped. */
+static bool on_fault(void *context) {
+    host_vm *vm = rt_cell_data(rt_current_cell());
+    ucontext_t *uc = context;
+    if (!vm->mem.stopped || !vmmem_has_code(vm, *pc_of(uc))) return false;
+    const void *sp = (const void *)*sp_of(uc); /* NOLINT: an address as a number */
+    host_luag *lg = atomic_load(&vm->kill);
+    if (lg && lg == atomic_load(&vm->running) && !barrier_callback(vm, sp)) {
+        atomic_store(&vm->seen_compiled, true);
+        land(uc);
+    } else {
+        vmmem_stop_code(vm, false);
+    }
+    return true;
 }
 
 void runaway_init(void) {
     rt_on_interrupt(on_interrupt);
+    rt_on_fault(on_fault);
 }
 
 /* ---- in the VM ---- */
@@ -139,6 +162,7 @@ static void kill_hook(lua_State *L, lua_Debug *ar) {
 bool runaway_over(host_vm *vm, bool waits) {
     bool raised = vm->raised;
     restore_hook(vm);
+    vmmem_stop_code(vm, false);
     vm->raised = false;
     atomic_store(&vm->kill, NULL);
     if (raised)
@@ -151,7 +175,6 @@ bool runaway_over(host_vm *vm, bool waits) {
 static void bury(void *arg) {
     host_vm *vm = arg;
     rt_cell_drop(vm->cell, false);
-    vm->dropped = false;
     vm_drop(vm);
 }
 

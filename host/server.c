@@ -215,7 +215,9 @@ void server_stop(host_server *s) {
 void server_stop_all_of(host_vm *vm) {
     for (int i = 0; i < MAX_SERVERS; i++) {
         host_server *s = server_by_id(i);
-        if (s && s->vm == vm) server_stop(s);
+        if (!s || s->vm != vm) continue;
+        atomic_store(&s->vm_gone, true);
+        server_stop(s);
     }
 }
 

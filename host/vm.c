@@ -16,6 +16,7 @@
 #include "embed.h"
 
 #include <errno.h>
+#include <luajit_config.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,9 @@ static void add_searcher(lua_State *L) {
 
 static int open_all(lua_State *L) {
     luaL_openlibs(L);
+    /* host/build/luajit.sh says why. */
+    if (!LUAJIT_SIDE_TRACES && luaL_dostring(L, "require('jit.opt').start('maxside=0')") != 0)
+        return lua_error(L);
     barrier_open(L);
     add_searcher(L);
     return 0;
@@ -124,6 +128,7 @@ static host_vm *take_empty(void) {
 
 host_vm *vm_new(int id) {
     host_vm *vm = take_empty();
+    vm->dropped = false;
     vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
     set_made_here(vm);
     lua_State *L = luaL_newstate();
@@ -146,6 +151,8 @@ void vm_free(host_vm *vm) {
 
 void vm_drop(host_vm *vm) {
     if (vm->view.n_live != 0) rt_throw("VM %d ends with %d Gs", vm->view.vm_id, vm->view.n_live);
+    while (atomic_load(&vm->n_calls) > 0) /* they use its memory */
+        rt_sleep(NS_PER_SEC / 100);
     vmmem_drop(vm);
     for (int i = 0; i < vm->n_slots; i++) {
         free(vm->slots[i]->cases);
@@ -157,6 +164,7 @@ void vm_drop(host_vm *vm) {
     rt_cell *cell = vm->cell;
     memset(vm, 0, offsetof(host_vm, scratch));
     vm->cell = cell;
+    vm->dropped = true; /* for who chose it when it still lived */
     rt_lock_acquire(&retired.lock);
     vm->next_retired = retired.first;
     retired.first = vm;
@@ -254,7 +262,7 @@ void luag_give(host_luag *lg, int status) {
         drop_spare_threads(vm);
         rt_enterforeign(); /* it may take as long as a handler */
         vm_gc_full(vm);
-        rt_exitforeign();
+        if (!rt_exitforeign()) vm_back(vm, false);
     } else if (vm->gc.hurries) {
         vm_gc_tune(vm);
     }
@@ -266,6 +274,7 @@ void luag_give(host_luag *lg, int status) {
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
     queue_leave(lg);
+    lg->sheltered = false;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;

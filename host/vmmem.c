@@ -21,6 +21,9 @@
  * room for two more before anything is mapped or unmapped, so that recording can not fail. A range
  * that this VM did not map (the runtime's stacks go through munmap as well) is passed on untouched.
  *
+ * Which of it is machine code is told by mprotect: LuaJIT has each of its areas either executable or writable.
+ * Other than mmap's, these records may be missing where memory is.
+ *
  * Two other things of a VM are not its heap's, so they are recorded as well:
  *
  *   - the FILEs of its io library, opened with close-on-exec: no child of the process inherits what a
@@ -44,6 +47,11 @@ enum { PAGE = 4096, RESERVE_PART = 16, RESERVE_MIN = 1 << 20 };
 
 struct mem_range {
     uintptr_t lo, hi;
+};
+
+struct mem_code {
+    uintptr_t lo, hi;
+    bool exec; /* LuaJIT wants it so; else it writes there */
 };
 
 struct mem_file {
@@ -141,6 +149,54 @@ bool vmmem_has_code(host_vm *vm, uintptr_t pc) {
     return ours && (pc < m->callbacks || pc >= m->callbacks + PAGE);
 }
 
+/* ---- machine code ---- */
+
+int __real_mprotect(void *addr, size_t len, int prot);
+
+static void record_code(host_vm *vm, uintptr_t lo, uintptr_t hi, bool exec) {
+    vm_mem *m = &vm->mem;
+    for (int i = 0; i < m->code.n; i++)
+        if (m->code.v[i].lo == lo && m->code.v[i].hi == hi) {
+            m->code.v[i].exec = exec;
+            return;
+        }
+    if (!exec || lo == m->callbacks || !RESERVE(m->code, 1)) return;
+    m->code.v[m->code.n++] = (mem_code){lo, hi, true};
+}
+
+static void forget_code(host_vm *vm, uintptr_t lo, uintptr_t hi) {
+    vm_mem *m = &vm->mem;
+    for (int i = m->code.n - 1; i >= 0; i--)
+        if (m->code.v[i].lo < hi && m->code.v[i].hi > lo) m->code.v[i] = m->code.v[--m->code.n];
+}
+
+/* The runtime's stacks have their guards from here as well. */
+int __wrap_mprotect(void *addr, size_t len, int prot) {
+    host_vm *vm = vm_here();
+    uintptr_t lo = (uintptr_t)addr;
+    if (!vm || !vm->L) return __real_mprotect(addr, len, prot);
+    vm->mem.busy = true;
+    int r = __real_mprotect(addr, len, prot);
+    if (r == 0) record_code(vm, lo, end_of(addr, len), prot & PROT_EXEC);
+    vm->mem.busy = false;
+    return r;
+}
+
+void vmmem_stop_code(host_vm *vm, bool stop) {
+    vm_mem *m = &vm->mem;
+    if (m->busy || (!stop && !m->stopped)) return;
+    int saved = errno;
+    for (int i = 0; i < m->code.n; i++) {
+        mem_code c = m->code.v[i];
+        if (!c.exec) continue;
+        if (__real_mprotect((void *)c.lo, c.hi - c.lo, /* NOLINT: an address as a number */
+                            stop ? PROT_READ : PROT_READ | PROT_EXEC) != 0)
+            rt_throw("VM %d: mprotect: %s", vm->view.vm_id, strerror(errno));
+    }
+    m->stopped = stop;
+    errno = saved;
+}
+
 /* ---- the limit ---- */
 
 static bool too_much(host_vm *vm, size_t more) {
@@ -187,8 +243,10 @@ static int unmap(host_vm *vm, void *addr, size_t len) {
         return -1;
     }
     int r = __real_munmap(addr, len);
-    if (r == 0) forget(vm, addr, len);
-    return r;
+    if (r != 0) return r;
+    forget(vm, addr, len);
+    forget_code(vm, (uintptr_t)addr, end_of(addr, len));
+    return 0;
 }
 
 int __wrap_munmap(void *addr, size_t len) {
@@ -348,6 +406,7 @@ void vmmem_drop(host_vm *vm) {
                      strerror(errno));
     }
     free(m->files.v);
+    free(m->code.v);
     free(m->tables.v);
     free(m->ranges.v);
     *m = (vm_mem){0};

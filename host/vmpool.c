@@ -32,7 +32,7 @@ enum { MAX_PS = 256, MAX_VMS = 4096, LOOK_MS = 100, KILL_MS = 10 };
 
 static struct {
     rt_lock lock;
-    char *(*load)(host_vm *); /* NULL: nothing is served */
+    char *(*load)(host_vm *); /* lock writes; NULL: nothing is served */
     host_vm *all[MAX_VMS];    /* lock: those that have loaded */
     int n, max;               /* lock */
     host_vm *stuck;           /* lock */
@@ -112,7 +112,7 @@ static int count_spares(void) {
 
 static void keep_a_spare(void) {
     rt_lock_acquire(&pool.lock);
-    bool make = count_spares() + pool.making == 0 && may_make();
+    bool make = pool.load && count_spares() + pool.making == 0 && may_make();
     if (make) pool.making++;
     rt_lock_release(&pool.lock);
     if (make) rt_go(make_spare, NULL);
@@ -265,7 +265,7 @@ static void keep(void *arg) {
     (void)arg;
     pool.keeper = rt_self();
     for (;;) {
-        if (pool.load) keep_a_spare();
+        keep_a_spare();
         wait_for_bell(look_at_stuck());
     }
 }
@@ -281,12 +281,16 @@ void pool_init(void) {
 char *pool_start(char *(*load)(host_vm *)) {
     char *err = NULL;
     int procs = rt_procs();
+    rt_lock_acquire(&pool.lock); /* the keeper runs already */
     pool.load = load;
     pool.max = options.max_vms ? (int)options.max_vms : procs * 4 < 8 ? 8 : procs * 4;
     if (pool.max < procs) pool.max = procs;
+    pool.making = procs;
+    rt_lock_release(&pool.lock);
     for (int i = 0; i < procs && !err; i++) {
         host_vm *vm = make_vm(&err);
         rt_lock_acquire(&pool.lock);
+        pool.making--;
         if (vm) set_current(i, vm);
         rt_lock_release(&pool.lock);
     }

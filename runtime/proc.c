@@ -157,23 +157,29 @@ static bool add_block(void) {
     return true;
 }
 
-/* A dead G, moved to idle. with_stack: rather one that kept its stack, which is of STACK_NATIVE. */
+/* gfree_lock held. One from the global list, and some more for p's own. */
+static rt_g *refill(g_list *global, g_list *own) {
+    rt_g *g = g_list_pop(global);
+    for (int i = 0; own && i < GFREE_MAX / 2 && global->head; i++)
+        g_list_push(own, g_list_pop(global));
+    return g;
+}
+
+/* A dead G, moved to idle. with_stack: rather one that kept its stack, which is of STACK_NATIVE, and be it
+ * from the global list: Gs that begin on one P and end on another would become ever more otherwise, since
+ * a G that was given a stack keeps it. */
 static rt_g *take_g(bool with_stack) {
     rt_m *m = rt_getm();
     rt_p *p = m ? m->p : NULL;
     rt_g *g = NULL;
-    if (p) {
-        g = with_stack ? g_list_pop(&p->stack_gfree) : NULL;
-        if (!g) g = g_list_pop(&p->gfree);
-    }
+    if (p) g = g_list_pop(with_stack ? &p->stack_gfree : &p->gfree);
     if (!g) {
         rt_lock_acquire(&sched.gfree_lock);
-        g = with_stack ? g_list_pop(&sched.stack_gfree) : NULL;
+        if (with_stack) g = refill(&sched.stack_gfree, p ? &p->stack_gfree : NULL);
+        if (!g && with_stack && p) g = g_list_pop(&p->gfree);
         if (!g) {
             if (!sched.gfree.head && !add_block()) rt_throw("out of memory for a G");
-            g = g_list_pop(&sched.gfree);
-            for (int i = 0; p && i < GFREE_MAX / 2 && sched.gfree.head; i++)
-                g_list_push(&p->gfree, g_list_pop(&sched.gfree));
+            g = refill(&sched.gfree, p ? &p->gfree : NULL);
         }
         rt_lock_release(&sched.gfree_lock);
     }
@@ -235,12 +241,19 @@ rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size) {
     return g;
 }
 
-rt_g *rt_go(void (*fn)(void *), void *arg) {
-    rt_g *g = new_native(fn, arg, STACK_NATIVE);
-    g->site = __builtin_return_address(0);
+static rt_g *start_native(rt_g *g, void *site) {
+    g->site = site;
     g_set_status(g, G_IDLE, G_RUNNABLE);
     g_enqueue(g);
     return g;
+}
+
+rt_g *rt_go(void (*fn)(void *), void *arg) {
+    return start_native(new_native(fn, arg, STACK_NATIVE), __builtin_return_address(0));
+}
+
+rt_g *rt_go_stack(void (*fn)(void *), void *arg, size_t stack_size) {
+    return start_native(new_native(fn, arg, stack_size), __builtin_return_address(0));
 }
 
 rt_g *rt_new_step(rt_step_fn step, rt_cell *cell) {

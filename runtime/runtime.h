@@ -79,6 +79,9 @@ const char *rt_reason_name(rt_reason r);
  * fails: without memory it aborts, as Go does. */
 rt_g *rt_go(void (*fn)(void *), void *arg);
 
+/* The same with a stack of so many bytes at least. */
+rt_g *rt_go_stack(void (*fn)(void *), void *arg, size_t stack_size);
+
 /* A step G in state waiting, that nobody else knows yet: set its locals, then rt_ready it. `cell`
  * may be NULL. Any thread of the runtime. */
 rt_g *rt_new_step(rt_step_fn step, rt_cell *cell);
@@ -192,6 +195,10 @@ bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg);
 
 /* fn runs in SIGURG's handler on an M in foreign code, with its ucontext_t. Set once, before. */
 void rt_on_interrupt(void (*fn)(void *context));
+
+/* The same in SIGSEGV's, before that is an error. True: it is none, the thread goes on as the ucontext_t
+ * says. Set once, before. */
+void rt_on_fault(bool (*fn)(void *context));
 
 /* Brackets around code of a cell's G that may run for long without knowing of the runtime, such as Lua
  * (syscall.c). In between, sysmon may give the P to another M. What is not said to need a P or to wait may

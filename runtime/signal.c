@@ -129,7 +129,33 @@ void m_interrupt(rt_m *m) {
     syscall(SYS_tgkill, getpid(), tid, SIGURG); /* Ms never end, so it finds the thread */
 }
 
-#ifndef RT_ASAN
+/* ---- faults ---- */
+
+static bool (*fault_hook)(void *context);
+
+static bool hook_takes(int signo, void *context) {
+    const rt_m *m = rt_getm();
+    return signo == SIGSEGV && fault_hook && m && in_foreign_code(m) && fault_hook(context);
+}
+
+#ifdef RT_ASAN
+static struct sigaction asan_segv; /* says more than ours */
+
+static void on_asan_fault(int signo, siginfo_t *info, void *uc) {
+    if (!hook_takes(signo, uc)) asan_segv.sa_sigaction(signo, info, uc);
+}
+
+void rt_on_fault(bool (*fn)(void *context)) {
+    fault_hook = fn;
+    struct sigaction sa = {.sa_sigaction = on_asan_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigaddset(&sa.sa_mask, SIGURG);
+    if (sigaction(SIGSEGV, &sa, &asan_segv) < 0) rt_throw("SIGSEGV: %s", strerror(errno));
+}
+#else
+void rt_on_fault(bool (*fn)(void *context)) {
+    fault_hook = fn;
+}
+
 /* Frames of one function may be larger than the guard; what lies below it is another stack, whose
  * own addresses do not fault. */
 static bool overflows(rt_stack s, const char *at) {
@@ -162,7 +188,7 @@ static void say_fault(int signo, const siginfo_t *info) {
 
 /* On the M's alternate stack. */
 static void on_fault(int signo, siginfo_t *info, void *uc) {
-    (void)uc;
+    if (hook_takes(signo, uc)) return;
     say_fault(signo, info);
     signal(signo, SIG_DFL);
     /* The instruction faults again when we return, now with the default action and the right
@@ -382,6 +408,7 @@ void signal_start(void) {
 void signal_init(bool keep_default) {
 #ifndef RT_ASAN /* it has a handler of its own, which says more */
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigaddset(&sa.sa_mask, SIGURG);
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
         sigaction(faults[i], &sa, NULL);

@@ -492,6 +492,28 @@ describe("lunapark.scope", function()
       assert.same({ true }, seen.detached)
     end)
 
+    it("and lp.scope in it end when the client goes away", function()
+      local seen, began = {}, false
+      client = testing.serve(function()
+        lp.go(function() seen.child = { lp.sleep(LONG) } end)
+        lp.scope(function(s)
+          s:go(function() seen.scoped = { lp.sleep(LONG) } end)
+          began = true
+        end)
+        seen.after = { lp.sleep(LONG) }
+        return "nobody hears it"
+      end)
+      local conn = assert(client:connect())
+      conn:write "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+      helper.eventually(function() return began end)
+      lp.sleep(0.005)
+      conn:close()
+      helper.eventually(function() return seen.child and seen.scoped and seen.after end)
+      for _, name in ipairs { "child", "scoped", "after" } do
+        assert.same({ nil, "canceled" }, seen[name], name)
+      end
+    end)
+
     it("is left by a handler that returns: its Gs go on", function()
       local seen
       client = testing.serve(function()

@@ -88,6 +88,27 @@ describe("lunapark", function()
       end
     end
 
+    it("with Gs that wait in comparators: their stacks are counted, and given back", function()
+      local function sort()
+        table.sort({ 2, 1 }, function(a, b)
+          lp.sleep(0.01)
+          return a < b
+        end)
+      end
+      local stacks
+      for _ = 1, 3 do
+        local gs = {}
+        for i = 1, 100 do gs[i] = lp.go(sort) end
+        lp.yield()
+        assert.equal(100, lp.stats().held_stacks)
+        for i = 1, 100 do gs[i]:join() end
+        local s = lp.stats()
+        assert.equal(0, s.held_stacks)
+        stacks = stacks or s.memory.stacks
+        assert.equal(stacks, s.memory.stacks)
+      end
+    end)
+
     it("with Gs that end", function()
       local function nap(n)
         lp.sleep(n % 3 * 0.0001)

@@ -25,6 +25,7 @@ present() {
     gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc ;;
     libc6-dev-arm64-cross) [ -e /usr/aarch64-linux-gnu/include/stdio.h ] ;;
     libc6-dev) [ -e /usr/include/stdio.h ] ;;
+    xz-utils) command -v xz ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1
 }

@@ -11,9 +11,9 @@
 -- channel is nil, "closed", and so is a second close. Any value may be sent, nil too: `local v, err = ch:recv()` is a
 -- value when err is nil.
 --
--- A buffer is a ring in ch[0 .. cap - 1]. While somebody waits to receive it is empty, while somebody waits to send it
--- is full: whoever comes hands his value straight to the other one (waitq.lua). Hence select needs no second look: when
--- its G is fired, the case is done.
+-- A buffer is a ring in ch[0 .. cap - 1]. While somebody waits to receive it is empty, while somebody waits to send
+-- it is full: whoever comes hands his value straight to the other one (waitq.lua). Hence select needs no second look:
+-- when its G is fired, the case is done.
 --
 -- select draws among the cases that are ready, each with the same chance, so none starves. Its numbers are its own,
 -- not math.random's, which belong to the user.
@@ -24,7 +24,7 @@
 --   try_send(v)             -> false, or true, ok
 --   enqueue(slot, op)       the G of that slot is to be woken (host_wake) when `op`, "recv" or "send", may have become
 --                           ready; nothing is handed over: the select tries again
---   dequeue(slot, op)       it does not wait any more. If it was woken and another could go on in its stead, that one is
+--   dequeue(slot, op)       it does not wait any more. If it was woken and another could go on instead, that one is
 
 local ffi = require "ffi"
 require "lunapark.cdef"

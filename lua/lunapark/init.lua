@@ -375,7 +375,8 @@ local stats_t = ffi.typeof("rt_stats")
 local p_stats_t = ffi.typeof("rt_p_stats")
 local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
 
---- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory.
+--- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory; VMs that
+--- serve, those of them that are stuck or spare; stacks held by Gs that wait in the midst of a C function.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -389,8 +390,12 @@ function lp.stats()
     switches = tonumber(s.switches), steals = tonumber(s.steals), polls = tonumber(s.polls),
     poll_events = tonumber(s.poll_events), timers = tonumber(s.timers),
     timers_fired = tonumber(s.timers_fired), handoffs = tonumber(s.handoffs), fds = tonumber(s.fds),
-    memory = { lua = collectgarbage("count") * 1024, stacks = tonumber(s.stack_bytes) },
+    memory = {
+      lua = collectgarbage("count") * 1024, mapped = tonumber(view.mapped), stacks = tonumber(s.stack_bytes),
+    },
     vm = view.vm_id, lua_gs = view.n_live,
+    vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), away = s.away,
+    held_stacks = s.held_stacks,
     ps = {},
   }
   for id = 0, s.procs - 1 do

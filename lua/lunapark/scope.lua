@@ -22,7 +22,7 @@
 -- first G, because most never do. The main G of a script, too, is the root of what it starts.
 --
 -- While a G waits for the end of its scope, deadline and cancellation must not end that wait: its Gs have both and
--- come to an end by them. So these are put aside for that wait and then put back.
+-- come to an end by them. So that wait is sheltered from both.
 --
 -- Scopes follow the calls of a G, not its coroutines: a coroutine that yields out of lp.scope leaves its G standing in
 -- the scope until it is resumed. Whoever never resumes it has the scope's Gs cancelled when the G ends.
@@ -33,7 +33,7 @@ local core = require "lunapark.core"
 
 local C = ffi.C
 local wait, JOIN = core.wait, core.reasons.join
-local CANCELED, BY_SCOPE = 1, 2 -- bits of host_canceled
+local BY_SCOPE = 2 -- of host_canceled's bits
 local DEBUG = 0
 
 local scope = {}
@@ -110,7 +110,7 @@ scope.cancel = cancel
 --- Whether the running G itself was cancelled, not only the work in a scope that has failed.
 ---@return boolean
 function scope.is_canceled()
-  return bit.band(C.host_canceled(), CANCELED) ~= 0
+  return bit.band(C.host_canceled(), bit.bnot(BY_SCOPE)) ~= 0
 end
 
 local function text_of(err)
@@ -182,26 +182,17 @@ end
 
 -- Waits until the scope has no Gs any more.
 local function wait_for_all(s)
-  local limit, why = C.host_deadline(), C.host_canceled()
-  if why ~= 0 then cancel_all(s) end
-  C.host_set_deadline(0)
-  C.host_set_canceled(0)
+  C.host_shelter(1)
   s.waiting = true
-  local raised
-  while s.first and not raised do
-    local ok, err = pcall(wait, JOIN)
-    if not ok then -- beneath an FFI callback nothing can wait
-      raised = err
-      cancel_all(s)
-    elseif err == "canceled" then
-      why = bit.bor(why, C.host_canceled())
-      C.host_set_canceled(0)
-      cancel_all(s)
-    end
+  local ok, raised = true, nil
+  while s.first and ok do
+    if C.host_canceled() ~= 0 and not s.canceled then cancel_all(s) end
+    ok, raised = pcall(wait, JOIN)
   end
-  C.host_set_deadline(limit)
-  C.host_set_canceled(why)
-  if raised and not s.failed then
+  C.host_shelter(0)
+  if ok then return end
+  cancel_all(s) -- beneath an FFI callback nothing can wait
+  if not s.failed then
     s.failed, s.err = true, raised
   end
 end
@@ -226,7 +217,7 @@ local function step_out(s)
     if outer.failed then return end
     outer = outer.parent
   end
-  C.host_set_canceled(bit.band(why, CANCELED))
+  C.host_set_canceled(why - BY_SCOPE)
 end
 
 local function leave(s, ok, ...)

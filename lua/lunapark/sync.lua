@@ -138,15 +138,10 @@ local function lock_anyway(self)
     self.locked = true
     return
   end
-  local limit, why = C.host_own_deadline(), C.host_canceled()
-  C.host_set_deadline(0)
-  C.host_set_canceled(0)
-  while wait(self.queue, 0) ~= 1 do
-    why = bit.bor(why, C.host_canceled())
-    C.host_set_canceled(0)
+  C.host_shelter(1)
+  while wait(self.queue, 0) ~= 1 do -- luacheck: ignore 542
   end
-  C.host_set_deadline(limit)
-  C.host_set_canceled(why)
+  C.host_shelter(0)
 end
 
 -- ---- rwlock -----------------------------------------------------------------------------------------------
