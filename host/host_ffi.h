@@ -20,6 +20,7 @@ typedef struct host_view {
     uint32_t scratch_size;
     int32_t n_live; /* Lua Gs of the VM */
     int64_t mapped; /* bytes that LuaJIT has mapped for it */
+    int32_t index;  /* of the waiter that was fired last */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
@@ -50,6 +51,50 @@ void host_set_canceled(int why);
 /* Until it is turned off, what ends the waits of the running Lua G ends only the one it is in: those that begin
  * later know neither its deadlines nor its cancellation. For who has to wait for the end of others. */
 void host_shelter(int on);
+
+/* ---- queues of Gs (queue.c) ---- */
+
+typedef struct host_waiter host_waiter;
+
+/* Lua Gs of one VM that wait for something. Zeroed: empty. */
+typedef struct host_queue {
+    int32_t n; /* so many */
+    host_waiter *head, *tail;
+} host_queue;
+
+/* Ends the wait of the first G in q: its slot, and its waiter's index in host_view.index; -1: there is none.
+ * Its wait answers 2 * index + (ok ? 1 : 0). */
+int host_queue_fire(host_queue *q, int ok);
+
+/* The slot of the first G in q; -1: there is none. */
+int host_queue_first(const host_queue *q);
+
+/* For a wait in several queues: room for n waiters, 0 or -1 without memory; then join each of them, with an
+ * index of 1 or more; then lunapark.core.rest. leave: out of all of them. */
+int host_queue_prepare(int n);
+void host_queue_join(host_queue *q, int index);
+void host_queue_leave(void);
+
+/* ---- C functions on other threads (offload.c) ---- */
+
+/* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */
+typedef struct host_call {
+    void (*fn)(void);
+    int64_t ints[6];  /* whole numbers and pointers */
+    double floats[8]; /* floating-point numbers; a float in the first 4 bytes */
+    int32_t result;   /* which of these it has: 0 none, 1 i, 2 d, 3 f */
+    int32_t err;      /* errno after it */
+    int64_t i;
+    double d;
+    float f;
+} host_call;
+
+/* NULL: no memory. To be freed, also while it runs. */
+host_call *host_call_new(void);
+/* Starts it: then wait (lunapark.core.wait_call) until it is done. */
+void host_call_start(host_call *c);
+int host_call_done(const host_call *c);
+void host_call_free(host_call *c);
 
 /* ---- sockets (sock.c) ---- */
 

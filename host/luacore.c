@@ -15,6 +15,26 @@ static int core_wait(lua_State *L) {
     return luag_wait(L, reason, deadline);
 }
 
+/* wait_in(queue[, deadline_ns]), rest([deadline_ns]) -> what host_queue_fire said | "timeout" | "canceled" | nil:
+ * woken by something else, still in the queues: rest again */
+static int core_wait_in(lua_State *L) {
+    host_queue *q = (host_queue *)lua_topointer(L, 1); /* NOLINT: cdata's payload */
+    if (lua_type(L, 1) != 10 /* cdata */) luaL_error(L, "bad argument #1");
+    return luag_rest(L, q, (int64_t)lua_tonumber(L, 2));
+}
+
+static int core_rest(lua_State *L) {
+    return luag_rest(L, NULL, (int64_t)lua_tonumber(L, 1));
+}
+
+/* barrier() -> nil, or why nothing can wait here */
+static int core_barrier(lua_State *L) {
+    const char *why = vm_barrier(vm_current());
+    if (!why) return 0;
+    lua_pushfstring(L, "cannot wait here: %s", why);
+    return 1;
+}
+
 /* The pointer that a cdata pointer holds. */
 static void *pointer_arg(lua_State *L, int i) {
     void **p = (void **)lua_topointer(L, i); /* NOLINT: cdata's payload */
@@ -35,6 +55,19 @@ static int core_wait_sock(lua_State *L) {
         return 1;
     }
     return luag_wait_fd(L, q, pd, mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
+}
+
+/* wait_call(call[, deadline_ns]) -> as wait; see host_call_done */
+static int core_wait_call(lua_State *L) {
+    return luag_wait_call(L, pointer_arg(L, 1), (int64_t)lua_tonumber(L, 2));
+}
+
+/* set_ctype(ctype, id): makes a ctype object, which nobody else has, that of the type with this number
+ * (ffi.typeinfo). LuaJIT has no other way from a function's type to those of its parameters. */
+static int core_set_ctype(lua_State *L) {
+    if (lua_type(L, 1) != 10 /* cdata */) luaL_error(L, "bad argument #1");
+    *(int32_t *)lua_topointer(L, 1) = (int32_t)luaL_checkinteger(L, 2); /* NOLINT: cdata's payload */
+    return 0;
 }
 
 /* wait_req(req, mode[, deadline_ns]) -> as wait_sock */
@@ -122,7 +155,12 @@ static int core_dump(lua_State *L) {
 int luaopen_lunapark_core(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"wait", core_wait},
+        {"wait_in", core_wait_in},
+        {"rest", core_rest},
+        {"barrier", core_barrier},
         {"wait_sock", core_wait_sock},
+        {"wait_call", core_wait_call},
+        {"set_ctype", core_set_ctype},
         {"wait_req", core_wait_req},
         {"yield", core_yield},
         {"go", core_go},

@@ -115,6 +115,19 @@ static int nothing(lua_State *L) {
     return 0;
 }
 
+/* What a wait in queues answers. */
+static int rested(lua_State *L, host_luag *lg, int err) {
+    lg->resting = false;
+    if (lg->fired >= 0) {
+        lua_pushinteger(L, lg->fired);
+        lg->fired = -1;
+        return 1;
+    }
+    if (!err) return 0;
+    queue_leave(lg);
+    return answer(L, word_of(err));
+}
+
 static int settle_wait(host_luag *lg);
 
 void luag_enter(host_luag *lg) {
@@ -148,17 +161,49 @@ static int leave(lua_State *L, host_luag *lg) {
     luag_enter(lg);
     lua_pushcfunction(L, nothing);
     lua_call(L, 0, 0);
+    if (lg->resting) return rested(L, lg, err);
     return err ? answer(L, word_of(err)) : 0;
 }
 
-int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
-    host_luag *lg = waiter(L);
-    if (canceled(lg)) return answer(L, "canceled");
+static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t deadline_ns) {
     if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
     rt_set_wait(lg->g, reason, deadline_ns);
+    return leave(L, lg);
+}
+
+int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    if (canceled(lg)) return answer(L, "canceled");
+    return wait_ticket(L, lg, reason, deadline_ns);
+}
+
+int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    if (q) {
+        queue_leave(lg); /* a wait that was being prepared when an error came in between */
+    } else if (lg->fired >= 0) {
+        return rested(L, lg, 0);
+    }
+    if (canceled(lg)) {
+        queue_leave(lg);
+        return answer(L, "canceled");
+    }
+    if (q) queue_join(q, lg);
+    lg->resting = true;
+    return wait_ticket(L, lg, RT_WAIT_OTHER, deadline_ns);
+}
+
+int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    if (canceled(lg)) return answer(L, "canceled");
+    lg->want = WANT_TICKET;
+    lg->deadline_ns = lg->sheltered ? deadline_ns : nearer(limit_of(lg), deadline_ns);
+    lg->ticket = rt_wait_open(lg->g);
+    if (!call_open(c, lg, lg->ticket)) rt_wake(lg->g, lg->ticket, RT_WOKEN);
+    rt_set_wait(lg->g, RT_WAIT_SYSCALL, lg->deadline_ns);
     return leave(L, lg);
 }
 
@@ -303,6 +348,7 @@ static int settle_wait(host_luag *lg) {
 
 static int end_wait(host_luag *lg) {
     int err = settle_wait(lg);
+    if (lg->resting) return rested(lg->L, lg, err);
     return err ? answer(lg->L, word_of(err)) : 0;
 }
 
@@ -339,11 +385,13 @@ double host_serial(int32_t slot) {
     return vm->slots[slot]->serial;
 }
 
+bool luag_wake(host_luag *lg) {
+    return lg->g && lg->want == WANT_TICKET && rt_wake(lg->g, lg->ticket, RT_WOKEN);
+}
+
 int host_wake(int32_t slot) {
     host_vm *vm = vm_current();
-    if (slot < 0 || slot >= vm->n_slots) return 0;
-    host_luag *lg = vm->slots[slot];
-    return lg->g && lg->want == WANT_TICKET && rt_wake(lg->g, lg->ticket, RT_WOKEN);
+    return slot >= 0 && slot < vm->n_slots && luag_wake(vm->slots[slot]);
 }
 
 static void cancel(int32_t slot, int why) {

@@ -79,6 +79,9 @@ const char *rt_reason_name(rt_reason r);
  * fails: without memory it aborts, as Go does. */
 rt_g *rt_go(void (*fn)(void *), void *arg);
 
+/* The same with a stack of so many bytes at least. */
+rt_g *rt_go_stack(void (*fn)(void *), void *arg, size_t stack_size);
+
 /* A step G in state waiting, that nobody else knows yet: set its locals, then rt_ready it. `cell`
  * may be NULL. Any thread of the runtime. */
 rt_g *rt_new_step(rt_step_fn step, rt_cell *cell);
