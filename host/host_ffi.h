@@ -115,6 +115,40 @@ host_sock *host_sock_foreign(int fd, int *err);
 /* Is it readable (mode 1) or writable (2), or broken, now? 1, 0, or why it can't be said. */
 int host_sock_ready(host_sock *s, int mode);
 
+/* ---- datagrams (udp.c) ---- */
+
+/* Bound to addr, as above. */
+host_sock *host_sock_udp(const char *addr, int *err);
+
+/* From now on it speaks with addr alone. */
+int host_sock_connect(host_sock *s, const char *addr);
+
+/* One datagram; addr: where to, NULL on a connected one. Its length, -EAGAIN, or why not. */
+int host_sock_send(host_sock *s, const char *data, size_t len, const char *addr);
+
+/* The length of the datagram, which may be more than cap: then its end is lost. Its sender's address is written
+ * to `from`, NUL-terminated, empty if it has none. */
+int host_sock_recv(host_sock *s, uint8_t *buf, size_t cap, char *from, size_t from_cap);
+
+/* ---- copying (transfer.c) ---- */
+
+typedef struct host_pipe host_pipe;
+
+/* Where bytes stand between drain and pump. */
+host_pipe *host_pipe_open(int *err);
+void host_pipe_free(host_pipe *p);
+int host_pipe_len(host_pipe *p);
+
+/* Moves at most so many bytes from src into the empty pipe, past src's buffer, which is empty: the count, 0 at
+ * the end of the stream, -EAGAIN. pump: from there to dst. unread: back, in front of what src has. -EINVAL and
+ * the like: the kernel does not do it with these. */
+int host_pipe_drain(host_pipe *p, host_sock *src, double most);
+int host_pipe_pump(host_pipe *p, host_sock *dst);
+int host_pipe_unread(host_pipe *p, host_sock *src);
+
+/* At most so many bytes of the file (an io file) from there: the count, 0 at its end, -EAGAIN. */
+int host_sock_sendfile(host_sock *dst, void *file, double offset, double most);
+
 /* ---- a request and its response (conn.c, response.c) ---- */
 
 typedef struct host_span {

@@ -7,14 +7,18 @@
 -- Addresses are "host:port" with a numeric host, "[v6]:port" or "unix:path". Failures of the outside world are
 -- `nil, err`: "eof", "timeout", "canceled", "closed", or the kernel's words ("connection refused"). After `close`,
 -- everything says "closed". A socket nobody holds any more is closed by the collector; programs should not wait for
--- that. What can be done with a connection stands in net/conn.lua.
+-- that. What can be done with a connection stands in net/conn.lua, with datagrams in net/udp.lua, with descriptors of
+-- other libraries in net/fd.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
+local copy = require "lunapark.net.copy"
+local fd = require "lunapark.net.fd"
 local turn = require "lunapark.net.turn"
+local udp = require "lunapark.net.udp"
 
 local C = ffi.C
 local address_of, message = common.address_of, common.message
@@ -24,7 +28,7 @@ local wait_sock = core.wait_sock
 local EAGAIN = common.EAGAIN
 local READ, WRITE = common.READ, common.WRITE
 
-local net = {}
+local net = { copy = copy.copy, fd = fd.new, udp = udp.new }
 
 local err_out = ffi.new("int[1]")
 
