@@ -386,8 +386,11 @@ int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns);
 /* Closes and frees all of a VM that was dropped. */
 void sock_close_all(host_vm *vm);
 
-/* NULL: closed. */
-rt_pd *sock_pd(host_sock *s, host_waitq **q);
+/* For who waits for it next: RT_R, RT_W. NULL: closed. */
+rt_pd *sock_pd(host_sock *s, int mode, host_waitq **q);
+
+/* How many bytes the kernel took, or -errno, or an RT_E... */
+ssize_t sock_writev(host_sock *s, struct iovec *iov, int n);
 
 /* ---- addresses (addr.c) -------------------------------------------------------------------- */
 
