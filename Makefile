@@ -80,7 +80,9 @@ RT_TESTS   := $(call programs_of,runtime/test/test_*.c)
 HOST_TESTS := $(call programs_of,host/test/test_*.c)
 RT_TOOLS   := $(call programs_of,runtime/examples/*.c runtime/bench/*.c)
 RT_BENCH   := $(call programs_of,runtime/bench/*.c)
-HOST_TOOLS := $(call programs_of,host/bench/*.c)
+# Programs that call the host from inside.
+HOST_INSIDE := $(B)/host/bench/shared
+HOST_TOOLS := $(filter-out $(HOST_INSIDE),$(call programs_of,host/bench/*.c))
 
 FFI_HEADERS := runtime/runtime_ffi.h host/host_ffi.h host/abi.h
 LUA_FILES   := $(shell LC_ALL=C find lua -name '*.lua' | LC_ALL=C sort)
@@ -233,14 +235,18 @@ $(GO_BENCH): $(wildcard runtime/bench/go/*.go)
 	@mkdir -p $(@D)
 	$(Q)go build -o $@ $^
 
-# The bench tools measure the host from outside: they are linked with nothing of it.
+$(HOST_INSIDE): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
+	$(call say,LD ,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS)
+
+# The other bench tools measure the host from outside: they are linked with nothing of it.
 $(HOST_TOOLS): $(B)/%: $(B)/%.o
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< -pthread
 
 .PHONY: runtime-programs
 runtime-programs: $(RT_LIB) $(RT_TOOLS) ; @:
-programs: $(RT_TOOLS) $(HOST_TOOLS) ; @:
+programs: $(RT_TOOLS) $(HOST_TOOLS) $(HOST_INSIDE) ; @:
 tests: $(RT_TESTS) $(HOST_TESTS) ; @:
 
 -include $(shell [ -d $(B) ] && find $(B)/runtime $(B)/host $(B)/gen -name '*.d' 2>/dev/null)

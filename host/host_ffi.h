@@ -284,6 +284,60 @@ int host_vms(int which);
 
 /* Connections that a server has now. */
 int host_serve_conns(int server);
+
+/* ---- dicts that all VMs share (shared.c) ---- */
+
+/* One of the process: any thread, at any time; none ever goes. */
+typedef struct host_dict host_dict;
+
+enum { HOST_NIL, HOST_BOOLEAN, HOST_NUMBER, HOST_STRING, HOST_TABLE };
+enum { HOST_SET, HOST_ADD, HOST_REPLACE, HOST_SWAP };
+
+/* What host_dict_get finds beside the bytes. */
+typedef struct host_dict_value {
+    double number;  /* HOST_NUMBER; HOST_BOOLEAN: 0 or 1 */
+    double len;     /* HOST_STRING, HOST_TABLE: bytes */
+    double version; /* for HOST_SWAP; 0: the key is missing */
+} host_dict_value;
+
+typedef struct host_dict_figures {
+    double keys, bytes, max_bytes, evictions, expired;
+} host_dict_figures;
+
+/* The dict of that name, made if there is none. max_bytes: the budget of its entries from now on; 0: as it
+ * is, 16 MiB at first. NULL: no memory. */
+host_dict *host_dict_open(const char *name, size_t len, double max_bytes);
+
+/* The type of what stands there, HOST_NIL: nothing. The bytes are copied to buf; if there are more than cap,
+ * none is. */
+int host_dict_get(host_dict *d, const char *key, size_t key_len, void *buf, size_t cap,
+                  host_dict_value *v);
+
+/* Puts a value; HOST_NIL deletes. ttl_ns: 0 never expires, negative: as before. how: HOST_ADD -EEXIST if there
+ * is one; HOST_REPLACE -ENOENT if there is none; HOST_SWAP -EAGAIN unless `version` is still the one there.
+ * 0; -EFBIG: larger than the whole budget; -ENOMEM. */
+int host_dict_put(host_dict *d, const char *key, size_t key_len, int type, double number,
+                  const void *data, size_t len, double ttl_ns, int how, double version);
+
+/* Adds `by` to the number there, which is `init` with this ttl_ns if there is none and has_init; the sum is
+ * in *sum. 0, -ENOENT, -EINVAL: no number, -EFBIG, -ENOMEM. */
+int host_dict_incr(host_dict *d, const char *key, size_t key_len, double by, int has_init,
+                   double init, double ttl_ns, double *sum);
+
+/* 1: it was there. */
+int host_dict_delete(host_dict *d, const char *key, size_t key_len);
+
+/* Sets, or gets, after how many ns it expires, 0: never. 0 or -ENOENT. */
+int host_dict_expire(host_dict *d, const char *key, size_t key_len, double ttl_ns);
+int host_dict_ttl(host_dict *d, const char *key, size_t key_len, double *ttl_ns);
+
+/* Keys from *cursor on (0 at first) into buf, each behind its length, a uint32_t: how many bytes; *cursor is -1
+ * after the last. -need: buf is too small for the next ones. */
+int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
+
+/* Deletes everything. */
+void host_dict_flush(host_dict *d);
+void host_dict_read(host_dict *d, host_dict_figures *f);
 /* ffi:end */
 
 #endif
