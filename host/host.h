@@ -138,8 +138,9 @@ struct host_vm {
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
     _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
-    bool in_lua;  /* a G's Lua runs */
-    bool closing; /* no G may begin in it any more */
+    const void *g_meta;  /* metatable of the handles of Gs */
+    bool in_lua;         /* a G's Lua runs */
+    bool closing;        /* no G may begin in it any more */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
@@ -189,12 +190,16 @@ struct host_luag {
     _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
-    uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
-    host_waiter waiter;           /* queue.c */
-    host_waiter *cases;           /* the same, of a select */
-    int n_cases, cap_cases;       /* of these, in use; allocated */
-    int fired;                    /* what a wait in a queue answers; -1: nothing yet */
-    bool resting;                 /* the wait is one in queues */
+    uint64_t ticket;        /* WANT_TICKET, WANT_QUEUE */
+    host_waiter waiter;     /* queue.c */
+    host_waiter *cases;     /* the same, of a select */
+    int n_cases, cap_cases; /* of these, in use; allocated */
+    int fired;              /* what a wait in a queue answers; -1: nothing yet */
+    bool resting;           /* the wait is one in queues */
+    bool parking;           /* it waits in lunapark.park, */
+    int n_ready;            /* for which so many values lie on its stack; -1: not readied */
+    int kept;         /* registry reference of a table of values for its next park, or LUA_NOREF */
+    int n_kept;       /* so many; -1: none */
     bool sheltered;   /* see host_shelter */
     uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
@@ -262,6 +267,12 @@ int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadl
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
+/* Waits for luag_ready: its values, or `again` and why there are none: nothing (look again), "timeout",
+ * "canceled". */
+int luag_park(lua_State *L);
+extern char luag_again;
+/* Gives the values above the first on L's stack to lg's park, this one or the next. Pops them. */
+void luag_ready(lua_State *L, host_luag *lg);
 /* The client of the request that lg answers has hung up. By lg's VM. */
 bool luag_client_gone(host_luag *lg);
 /* Ends a wait for a ticket. By lg's VM. */
