@@ -104,6 +104,7 @@ struct host_vm {
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
     host_sock *socks;             /* of its Lua, sock.c */
+    struct host_owned *owned;     /* of its Lua, offload.c */
     _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
     /* vmpool.c, runaway.c */
     _Atomic bool stuck;        /* atomic: its M has lost its P */
@@ -208,6 +209,9 @@ int luaopen_lunapark_core(lua_State *L); /* luacore.c */
 /* Waits that a lua_CFunction begins: `return luag_wait...(L, ...)`. They yield, and answer nothing,
  * or "timeout", "canceled", "closed" when it is over. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
+/* The same for those whom others wake: begun(lg, arg) is called when lg->ticket is open. */
+int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
+                   void (*begun)(host_luag *lg, void *arg), void *arg);
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns);
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
@@ -308,6 +312,9 @@ void pool_forget(host_vm *vm);
 
 /* Closes and frees all of a VM that was dropped. */
 void sock_close_all(host_vm *vm);
+
+/* One end of a pipe, or whatever else can be polled and read or written. Takes fd over, also when it fails. */
+host_sock *sock_of_pipe(int fd, int *err);
 
 /* NULL: closed. */
 rt_pd *sock_pd(host_sock *s, host_waitq **q);

@@ -4,6 +4,8 @@
  * Arguments are checked by the Lua modules, which name them as their users do. */
 #include "host.h"
 
+#include "offload.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -40,6 +42,11 @@ static int core_wait_sock(lua_State *L) {
 /* wait_req(req, mode[, deadline_ns]) -> as wait_sock */
 static int core_wait_req(lua_State *L) {
     return luag_wait_req(L, pointer_arg(L, 1), mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
+}
+
+/* wait_job(job[, deadline_ns]) -> nil | "timeout" | "canceled"; starts it. Again until host_job_done. */
+static int core_wait_job(lua_State *L) {
+    return job_wait(L, pointer_arg(L, 1), (int64_t)luaL_optnumber(L, 2, 0));
 }
 
 static int core_yield(lua_State *L) {
@@ -116,6 +123,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"wait", core_wait},
         {"wait_sock", core_wait_sock},
         {"wait_req", core_wait_req},
+        {"wait_job", core_wait_job},
         {"yield", core_yield},
         {"go", core_go},
         {"set_handler", core_set_handler},

@@ -144,7 +144,8 @@ static int leave(lua_State *L, host_luag *lg) {
     return err ? answer(L, word_of(err)) : 0;
 }
 
-int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
+int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
+                   void (*begun)(host_luag *lg, void *arg), void *arg) {
     host_luag *lg = waiter(L);
     if (canceled(lg)) return answer(L, "canceled");
     if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
@@ -152,7 +153,12 @@ int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
     rt_set_wait(lg->g, reason, deadline_ns);
+    if (begun) begun(lg, arg);
     return leave(L, lg);
+}
+
+int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
+    return luag_wait_with(L, reason, deadline_ns, NULL, NULL);
 }
 
 /* Goes into q, or into the pollDesc. RT_PARKED: yield now; else 0 or an error. Raises nothing. */

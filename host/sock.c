@@ -16,6 +16,7 @@ struct host_sock {
     int fd; /* -1: closed */
     rt_pd *pd;
     bool drained; /* the last read was short: the next edge tells when there is more */
+    bool pipe;    /* or something else that is no socket */
     char *unlink; /* path of a unix listener, removed when it closes */
     host_waitq waitq;
     host_rbuf rbuf;
@@ -54,6 +55,12 @@ static host_sock *sock_new(int fd, int *err) {
     close(fd);
     free(s);
     return NULL;
+}
+
+host_sock *sock_of_pipe(int fd, int *err) {
+    host_sock *s = sock_new(fd, err);
+    if (s) s->pipe = true;
+    return s;
 }
 
 host_sock *host_sock_listen(const char *addr, int *err) {
@@ -148,7 +155,7 @@ int64_t host_sock_fill(host_sock *s, size_t max) {
     while (n < 0 && errno == EINTR);
     if (n < 0) return -errno;
     b->end += (size_t)n;
-    s->drained = n > 0 && (size_t)n < room;
+    s->drained = n > 0 && (size_t)n < room && !s->pipe;
     return n;
 }
 
@@ -157,7 +164,7 @@ int64_t host_sock_write(host_sock *s, const char *data, size_t len) {
     int err = rt_pd_check(s->pd, RT_W);
     if (err) return err;
     for (;;) {
-        ssize_t n = send(s->fd, data, len, MSG_NOSIGNAL);
+        ssize_t n = s->pipe ? write(s->fd, data, len) : send(s->fd, data, len, MSG_NOSIGNAL);
         if (n >= 0) return n;
         if (errno != EINTR) return -errno;
     }
@@ -165,6 +172,10 @@ int64_t host_sock_write(host_sock *s, const char *data, size_t len) {
 
 int host_sock_close_write(host_sock *s) {
     if (s->fd < 0) return RT_ECLOSED;
+    if (s->pipe) {
+        host_sock_close(s);
+        return 0;
+    }
     return shutdown(s->fd, SHUT_WR) < 0 ? -errno : 0;
 }
 
