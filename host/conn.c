@@ -519,7 +519,8 @@ static rt_step bind_again(rt_g *g, host_xfer *x) {
     bool soon;
     host_vm *vm = choose_vm(x->server, &soon);
     if (vm && vm == x->server->vm && atomic_load_explicit(&vm->stuck, memory_order_relaxed)) {
-        soon = true; /* there is no other, and sysmon would take it out of that one again and again */
+        soon =
+            true; /* there is no other, and sysmon would take it out of that one again and again */
         vm = NULL;
     }
     if (vm) {

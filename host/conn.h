@@ -147,6 +147,8 @@ void hold_leave(host_xfer *x);
 
 /* What is asked for, "GET /path", by another thread than the handler's, which does not end meanwhile. */
 void hold_name(host_xfer *x, char *buf, size_t size);
+/* The same of a handler that does not run. */
+int hold_print_name(const host_xfer *x, char *buf, size_t size);
 bool hold_take_slowly(host_xfer *x);
 
 /* Around each call by which a handler reaches its connection, on any M, with a P or without. False:

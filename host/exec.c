@@ -1,7 +1,7 @@
 /* Processes: started by a job, waited for by a pidfd, their streams pipes that are sockets to Lua (sock.c).
  *
  * posix_spawn (vfork inside) holds its thread until the program runs, which may read it from a disk: so it is a
- * job (offload.c). The child starts as a shell would start it: no signal blocked or ignored, descriptors 0 to 2 and
+ * job (job.c). The child starts as a shell would start it: no signal blocked or ignored, descriptors 0 to 2 and
  * no other, whether somebody forgot O_CLOEXEC or not. It leads a process group of its own, so that a
  * timeout ends it with all that it has started, as long as they stay in the group.
  *
@@ -13,7 +13,8 @@
  * Rejected: fork, which copies page tables (milliseconds with large heaps) and runs our code in a copy of a process
  * of many threads; socketpairs for streams, since programs that open /dev/stdin can not open a socket.
  */
-#include "offload.h"
+#include "job.h"
+#include "sock.h"
 
 #include <errno.h>
 #include <fcntl.h>

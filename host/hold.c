@@ -149,7 +149,7 @@ bool hold_take_slowly(host_xfer *x) {
     }
 }
 
-static int print_name(const host_xfer *x, char *buf, size_t size) {
+int hold_print_name(const host_xfer *x, char *buf, size_t size) {
     return snprintf(buf, size, "%s %.*s", host_method_name(x->req.method),
                     x->req.path.len < 200 ? (int)x->req.path.len : 200, x->in + x->req.path.off);
 }
@@ -157,9 +157,9 @@ static int print_name(const host_xfer *x, char *buf, size_t size) {
 void hold_name(host_xfer *x, char *buf, size_t size) {
     uint64_t word = atomic_load(&x->watch->word);
     if (state_of(word) == HOLD_GONE) { /* its calls touch nothing any more */
-        print_name(x, buf, size);
+        hold_print_name(x, buf, size);
     } else if (state_of(word) == HOLD_FREE && move(x->watch, &word, HOLD_CALL, 0)) {
-        print_name(x, buf, size);
+        hold_print_name(x, buf, size);
         hold_give(x);
     } else {
         snprintf(buf, size, "%s ...", host_method_name(x->req.method));
@@ -257,7 +257,7 @@ static void part(host_watch *w, uint64_t word, int status) {
     host_xfer *x = w->x;
     host_conn *c = x->conn;
     char what[256];
-    int n = print_name(x, what, sizeof what);
+    int n = hold_print_name(x, what, sizeof what);
     if (n >= (int)sizeof what) n = sizeof what - 1;
     int state = x->req.state;
     atomic_store_explicit(&w->timer.until, 0, memory_order_relaxed);

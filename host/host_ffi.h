@@ -20,6 +20,7 @@ typedef struct host_view {
     uint32_t scratch_size;
     int32_t n_live; /* Lua Gs of the VM */
     int64_t mapped; /* bytes that LuaJIT has mapped for it */
+    int32_t index;  /* of the waiter that was fired last */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
@@ -51,6 +52,50 @@ void host_set_canceled(int why);
  * later know neither its deadlines nor its cancellation. For who has to wait for the end of others. */
 void host_shelter(int on);
 
+/* ---- queues of Gs (queue.c) ---- */
+
+typedef struct host_waiter host_waiter;
+
+/* Lua Gs of one VM that wait for something. Zeroed: empty. */
+typedef struct host_queue {
+    int32_t n; /* so many */
+    host_waiter *head, *tail;
+} host_queue;
+
+/* Ends the wait of the first G in q: its slot, and its waiter's index in host_view.index; -1: there is none.
+ * Its wait answers 2 * index + (ok ? 1 : 0). */
+int host_queue_fire(host_queue *q, int ok);
+
+/* The slot of the first G in q; -1: there is none. */
+int host_queue_first(const host_queue *q);
+
+/* For a wait in several queues: room for n waiters, 0 or -1 without memory; then join each of them, with an
+ * index of 1 or more; then lunapark.core.rest. leave: out of all of them. */
+int host_queue_prepare(int n);
+void host_queue_join(host_queue *q, int index);
+void host_queue_leave(void);
+
+/* ---- C functions on other threads (offload.c) ---- */
+
+/* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */
+typedef struct host_call {
+    void (*fn)(void);
+    int64_t ints[6];  /* whole numbers and pointers */
+    double floats[8]; /* floating-point numbers; a float in the first 4 bytes */
+    int32_t result;   /* which of these it has: 0 none, 1 i, 2 d, 3 f */
+    int32_t err;      /* errno after it */
+    int64_t i;
+    double d;
+    float f;
+} host_call;
+
+/* NULL: no memory. To be freed, also while it runs. */
+host_call *host_call_new(void);
+/* Starts it: then wait (lunapark.core.wait_call) until it is done. */
+void host_call_start(host_call *c);
+int host_call_done(const host_call *c);
+void host_call_free(host_call *c);
+
 /* ---- sockets (sock.c) ---- */
 
 typedef struct host_sock host_sock;
@@ -58,7 +103,7 @@ typedef struct host_sock host_sock;
 /* Bytes read but not yet taken stand at data[pos .. end). */
 typedef struct host_rbuf {
     uint8_t *data;
-    size_t pos, end, cap;
+    int32_t pos, end, cap;
 } host_rbuf;
 
 /* Every int below: 0 or a count, -errno, or the RT_E... codes; host_strerror names them. */
@@ -75,27 +120,79 @@ int host_sock_connected(host_sock *s);
 /* One accepted connection; NULL with *err -EAGAIN when there is none now. */
 host_sock *host_sock_accept(host_sock *s, int *err);
 
-/* Reads what there is, at most `max` bytes, into the socket's buffer. The count, 0 at the end of the
- * stream, or -EAGAIN. */
-int64_t host_sock_fill(host_sock *s, size_t max);
+/* Reads what there is into the socket's buffer; `wanted`: bytes that the caller would like to have in
+ * one piece, or 0. The count, 0 at the end of the stream, or -EAGAIN. */
+int host_sock_fill(host_sock *s, size_t wanted);
 host_rbuf *host_sock_rbuf(host_sock *s);
 
+/* Where s[0 .. len) begins in the bytes that stand in the buffer, the first `from` left out; counted from
+ * the first of all. -1: nowhere. */
+int host_rbuf_find(const host_rbuf *b, int from, const char *s, size_t len);
+
 /* How much of data[0 .. len) the kernel took, or -EAGAIN. */
-int64_t host_sock_write(host_sock *s, const char *data, size_t len);
+int host_sock_write(host_sock *s, const char *data, size_t len);
 int host_sock_close_write(host_sock *s);
 
 /* Closes at once; waiting Gs get "closed". Closing twice is harmless. */
 void host_sock_close(host_sock *s);
 
-/* Closes and gives the memory back: the finalizer. */
+/* Closes and gives the memory back. forget: the finalizer, which counts those that were still open. */
 void host_sock_free(host_sock *s);
+void host_sock_forget(host_sock *s);
+
+/* How many sockets of the process nobody closed but the collector. */
+double host_forgotten(void);
 
 /* mode 1: reads, 2: writes, 3: both. delay_ns from now; negative clears. */
 void host_sock_set_deadline(host_sock *s, int mode, int64_t delay_ns);
 int host_sock_set_nodelay(host_sock *s, int on);
 
+/* Probes of a silent peer after so many seconds; 0: none. */
+int host_sock_set_keepalive(host_sock *s, int seconds);
+
 /* Writes the address into buf, NUL-terminated; its length. peer: 0 own, 1 the other side's. */
 int host_sock_addr(host_sock *s, int peer, char *buf, size_t cap);
+
+/* A descriptor of somebody else, to be waited for: closing this one leaves it open. -EBUSY: it is the
+ * runtime's own; -EPERM: files like it can't be waited for. */
+host_sock *host_sock_foreign(int fd, int *err);
+
+/* Is it readable (mode 1) or writable (2), or broken, now? 1, 0, or why it can't be said. */
+int host_sock_ready(host_sock *s, int mode);
+
+/* ---- datagrams (udp.c) ---- */
+
+/* Bound to addr, as above. */
+host_sock *host_sock_udp(const char *addr, int *err);
+
+/* From now on it speaks with addr alone. */
+int host_sock_connect(host_sock *s, const char *addr);
+
+/* One datagram; addr: where to, NULL on a connected one. Its length, -EAGAIN, or why not. */
+int host_sock_send(host_sock *s, const char *data, size_t len, const char *addr);
+
+/* The length of the datagram, which may be more than cap: then its end is lost. Its sender's address is written
+ * to `from`, NUL-terminated, empty if it has none. */
+int host_sock_recv(host_sock *s, uint8_t *buf, size_t cap, char *from, size_t from_cap);
+
+/* ---- copying (transfer.c) ---- */
+
+typedef struct host_pipe host_pipe;
+
+/* Where bytes stand between drain and pump. */
+host_pipe *host_pipe_open(int *err);
+void host_pipe_free(host_pipe *p);
+int host_pipe_len(host_pipe *p);
+
+/* Moves at most so many bytes from src into the empty pipe, past src's buffer, which is empty: the count, 0 at
+ * the end of the stream, -EAGAIN. pump: from there to dst. unread: back, in front of what src has. -EINVAL and
+ * the like: the kernel does not do it with these. */
+int host_pipe_drain(host_pipe *p, host_sock *src, double most);
+int host_pipe_pump(host_pipe *p, host_sock *dst);
+int host_pipe_unread(host_pipe *p, host_sock *src);
+
+/* At most so many bytes of the file (an io file) from there: the count, 0 at its end, -EAGAIN. */
+int host_sock_sendfile(host_sock *dst, void *file, double offset, double most);
 
 /* ---- a request and its response (conn.c, response.c) ---- */
 
@@ -242,7 +339,7 @@ int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
 void host_dict_flush(host_dict *d);
 void host_dict_read(host_dict *d, host_dict_figures *f);
 
-/* ---- jobs on other threads (offload.c) ---- */
+/* ---- jobs on other threads (job.c) ---- */
 
 /* Made by the functions that return one, started and waited for by lunapark.core.wait_job. */
 typedef struct host_job host_job;

@@ -1,174 +1,113 @@
-/* Jobs: calls that may block, made on native Gs while the Lua G that wants them waits.
+/* Blocking C functions on other threads: what lp.offload stands on.
  *
- * A Lua G must not block: its VM stands still meanwhile. So it makes a job, a function and what that needs
- * (copies: the Lua values may be gone before the job is), and waits. The job runs on a native G, which says
- * rt_entersyscall where it blocks and so costs a thread and no P.
+ * A call is made by a native G between rt_entersyscall and rt_exitsyscall, on a stack of its own, while the Lua
+ * G that asked for it waits. Lua has classified the arguments (offload.lua): whole numbers and pointers in
+ * `ints`, floating-point numbers in `floats`, each in the order of the parameters. Both calling conventions
+ * that we know (System V's on x86-64, AAPCS64) pass the two classes in registers of their own, so one call with
+ * all of them set serves every function whose arguments fit in: what it does not look at does no harm.
+ * The result comes in the first register of the one class or the other.
  *
- * Two hold a job, and who lets go last frees it: the native G until it has run, and Lua, whose pointer has a
- * finalizer. A wait that ends early (a deadline, a cancellation) lets the job run on: what the kernel
- * does can not be taken back. Its result is dropped with it. The same goes for a VM that is dropped: owned_drop_all
- * is the finalizer of what its Lua held.
+ * The call outlives the wait if that ends by a timeout: `refs` counts the two sides. Memory of Lua's that the
+ * arguments point to is kept by a Lua G, which stays until the call has ended (offload.lua). That does not help
+ * where a VM is dropped with its heap, so vm_drop waits for its calls.
  *
- * The wait is a ticket. The waiter publishes it, then looks whether the job is done; the job says that it is
- * done, then looks for a ticket. One of the two sees the other.
- *
- * A job starts with the first wait for it, since only there it shows whether its G can wait at all: a
- * write that was begun and then raised "cannot wait here" would be half a lie.
- *
- * At most WORKERS native Gs run jobs; the others queue. So a dead network disk holds up files, but not threads
- * without end. A worker ends when the queue is empty: to start one costs less than to keep one asleep.
+ * `lock` guards who is to be woken: a wake-up that comes before the wait finds nobody, and the wait then
+ * sees `done`.
  */
-#include "offload.h"
+#include "host.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
-enum { WORKERS = 32 };
+enum { CALL_STACK = 1 << 20 };
 
-struct host_job {
-    host_owned owned;
-    void (*run)(void *arg);
-    void (*free_arg)(void *arg);
-    void *arg;
-    rt_g *g; /* who waits; set before the job starts */
-    bool started;
-    host_job *next;          /* the queue's lock */
-    _Atomic uint64_t ticket; /* atomic: of the wait of g; 0: it waits no more */
-    _Atomic bool done;       /* atomic: run has returned */
-    _Atomic int holders;     /* atomic */
-};
-
-static struct {
+typedef struct call {
+    host_call args; /* first: what Lua sees */
     rt_lock lock;
-    host_job *first, **last; /* lock */
-    int workers;             /* lock */
-} jobs;
+    rt_g *waiter; /* lock: who waits, or NULL */
+    uint64_t ticket;
+    _Atomic bool done;
+    _Atomic int refs;
+    host_vm *vm;
+} call;
 
-/* ---- what a VM's Lua holds ---- */
+#define INTS(a)   (a)[0], (a)[1], (a)[2], (a)[3], (a)[4], (a)[5]
+#define FLOATS(d) (d)[0], (d)[1], (d)[2], (d)[3], (d)[4], (d)[5], (d)[6], (d)[7]
+#define PARAMETERS                                                                                 \
+    int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, double, double, double, double, double,  \
+        double, double, double
 
-void owned_take(host_owned *o, void (*let_go)(host_owned *)) {
-    host_vm *vm = vm_current();
-    o->vm = vm;
-    o->let_go = let_go;
-    o->prev = NULL;
-    o->next = vm->owned;
-    if (o->next) o->next->prev = o;
-    vm->owned = o;
+__attribute__((noinline)) static void set_errno(int err) {
+    errno = err;
 }
 
-void owned_leave(host_owned *o) {
-    if (!o->vm) return;
-    if (o->prev)
-        o->prev->next = o->next;
-    else
-        o->vm->owned = o->next;
-    if (o->next) o->next->prev = o->prev;
-    o->vm = NULL;
+__attribute__((noinline)) static int get_errno(void) {
+    return errno;
 }
 
-void owned_drop_all(host_vm *vm) {
-    while (vm->owned) {
-        host_owned *o = vm->owned;
-        owned_leave(o);
-        o->let_go(o);
+static void make(host_call *a) {
+    set_errno(0);
+    switch (a->result) {
+    case HOST_RESULT_FLOAT:
+        a->f = ((float (*)(PARAMETERS))a->fn)(INTS(a->ints), FLOATS(a->floats));
+        break;
+    case HOST_RESULT_DOUBLE:
+        a->d = ((double (*)(PARAMETERS))a->fn)(INTS(a->ints), FLOATS(a->floats));
+        break;
+    default:
+        a->i = ((int64_t(*)(PARAMETERS))a->fn)(INTS(a->ints), FLOATS(a->floats));
     }
+    a->err = get_errno();
 }
 
-/* ---- a job's life ---- */
-
-static void let_go(host_job *job) {
-    if (atomic_fetch_sub(&job->holders, 1) > 1) return;
-    job->free_arg(job->arg);
-    free(job);
+static void let_go(call *c) {
+    if (atomic_fetch_sub(&c->refs, 1) == 1) free(c);
 }
 
-static void lua_lets_go(host_owned *o) {
-    let_go((host_job *)o);
+static void run(void *arg) {
+    call *c = arg;
+    rt_entersyscall();
+    make(&c->args);
+    rt_exitsyscall();
+    rt_lock_acquire(&c->lock);
+    atomic_store(&c->done, true);
+    rt_g *g = c->waiter;
+    uint64_t ticket = c->ticket;
+    rt_lock_release(&c->lock);
+    if (g) rt_wake(g, ticket, RT_WOKEN);
+    atomic_fetch_sub(&c->vm->n_calls, 1); /* from here on the VM may go */
+    let_go(c);
 }
 
-host_job *job_new(void (*run)(void *arg), void (*free_arg)(void *arg), void *arg) {
-    host_job *job = calloc(1, sizeof *job);
-    if (!job) {
-        free_arg(arg);
-        return NULL;
-    }
-    job->run = run;
-    job->free_arg = free_arg;
-    job->arg = arg;
-    atomic_init(&job->holders, 1);
-    owned_take(&job->owned, lua_lets_go);
-    return job;
+host_call *host_call_new(void) {
+    call *c = calloc(1, sizeof *c);
+    if (!c) return NULL;
+    atomic_store(&c->refs, 1);
+    c->vm = vm_current();
+    return &c->args;
 }
 
-void host_job_free(host_job *job) {
-    owned_leave(&job->owned);
-    let_go(job);
+void host_call_start(host_call *a) {
+    call *c = (call *)a;
+    atomic_fetch_add(&c->refs, 1);
+    atomic_fetch_add(&c->vm->n_calls, 1);
+    rt_go_stack(run, c, CALL_STACK);
 }
 
-int host_job_done(host_job *job) {
-    return atomic_load(&job->done);
+int host_call_done(const host_call *a) {
+    return atomic_load(&((const call *)a)->done);
 }
 
-void *job_arg(host_job *job) {
-    return atomic_load(&job->done) ? job->arg : NULL;
+void host_call_free(host_call *a) {
+    let_go((call *)a);
 }
 
-/* ---- the workers ---- */
-
-static void run_job(host_job *job) {
-    job->run(job->arg);
-    atomic_store(&job->done, true);
-    uint64_t ticket = atomic_load(&job->ticket);
-    if (ticket) rt_wake(job->g, ticket, RT_WOKEN);
-    let_go(job);
-}
-
-/* NULL: there is none, and the worker is one no more. */
-static host_job *next_job(void) {
-    rt_lock_acquire(&jobs.lock);
-    host_job *job = jobs.first;
-    if (job)
-        jobs.first = job->next;
-    else
-        jobs.workers--;
-    rt_lock_release(&jobs.lock);
-    return job;
-}
-
-static void work(void *arg) {
-    for (host_job *job = arg; job; job = next_job())
-        run_job(job);
-}
-
-static void start(host_job *job) {
-    atomic_fetch_add(&job->holders, 1);
-    job->started = true;
-    rt_lock_acquire(&jobs.lock);
-    bool hire = jobs.workers < WORKERS;
-    if (hire) {
-        jobs.workers++;
-    } else {
-        job->next = NULL;
-        if (!jobs.first) jobs.last = &jobs.first;
-        *jobs.last = job;
-        jobs.last = &job->next;
-    }
-    rt_lock_release(&jobs.lock);
-    if (hire) rt_go(work, job);
-}
-
-/* ---- waiting ---- */
-
-/* The ticket is open. */
-static void waits(host_luag *lg, void *arg) {
-    host_job *job = arg;
-    job->g = lg->g;
-    atomic_store(&job->ticket, lg->ticket);
-    if (!job->started)
-        start(job);
-    else if (atomic_load(&job->done))
-        rt_wake(lg->g, lg->ticket, RT_WOKEN);
-}
-
-int job_wait(lua_State *L, host_job *job, int64_t deadline_ns) {
-    return luag_wait_with(L, RT_WAIT_SYSCALL, deadline_ns, waits, job);
+bool call_open(host_call *a, host_luag *lg, uint64_t ticket) {
+    call *c = (call *)a;
+    rt_lock_acquire(&c->lock);
+    c->waiter = lg->g;
+    c->ticket = ticket;
+    bool done = atomic_load(&c->done);
+    rt_lock_release(&c->lock);
+    return !done;
 }

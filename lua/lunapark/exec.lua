@@ -16,12 +16,13 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
 local lp = require "lunapark"
 
 local C = ffi.C
 local concat = table.concat
-local message = conn.message
+local message = common.message
 local err_out = ffi.new "int[1]"
 local READ = 1
 local MAX_OUTPUT, GRACE = 16 * 2 ^ 20, 2

@@ -19,18 +19,18 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.base"
 local scope = require "lunapark.scope"
 
 local C = ffi.C
+local now_ns, deadline_in, check_seconds, heard = base.now_ns, base.deadline_in, base.check_seconds, base.heard
+local rethrow = base.rethrow
 local wait = core.wait
 local reasons = core.reasons
-local view = ffi.cast("host_view *", core.view)
+local view, live = base.view, base.live
 local int32 = ffi.typeof("int32_t")
 
 local registry = debug.getregistry()
-registry["lunapark.gs"] = registry["lunapark.gs"] or {}
----@type table<integer, lunapark.G>  live handles by slot
-local live = registry["lunapark.gs"]
 
 local lp = {}
 
@@ -64,17 +64,6 @@ local function check_g(v, what)
   if not is_g(v) then error(what .. ": g must be a G, got " .. type(v), 3) end
 end
 
-local function check_seconds(s, what, optional)
-  if s == nil and optional then return end
-  if type(s) ~= "number" or s ~= s then
-    error(what .. ": s must be a number of seconds, got " .. tostring(s), 3)
-  end
-end
-
-local function now_ns()
-  return tonumber(C.rt_nanotime())
-end
-
 --- Monotonic seconds: for measuring, not for dates.
 ---@return number
 function lp.now()
@@ -95,22 +84,6 @@ local current = lp.self
 
 local function is_live(g)
   return not g.results and not g.err and C.host_serial(g.slot) == g.serial
-end
-
--- C's deadlines are int64_t: this one is 285 years away.
-local FAR_NS = 9e18
-
--- A timeout in seconds as a moment; 0 means no deadline to core.wait.
-local function deadline_in(s)
-  if not s then return 0 end
-  local at = now_ns() + s * 1e9
-  return at < 1 and 1 or at > FAR_NS and FAR_NS or at
-end
-
--- The host cancels a request's G by itself: the Gs of its scope are to hear of it.
-local function heard(err)
-  if err == "canceled" and scope.is_canceled() then scope.cancel(current()) end
-  return nil, err
 end
 
 -- From C, in the VM: it has cancelled the G of this slot.
@@ -254,33 +227,12 @@ registry["lunapark.lost"] = function(slot, err)
   return true
 end
 
--- lp.deadline catches an error to put the deadline back, and raises it again: here is where it came from.
-local rethrown_trace
-local leave_deadline
-
--- Whether the error that a message handler was called for is raised again. 1 is this function, 2 the handler,
--- 3 error, 4 who called that.
-local function is_rethrown()
-  local raiser = rethrown_trace and debug.getinfo(4, "f")
-  return raiser and raiser.func == leave_deadline
-end
-
 -- The message handler of Gs.
 local function traceback(err)
   if type(err) == "table" and not getmetatable(err) or type(err) == "userdata" then return err end
-  local again = is_rethrown()
-  local trace = rethrown_trace
-  rethrown_trace = nil
-  if again then return tostring(err) .. trace end
+  local trace = base.take_trace()
+  if trace then return tostring(err) .. trace end
   return debug.traceback(tostring(err), 2)
-end
-
--- The message handler of lp.deadline: it changes nothing.
-local function note_trace(err)
-  if not is_rethrown() then
-    rethrown_trace = type(err) ~= "table" and debug.traceback("", 2) or nil
-  end
-  return err
 end
 
 local function body(g, fn, ...)
@@ -396,9 +348,9 @@ function G:cancel()
   scope.cancel(self)
 end
 
-function leave_deadline(old, ok, ...)
+local function leave_deadline(old, ok, ...)
   C.host_set_deadline(old)
-  if not ok then error((...), 0) end
+  if not ok then rethrow((...)) end
   return ...
 end
 
@@ -414,7 +366,7 @@ function lp.deadline(s, fn, ...)
   if not s then return fn(...) end
   local old, at = C.host_own_deadline(), deadline_in(s)
   C.host_set_deadline(old ~= 0 and old < at and old or at)
-  return leave_deadline(old, xpcall(fn, note_trace, ...))
+  return leave_deadline(old, xpcall(fn, base.note_trace, ...))
 end
 
 -- ---- figures ------------------------------------------------------------------------------------------
@@ -457,4 +409,21 @@ function lp.stats()
   return t
 end
 
-return lp
+-- ---- what else lp has: each module is loaded when one of its functions is first used -----------------------
+
+local module_of = {
+  chan = "chan", select = "chan",
+  mutex = "sync", rwlock = "sync", semaphore = "sync", waitgroup = "sync", cond = "sync", once = "sync",
+  after = "timer", every = "timer",
+  offload = "offload",
+}
+
+return setmetatable(lp, {
+  __index = function(_, name)
+    local module = module_of[name]
+    if not module then return end
+    local fn = require("lunapark." .. module)[name]
+    lp[name] = fn
+    return fn
+  end,
+})

@@ -46,7 +46,7 @@ turn.leave = leave
 ---@param t lunapark.Turn
 ---@return true|nil ok
 ---@return string? err   "timeout" or "canceled"
-function turn.enter(t)
+local function enter(t)
   if not t.busy then
     t.busy = true
     return true
@@ -66,6 +66,25 @@ function turn.enter(t)
     leave(t) -- the turn was on its way when we gave up
   end
   return nil, err
+end
+turn.enter = enter
+
+local function done(t, ok, ...)
+  leave(t)
+  if not ok then error((...), 0) end
+  return ...
+end
+
+--- Calls fn(...) in its turn, which ends with it, also by an error: no memory, or a place where no G may wait. May
+--- wait.
+---@param t lunapark.Turn
+---@param fn fun(...): ...
+---@param ... any
+---@return any ...  what fn returned, or nil and "timeout" or "canceled"
+function turn.run(t, fn, ...)
+  local ok, err = enter(t)
+  if not ok then return nil, err end
+  return done(t, pcall(fn, ...))
 end
 
 return turn

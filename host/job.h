@@ -1,6 +1,6 @@
-/* Jobs: what may block runs on native Gs while the Lua G that wants it waits. See offload.c. */
-#ifndef OFFLOAD_H
-#define OFFLOAD_H
+/* Jobs: what may block runs on native Gs while the Lua G that wants it waits. See job.c. */
+#ifndef JOB_H
+#define JOB_H
 
 #include "host.h"
 
