@@ -119,6 +119,7 @@ struct host_vm {
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
     host_sock *socks;             /* of its Lua, sock.c */
+    struct host_owned *owned;     /* of its Lua, job.c */
     _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
     /* vmpool.c, runaway.c */
     _Atomic bool stuck;         /* atomic: its M has lost its P */
@@ -260,6 +261,9 @@ int luaopen_lunapark_core(lua_State *L); /* luacore.c */
 /* Waits that a lua_CFunction begins: `return luag_wait...(L, ...)`. They yield, and answer nothing,
  * or "timeout", "canceled", "closed" when it is over. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
+/* The same for those whom others wake: begun(lg, arg) is called when lg->ticket is open. */
+int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
+                   void (*begun)(host_luag *lg, void *arg), void *arg);
 /* In q, or in the queues that it stands in if q is NULL: answers as the others, or what host_queue_fire
  * says; nothing if it was woken otherwise, and stands in its queues still. */
 int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns);

@@ -338,6 +338,59 @@ int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
 /* Deletes everything. */
 void host_dict_flush(host_dict *d);
 void host_dict_read(host_dict *d, host_dict_figures *f);
+
+/* ---- jobs on other threads (job.c) ---- */
+
+/* Made by the functions that return one, started and waited for by lunapark.core.wait_job. */
+typedef struct host_job host_job;
+
+/* 1: it has ended. */
+int host_job_done(host_job *job);
+
+/* Lets go of it: the finalizer. It runs on if it runs. */
+void host_job_free(host_job *job);
+
+/* ---- processes (exec.c) ---- */
+
+typedef struct host_proc host_proc;
+
+/* What a standard stream of a new process is; HOST_STDOUT: for stderr, the same as its stdout. */
+enum { HOST_PIPE, HOST_INHERIT, HOST_NOTHING, HOST_STDOUT };
+
+/* A job that starts a process in a group of its own. argv and env are argc and envc strings, each with its
+ * NUL; envc -1: our environment. cwd: NULL: ours. NULL: no memory. */
+host_job *host_exec(const char *argv, size_t argv_len, int argc, const char *env, size_t env_len,
+                    int envc, const char *cwd, int in, int out, int err);
+
+/* The process that an ended job has started, once. NULL and *err: why not; then host_exec_bad_cwd tells
+ * whether it was cwd that there was not. */
+host_proc *host_exec_take(host_job *job, int *err);
+int host_exec_bad_cwd(host_job *job);
+int host_proc_pid(host_proc *p);
+
+/* Our end of its stream 0 .. 2, once; NULL: it has none, or, with *err not 0, none can be made. */
+host_sock *host_proc_stream(host_proc *p, int i, int *err);
+
+/* Becomes readable when the process ends; NULL and *err. It belongs to p. */
+host_sock *host_proc_watch(host_proc *p, int *err);
+
+/* 1: it has ended, and is a zombie unless it was reaped. */
+int host_proc_ended(host_proc *p);
+
+/* Reaps one that has ended. Its exit code, or minus the signal that ended it; -1000: it has not ended. */
+int host_proc_reap(host_proc *p);
+
+/* Sends its group a signal. 0; -ESRCH: it was reaped. */
+int host_proc_kill(host_proc *p, int signo);
+
+/* on: who lets go of p before it was reaped kills its group. */
+void host_proc_bind(host_proc *p, int on);
+
+/* Lets go of it: the finalizer. One that runs is reaped later. */
+void host_proc_free(host_proc *p);
+
+/* "TERM" for 15; NULL: no signal of Linux. */
+const char *host_signal_name(int signo);
 /* ffi:end */
 
 #endif

@@ -3,6 +3,7 @@
  *
  * Arguments are checked by the Lua modules, which name them as their users do. */
 #include "dump.h"
+#include "job.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,6 +141,11 @@ static int core_wait_req(lua_State *L) {
     return luag_wait_req(L, pointer_arg(L, 1), mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
 }
 
+/* wait_job(job[, deadline_ns]) -> nil | "timeout" | "canceled"; starts it. Again until host_job_done. */
+static int core_wait_job(lua_State *L) {
+    return job_wait(L, pointer_arg(L, 1), (int64_t)luaL_optnumber(L, 2, 0));
+}
+
 static int core_yield(lua_State *L) {
     return luag_yield(L);
 }
@@ -231,6 +237,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"set_ctype", core_set_ctype},
         {"writev", core_writev},
         {"wait_req", core_wait_req},
+        {"wait_job", core_wait_job},
         {"yield", core_yield},
         {"go", core_go},
         {"set_handler", core_set_handler},

@@ -238,6 +238,19 @@ int luag_park(lua_State *L) {
     return wait_ticket(L, lg, RT_WAIT_PARK, 0);
 }
 
+int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
+                   void (*begun)(host_luag *lg, void *arg), void *arg) {
+    host_luag *lg = waiter(L);
+    if (canceled(lg)) return answer(L, "canceled");
+    if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
+    lg->want = WANT_TICKET;
+    lg->deadline_ns = deadline_ns;
+    lg->ticket = rt_wait_open(lg->g);
+    rt_set_wait(lg->g, reason, deadline_ns);
+    begun(lg, arg);
+    return leave(L, lg);
+}
+
 int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     if (q) {
