@@ -424,7 +424,6 @@ enum {
     HEAD_MAX = 16384,  /* bytes of a request head: else 431 */
     TARGET_MAX = 8192, /* of its target: else 414 */
     HEADERS_MAX = 100, /* header fields: else 431 */
-    IN_SIZE = 4096,    /* input buffer to begin with */
     OUT_SIZE = 4096,   /* output buffer to begin with */
     OUT_FULL = 65536,  /* queued output that makes the writer wait */
 };
