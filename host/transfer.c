@@ -103,7 +103,8 @@ int host_sock_sendfile(host_sock *dst, void *file, double offset, double most) {
     off_t at = (off_t)offset;
     for (;;) {
         signal_own_write(true);
-        ssize_t r = sendfile(dst->fd, fileno(file), &at, most < FILE_CHUNK ? (size_t)most : FILE_CHUNK);
+        ssize_t r =
+            sendfile(dst->fd, fileno(file), &at, most < FILE_CHUNK ? (size_t)most : FILE_CHUNK);
         err = errno;
         signal_own_write(false);
         if (r >= 0) return (int)r;

@@ -52,8 +52,8 @@ int host_sock_send(host_sock *s, const char *data, size_t len, const char *addr)
     if (addr) err = addr_parse(addr, &a);
     if (err) return err;
     for (;;) {
-        ssize_t n = sendto(s->fd, data, len, MSG_NOSIGNAL,
-                           addr ? (struct sockaddr *)&a.sa : NULL, a.len);
+        ssize_t n =
+            sendto(s->fd, data, len, MSG_NOSIGNAL, addr ? (struct sockaddr *)&a.sa : NULL, a.len);
         if (n >= 0) return (int)n;
         if (errno == EAGAIN && addr && a.sa.ss_family == AF_UNIX) return -ENOBUFS;
         if (errno != EINTR) return -errno;

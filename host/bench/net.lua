@@ -28,8 +28,11 @@ local pid, port = assert(sender:read "*l"), assert(sender:read "*l")
 
 local function by_lua()
   local c = assert(net.dial("127.0.0.1:" .. port))
-  local lines, begin = 0, cpu_seconds()
-  while c:read_line() do
+  local lines, begin, last = 0, cpu_seconds(), {}
+  while true do
+    local line = c:read_line()
+    if not line then break end
+    last[lines % 64 + 1] = line -- else LuaJIT would not make the string
     lines = lines + 1
   end
   local took = cpu_seconds() - begin
