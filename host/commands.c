@@ -6,6 +6,7 @@
  */
 #include "commands.h"
 
+#include "dump.h"
 #include "host.h"
 
 #include <errno.h>
@@ -70,6 +71,7 @@ static char *call_boot(host_vm *vm, const char *fn, int argc, char **argv) {
 static _Noreturn void one_vm(const char *fn, void *call) {
     command_call *c = call;
     pool_init();
+    dump_init();
     char *err = call_boot(vm_new(0), fn, c->argc, c->argv);
     if (err) fprintf(stderr, "lunapark: %s\n", err);
     finish(err ? 1 : 0);
@@ -145,6 +147,7 @@ static char *load_app(host_vm *vm) {
 static void start_vms(char *path) {
     app_path = path;
     pool_init();
+    dump_init();
     char *err = pool_start(load_app);
     if (!err) return;
     fprintf(stderr, "lunapark: %s\n", err);

@@ -54,7 +54,7 @@ void options_help(const char *command);
 
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
-enum { HOST_SCRATCH = 16384 };
+enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24 };
 /* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
 enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 
@@ -78,18 +78,30 @@ typedef struct vm_mem {
     struct {
         void **v;
         int n, cap;
-    } tables;            /* of the unwinder */
-    uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
-    bool refused;        /* an allocation was, since the last full collection */
-    volatile bool busy;  /* `ranges` or `code` is being changed: for that signal handler */
+    } tables;              /* of the unwinder */
+    uintptr_t callbacks;   /* the page of FFI callbacks' entries, or 0 */
+    bool refused;          /* an allocation was, since the last full collection */
+    volatile bool busy;    /* `ranges` or `code` is being changed: for that signal handler */
     volatile bool stopped; /* vmmem_stop_code */
 } vm_mem;
 
 /* What is known of its collector (vmgc.c). */
 typedef struct vm_gc {
-    int live_kb;   /* after the last cycle that we saw end */
-    bool in_cycle; /* which vm_gc_step has begun */
-    bool hurries;  /* its memory nears the limit; meanwhile: */
+    int live_kb;       /* after the last cycle that we saw end */
+    bool in_cycle;     /* which vm_gc_step has begun */
+    bool again;        /* that one may have been half done before: another follows */
+    bool ran;          /* Lua has, and the G below looks again soon */
+    bool dirty;        /* Lua has, since the last cycle that we saw end */
+    bool serves;       /* it is collected after two idle minutes in any case */
+    bool forced;       /* that is due */
+    _Atomic(rt_g *) g; /* atomic: collects when the VM is idle; NULL: there was nothing to do yet */
+    host_luag *lg;     /* what finalizers see then */
+    _Atomic uint64_t ticket; /* atomic: of its wait */
+    enum { GC_RESTS, GC_WATCHES, GC_WORKS } state;
+    int64_t clean_ns;               /* when the last cycle that we saw ended */
+    int start_kb, peak_kb, n_steps; /* for gctrace */
+    int64_t spent_ns;
+    bool hurries; /* its memory nears the limit; meanwhile: */
     int usual_stepmul, usual_pause;
 } vm_gc;
 
@@ -97,39 +109,50 @@ struct host_vm {
     host_view view; /* what Lua sees */
     lua_State *L;   /* the main state: handlers, tables; never resumed */
     rt_cell *cell;
-    host_luag **slots; /* all coroutines, by slot */
+    host_luag *
+        *slots; /* all coroutines, by slot. It is replaced when it grows, as a dump may read the */
     int n_slots, cap_slots;
+    host_luag **old_slots[MAX_OLD_SLOTS]; /* one of a VM that is stuck */
+    int n_old_slots;
     host_luag *free; /* those that no G uses */
     double serial;   /* of the last G */
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
     host_sock *socks;             /* of its Lua, sock.c */
+    struct host_owned *owned;     /* of its Lua, job.c */
     _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
     /* vmpool.c, runaway.c */
-    _Atomic bool stuck;        /* atomic: its M has lost its P */
-    _Atomic int64_t stuck_ns;  /* atomic: since when */
-    int64_t said_ns;           /* the pool's lock: when the log said so last, or 0 */
-    host_vm *next_stuck;       /* the pool's lock */
-    int n_current;             /* the pool's lock: of so many Ps */
-    _Atomic(host_luag *) kill; /* atomic: whose Lua is to be ended */
-    _Atomic int64_t kill_ns;   /* atomic: since when */
-    bool raised;               /* kill_hook has raised its error */
-    _Atomic uintptr_t seen_pc;        /* atomic: where its thread was interrupted last */
-    _Atomic bool seen_compiled;       /* atomic: that was in compiled code */
-    char ending[256];                 /* the keeper: what `kill` runs, for the log */
-    lua_Hook users_hook;              /* while `kill` is ended by a hook */
+    _Atomic bool stuck;         /* atomic: its M has lost its P */
+    _Atomic int64_t stuck_ns;   /* atomic: since when */
+    int64_t said_ns;            /* the pool's lock: when the log said so last, or 0 */
+    host_vm *next_stuck;        /* the pool's lock */
+    int n_current;              /* the pool's lock: of so many Ps */
+    _Atomic(host_luag *) kill;  /* atomic: whose Lua is to be ended */
+    _Atomic int64_t kill_ns;    /* atomic: since when */
+    bool raised;                /* kill_hook has raised its error */
+    _Atomic uintptr_t seen_pc;  /* atomic: where its thread was interrupted last */
+    _Atomic bool seen_compiled; /* atomic: that was in compiled code */
+    char ending[256];           /* the keeper: what `kill` runs, for the log */
+    lua_Hook users_hook;        /* while `kill` is ended by a hook */
     int users_mask, users_count;
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
-    bool in_lua;  /* a G's Lua runs */
-    bool closing; /* no G may begin in it any more */
+    _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
+    const void *g_meta;  /* metatable of the handles of Gs */
+    bool in_lua;         /* a G's Lua runs */
+    bool closing;        /* no G may begin in it any more */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
     /* What follows outlives the VM that has ended. */
     int away;              /* the pool's lock: see vmpool.c */
     host_vm *next_retired; /* vm.c */
+    /* vm.c */
+    host_vm *next_made;
+    _Atomic bool open;  /* the visits' lock writes: it may be visited */
+    int n_visits;       /* the visits' lock */
+    _Atomic bool asked; /* atomic: dump.c has asked it and waits for the answer */
 };
 
 /* The Lua Gs of one VM that wait for one descriptor: in each direction ([0] read, [1] write) one that
@@ -138,10 +161,19 @@ typedef struct host_waitq {
     host_luag *holder[2], *queue[2];
 } host_waitq;
 
+/* A Lua G in a host_queue (queue.c). */
+struct host_waiter {
+    host_queue *q; /* NULL: in none */
+    host_luag *lg;
+    host_waiter *prev, *next;
+    int32_t index;
+};
+
 /* A coroutine and, while one runs on it, its G. */
 struct host_luag {
-    rt_g *g;      /* NULL while free */
-    lua_State *L; /* anchored in the VM's registry for good, or until it raised */
+    rt_g *g;         /* NULL while free */
+    lua_State *L;    /* anchored in the VM's registry for good, or until it raised */
+    lua_State *held; /* whose wait left the loop's stack: L, or the user's coroutine; else NULL */
     int ref, slot;
     host_vm *vm;
     host_luag *next_free;
@@ -153,12 +185,22 @@ struct host_luag {
     host_waitq *waitq;
     int mode;
     bool answers;               /* it waits to write to its client */
+    bool is_main;               /* it was started from outside of the VM */
     host_luag *next_wait;       /* in waitq->queue */
     int64_t deadline_ns;        /* of that wait */
     _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
-    uint64_t ticket;  /* WANT_TICKET, WANT_QUEUE */
+    uint64_t ticket;        /* WANT_TICKET, WANT_QUEUE */
+    host_waiter waiter;     /* queue.c */
+    host_waiter *cases;     /* the same, of a select */
+    int n_cases, cap_cases; /* of these, in use; allocated */
+    int fired;              /* what a wait in a queue answers; -1: nothing yet */
+    bool resting;           /* the wait is one in queues */
+    bool parking;           /* it waits in lunapark.park, */
+    int n_ready;            /* for which so many values lie on its stack; -1: not readied */
+    int kept;         /* registry reference of a table of values for its next park, or LUA_NOREF */
+    int n_kept;       /* so many; -1: none */
     bool sheltered;   /* see host_shelter */
     uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
@@ -175,8 +217,14 @@ host_vm *vm_new(int id);
 /* The orderly end: finalizers run, everything goes back. No G of it lives and nobody runs it, nor
  * will. Any native G, which it keeps as long as the finalizers take. */
 void vm_free(host_vm *vm);
-/* The same at once, without finalizers and without a look at its heap. */
+/* The same at once, without finalizers and without a look at its heap. Waits for its calls (offload.c). */
 void vm_drop(host_vm *vm);
+/* Who looks at a VM that others run says so, lest it end: vm_free and vm_drop wait. False: it has ended, or
+ * is about to. Any thread; in between the VM's Lua is not the visitor's. */
+bool vm_visit(host_vm *vm);
+void vm_leave(host_vm *vm);
+/* All VM structs there are, one after another, those that have ended too; NULL begins and ends. */
+host_vm *vm_next(host_vm *vm);
 int vm_add_handler(host_vm *vm, int n); /* pops the function; n < 0: a new number */
 
 /* A coroutine for a new G; its L is empty. NULL: the VM has no memory for it, after a full collection
@@ -189,6 +237,11 @@ void luag_forget(host_luag *lg);
  * (rt_cell_inspect). */
 int64_t luag_limit(const host_luag *lg);
 void luag_name(const host_luag *lg, char *buf, size_t size);
+/* A slot for what is no G. NULL: no memory. */
+host_luag *luag_reserve(host_vm *vm);
+/* Around Lua of lg's that runs without a coroutine of its own. */
+void luag_enter(host_luag *lg);
+void luag_leave(host_luag *lg);
 /* The Lua G that runs. Throws without one. */
 host_luag *luag_current(void);
 /* Runs it until it waits or ends. RT_EXIT: it has ended, done was called. */
@@ -208,12 +261,29 @@ int luaopen_lunapark_core(lua_State *L); /* luacore.c */
 /* Waits that a lua_CFunction begins: `return luag_wait...(L, ...)`. They yield, and answer nothing,
  * or "timeout", "canceled", "closed" when it is over. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
+/* The same for those whom others wake: begun(lg, arg) is called when lg->ticket is open. */
+int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
+                   void (*begun)(host_luag *lg, void *arg), void *arg);
+/* In q, or in the queues that it stands in if q is NULL: answers as the others, or what host_queue_fire
+ * says; nothing if it was woken otherwise, and stands in its queues still. */
+int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns);
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns);
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
+/* Waits for luag_ready: its values, or `again` and why there are none: nothing (look again), "timeout",
+ * "canceled". */
+int luag_park(lua_State *L);
+extern char luag_again;
+/* Gives the values above the first on L's stack to lg's park, this one or the next. Pops them. */
+void luag_ready(lua_State *L, host_luag *lg);
 /* The client of the request that lg answers has hung up. By lg's VM. */
 bool luag_client_gone(host_luag *lg);
+/* Ends a wait for a ticket. By lg's VM. */
+bool luag_wake(host_luag *lg);
+/* queue.c. By lg itself, or by who fires it. */
+void queue_join(host_queue *q, host_luag *lg);
+void queue_leave(host_luag *lg);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
 
@@ -282,6 +352,19 @@ void vmmem_stop_code(host_vm *vm, bool stop);
  * another is worthwhile. Finalizers may run. How long a step takes: vmgc.c. */
 bool vm_gc_step(host_vm *vm);
 
+/* Lua has run in it. */
+void gc_ran(host_vm *vm);
+static inline void vm_gc_ran(host_vm *vm) {
+    if (__builtin_expect(!vm->gc.ran, 0)) gc_ran(vm);
+}
+
+/* For LUNAPARK_DEBUG=gctrace=1: once for a new VM, on its main state; may raise. And when Lua has run. */
+void vm_gc_trace(lua_State *L);
+void vm_gc_note_peak(host_vm *vm);
+
+/* Its G that collects ends soon. No G of the VM runs. */
+void vm_gc_end(host_vm *vm);
+
 /* A whole collection, also if the script has stopped the collector. */
 void vm_gc_full(host_vm *vm);
 
@@ -303,6 +386,15 @@ host_vm *vm_for_request(bool *soon);
 void vm_back(host_vm *vm, bool ended);
 /* vm was dropped. */
 void pool_forget(host_vm *vm);
+
+/* ---- C functions on other threads (offload.c) ------------------------------------------------ */
+
+enum { HOST_RESULT_NONE, HOST_RESULT_INT, HOST_RESULT_DOUBLE, HOST_RESULT_FLOAT };
+
+/* The end of c ends lg's wait of this ticket. False: it has ended. */
+bool call_open(host_call *c, host_luag *lg, uint64_t ticket);
+/* A lua_CFunction's wait for it, as above; it may answer nothing too early. */
+int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns);
 
 /* ---- sockets of Lua (sock.c) ---------------------------------------------------------------- */
 
@@ -332,7 +424,6 @@ enum {
     HEAD_MAX = 16384,  /* bytes of a request head: else 431 */
     TARGET_MAX = 8192, /* of its target: else 414 */
     HEADERS_MAX = 100, /* header fields: else 431 */
-    IN_SIZE = 4096,    /* input buffer to begin with */
     OUT_SIZE = 4096,   /* output buffer to begin with */
     OUT_FULL = 65536,  /* queued output that makes the writer wait */
 };

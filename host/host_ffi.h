@@ -20,6 +20,7 @@ typedef struct host_view {
     uint32_t scratch_size;
     int32_t n_live; /* Lua Gs of the VM */
     int64_t mapped; /* bytes that LuaJIT has mapped for it */
+    int32_t index;  /* of the waiter that was fired last */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
@@ -50,6 +51,50 @@ void host_set_canceled(int why);
 /* Until it is turned off, what ends the waits of the running Lua G ends only the one it is in: those that begin
  * later know neither its deadlines nor its cancellation. For who has to wait for the end of others. */
 void host_shelter(int on);
+
+/* ---- queues of Gs (queue.c) ---- */
+
+typedef struct host_waiter host_waiter;
+
+/* Lua Gs of one VM that wait for something. Zeroed: empty. */
+typedef struct host_queue {
+    int32_t n; /* so many */
+    host_waiter *head, *tail;
+} host_queue;
+
+/* Ends the wait of the first G in q: its slot, and its waiter's index in host_view.index; -1: there is none.
+ * Its wait answers 2 * index + (ok ? 1 : 0). */
+int host_queue_fire(host_queue *q, int ok);
+
+/* The slot of the first G in q; -1: there is none. */
+int host_queue_first(const host_queue *q);
+
+/* For a wait in several queues: room for n waiters, 0 or -1 without memory; then join each of them, with an
+ * index of 1 or more; then lunapark.core.rest. leave: out of all of them. */
+int host_queue_prepare(int n);
+void host_queue_join(host_queue *q, int index);
+void host_queue_leave(void);
+
+/* ---- C functions on other threads (offload.c) ---- */
+
+/* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */
+typedef struct host_call {
+    void (*fn)(void);
+    int64_t ints[6];  /* whole numbers and pointers */
+    double floats[8]; /* floating-point numbers; a float in the first 4 bytes */
+    int32_t result;   /* which of these it has: 0 none, 1 i, 2 d, 3 f */
+    int32_t err;      /* errno after it */
+    int64_t i;
+    double d;
+    float f;
+} host_call;
+
+/* NULL: no memory. To be freed, also while it runs. */
+host_call *host_call_new(void);
+/* Starts it: then wait (lunapark.core.wait_call) until it is done. */
+void host_call_start(host_call *c);
+int host_call_done(const host_call *c);
+void host_call_free(host_call *c);
 
 /* ---- sockets (sock.c) ---- */
 
@@ -239,6 +284,113 @@ int host_vms(int which);
 
 /* Connections that a server has now. */
 int host_serve_conns(int server);
+
+/* ---- dicts that all VMs share (shared.c) ---- */
+
+/* One of the process: any thread, at any time; none ever goes. */
+typedef struct host_dict host_dict;
+
+enum { HOST_NIL, HOST_BOOLEAN, HOST_NUMBER, HOST_STRING, HOST_TABLE };
+enum { HOST_SET, HOST_ADD, HOST_REPLACE, HOST_SWAP };
+
+/* What host_dict_get finds beside the bytes. */
+typedef struct host_dict_value {
+    double number;  /* HOST_NUMBER; HOST_BOOLEAN: 0 or 1 */
+    double len;     /* HOST_STRING, HOST_TABLE: bytes */
+    double version; /* for HOST_SWAP; 0: the key is missing */
+} host_dict_value;
+
+typedef struct host_dict_figures {
+    double keys, bytes, max_bytes, evictions, expired;
+} host_dict_figures;
+
+/* The dict of that name, made if there is none. max_bytes: the budget of its entries from now on; 0: as it
+ * is, 16 MiB at first. NULL: no memory. */
+host_dict *host_dict_open(const char *name, size_t len, double max_bytes);
+
+/* The type of what stands there, HOST_NIL: nothing. The bytes are copied to buf; if there are more than cap,
+ * none is. */
+int host_dict_get(host_dict *d, const char *key, size_t key_len, void *buf, size_t cap,
+                  host_dict_value *v);
+
+/* Puts a value; HOST_NIL deletes. ttl_ns: 0 never expires, negative: as before. how: HOST_ADD -EEXIST if there
+ * is one; HOST_REPLACE -ENOENT if there is none; HOST_SWAP -EAGAIN unless `version` is still the one there.
+ * 0; -EFBIG: larger than the whole budget; -ENOMEM. */
+int host_dict_put(host_dict *d, const char *key, size_t key_len, int type, double number,
+                  const void *data, size_t len, double ttl_ns, int how, double version);
+
+/* Adds `by` to the number there, which is `init` with this ttl_ns if there is none and has_init; the sum is
+ * in *sum. 0, -ENOENT, -EINVAL: no number, -EFBIG, -ENOMEM. */
+int host_dict_incr(host_dict *d, const char *key, size_t key_len, double by, int has_init,
+                   double init, double ttl_ns, double *sum);
+
+/* 1: it was there. */
+int host_dict_delete(host_dict *d, const char *key, size_t key_len);
+
+/* Sets, or gets, after how many ns it expires, 0: never. 0 or -ENOENT. */
+int host_dict_expire(host_dict *d, const char *key, size_t key_len, double ttl_ns);
+int host_dict_ttl(host_dict *d, const char *key, size_t key_len, double *ttl_ns);
+
+/* Keys from *cursor on (0 at first) into buf, each behind its length, a uint32_t: how many bytes; *cursor is -1
+ * after the last. -need: buf is too small for the next ones. */
+int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
+
+/* Deletes everything. */
+void host_dict_flush(host_dict *d);
+void host_dict_read(host_dict *d, host_dict_figures *f);
+
+/* ---- jobs on other threads (job.c) ---- */
+
+/* Made by the functions that return one, started and waited for by lunapark.core.wait_job. */
+typedef struct host_job host_job;
+
+/* 1: it has ended. */
+int host_job_done(host_job *job);
+
+/* Lets go of it: the finalizer. It runs on if it runs. */
+void host_job_free(host_job *job);
+
+/* ---- processes (exec.c) ---- */
+
+typedef struct host_proc host_proc;
+
+/* What a standard stream of a new process is; HOST_STDOUT: for stderr, the same as its stdout. */
+enum { HOST_PIPE, HOST_INHERIT, HOST_NOTHING, HOST_STDOUT };
+
+/* A job that starts a process in a group of its own. argv and env are argc and envc strings, each with its
+ * NUL; envc -1: our environment. cwd: NULL: ours. NULL: no memory. */
+host_job *host_exec(const char *argv, size_t argv_len, int argc, const char *env, size_t env_len,
+                    int envc, const char *cwd, int in, int out, int err);
+
+/* The process that an ended job has started, once. NULL and *err: why not; then host_exec_bad_cwd tells
+ * whether it was cwd that there was not. */
+host_proc *host_exec_take(host_job *job, int *err);
+int host_exec_bad_cwd(host_job *job);
+int host_proc_pid(host_proc *p);
+
+/* Our end of its stream 0 .. 2, once; NULL: it has none, or, with *err not 0, none can be made. */
+host_sock *host_proc_stream(host_proc *p, int i, int *err);
+
+/* Becomes readable when the process ends; NULL and *err. It belongs to p. */
+host_sock *host_proc_watch(host_proc *p, int *err);
+
+/* 1: it has ended, and is a zombie unless it was reaped. */
+int host_proc_ended(host_proc *p);
+
+/* Reaps one that has ended. Its exit code, or minus the signal that ended it; -1000: it has not ended. */
+int host_proc_reap(host_proc *p);
+
+/* Sends its group a signal. 0; -ESRCH: it was reaped. */
+int host_proc_kill(host_proc *p, int signo);
+
+/* on: who lets go of p before it was reaped kills its group. */
+void host_proc_bind(host_proc *p, int on);
+
+/* Lets go of it: the finalizer. One that runs is reaped later. */
+void host_proc_free(host_proc *p);
+
+/* "TERM" for 15; NULL: no signal of Linux. */
+const char *host_signal_name(int signo);
 /* ffi:end */
 
 #endif

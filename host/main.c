@@ -14,8 +14,8 @@ static command_call call;
 
 static void print_version(void) {
     printf("lunapark %s\n%s%s\nllhttp %d.%d.%d\n", LUNAPARK_VERSION, LUAJIT_VERSION,
-           LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)",
-           LLHTTP_VERSION_MAJOR, LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
+           LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)", LLHTTP_VERSION_MAJOR,
+           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
 }
 
 static _Noreturn void usage(void) {

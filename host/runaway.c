@@ -37,6 +37,7 @@
 #include "runaway.h"
 
 #include "conn.h"
+#include "job.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -210,13 +211,13 @@ static void landing(void) {
     rt_cell_drop(vm->cell, true);
     pool_forget(vm);
     log_line(LOG_ERROR, "%s was ended in %s: VM %d is dropped", vm->ending,
-             atomic_load(&vm->seen_compiled) ? "compiled code" : "the interpreter",
-             vm->view.vm_id);
+             atomic_load(&vm->seen_compiled) ? "compiled code" : "the interpreter", vm->view.vm_id);
     for (int i = 0; i < vm->n_slots; i++) {
         host_luag *lg = vm->slots[i];
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
     }
     sock_close_all(vm);
+    owned_drop_all(vm);
     server_stop_all_of(vm);
     rt_g *g = rt_new_step(wait_first, vm->cell);
     *(host_vm **)rt_local(g) = vm;
@@ -249,8 +250,7 @@ void runaway_name(host_vm *vm, char *buf, size_t size) {
     luag_name(atomic_load(&vm->running), buf, size);
 }
 
-/* Where vm's thread is, found by a signal; at most 100 ms are waited for it. */
-static void find_place(host_vm *vm, char *buf, size_t size) {
+void runaway_place(host_vm *vm, char *buf, size_t size) {
     look l = {.vm = vm, .interrupt = true};
     atomic_store(&vm->seen_pc, 0);
     if (rt_cell_inspect(vm->cell, inspect, &l))
@@ -276,7 +276,7 @@ void runaway_say(host_vm *vm) {
     char name[RUNAWAY_NAME] = "a G", place[160];
     look l = {.vm = vm, .name = name, .size = sizeof name};
     if (!rt_cell_inspect(vm->cell, inspect, &l)) return;
-    find_place(vm, place, sizeof place);
+    runaway_place(vm, place, sizeof place);
     log_line(LOG_WARN, "%s has held VM %d for %.1f s without waiting, in %s", name, vm->view.vm_id,
              (double)l.held_ns / 1e9, place);
 }
@@ -285,8 +285,7 @@ void runaway_say(host_vm *vm) {
  * got stuck. */
 static int64_t end_of(const host_vm *vm, const host_luag *lg) {
     int64_t limit = luag_limit(lg);
-    if (limit == 0)
-        limit = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
+    if (limit == 0) limit = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
     return limit + (int64_t)(options.kill_after * 1e9);
 }
 

@@ -77,6 +77,12 @@ host_sock *sock_new(int fd, int *err) {
     return sock_open(fd, false, err);
 }
 
+host_sock *sock_of_pipe(int fd, int *err) {
+    host_sock *s = sock_new(fd, err);
+    if (s) s->pipe = true;
+    return s;
+}
+
 host_sock *host_sock_foreign(int fd, int *err) {
     if (rt_is_poll_descriptor(fd)) {
         *err = -EBUSY;
@@ -203,7 +209,7 @@ int host_sock_fill(host_sock *s, size_t wanted) {
     if (n < 0) return errno == EAGAIN ? nothing_there(s) : -errno;
     b->end += (int32_t)n;
     learn(s, (size_t)n, room);
-    s->drained = n > 0 && (size_t)n < room;
+    s->drained = n > 0 && (size_t)n < room && !s->pipe;
     return (int)n;
 }
 
@@ -221,7 +227,7 @@ int host_sock_write(host_sock *s, const char *data, size_t len) {
     if (err) return err;
     if (len > READ_MAX * 1024) len = READ_MAX * 1024; /* its answer is an int */
     for (;;) {
-        ssize_t n = send(s->fd, data, len, MSG_NOSIGNAL);
+        ssize_t n = s->pipe ? write(s->fd, data, len) : send(s->fd, data, len, MSG_NOSIGNAL);
         if (n >= 0) return (int)n;
         if (errno != EINTR) return -errno;
     }
@@ -232,7 +238,7 @@ ssize_t sock_writev(host_sock *s, struct iovec *iov, int n) {
     if (err) return err;
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
     for (;;) {
-        ssize_t r = sendmsg(s->fd, &m, MSG_NOSIGNAL);
+        ssize_t r = s->pipe ? writev(s->fd, iov, n) : sendmsg(s->fd, &m, MSG_NOSIGNAL);
         if (r >= 0) return r;
         if (errno != EINTR) return -errno;
     }
@@ -251,6 +257,10 @@ int host_sock_ready(host_sock *s, int mode) {
 
 int host_sock_close_write(host_sock *s) {
     if (s->fd < 0) return RT_ECLOSED;
+    if (s->pipe) {
+        host_sock_close(s);
+        return 0;
+    }
     return shutdown(s->fd, SHUT_WR) < 0 ? -errno : 0;
 }
 

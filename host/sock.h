@@ -9,6 +9,7 @@ struct host_sock {
     int fd; /* -1: closed */
     rt_pd *pd;
     bool drained;   /* the last read left nothing: the next edge tells when there is more */
+    bool pipe;      /* or something else that is no socket */
     bool foreign;   /* somebody else's descriptor, which we do not close */
     uint32_t guess; /* bytes that the next read may bring */
     char *unlink;   /* path of a unix socket, removed when it closes */
@@ -20,6 +21,9 @@ struct host_sock {
 
 /* Takes over fd, also when it fails. */
 host_sock *sock_new(int fd, int *err);
+
+/* The same for one end of a pipe, or whatever else can be polled and read or written. */
+host_sock *sock_of_pipe(int fd, int *err);
 
 /* May it be read or written now: 0, or RT_ECLOSED, RT_ETIMEOUT. */
 int sock_check(host_sock *s, int mode);

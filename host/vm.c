@@ -9,7 +9,8 @@
  * LuaJIT maps memory and calls finalizers while a VM is made or ends, when no cell runs it: meanwhile
  * the thread's `made_here` names it. Nothing waits in between.
  *
- * Cells live until the process ends, so a VM that has ended is kept, empty, for the next one.
+ * Cells live until the process ends, so a VM that has ended is kept, empty, for the next one. Dumps walk
+ * over all of these structs, and a VM that one of them visits does not end before it leaves.
  */
 #include "host.h"
 
@@ -105,6 +106,7 @@ static int open_all(lua_State *L) {
         return lua_error(L);
     barrier_open(L);
     add_searcher(L);
+    if (rt_debug()->gctrace) vm_gc_trace(L);
     return 0;
 }
 
@@ -112,6 +114,46 @@ static struct {
     rt_lock lock;
     host_vm *first; /* lock */
 } retired;
+
+static _Atomic(host_vm *) all_made; /* atomic: push only */
+static rt_lock visits;
+
+host_vm *vm_next(host_vm *vm) {
+    return vm ? vm->next_made : atomic_load(&all_made);
+}
+
+bool vm_visit(host_vm *vm) {
+    rt_lock_acquire(&visits);
+    bool open = vm->open;
+    if (open) vm->n_visits++;
+    rt_lock_release(&visits);
+    return open;
+}
+
+void vm_leave(host_vm *vm) {
+    rt_lock_acquire(&visits);
+    vm->n_visits--;
+    rt_lock_release(&visits);
+}
+
+static void open_to_visits(host_vm *vm) {
+    rt_lock_acquire(&visits);
+    vm->open = true;
+    rt_lock_release(&visits);
+}
+
+/* Returns when the last visitor has left. */
+static void end_visits(host_vm *vm) {
+    for (;;) {
+        rt_lock_acquire(&visits);
+        vm->open = false;
+        int n = vm->n_visits;
+        rt_lock_release(&visits);
+        if (n == 0) return;
+        vm_gc_end(vm);
+        rt_sleep(NS_PER_SEC / 1000);
+    }
+}
 
 /* One without anything but its cell. */
 static host_vm *take_empty(void) {
@@ -123,6 +165,9 @@ static host_vm *take_empty(void) {
     vm = calloc(1, sizeof *vm);
     if (!vm) rt_throw("out of memory for a VM");
     vm->cell = rt_cell_new(vm);
+    vm->next_made = atomic_load(&all_made);
+    while (!atomic_compare_exchange_weak(&all_made, &vm->next_made, vm))
+        ;
     return vm;
 }
 
@@ -130,6 +175,7 @@ host_vm *vm_new(int id) {
     host_vm *vm = take_empty();
     vm->dropped = false;
     vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
+    vm->gc.clean_ns = rt_nanotime();
     set_made_here(vm);
     lua_State *L = luaL_newstate();
     if (!L) rt_throw("out of memory for VM %d", id);
@@ -137,10 +183,12 @@ host_vm *vm_new(int id) {
     lua_pushcfunction(L, open_all);
     if (lua_pcall(L, 0, 0, 0) != 0) rt_throw("VM %d: %s", id, lua_tostring(L, -1));
     set_made_here(NULL);
+    open_to_visits(vm);
     return vm;
 }
 
 void vm_free(host_vm *vm) {
+    end_visits(vm);
     vm->closing = true;
     set_made_here(vm);
     lua_close(vm->L);
@@ -151,10 +199,17 @@ void vm_free(host_vm *vm) {
 
 void vm_drop(host_vm *vm) {
     if (vm->view.n_live != 0) rt_throw("VM %d ends with %d Gs", vm->view.vm_id, vm->view.n_live);
+    end_visits(vm);
+    while (atomic_load(&vm->n_calls) > 0) /* they use its memory */
+        rt_sleep(NS_PER_SEC / 100);
     vmmem_drop(vm);
-    for (int i = 0; i < vm->n_slots; i++)
+    for (int i = 0; i < vm->n_slots; i++) {
+        free(vm->slots[i]->cases);
         free(vm->slots[i]);
+    }
     free(vm->slots);
+    for (int i = 0; i < vm->n_old_slots; i++)
+        free(vm->old_slots[i]);
     free(vm->handlers);
     free(vm->barriers);
     rt_cell *cell = vm->cell;
@@ -206,17 +261,30 @@ static bool make_thread(host_luag *lg) {
 static host_luag *add_slot(host_vm *vm) {
     if (vm->n_slots == vm->cap_slots) {
         int cap = vm->cap_slots ? vm->cap_slots * 2 : 64;
-        host_luag **slots = realloc(vm->slots, (size_t)cap * sizeof(host_luag *));
+        host_luag **slots = malloc((size_t)cap * sizeof(host_luag *));
         if (!slots) return NULL;
-        vm->slots = slots;
+        if (vm->slots) {
+            if (vm->n_old_slots == MAX_OLD_SLOTS) rt_throw("VM %d has too many Gs", vm->view.vm_id);
+            memcpy(slots, vm->slots, (size_t)vm->n_slots * sizeof(host_luag *));
+            vm->old_slots[vm->n_old_slots++] = vm->slots;
+        }
+        __atomic_store_n(&vm->slots, slots, __ATOMIC_RELEASE);
         vm->cap_slots = cap;
     }
     host_luag *lg = calloc(1, sizeof *lg);
     if (!lg) return NULL;
     lg->vm = vm;
     lg->slot = vm->n_slots;
-    vm->slots[vm->n_slots++] = lg;
+    lg->fired = -1;
+    lg->n_ready = lg->n_kept = -1;
+    lg->kept = LUA_NOREF;
+    vm->slots[vm->n_slots] = lg;
+    __atomic_store_n(&vm->n_slots, vm->n_slots + 1, __ATOMIC_RELEASE);
     return lg;
+}
+
+host_luag *luag_reserve(host_vm *vm) {
+    return add_slot(vm);
 }
 
 host_luag *luag_take(host_vm *vm) {
@@ -268,7 +336,12 @@ void luag_give(host_luag *lg, int status) {
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
-    lg->sheltered = false;
+    lg->is_main = false;
+    queue_leave(lg);
+    if (lg->kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->kept);
+    lg->kept = LUA_NOREF;
+    lg->n_kept = lg->n_ready = -1;
+    lg->parking = lg->sheltered = false;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;

@@ -68,6 +68,7 @@ static void wait_for_bell(int64_t until_ns) {
 /* The new VM, or NULL with what was wrong, to be freed. Waits. */
 static host_vm *make_vm(char **err) {
     host_vm *vm = vm_new(atomic_fetch_add(&pool.next_id, 1));
+    vm->gc.serves = true;
     *err = pool.load(vm);
     rt_lock_acquire(&pool.lock);
     if (!*err) pool.all[pool.n++] = vm;
@@ -282,10 +283,10 @@ char *pool_start(char *(*load)(host_vm *)) {
     char *err = NULL;
     int procs = rt_procs();
     rt_lock_acquire(&pool.lock); /* the keeper runs already */
-    pool.load = load;
     pool.max = options.max_vms ? (int)options.max_vms : procs * 4 < 8 ? 8 : procs * 4;
     if (pool.max < procs) pool.max = procs;
     pool.making = procs;
+    atomic_store(&pool.load, load);
     rt_lock_release(&pool.lock);
     for (int i = 0; i < procs && !err; i++) {
         host_vm *vm = make_vm(&err);

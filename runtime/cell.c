@@ -133,6 +133,14 @@ static rt_g *take(rt_cell *c) {
     return g ? g : g_list_pop(c->fresh_next ? &c->ready : &c->fresh);
 }
 
+bool rt_others_ready(void) {
+    rt_m *m = rt_getm();
+    rt_cell *c = m->cell;
+    return c->ready.head || c->fresh.head ||
+           atomic_load_explicit(&c->mailbox, memory_order_relaxed) || !runq_empty(m->p) ||
+           atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0;
+}
+
 static bool commit_idle(rt_g *driver, void *arg) {
     (void)driver;
     rt_cell *c = arg;

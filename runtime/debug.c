@@ -4,6 +4,10 @@
  * where a block of Gs lies, and reads the Gs of others while they run. A line may therefore mix two
  * moments of one G; Gs are never given back, so it is a G's line in any case. Where a G was made is
  * kept as a return address (rt_g.site) and becomes a name only here (symbol.c).
+ *
+ * Native Gs get a line each, since they are few. Step Gs may be as many as there are connections: after
+ * the first STEPS_MAX they are only counted, by what they wait for. Those of cells are, too, if somebody
+ * else lists them (rt_on_dump).
  */
 #include "impl.h"
 
@@ -15,7 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { STDERR_WAIT_MS = 1000 };
+enum { STDERR_WAIT_MS = 1000, STEPS_MAX = 100 };
 
 void debug_emit(const char *s, size_t n) {
     while (n > 0) {
@@ -82,9 +86,16 @@ static void each_g(void (*fn)(rt_g *g, void *arg), void *arg) {
 
 enum { SITES = 8, SITE_MAX = 96 };
 
+typedef struct crowd {
+    int n;
+    int64_t longest_ns;
+} crowd; /* Gs that do the same */
+
 typedef struct dump {
     int64_t now_ns;
-    size_t n;       /* bytes in buf */
+    int n_steps;                          /* step Gs that got a line */
+    crowd crowds[2][G_DEAD][RT_NREASONS]; /* of no cell, of a cell */
+    size_t n;                             /* bytes in buf */
     char buf[4096]; /* lines, so that they come out whole and with few system calls */
     struct {
         const void *site;
@@ -121,28 +132,77 @@ static const char *site_name(dump *d, const void *site) {
     return d->sites[i].text;
 }
 
+static void (*dump_hook)(rt_dump_how how);
+
+void rt_on_dump(void (*fn)(rt_dump_how how)) {
+    dump_hook = fn;
+}
+
+void rt_dump_text(const char *s, size_t n) {
+    debug_emit(s, n);
+}
+
+static bool waits(uint32_t status) {
+    return status == G_WAITING || status == G_SYSCALL;
+}
+
+static int64_t waits_ns(const rt_g *g, int64_t now_ns) {
+    int64_t ns = now_ns - atomic_load_explicit(&g->since_ns, memory_order_relaxed);
+    return ns < 0 ? 0 : ns;
+}
+
+void rt_read_g(const rt_g *g, rt_g_state *s) {
+    uint32_t status = atomic_load_explicit(&g->status, memory_order_acquire);
+    *s = (rt_g_state){.status = status_names[status]};
+    if (!waits(status)) return;
+    s->reason = rt_reason_name(atomic_load_explicit(&g->reason, memory_order_relaxed));
+    s->waits_ns = waits_ns(g, rt_nanotime());
+}
+
 RT_PEEKS static void dump_g(rt_g *g, void *arg) {
     dump *d = arg;
     uint32_t status = atomic_load_explicit(&g->status, memory_order_acquire);
     if (status == G_DEAD || status == G_IDLE || g->system) return;
     long long id = g->id;
-    const char *kind = g->drives ? "VM" : g->step ? g->cell ? "in VM" : "step" : "native";
-    const char *site = g->site ? site_name(d, g->site) : "?";
-    if (status == G_WAITING || status == G_SYSCALL) {
-        rt_reason reason = atomic_load_explicit(&g->reason, memory_order_relaxed);
-        double s =
-            (double)(d->now_ns - atomic_load_explicit(&g->since_ns, memory_order_relaxed)) / 1e9;
-        dump_line(d, "G %lld %s: %s, %s, %.3f s, created by %s\n", id, kind, status_names[status],
-                  rt_reason_name(reason), s < 0 ? 0 : s, site);
-    } else {
-        dump_line(d, "G %lld %s: %s, created by %s\n", id, kind, status_names[status], site);
+    bool in_cell = g->cell != NULL;
+    rt_reason reason =
+        waits(status) ? atomic_load_explicit(&g->reason, memory_order_relaxed) : RT_WAIT_NONE;
+    int64_t ns = waits(status) ? waits_ns(g, d->now_ns) : 0;
+    if (g->step && ((in_cell && dump_hook) || d->n_steps++ >= STEPS_MAX)) {
+        crowd *c = &d->crowds[in_cell][status][reason < RT_NREASONS ? reason : RT_WAIT_NONE];
+        c->n++;
+        if (c->longest_ns < ns) c->longest_ns = ns;
+        return;
     }
+    const char *kind = g->drives ? "VM" : g->step ? in_cell ? "in VM" : "step" : "native";
+    const char *site = g->site ? site_name(d, g->site) : "?";
+    if (waits(status))
+        dump_line(d, "G %lld %s: %s, %s, %.3f s, created by %s\n", id, kind, status_names[status],
+                  rt_reason_name(reason), (double)ns / 1e9, site);
+    else
+        dump_line(d, "G %lld %s: %s, created by %s\n", id, kind, status_names[status], site);
+}
+
+static void dump_crowds(dump *d) {
+    for (int kind = 0; kind < 2; kind++)
+        for (int status = 0; status < G_DEAD; status++)
+            for (int reason = 0; reason < RT_NREASONS; reason++) {
+                crowd *c = &d->crowds[kind][status][reason];
+                const char *name = kind ? "in VMs" : "step", *gs = c->n == 1 ? "G" : "Gs";
+                if (c->n == 0) continue;
+                if (waits((uint32_t)status))
+                    dump_line(d, "%d %s %s: %s, %s, up to %.3f s\n", c->n, gs, name,
+                              status_names[status], rt_reason_name((rt_reason)reason),
+                              (double)c->longest_ns / 1e9);
+                else
+                    dump_line(d, "%d %s %s: %s\n", c->n, gs, name, status_names[status]);
+            }
 }
 
 static const char *const p_status_names[] = {"idle", "running", "foreign", "in a system call",
                                              "dead"};
 
-void rt_dump(void) {
+static void dump_all(rt_dump_how how) {
     dump d = {.now_ns = rt_nanotime()};
     int32_t ms, idle_ms;
     m_count_ms(&ms, &idle_ms);
@@ -158,7 +218,15 @@ void rt_dump(void) {
                   p_status_names[p.status], p.runq, (long long)p.fds);
     }
     each_g(dump_g, &d);
+    dump_crowds(&d);
     debug_emit(d.buf, d.n);
+    if (dump_hook) dump_hook(how);
+}
+
+void rt_dump(void) {
+    rt_m *m = rt_getm();
+    bool native = m && m->p && m->curg && !m->curg->step && !m->cell;
+    dump_all(native ? RT_DUMP_WAITS : RT_DUMP_NOW);
 }
 
 RT_PEEKS static void count_g(rt_g *g, void *arg) {
@@ -239,7 +307,7 @@ void check_dead(void) {
         if (!runq_empty(&sched.ps[i])) return;
     const char *msg = "lunapark: all Gs are asleep - deadlock!\n";
     debug_emit(msg, strlen(msg));
-    rt_dump();
+    dump_all(RT_DUMP_DEAD); /* under the lock, so that nothing begins to move */
     fflush(NULL);
     _exit(2);
 }

@@ -21,6 +21,7 @@ static const struct {
     {"gctrace", &vars.gctrace},
     {"retake", &vars.retake},
     {"gcwait", &vars.gcwait},
+    {"gcforce", &vars.gcforce},
 };
 
 const rt_debug_vars *rt_debug(void) {

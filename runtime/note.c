@@ -18,6 +18,7 @@
  * Rejected: an eventfd per M (two system calls where none is needed when the wake-up comes first),
  * a semaphore (it counts, and a second wake-up is a bug here that should be found, not remembered).
  */
+#include "context.h"
 #include "note.h"
 #include "runtime.h"
 
@@ -34,10 +35,30 @@ enum { NOTE_CLEAR, NOTE_SLEEPING, NOTE_WOKEN };
  * ETIMEDOUT; every other end (EINTR, EAGAIN) is a reason for the caller to look at the key again.
  */
 static int futex_wait_until(_Atomic uint32_t *key, const struct timespec *deadline) {
+#ifdef RT_TSAN
+    /* TSan keeps a signal that hits a thread in a bare system call until the next call that it knows,
+     * so there must be one before long. */
+    struct timespec slice, none = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &slice);
+    slice.tv_nsec += 20000000;
+    if (slice.tv_nsec >= 1000000000) {
+        slice.tv_sec++;
+        slice.tv_nsec -= 1000000000;
+    }
+    bool last =
+        deadline && (deadline->tv_sec < slice.tv_sec ||
+                     (deadline->tv_sec == slice.tv_sec && deadline->tv_nsec <= slice.tv_nsec));
+    long rs = syscall(SYS_futex, key, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, NOTE_SLEEPING,
+                      last ? deadline : &slice, NULL, FUTEX_BITSET_MATCH_ANY);
+    int err = errno;
+    nanosleep(&none, NULL);
+    return rs < 0 && err == ETIMEDOUT && last ? ETIMEDOUT : 0;
+#else
     /* FUTEX_WAIT_BITSET takes an absolute time, so a signal does not stretch the wait. */
     long r = syscall(SYS_futex, key, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, NOTE_SLEEPING,
                      deadline, NULL, FUTEX_BITSET_MATCH_ANY);
     return r < 0 && errno == ETIMEDOUT ? ETIMEDOUT : 0;
+#endif
 }
 
 void note_clear(note *n) {

@@ -79,6 +79,9 @@ const char *rt_reason_name(rt_reason r);
  * fails: without memory it aborts, as Go does. */
 rt_g *rt_go(void (*fn)(void *), void *arg);
 
+/* The same with a stack of so many bytes at least. */
+rt_g *rt_go_stack(void (*fn)(void *), void *arg, size_t stack_size);
+
 /* A step G in state waiting, that nobody else knows yet: set its locals, then rt_ready it. `cell`
  * may be NULL. Any thread of the runtime. */
 rt_g *rt_new_step(rt_step_fn step, rt_cell *cell);
@@ -189,6 +192,9 @@ bool rt_cell_is_away(rt_cell *c);
  * and then, if fn says true, interrupts that M by SIGURG. Whether c is away. fn must be short and
  * call nothing of the runtime. Any thread. */
 bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg);
+
+/* Something else than the caller, a G of a cell, could run here now: in its cell, on its P, or on any. */
+bool rt_others_ready(void);
 
 /* fn runs in SIGURG's handler on an M in foreign code, with its ucontext_t. Set once, before. */
 void rt_on_interrupt(void (*fn)(void *context));
@@ -556,6 +562,7 @@ typedef struct rt_debug_vars {
     int gctrace;    /* for the host: 1: a line per collection */
     int retake;     /* ms of foreign code after which sysmon takes the P; 0: 20 */
     int gcwait;     /* for the host: 1: a full collection at every wait */
+    int gcforce;    /* for the host: ms after which an idle VM is collected in any case; 0: two minutes */
 } rt_debug_vars;
 const rt_debug_vars *rt_debug(void);
 
@@ -567,8 +574,30 @@ _Noreturn void rt_throw(const char *fmt, ...) __attribute__((format(printf, 1, 2
 /* Says where in the program pc is, "name+0x1c", "module+0x1234" or "0x1234"; its length, below size. */
 size_t rt_symbol_print(const void *pc, char *buf, size_t size);
 
-/* Prints every G to stderr: state, reason, how long, where it was made. Any thread; never waits for
- * anything but stderr. */
+/* Prints every G to stderr: state, reason, how long, where it was made. Any thread. Waits for nothing but
+ * stderr, except on a native G, where the hook below may wait. */
 void rt_dump(void);
+
+/* What the hook may do: */
+typedef enum rt_dump_how {
+    RT_DUMP_WAITS, /* a native G calls: it may wait */
+    RT_DUMP_NOW,   /* any thread does: it may not */
+    RT_DUMP_DEAD,  /* nothing moves any more: it may look at everything, but must call nothing of the
+                    * runtime but the two functions below and rt_nanotime */
+} rt_dump_how;
+
+/* fn runs at the end of each dump: what else there is to say. It is also who lists the Gs of cells; the
+ * runtime then only counts them. Set once, before. */
+void rt_on_dump(void (*fn)(rt_dump_how how));
+
+/* Writes to stderr, by write(2) only. Any thread, signal handlers too. */
+void rt_dump_text(const char *s, size_t n);
+
+/* What g does, for dumps: it may run, and even live anew, meanwhile. Any thread. */
+typedef struct rt_g_state {
+    const char *status, *reason; /* reason NULL: it does not wait */
+    int64_t waits_ns;
+} rt_g_state;
+void rt_read_g(const rt_g *g, rt_g_state *s);
 
 #endif

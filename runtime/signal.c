@@ -4,7 +4,8 @@
  * runtime's own waits for that descriptor like for any other, wakes the Gs that wait for signals and
  * prints the dumps. In order: the handler sets the bit, then writes; the G reads, then looks at the
  * bits. A signal that comes between the two is seen by this look or causes the next. Several of one
- * kind are one bit: they coalesce, as pending signals do in the kernel.
+ * kind are one bit: they coalesce, as pending signals do in the kernel. What a dump asks of VMs may take a
+ * while, so it has a native G of its own.
  *
  *     SIGURG              interrupts one M (m_interrupt): sets a flag of the M
  *     SIGPROF             prof.c
@@ -69,6 +70,7 @@ static struct {
     _Atomic int32_t n_waiters; /* lock writes, check_dead reads */
     _Atomic uint32_t asked;    /* atomic: ASKED_: for the G below, or sysmon */
     _Atomic uint32_t quit;     /* atomic: QUIT_ */
+    _Atomic bool answering;    /* atomic: a G that does what was asked for is there */
     _Atomic int event_fd;      /* -1: the G is not there yet */
     rt_pd *pd;
     bool dumps;             /* SIGUSR1 and SIGQUIT are ours unless the program takes them */
@@ -366,6 +368,23 @@ static void do_asked(void) {
     _exit(2);
 }
 
+static void answer(void *arg) {
+    (void)arg;
+    do {
+        do_asked();
+        atomic_store(&sig.answering, false);
+    } while (atomic_load(&sig.asked) && !atomic_exchange(&sig.answering, true));
+}
+
+/* One G at a time: a dump that is asked for meanwhile comes after this one. */
+static void start_answer(void) {
+    if (!atomic_load(&sig.asked) || atomic_exchange(&sig.answering, true)) return;
+    rt_g *g = new_native(answer, NULL, STACK_NATIVE);
+    g->system = true;
+    g_set_status(g, G_IDLE, G_RUNNABLE);
+    g_enqueue(g);
+}
+
 void signal_watch(int64_t now) {
     if (!atomic_load_explicit(&sig.asked, memory_order_relaxed)) {
         sig.asked_since_ns = 0;
@@ -389,7 +408,7 @@ static rt_step signal_step(rt_g *g) {
         uint64_t n;
         ssize_t r = read(atomic_load(&sig.event_fd), &n, sizeof n);
         (void)r; /* EAGAIN: nothing new, or the first time */
-        do_asked();
+        start_answer();
         wake_waiters();
         if (rt_pd_prepare(sig.pd, RT_R, RT_WAIT_SIGNAL, g) == RT_PARKED) return RT_PARK;
     }

@@ -584,7 +584,7 @@ describe("lunapark", function()
       for _ = 1, 2 do
         local before = #c:stderr()
         c:kill "USR1"
-        child.eventually(function() return c:stderr():find("\nG %d+ [^\n]*sleep", before) end, "the dump")
+        child.eventually(function() return c:stderr():find("\n  [^\n]*: waiting, sleep, ", before) end, "the dump")
         assert.equal("hello", child.client(c.addr):get("/").body)
       end
       for _, g in ipairs(gs) do

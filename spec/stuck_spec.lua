@@ -13,11 +13,12 @@ int open(const char *path, int flags, ...);
 void __tsan_init(void);
 ]]
 
--- ThreadSanitizer keeps a signal back until the thread calls something of its own, which a loop in Lua need not: there
--- what only a signal can end is left out.
+-- ThreadSanitizer keeps a signal back until the thread calls something of its own, which a loop in Lua need not: what
+-- only a signal can end is left out there.
 local tsan = pcall(function() return ffi.C.__tsan_init end)
 local under_tsan = {
-  interpreted = true, pcalls = true, allocates = true, strings = true, coroutines = true, compiles = true, usleep = true,
+  interpreted = true, allocates = true, strings = true, coroutines = true, compiles = true,
+  usleep = true,
 }
 local function not_under_tsan(title, fn)
   if not tsan then it(title, fn) end
@@ -65,7 +66,7 @@ local kinds = {
     return "slept"
   end,
   read = function()
-    local fd = C.open(os.getenv "FIFO", 0)
+    local fd = C.open(os.getenv "FIFO", 2) -- O_RDWR: only read waits
     local n = C.read(fd, ffi.new "char[1]", 1)
     C.close(fd)
     return "read " .. tonumber(n)
@@ -303,7 +304,9 @@ describe("a stuck handler", function()
   end
 
   local function until_log(what)
-    child.eventually(function() return server:stderr():find(what) end, what)
+    if not pcall(child.eventually, function() return server:stderr():find(what) end, what) then
+      error(("no %q in the log: %s"):format(what, server:stderr()), 2)
+    end
   end
 
   -- Requests from 8 clients, about 200 a second, for so many seconds. Each must be answered 200. Returns how many there
@@ -435,17 +438,16 @@ describe("a stuck handler", function()
     local kind, how = case[1], case[2]
     local ended_it = under_tsan[kind] and it or not_under_tsan
     ended_it("is ended --kill-after later: " .. kind, function()
-      serve("--procs", "1", "--handler-timeout", "0.3", "--kill-after", "0.3")
+      serve("--procs", "1", "--handler-timeout", "0.2", "--kill-after", "0.1")
       assert.equal("hello", client:get("/").body)
       local conn = send("/" .. kind)
       assert.equal(504, (reply(conn)).status)
       conn:close()
       until_log("error GET /" .. kind .. " " .. how)
       until_stuck(0)
-      lp.sleep(0.1)
       local before = cpu_ticks()
-      lp.sleep(0.5)
-      assert.is_true(cpu_ticks() - before < 20, "it still runs")
+      lp.sleep(0.3)
+      assert.is_true(cpu_ticks() - before < 15, "it still runs")
       child.eventually(function() return (select(3, vms())) == 1 end, "a spare")
       assert.same({ 2, 0, 1 }, { vms() })
       -- And again, in another VM.
@@ -457,22 +459,20 @@ describe("a stuck handler", function()
   end
 
   it("is ended with others, all at once", function()
-    serve("--procs", "2", "--handler-timeout", "0.3", "--kill-after", "0.3", "--max-vms", "8")
+    serve("--procs", "2", "--handler-timeout", "2", "--kill-after", "0.3", "--max-vms", "12")
     local conns = {}
     for i, kind in ipairs(tsan and
-      { "interpreted", "allocates", "pcalls", "interpreted", "pcalls", "strings" } or
-      { "loop", "interpreted", "calls", "wrap", "pcalls", "loop" }) do
+      { "interpreted", "allocates", "coroutines", "strings" } or { "loop", "interpreted", "pcalls", "calls" }) do
       conns[i] = send("/" .. kind)
-      if i % 2 == 0 then until_stuck(i) end
-      if i == 2 then load(0.1) end
+      if i % 2 == 0 then load(0.1) end
     end
-    for i = 1, 6 do
+    for i = 1, 4 do
       assert.equal(504, (reply(conns[i])).status)
       conns[i]:close()
     end
     load(0.5)
     until_stuck(0)
-    assert.equal(6, count(server:stderr(), " was ended "), server:stderr())
+    assert.equal(4, count(server:stderr(), " was ended "), server:stderr())
   end)
 
   it("leaves what has not begun to another VM", function()
@@ -528,16 +528,15 @@ describe("a stuck handler", function()
     end
     conn:close()
     assert.equal(1, count(server:stderr(), "error all 2 VMs are stuck: requests are answered 503 (--max-vms)\n"))
-    server:kill "USR1"
-    until_log "G %d+"
-    write_fifo(path)
-    if not pcall(function() child.eventually(function() return client:get("/").status == 200 end) end) then
-      write_fifo(path)
+    if not tsan then
+      server:kill "USR1"
+      until_log "G %d+"
     end
+    write_fifo(path)
     child.eventually(function() return client:get("/").status == 200 end, "an answer")
-    -- Both read from one fifo: who got the byte, and who the end of it.
-    assert.equal(200, (reply(a)).status)
-    assert.equal(200, (reply(b)).status)
+    write_fifo(path)
+    assert.equal("read 1", reply(a).body)
+    assert.equal("read 1", reply(b).body)
     a:close()
     b:close()
     child.eventually(function() return select(2, vms()) == 0 end)
@@ -604,11 +603,11 @@ describe("a stuck handler", function()
 
   not_under_tsan("beneath an FFI callback is ended when the C code has come back", function()
     serve("--procs", "1", "--handler-timeout", "0.1", "--kill-after", "0.1")
-    local conn = send "/callback?s=1.5"
+    local conn = send "/callback?s=3"
     assert.equal(504, (reply(conn)).status)
     conn:close()
     lp.sleep(0.5)
-    assert.equal(1, (select(2, vms())))
+    assert.equal(1, (select(2, vms())), server:stderr())
     assert.is_nil(server:stderr():find(" was ended ", 1, true), server:stderr())
     until_log "GET /callback was ended "
     until_stuck(0)
@@ -658,7 +657,7 @@ describe("a stuck handler", function()
     until_stuck(0)
   end)
 
-  it("does not keep a stop waiting longer than its client, nor --drain-timeout", function()
+  not_under_tsan("does not keep a stop waiting longer than its client, nor --drain-timeout", function()
     serve("--procs", "1", "--handler-timeout", "0.3", "--kill-after", "60", "--drain-timeout", "10")
     local conn = send "/loop"
     until_stuck(1)

@@ -179,8 +179,9 @@ describe("--handler-timeout", function()
   local function seen(name)
     local value
     child.eventually(function()
-      value = client:get("/seen/" .. name).body
-      return value ~= "nothing"
+      local r = client:get("/seen/" .. name)
+      value = r.body
+      return r.status == 200 and value ~= "nothing"
     end, "what " .. name .. " saw")
     return value
   end
@@ -451,8 +452,9 @@ describe("a client that hangs up", function()
   local function seen(name)
     local value
     child.eventually(function()
-      value = client:get("/seen/" .. name).body
-      return value ~= "nothing"
+      local r = client:get("/seen/" .. name)
+      value = r.body
+      return r.status == 200 and value ~= "nothing"
     end, "what " .. name .. " saw")
     return value
   end
@@ -482,11 +484,10 @@ describe("a client that hangs up", function()
 
   it("cancels a handler that has not begun when it does", function()
     serve()
-    local busy = send(GET:format "/spin?s=0.2")
-    lp.sleep(0.05)
-    send(GET:format "/sleep"):close()
-    assert.equal("canceled", seen "sleep")
-    busy:close()
+    for _ = 1, 20 do -- by the time that the server reads it, mostly
+      send(GET:format "/sleep"):close()
+      assert.equal("canceled", seen "sleep")
+    end
   end)
 
   it("on its side alone gets its answer, however long", function()

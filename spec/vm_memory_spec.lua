@@ -4,7 +4,7 @@ local ffi = require "ffi"
 local lp = require "lunapark"
 local child = require "spec.support.child"
 
-local LIMIT = 64 * 1024 * 1024
+local LIMIT = 32 * 1024 * 1024
 
 local APP = [[
 local ffi = require "ffi"
@@ -121,7 +121,7 @@ describe("--vm-memory", function()
   it("counts what lives, not garbage, and 0 is no limit", function()
     local text = [[
       local keep = {}
-      while collectgarbage "count" < 45 * 1024 do keep[#keep + 1] = { #keep } end
+      while collectgarbage "count" < 22 * 1024 do keep[#keep + 1] = { #keep } end
       for i = 1, 3e5 do garbage = { i, "string " .. i } end
       print(#keep > 1e5)
     ]]

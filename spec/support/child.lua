@@ -31,12 +31,16 @@ extern char **environ;
 local C = ffi.C
 local WNOHANG = 1
 local RDONLY, REPLACE, CLOEXEC = 0, 577, 524288 -- REPLACE: O_WRONLY | O_CREAT | O_TRUNC
-local signals = { INT = 2, KILL = 9, USR1 = 10, TERM = 15 }
+local signals = { INT = 2, QUIT = 3, KILL = 9, USR1 = 10, TERM = 15 }
 
 -- Generous: sanitizer builds on a busy machine are slow, and only a failing spec waits so long.
 local PATIENCE = 20
 
 local child = { binary = os.getenv "LUNAPARK" or "build/lunapark" }
+
+--- ThreadSanitizer's processes stir by themselves, and deliver no signal to a thread that calls nothing.
+ffi.cdef "void __tsan_init(void);"
+child.has_tsan = pcall(function() return C.__tsan_init end)
 
 local children, files, clients = {}, {}, {}
 
