@@ -69,6 +69,8 @@ static void begin_xfer(host_xfer *x, host_conn *c) {
     memset(x, 0, offsetof(host_xfer, watch));
     x->conn = c;
     x->server = c->server;
+    x->headers = (host_header *)x->room;
+    x->headers_cap = XFER_ROOM / sizeof *x->headers;
     http1_begin(x);
 }
 
@@ -86,17 +88,14 @@ host_xfer *xfer_take(host_conn *c) {
         }
     }
     begin_xfer(x, c);
-    x->in = x->in_first;
-    x->in_cap = sizeof x->in_first;
-    x->out = x->out_first;
-    x->out_cap = sizeof x->out_first;
     return x;
 }
 
 void xfer_give(host_xfer *x) {
-    if (x->in != x->in_first) free(x->in);
-    if (x->out != x->out_first) free(x->out);
-    free(x->req.body);
+    if (x->in != x->room) free(x->in);
+    if (x->headers_cap >= HEADERS_GROWN) free(x->headers);
+    if (x->out) response_drop(x);
+    if (x->req.body) free(x->req.body);
     int p = rt_p_id();
     if (pools[p].n >= POOL_MAX) {
         watch_give(x);
@@ -115,32 +114,50 @@ static void drop_xfer(host_conn *c) {
 
 /* ---- reading ---- */
 
-static int grow_in(host_xfer *x) {
-    size_t cap = x->in_cap * 2;
-    char *in = x->in == x->in_first ? malloc(cap) : realloc(x->in, cap);
+static int make_room(host_xfer *x, size_t len) {
+    size_t cap = x->in_end + len;
+    if (!x->in && cap <= XFER_ROOM_IN) {
+        cap = (cap + sizeof(host_header) - 1) / sizeof(host_header) * sizeof(host_header);
+        x->in = x->room;
+        x->in_cap = cap;
+        x->headers = (host_header *)(x->room + cap);
+        x->headers_cap = (uint32_t)((XFER_ROOM - cap) / sizeof(host_header));
+        return 0;
+    }
+    /* As a rule it is never added to. */
+    if (x->in && cap < 2 * x->in_cap) cap = 2 * x->in_cap;
+    char *in = realloc(x->in == x->room ? NULL : x->in, cap);
     if (!in) return -ENOMEM;
-    if (x->in == x->in_first) memcpy(in, x->in_first, x->in_end);
+    if (x->in == x->room) memcpy(in, x->room, x->in_end);
     x->in = in;
     x->in_cap = cap;
     x->req.buf = in;
     return 0;
 }
 
-ssize_t conn_read(host_xfer *x) {
-    host_conn *c = x->conn;
+int conn_keep(host_xfer *x, const char *data, size_t len) {
+    if (len == 0) return 0;
+    if (x->in_cap - x->in_end < len && make_room(x, len) < 0) return -ENOMEM;
+    memcpy(x->in + x->in_end, data, len);
+    x->in_end += len;
+    return 0;
+}
+
+/* What the last read of this thread has brought. */
+static __thread char arrived[BODY_READ];
+
+/* Reads into `arrived`. The count, 0 at the end, -EAGAIN or -errno. */
+static ssize_t conn_read(host_conn *c, size_t room) {
     if (c->drained && !rt_pd_hup(c->pd)) {
         c->drained = false; /* whoever waits now waits for the edge */
         return -EAGAIN;
     }
-    if (x->in_end == x->in_cap && grow_in(x) < 0) return -ENOMEM;
-    size_t room = x->in_cap - x->in_end;
     ssize_t n;
     do
-        n = read(c->fd, x->in + x->in_end, room);
+        n = read(c->fd, arrived, room);
     while (n < 0 && errno == EINTR);
     if (n < 0) return -errno;
     c->drained = n > 0 && (size_t)n < room;
-    x->in_end += (size_t)n;
     return n;
 }
 
@@ -150,12 +167,6 @@ static bool stopping(host_conn *c) {
 
 static void set_timeout(host_conn *c, int mode, double seconds) {
     rt_pd_set_deadline(c->pd, mode, rt_nanotime() + (int64_t)(seconds * 1e9));
-}
-
-/* Bytes of a head are there that was not begun before. */
-static void begin_head(host_conn *c) {
-    c->x->read_ns = rt_nanotime();
-    rt_pd_set_deadline(c->pd, RT_R, c->x->read_ns + (int64_t)(options.header_timeout * 1e9));
 }
 
 /* ---- the end ---- */
@@ -267,14 +278,21 @@ static int wait_idle(host_conn *c) {
     return wait_for(c, RT_R);
 }
 
+/* Bytes are there. Most heads come whole, and need no deadline. */
+static int parse_head(host_conn *c) {
+    host_xfer *x = c->x;
+    int r = http1_head(x);
+    if (r > 0) return bind_vm(c);
+    if (r < 0) return refuse(c, -r);
+    if (x->read_ns)
+        rt_pd_set_deadline(c->pd, RT_R, x->read_ns + (int64_t)(options.header_timeout * 1e9));
+    return NEXT;
+}
+
 static int step_head(host_conn *c) {
     host_xfer *x = c->x;
+    if (x && x->in_pos < x->in_end) return parse_head(c);
     int timeout = rt_pd_check(c->pd, RT_R);
-    if (x && x->in_pos < x->in_end) {
-        int r = http1_head(x);
-        if (r > 0) return bind_vm(c);
-        if (r < 0) return refuse(c, -r);
-    }
     if (timeout) { /* nothing to answer between two requests */
         if (!x || x->in_end == 0) return close_conn(c);
         return refuse(c, 408);
@@ -284,22 +302,15 @@ static int step_head(host_conn *c) {
         c->after_flush = CONN_HEAD;
         return NEXT;
     }
-    if (!x && c->drained && !rt_pd_hup(c->pd)) {
-        c->drained = false; /* the edge will tell */
-        return wait_idle(c);
-    }
-    if (!x && !(x = c->x = xfer_take(c))) return close_conn(c);
-    bool first = x->in_end == 0;
-    ssize_t n = conn_read(x);
+    ssize_t n = conn_read(c, HEAD_READ);
     if (n > 0) {
-        if (first)
-            begin_head(c);
-        else
-            x->read_ns = 0;
-        return NEXT;
+        if (!x && !(x = c->x = xfer_take(c))) return close_conn(c);
+        x->read_ns = x->in_end == 0 ? rt_nanotime() : 0;
+        if (conn_keep(x, arrived, (size_t)n) < 0) return close_conn(c);
+        return parse_head(c);
     }
     if (n != -EAGAIN) return close_conn(c); /* the end, or a reset */
-    return first ? wait_idle(c) : wait_for(c, RT_R);
+    return !x || x->in_end == 0 ? wait_idle(c) : wait_for(c, RT_R);
 }
 
 /* The response is complete: what is left of the request, and then the next one. */
@@ -325,7 +336,9 @@ static int after_response(host_conn *c) {
     c->phase = CONN_HEAD;
     if (x->in_pos == x->in_end && x->out_pos == x->out_end) {
         drop_xfer(c);
-        return NEXT;
+        if (!c->drained || rt_pd_hup(c->pd)) return NEXT;
+        c->drained = false; /* the edge will tell */
+        return wait_idle(c);
     }
     if (x->in_pos == x->in_end) {
         c->phase = CONN_FLUSH;
@@ -337,32 +350,36 @@ static int after_response(host_conn *c) {
     memmove(x->in, x->in + x->in_pos, left);
     char *in = x->in, *out = x->out;
     size_t in_cap = x->in_cap, out_cap = x->out_cap, out_pos = x->out_pos, out_end = x->out_end;
+    host_header *headers = x->headers;
+    uint32_t headers_cap = x->headers_cap;
     free(x->req.body);
     begin_xfer(x, c);
     x->in = in;
     x->in_end = left;
     x->in_cap = in_cap;
+    x->headers = headers;
+    x->headers_cap = headers_cap;
     x->out = out;
     x->out_pos = out_pos;
     x->out_end = out_end;
     x->out_cap = out_cap;
-    begin_head(c);
+    x->read_ns = rt_nanotime();
     return NEXT;
 }
 
 static int step_drain(host_conn *c) {
     host_xfer *x = c->x;
-    int r = http1_body(x, false);
-    if (r > 0) return after_response(c);
+    int r = x->in_pos < x->in_end ? http1_body(x, false) : 0;
     if (r == 0) {
-        x->in_pos = x->in_end = x->head_end;
-        ssize_t n = conn_read(x);
-        if (n > 0) return NEXT;
+        ssize_t n = conn_read(c, BODY_READ);
         if (n == -EAGAIN && rt_pd_check(c->pd, RT_R) == 0) {
             set_timeout(c, RT_R, options.idle_timeout);
             return wait_for(c, RT_R);
         }
+        r = n > 0 ? http1_body_of(x, arrived, (size_t)n, false) : -ECONNRESET;
     }
+    if (r > 0) return after_response(c);
+    if (r == 0) return NEXT;
     /* Too long, malformed, gone or too slow: the answer is out or queued, and that is enough. */
     x->close_after = true;
     c->phase = CONN_FLUSH;
@@ -395,8 +412,7 @@ static int step_flush(host_conn *c) {
 static int step_linger(host_conn *c) {
     host_xfer *x = c->x;
     if (rt_pd_check(c->pd, RT_R) != 0 || x->raw_seen > LINGER_BYTES) return close_conn(c);
-    x->in_pos = x->in_end = 0;
-    ssize_t n = conn_read(x);
+    ssize_t n = conn_read(c, BODY_READ);
     if (n > 0) {
         x->raw_seen += (size_t)n;
         return NEXT;
@@ -608,14 +624,12 @@ static int fill(host_xfer *x) {
             return -ECONNRESET;
     }
     if (rt_pd_check(c->pd, RT_R) != 0) return -ETIMEDOUT;
-    x->in_pos = x->in_end = x->head_end;
-    if (x->in_cap - x->in_end < IN_SIZE && grow_in(x) < 0) return -ENOMEM;
-    ssize_t n = conn_read(x);
+    ssize_t n = conn_read(c, BODY_READ);
     if (n == -EAGAIN) {
         set_timeout(c, RT_R, options.idle_timeout);
         return -EAGAIN;
     }
-    return n <= 0 ? -ECONNRESET : http1_body(x, true);
+    return n <= 0 ? -ECONNRESET : http1_body_of(x, arrived, (size_t)n, true);
 }
 
 int host_req_fill(host_req *r) {

@@ -54,8 +54,17 @@ enum {
     HOLD_TURN = 16, /* bits below the turn */
 };
 
+enum {
+    XFER_ROOM = 256,
+    XFER_ROOM_IN = 160,  /* a head that comes whole and is not longer stands there */
+    HEAD_READ = 4096,    /* at once, of what may be a head */
+    BODY_READ = 16384,   /* of what is not */
+    HEADERS_GROWN = 32,  /* room for so many, if what is inline does not do, and then for all */
+};
+
 /* A request being read and answered. Taken from a pool when bytes come, given back when the
- * connection is idle. */
+ * connection is idle. There are as many as handlers that wait, so it is small: what comes is read into
+ * a buffer of the thread, and what must be kept is copied from there. */
 struct host_xfer {
     host_req req; /* what Lua sees; first, so that one pointer is both */
     host_conn *conn;
@@ -65,24 +74,26 @@ struct host_xfer {
     host_waitq waitq; /* the handler's waits for the connection */
     int64_t limit_ns; /* the handler's deadline; 0: none */
     int64_t read_ns;  /* when the read came that brought the head; 0: it came in several */
-    bool hung_up;     /* before the handler began, and with nothing else to come */
-    bool parted;      /* the handler has ended, without the connection */
 
     /* Input: bytes of the request head at in[0 .. head_end), not yet parsed ones at
-     * in[in_pos .. in_end). */
+     * in[in_pos .. in_end). NULL at first. */
     char *in;
     size_t in_pos, in_end, in_cap, head_end;
+    host_header *headers; /* in room, or of their own if they are more than fit */
+    uint32_t headers_cap;
+    uint32_t n_hosts;
+    int error; /* status that the parser's callbacks ask for, or 0 */
     bool head_done, message_done, in_value;
     bool keep_alive;  /* the request allows another one */
     bool expects_100; /* and has not been told to go on */
     bool drop_body;   /* nobody wants it */
-    int error;        /* status that the parser's callbacks ask for, or 0 */
-    uint32_t n_hosts;
+    bool hung_up;     /* before the handler began, and with nothing else to come */
+    bool parted;      /* the handler has ended, without the connection */
     size_t body_cap, body_seen; /* room; bytes of the body so far */
     size_t raw_seen;            /* bytes on the wire after the head */
     size_t sent;                /* bytes that the kernel took */
 
-    /* Output: out[out_pos .. out_end) is queued. */
+    /* Output: out[out_pos .. out_end) is queued. NULL: nothing is; see response.c. */
     char *out;
     size_t out_pos, out_end, out_cap;
     bool close_after;    /* no further request on this connection */
@@ -94,18 +105,19 @@ struct host_xfer {
     /* What follows outlives a request. */
     host_watch *watch;
     llhttp_t parser; /* begun anew for each */
-    host_header headers[HEADERS_MAX];
-    char in_first[IN_SIZE];
-    char out_first[OUT_SIZE];
+    /* A small head and behind it its headers; or the headers alone. */
+    _Alignas(host_header) char room[XFER_ROOM];
 };
 
 /* http1.c */
 void http1_begin(host_xfer *x);
 /* Parses in[in_pos .. in_end) until the head is done (1), all is used up (0), or wrong: -status. */
 int http1_head(host_xfer *x);
-/* The same for the body: 1 when the message is done, 0, or -errno (-EMSGSIZE, -EPROTO). keep: into
- * req.body; else it is dropped. */
+/* The same for the body: 1 when the message is done, 0, or -errno (-EMSGSIZE, -EPROTO, -ENOMEM). keep:
+ * into req.body; else it is dropped. */
 int http1_body(host_xfer *x, bool keep);
+/* The same of data[0 .. len), while there are no bytes in `in`. What it does not use goes there. */
+int http1_body_of(host_xfer *x, const char *data, size_t len, bool keep);
 
 /* response.c */
 /* A short answer from C, which closes the connection afterwards if close is set. */
@@ -114,10 +126,12 @@ void response_error(host_xfer *x, int status, bool close);
 int response_flush(host_xfer *x);
 /* Queues bytes. 0 or -ENOMEM. */
 int response_queue(host_xfer *x, const char *data, size_t len);
+/* Lets go of the output and its buffer. */
+void response_drop(host_xfer *x);
 
 /* conn.c */
-/* Reads into in[in_end ..). The count, 0 at the end, -EAGAIN or -errno. */
-ssize_t conn_read(host_xfer *x);
+/* Appends to in[.. in_end). 0 or -ENOMEM. */
+int conn_keep(host_xfer *x, const char *data, size_t len);
 /* A fresh xfer for c, or NULL; and back to the pool with what it holds. With a P. */
 host_xfer *xfer_take(host_conn *c);
 void xfer_give(host_xfer *x);

@@ -210,18 +210,12 @@ int hold_status(host_xfer *x) {
 
 /* The output that the connection still has to send goes from `from` to `to`, which has none. */
 static void move_output(host_xfer *from, host_xfer *to) {
-    if (from->out != from->out_first) {
-        to->out = from->out;
-        to->out_cap = from->out_cap;
-        to->out_pos = from->out_pos;
-        to->out_end = from->out_end;
-        from->out = from->out_first;
-        from->out_cap = sizeof from->out_first;
-    } else {
-        to->out_end = from->out_end - from->out_pos;
-        memcpy(to->out, from->out + from->out_pos, to->out_end);
-    }
-    from->out_pos = from->out_end = 0;
+    to->out = from->out;
+    to->out_cap = from->out_cap;
+    to->out_pos = from->out_pos;
+    to->out_end = from->out_end;
+    from->out = NULL;
+    from->out_cap = from->out_pos = from->out_end = 0;
 }
 
 /* What the connection does next, without its handler. */
@@ -241,12 +235,10 @@ static void go_on(host_conn *c, host_xfer *x, int status) {
         return;
     }
     /* The response is complete: as after any other, if there is nothing left of the request. */
-    size_t left = x->in_end - x->in_pos;
     c->phase = CONN_FLUSH;
     c->after_flush = CONN_LINGER;
-    if (x->message_done && !x->close_after && left <= fresh->in_cap) {
-        memcpy(fresh->in, x->in + x->in_pos, left);
-        fresh->in_end = left;
+    if (x->message_done && !x->close_after &&
+        conn_keep(fresh, x->in + x->in_pos, x->in_end - x->in_pos) == 0) {
         fresh->message_done = true;
         c->after_flush = CONN_HEAD;
     }

@@ -139,6 +139,7 @@ struct host_vm {
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
     _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
+    const void *g_meta;  /* metatable of the handles of Gs */
     bool in_lua;         /* a G's Lua runs */
     bool closing;        /* no G may begin in it any more */
     vm_mem mem;
@@ -196,8 +197,12 @@ struct host_luag {
     int n_cases, cap_cases; /* of these, in use; allocated */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
-    bool sheltered;         /* see host_shelter */
-    uint8_t canceled;       /* HOST_CANCELED...: why its waits answer "canceled" */
+    bool parking;           /* it waits in lunapark.park, */
+    int n_ready;            /* for which so many values lie on its stack; -1: not readied */
+    int kept;         /* registry reference of a table of values for its next park, or LUA_NOREF */
+    int n_kept;       /* so many; -1: none */
+    bool sheltered;   /* see host_shelter */
+    uint8_t canceled; /* HOST_CANCELED...: why its waits answer "canceled" */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
     void *done_arg;
@@ -266,6 +271,12 @@ int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadl
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
+/* Waits for luag_ready: its values, or `again` and why there are none: nothing (look again), "timeout",
+ * "canceled". */
+int luag_park(lua_State *L);
+extern char luag_again;
+/* Gives the values above the first on L's stack to lg's park, this one or the next. Pops them. */
+void luag_ready(lua_State *L, host_luag *lg);
 /* The client of the request that lg answers has hung up. By lg's VM. */
 bool luag_client_gone(host_luag *lg);
 /* Ends a wait for a ticket. By lg's VM. */
@@ -413,7 +424,6 @@ enum {
     HEAD_MAX = 16384,  /* bytes of a request head: else 431 */
     TARGET_MAX = 8192, /* of its target: else 414 */
     HEADERS_MAX = 100, /* header fields: else 431 */
-    IN_SIZE = 4096,    /* input buffer to begin with */
     OUT_SIZE = 4096,   /* output buffer to begin with */
     OUT_FULL = 65536,  /* queued output that makes the writer wait */
 };

@@ -32,11 +32,25 @@ static int on_url(llhttp_t *p, const char *at, size_t n) {
     return x->req.target.len > TARGET_MAX ? fail(x, 414) : 0;
 }
 
+static bool more_headers(host_xfer *x) {
+    bool inlined = x->headers_cap < HEADERS_GROWN;
+    uint32_t cap = inlined ? HEADERS_GROWN : HEADERS_MAX;
+    host_header *grown = realloc(inlined ? NULL : x->headers, cap * sizeof *grown);
+    if (!grown) return false;
+    if (inlined) memcpy(grown, x->headers, x->headers_cap * sizeof *grown);
+    x->headers = grown;
+    x->headers_cap = cap;
+    return true;
+}
+
 static int on_header_field(llhttp_t *p, const char *at, size_t n) {
     host_xfer *x = xfer_of(p);
     if (x->head_done) return 0; /* trailers are read and dropped */
     if (x->in_value || x->req.nheaders == 0) {
-        if (x->req.nheaders == HEADERS_MAX) return fail(x, 431);
+        if (x->req.nheaders == x->headers_cap) {
+            if (x->req.nheaders == HEADERS_MAX) return fail(x, 431);
+            if (!more_headers(x)) return fail(x, 503);
+        }
         x->headers[x->req.nheaders++] = (host_header){.name = {(uint32_t)(at - x->in), 0}};
         x->in_value = false;
     }
@@ -173,21 +187,23 @@ void http1_begin(host_xfer *x) {
     x->parser.data = x;
 }
 
-/* Runs the parser over in[in_pos .. in_end). What it did not use stays. */
-static llhttp_errno_t execute(host_xfer *x) {
-    const char *from = x->in + x->in_pos;
-    llhttp_errno_t e = llhttp_execute(&x->parser, from, x->in_end - x->in_pos);
+/* Runs the parser. *used: how many of the bytes it took. */
+static inline llhttp_errno_t execute(host_xfer *x, const char *data, size_t len, size_t *used) {
+    llhttp_errno_t e = llhttp_execute(&x->parser, data, len);
+    *used = 0;
     if (e == HPE_OK) {
-        x->in_pos = x->in_end;
+        *used = len;
     } else if (e == HPE_PAUSED) {
-        x->in_pos = (size_t)(llhttp_get_error_pos(&x->parser) - x->in);
+        *used = (size_t)(llhttp_get_error_pos(&x->parser) - data);
         llhttp_resume(&x->parser);
     }
     return e;
 }
 
 int http1_head(host_xfer *x) {
-    llhttp_errno_t e = execute(x);
+    size_t used;
+    llhttp_errno_t e = execute(x, x->in + x->in_pos, x->in_end - x->in_pos, &used);
+    x->in_pos += used;
     if (e != HPE_OK && e != HPE_PAUSED) return x->error ? -x->error : -400;
     if (x->head_done) {
         x->head_end = x->in_pos;
@@ -200,16 +216,32 @@ int http1_head(host_xfer *x) {
     return 0;
 }
 
-int http1_body(host_xfer *x, bool keep) {
+static int parse_body(host_xfer *x, const char *data, size_t len, bool keep, size_t *used) {
     x->drop_body = !keep;
-    size_t before = x->in_pos, seen = x->body_seen;
-    llhttp_errno_t e = execute(x);
+    size_t seen = x->body_seen;
+    llhttp_errno_t e = execute(x, data, len, used);
     if (e == HPE_USER) return x->error == 413 ? -EMSGSIZE : x->error == 503 ? -ENOMEM : -EPROTO;
     if (e != HPE_OK && e != HPE_PAUSED) return -EPROTO;
     /* Chunk sizes, extensions and trailers may not outweigh what they carry without limit. */
-    x->raw_seen += x->in_pos - before - (x->body_seen - seen);
+    x->raw_seen += *used - (x->body_seen - seen);
     if (x->raw_seen > HEAD_MAX + 16 * x->body_seen) return -EPROTO;
     return x->message_done;
+}
+
+int http1_body(host_xfer *x, bool keep) {
+    size_t used;
+    int r = parse_body(x, x->in + x->in_pos, x->in_end - x->in_pos, keep, &used);
+    x->in_pos += used;
+    return r;
+}
+
+int http1_body_of(host_xfer *x, const char *data, size_t len, bool keep) {
+    size_t used;
+    int r = parse_body(x, data, len, keep, &used);
+    if (r < 0) return r;
+    x->in_pos = x->in_end = x->head_end;
+    if (used < len && conn_keep(x, data + used, len - used) < 0) return -ENOMEM;
+    return r;
 }
 
 const char *host_method_name(int method) {

@@ -36,6 +36,37 @@ static int core_barrier(lua_State *L) {
     return 1;
 }
 
+/* park() -> what ready was called with, or `again` and why not */
+static int core_park(lua_State *L) {
+    return luag_park(L);
+}
+
+/* ready(g, ...) -> is g alive. g is a handle: its slot and serial stand in [1] and [2]. */
+static int core_ready(lua_State *L) {
+    host_vm *vm = vm_current();
+    if (lua_gettop(L) == 0) lua_pushnil(L);
+    bool is_g = lua_istable(L, 1) && lua_getmetatable(L, 1);
+    if (!is_g || lua_topointer(L, -1) != vm->g_meta)
+        return luaL_error(L, "ready: g must be a G, got %s", luaL_typename(L, 1));
+    lua_rawgeti(L, 1, 1);
+    lua_rawgeti(L, 1, 2);
+    int slot = (int)lua_tointeger(L, -2);
+    double serial = lua_tonumber(L, -1);
+    lua_pop(L, 3);
+    bool alive =
+        slot >= 0 && slot < vm->n_slots && vm->slots[slot]->g && vm->slots[slot]->serial == serial;
+    if (alive) luag_ready(L, vm->slots[slot]);
+    lua_pushboolean(L, alive);
+    return 1;
+}
+
+/* set_handles(metatable): that of Gs' handles */
+static int core_set_handles(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    vm_current()->g_meta = lua_topointer(L, 1);
+    return 0;
+}
+
 /* The pointer that a cdata pointer holds. */
 static void *pointer_arg(lua_State *L, int i) {
     void **p = (void **)lua_topointer(L, i); /* NOLINT: cdata's payload */
@@ -198,6 +229,9 @@ int luaopen_lunapark_core(lua_State *L) {
         {"wait_in", core_wait_in},
         {"rest", core_rest},
         {"barrier", core_barrier},
+        {"park", core_park},
+        {"ready", core_ready},
+        {"set_handles", core_set_handles},
         {"wait_sock", core_wait_sock},
         {"wait_call", core_wait_call},
         {"set_ctype", core_set_ctype},
@@ -218,6 +252,8 @@ int luaopen_lunapark_core(lua_State *L) {
     luaL_register(L, NULL, functions);
     lua_pushlightuserdata(L, &vm_current()->view);
     lua_setfield(L, -2, "view");
+    lua_pushlightuserdata(L, &luag_again);
+    lua_setfield(L, -2, "again");
     lua_newtable(L);
     for (int r = 0; r < RT_NREASONS; r++) {
         lua_pushinteger(L, r);

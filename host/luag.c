@@ -128,6 +128,55 @@ static int rested(lua_State *L, host_luag *lg, int err) {
     return answer(L, word_of(err));
 }
 
+/* ---- park and ready: values go from stack to stack ---- */
+
+char luag_again;
+
+static int unparked(lua_State *L, host_luag *lg, int err) {
+    int n = lg->n_ready;
+    lg->parking = false;
+    lg->n_ready = -1;
+    if (n >= 0) return n;
+    lua_pushlightuserdata(L, &luag_again);
+    return err ? 1 + answer(L, word_of(err)) : 1;
+}
+
+/* The values that came before the park. */
+static int take_kept(lua_State *L, host_luag *lg) {
+    int n = lg->n_kept;
+    lg->n_kept = -1;
+    luaL_checkstack(L, n + 1, "too many values");
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lg->kept);
+    int table = lua_gettop(L);
+    for (int i = 1; i <= n; i++)
+        lua_rawgeti(L, table, i);
+    luaL_unref(L, LUA_REGISTRYINDEX, lg->kept);
+    lg->kept = LUA_NOREF;
+    return n;
+}
+
+void luag_ready(lua_State *L, host_luag *lg) {
+    int n = lua_gettop(L) - 1;
+    if (lg->parking) {
+        lua_State *to = lg->held ? lg->held : lg->L;
+        if (!lua_checkstack(to, n + 2)) luaL_error(L, "too many values");
+        if (lg->n_ready > 0) lua_pop(to, lg->n_ready); /* the latest counts */
+        lua_xmove(L, to, n);
+        lg->n_ready = n;
+        luag_wake(lg);
+        return;
+    }
+    lua_createtable(L, n, 0);
+    lua_insert(L, 2);
+    for (int i = n; i > 0; i--)
+        lua_rawseti(L, 2, i);
+    if (lg->kept == LUA_NOREF)
+        lg->kept = luaL_ref(L, LUA_REGISTRYINDEX);
+    else
+        lua_rawseti(L, LUA_REGISTRYINDEX, lg->kept);
+    lg->n_kept = n;
+}
+
 static int settle_wait(host_luag *lg);
 
 void luag_enter(host_luag *lg) {
@@ -161,6 +210,7 @@ static int leave(lua_State *L, host_luag *lg) {
     luag_enter(lg);
     lua_pushcfunction(L, nothing);
     lua_call(L, 0, 0);
+    if (lg->parking) return unparked(L, lg, err);
     if (lg->resting) return rested(L, lg, err);
     return err ? answer(L, word_of(err)) : 0;
 }
@@ -178,6 +228,14 @@ int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     if (canceled(lg)) return answer(L, "canceled");
     return wait_ticket(L, lg, reason, deadline_ns);
+}
+
+int luag_park(lua_State *L) {
+    host_luag *lg = waiter(L);
+    if (lg->n_kept >= 0) return take_kept(L, lg);
+    if (canceled(lg)) return unparked(L, lg, RT_ECANCELED);
+    lg->parking = true;
+    return wait_ticket(L, lg, RT_WAIT_PARK, 0);
 }
 
 int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
@@ -361,6 +419,7 @@ static int settle_wait(host_luag *lg) {
 
 static int end_wait(host_luag *lg) {
     int err = settle_wait(lg);
+    if (lg->parking) return unparked(lg->L, lg, err);
     if (lg->resting) return rested(lg->L, lg, err);
     return err ? answer(lg->L, word_of(err)) : 0;
 }

@@ -6,6 +6,8 @@
  * What the kernel does not take is copied, since the Lua string may be gone when it does.
  *
  * The streamed form queues with chunk framing and sends when a few kilobytes have come together.
+ *
+ * There is an output buffer only while something is queued: the thread has a spare one for whoever begins.
  */
 #include "conn.h"
 
@@ -93,9 +95,37 @@ const char *host_status_reason(int status) {
 
 /* ---- output ---- */
 
+/* The buffer that the thread's next output begins in: nearly always all of it goes out at once. */
+static __thread char *spare;
+
+/* Takes the first buffer, for n bytes. */
+static int begin_out(host_xfer *x, size_t n) {
+    size_t cap = OUT_SIZE;
+    if (n <= cap && spare) {
+        x->out = spare;
+        spare = NULL;
+    } else {
+        while (cap < n)
+            cap *= 2;
+        if (!(x->out = malloc(cap))) return -ENOMEM;
+    }
+    x->out_cap = cap;
+    return 0;
+}
+
+void response_drop(host_xfer *x) {
+    x->out_pos = x->out_end = 0;
+    if (x->out && x->out_cap == OUT_SIZE && !spare)
+        spare = x->out;
+    else
+        free(x->out);
+    x->out = NULL;
+    x->out_cap = 0;
+}
+
 /* Room for n bytes more. */
-static int reserve(host_xfer *x, size_t n) {
-    if (x->out_cap - x->out_end >= n) return 0;
+static int make_room(host_xfer *x, size_t n) {
+    if (!x->out) return begin_out(x, n);
     if (x->out_pos > 0) {
         memmove(x->out, x->out + x->out_pos, x->out_end - x->out_pos);
         x->out_end -= x->out_pos;
@@ -105,12 +135,15 @@ static int reserve(host_xfer *x, size_t n) {
     size_t cap = x->out_cap * 2;
     while (cap - x->out_end < n)
         cap *= 2;
-    char *out = x->out == x->out_first ? malloc(cap) : realloc(x->out, cap);
+    char *out = realloc(x->out, cap);
     if (!out) return -ENOMEM;
-    if (x->out == x->out_first) memcpy(out, x->out_first, x->out_end);
     x->out = out;
     x->out_cap = cap;
     return 0;
+}
+
+static inline int reserve(host_xfer *x, size_t n) {
+    return x->out_cap - x->out_end >= n ? 0 : make_room(x, n);
 }
 
 int response_queue(host_xfer *x, const char *data, size_t len) {
@@ -123,7 +156,7 @@ int response_queue(host_xfer *x, const char *data, size_t len) {
 /* The client is gone, or its connection can't go on: nothing more is written. */
 static int give_up(host_xfer *x) {
     x->broken = x->close_after = true;
-    x->out_pos = x->out_end = 0;
+    response_drop(x);
     return -EPIPE;
 }
 
@@ -148,7 +181,10 @@ static int send_with(host_xfer *x, const char *body, size_t len) {
         body += sent - from_queue;
         len -= sent - from_queue;
     }
-    x->out_pos = x->out_end = 0;
+    if (x->req.state == 1) /* a stream's next piece is about to come, as a rule */
+        x->out_pos = x->out_end = 0;
+    else if (x->out)
+        response_drop(x);
     return 0;
 }
 
@@ -377,7 +413,9 @@ int host_stream_flush(host_req *r) {
     if (r->state == 0) return 0;
     if (!hold_take(x)) return -EPIPE;
     size_t sent = x->sent;
-    return after_write(x, response_flush(x), sent);
+    int rc = response_flush(x);
+    if (rc == 0) response_drop(x); /* who flushes a stream may wait for long */
+    return after_write(x, rc, sent);
 }
 
 int host_stream_end(host_req *r) {

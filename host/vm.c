@@ -276,6 +276,8 @@ static host_luag *add_slot(host_vm *vm) {
     lg->vm = vm;
     lg->slot = vm->n_slots;
     lg->fired = -1;
+    lg->n_ready = lg->n_kept = -1;
+    lg->kept = LUA_NOREF;
     vm->slots[vm->n_slots] = lg;
     __atomic_store_n(&vm->n_slots, vm->n_slots + 1, __ATOMIC_RELEASE);
     return lg;
@@ -336,7 +338,10 @@ void luag_give(host_luag *lg, int status) {
     lg->canceled = 0;
     lg->is_main = false;
     queue_leave(lg);
-    lg->sheltered = false;
+    if (lg->kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->kept);
+    lg->kept = LUA_NOREF;
+    lg->n_kept = lg->n_ready = -1;
+    lg->parking = lg->sheltered = false;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;

@@ -37,8 +37,9 @@ local lp = {}
 ---@class lunapark.G
 ---@field private slot integer
 ---@field private serial number     which run of that slot it is
----@field private parked boolean?   it waits in lp.park
----@field private ready_n integer?  so many values of lp.ready wait for it, in [1 .. n]
+---@field private [1] integer       slot and serial once more, for C (core.ready)
+---@field private [2] number
+---@field private parked string?    why it waits in lp.park
 ---@field private joiners lunapark.G[]?
 ---@field private results table?    what fn returned, with n; when it has ended well
 ---@field private err string?       why it ended, with traceback
@@ -47,9 +48,11 @@ local lp = {}
 ---@field private scope lunapark.Scope?  where the Gs that it starts belong
 ---@field private prev lunapark.G?  its neighbours in the scope that it belongs to
 ---@field private next lunapark.G?
-local G = {}
+local G = registry["lunapark.G"] or {}
+registry["lunapark.G"] = G
 G.__index = G
 G.__name = "lunapark.G"
+core.set_handles(G)
 
 ---@private
 function G:__tostring()
@@ -76,7 +79,7 @@ function lp.self()
   local slot = view.slot
   local g = live[slot]
   if g and g.serial == view.serial then return g end
-  g = setmetatable({ slot = slot, serial = view.serial }, G)
+  g = setmetatable({ slot, view.serial, slot = slot, serial = view.serial }, G)
   live[slot] = g
   return g
 end
@@ -120,15 +123,18 @@ function lp.sleep(s)
   return heard(err)
 end
 
-local function take_ready(g)
-  local n = g.ready_n
-  g.ready_n = nil
-  if n == 1 then
-    local v = g[1]
-    g[1] = nil
-    return v
-  end
-  return unpack(g, 1, n)
+local park, again = core.park, core.again
+
+local function unparked(reason, ...)
+  local first, err = ...
+  if first ~= again then return ... end
+  if err then return heard(err) end
+  return lp.park(reason) -- woken by something else
+end
+
+local function parked_for(g, ...)
+  g.parked = nil
+  return ...
 end
 
 --- Waits until somebody calls `lp.ready(g, ...)` for the running G, and returns those values. A ready
@@ -136,32 +142,16 @@ end
 ---@param reason? string  shown in dumps
 ---@return any ...
 function lp.park(reason)
-  if reason ~= nil and type(reason) ~= "string" then
-    error("park: reason must be a string, got " .. type(reason), 2)
-  end
+  if reason == nil then return unparked(nil, park()) end
+  if type(reason) ~= "string" then error("park: reason must be a string, got " .. type(reason), 2) end
   local g = current()
-  while not g.ready_n do
-    g.parked = true
-    local err = wait(reasons.park)
-    g.parked = nil
-    if err and not g.ready_n then return heard(err) end
-  end
-  return take_ready(g)
+  g.parked = reason
+  return parked_for(g, unparked(reason, park()))
 end
 
 --- Wakes a G from `lp.park`, now or when it gets there. Only the latest call before that counts.
----@param g lunapark.G
----@param ... any  what its park returns
----@return boolean  false if g has ended
-function lp.ready(g, ...)
-  check_g(g, "ready")
-  if not is_live(g) then return false end
-  local n = select("#", ...)
-  g.ready_n = n
-  for i = 1, n do g[i] = (select(i, ...)) end
-  if g.parked then C.host_wake(g.slot) end
-  return true
-end
+---@type fun(g: lunapark.G, ...: any): boolean  the values are what its park returns; false if g has ended
+lp.ready = core.ready
 
 -- ---- starting and ending -------------------------------------------------------------------------
 
@@ -253,10 +243,11 @@ local function place()
 end
 
 local function start(s, where, fn, ...)
-  local g = setmetatable({ where = where }, G)
-  g.slot = core.go(body, g, fn, ...)
-  g.serial = C.host_serial(g.slot)
-  live[g.slot] = g
+  local g = setmetatable({ 0, 0, where = where }, G)
+  local slot = core.go(body, g, fn, ...)
+  local serial = C.host_serial(slot)
+  g[1], g[2], g.slot, g.serial = slot, serial, slot, serial
+  live[slot] = g
   if s then scope.add(s, g) end
   return g
 end

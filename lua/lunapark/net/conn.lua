@@ -19,7 +19,7 @@ local common = require "lunapark.net.sock"
 local turn = require "lunapark.net.turn"
 
 local C = ffi.C
-local byte, concat = string.byte, table.concat
+local concat = table.concat
 local ffi_string = ffi.string
 local run_turn = turn.run
 local wait_sock, writev = core.wait_sock, core.writev
@@ -191,7 +191,7 @@ local function reading(self, fn, a, b)
 end
 
 local function check_max(max, what)
-  if max ~= nil and (type(max) ~= "number" or not (max >= 0)) then
+  if max ~= nil and (type(max) ~= "number" or max < 0 or max ~= max) then
     error(("%s: max must be a number, 0 or more, got %s"):format(what, tostring(max)), 3)
   end
 end

@@ -14,6 +14,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local common = require "lunapark.net.sock"
+local turn = require "lunapark.net.turn"
 
 local C = ffi.C
 local wait_sock = core.wait_sock
@@ -32,6 +33,7 @@ local words = {
 
 ---@class lunapark.Fd
 ---@field package sock ffi.cdata*
+---@field package turns lunapark.Turn[]  by mode: one G at a time stands in the poller, the others behind it
 local Fd = {}
 local fd_mt = { __name = "lunapark.Fd", __index = Fd }
 
@@ -45,14 +47,10 @@ function fd.new(number)
   if number > 0x7fffffff then error("fd: fd must be a descriptor, got " .. number, 2) end
   local sock = C.host_sock_foreign(number, err_out)
   if sock == nil then return nil, words[err_out[0]] or message(err_out[0]) end
-  return setmetatable({ sock = common.keep(sock) }, fd_mt)
+  return setmetatable({ sock = common.keep(sock), turns = { turn.new(), turn.new() } }, fd_mt)
 end
 
-local function wait(sock, mode, seconds)
-  local deadline_ns
-  if seconds and seconds < 9e9 then
-    deadline_ns = tonumber(C.rt_nanotime()) + (seconds > 0 and seconds * 1e9 or 0)
-  end
+local function wait(sock, mode, deadline_ns)
   while true do
     local ready = C.host_sock_ready(sock, mode)
     if ready > 0 then return true end
@@ -62,13 +60,24 @@ local function wait(sock, mode, seconds)
   end
 end
 
+local function wait_in_turn(self, mode, seconds)
+  local ready = C.host_sock_ready(self.sock, mode)
+  if ready > 0 then return true end
+  if ready < 0 then return nil, message(ready) end
+  local deadline_ns
+  if seconds and seconds < 9e9 then
+    deadline_ns = tonumber(C.rt_nanotime()) + (seconds > 0 and seconds * 1e9 or 0)
+  end
+  return turn.run_until(self.turns[mode], deadline_ns, wait, self.sock, mode, deadline_ns)
+end
+
 --- Waits until something can be read, the other side has ended, or it is broken: the library's next call tells.
 ---@param s? number  seconds
 ---@return true|nil ok
 ---@return string? err  "timeout", "canceled", "closed"
 function Fd:wait_read(s)
   common.check_seconds(s, "wait_read", "s")
-  return wait(self.sock, common.READ, s)
+  return wait_in_turn(self, common.READ, s)
 end
 
 --- Waits until something can be written, a connection is made, or it is broken.
@@ -77,7 +86,7 @@ end
 ---@return string? err  "timeout", "canceled", "closed"
 function Fd:wait_write(s)
   common.check_seconds(s, "wait_write", "s")
-  return wait(self.sock, common.WRITE, s)
+  return wait_in_turn(self, common.WRITE, s)
 end
 
 --- Ends the waiting: Gs that wait get "closed". The descriptor stays open. Closing twice is harmless.

@@ -4,13 +4,14 @@
 --   u:send("ping", "127.0.0.1:9000")
 --   local data, from = u:recv()
 --
--- A datagram is sent and received whole, so nobody takes turns: several Gs may receive on one socket, and each gets
--- the next one.
+-- A datagram is sent and received whole. Several Gs may receive on one socket: those that have to wait take turns,
+-- and each gets the next datagram.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local common = require "lunapark.net.sock"
+local turn = require "lunapark.net.turn"
 
 local C = ffi.C
 local ffi_string = ffi.string
@@ -30,6 +31,8 @@ local buffer, buffer_size = nil, 0
 
 ---@class lunapark.Udp
 ---@field package sock ffi.cdata*
+---@field package sending lunapark.Turn
+---@field package receiving lunapark.Turn
 ---@field set_deadline fun(self: lunapark.Udp, seconds: number|nil)  Makes `send` and `recv` fail with "timeout" from a
 ---moment on, those that wait already too. Seconds from now; 0: at once; nil: no deadline.
 ---@field set_read_deadline fun(self: lunapark.Udp, seconds: number|nil)   The same for `recv` alone.
@@ -46,7 +49,7 @@ function udp.new(addr)
   check_addr(addr, "udp")
   local sock = C.host_sock_udp(addr, err_out)
   if sock == nil then return nil, message(err_out[0]) end
-  return setmetatable({ sock = common.keep(sock) }, udp_mt)
+  return setmetatable({ sock = common.keep(sock), sending = turn.new(), receiving = turn.new() }, udp_mt)
 end
 
 --- Sends and receives only to and from that address from now on; `send` needs none then. Never waits.
@@ -58,6 +61,16 @@ function Udp:connect(addr)
   return result(C.host_sock_connect(self.sock, addr))
 end
 
+local function send(sock, data, addr)
+  while true do
+    local n = C.host_sock_send(sock, data, #data, addr)
+    if n >= 0 then return true end
+    if n ~= EAGAIN then return nil, message(n) end
+    local why = wait_sock(sock, WRITE)
+    if why then return nil, why end
+  end
+end
+
 --- Sends a datagram. May wait for room in the kernel's buffer.
 ---@param data string
 ---@param addr? string  where to; not needed after `connect`
@@ -66,12 +79,25 @@ end
 function Udp:send(data, addr)
   if type(data) ~= "string" then error("send: data must be a string, got " .. type(data), 2) end
   if addr ~= nil then check_addr(addr, "send") end
-  local sock = self.sock
+  local n = C.host_sock_send(self.sock, data, #data, addr)
+  if n >= 0 then return true end
+  if n ~= EAGAIN then return nil, message(n) end
+  return turn.run(self.sending, send, self.sock, data, addr)
+end
+
+-- nil, EAGAIN: there is none.
+local function recv_now(sock, max)
+  local n = C.host_sock_recv(sock, buffer, max, from, 256)
+  if n > max then return ffi_string(buffer, max), ffi_string(from), true end
+  if n >= 0 then return ffi_string(buffer, n), ffi_string(from) end
+  return nil, n ~= EAGAIN and message(n) or EAGAIN
+end
+
+local function recv(sock, max)
   while true do
-    local n = C.host_sock_send(sock, data, #data, addr)
-    if n >= 0 then return true end
-    if n ~= EAGAIN then return nil, message(n) end
-    local why = wait_sock(sock, WRITE)
+    local data, addr, cut = recv_now(sock, max)
+    if addr ~= EAGAIN then return data, addr, cut end
+    local why = wait_sock(sock, READ)
     if why then return nil, why end
   end
 end
@@ -91,15 +117,11 @@ function Udp:recv(max)
   if max > buffer_size then
     buffer, buffer_size = ffi.new("uint8_t[?]", max), max
   end
-  local sock = self.sock
-  while true do
-    local n = C.host_sock_recv(sock, buffer, max, from, 256)
-    if n > max then return ffi_string(buffer, max), ffi_string(from), true end
-    if n >= 0 then return ffi_string(buffer, n), ffi_string(from) end
-    if n ~= EAGAIN then return nil, message(n) end
-    local why = wait_sock(sock, READ)
-    if why then return nil, why end
+  if not self.receiving.busy then
+    local data, addr, cut = recv_now(self.sock, max)
+    if addr ~= EAGAIN then return data, addr, cut end
   end
+  return turn.run(self.receiving, recv, self.sock, max)
 end
 
 --- Closes it. Gs that wait get "closed". Closing twice is harmless.
