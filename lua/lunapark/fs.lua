@@ -98,7 +98,8 @@ function fs.append(path, data)
 end
 
 local types = {
-  [0x1] = "fifo", [0x2] = "char", [0x4] = "directory", [0x6] = "block", [0x8] = "file", [0xa] = "link", [0xc] = "socket",
+  [0x1] = "fifo", [0x2] = "char", [0x4] = "directory", [0x6] = "block", [0x8] = "file", [0xa] = "link",
+  [0xc] = "socket",
 }
 
 local function stat_of(job, path)
