@@ -4,6 +4,7 @@ local exec = require "lunapark.exec"
 local helper = require "spec.helper"
 local child = require "spec.support.child"
 
+ffi.cdef "void __tsan_init(void);"
 local tsan = pcall(function() return ffi.C.__tsan_init end)
 
 local function exists(pid)

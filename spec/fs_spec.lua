@@ -5,6 +5,7 @@ local fs = require "lunapark.fs"
 local child = require "spec.support.child"
 local helper = require "spec.helper"
 
+ffi.cdef "void __tsan_init(void);"
 local tsan = pcall(function() return ffi.C.__tsan_init end)
 
 describe("fs", function()
