@@ -80,7 +80,9 @@ RT_TESTS   := $(call programs_of,runtime/test/test_*.c)
 HOST_TESTS := $(call programs_of,host/test/test_*.c)
 RT_TOOLS   := $(call programs_of,runtime/examples/*.c runtime/bench/*.c)
 RT_BENCH   := $(call programs_of,runtime/bench/*.c)
-HOST_TOOLS := $(call programs_of,host/bench/*.c)
+# Programs that call the host from inside.
+HOST_INSIDE := $(B)/host/bench/shared
+HOST_TOOLS := $(filter-out $(HOST_INSIDE),$(call programs_of,host/bench/*.c))
 
 FFI_HEADERS := runtime/runtime_ffi.h host/host_ffi.h host/abi.h
 LUA_FILES   := $(shell LC_ALL=C find lua -name '*.lua' | LC_ALL=C sort)
@@ -125,10 +127,12 @@ lint: lint-format lint-tidy lint-lua ## clang-format, clang-tidy, luacheck; chan
 format: deps-lint ## lays our C out as .clang-format says
 	@clang-format -i $(OUR_C)
 
-bench: deps-bench ## CPU per request beside a bare epoll loop and nginx, what waits cost (ROUNDS=, SECS=)
+bench: deps-bench ## CPU per request and message beside bare epoll loops and nginx, what waits and lines cost (ROUNDS=, SECS=)
 	+@$(again) all programs
 	@host/bench/hello.sh $(B)
 	@host/bench/waits.sh $(B)
+	@host/bench/echo.sh $(B)
+	@B=$(B) $(B)/lunapark run host/bench/net.lua
 
 bench-runtime: deps ## the runtime's numbers beside Go's and bare epoll loops, 2 minutes (ROUNDS=)
 	@command -v go >/dev/null || host/build/deps.sh install $(DEPS_BENCH_GO) || echo 'bench-runtime: goes on without Go'
@@ -233,14 +237,18 @@ $(GO_BENCH): $(wildcard runtime/bench/go/*.go)
 	@mkdir -p $(@D)
 	$(Q)go build -o $@ $^
 
-# The bench tools measure the host from outside: they are linked with nothing of it.
+$(HOST_INSIDE): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
+	$(call say,LD ,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS)
+
+# The other bench tools measure the host from outside: they are linked with nothing of it.
 $(HOST_TOOLS): $(B)/%: $(B)/%.o
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< -pthread
 
 .PHONY: runtime-programs
 runtime-programs: $(RT_LIB) $(RT_TOOLS) ; @:
-programs: $(RT_TOOLS) $(HOST_TOOLS) ; @:
+programs: $(RT_TOOLS) $(HOST_TOOLS) $(HOST_INSIDE) ; @:
 tests: $(RT_TESTS) $(HOST_TESTS) ; @:
 
 -include $(shell [ -d $(B) ] && find $(B)/runtime $(B)/host $(B)/gen -name '*.d' 2>/dev/null)

@@ -119,6 +119,7 @@ struct host_vm {
     int *handlers;   /* registry references by handler number; LUA_NOREF */
     int n_handlers;
     host_sock *socks;             /* of its Lua, sock.c */
+    struct host_owned *owned;     /* of its Lua, job.c */
     _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
     /* vmpool.c, runaway.c */
     _Atomic bool stuck;         /* atomic: its M has lost its P */
@@ -137,14 +138,17 @@ struct host_vm {
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
-    bool in_lua;  /* a G's Lua runs */
-    bool closing; /* no G may begin in it any more */
+    _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
+    const void *g_meta;  /* metatable of the handles of Gs */
+    bool in_lua;         /* a G's Lua runs */
+    bool closing;        /* no G may begin in it any more */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
-    /* What outlives it: the struct is used again. vm.c */
+    /* What follows outlives the VM that has ended. */
     int away;              /* the pool's lock: see vmpool.c */
     host_vm *next_retired; /* vm.c */
+    /* vm.c */
     host_vm *next_made;
     _Atomic bool open;  /* the visits' lock writes: it may be visited */
     int n_visits;       /* the visits' lock */
@@ -156,6 +160,14 @@ struct host_vm {
 typedef struct host_waitq {
     host_luag *holder[2], *queue[2];
 } host_waitq;
+
+/* A Lua G in a host_queue (queue.c). */
+struct host_waiter {
+    host_queue *q; /* NULL: in none */
+    host_luag *lg;
+    host_waiter *prev, *next;
+    int32_t index;
+};
 
 /* A coroutine and, while one runs on it, its G. */
 struct host_luag {
@@ -181,7 +193,16 @@ struct host_luag {
     _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
     double serial;
-    uint64_t ticket; /* WANT_TICKET, WANT_QUEUE */
+    uint64_t ticket;        /* WANT_TICKET, WANT_QUEUE */
+    host_waiter waiter;     /* queue.c */
+    host_waiter *cases;     /* the same, of a select */
+    int n_cases, cap_cases; /* of these, in use; allocated */
+    int fired;              /* what a wait in a queue answers; -1: nothing yet */
+    bool resting;           /* the wait is one in queues */
+    bool parking;           /* it waits in lunapark.park, */
+    int n_ready;            /* for which so many values lie on its stack; -1: not readied */
+    int kept;   /* registry reference of a table of values for its next park, or LUA_NOREF */
+    int n_kept; /* so many; -1: none */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
     void *done_arg;
@@ -196,7 +217,7 @@ host_vm *vm_new(int id);
 /* The orderly end: finalizers run, everything goes back. No G of it lives and nobody runs it, nor
  * will. Any native G, which it keeps as long as the finalizers take. */
 void vm_free(host_vm *vm);
-/* The same at once, without finalizers and without a look at its heap. */
+/* The same at once, without finalizers and without a look at its heap. Waits for its calls (offload.c). */
 void vm_drop(host_vm *vm);
 /* Who looks at a VM that others run says so, lest it end: vm_free and vm_drop wait. False: it has ended, or
  * is about to. Any thread; in between the VM's Lua is not the visitor's. */
@@ -240,12 +261,29 @@ int luaopen_lunapark_core(lua_State *L); /* luacore.c */
 /* Waits that a lua_CFunction begins: `return luag_wait...(L, ...)`. They yield, and answer nothing,
  * or "timeout", "canceled", "closed" when it is over. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
+/* The same for those whom others wake: begun(lg, arg) is called when lg->ticket is open. */
+int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
+                   void (*begun)(host_luag *lg, void *arg), void *arg);
+/* In q, or in the queues that it stands in if q is NULL: answers as the others, or what host_queue_fire
+ * says; nothing if it was woken otherwise, and stands in its queues still. */
+int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns);
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns);
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
+/* Waits for luag_ready: its values, or `again` and why there are none: nothing (look again), "timeout",
+ * "canceled". */
+int luag_park(lua_State *L);
+extern char luag_again;
+/* Gives the values above the first on L's stack to lg's park, this one or the next. Pops them. */
+void luag_ready(lua_State *L, host_luag *lg);
 /* The client of the request that lg answers has hung up. By lg's VM. */
 bool luag_client_gone(host_luag *lg);
+/* Ends a wait for a ticket. By lg's VM. */
+bool luag_wake(host_luag *lg);
+/* queue.c. By lg itself, or by who fires it. */
+void queue_join(host_queue *q, host_luag *lg);
+void queue_leave(host_luag *lg);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
 
@@ -349,13 +387,25 @@ void vm_back(host_vm *vm, bool ended);
 /* vm was dropped. */
 void pool_forget(host_vm *vm);
 
+/* ---- C functions on other threads (offload.c) ------------------------------------------------ */
+
+enum { HOST_RESULT_NONE, HOST_RESULT_INT, HOST_RESULT_DOUBLE, HOST_RESULT_FLOAT };
+
+/* The end of c ends lg's wait of this ticket. False: it has ended. */
+bool call_open(host_call *c, host_luag *lg, uint64_t ticket);
+/* A lua_CFunction's wait for it, as above; it may answer nothing too early. */
+int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns);
+
 /* ---- sockets of Lua (sock.c) ---------------------------------------------------------------- */
 
 /* Closes and frees all of a VM that was dropped. */
 void sock_close_all(host_vm *vm);
 
-/* NULL: closed. */
-rt_pd *sock_pd(host_sock *s, host_waitq **q);
+/* For who waits for it next: RT_R, RT_W. NULL: closed. */
+rt_pd *sock_pd(host_sock *s, int mode, host_waitq **q);
+
+/* How many bytes the kernel took, or -errno, or an RT_E... */
+ssize_t sock_writev(host_sock *s, struct iovec *iov, int n);
 
 /* ---- addresses (addr.c) -------------------------------------------------------------------- */
 

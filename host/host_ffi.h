@@ -20,6 +20,7 @@ typedef struct host_view {
     uint32_t scratch_size;
     int32_t n_live; /* Lua Gs of the VM */
     int64_t mapped; /* bytes that LuaJIT has mapped for it */
+    int32_t index;  /* of the waiter that was fired last */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
@@ -51,6 +52,50 @@ void host_set_canceled(int why);
  * later know neither its deadlines nor its cancellation. For who has to wait for the end of others. */
 void host_shelter(int on);
 
+/* ---- queues of Gs (queue.c) ---- */
+
+typedef struct host_waiter host_waiter;
+
+/* Lua Gs of one VM that wait for something. Zeroed: empty. */
+typedef struct host_queue {
+    int32_t n; /* so many */
+    host_waiter *head, *tail;
+} host_queue;
+
+/* Ends the wait of the first G in q: its slot, and its waiter's index in host_view.index; -1: there is none.
+ * Its wait answers 2 * index + (ok ? 1 : 0). */
+int host_queue_fire(host_queue *q, int ok);
+
+/* The slot of the first G in q; -1: there is none. */
+int host_queue_first(const host_queue *q);
+
+/* For a wait in several queues: room for n waiters, 0 or -1 without memory; then join each of them, with an
+ * index of 1 or more; then lunapark.core.rest. leave: out of all of them. */
+int host_queue_prepare(int n);
+void host_queue_join(host_queue *q, int index);
+void host_queue_leave(void);
+
+/* ---- C functions on other threads (offload.c) ---- */
+
+/* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */
+typedef struct host_call {
+    void (*fn)(void);
+    int64_t ints[6];  /* whole numbers and pointers */
+    double floats[8]; /* floating-point numbers; a float in the first 4 bytes */
+    int32_t result;   /* which of these it has: 0 none, 1 i, 2 d, 3 f */
+    int32_t err;      /* errno after it */
+    int64_t i;
+    double d;
+    float f;
+} host_call;
+
+/* NULL: no memory. To be freed, also while it runs. */
+host_call *host_call_new(void);
+/* Starts it: then wait (lunapark.core.wait_call) until it is done. */
+void host_call_start(host_call *c);
+int host_call_done(const host_call *c);
+void host_call_free(host_call *c);
+
 /* ---- sockets (sock.c) ---- */
 
 typedef struct host_sock host_sock;
@@ -58,7 +103,7 @@ typedef struct host_sock host_sock;
 /* Bytes read but not yet taken stand at data[pos .. end). */
 typedef struct host_rbuf {
     uint8_t *data;
-    size_t pos, end, cap;
+    int32_t pos, end, cap;
 } host_rbuf;
 
 /* Every int below: 0 or a count, -errno, or the RT_E... codes; host_strerror names them. */
@@ -75,27 +120,79 @@ int host_sock_connected(host_sock *s);
 /* One accepted connection; NULL with *err -EAGAIN when there is none now. */
 host_sock *host_sock_accept(host_sock *s, int *err);
 
-/* Reads what there is, at most `max` bytes, into the socket's buffer. The count, 0 at the end of the
- * stream, or -EAGAIN. */
-int64_t host_sock_fill(host_sock *s, size_t max);
+/* Reads what there is into the socket's buffer; `wanted`: bytes that the caller would like to have in
+ * one piece, or 0. The count, 0 at the end of the stream, or -EAGAIN. */
+int host_sock_fill(host_sock *s, size_t wanted);
 host_rbuf *host_sock_rbuf(host_sock *s);
 
+/* Where s[0 .. len) begins in the bytes that stand in the buffer, the first `from` left out; counted from
+ * the first of all. -1: nowhere. */
+int host_rbuf_find(const host_rbuf *b, int from, const char *s, size_t len);
+
 /* How much of data[0 .. len) the kernel took, or -EAGAIN. */
-int64_t host_sock_write(host_sock *s, const char *data, size_t len);
+int host_sock_write(host_sock *s, const char *data, size_t len);
 int host_sock_close_write(host_sock *s);
 
 /* Closes at once; waiting Gs get "closed". Closing twice is harmless. */
 void host_sock_close(host_sock *s);
 
-/* Closes and gives the memory back: the finalizer. */
+/* Closes and gives the memory back. forget: the finalizer, which counts those that were still open. */
 void host_sock_free(host_sock *s);
+void host_sock_forget(host_sock *s);
+
+/* How many sockets of the process nobody closed but the collector. */
+double host_forgotten(void);
 
 /* mode 1: reads, 2: writes, 3: both. delay_ns from now; negative clears. */
 void host_sock_set_deadline(host_sock *s, int mode, int64_t delay_ns);
 int host_sock_set_nodelay(host_sock *s, int on);
 
+/* Probes of a silent peer after so many seconds; 0: none. */
+int host_sock_set_keepalive(host_sock *s, int seconds);
+
 /* Writes the address into buf, NUL-terminated; its length. peer: 0 own, 1 the other side's. */
 int host_sock_addr(host_sock *s, int peer, char *buf, size_t cap);
+
+/* A descriptor of somebody else, to be waited for: closing this one leaves it open. -EBUSY: it is the
+ * runtime's own; -EPERM: files like it can't be waited for. */
+host_sock *host_sock_foreign(int fd, int *err);
+
+/* Is it readable (mode 1) or writable (2), or broken, now? 1, 0, or why it can't be said. */
+int host_sock_ready(host_sock *s, int mode);
+
+/* ---- datagrams (udp.c) ---- */
+
+/* Bound to addr, as above. */
+host_sock *host_sock_udp(const char *addr, int *err);
+
+/* From now on it speaks with addr alone. */
+int host_sock_connect(host_sock *s, const char *addr);
+
+/* One datagram; addr: where to, NULL on a connected one. Its length, -EAGAIN, or why not. */
+int host_sock_send(host_sock *s, const char *data, size_t len, const char *addr);
+
+/* The length of the datagram, which may be more than cap: then its end is lost. Its sender's address is written
+ * to `from`, NUL-terminated, empty if it has none. */
+int host_sock_recv(host_sock *s, uint8_t *buf, size_t cap, char *from, size_t from_cap);
+
+/* ---- copying (transfer.c) ---- */
+
+typedef struct host_pipe host_pipe;
+
+/* Where bytes stand between drain and pump. */
+host_pipe *host_pipe_open(int *err);
+void host_pipe_free(host_pipe *p);
+int host_pipe_len(host_pipe *p);
+
+/* Moves at most so many bytes from src into the empty pipe, past src's buffer, which is empty: the count, 0 at
+ * the end of the stream, -EAGAIN. pump: from there to dst. unread: back, in front of what src has. -EINVAL and
+ * the like: the kernel does not do it with these. */
+int host_pipe_drain(host_pipe *p, host_sock *src, double most);
+int host_pipe_pump(host_pipe *p, host_sock *dst);
+int host_pipe_unread(host_pipe *p, host_sock *src);
+
+/* At most so many bytes of the file (an io file) from there: the count, 0 at its end, -EAGAIN. */
+int host_sock_sendfile(host_sock *dst, void *file, double offset, double most);
 
 /* ---- a request and its response (conn.c, response.c) ---- */
 
@@ -187,6 +284,151 @@ int host_vms(int which);
 
 /* Connections that a server has now. */
 int host_serve_conns(int server);
+
+/* ---- dicts that all VMs share (shared.c) ---- */
+
+/* One of the process: any thread, at any time; none ever goes. */
+typedef struct host_dict host_dict;
+
+enum { HOST_NIL, HOST_BOOLEAN, HOST_NUMBER, HOST_STRING, HOST_TABLE };
+enum { HOST_SET, HOST_ADD, HOST_REPLACE, HOST_SWAP };
+
+/* What host_dict_get finds beside the bytes. */
+typedef struct host_dict_value {
+    double number;  /* HOST_NUMBER; HOST_BOOLEAN: 0 or 1 */
+    double len;     /* HOST_STRING, HOST_TABLE: bytes */
+    double version; /* for HOST_SWAP; 0: the key is missing */
+} host_dict_value;
+
+typedef struct host_dict_figures {
+    double keys, bytes, max_bytes, evictions, expired;
+} host_dict_figures;
+
+/* The dict of that name, made if there is none. max_bytes: the budget of its entries from now on; 0: as it
+ * is, 16 MiB at first. NULL: no memory. */
+host_dict *host_dict_open(const char *name, size_t len, double max_bytes);
+
+/* The type of what stands there, HOST_NIL: nothing. The bytes are copied to buf; if there are more than cap,
+ * none is. */
+int host_dict_get(host_dict *d, const char *key, size_t key_len, void *buf, size_t cap,
+                  host_dict_value *v);
+
+/* Puts a value; HOST_NIL deletes. ttl_ns: 0 never expires, negative: as before. how: HOST_ADD -EEXIST if there
+ * is one; HOST_REPLACE -ENOENT if there is none; HOST_SWAP -EAGAIN unless `version` is still the one there.
+ * 0; -EFBIG: larger than the whole budget; -ENOMEM. */
+int host_dict_put(host_dict *d, const char *key, size_t key_len, int type, double number,
+                  const void *data, size_t len, double ttl_ns, int how, double version);
+
+/* Adds `by` to the number there, which is `init` with this ttl_ns if there is none and has_init; the sum is
+ * in *sum. 0, -ENOENT, -EINVAL: no number, -EFBIG, -ENOMEM. */
+int host_dict_incr(host_dict *d, const char *key, size_t key_len, double by, int has_init,
+                   double init, double ttl_ns, double *sum);
+
+/* 1: it was there. */
+int host_dict_delete(host_dict *d, const char *key, size_t key_len);
+
+/* Sets, or gets, after how many ns it expires, 0: never. 0 or -ENOENT. */
+int host_dict_expire(host_dict *d, const char *key, size_t key_len, double ttl_ns);
+int host_dict_ttl(host_dict *d, const char *key, size_t key_len, double *ttl_ns);
+
+/* Keys from *cursor on (0 at first) into buf, each behind its length, a uint32_t: how many bytes; *cursor is -1
+ * after the last. -need: buf is too small for the next ones. */
+int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
+
+/* Deletes everything. */
+void host_dict_flush(host_dict *d);
+void host_dict_read(host_dict *d, host_dict_figures *f);
+
+/* ---- jobs on other threads (job.c) ---- */
+
+/* Made by the functions that return one, started and waited for by lunapark.core.wait_job. */
+typedef struct host_job host_job;
+
+/* 1: it has ended. */
+int host_job_done(host_job *job);
+
+/* Lets go of it: the finalizer. It runs on if it runs. */
+void host_job_free(host_job *job);
+
+/* ---- processes (exec.c) ---- */
+
+typedef struct host_proc host_proc;
+
+/* What a standard stream of a new process is; HOST_STDOUT: for stderr, the same as its stdout. */
+enum { HOST_PIPE, HOST_INHERIT, HOST_NOTHING, HOST_STDOUT };
+
+/* A job that starts a process in a group of its own. argv and env are argc and envc strings, each with its
+ * NUL; envc -1: our environment. cwd: NULL: ours. NULL: no memory. */
+host_job *host_exec(const char *argv, size_t argv_len, int argc, const char *env, size_t env_len,
+                    int envc, const char *cwd, int in, int out, int err);
+
+/* The process that an ended job has started, once. NULL and *err: why not; then host_exec_bad_cwd tells
+ * whether it was cwd that there was not. */
+host_proc *host_exec_take(host_job *job, int *err);
+int host_exec_bad_cwd(host_job *job);
+int host_proc_pid(host_proc *p);
+
+/* Our end of its stream 0 .. 2, once; NULL: it has none, or, with *err not 0, none can be made. */
+host_sock *host_proc_stream(host_proc *p, int i, int *err);
+
+/* Becomes readable when the process ends; NULL and *err. It belongs to p. */
+host_sock *host_proc_watch(host_proc *p, int *err);
+
+/* 1: it has ended, and is a zombie unless it was reaped. */
+int host_proc_ended(host_proc *p);
+
+/* Reaps one that has ended. Its exit code, or minus the signal that ended it; -1000: it has not ended. */
+int host_proc_reap(host_proc *p);
+
+/* Sends its group a signal. 0; -ESRCH: it was reaped. */
+int host_proc_kill(host_proc *p, int signo);
+
+/* on: who lets go of p before it was reaped kills its group. */
+void host_proc_bind(host_proc *p, int on);
+
+/* Lets go of it: the finalizer. One that runs is reaped later. */
+void host_proc_free(host_proc *p);
+
+/* "TERM" for 15; NULL: no signal of Linux. */
+const char *host_signal_name(int signo);
+
+/* ---- files (fs.c) ---- */
+
+typedef struct host_file host_file;
+
+enum { HOST_FS_READ, HOST_FS_REPLACE, HOST_FS_APPEND, HOST_FS_STAT, HOST_FS_LIST };
+enum { HOST_FILE_READ, HOST_FILE_WRITE, HOST_FILE_SEEK, HOST_FILE_SYNC, HOST_FILE_CLOSE };
+
+typedef struct host_fs_result {
+    int64_t n;           /* 0, a count, an offset; or -errno, RT_ECLOSED */
+    const char *data;    /* what was read; a list's names, each with its NUL */
+    size_t len;          /* bytes of it */
+    int64_t size;        /* of stat: bytes */
+    double mtime, atime; /* seconds since 1970 */
+    double ctime;        /* */
+    uint32_t mode;       /* type and permissions as in stat(2) */
+    uint32_t uid, gid;   /* */
+    uint32_t links;      /* */
+    double ino, dev;     /* */
+} host_fs_result;
+
+/* Jobs. data is copied. NULL: no memory. */
+host_job *host_fs(int op, const char *path, const char *data, size_t len);
+
+/* flags as for open(2). */
+host_job *host_fs_open(const char *path, int flags);
+
+/* n: bytes to read at most, or the offset; whence as for lseek. */
+host_job *host_file_job(host_file *f, int op, const char *data, size_t len, double n, int whence);
+
+/* Of a job that has ended; NULL before. It lives as long as the job. */
+const host_fs_result *host_fs_result_of(host_job *job);
+
+/* The file that host_fs_open has opened, once. */
+host_file *host_fs_take(host_job *job);
+
+/* Closes it, when no job works on it any more: the finalizer. */
+void host_file_free(host_file *f);
 /* ffi:end */
 
 #endif

@@ -3,6 +3,7 @@
  *
  * Arguments are checked by the Lua modules, which name them as their users do. */
 #include "dump.h"
+#include "job.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,57 @@ static int core_wait(lua_State *L) {
     rt_reason reason = (rt_reason)luaL_checkinteger(L, 1);
     int64_t deadline = (int64_t)luaL_optnumber(L, 2, 0);
     return luag_wait(L, reason, deadline);
+}
+
+/* wait_in(queue[, deadline_ns]), rest([deadline_ns]) -> what host_queue_fire said | "timeout" | "canceled" | nil:
+ * woken by something else, still in the queues: rest again */
+static int core_wait_in(lua_State *L) {
+    host_queue *q = (host_queue *)lua_topointer(L, 1); /* NOLINT: cdata's payload */
+    if (lua_type(L, 1) != 10 /* cdata */) luaL_error(L, "bad argument #1");
+    return luag_rest(L, q, (int64_t)lua_tonumber(L, 2));
+}
+
+static int core_rest(lua_State *L) {
+    return luag_rest(L, NULL, (int64_t)lua_tonumber(L, 1));
+}
+
+/* barrier() -> nil, or why nothing can wait here */
+static int core_barrier(lua_State *L) {
+    const char *why = vm_barrier(vm_current());
+    if (!why) return 0;
+    lua_pushfstring(L, "cannot wait here: %s", why);
+    return 1;
+}
+
+/* park() -> what ready was called with, or `again` and why not */
+static int core_park(lua_State *L) {
+    return luag_park(L);
+}
+
+/* ready(g, ...) -> is g alive. g is a handle: its slot and serial stand in [1] and [2]. */
+static int core_ready(lua_State *L) {
+    host_vm *vm = vm_current();
+    if (lua_gettop(L) == 0) lua_pushnil(L);
+    bool is_g = lua_istable(L, 1) && lua_getmetatable(L, 1);
+    if (!is_g || lua_topointer(L, -1) != vm->g_meta)
+        return luaL_error(L, "ready: g must be a G, got %s", luaL_typename(L, 1));
+    lua_rawgeti(L, 1, 1);
+    lua_rawgeti(L, 1, 2);
+    int slot = (int)lua_tointeger(L, -2);
+    double serial = lua_tonumber(L, -1);
+    lua_pop(L, 3);
+    bool alive =
+        slot >= 0 && slot < vm->n_slots && vm->slots[slot]->g && vm->slots[slot]->serial == serial;
+    if (alive) luag_ready(L, vm->slots[slot]);
+    lua_pushboolean(L, alive);
+    return 1;
+}
+
+/* set_handles(metatable): that of Gs' handles */
+static int core_set_handles(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    vm_current()->g_meta = lua_topointer(L, 1);
+    return 0;
 }
 
 /* The pointer that a cdata pointer holds. */
@@ -29,17 +81,69 @@ static int mode_arg(lua_State *L, int i) {
 /* wait_sock(sock, mode[, deadline_ns]) -> nil | "timeout" | "canceled" | "closed" */
 static int core_wait_sock(lua_State *L) {
     host_waitq *q;
-    rt_pd *pd = sock_pd(pointer_arg(L, 1), &q);
+    int mode = mode_arg(L, 2);
+    rt_pd *pd = sock_pd(pointer_arg(L, 1), mode, &q);
     if (!pd) {
         lua_pushliteral(L, "closed");
         return 1;
     }
-    return luag_wait_fd(L, q, pd, mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
+    return luag_wait_fd(L, q, pd, mode, (int64_t)luaL_optnumber(L, 3, 0));
+}
+
+/* writev(sock, list, first, skip) -> code, first, skip: writes list[first ..] without the first `skip` bytes, as
+ * much as the kernel takes in one call. code: 0 or more; -EAGAIN ... Then where to go on; at the end, behind the
+ * list. Its elements are strings. */
+static int core_writev(lua_State *L) {
+    enum { PIECES = 64 };
+    struct iovec iov[PIECES];
+    host_sock *s = pointer_arg(L, 1);
+    int first = (int)luaL_checkinteger(L, 3), n = 0;
+    size_t skip = (size_t)luaL_checknumber(L, 4), left;
+    luaL_checkstack(L, PIECES, NULL);
+    for (; n < PIECES; n++) {
+        lua_rawgeti(L, 2, first + n);
+        iov[n].iov_base = (void *)lua_tolstring(L, -1, &iov[n].iov_len);
+        if (!iov[n].iov_base) break;
+    }
+    if (n > 0) {
+        iov[0].iov_base = (char *)iov[0].iov_base + skip;
+        iov[0].iov_len -= skip;
+    }
+    ssize_t r = n > 0 ? sock_writev(s, iov, n) : 0;
+    left = r > 0 ? (size_t)r : 0;
+    for (int i = 0; r >= 0 && i < n && left >= iov[i].iov_len; i++) {
+        left -= iov[i].iov_len;
+        first++;
+        skip = 0;
+    }
+    lua_pushinteger(L, r < 0 ? (int)r : 0);
+    lua_pushinteger(L, first);
+    lua_pushnumber(L, (lua_Number)(skip + left));
+    return 3;
+}
+
+/* wait_call(call[, deadline_ns]) -> as wait; see host_call_done */
+static int core_wait_call(lua_State *L) {
+    return luag_wait_call(L, pointer_arg(L, 1), (int64_t)lua_tonumber(L, 2));
+}
+
+/* set_ctype(ctype, id): makes a ctype object, which nobody else has, that of the type with this number
+ * (ffi.typeinfo). LuaJIT has no other way from a function's type to those of its parameters. */
+static int core_set_ctype(lua_State *L) {
+    if (lua_type(L, 1) != 10 /* cdata */) luaL_error(L, "bad argument #1");
+    *(int32_t *)lua_topointer(L, 1) =
+        (int32_t)luaL_checkinteger(L, 2); /* NOLINT: cdata's payload */
+    return 0;
 }
 
 /* wait_req(req, mode[, deadline_ns]) -> as wait_sock */
 static int core_wait_req(lua_State *L) {
     return luag_wait_req(L, pointer_arg(L, 1), mode_arg(L, 2), (int64_t)luaL_optnumber(L, 3, 0));
+}
+
+/* wait_job(job[, deadline_ns]) -> nil | "timeout" | "canceled"; starts it. Again until host_job_done. */
+static int core_wait_job(lua_State *L) {
+    return job_wait(L, pointer_arg(L, 1), (int64_t)luaL_optnumber(L, 2, 0));
 }
 
 static int core_yield(lua_State *L) {
@@ -122,8 +226,18 @@ static int core_dump(lua_State *L) {
 int luaopen_lunapark_core(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"wait", core_wait},
+        {"wait_in", core_wait_in},
+        {"rest", core_rest},
+        {"barrier", core_barrier},
+        {"park", core_park},
+        {"ready", core_ready},
+        {"set_handles", core_set_handles},
         {"wait_sock", core_wait_sock},
+        {"wait_call", core_wait_call},
+        {"set_ctype", core_set_ctype},
+        {"writev", core_writev},
         {"wait_req", core_wait_req},
+        {"wait_job", core_wait_job},
         {"yield", core_yield},
         {"go", core_go},
         {"set_handler", core_set_handler},
@@ -138,6 +252,8 @@ int luaopen_lunapark_core(lua_State *L) {
     luaL_register(L, NULL, functions);
     lua_pushlightuserdata(L, &vm_current()->view);
     lua_setfield(L, -2, "view");
+    lua_pushlightuserdata(L, &luag_again);
+    lua_setfield(L, -2, "again");
     lua_newtable(L);
     for (int r = 0; r < RT_NREASONS; r++) {
         lua_pushinteger(L, r);

@@ -115,6 +115,68 @@ static int nothing(lua_State *L) {
     return 0;
 }
 
+/* What a wait in queues answers. */
+static int rested(lua_State *L, host_luag *lg, int err) {
+    lg->resting = false;
+    if (lg->fired >= 0) {
+        lua_pushinteger(L, lg->fired);
+        lg->fired = -1;
+        return 1;
+    }
+    if (!err) return 0;
+    queue_leave(lg);
+    return answer(L, word_of(err));
+}
+
+/* ---- park and ready: values go from stack to stack ---- */
+
+char luag_again;
+
+static int unparked(lua_State *L, host_luag *lg, int err) {
+    int n = lg->n_ready;
+    lg->parking = false;
+    lg->n_ready = -1;
+    if (n >= 0) return n;
+    lua_pushlightuserdata(L, &luag_again);
+    return err ? 1 + answer(L, word_of(err)) : 1;
+}
+
+/* The values that came before the park. */
+static int take_kept(lua_State *L, host_luag *lg) {
+    int n = lg->n_kept;
+    lg->n_kept = -1;
+    luaL_checkstack(L, n + 1, "too many values");
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lg->kept);
+    int table = lua_gettop(L);
+    for (int i = 1; i <= n; i++)
+        lua_rawgeti(L, table, i);
+    luaL_unref(L, LUA_REGISTRYINDEX, lg->kept);
+    lg->kept = LUA_NOREF;
+    return n;
+}
+
+void luag_ready(lua_State *L, host_luag *lg) {
+    int n = lua_gettop(L) - 1;
+    if (lg->parking) {
+        lua_State *to = lg->held ? lg->held : lg->L;
+        if (!lua_checkstack(to, n + 2)) luaL_error(L, "too many values");
+        if (lg->n_ready > 0) lua_pop(to, lg->n_ready); /* the latest counts */
+        lua_xmove(L, to, n);
+        lg->n_ready = n;
+        luag_wake(lg);
+        return;
+    }
+    lua_createtable(L, n, 0);
+    lua_insert(L, 2);
+    for (int i = n; i > 0; i--)
+        lua_rawseti(L, 2, i);
+    if (lg->kept == LUA_NOREF)
+        lg->kept = luaL_ref(L, LUA_REGISTRYINDEX);
+    else
+        lua_rawseti(L, LUA_REGISTRYINDEX, lg->kept);
+    lg->n_kept = n;
+}
+
 static int settle_wait(host_luag *lg);
 
 void luag_enter(host_luag *lg) {
@@ -129,12 +191,11 @@ void luag_enter(host_luag *lg) {
 void luag_leave(host_luag *lg) {
     host_vm *vm = lg->vm;
     vm_leave_lua(vm);
-    bool kept = rt_exitforeign();
-    if (__builtin_expect(rt_debug()->gctrace, 0)) vm_gc_note_peak(vm);
-    if (!kept) {
+    if (!rt_exitforeign()) {
         bool kill = atomic_load_explicit(&vm->kill, memory_order_relaxed);
         vm_back(vm, kill && runaway_over(vm, lg->want != WANT_NOTHING));
     }
+    if (__builtin_expect(rt_debug()->gctrace, 0)) vm_gc_note_peak(vm);
     vm_gc_ran(vm);
 }
 
@@ -149,10 +210,36 @@ static int leave(lua_State *L, host_luag *lg) {
     luag_enter(lg);
     lua_pushcfunction(L, nothing);
     lua_call(L, 0, 0);
+    if (lg->parking) return unparked(L, lg, err);
+    if (lg->resting) return rested(L, lg, err);
     return err ? answer(L, word_of(err)) : 0;
 }
 
+static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t deadline_ns) {
+    if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
+    lg->want = WANT_TICKET;
+    lg->deadline_ns = deadline_ns;
+    lg->ticket = rt_wait_open(lg->g);
+    rt_set_wait(lg->g, reason, deadline_ns);
+    return leave(L, lg);
+}
+
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    if (canceled(lg)) return answer(L, "canceled");
+    return wait_ticket(L, lg, reason, deadline_ns);
+}
+
+int luag_park(lua_State *L) {
+    host_luag *lg = waiter(L);
+    if (lg->n_kept >= 0) return take_kept(L, lg);
+    if (canceled(lg)) return unparked(L, lg, RT_ECANCELED);
+    lg->parking = true;
+    return wait_ticket(L, lg, RT_WAIT_PARK, 0);
+}
+
+int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
+                   void (*begun)(host_luag *lg, void *arg), void *arg) {
     host_luag *lg = waiter(L);
     if (canceled(lg)) return answer(L, "canceled");
     if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
@@ -160,6 +247,34 @@ int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
     rt_set_wait(lg->g, reason, deadline_ns);
+    begun(lg, arg);
+    return leave(L, lg);
+}
+
+int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    if (q) {
+        queue_leave(lg); /* a wait that was being prepared when an error came in between */
+    } else if (lg->fired >= 0) {
+        return rested(L, lg, 0);
+    }
+    if (canceled(lg)) {
+        queue_leave(lg);
+        return answer(L, "canceled");
+    }
+    if (q) queue_join(q, lg);
+    lg->resting = true;
+    return wait_ticket(L, lg, RT_WAIT_OTHER, deadline_ns);
+}
+
+int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns) {
+    host_luag *lg = waiter(L);
+    if (canceled(lg)) return answer(L, "canceled");
+    lg->want = WANT_TICKET;
+    lg->deadline_ns = lg->sheltered ? deadline_ns : nearer(limit_of(lg), deadline_ns);
+    lg->ticket = rt_wait_open(lg->g);
+    if (!call_open(c, lg, lg->ticket)) rt_wake(lg->g, lg->ticket, RT_WOKEN);
+    rt_set_wait(lg->g, RT_WAIT_SYSCALL, lg->deadline_ns);
     return leave(L, lg);
 }
 
@@ -304,6 +419,8 @@ static int settle_wait(host_luag *lg) {
 
 static int end_wait(host_luag *lg) {
     int err = settle_wait(lg);
+    if (lg->parking) return unparked(lg->L, lg, err);
+    if (lg->resting) return rested(lg->L, lg, err);
     return err ? answer(lg->L, word_of(err)) : 0;
 }
 
@@ -340,11 +457,13 @@ double host_serial(int32_t slot) {
     return vm->slots[slot]->serial;
 }
 
+bool luag_wake(host_luag *lg) {
+    return lg->g && lg->want == WANT_TICKET && rt_wake(lg->g, lg->ticket, RT_WOKEN);
+}
+
 int host_wake(int32_t slot) {
     host_vm *vm = vm_current();
-    if (slot < 0 || slot >= vm->n_slots) return 0;
-    host_luag *lg = vm->slots[slot];
-    return lg->g && lg->want == WANT_TICKET && rt_wake(lg->g, lg->ticket, RT_WOKEN);
+    return slot >= 0 && slot < vm->n_slots && luag_wake(vm->slots[slot]);
 }
 
 static void cancel(int32_t slot, int why) {

@@ -37,6 +37,7 @@
 #include "runaway.h"
 
 #include "conn.h"
+#include "job.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -216,6 +217,7 @@ static void landing(void) {
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
     }
     sock_close_all(vm);
+    owned_drop_all(vm);
     server_stop_all_of(vm);
     rt_g *g = rt_new_step(wait_first, vm->cell);
     *(host_vm **)rt_local(g) = vm;

@@ -2,47 +2,64 @@
  *
  * A socket belongs to its VM, so nothing here is locked; what waits for it stands in its waitq. All
  * functions try and return; lunapark.net does the waiting.
+ *
+ * The buffer grows with what reads bring: a connection that sends little has 4 KiB, one that streams
+ * gets room for `guess` bytes, up to 64 KiB, or as much as its reader wants in one piece. When it is empty
+ * and nothing more is there, a large one is given back: who waits for a connection holds little.
+ * Bytes are moved inside it only when as many have been taken, so a stream of lines costs each byte
+ * one move at most.
+ *
+ * A read that brings less than there was room for has emptied the socket. The next one then says
+ * -EAGAIN without asking the kernel, until somebody has waited (sock_pd).
  */
-#include "host.h"
+#include "sock.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-struct host_sock {
-    int fd; /* -1: closed */
-    rt_pd *pd;
-    bool drained; /* the last read was short: the next edge tells when there is more */
-    char *unlink; /* path of a unix listener, removed when it closes */
-    host_waitq waitq;
-    host_rbuf rbuf;
-    host_vm *vm;
-    host_sock *prev, *next; /* of vm->socks */
-};
+enum { READ_MIN = 4096, READ_STREAM = 65536, READ_MAX = 1 << 20 };
 
-enum { READ_MIN = 4096, READ_MAX = 1 << 20 };
+/* Sockets that the collector had to close, of all VMs. */
+static _Atomic int64_t forgotten; /* atomic */
 
 const char *host_strerror(int err) {
     return rt_strerror(err);
 }
 
-rt_pd *sock_pd(host_sock *s, host_waitq **q) {
+rt_pd *sock_pd(host_sock *s, int mode, host_waitq **q) {
     *q = &s->waitq;
+    if (mode == RT_R) s->drained = false;
     return s->pd;
 }
 
-/* Takes over fd, also when it fails. */
-static host_sock *sock_new(int fd, int *err) {
+int sock_check(host_sock *s, int mode) {
+    return s->fd < 0 ? RT_ECLOSED : rt_pd_check(s->pd, mode);
+}
+
+bool sock_is_dry(host_sock *s) {
+    return s->drained && !rt_pd_hup(s->pd);
+}
+
+/* Its descriptor is closed, unless it is somebody else's. */
+static void drop_fd(int fd, bool foreign) {
+    if (!foreign) close(fd); /* an error here is of a write that nobody can repeat any more */
+}
+
+static host_sock *sock_open(int fd, bool foreign, int *err) {
     host_sock *s = calloc(1, sizeof *s);
     if (!s) {
         *err = -ENOMEM;
-        close(fd);
+        drop_fd(fd, foreign);
         return NULL;
     }
     s->fd = fd;
+    s->foreign = foreign;
+    s->guess = READ_MIN;
     s->pd = rt_pd_open(fd, err);
     if (s->pd) {
         s->vm = vm_current();
@@ -51,9 +68,33 @@ static host_sock *sock_new(int fd, int *err) {
         s->vm->socks = s;
         return s;
     }
-    close(fd);
+    drop_fd(fd, foreign);
     free(s);
     return NULL;
+}
+
+host_sock *sock_new(int fd, int *err) {
+    return sock_open(fd, false, err);
+}
+
+host_sock *sock_of_pipe(int fd, int *err) {
+    host_sock *s = sock_new(fd, err);
+    if (s) s->pipe = true;
+    return s;
+}
+
+host_sock *host_sock_foreign(int fd, int *err) {
+    if (rt_is_poll_descriptor(fd)) {
+        *err = -EBUSY;
+        return NULL;
+    }
+    return sock_open(fd, true, err);
+}
+
+/* As in Go: what is written in one call is a message, and messages shall not wait for others. */
+static void no_delay(int fd) {
+    int on = 1;
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* fails on unix sockets */
 }
 
 host_sock *host_sock_listen(const char *addr, int *err) {
@@ -84,6 +125,7 @@ host_sock *host_sock_dial(const char *addr, int *err) {
         close(fd);
         return NULL;
     }
+    no_delay(fd);
     return sock_new(fd, err);
 }
 
@@ -92,13 +134,14 @@ int host_sock_connected(host_sock *s) {
 }
 
 host_sock *host_sock_accept(host_sock *s, int *err) {
-    *err = s->fd < 0 ? RT_ECLOSED : rt_pd_check(s->pd, RT_R);
+    *err = sock_check(s, RT_R);
     if (*err) return NULL;
     int fd = rt_accept4(s->fd, NULL, NULL);
     if (fd < 0) {
         *err = fd;
         return NULL;
     }
+    no_delay(fd);
     return sock_new(fd, err);
 }
 
@@ -106,65 +149,118 @@ host_rbuf *host_sock_rbuf(host_sock *s) {
     return &s->rbuf;
 }
 
-/* Room for at least `want` bytes after b->end. */
-static int make_room(host_rbuf *b, size_t want) {
+int rbuf_reserve(host_rbuf *b, size_t want) {
     if (b->pos == b->end) b->pos = b->end = 0;
-    if (b->cap - b->end >= want) return 0;
-    if (b->pos >= b->cap / 2 && b->cap - (b->end - b->pos) >= want) {
-        memmove(b->data, b->data + b->pos, b->end - b->pos);
-        b->end -= b->pos;
+    size_t live = (size_t)(b->end - b->pos);
+    if ((size_t)(b->cap - b->end) >= want) return 0;
+    if (live <= (size_t)b->pos && (size_t)b->cap - live >= want) {
+        memmove(b->data, b->data + b->pos, live);
+    } else {
+        size_t cap = (size_t)b->cap * 2;
+        if (cap < live + want) cap = live + want;
+        if (cap > INT32_MAX) cap = INT32_MAX;
+        if (cap < live + want) return -ENOMEM;
+        if (b->pos) memmove(b->data, b->data + b->pos, live);
+        b->end = (int32_t)live;
         b->pos = 0;
-        return 0;
+        uint8_t *data = realloc(b->data, cap);
+        if (!data) return -ENOMEM;
+        b->data = data;
+        b->cap = (int32_t)cap;
     }
-    size_t cap = b->cap ? b->cap * 2 : READ_MIN;
-    while (cap - b->end < want)
-        cap *= 2;
-    uint8_t *data = realloc(b->data, cap);
-    if (!data) return -ENOMEM;
-    b->data = data;
-    b->cap = cap;
+    b->pos = 0;
+    b->end = (int32_t)live;
     return 0;
 }
 
-int64_t host_sock_fill(host_sock *s, size_t max) {
-    if (s->fd < 0) return RT_ECLOSED;
-    int err = rt_pd_check(s->pd, RT_R);
-    if (err) return err;
-    if (max > READ_MAX) max = READ_MAX;
-    if (max == 0) max = 1;
-    if (s->drained && !rt_pd_hup(s->pd)) {
-        /* Whoever waits for readability now waits for the edge; after it, drained is over. */
-        s->drained = false;
-        return -EAGAIN;
-    }
+/* Nothing to read for now: says so, and gives a large buffer back that has nothing in it. */
+static int nothing_there(host_sock *s) {
     host_rbuf *b = &s->rbuf;
-    err = make_room(b, max < READ_MIN ? max : READ_MIN);
+    s->drained = true;
+    if (b->pos == b->end && b->cap > READ_MIN) {
+        free(b->data);
+        *b = (host_rbuf){0};
+    }
+    return -EAGAIN;
+}
+
+/* What a read of n bytes into `room` tells of those to come. */
+static void learn(host_sock *s, size_t n, size_t room) {
+    if (n == room && s->guess < READ_STREAM)
+        s->guess *= 2;
+    else if (n < s->guess / 4 && s->guess > READ_MIN)
+        s->guess /= 2;
+}
+
+int host_sock_fill(host_sock *s, size_t wanted) {
+    int err = sock_check(s, RT_R);
     if (err) return err;
-    size_t room = b->cap - b->end;
-    if (room > max) room = max;
+    if (sock_is_dry(s)) return nothing_there(s);
+    host_rbuf *b = &s->rbuf;
+    if (wanted > READ_MAX) wanted = READ_MAX;
+    err = rbuf_reserve(b, b->cap == 0 || wanted > s->guess ? (wanted > s->guess ? wanted : s->guess)
+                                                           : s->guess / 2);
+    if (err) return err;
+    size_t room = (size_t)(b->cap - b->end);
     ssize_t n;
     do
         n = read(s->fd, b->data + b->end, room);
     while (n < 0 && errno == EINTR);
-    if (n < 0) return -errno;
-    b->end += (size_t)n;
-    s->drained = n > 0 && (size_t)n < room;
-    return n;
+    if (n < 0) return errno == EAGAIN ? nothing_there(s) : -errno;
+    b->end += (int32_t)n;
+    learn(s, (size_t)n, room);
+    s->drained = n > 0 && (size_t)n < room && !s->pipe;
+    return (int)n;
 }
 
-int64_t host_sock_write(host_sock *s, const char *data, size_t len) {
-    if (s->fd < 0) return RT_ECLOSED;
-    int err = rt_pd_check(s->pd, RT_W);
+int host_rbuf_find(const host_rbuf *b, int from, const char *s, size_t len) {
+    const uint8_t *start = b->data + b->pos;
+    size_t n = (size_t)(b->end - b->pos);
+    if ((size_t)from >= n) return -1;
+    const uint8_t *at = len == 1 ? memchr(start + from, *s, n - (size_t)from)
+                                 : memmem(start + from, n - (size_t)from, s, len);
+    return at ? (int)(at - start) : -1;
+}
+
+int host_sock_write(host_sock *s, const char *data, size_t len) {
+    int err = sock_check(s, RT_W);
     if (err) return err;
+    if (len > READ_MAX * 1024) len = READ_MAX * 1024; /* its answer is an int */
     for (;;) {
-        ssize_t n = send(s->fd, data, len, MSG_NOSIGNAL);
-        if (n >= 0) return n;
+        ssize_t n = s->pipe ? write(s->fd, data, len) : send(s->fd, data, len, MSG_NOSIGNAL);
+        if (n >= 0) return (int)n;
         if (errno != EINTR) return -errno;
     }
 }
 
+ssize_t sock_writev(host_sock *s, struct iovec *iov, int n) {
+    int err = sock_check(s, RT_W);
+    if (err) return err;
+    struct msghdr m = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+    for (;;) {
+        ssize_t r = s->pipe ? writev(s->fd, iov, n) : sendmsg(s->fd, &m, MSG_NOSIGNAL);
+        if (r >= 0) return r;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+int host_sock_ready(host_sock *s, int mode) {
+    if (s->fd < 0) return RT_ECLOSED;
+    struct pollfd p = {.fd = s->fd, .events = mode == 2 ? POLLOUT : POLLIN | POLLRDHUP};
+    int n;
+    do
+        n = poll(&p, 1, 0);
+    while (n < 0 && errno == EINTR);
+    if (n < 0) return -errno;
+    return n > 0 && p.revents & POLLNVAL ? -EBADF : n;
+}
+
 int host_sock_close_write(host_sock *s) {
     if (s->fd < 0) return RT_ECLOSED;
+    if (s->pipe) {
+        host_sock_close(s);
+        return 0;
+    }
     return shutdown(s->fd, SHUT_WR) < 0 ? -errno : 0;
 }
 
@@ -172,7 +268,7 @@ void host_sock_close(host_sock *s) {
     if (s->fd < 0) return;
     waitq_close(&s->waitq);
     rt_pd_close(s->pd);
-    close(s->fd); /* an error here is of a write that nobody can repeat any more */
+    drop_fd(s->fd, s->foreign);
     s->fd = -1;
     s->pd = NULL;
     if (s->unlink) unlink(s->unlink);
@@ -190,6 +286,15 @@ void host_sock_free(host_sock *s) {
         s->vm->socks = s->next;
     if (s->next) s->next->prev = s->prev;
     free(s);
+}
+
+void host_sock_forget(host_sock *s) {
+    if (s->fd >= 0) atomic_fetch_add_explicit(&forgotten, 1, memory_order_relaxed);
+    host_sock_free(s);
+}
+
+double host_forgotten(void) {
+    return (double)atomic_load_explicit(&forgotten, memory_order_relaxed);
 }
 
 void sock_close_all(host_vm *vm) {
@@ -211,6 +316,17 @@ void host_sock_set_deadline(host_sock *s, int mode, int64_t delay_ns) {
 int host_sock_set_nodelay(host_sock *s, int on) {
     if (s->fd < 0) return RT_ECLOSED;
     return setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ? -errno : 0;
+}
+
+int host_sock_set_keepalive(host_sock *s, int seconds) {
+    if (s->fd < 0) return RT_ECLOSED;
+    int on = seconds > 0;
+    if (setsockopt(s->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) < 0) return -errno;
+    if (!on) return 0;
+    if (setsockopt(s->fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds) < 0 ||
+        setsockopt(s->fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof seconds) < 0)
+        return -errno;
+    return 0;
 }
 
 int host_sock_addr(host_sock *s, int peer, char *buf, size_t cap) {

@@ -200,9 +200,13 @@ void vm_free(host_vm *vm) {
 void vm_drop(host_vm *vm) {
     if (vm->view.n_live != 0) rt_throw("VM %d ends with %d Gs", vm->view.vm_id, vm->view.n_live);
     end_visits(vm);
+    while (atomic_load(&vm->n_calls) > 0) /* they use its memory */
+        rt_sleep(NS_PER_SEC / 100);
     vmmem_drop(vm);
-    for (int i = 0; i < vm->n_slots; i++)
+    for (int i = 0; i < vm->n_slots; i++) {
+        free(vm->slots[i]->cases);
         free(vm->slots[i]);
+    }
     free(vm->slots);
     for (int i = 0; i < vm->n_old_slots; i++)
         free(vm->old_slots[i]);
@@ -271,6 +275,9 @@ static host_luag *add_slot(host_vm *vm) {
     if (!lg) return NULL;
     lg->vm = vm;
     lg->slot = vm->n_slots;
+    lg->fired = -1;
+    lg->n_ready = lg->n_kept = -1;
+    lg->kept = LUA_NOREF;
     vm->slots[vm->n_slots] = lg;
     __atomic_store_n(&vm->n_slots, vm->n_slots + 1, __ATOMIC_RELEASE);
     return lg;
@@ -329,8 +336,12 @@ void luag_give(host_luag *lg, int status) {
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
-    lg->sheltered = false;
     lg->is_main = false;
+    queue_leave(lg);
+    if (lg->kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->kept);
+    lg->kept = LUA_NOREF;
+    lg->n_kept = lg->n_ready = -1;
+    lg->parking = lg->sheltered = false;
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;

@@ -3,12 +3,12 @@
  * LuaJIT collects in small steps as Lua allocates, a new cycle beginning when the heap has doubled.
  * Three things that leaves to us:
  *
- *   - a VM that is idle can do those steps for nothing: vm_gc_step. It keeps on for 0.2 ms. Measured with
- *     a heap of 70 MB of small tables and strings, 25 MB of them garbage, in CPU time: 320 to 350 calls of
+ *   - a VM that is idle can do those steps for nothing: vm_gc_step, and below, "when idle". It keeps on
+ *     for 0.2 ms. Measured with a heap of 70 MB of small tables and strings, 25 MB of them garbage, in CPU time: 320 to 350 calls of
  *     0.30 ms at most, 70 ms together. A piece of STEP_KB takes 0.5 us (chains of the string table) to
  *     0.11 ms (sweeping); one of 16 would take up to 0.4 ms, one of 64 up to 1.4 ms. What LuaJIT does not
  *     divide takes longer: a table of a million slots is marked in 2.7 ms, and what has changed while the
- *     cycle ran is marked at once when it turns from marking to sweeping. When that is: below, "when idle";
+ *     cycle ran is marked at once when it turns from marking to sweeping;
  *   - a heap of more than half of --vm-memory would reach the limit before it has doubled. When much of
  *     the limit is mapped, every further mapping makes the collector go on at once, faster than usual,
  *     and begin its next cycle sooner: vm_gc_grown. It is called in the midst of an allocation, so it
@@ -20,7 +20,7 @@
  * A script that has stopped the collector is obeyed, but for vm_gc_full, which leaves it stopped.
  *
  * When idle. Each VM has a G of its own in its cell for this. It rests until Lua has left enough garbage
- * for a cycle, then looks every 10 ms, and when no Lua has run in between it collects: 0.3 ms at a time,
+ * for a cycle, then looks every 10 ms, and when no Lua has run in between it collects: 0.2 ms at a time,
  * and only while nothing else wants its P. Between two it lets the P look for events. So a busy VM
  * pays a look at a flag, one that is hardly used a look at its heap's size, and an idle one is at
  * rest soon, without a timer. A collection is two cycles, since the first may have been half done, by Lua's
@@ -47,7 +47,6 @@
 
 #define NS_PER_MS INT64_C(1000000)
 #define QUIET_NS  (10 * NS_PER_MS)   /* so long without Lua, and a VM is idle */
-#define WORK_NS   (300 * 1000)       /* of a stretch of work */
 #define PAUSE_NS  (100 * 1000)       /* between two */
 #define FORCE_NS  (120 * NS_PER_SEC) /* idle and not collected for so long */
 
@@ -184,34 +183,32 @@ static rt_step gc_watch(rt_g *g, host_vm *vm) {
 
 /* A stretch of work. True: there is more. */
 static bool collect(host_vm *vm) {
-    int64_t start = rt_nanotime(), now;
+    int64_t start = rt_nanotime();
     bool more;
     vm->gc.ran = true; /* not by what finalizers do */
     luag_enter(vm->gc.lg);
-    do {
-        more = vm_gc_step(vm);
-        if (!more && vm->gc.again) {
-            vm->gc.again = false;
-            vm->gc.in_cycle = more = true;
-        }
-        vm->gc.n_steps++;
-        now = rt_nanotime();
-    } while (more && now - start < WORK_NS);
+    more = vm_gc_step(vm);
+    if (!more && vm->gc.again) {
+        vm->gc.again = false;
+        vm->gc.in_cycle = more = true;
+    }
     luag_leave(vm->gc.lg);
     vm->gc.ran = false;
-    vm->gc.spent_ns += now - start;
+    vm->gc.n_steps++;
+    vm->gc.spent_ns += rt_nanotime() - start;
     rt_trace_span("GC", start);
     return more;
 }
 
 /* Quiet: begins, or goes on. */
 static rt_step gc_work(rt_g *g, host_vm *vm) {
+    bool stopped = !lua_gc(vm->L, LUA_GCISRUNNING, 0);
+    if (stopped || (!vm->gc.in_cycle && !vm->gc.forced && !worthwhile(vm))) {
+        if (stopped) vm->gc.dirty = false; /* not asked again before Lua has run */
+        vm->gc.in_cycle = vm->gc.forced = false;
+        return gc_rest(g, vm);
+    }
     if (!vm->gc.in_cycle) {
-        if ((!vm->gc.forced && !worthwhile(vm)) || !lua_gc(vm->L, LUA_GCISRUNNING, 0)) {
-            vm->gc.clean_ns = rt_nanotime(); /* a stopped collector is not asked again soon */
-            vm->gc.forced = false;
-            return gc_rest(g, vm);
-        }
         vm->gc.in_cycle = vm->gc.again = true;
         vm->gc.start_kb = count_kb(vm);
         vm->gc.n_steps = 0;

@@ -32,14 +32,14 @@ enum { MAX_PS = 256, MAX_VMS = 4096, LOOK_MS = 100, KILL_MS = 10 };
 
 static struct {
     rt_lock lock;
-    _Atomic(char *(*)(host_vm *)) load; /* atomic: set once, after max; NULL: nothing is served */
-    host_vm *all[MAX_VMS];              /* lock: those that have loaded */
-    int n, max;                         /* lock */
-    host_vm *stuck;                     /* lock */
-    int n_stuck;                        /* lock */
-    int making;                         /* lock */
-    int64_t retry_ns;                   /* lock: after the app failed to load, when to try again */
-    bool said_full;                     /* lock */
+    char *(*load)(host_vm *); /* lock writes; NULL: nothing is served */
+    host_vm *all[MAX_VMS];    /* lock: those that have loaded */
+    int n, max;               /* lock */
+    host_vm *stuck;           /* lock */
+    int n_stuck;              /* lock */
+    int making;               /* lock */
+    int64_t retry_ns;         /* lock: after the app failed to load, when to try again */
+    bool said_full;           /* lock */
     _Atomic int32_t next_id;
     _Atomic(host_vm *) current[MAX_PS]; /* lock writes; the M that has the P reads */
     rt_g *keeper;
@@ -286,7 +286,7 @@ char *pool_start(char *(*load)(host_vm *)) {
     pool.max = options.max_vms ? (int)options.max_vms : procs * 4 < 8 ? 8 : procs * 4;
     if (pool.max < procs) pool.max = procs;
     pool.making = procs;
-    atomic_store(&pool.load, load);
+    pool.load = load;
     rt_lock_release(&pool.lock);
     for (int i = 0; i < procs && !err; i++) {
         host_vm *vm = make_vm(&err);

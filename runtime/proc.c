@@ -241,12 +241,19 @@ rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size) {
     return g;
 }
 
-rt_g *rt_go(void (*fn)(void *), void *arg) {
-    rt_g *g = new_native(fn, arg, STACK_NATIVE);
-    g->site = __builtin_return_address(0);
+static rt_g *start_native(rt_g *g, void *site) {
+    g->site = site;
     g_set_status(g, G_IDLE, G_RUNNABLE);
     g_enqueue(g);
     return g;
+}
+
+rt_g *rt_go(void (*fn)(void *), void *arg) {
+    return start_native(new_native(fn, arg, STACK_NATIVE), __builtin_return_address(0));
+}
+
+rt_g *rt_go_stack(void (*fn)(void *), void *arg, size_t stack_size) {
+    return start_native(new_native(fn, arg, stack_size), __builtin_return_address(0));
 }
 
 rt_g *rt_new_step(rt_step_fn step, rt_cell *cell) {

@@ -17,7 +17,8 @@ void __tsan_init(void);
 -- only a signal can end is left out there.
 local tsan = pcall(function() return ffi.C.__tsan_init end)
 local under_tsan = {
-  interpreted = true, pcalls = true, allocates = true, strings = true, coroutines = true, compiles = true, usleep = true,
+  interpreted = true, allocates = true, strings = true, coroutines = true, compiles = true,
+  usleep = true,
 }
 local function not_under_tsan(title, fn)
   if not tsan then it(title, fn) end
@@ -303,7 +304,9 @@ describe("a stuck handler", function()
   end
 
   local function until_log(what)
-    child.eventually(function() return server:stderr():find(what) end, what)
+    if not pcall(child.eventually, function() return server:stderr():find(what) end, what) then
+      error(("no %q in the log: %s"):format(what, server:stderr()), 2)
+    end
   end
 
   -- Requests from 8 clients, about 200 a second, for so many seconds. Each must be answered 200. Returns how many there
@@ -435,17 +438,16 @@ describe("a stuck handler", function()
     local kind, how = case[1], case[2]
     local ended_it = under_tsan[kind] and it or not_under_tsan
     ended_it("is ended --kill-after later: " .. kind, function()
-      serve("--procs", "1", "--handler-timeout", "0.3", "--kill-after", "0.3")
+      serve("--procs", "1", "--handler-timeout", "0.2", "--kill-after", "0.1")
       assert.equal("hello", client:get("/").body)
       local conn = send("/" .. kind)
       assert.equal(504, (reply(conn)).status)
       conn:close()
       until_log("error GET /" .. kind .. " " .. how)
       until_stuck(0)
-      lp.sleep(0.1)
       local before = cpu_ticks()
-      lp.sleep(0.5)
-      assert.is_true(cpu_ticks() - before < 20, "it still runs")
+      lp.sleep(0.3)
+      assert.is_true(cpu_ticks() - before < 15, "it still runs")
       child.eventually(function() return (select(3, vms())) == 1 end, "a spare")
       assert.same({ 2, 0, 1 }, { vms() })
       -- And again, in another VM.
@@ -457,21 +459,20 @@ describe("a stuck handler", function()
   end
 
   it("is ended with others, all at once", function()
-    serve("--procs", "2", "--handler-timeout", "0.7", "--kill-after", "0.3", "--max-vms", "8")
+    serve("--procs", "2", "--handler-timeout", "2", "--kill-after", "0.3", "--max-vms", "12")
     local conns = {}
     for i, kind in ipairs(tsan and
-      { "interpreted", "allocates", "pcalls", "interpreted", "pcalls", "strings" } or
-      { "loop", "interpreted", "calls", "wrap", "pcalls", "loop" }) do
+      { "interpreted", "allocates", "coroutines", "strings" } or { "loop", "interpreted", "pcalls", "calls" }) do
       conns[i] = send("/" .. kind)
       if i % 2 == 0 then load(0.1) end
     end
-    for i = 1, 6 do
+    for i = 1, 4 do
       assert.equal(504, (reply(conns[i])).status)
       conns[i]:close()
     end
     load(0.5)
     until_stuck(0)
-    assert.equal(6, count(server:stderr(), " was ended "), server:stderr())
+    assert.equal(4, count(server:stderr(), " was ended "), server:stderr())
   end)
 
   it("leaves what has not begun to another VM", function()
@@ -527,8 +528,10 @@ describe("a stuck handler", function()
     end
     conn:close()
     assert.equal(1, count(server:stderr(), "error all 2 VMs are stuck: requests are answered 503 (--max-vms)\n"))
-    server:kill "USR1"
-    until_log "G %d+"
+    if not tsan then
+      server:kill "USR1"
+      until_log "G %d+"
+    end
     write_fifo(path)
     child.eventually(function() return client:get("/").status == 200 end, "an answer")
     write_fifo(path)

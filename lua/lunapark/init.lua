@@ -19,26 +19,27 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.base"
 local scope = require "lunapark.scope"
 
 local C = ffi.C
+local now_ns, deadline_in, check_seconds, heard = base.now_ns, base.deadline_in, base.check_seconds, base.heard
+local rethrow = base.rethrow
 local wait = core.wait
 local reasons = core.reasons
-local view = ffi.cast("host_view *", core.view)
+local view, live = base.view, base.live
 local int32 = ffi.typeof("int32_t")
 
 local registry = debug.getregistry()
-registry["lunapark.gs"] = registry["lunapark.gs"] or {}
----@type table<integer, lunapark.G>  live handles by slot
-local live = registry["lunapark.gs"]
 
 local lp = {}
 
 ---@class lunapark.G
 ---@field private slot integer
 ---@field private serial number     which run of that slot it is
----@field private parked boolean?   it waits in lp.park
----@field private ready_n integer?  so many values of lp.ready wait for it, in [1 .. n]
+---@field private [1] integer       slot and serial once more, for C (core.ready)
+---@field private [2] number
+---@field private parked string?    why it waits in lp.park
 ---@field private joiners lunapark.G[]?
 ---@field private results table?    what fn returned, with n; when it has ended well
 ---@field private err string?       why it ended, with traceback
@@ -47,9 +48,11 @@ local lp = {}
 ---@field private scope lunapark.Scope?  where the Gs that it starts belong
 ---@field private prev lunapark.G?  its neighbours in the scope that it belongs to
 ---@field private next lunapark.G?
-local G = {}
+local G = registry["lunapark.G"] or {}
+registry["lunapark.G"] = G
 G.__index = G
 G.__name = "lunapark.G"
+core.set_handles(G)
 
 ---@private
 function G:__tostring()
@@ -64,17 +67,6 @@ local function check_g(v, what)
   if not is_g(v) then error(what .. ": g must be a G, got " .. type(v), 3) end
 end
 
-local function check_seconds(s, what, optional)
-  if s == nil and optional then return end
-  if type(s) ~= "number" or s ~= s then
-    error(what .. ": s must be a number of seconds, got " .. tostring(s), 3)
-  end
-end
-
-local function now_ns()
-  return tonumber(C.rt_nanotime())
-end
-
 --- Monotonic seconds: for measuring, not for dates.
 ---@return number
 function lp.now()
@@ -87,7 +79,7 @@ function lp.self()
   local slot = view.slot
   local g = live[slot]
   if g and g.serial == view.serial then return g end
-  g = setmetatable({ slot = slot, serial = view.serial }, G)
+  g = setmetatable({ slot, view.serial, slot = slot, serial = view.serial }, G)
   live[slot] = g
   return g
 end
@@ -95,22 +87,6 @@ local current = lp.self
 
 local function is_live(g)
   return not g.results and not g.err and C.host_serial(g.slot) == g.serial
-end
-
--- C's deadlines are int64_t: this one is 285 years away.
-local FAR_NS = 9e18
-
--- A timeout in seconds as a moment; 0 means no deadline to core.wait.
-local function deadline_in(s)
-  if not s then return 0 end
-  local at = now_ns() + s * 1e9
-  return at < 1 and 1 or at > FAR_NS and FAR_NS or at
-end
-
--- The host cancels a request's G by itself: the Gs of its scope are to hear of it.
-local function heard(err)
-  if err == "canceled" and scope.is_canceled() then scope.cancel(current()) end
-  return nil, err
 end
 
 -- From C, in the VM: it has cancelled the G of this slot.
@@ -147,15 +123,18 @@ function lp.sleep(s)
   return heard(err)
 end
 
-local function take_ready(g)
-  local n = g.ready_n
-  g.ready_n = nil
-  if n == 1 then
-    local v = g[1]
-    g[1] = nil
-    return v
-  end
-  return unpack(g, 1, n)
+local park, again = core.park, core.again
+
+local function unparked(reason, ...)
+  local first, err = ...
+  if first ~= again then return ... end
+  if err then return heard(err) end
+  return lp.park(reason) -- woken by something else
+end
+
+local function parked_for(g, ...)
+  g.parked = nil
+  return ...
 end
 
 --- Waits until somebody calls `lp.ready(g, ...)` for the running G, and returns those values. A ready
@@ -163,32 +142,16 @@ end
 ---@param reason? string  shown in dumps
 ---@return any ...
 function lp.park(reason)
-  if reason ~= nil and type(reason) ~= "string" then
-    error("park: reason must be a string, got " .. type(reason), 2)
-  end
+  if reason == nil then return unparked(nil, park()) end
+  if type(reason) ~= "string" then error("park: reason must be a string, got " .. type(reason), 2) end
   local g = current()
-  while not g.ready_n do
-    g.parked = true
-    local err = wait(reasons.park)
-    g.parked = nil
-    if err and not g.ready_n then return heard(err) end
-  end
-  return take_ready(g)
+  g.parked = reason
+  return parked_for(g, unparked(reason, park()))
 end
 
 --- Wakes a G from `lp.park`, now or when it gets there. Only the latest call before that counts.
----@param g lunapark.G
----@param ... any  what its park returns
----@return boolean  false if g has ended
-function lp.ready(g, ...)
-  check_g(g, "ready")
-  if not is_live(g) then return false end
-  local n = select("#", ...)
-  g.ready_n = n
-  for i = 1, n do g[i] = (select(i, ...)) end
-  if g.parked then C.host_wake(g.slot) end
-  return true
-end
+---@type fun(g: lunapark.G, ...: any): boolean  the values are what its park returns; false if g has ended
+lp.ready = core.ready
 
 -- ---- starting and ending -------------------------------------------------------------------------
 
@@ -254,33 +217,12 @@ registry["lunapark.lost"] = function(slot, err)
   return true
 end
 
--- lp.deadline catches an error to put the deadline back, and raises it again: here is where it came from.
-local rethrown_trace
-local leave_deadline
-
--- Whether the error that a message handler was called for is raised again. 1 is this function, 2 the handler,
--- 3 error, 4 who called that.
-local function is_rethrown()
-  local raiser = rethrown_trace and debug.getinfo(4, "f")
-  return raiser and raiser.func == leave_deadline
-end
-
 -- The message handler of Gs.
 local function traceback(err)
   if type(err) == "table" and not getmetatable(err) or type(err) == "userdata" then return err end
-  local again = is_rethrown()
-  local trace = rethrown_trace
-  rethrown_trace = nil
-  if again then return tostring(err) .. trace end
+  local trace = base.take_trace()
+  if trace then return tostring(err) .. trace end
   return debug.traceback(tostring(err), 2)
-end
-
--- The message handler of lp.deadline: it changes nothing.
-local function note_trace(err)
-  if not is_rethrown() then
-    rethrown_trace = type(err) ~= "table" and debug.traceback("", 2) or nil
-  end
-  return err
 end
 
 local function body(g, fn, ...)
@@ -301,10 +243,11 @@ local function place()
 end
 
 local function start(s, where, fn, ...)
-  local g = setmetatable({ where = where }, G)
-  g.slot = core.go(body, g, fn, ...)
-  g.serial = C.host_serial(g.slot)
-  live[g.slot] = g
+  local g = setmetatable({ 0, 0, where = where }, G)
+  local slot = core.go(body, g, fn, ...)
+  local serial = C.host_serial(slot)
+  g[1], g[2], g.slot, g.serial = slot, serial, slot, serial
+  live[slot] = g
   if s then scope.add(s, g) end
   return g
 end
@@ -396,9 +339,9 @@ function G:cancel()
   scope.cancel(self)
 end
 
-function leave_deadline(old, ok, ...)
+local function leave_deadline(old, ok, ...)
   C.host_set_deadline(old)
-  if not ok then error((...), 0) end
+  if not ok then rethrow((...)) end
   return ...
 end
 
@@ -414,7 +357,7 @@ function lp.deadline(s, fn, ...)
   if not s then return fn(...) end
   local old, at = C.host_own_deadline(), deadline_in(s)
   C.host_set_deadline(old ~= 0 and old < at and old or at)
-  return leave_deadline(old, xpcall(fn, note_trace, ...))
+  return leave_deadline(old, xpcall(fn, base.note_trace, ...))
 end
 
 -- ---- figures ------------------------------------------------------------------------------------------
@@ -457,4 +400,21 @@ function lp.stats()
   return t
 end
 
-return lp
+-- ---- what else lp has: each module is loaded when one of its functions is first used -----------------------
+
+local module_of = {
+  chan = "chan", select = "chan",
+  mutex = "sync", rwlock = "sync", semaphore = "sync", waitgroup = "sync", cond = "sync", once = "sync",
+  after = "timer", every = "timer",
+  offload = "offload",
+}
+
+return setmetatable(lp, {
+  __index = function(_, name)
+    local module = module_of[name]
+    if not module then return end
+    local fn = require("lunapark." .. module)[name]
+    lp[name] = fn
+    return fn
+  end,
+})

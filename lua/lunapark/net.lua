@@ -7,22 +7,28 @@
 -- Addresses are "host:port" with a numeric host, "[v6]:port" or "unix:path". Failures of the outside world are
 -- `nil, err`: "eof", "timeout", "canceled", "closed", or the kernel's words ("connection refused"). After `close`,
 -- everything says "closed". A socket nobody holds any more is closed by the collector; programs should not wait for
--- that. What can be done with a connection stands in net/conn.lua.
+-- that. What can be done with a connection stands in net/conn.lua, with datagrams in net/udp.lua, with descriptors of
+-- other libraries in net/fd.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
+local copy = require "lunapark.net.copy"
+local fd = require "lunapark.net.fd"
 local turn = require "lunapark.net.turn"
+local udp = require "lunapark.net.udp"
 
 local C = ffi.C
-local address_of, message = conn.address_of, conn.message
+local address_of, message = common.address_of, common.message
+local check_addr = common.check_addr
 local wait_sock = core.wait_sock
 
-local EAGAIN = -11
-local READ, WRITE = 1, 2
+local EAGAIN = common.EAGAIN
+local READ, WRITE = common.READ, common.WRITE
 
-local net = {}
+local net = { copy = copy.copy, fd = fd.new, udp = udp.new }
 
 local err_out = ffi.new("int[1]")
 
@@ -35,7 +41,7 @@ local listener_mt = { __name = "lunapark.Listener", __index = Listener }
 local function accept(self)
   while true do
     local sock = C.host_sock_accept(self.sock, err_out)
-    if sock ~= nil then return conn.new(ffi.gc(sock, C.host_sock_free)) end
+    if sock ~= nil then return conn.new(common.keep(sock)) end
     if err_out[0] ~= EAGAIN then return nil, message(err_out[0]) end
     local why = wait_sock(self.sock, READ)
     if why then return nil, why end
@@ -46,12 +52,7 @@ end
 ---@return lunapark.Conn|nil conn
 ---@return string? err
 function Listener:accept()
-  local ok, err = turn.enter(self.accepting)
-  if not ok then return nil, err end
-  local accepted
-  accepted, err = accept(self)
-  turn.leave(self.accepting)
-  return accepted, err
+  return turn.run(self.accepting, accept, self)
 end
 
 --- The address it listens on, with the port that was chosen when port 0 was asked for.
@@ -66,10 +67,6 @@ function Listener:close()
   return true
 end
 
-local function check_addr(addr, what)
-  if type(addr) ~= "string" then error(what .. ": addr must be a string, got " .. type(addr), 3) end
-end
-
 --- Listens on an address. Never waits.
 ---@param addr string  "host:port" (port 0: any free one), "[v6]:port" or "unix:path"
 ---@return lunapark.Listener|nil listener
@@ -78,9 +75,7 @@ function net.listen(addr)
   check_addr(addr, "listen")
   local sock = C.host_sock_listen(addr, err_out)
   if sock == nil then return nil, message(err_out[0]) end
-  return setmetatable({
-    sock = ffi.gc(sock, C.host_sock_free), accepting = turn.new(),
-  }, listener_mt)
+  return setmetatable({ sock = common.keep(sock), accepting = turn.new() }, listener_mt)
 end
 
 --- Connects to an address. May wait.
@@ -96,8 +91,8 @@ function net.dial(addr, opts)
   end
   local sock = C.host_sock_dial(addr, err_out)
   if sock == nil then return nil, message(err_out[0]) end
-  ffi.gc(sock, C.host_sock_free)
-  if timeout then C.host_sock_set_deadline(sock, WRITE, timeout > 0 and timeout * 1e9 or 0) end
+  common.keep(sock)
+  if timeout then common.set_deadline(sock, WRITE, timeout) end
   local why = wait_sock(sock, WRITE)
   local rc = why and 0 or C.host_sock_connected(sock)
   while not why and rc == EAGAIN do -- a wakeup without cause
@@ -108,7 +103,7 @@ function net.dial(addr, opts)
     C.host_sock_close(sock)
     return nil, why or message(rc)
   end
-  if timeout then C.host_sock_set_deadline(sock, WRITE, -1) end
+  if timeout then common.set_deadline(sock, WRITE, nil) end
   return conn.new(sock)
 end
 

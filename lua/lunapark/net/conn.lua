@@ -5,66 +5,49 @@
 -- take from it, so they may be mixed. What a failed call did not return is still in the buffer, except at the end of
 -- the stream, where `read_exact`, `read_line` and `read_until` hand it out as a third value.
 --
--- The two directions are independent. In each, one G works at a time (turn.lua), so that lines and messages written by
--- several Gs come out whole.
+-- The two directions are independent: one G may read while another writes. In each, one G works at a time (turn.lua),
+-- so that lines and messages written by several Gs come out whole.
+--
+-- Nobody can come in between where nobody waits. So each call is first made without a turn, by functions that don't
+-- wait; only when they find that they would have to, it is made again with the turn and with functions that do. Most
+-- calls end before that, and cost no more than their FFI calls.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local common = require "lunapark.net.sock"
 local turn = require "lunapark.net.turn"
 
 local C = ffi.C
-local byte = string.byte
-local concat, ffi_string = table.concat, ffi.string
-local enter, leave = turn.enter, turn.leave
-local wait_sock = core.wait_sock
+local concat = table.concat
+local ffi_string = ffi.string
+local run_turn, leave = turn.run, turn.leave
+local wait_sock, writev = core.wait_sock, core.writev
+local message, result = common.message, common.result
+local check_count = common.check_count
 
-local EAGAIN = -11
-local READ, WRITE, BOTH = 1, 2, 3
--- A read call of the kernel gets room for so much, whatever the caller wants: the rest waits in the buffer.
-local CHUNK = 65536
+local EAGAIN, READ, WRITE = common.EAGAIN, common.READ, common.WRITE
+-- What a function that doesn't wait answers when it would have to.
+local AGAIN = {}
 -- Lines and other delimited pieces longer than this are somebody's attack or mistake, unless the caller knows better.
 local MAX_LINE = 65536
+-- A list no longer than this is joined: cheaper than to tell the kernel of each piece.
+local JOIN_PIECES = 4
 
 local conn = {}
 
-local messages = {} -- by code, so that a failure makes no string twice
-
---- What a negative answer of the host means, in words.
----@param rc integer
----@return string
-local function message(rc)
-  local text = messages[rc]
-  if not text then
-    -- "Connection refused" stands in the middle of sentences here.
-    text = ffi_string(C.host_strerror(rc)):gsub("^%u%l", string.lower)
-    messages[rc] = text
-  end
-  return text
-end
-conn.message = message
-
-local address = ffi.new("char[?]", 256)
-
---- An address of a socket.
----@param sock ffi.cdata*  host_sock
----@param peer integer     0: its own, 1: the other side's
----@return string|nil addr
----@return string? err
-local function address_of(sock, peer)
-  local n = C.host_sock_addr(sock, peer, address, 256)
-  if n < 0 then return nil, message(n) end
-  return ffi_string(address, n)
-end
-conn.address_of = address_of
-
 ---@class lunapark.Conn
----@field private sock ffi.cdata*    host_sock; its finalizer frees it
----@field private buffer ffi.cdata*  its host_rbuf
----@field private reading lunapark.Turn
----@field private writing lunapark.Turn
+---@field package sock ffi.cdata*    host_sock; its finalizer frees it
+---@field package buffer ffi.cdata*  its host_rbuf
+---@field package reading lunapark.Turn
+---@field package writing lunapark.Turn
+---@field set_deadline fun(self: lunapark.Conn, seconds: number|nil)  Makes reads and writes fail with "timeout" from
+---a moment on, those that wait already too. Seconds from now; 0: at once; nil: no deadline.
+---@field set_read_deadline fun(self: lunapark.Conn, seconds: number|nil)   The same for reads alone.
+---@field set_write_deadline fun(self: lunapark.Conn, seconds: number|nil)  The same for writes alone.
 local Conn = {}
 local conn_mt = { __name = "lunapark.Conn", __index = Conn }
+common.add_deadlines(Conn)
 
 --- A connection from a socket that was accepted or dialed, and has its finalizer.
 ---@param sock ffi.cdata*  host_sock
@@ -76,128 +59,157 @@ function conn.new(sock)
   }, conn_mt)
 end
 
+--- Is it a connection?
+---@param v any
+---@return boolean
+function conn.is(v)
+  local mt = type(v) == "table" and getmetatable(v)
+  return mt and mt.__name == "lunapark.Conn" or false
+end
+
+-- ---- reading ---------------------------------------------------------------------------------------------
+
 -- How many bytes stand in the buffer.
 local function there(buffer)
-  return tonumber(buffer["end"] - buffer.pos)
+  return buffer["end"] - buffer.pos
 end
 
 -- Takes n bytes, and skips `skip` more.
 local function take(buffer, n, skip)
-  local text = ffi_string(buffer.data + buffer.pos, n)
-  buffer.pos = buffer.pos + n + (skip or 0)
+  local pos = buffer.pos
+  local text = ffi_string(buffer.data + pos, n)
+  buffer.pos = pos + n + skip
   return text
 end
 
--- Reads more into the buffer. May wait.
-local function fill(self, max)
+-- Reads more into the buffer, of which `wanted` bytes are missing. Two of them: this one doesn't wait.
+local function fill_now(sock, wanted)
+  local n = C.host_sock_fill(sock, wanted)
+  if n > 0 then return true end
+  if n == EAGAIN then return nil, AGAIN end
+  if n == 0 then return nil, "eof" end
+  return nil, message(n)
+end
+
+local function wait_and_fill(sock, wanted, n)
   while true do
-    local n = C.host_sock_fill(self.sock, max)
     if n > 0 then return true end
     if n == 0 then return nil, "eof" end
-    if n ~= EAGAIN then return nil, message(tonumber(n)) end
-    local why = wait_sock(self.sock, READ)
+    if n ~= EAGAIN then return nil, message(n) end
+    local why = wait_sock(sock, READ)
     if why then return nil, why end
+    n = C.host_sock_fill(sock, wanted)
   end
 end
 
--- The reading functions proper, called by the one G that reads.
+-- No loop in it, so that LuaJIT compiles it into whatever calls it.
+local function fill_wait(sock, wanted)
+  local n = C.host_sock_fill(sock, wanted)
+  if n > 0 then return true end
+  return wait_and_fill(sock, wanted, n)
+end
+conn.fill = fill_wait
 
-local function read(self, n)
+-- The reading functions proper. `fill` is one of the two above.
+
+local function read(self, fill, n)
   local buffer = self.buffer
-  if there(buffer) == 0 then
-    local ok, err = fill(self, CHUNK)
-    if not ok then return nil, err end
-  end
   local len = there(buffer)
-  return take(buffer, n and n < len and n or len)
+  if len == 0 then
+    local ok, err = fill(self.sock, 0)
+    if not ok then return nil, err end
+    len = there(buffer)
+  end
+  return take(buffer, n and n < len and n or len, 0)
 end
 
-local function read_exact(self, n)
+-- At the end of the stream everything that is left is handed out.
+local function failed(buffer, err)
+  if err == "eof" then return nil, err, take(buffer, there(buffer), 0) end
+  return nil, err
+end
+
+local function read_exact(self, fill, n)
   local buffer = self.buffer
-  while there(buffer) < n do
+  while true do
     local missing = n - there(buffer)
-    local ok, err = fill(self, missing > CHUNK and missing or CHUNK)
-    if not ok then
-      if err == "eof" then return nil, err, take(buffer, there(buffer)) end
-      return nil, err
-    end
-  end
-  return take(buffer, n)
-end
-
--- Where the delimiter begins in bytes from .. len of the buffer, counted from 0; nil if it is not there.
-local function find_delimiter(buffer, from, len, delimiter)
-  local data, first, last = buffer.data + buffer.pos, byte(delimiter), #delimiter - 1
-  for i = from, len - #delimiter do
-    if data[i] == first then
-      local k = 1
-      while k <= last and data[i + k] == byte(delimiter, k + 1) do
-        k = k + 1
-      end
-      if k > last then return i end
-    end
+    if missing <= 0 then return take(buffer, n, 0) end
+    local ok, err = fill(self.sock, missing)
+    if not ok then return failed(buffer, err) end
   end
 end
 
-local function read_until(self, delimiter, max)
+local function read_until(self, fill, delimiter, max)
+  local buffer, searched, width = self.buffer, 0, #delimiter
+  while true do
+    local at = C.host_rbuf_find(buffer, searched, delimiter, width)
+    if at >= 0 then
+      if at > max then return nil, "too long" end
+      return take(buffer, at, width)
+    end
+    -- The delimiter may have begun with the last bytes.
+    searched = there(buffer) - width + 1
+    if searched > max then return nil, "too long" end
+    if searched < 0 then searched = 0 end
+    local ok, err = fill(self.sock, 0)
+    if not ok then return failed(buffer, err) end
+  end
+end
+
+local function read_line(self, fill, max)
   local buffer, searched = self.buffer, 0
   while true do
-    local len = there(buffer)
-    local at = find_delimiter(buffer, searched, len, delimiter)
-    if (at or len - #delimiter + 1) > max then return nil, "too long" end
-    if at then return take(buffer, at, #delimiter) end
-    searched = len - #delimiter + 1
-    if searched < 0 then searched = 0 end
-    local ok, err = fill(self, CHUNK)
-    if not ok then
-      if err == "eof" then return nil, err, take(buffer, there(buffer)) end
-      return nil, err
+    local at = C.host_rbuf_find(buffer, searched, "\n", 1)
+    if at >= 0 then
+      local len = at
+      if at > 0 and buffer.data[buffer.pos + at - 1] == 13 then len = at - 1 end
+      if len > max then return nil, "too long" end
+      return take(buffer, len, at - len + 1)
     end
+    searched = there(buffer)
+    -- One byte more than the line may have, for the CR.
+    if searched > max + 1 then return nil, "too long" end
+    local ok, err = fill(self.sock, 0)
+    if not ok then return failed(buffer, err) end
   end
 end
 
-local function read_line(self, max)
-  -- One byte more than the line may have, for the CR.
-  local line, err, partial = read_until(self, "\n", max + 1)
-  if not line then return nil, err, partial end
-  local len = #line - (byte(line, -1) == 13 and 1 or 0)
-  if len > max then
-    self.buffer.pos = self.buffer.pos - (#line + 1)
-    return nil, "too long"
-  end
-  return len < #line and line:sub(1, len) or line
-end
-
-local function read_all(self, max)
+local function read_all(self, fill, max)
   local buffer = self.buffer
   while true do
-    if max and there(buffer) > max then return nil, "too long" end
-    local ok, err = fill(self, CHUNK)
+    local len = there(buffer)
+    if max and len > max then return nil, "too long" end
+    local ok, err = fill(self.sock, 0)
     if not ok then
-      if err == "eof" then return take(buffer, there(buffer)) end
+      if err == "eof" then return take(buffer, len, 0) end
       return nil, err
     end
   end
 end
 
--- Runs one of them in its turn.
-local function reading(self, fn, a, b)
-  local t = self.reading
-  local ok, err = enter(t)
-  if not ok then return nil, err end
-  local text, why, partial = fn(self, a, b)
-  leave(t)
-  return text, why, partial
+local function wait_and(self, fn, a, b)
+  local why = wait_sock(self.sock, READ)
+  if why then return nil, why end
+  local text, err, partial = fn(self, fill_wait, a, b)
+  return text, err, partial
 end
 
-local function check_size(n, what, name, least)
-  if type(n) ~= "number" or n < least or n % 1 ~= 0 then
-    error(("%s: %s must be a whole number, %d or more, got %s"):format(what, name, least, tostring(n)), 3)
-  end
+-- Runs one of them, in its turn if need be. What turn.run does is written out: most reads wait once.
+local function reading(self, fn, a, b)
+  local t = self.reading
+  if t.busy then return run_turn(t, fn, self, fill_wait, a, b) end
+  local text, err, partial = fn(self, fill_now, a, b)
+  if err ~= AGAIN then return text, err, partial end
+  t.busy = true
+  local ok
+  ok, text, err, partial = pcall(wait_and, self, fn, a, b)
+  leave(t)
+  if not ok then error(text, 0) end
+  return text, err, partial
 end
 
 local function check_max(max, what)
-  if max ~= nil and (type(max) ~= "number" or max < 0) then
+  if max ~= nil and (type(max) ~= "number" or max < 0 or max ~= max) then
     error(("%s: max must be a number, 0 or more, got %s"):format(what, tostring(max)), 3)
   end
 end
@@ -207,7 +219,7 @@ end
 ---@return string|nil bytes
 ---@return string? err  "eof" at the end of the stream
 function Conn:read(n)
-  if n ~= nil then check_size(n, "read", "n", 1) end
+  if n ~= nil then check_count(n, "read", "n", 1) end
   return reading(self, read, n)
 end
 
@@ -217,7 +229,7 @@ end
 ---@return string? err
 ---@return string? partial  with "eof": what came before
 function Conn:read_exact(n)
-  check_size(n, "read_exact", "n", 0)
+  check_count(n, "read_exact", "n", 0)
   return reading(self, read_exact, n)
 end
 
@@ -254,34 +266,70 @@ function Conn:read_all(max)
   return reading(self, read_all, max)
 end
 
-local function write(self, text)
-  local sock, len = self.sock, #text
-  local n = C.host_sock_write(sock, text, len)
-  if n == len then return true end
-  local bytes, sent = ffi.cast("const char *", text), 0
-  while true do
+-- ---- writing ---------------------------------------------------------------------------------------------
+
+-- Writes a string from byte `sent` on. How many of its bytes were sent comes third.
+local function write_rest(sock, data, sent)
+  local bytes, len = ffi.cast("const char *", data), #data
+  while sent < len do
+    local n = C.host_sock_write(sock, bytes + sent, len - sent)
     if n >= 0 then
-      sent = sent + tonumber(n)
-      if sent >= #text then return true end -- and keeps the string alive until here
+      sent = sent + n
     elseif n == EAGAIN then
+      local why = wait_sock(sock, WRITE)
+      if why then return nil, why, sent end
+    else
+      return nil, message(n), sent
+    end
+  end
+  return true, nil, #data -- and keeps the string alive until here
+end
+
+-- The same for a list of strings, from byte `skip` of string `first` on.
+local function write_list(sock, list, first, skip)
+  local rc
+  while true do
+    rc, first, skip = writev(sock, list, first, skip)
+    if rc == 0 then
+      if first > #list then return true end
+    elseif rc == EAGAIN then
       local why = wait_sock(sock, WRITE)
       if why then return nil, why end
     else
-      return nil, message(tonumber(n))
+      return nil, message(rc)
     end
-    n = C.host_sock_write(sock, bytes + sent, len - sent)
   end
 end
 
--- A list as one string.
-local function joined(list)
-  for i = 1, #list do
-    local kind = type(list[i])
-    if kind ~= "string" and kind ~= "number" then
-      error(("write: data[%d] must be a string or a number, got %s"):format(i, kind), 3)
+local function write_string(self, data)
+  local t, sock, len = self.writing, self.sock, #data
+  local sent = 0
+  if not t.busy then
+    local n = C.host_sock_write(sock, data, len)
+    if n == len then return true end
+    if n >= 0 then
+      sent = n
+    elseif n ~= EAGAIN then
+      return nil, message(n)
     end
   end
-  return concat(list)
+  return run_turn(t, write_rest, sock, data, sent)
+end
+
+-- A copy of the list, all strings: what becomes of the user's during a wait is none of ours.
+local function strings_of(list)
+  local copy = {}
+  for i = 1, #list do
+    local piece = list[i]
+    local kind = type(piece)
+    if kind == "number" then
+      piece = tostring(piece)
+    elseif kind ~= "string" then
+      error(("write: data[%d] must be a string or a number, got %s"):format(i, kind), 3)
+    end
+    copy[i] = piece
+  end
+  return copy
 end
 
 --- Writes everything. May wait.
@@ -289,24 +337,24 @@ end
 ---@return true|nil ok
 ---@return string? err  after a failure an unknown part may have been sent
 function Conn:write(data)
-  if type(data) == "table" then
-    data = joined(data)
-  elseif type(data) ~= "string" then
+  local ok, err
+  if type(data) == "string" then
+    ok, err = write_string(self, data)
+    return ok, err
+  end
+  if type(data) ~= "table" then
     error("write: data must be a string or a list of strings, got " .. type(data), 2)
   end
-  local t = self.writing
-  local ok, err = enter(t)
-  if not ok then return nil, err end
-  ok, err = write(self, data)
-  leave(t)
+  data = strings_of(data)
+  if #data <= JOIN_PIECES then
+    ok, err = write_string(self, concat(data))
+  else
+    ok, err = run_turn(self.writing, write_list, self.sock, data, 1, 0)
+  end
   return ok, err
 end
 
--- true, or nil and what a negative code means.
-local function result(rc)
-  if rc < 0 then return nil, message(rc) end
-  return true
-end
+-- ---- the rest --------------------------------------------------------------------------------------------
 
 --- Says that nothing more will be written; the other side reads "eof".
 ---@return true|nil ok
@@ -318,47 +366,43 @@ end
 --- Closes at once. Gs that wait get "closed". Closing twice is harmless.
 ---@return true
 function Conn:close()
-  self.buffer.pos = self.buffer["end"] -- what was not taken is not read any more
-  C.host_sock_close(self.sock)
+  C.host_sock_close(self.sock) -- what was not taken is not read any more
   return true
 end
 
 --- The own address.
 ---@return string|nil addr  "host:port" or "unix:path"
 ---@return string? err
-function Conn:local_addr() return address_of(self.sock, 0) end
+function Conn:local_addr() return common.address_of(self.sock, 0) end
 
 --- The other side's address.
 ---@return string|nil addr  "host:port" or "unix:path"
 ---@return string? err
-function Conn:remote_addr() return address_of(self.sock, 1) end
+function Conn:remote_addr() return common.address_of(self.sock, 1) end
 
-local function set_deadline(sock, mode, seconds, what)
-  if seconds ~= nil and (type(seconds) ~= "number" or seconds ~= seconds) then
-    error(what .. ": seconds must be a number or nil, got " .. tostring(seconds), 3)
-  end
-  local delay_ns = -1
-  -- Beyond 9e9 seconds the nanoseconds leave 63 bits; that far away is never.
-  if seconds and seconds < 9e9 then delay_ns = seconds > 0 and seconds * 1e9 or 0 end
-  C.host_sock_set_deadline(sock, mode, delay_ns)
-end
-
---- Makes reads and writes fail with "timeout" from a moment on.
----@param seconds number|nil  from now; 0: at once; nil: no deadline
-function Conn:set_deadline(seconds) set_deadline(self.sock, BOTH, seconds, "set_deadline") end
-
---- The same for reads alone.
----@param seconds number|nil
-function Conn:set_read_deadline(seconds) set_deadline(self.sock, READ, seconds, "set_read_deadline") end
-
---- The same for writes alone.
----@param seconds number|nil
-function Conn:set_write_deadline(seconds) set_deadline(self.sock, WRITE, seconds, "set_write_deadline") end
-
---- Whether small pieces are sent at once, without waiting for more (TCP_NODELAY).
+--- Whether small pieces are sent at once, without waiting for more (TCP_NODELAY). They are, unless this is
+--- turned off.
 ---@param on boolean
 ---@return true|nil ok
 ---@return string? err
-function Conn:set_nodelay(on) return result(C.host_sock_set_nodelay(self.sock, on and 1 or 0)) end
+function Conn:set_nodelay(on)
+  if type(on) ~= "boolean" then error("set_nodelay: on must be a boolean, got " .. type(on), 2) end
+  return result(C.host_sock_set_nodelay(self.sock, on and 1 or 0))
+end
+
+--- Probes the other side after so many seconds of silence, and so often again, so that a dead one is found
+--- out. Never waits.
+---@param seconds integer|nil  1 .. 32767; nil: no probes
+---@return true|nil ok
+---@return string? err
+function Conn:set_keepalive(seconds)
+  if seconds ~= nil then
+    check_count(seconds, "set_keepalive", "seconds", 1)
+    if seconds > 32767 then error("set_keepalive: seconds must be 32767 or less, got " .. seconds, 2) end
+  end
+  return result(C.host_sock_set_keepalive(self.sock, seconds or 0))
+end
+
+conn.write_rest = write_rest
 
 return conn

@@ -44,9 +44,10 @@ turn.leave = leave
 
 --- Takes the turn. May wait.
 ---@param t lunapark.Turn
+---@param deadline_ns? number  on the clock of rt_nanotime
 ---@return true|nil ok
 ---@return string? err   "timeout" or "canceled"
-function turn.enter(t)
+local function enter(t, deadline_ns)
   if not t.busy then
     t.busy = true
     return true
@@ -54,7 +55,7 @@ function turn.enter(t)
   local place = t.last + 1
   t.last, t[place] = place, lp.self()
   local ok, err
-  repeat ok, err = pcall(wait, OTHER) until not ok or err or not t[place]
+  repeat ok, err = pcall(wait, OTHER, deadline_ns) until not ok or err or not t[place]
   if not ok then -- it cannot wait here
     t[place] = false
     error(err, 0)
@@ -66,6 +67,37 @@ function turn.enter(t)
     leave(t) -- the turn was on its way when we gave up
   end
   return nil, err
+end
+turn.enter = enter
+
+local function done(t, ok, ...)
+  leave(t)
+  if not ok then error((...), 0) end
+  return ...
+end
+
+--- Calls fn(...) in its turn, which ends with it, also by an error: no memory, or a place where no G may wait. May
+--- wait.
+---@param t lunapark.Turn
+---@param fn fun(...): ...
+---@param ... any
+---@return any ...  what fn returned, or nil and "timeout" or "canceled"
+function turn.run(t, fn, ...)
+  local ok, err = enter(t)
+  if not ok then return nil, err end
+  return done(t, pcall(fn, ...))
+end
+
+--- The same, giving up at a deadline.
+---@param t lunapark.Turn
+---@param deadline_ns number|nil
+---@param fn fun(...): ...
+---@param ... any
+---@return any ...
+function turn.run_until(t, deadline_ns, fn, ...)
+  local ok, err = enter(t, deadline_ns)
+  if not ok then return nil, err end
+  return done(t, pcall(fn, ...))
 end
 
 return turn

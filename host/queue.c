@@ -1,0 +1,95 @@
+/* Queues of Lua Gs that wait for each other: what channels, mutexes and the like stand on.
+ *
+ * A host_queue lies in an object of Lua (ffi.new). A G stands in it with a host_waiter, in the order they came. Who
+ * has something for the first of them *fires* it: it leaves its queue and is woken, in one step, so what it
+ * waits for can be handed to it at that moment, and nobody slips past. A G that gives up, by a timeout or
+ * because it is cancelled, leaves its queue when it runs; if it was fired before that, it has what it waited
+ * for, and the wait answers so. Everything here is done by who runs the VM, between two waits, so it needs
+ * no locks, and nothing is lost or done twice.
+ *
+ * A G waits once at a time, so its waiters belong to its host_luag: one for a wait in one queue, and an array for
+ * a select, which stands in several. The first that is fired takes all of them out.
+ *
+ * What is handed over is a Lua value, and stays in Lua: waitq.lua keeps it by slot.
+ *
+ * Lua keeps the queue: a G must hold it in a variable that it uses after the wait.
+ */
+#include "host.h"
+
+#include <stdlib.h>
+
+static void join(host_queue *q, host_waiter *w, host_luag *lg, int32_t index) {
+    *w = (host_waiter){.q = q, .lg = lg, .prev = q->tail, .index = index};
+    if (q->tail)
+        q->tail->next = w;
+    else
+        q->head = w;
+    q->tail = w;
+    q->n++;
+}
+
+static void leave(host_waiter *w) {
+    host_queue *q = w->q;
+    if (!q) return;
+    if (w->prev)
+        w->prev->next = w->next;
+    else
+        q->head = w->next;
+    if (w->next)
+        w->next->prev = w->prev;
+    else
+        q->tail = w->prev;
+    q->n--;
+    w->q = NULL;
+}
+
+void queue_join(host_queue *q, host_luag *lg) {
+    join(q, &lg->waiter, lg, 0);
+}
+
+void queue_leave(host_luag *lg) {
+    leave(&lg->waiter);
+    for (int i = 0; i < lg->n_cases; i++)
+        leave(&lg->cases[i]);
+    lg->n_cases = 0;
+    lg->fired = -1;
+}
+
+int host_queue_fire(host_queue *q, int ok) {
+    host_waiter *w = q->head;
+    if (!w) return -1;
+    host_luag *lg = w->lg;
+    int32_t index = w->index;
+    queue_leave(lg);
+    lg->fired = 2 * index + (ok != 0);
+    lg->vm->view.index = index;
+    luag_wake(lg);
+    return lg->slot;
+}
+
+int host_queue_first(const host_queue *q) {
+    return q->head ? q->head->lg->slot : -1;
+}
+
+int host_queue_prepare(int n) {
+    host_luag *lg = luag_current();
+    queue_leave(lg);
+    if (n <= lg->cap_cases) return 0;
+    host_waiter *grown = calloc((size_t)n, sizeof *grown);
+    if (!grown) return -1;
+    free(lg->cases);
+    lg->cases = grown;
+    lg->cap_cases = n;
+    return 0;
+}
+
+void host_queue_join(host_queue *q, int index) {
+    host_luag *lg = luag_current();
+    if (lg->n_cases == lg->cap_cases)
+        rt_throw("%d cases joined of %d", lg->n_cases + 1, lg->cap_cases);
+    join(q, &lg->cases[lg->n_cases++], lg, index);
+}
+
+void host_queue_leave(void) {
+    queue_leave(luag_current());
+}

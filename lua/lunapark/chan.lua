@@ -1,0 +1,393 @@
+--- Channels between the Gs of one VM, and select.
+--
+--   local ch = lp.chan()                                 -- unbuffered: a send waits for its recv
+--   lp.go(function() for i = 1, 3 do ch:send(i) end ch:close() end)
+--   for v in ch:iter() do print(v) end
+--
+--   local i, v, ok = lp.select { { a, "recv" }, { b, "send", 5 }, timeout = 1 }
+--
+-- As Go's: values come out in the order they went in; who has waited longest is served first; a closed channel gives
+-- out what is in its buffer and is then ready for ever. Where Go panics, failures are answers here: a send on a closed
+-- channel is nil, "closed", and so is a second close. Any value may be sent, nil too: `local v, err = ch:recv()` is a
+-- value when err is nil.
+--
+-- A buffer is a ring in ch[0 .. cap - 1]. While somebody waits to receive it is empty, while somebody waits to send
+-- it is full: whoever comes hands his value straight to the other one (waitq.lua). Hence select needs no second look:
+-- when its G is fired, the case is done.
+--
+-- select draws among the cases that are ready, each with the same chance, so none starves. Its numbers are its own,
+-- not math.random's, which belong to the user.
+--
+-- Other tables than these channels may stand in a select if they have its methods, which never wait:
+--   can_recv() can_send()   -> boolean: such an operation would not wait now. A hint: try_... decides
+--   try_recv()              -> false, or true, v, ok
+--   try_send(v)             -> false, or true, ok
+--   enqueue(slot, op)       the G of that slot is to be woken (host_wake) when `op`, "recv" or "send", may have become
+--                           ready; nothing is handed over: the select tries again
+--   dequeue(slot, op)       it does not wait any more. If it was woken and another could go on instead, that one is
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local base = require "lunapark.base"
+local waitq = require "lunapark.waitq"
+
+local new_table = require "table.new"
+
+local C = ffi.C
+local rest = core.rest
+local view, check_seconds, deadline_in, heard = base.view, base.check_seconds, base.deadline_in, base.heard
+local handed, slot_of_self, wait = waitq.handed, waitq.slot, waitq.wait
+local getmetatable, type, error, floor = getmetatable, type, error, math.floor
+
+local chan = {}
+
+---@class lunapark.Chan
+---@field private cap integer    slots of the buffer
+---@field private pos integer    the oldest value is at self[pos]
+---@field private count integer  values in the buffer
+---@field private closed boolean
+---@field private receivers lunapark.Waitq
+---@field private senders lunapark.Waitq
+local Chan = {}
+Chan.__index = Chan
+Chan.__name = "lunapark.Chan"
+
+local MAX_CAP = 2 ^ 31
+
+--- A channel with a buffer of n values.
+---@param n? integer  0 (the default): unbuffered
+---@return lunapark.Chan
+function chan.chan(n)
+  if n == nil then n = 0 end
+  if type(n) ~= "number" or not (n >= 0 and n < MAX_CAP) or n % 1 ~= 0 then
+    error("chan: n must be a whole number, 0 or more, got " .. tostring(n), 2)
+  end
+  local self = n > 0 and new_table(n < 1024 and n or 1024, 8) or {}
+  self.cap, self.pos, self.count, self.closed = n, 0, 0, false
+  self.receivers, self.senders = waitq.new(), waitq.new()
+  return setmetatable(self, Chan)
+end
+
+local function check_self(self, what)
+  if getmetatable(self) ~= Chan then error(what .. ": ch must be a channel, got " .. type(self), 3) end
+end
+
+---@private
+function Chan:__tostring()
+  return ("channel of %d (%d%s)"):format(self.cap, self.count, self.closed and ", closed" or "")
+end
+
+-- ---- operations that do not wait -----------------------------------------------------------------------
+
+local function append(self, v)
+  local count, cap = self.count, self.cap
+  local at = self.pos + count
+  if at >= cap then at = at - cap end
+  self[at] = v
+  self.count = count + 1
+end
+
+-- Ends the wait of the first sender: its value.
+local function take_from(senders)
+  local slot = C.host_queue_fire(senders, 1)
+  local v = handed[slot]
+  handed[slot] = false
+  local index = view.index
+  if index > 0 then return v[index] end -- a select
+  return v
+end
+
+--- false: it would have to wait. Else true, the value and true, or true, nil and false: closed and empty.
+---@return boolean ready
+---@return any v
+---@return boolean? ok
+local function try_recv(self)
+  local count, senders = self.count, self.senders
+  if count > 0 then
+    local at = self.pos
+    local v = self[at]
+    self[at] = nil
+    at = at + 1
+    self.pos = at < self.cap and at or 0
+    self.count = count - 1
+    if senders.n > 0 then append(self, take_from(senders)) end
+    return true, v, true
+  end
+  if senders.n > 0 then return true, take_from(senders), true end
+  if self.closed then return true, nil, false end
+  return false
+end
+Chan.try_recv = try_recv
+
+--- false: it would have to wait. Else true and whether the channel is open.
+---@return boolean ready
+---@return boolean? ok
+local function try_send(self, v)
+  if self.closed then return true, false end
+  local receivers = self.receivers
+  if receivers.n > 0 then
+    handed[C.host_queue_fire(receivers, 1)] = v
+    return true, true
+  end
+  if self.count < self.cap then
+    append(self, v)
+    return true, true
+  end
+  return false
+end
+Chan.try_send = try_send
+
+---@private
+function Chan:can_recv()
+  return self.count > 0 or self.senders.n > 0 or self.closed
+end
+
+---@private
+function Chan:can_send()
+  return self.count < self.cap or self.receivers.n > 0 or self.closed
+end
+
+-- ---- operations that may ---------------------------------------------------------------------------------
+
+local function wait_recv(self, s)
+  local at = 0
+  if s then
+    if s <= 0 then return nil, "timeout" end
+    at = deadline_in(s)
+    local ready, v, ok = try_recv(self)
+    if ready then
+      if ok then return v end
+      return nil, "closed"
+    end
+  end
+  local slot = slot_of_self()
+  local answer = wait(self.receivers, at)
+  if answer == 1 then
+    local v = handed[slot]
+    handed[slot] = false
+    return v
+  end
+  if answer == 0 then return nil, "closed" end
+  return heard(answer)
+end
+
+--- Takes the next value. Waits for it if there is none, unless s is 0 or less.
+---@param s? number  seconds; without it as long as the G's own deadline allows
+---@return any v
+---@return string? err  nil: v is a value, though it may be nil. "closed": and empty; "timeout", "canceled"
+function Chan:recv(s)
+  if getmetatable(self) ~= Chan then check_self(self, "recv") end
+  if s ~= nil then check_seconds(s, "recv") end
+  local ready, v, ok = try_recv(self)
+  if not ready then return wait_recv(self, s) end
+  if not ok then return nil, "closed" end
+  return v
+end
+
+local function wait_send(self, v, s)
+  local at = 0
+  if s then
+    if s <= 0 then return nil, "timeout" end
+    at = deadline_in(s)
+    local ready, ok = try_send(self, v)
+    if ready then
+      if ok then return true end
+      return nil, "closed"
+    end
+  end
+  local slot = slot_of_self()
+  handed[slot] = v
+  local answer = wait(self.senders, at)
+  if answer == 1 then return true end
+  handed[slot] = false
+  if answer == 0 then return nil, "closed" end
+  return heard(answer)
+end
+
+--- Sends v. Waits until it is received or there is room for it in the buffer, unless s is 0 or less.
+---@param v any
+---@param s? number  seconds; without it as long as the G's own deadline allows
+---@return true|nil
+---@return string? err  "closed", also when it is closed meanwhile; "timeout", "canceled": v was not sent
+function Chan:send(v, s)
+  if getmetatable(self) ~= Chan then check_self(self, "send") end
+  if s ~= nil then check_seconds(s, "send") end
+  local ready, ok = try_send(self, v)
+  if not ready then return wait_send(self, v, s) end
+  if not ok then return nil, "closed" end
+  return true
+end
+
+--- Closes it: what is in the buffer can still be received; Gs that wait to send, or to receive, get "closed".
+---@return true|nil
+---@return string? err  "closed": it was
+function Chan:close()
+  check_self(self, "close")
+  if self.closed then return nil, "closed" end
+  self.closed = true
+  local receivers, senders = self.receivers, self.senders
+  while receivers.n > 0 do
+    C.host_queue_fire(receivers, 0)
+  end
+  while senders.n > 0 do
+    C.host_queue_fire(senders, 0)
+  end
+  return true
+end
+
+--- How many values are in the buffer.
+---@return integer
+function Chan:len()
+  check_self(self, "len")
+  return self.count
+end
+
+local function next_value(self)
+  local v, err = self:recv()
+  if v == nil and err == nil then error("iter: a nil was received; recv tells it from the end", 2) end
+  return v
+end
+
+--- For `for v in ch:iter() do`: receives until the channel is closed and empty, or the G's deadline or a cancellation
+--- ends the wait, which its next wait will tell. A nil ends no loop, but raises.
+---@return fun(self: lunapark.Chan): any
+---@return lunapark.Chan
+function Chan:iter()
+  check_self(self, "iter")
+  return next_value, self
+end
+
+-- ---- select ----------------------------------------------------------------------------------------------
+
+-- A linear congruential generator; the low bits of its states are the poorer ones.
+local state = tonumber(base.now_ns() % 2147483646) + 1
+
+--- Sets what select's choices come from, so that they can be repeated.
+---@param n integer
+function chan.seed(n)
+  state = n % 2147483646 + 1
+end
+
+local function random(n)
+  state = state * 48271 % 2147483647
+  return state % n
+end
+
+local function bad_case(i, case)
+  if type(case) ~= "table" then
+    error(("select: case %d must be a table {ch, op[, v]}, got %s"):format(i, type(case)), 5)
+  end
+  local ch, op = case[1], case[2]
+  if op ~= "recv" and op ~= "send" then
+    error(('select: op of case %d must be "recv" or "send", got %s'):format(i, tostring(op)), 5)
+  end
+  error(("select: ch of case %d must be a channel, got %s"):format(i, type(ch)), 5)
+end
+
+-- Whether the case is ready.
+local function can(i, case)
+  if type(case) ~= "table" then bad_case(i, case) end
+  local ch, op = case[1], case[2]
+  if op ~= "recv" and op ~= "send" then bad_case(i, case) end
+  if not ch then return false end
+  if getmetatable(ch) ~= Chan and (type(ch) ~= "table" or not ch.can_recv) then bad_case(i, case) end
+  if op == "recv" then return ch:can_recv() end
+  return ch:can_send()
+end
+
+-- Does one of the cases that are ready, chosen at random: its index, value, ok. nil: there is none.
+local function try(cases, n)
+  local found, ready = 0, 0
+  for i = 1, n do
+    if can(i, cases[i]) then
+      ready = ready + 1
+      if ready == 1 or random(ready) == 0 then found = i end
+    end
+  end
+  if ready == 0 then return nil end
+  local case = cases[found]
+  if case[2] == "recv" then
+    local done, v, ok = case[1]:try_recv()
+    if done then return found, v, ok end
+  else
+    local done, ok = case[1]:try_send(case[3])
+    if done then return found, nil, ok end
+  end
+  return try(cases, n) -- somebody in another VM was faster
+end
+
+local function enqueue_all(ops, chans, n, slot)
+  for i = 1, n do
+    local ch, op = chans[i], ops[i]
+    if not ch then -- luacheck: ignore 542
+    elseif getmetatable(ch) == Chan then
+      C.host_queue_join(op == "recv" and ch.receivers or ch.senders, i)
+    else
+      ch:enqueue(slot, op)
+    end
+  end
+end
+
+-- C has taken it out of the queues of channels.
+local function dequeue_all(ops, chans, n, slot)
+  for i = 1, n do
+    local ch = chans[i]
+    if ch and getmetatable(ch) ~= Chan then ch:dequeue(slot, ops[i]) end
+  end
+end
+
+local function wait_any(cases, n, s)
+  local barrier = core.barrier()
+  if barrier then error(barrier, 2) end
+  local at, slot = deadline_in(s), slot_of_self()
+  -- Copies: the user may change his while we wait.
+  local ops, chans, values = new_table(n, 0), new_table(n, 0), new_table(n, 0)
+  for i = 1, n do
+    local case = cases[i]
+    chans[i], ops[i], values[i] = case[1] or false, case[2], case[3]
+  end
+  while true do
+    local i, v, ok = try(cases, n)
+    if i then return i, v, ok end
+    if C.host_queue_prepare(n) < 0 then error "not enough memory" end
+    handed[slot] = values
+    enqueue_all(ops, chans, n, slot)
+    local answer = rest(at)
+    if answer == nil then C.host_queue_leave() end
+    v = handed[slot]
+    handed[slot] = false
+    dequeue_all(ops, chans, n, slot)
+    if type(answer) == "number" then
+      i = floor(answer / 2)
+      if answer % 2 == 0 then return i, nil, false end
+      if ops[i] == "recv" then return i, v, true end
+      return i, nil, true
+    end
+    if answer then return heard(answer) end
+  end
+end
+
+--- Waits until one of the cases can be done and does it: a random one if there are several.
+---
+---   local i, v, ok = lp.select { { jobs, "recv" }, { results, "send", r }, timeout = 1 }
+---
+--- A closed channel is always ready, for "send" too; a case whose channel is nil (or false) never is.
+---@param cases table  cases {ch, "recv"} and {ch, "send", v}; timeout = seconds, 0: does not wait
+---@return integer|nil index  which case was done
+---@return any v   what was received; if there is no index, "timeout" or "canceled"
+---@return boolean ok  false: the channel is closed
+function chan.select(cases)
+  if type(cases) ~= "table" then error("select: cases must be a table, got " .. type(cases), 2) end
+  local s = cases.timeout
+  if s ~= nil and (type(s) ~= "number" or s ~= s) then
+    error("select: timeout must be a number of seconds, got " .. tostring(s), 2)
+  end
+  local n = #cases
+  local i, v, ok = try(cases, n)
+  if i then return i, v, ok end
+  if s and s <= 0 then return nil, "timeout" end
+  return wait_any(cases, n, s)
+end
+
+return chan

@@ -1,0 +1,352 @@
+--- Other programs: `lunapark.exec`. Only the G that calls waits.
+--
+--   local r = assert(exec.run({ "git", "log", "-1" }, { cwd = "/srv/app", timeout = 5 }))
+--   print(r.code, r.stdout)
+--
+-- A program is a list of its name and its arguments, and no shell looks at it, unless `opts.shell` is true. It starts
+-- with all signals at their defaults, no descriptors but 0 to 2, and as the leader of a process group: `kill` and
+-- timeouts reach what it has started, too.
+--
+-- `run` collects what the program writes and returns when it has ended. `spawn` returns at once, with its streams as
+-- connections of lunapark.net. A process that nobody waits for is no zombie for long, and goes on when its handle
+-- is gone.
+--
+-- How it works: host/exec.c.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local base = require "lunapark.base"
+local common = require "lunapark.net.sock"
+local conn = require "lunapark.net.conn"
+local run_job = require("lunapark.job").run
+local lp = require "lunapark"
+
+local C = ffi.C
+local concat = table.concat
+local message = common.message
+local err_out = ffi.new "int[1]"
+local READ = 1
+local MAX_OUTPUT, GRACE = 16 * 2 ^ 20, 2
+
+local exec = {}
+
+local how = { pipe = C.HOST_PIPE, inherit = C.HOST_INHERIT, null = C.HOST_NOTHING, stdout = C.HOST_STDOUT }
+
+---@class lunapark.ExecResult
+---@field code integer?    its exit code
+---@field signal string?   or the name of the signal that has ended it: "TERM"
+---@field stdout string?   of exec.run: what it wrote
+---@field stderr string?
+
+---@class lunapark.SpawnOptions
+---@field env table<string, string|number>?  its whole environment; without it ours
+---@field cwd string?      its directory
+---@field shell boolean?   the program is a command line for /bin/sh; further words are its $0, $1 ...
+---@field timeout number?  seconds until its group gets TERM
+---@field grace number?    seconds from there until it gets KILL; 2 without it
+---@field stdin string?    "pipe" (what it is without it), "null" or "inherit"
+---@field stdout string?   the same
+---@field stderr string?   the same, or "stdout": where that goes
+
+---@class lunapark.RunOptions: lunapark.SpawnOptions
+---@field stdin string?      what it reads; "inherit": our stdin; without it nothing
+---@field stdout string?     "inherit" or "null"; without it collected
+---@field stderr string?     "inherit", "null" or "stdout"; without it collected
+---@field max_output number? bytes of each stream, above which it is killed; 16 MiB without it
+
+-- ---- arguments ------------------------------------------------------------------------------------------
+
+local function check_string(s, what, name, level)
+  if type(s) ~= "string" then error(("%s: %s must be a string, got %s"):format(what, name, type(s)), level + 1) end
+  if s:find("\0", 1, true) then error(("%s: %s must not contain a NUL byte"):format(what, name), level + 1) end
+end
+
+local function check_number(n, what, name, level)
+  if n ~= nil and (type(n) ~= "number" or n ~= n or n < 0) then
+    error(("%s: %s must be a number, 0 or more, got %s"):format(what, name, tostring(n)), level + 1)
+  end
+end
+
+-- The words as one block of C strings, and how many there are.
+local function argv_block(argv, shell, what)
+  if shell and type(argv) == "string" then argv = { argv } end
+  if type(argv) ~= "table" then
+    error(("%s: argv must be a list of strings, got %s"):format(what, type(argv)), 4)
+  end
+  local words = shell and { "/bin/sh", "-c" } or {}
+  if #argv == 0 then error(what .. ": argv must not be empty", 4) end
+  for i, word in ipairs(argv) do
+    if type(word) == "number" then word = tostring(word) end
+    check_string(word, what, ("argv[%d]"):format(i), 4)
+    words[#words + 1] = word
+  end
+  return concat(words, "\0") .. "\0", #words, words[1]
+end
+
+local function env_block(env, what)
+  if env == nil then return "", -1 end
+  if type(env) ~= "table" then error(("%s: opts.env must be a table, got %s"):format(what, type(env)), 4) end
+  local list = {}
+  for name, value in pairs(env) do
+    check_string(name, what, "a name in opts.env", 4)
+    if name == "" or name:find("=", 1, true) then
+      error(("%s: opts.env has a name that is none: '%s'"):format(what, name), 4)
+    end
+    if type(value) == "number" then value = tostring(value) end
+    check_string(value, what, "opts.env." .. name, 4)
+    list[#list + 1] = name .. "=" .. value .. "\0"
+  end
+  return concat(list), #list
+end
+
+local function stream(opts, name, default, allowed, what)
+  local word = opts[name] or default
+  if type(word) ~= "string" or not allowed:find(" " .. word .. " ", 1, true) then
+    error(("%s: opts.%s must be one of%s, got %s"):format(what, name, allowed:gsub("%s+$", ""), tostring(word)), 3)
+  end
+  return how[word]
+end
+
+local function check_opts(opts, what)
+  if opts ~= nil and type(opts) ~= "table" then
+    error(("%s: opts must be a table, got %s"):format(what, type(opts)), 3)
+  end
+  opts = opts or {}
+  check_number(opts.timeout, what, "opts.timeout", 3)
+  check_number(opts.grace, what, "opts.grace", 3)
+  check_number(opts.max_output, what, "opts.max_output", 3)
+  if opts.cwd ~= nil then check_string(opts.cwd, what, "opts.cwd", 3) end
+  return opts
+end
+
+-- ---- processes ------------------------------------------------------------------------------------------
+
+---@class lunapark.Process
+---@field pid integer
+---@field stdin lunapark.Conn?   to write to; close it to tell the end
+---@field stdout lunapark.Conn?  to read from
+---@field stderr lunapark.Conn?
+---@field private proc ffi.cdata*  host_proc
+---@field private result lunapark.ExecResult?
+local Process = {}
+local process_mt = { __name = "lunapark.Process", __index = Process }
+
+-- Seconds as a moment for core's waits; nil: never.
+local function moment(s)
+  return s and s < 9e9 and tonumber(C.rt_nanotime()) + s * 1e9 or nil
+end
+
+local function take_stream(proc, i)
+  local sock = C.host_proc_stream(proc, i, err_out)
+  if sock ~= nil then return conn.new(ffi.gc(sock, C.host_sock_free)) end
+  if err_out[0] ~= 0 then return nil, message(err_out[0]) end
+end
+
+local function take_process(job, program, cwd)
+  local proc = C.host_exec_take(job, err_out)
+  if proc == nil then
+    local about = C.host_exec_bad_cwd(job) == 1 and cwd or program
+    return nil, message(err_out[0]) .. ": " .. about
+  end
+  ffi.gc(proc, C.host_proc_free)
+  local self = setmetatable({ proc = proc, pid = C.host_proc_pid(proc) }, process_mt)
+  local err
+  for i, name in ipairs { "stdin", "stdout", "stderr" } do
+    local why
+    self[name], why = take_stream(proc, i - 1)
+    err = err or why
+  end
+  if err then
+    C.host_proc_kill(proc, 9)
+    return nil, err
+  end
+  return self
+end
+
+-- Starts it; the streams are C's numbers. May wait. Called by what users call.
+local function start(argv, opts, what, stdin, stdout, stderr)
+  local words, argc, program = argv_block(argv, opts.shell, what)
+  local env, envc = env_block(opts.env, what)
+  local job = C.host_exec(words, #words, argc, env, #env, envc, opts.cwd, stdin, stdout, stderr)
+  return run_job(job, take_process, program, opts.cwd)
+end
+
+-- Waits until it is a zombie.
+local function wait_end(self, at)
+  while not self.result and C.host_proc_ended(self.proc) == 0 do
+    local watch = C.host_proc_watch(self.proc, err_out)
+    if watch == nil then return nil, message(err_out[0]) end
+    local why = core.wait_sock(watch, READ, at)
+    if why and why ~= "closed" then return nil, why end
+  end
+  return true
+end
+
+local function reap(self)
+  if not self.result then
+    local status = C.host_proc_reap(self.proc)
+    if status >= 0 then
+      self.result = { code = status }
+    else
+      local name = C.host_signal_name(-status)
+      self.result = { signal = name ~= nil and ffi.string(name) or tostring(-status) }
+    end
+  end
+  return self.result
+end
+
+--- Waits until it has ended.
+---@param s? number  seconds; without it as long as the caller's deadline allows
+---@return lunapark.ExecResult|nil result  its code or signal
+---@return string? err  "timeout", "canceled": it runs on
+function Process:wait(s)
+  check_number(s, "wait", "s", 2)
+  local ok, err = wait_end(self, moment(s))
+  if not ok then return base.heard(err) end
+  local r = reap(self)
+  return { code = r.code, signal = r.signal }
+end
+
+local signals -- numbers by name
+
+local function signal_number(sig)
+  if sig == nil then return 15 end
+  if type(sig) == "number" and sig % 1 == 0 and sig >= 0 and sig <= 64 then return sig end
+  if not signals then
+    signals = {}
+    for n = 1, 64 do
+      local name = C.host_signal_name(n)
+      if name ~= nil then signals[ffi.string(name)] = n end
+    end
+  end
+  return type(sig) == "string" and signals[(sig:gsub("^SIG", ""))]
+end
+
+--- Sends it, and all of its process group, a signal.
+---@param sig? string|integer  "TERM" without it; "KILL", "SIGHUP", 9
+---@return true|nil ok
+---@return string? err  "no such process": it has ended
+function Process:kill(sig)
+  local n = signal_number(sig)
+  if not n then error("kill: sig must be a signal's name or number, got " .. tostring(sig), 2) end
+  local rc = C.host_proc_kill(self.proc, n)
+  if rc < 0 then return nil, message(rc) end
+  return true
+end
+
+-- Ends the group: TERM, KILL for those that are left, and the process is reaped unless our waits are ended.
+local function terminate(self, grace)
+  C.host_proc_kill(self.proc, 15)
+  wait_end(self, moment(grace))
+  C.host_proc_kill(self.proc, 9)
+  if wait_end(self, moment(10)) then reap(self) end
+end
+
+--- Starts a program. May wait, for its file to be read.
+---@param argv string[]|string  its name, found by PATH, and its arguments; a string only with opts.shell
+---@param opts? lunapark.SpawnOptions
+---@return lunapark.Process|nil process
+---@return string? err  "no such file or directory: nosuchprogram"
+function exec.spawn(argv, opts)
+  opts = check_opts(opts, "spawn")
+  local stdin = stream(opts, "stdin", "pipe", " pipe null inherit ", "spawn")
+  local stdout = stream(opts, "stdout", "pipe", " pipe null inherit ", "spawn")
+  local stderr = stream(opts, "stderr", "pipe", " pipe null inherit stdout ", "spawn")
+  local p, err = start(argv, opts, "spawn", stdin, stdout, stderr)
+  if p and opts.timeout then
+    lp.detach(function()
+      local ended = wait_end(p, moment(opts.timeout))
+      if not ended then terminate(p, opts.grace or GRACE) end
+    end)
+  end
+  return p, err
+end
+
+-- ---- run ------------------------------------------------------------------------------------------------
+
+-- Reads to the end into list.
+local function gather(c, list, max)
+  local size = 0
+  while true do
+    local piece, err = c:read()
+    if not piece then return err == "eof" or nil, err end
+    size = size + #piece
+    if size > max then return nil, "too much output" end
+    list[#list + 1] = piece
+  end
+end
+
+-- A program may end, or close its stdin, without having read everything: that is its own business.
+local function feed(c, text)
+  c:write(text)
+  c:close()
+  return true
+end
+
+local function close_streams(p)
+  for _, name in ipairs { "stdin", "stdout", "stderr" } do
+    if p[name] then p[name]:close() end
+  end
+end
+
+-- Waits until all has been written and read and the process has ended: true, or nil, why not.
+local function attend(p, opts, at, out, err)
+  local gs, max = {}, opts.max_output or MAX_OUTPUT
+  if p.stdin then gs[1] = lp.go(feed, p.stdin, opts.stdin) end
+  if p.stderr then gs[#gs + 1] = lp.go(gather, p.stderr, err, max) end
+  if p.stdout then gs[#gs + 1] = lp.go(gather, p.stdout, out, max) end
+  for i = #gs, 1, -1 do
+    local ok, why = gs[i]:join(at and (at - lp.now()))
+    if not ok then return nil, why end
+  end
+  local ended, why = wait_end(p, at and at * 1e9)
+  if not ended then return base.heard(why) end
+  return true
+end
+
+--- Runs a program to its end. May wait.
+---
+--- When its time is over, its process group gets TERM, and after `opts.grace` KILL; then it answers nil, "timeout" and
+--- what there was until then. When it is the caller's deadline that ends the wait, or a cancellation, the same happens,
+--- but nobody waits for it.
+---@param argv string[]|string  its name, found by PATH, and its arguments; a string only with opts.shell
+---@param opts? lunapark.RunOptions
+---@return lunapark.ExecResult|nil result
+---@return string? err  "timeout", "canceled", "too much output", "no such file or directory: nosuchprogram"
+---@return lunapark.ExecResult? partial
+function exec.run(argv, opts)
+  opts = check_opts(opts, "run")
+  local text = opts.stdin
+  if text ~= nil and type(text) ~= "string" then error("run: opts.stdin must be a string, got " .. type(text), 2) end
+  local stdin = how[text == "inherit" and "inherit" or text and "pipe" or "null"]
+  local stdout = stream(opts, "stdout", "pipe", " pipe null inherit ", "run")
+  local stderr = stream(opts, "stderr", "pipe", " pipe null inherit stdout ", "run")
+  local at = opts.timeout and opts.timeout < 9e9 and lp.now() + opts.timeout
+  local p, err = start(argv, opts, "run", stdin, stdout, stderr)
+  if not p then return nil, err end
+  C.host_proc_bind(p.proc, 1)
+  local out, errors = {}, {}
+  local ok
+  ok, err = attend(p, opts, at, out, errors)
+  local interrupted = err == "canceled" or err == "timeout" and not (at and lp.now() >= at)
+  if not ok then
+    if interrupted then
+      lp.detach(terminate, p, opts.grace or GRACE)
+    else
+      terminate(p, err == "timeout" and (opts.grace or GRACE) or 0)
+    end
+  else
+    reap(p)
+  end
+  close_streams(p)
+  local r = p.result or {}
+  local result = {
+    code = r.code, signal = r.signal, stdout = stdout == how.pipe and concat(out) or nil,
+    stderr = stderr == how.pipe and concat(errors) or nil,
+  }
+  if ok then return result end
+  return nil, err, result
+end
+
+return exec

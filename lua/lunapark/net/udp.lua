@@ -1,0 +1,144 @@
+--- Datagrams: UDP over IPv4 and IPv6, and unix datagrams. `net.udp(addr)` makes the handle.
+--
+--   local u = assert(net.udp "127.0.0.1:0")
+--   u:send("ping", "127.0.0.1:9000")
+--   local data, from = u:recv()
+--
+-- A datagram is sent and received whole. Several Gs may receive on one socket: those that have to wait take turns,
+-- and each gets the next datagram.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local common = require "lunapark.net.sock"
+local turn = require "lunapark.net.turn"
+
+local C = ffi.C
+local ffi_string = ffi.string
+local wait_sock = core.wait_sock
+local message, result, check_addr = common.message, common.result, common.check_addr
+
+local EAGAIN, READ, WRITE = common.EAGAIN, common.READ, common.WRITE
+-- No datagram of the internet is longer; unix ones may be.
+local MAX = 65536
+
+local udp = {}
+
+local err_out = ffi.new("int[1]")
+local from = ffi.new("char[?]", 256)
+-- Nobody waits between the call that fills it and the one that takes from it, so all sockets share it.
+local buffer, buffer_size = nil, 0
+
+---@class lunapark.Udp
+---@field package sock ffi.cdata*
+---@field package sending lunapark.Turn
+---@field package receiving lunapark.Turn
+---@field set_deadline fun(self: lunapark.Udp, seconds: number|nil)  Makes `send` and `recv` fail with "timeout" from a
+---moment on, those that wait already too. Seconds from now; 0: at once; nil: no deadline.
+---@field set_read_deadline fun(self: lunapark.Udp, seconds: number|nil)   The same for `recv` alone.
+---@field set_write_deadline fun(self: lunapark.Udp, seconds: number|nil)  The same for `send` alone.
+local Udp = {}
+local udp_mt = { __name = "lunapark.Udp", __index = Udp }
+common.add_deadlines(Udp)
+
+--- A datagram socket of an address. Never waits.
+---@param addr string  its own: "host:port", port 0: any free one; the family of `addr` is that of the socket
+---@return lunapark.Udp|nil udp
+---@return string? err
+function udp.new(addr)
+  check_addr(addr, "udp")
+  local sock = C.host_sock_udp(addr, err_out)
+  if sock == nil then return nil, message(err_out[0]) end
+  return setmetatable({ sock = common.keep(sock), sending = turn.new(), receiving = turn.new() }, udp_mt)
+end
+
+--- Sends and receives only to and from that address from now on; `send` needs none then. Never waits.
+---@param addr string
+---@return true|nil ok
+---@return string? err
+function Udp:connect(addr)
+  check_addr(addr, "connect")
+  return result(C.host_sock_connect(self.sock, addr))
+end
+
+local function send(sock, data, addr)
+  while true do
+    local n = C.host_sock_send(sock, data, #data, addr)
+    if n >= 0 then return true end
+    if n ~= EAGAIN then return nil, message(n) end
+    local why = wait_sock(sock, WRITE)
+    if why then return nil, why end
+  end
+end
+
+--- Sends a datagram. May wait for room in the kernel's buffer.
+---@param data string
+---@param addr? string  where to; not needed after `connect`
+---@return true|nil ok
+---@return string? err  "connection refused": an earlier one found nobody; "message too long"
+function Udp:send(data, addr)
+  if type(data) ~= "string" then error("send: data must be a string, got " .. type(data), 2) end
+  if addr ~= nil then check_addr(addr, "send") end
+  local n = C.host_sock_send(self.sock, data, #data, addr)
+  if n >= 0 then return true end
+  if n ~= EAGAIN then return nil, message(n) end
+  return turn.run(self.sending, send, self.sock, data, addr)
+end
+
+-- nil, EAGAIN: there is none.
+local function recv_now(sock, max)
+  local n = C.host_sock_recv(sock, buffer, max, from, 256)
+  if n > max then return ffi_string(buffer, max), ffi_string(from), true end
+  if n >= 0 then return ffi_string(buffer, n), ffi_string(from) end
+  return nil, n ~= EAGAIN and message(n) or EAGAIN
+end
+
+local function recv(sock, max)
+  while true do
+    local data, addr, cut = recv_now(sock, max)
+    if addr ~= EAGAIN then return data, addr, cut end
+    local why = wait_sock(sock, READ)
+    if why then return nil, why end
+  end
+end
+
+--- Receives a datagram. May wait.
+---@param max? integer  the longest that is wanted, 65536 without it: a longer one is cut
+---@return string|nil data
+---@return string addr  whom it came from, or the error
+---@return true? cut  it was longer
+function Udp:recv(max)
+  if max == nil then
+    max = MAX
+  else
+    common.check_count(max, "recv", "max", 1)
+    if max > 0x7fffffff then error("recv: max must be 2147483647 or less, got " .. max, 2) end
+  end
+  if max > buffer_size then
+    buffer, buffer_size = ffi.new("uint8_t[?]", max), max
+  end
+  if not self.receiving.busy then
+    local data, addr, cut = recv_now(self.sock, max)
+    if addr ~= EAGAIN then return data, addr, cut end
+  end
+  return turn.run(self.receiving, recv, self.sock, max)
+end
+
+--- Closes it. Gs that wait get "closed". Closing twice is harmless.
+---@return true
+function Udp:close()
+  C.host_sock_close(self.sock)
+  return true
+end
+
+--- The own address, with the port that was chosen when port 0 was asked for.
+---@return string|nil addr
+---@return string? err
+function Udp:local_addr() return common.address_of(self.sock, 0) end
+
+--- The address it is connected to.
+---@return string|nil addr
+---@return string? err
+function Udp:remote_addr() return common.address_of(self.sock, 1) end
+
+return udp

@@ -1,0 +1,515 @@
+local lp = require "lunapark"
+local waits = require "spec.support.waits"
+local helper = require "spec.helper"
+
+local LONG, pack, timed, raised = waits.LONG, waits.pack, waits.timed, helper.raised
+
+-- A G that is in fn's wait now.
+local function waiting(fn, ...)
+  local g = lp.go(function(...) return pack(fn(...)) end, ...)
+  lp.yield()
+  return g
+end
+
+local function answer(g)
+  return (g:join(LONG))
+end
+
+describe("lunapark.chan", function()
+  describe("unbuffered", function()
+    it("hands values over, in order, whoever comes first", function()
+      local ch = lp.chan()
+      local g = waiting(ch.recv, ch)
+      assert.is_true(ch:send("to who waits"))
+      assert.same({ "to who waits", n = 1 }, answer(g))
+
+      g = waiting(ch.send, ch, "from who waits")
+      assert.equal(0, ch:len())
+      assert.equal("from who waits", ch:recv())
+      assert.same({ true, n = 1 }, answer(g))
+
+      local sum = 0
+      lp.go(function()
+        for i = 1, 1000 do
+          ch:send(i)
+        end
+        ch:close()
+      end)
+      local last = 0
+      for v in ch:iter() do
+        assert.equal(last + 1, v)
+        last, sum = v, sum + v
+      end
+      assert.equal(500500, sum)
+    end)
+
+    it("a send returns when its value was received, not sooner", function()
+      local ch = lp.chan()
+      local sent = false
+      local g = lp.go(function()
+        ch:send(1)
+        sent = true
+      end)
+      lp.yield()
+      lp.yield()
+      assert.is_false(sent)
+      ch:recv()
+      g:join()
+      assert.is_true(sent)
+    end)
+  end)
+
+  describe("with a buffer", function()
+    it("takes so many values without waiting, and gives them out in order", function()
+      for _, n in ipairs { 1, 2, 3, 64 } do
+        local ch = lp.chan(n)
+        for round = 1, 5 do -- around the ring
+          for i = 1, n do
+            assert.is_true(ch:send(round * 100 + i, 0))
+            assert.equal(i, ch:len())
+          end
+          assert.same({ nil, "timeout" }, { ch:send("too many", 0) })
+          for i = 1, n do
+            assert.equal(round * 100 + i, ch:recv(0))
+          end
+          assert.same({ nil, "timeout" }, { ch:recv(0) })
+          if ch:send "shift" then ch:recv() end
+        end
+      end
+    end)
+
+    it("gives room to who waits to send, in order", function()
+      local ch = lp.chan(2)
+      local senders = {}
+      for i = 1, 6 do
+        senders[i] = waiting(ch.send, ch, i)
+      end
+      for i = 1, 6 do
+        assert.equal(math.min(2, 7 - i), ch:len())
+        assert.equal(i, ch:recv())
+      end
+      for i = 1, 6 do
+        assert.same({ true, n = 1 }, answer(senders[i]))
+      end
+    end)
+
+    it("lets go of what was taken out", function()
+      local ch = lp.chan(4)
+      local weak = setmetatable({}, { __mode = "v" })
+      for i = 1, 4 do
+        weak[i] = {}
+        ch:send(weak[i])
+      end
+      for _ = 1, 4 do
+        ch:recv()
+      end
+      local g = waiting(ch.recv, ch)
+      weak.handed = {}
+      ch:send(weak.handed)
+      g:join()
+      g = nil -- luacheck: ignore 311
+      collectgarbage()
+      collectgarbage()
+      assert.same({}, weak)
+    end)
+  end)
+
+  it("carries any value, nil too", function()
+    local ch = lp.chan(3)
+    for _, v in ipairs { false, 0, "", 0 / 0 } do
+      ch:send(v)
+      local got = ch:recv()
+      assert.is_true(got == v or got ~= got and v ~= v)
+    end
+    ch:send(nil)
+    ch:send()
+    assert.equal(2, ch:len())
+    assert.same({ nil, n = 1 }, pack(ch:recv()))
+    assert.same({ nil, n = 1 }, pack(ch:recv()))
+    local g = waiting(ch.recv, ch)
+    ch:send(nil)
+    assert.same({ nil, n = 1 }, answer(g))
+    local unbuffered = lp.chan()
+    g = waiting(unbuffered.send, unbuffered, nil)
+    assert.same({ nil, n = 1 }, pack(unbuffered:recv()))
+    assert.same({ true, n = 1 }, answer(g))
+  end)
+
+  it("serves those who wait to receive in order", function()
+    local ch = lp.chan()
+    local order, gs = {}, {}
+    for i = 1, 5 do
+      gs[i] = lp.go(function()
+        local v = ch:recv()
+        order[#order + 1] = { i, v }
+      end)
+    end
+    lp.yield()
+    for i = 1, 5 do
+      ch:send(i * 10)
+    end
+    for i = 1, 5 do
+      gs[i]:join()
+    end
+    assert.same({ { 1, 10 }, { 2, 20 }, { 3, 30 }, { 4, 40 }, { 5, 50 } }, order)
+  end)
+
+  describe("close", function()
+    it("leaves what is in the buffer, then answers closed for ever", function()
+      local ch = lp.chan(2)
+      ch:send "a"
+      ch:send(nil)
+      assert.is_true(ch:close())
+      assert.same({ "a", n = 1 }, pack(ch:recv()))
+      assert.same({ nil, n = 1 }, pack(ch:recv()))
+      for _ = 1, 3 do
+        assert.same({ nil, "closed" }, { ch:recv() })
+        assert.same({ nil, "closed" }, { ch:recv(0) })
+        assert.same({ nil, "closed" }, { ch:send(1) })
+        assert.same({ nil, "closed" }, { ch:close() })
+      end
+    end)
+
+    it("ends the waits of receivers and senders", function()
+      local empty, full = lp.chan(), lp.chan(1)
+      full:send "kept"
+      local gs = {}
+      for i = 1, 3 do
+        gs[i] = waiting(empty.recv, empty)
+        gs[i + 3] = waiting(full.send, full, i)
+      end
+      empty:close()
+      full:close()
+      for i = 1, 6 do
+        assert.same({ nil, "closed", n = 2 }, answer(gs[i]))
+      end
+      assert.equal("kept", full:recv())
+      assert.same({ nil, "closed" }, { full:recv() })
+    end)
+  end)
+
+  describe("iter", function()
+    it("ends with the channel, and with the G's waits", function()
+      local ch = lp.chan(3)
+      ch:send "a"
+      ch:send(false)
+      ch:close()
+      local got = {}
+      for v in ch:iter() do
+        got[#got + 1] = v
+      end
+      assert.same({ "a", false }, got)
+      local open = lp.chan()
+      lp.deadline(0.005, function()
+        for _ in open:iter() do
+          error "nothing comes"
+        end
+      end)
+      local g = lp.go(function()
+        for _ in open:iter() do
+          error "nothing comes"
+        end
+        return "ended"
+      end)
+      lp.yield()
+      g:cancel()
+      assert.equal("ended", g:join())
+    end)
+
+    it("raises at a nil, which would end the loop", function()
+      local ch = lp.chan(1)
+      ch:send(nil)
+      assert.matches("iter: a nil was received", raised(function()
+        for _ in ch:iter() do
+          error "not reached"
+        end
+      end))
+    end)
+  end)
+
+  describe("waits", function()
+    it("time out", function()
+      local ch = lp.chan()
+      for _, wait in ipairs {
+        function() return ch:recv(0.01) end,
+        function() return ch:send(1, 0.01) end,
+        function() return lp.deadline(0.01, ch.recv, ch) end,
+        function() return lp.deadline(0.01, ch.send, ch, 1) end,
+        function() return lp.deadline(0.01, ch.send, ch, 1, LONG) end,
+      } do
+        local seconds, v, err = timed(wait)
+        assert.same({ nil, "timeout" }, { v, err })
+        assert.is_true(seconds >= 0.01 and seconds < LONG)
+      end
+      -- Nobody is left behind in the queues.
+      assert.same({ nil, "timeout" }, { ch:recv(0) })
+      assert.same({ nil, "timeout" }, { ch:send(1, 0) })
+      assert.same({ nil, "timeout" }, { ch:recv(-1) })
+    end)
+
+    it("are cancelled", function()
+      local ch = lp.chan()
+      for _, g in ipairs { waiting(ch.recv, ch), waiting(ch.recv, ch, LONG) } do
+        g:cancel()
+        assert.same({ nil, "canceled", n = 2 }, answer(g))
+      end
+      assert.same({ nil, "timeout" }, { ch:send(1, 0) })
+      local g = waiting(ch.send, ch, 1)
+      g:cancel()
+      assert.same({ nil, "canceled", n = 2 }, answer(g))
+      assert.same({ nil, "timeout" }, { ch:recv(0) })
+    end)
+
+    it("what needs no wait is done in a cancelled G, too", function()
+      local ch = lp.chan(1)
+      local g = lp.go(function()
+        lp.self():cancel()
+        return pack(ch:recv()), ch:send "x", pack(ch:send "y"), ch:recv()
+      end)
+      local first, sent, second, got = g:join()
+      assert.same({ nil, "canceled", n = 2 }, first)
+      assert.is_true(sent)
+      assert.same({ nil, "canceled", n = 2 }, second)
+      assert.equal("x", got)
+    end)
+
+    it("that were ended by a value have it, though they are cancelled before they run", function()
+      local ch = lp.chan()
+      local g = waiting(ch.recv, ch)
+      ch:send "just in time"
+      g:cancel()
+      assert.same({ "just in time", n = 1 }, answer(g))
+      g = waiting(ch.send, ch, "taken")
+      assert.equal("taken", ch:recv())
+      g:cancel()
+      assert.same({ true, n = 1 }, answer(g))
+      g = waiting(ch.recv, ch)
+      g:cancel()
+      assert.is_true(ch:send("too late for it, or not", 0) or true)
+      assert.is_table(answer(g))
+    end)
+
+    it("keep their place through a ready that is for a later park", function()
+      local ch = lp.chan()
+      local g = lp.go(function()
+        local v = ch:recv()
+        return v, lp.park()
+      end)
+      lp.yield()
+      lp.ready(g, "for park")
+      lp.yield()
+      ch:send "for recv"
+      assert.same({ "for recv", "for park" }, { g:join() })
+    end)
+
+    it("work in a comparator, in a coroutine, in a metamethod", function()
+      local ch, echo = lp.chan(), lp.chan()
+      local g = lp.go(function()
+        for v in ch:iter() do
+          echo:send(v)
+        end
+      end)
+      local function there_and_back(v)
+        ch:send(v)
+        return echo:recv()
+      end
+      local t = { 4, 2, 5, 1, 3 }
+      table.sort(t, function(a, b) return there_and_back(a) < b end)
+      assert.same({ 1, 2, 3, 4, 5 }, t)
+      local gen = coroutine.wrap(function()
+        for i = 1, 3 do
+          coroutine.yield(there_and_back(i))
+        end
+      end)
+      assert.same({ 1, 2, 3 }, { gen(), gen(), gen() })
+      assert.equal("key", setmetatable({}, { __index = function(_, k) return there_and_back(k) end }).key)
+      ch:close()
+      g:join()
+    end)
+
+    it("that cannot be raise, and leave nothing behind", function()
+      local ch = lp.chan()
+      local errors = {}
+      local function in_finalizer(fn)
+        local p = newproxy(true)
+        getmetatable(p).__gc = function() errors[#errors + 1] = raised(fn) end
+        p = nil -- luacheck: ignore 311
+        collectgarbage()
+        collectgarbage()
+      end
+      in_finalizer(function() ch:recv() end)
+      in_finalizer(function() ch:send(1) end)
+      in_finalizer(function() lp.select { { ch, "recv" }, { ch, "send", 1 } } end)
+      for i = 1, 3 do
+        assert.matches("cannot wait here: in a finalizer", errors[i])
+      end
+      assert.same({ nil, "timeout" }, { ch:recv(0) })
+      assert.same({ nil, "timeout" }, { ch:send(1, 0) })
+    end)
+  end)
+
+  it("finalizers may send while the G is about to wait", function()
+    local ch = lp.chan(1)
+    local function drop()
+      local p = newproxy(true)
+      getmetatable(p).__gc = function() ch:send("from a finalizer", 0) end
+    end
+    local stop = false
+    local g = lp.go(function()
+      while not stop do
+        drop()
+        lp.yield()
+      end
+    end)
+    for _ = 1, 200 do
+      collectgarbage "step"
+      local v, err = ch:recv(0.5)
+      assert.equal("from a finalizer", v, err)
+    end
+    stop = true
+    g:join()
+    collectgarbage()
+  end)
+
+  it("refuses misuse, naming the argument", function()
+    assert.matches("chan_spec.lua:%d+: chan: n must be a whole number, 0 or more, got %-1",
+      raised(function() lp.chan(-1) end))
+    assert.matches("chan: n must be", raised(lp.chan, 1.5))
+    assert.matches("chan: n must be", raised(lp.chan, 1 / 0))
+    assert.matches("chan: n must be", raised(lp.chan, 0 / 0))
+    assert.matches("chan: n must be a whole number, 0 or more, got 1", raised(lp.chan, "1"))
+    local ch = lp.chan(1)
+    assert.matches("chan_spec.lua:%d+: recv: ch must be a channel, got nil", raised(function() ch.recv() end))
+    for _, name in ipairs { "send", "recv", "close", "len", "iter" } do
+      assert.matches(name .. ": ch must be a channel, got table", raised(ch[name], {}))
+    end
+    assert.matches("chan_spec.lua:%d+: recv: s must be a number of seconds, got x", raised(function() ch:recv "x" end))
+    assert.matches("chan_spec.lua:%d+: send: s must be a number of seconds, got table",
+      raised(function() ch:send(1, {}) end))
+    assert.matches("recv: s must be", raised(ch.recv, ch, 0 / 0))
+    assert.equal("channel of 1 (0)", tostring(ch))
+  end)
+
+  -- Producers and consumers with timeouts, cancellations and selects at random: whatever a send said was sent is
+  -- received exactly once, and nothing else; of each producer in order, by one channel and one consumer.
+  describe("at random", function()
+    local function stress(seed)
+      math.randomseed(seed)
+      local random = math.random
+      local chans = {}
+      for i = 1, 3 do
+        chans[i] = lp.chan(({ 0, 1, 7 })[i])
+      end
+      local sent, received, twice = {}, {}, 0
+      local next_value, total = 0, 0
+      local function patience()
+        local r = random()
+        if r < 0.2 then return 0 end
+        if r < 0.5 then return random() * 0.0005 end
+      end
+      local function note(v)
+        if received[v] then twice = twice + 1 end
+        received[v] = true
+        total = total + 1
+      end
+      local function send_one()
+        next_value = next_value + 1
+        local v = next_value
+        local r = random(4)
+        if r == 1 then
+          local i, _, ok = lp.select {
+            { chans[1], "send", v }, { chans[2], "send", v }, { chans[3], "send", v }, timeout = patience(),
+          }
+          if i and ok then sent[v] = true end
+        elseif r == 2 then -- either direction, also with itself
+          local ch = chans[random(3)]
+          local i, got, ok = lp.select { { ch, "send", v }, { ch, "recv" }, timeout = patience() }
+          if i == 1 and ok then sent[v] = true end
+          if i == 2 and ok then note(got) end
+        elseif chans[random(3)]:send(v, patience()) then
+          sent[v] = true
+        end
+      end
+      local function recv_one()
+        if random(3) == 1 then
+          local i, v, ok = lp.select {
+            { chans[1], "recv" }, { chans[2], "recv" }, { chans[3], "recv" }, timeout = patience(),
+          }
+          if i and ok then note(v) end
+        else
+          local v = chans[random(3)]:recv(patience())
+          if v then note(v) end
+        end
+      end
+      local running, gs = 0, {}
+      local function worker(op, k)
+        running = running + 1
+        gs[k] = lp.go(function()
+          for _ = 1, 60 do
+            op()
+            if random(5) == 1 then lp.yield() end
+          end
+          running = running - 1
+          gs[k] = nil
+        end)
+      end
+      for k = 1, 20 do
+        worker(k % 2 == 0 and send_one or recv_one, k)
+      end
+      local canceler = lp.go(function()
+        while running > 0 do
+          lp.sleep(random() * 0.0005)
+          local g = gs[random(20)]
+          if g and random(3) == 1 then g:cancel() end
+          if next_value > 500 or random(20) == 1 then -- those that wait for ever
+            for k = 1, 20 do
+              if gs[k] then gs[k]:cancel() end
+            end
+          end
+        end
+      end)
+      canceler:join(LONG)
+      assert.equal(0, running, "seed " .. seed)
+      for _, ch in ipairs(chans) do
+        ch:close()
+        for v in ch:iter() do
+          note(v)
+        end
+      end
+      assert.equal(0, twice, "seed " .. seed)
+      assert.same(sent, received, "seed " .. seed)
+      return total
+    end
+
+    it("every value is delivered exactly once", function()
+      local base_seed = os.time()
+      local total = 0
+      for i = 1, 20 do
+        total = total + stress(base_seed + i)
+      end
+      assert.is_true(total > 500, total)
+    end)
+  end)
+
+  it("the paths that do not wait are compiled", function()
+    local util = require "jit.util"
+    local ch = lp.chan(4)
+    local aborted = {}
+    local function watch(what, _, func, pc, code, reason)
+      if what == "abort" then aborted[#aborted + 1] = { util.funcinfo(func, pc).loc, code, reason } end
+    end
+    jit.flush()
+    jit.attach(watch, "trace")
+    local sum = 0
+    for i = 1, 5000 do
+      ch:send(i)
+      sum = sum + ch:recv()
+    end
+    jit.attach(watch)
+    assert.equal(12502500, sum)
+    -- A loop that is left while it is recorded says so; what cannot be compiled would be another reason.
+    for _, a in ipairs(aborted) do
+      assert.is_true(a[2] ~= 7, a[1] .. ": not compiled")
+    end
+  end)
+end)

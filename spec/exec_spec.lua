@@ -1,0 +1,332 @@
+local ffi = require "ffi"
+local lp = require "lunapark"
+local exec = require "lunapark.exec"
+local helper = require "spec.helper"
+local child = require "spec.support.child"
+
+ffi.cdef "void __tsan_init(void);"
+local tsan = pcall(function() return ffi.C.__tsan_init end)
+
+local function exists(pid)
+  local f = io.open("/proc/" .. pid .. "/stat")
+  if not f then return false end
+  local text = f:read "*a"
+  f:close()
+  return not text:find ") Z "
+end
+
+local function zombies()
+  local mine, n = io.open("/proc/self/stat"):read "*a":match "^%d+", 0
+  local text = exec.run("cat /proc/[0-9]*/stat 2>/dev/null", { shell = true }).stdout
+  for line in text:gmatch "[^\n]+" do
+    local state, parent = line:match "^.*%) (%a) (%d+)"
+    if state == "Z" and parent == mine then n = n + 1 end
+  end
+  return n
+end
+
+describe("exec.run", function()
+  after_each(function() child.clean() end)
+
+  it("runs a program and collects what it writes", function()
+    assert.same({ code = 0, stdout = "a  b *\n", stderr = "" }, exec.run { "echo", "a  b", "*" })
+    assert.same({ code = 3, stdout = "out\n", stderr = "err\n" },
+      exec.run({ "sh", "-c", "echo out; echo err >&2; exit 3" }))
+    assert.same({ signal = "KILL", stdout = "", stderr = "" }, exec.run { "sh", "-c", "kill -9 $$" })
+    assert.equal("1\n", exec.run({ "echo", 1 }).stdout)
+    assert.equal("", exec.run({ "echo", "-n", "" }).stdout)
+  end)
+
+  it("uses a shell only when told to", function()
+    assert.equal("3\n", exec.run("echo a b c | wc -w | tr -d ' '", { shell = true }).stdout)
+    assert.equal("x y\n", exec.run({ "echo $1 $2", "sh", "x", "y" }, { shell = true }).stdout)
+    assert.matches("run: argv must be a list of strings, got string", helper.raised(exec.run, "echo"))
+  end)
+
+  it("gives it stdin", function()
+    assert.equal("", exec.run({ "cat" }).stdout)
+    local text = ("0123456789"):rep(100000)
+    assert.equal(text, exec.run({ "cat" }, { stdin = text }).stdout)
+    -- One that does not read it.
+    assert.equal(0, exec.run({ "true" }, { stdin = text }).code)
+  end)
+
+  it("sends its output where it is told to", function()
+    local r = exec.run({ "sh", "-c", "echo a; echo b >&2" }, { stderr = "stdout" })
+    assert.same({ code = 0, stdout = "a\nb\n" }, r)
+    assert.same({ code = 0, stderr = "" }, exec.run({ "echo", "a" }, { stdout = "null" }))
+    local log = helper.stderr_of(function()
+      assert.same({ code = 0, stdout = "" }, exec.run({ "sh", "-c", "echo ours >&2" }, { stderr = "inherit" }))
+    end)
+    assert.equal("ours\n", log)
+  end)
+
+  it("sets its directory and its environment", function()
+    assert.equal("/\n", exec.run({ "pwd" }, { cwd = "/" }).stdout)
+    local env = { A = 1, B = "x=y", PATH = os.getenv "PATH" }
+    assert.equal("A=1\nB=x=y\n", exec.run("env | grep '^[AB]=' | sort", { shell = true, env = env }).stdout)
+    assert.equal("A=1\n", exec.run({ "/usr/bin/env" }, { env = { A = "1" } }).stdout)
+    assert.equal(os.getenv "PATH" .. "\n", exec.run("echo $PATH", { shell = true }).stdout)
+  end)
+
+  it("says why it cannot start", function()
+    assert.same({ nil, "no such file or directory: nosuchprogram" }, { exec.run { "nosuchprogram" } })
+    assert.same({ nil, "permission denied: /etc/passwd" }, { exec.run { "/etc/passwd" } })
+    assert.same({ nil, "no such file or directory: /nosuchdir" }, { exec.run({ "true" }, { cwd = "/nosuchdir" }) })
+  end)
+
+  it("starts it with no descriptors but its own, and no signal blocked or ignored", function()
+    local file = io.open "/etc/passwd"
+    local fds = exec.run("ls /proc/$$/fd", { shell = true }).stdout
+    file:close()
+    assert.equal("0\n1\n2\n", fds)
+    local status = exec.run({ "cat", "/proc/self/status" }).stdout
+    assert.matches("SigBlk:%s+0+\n", status)
+    assert.matches("SigIgn:%s+0+\n", status)
+  end)
+
+  it("leaves no descriptors behind", function()
+    local function count()
+      local mine = io.open("/proc/self/stat"):read "*a":match "^%d+"
+      return #exec.run({ "ls", "/proc/" .. mine .. "/fd" }).stdout
+    end
+    count()
+    collectgarbage()
+    collectgarbage()
+    local before = count()
+    for _ = 1, 20 do
+      exec.run { "true" }
+      exec.run { "nosuchprogram" }
+    end
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(count() <= before + 8)
+  end)
+
+  it("ends it and all it has started when its time is over", function()
+    local began = lp.now()
+    local r, err, partial = exec.run("echo $$; sleep 60 & sleep 60", { shell = true, timeout = 0.1 })
+    assert.same({ nil, "timeout" }, { r, err })
+    assert.equal("TERM", partial.signal)
+    assert.is_true(lp.now() - began < 5)
+    local group = partial.stdout:match "%d+"
+    helper.eventually(function()
+      return exec.run("kill -0 -" .. group .. " 2>/dev/null", { shell = true }).code ~= 0
+    end)
+  end)
+
+  it("kills what does not care about TERM", function()
+    local r, err, partial = exec.run("trap '' TERM; echo on; while :; do sleep 0.05; done",
+      { shell = true, timeout = 0.2, grace = 0.1 })
+    assert.same({ nil, "timeout" }, { r, err })
+    assert.same({ signal = "KILL", stdout = "on\n", stderr = "" }, partial)
+  end)
+
+  it("ends with the caller's deadline, or its cancellation", function()
+    local path = child.file ""
+    local script = "echo $$ >" .. path .. "; sleep 60"
+    local function pid()
+      return io.open(path):read "*a":match "^(%d+)\n"
+    end
+    assert.same({ nil, "timeout" }, { unpack({ lp.deadline(0.3, exec.run, script, { shell = true }) }, 1, 2) })
+    helper.eventually(function() return not exists(pid()) end)
+    io.open(path, "w"):close()
+    local g = lp.go(function()
+      return (select(2, exec.run(script, { shell = true })))
+    end)
+    helper.eventually(pid)
+    g:cancel()
+    assert.equal("canceled", g:join(5))
+    helper.eventually(function() return not exists(pid()) end)
+  end)
+
+  it("does not collect without end", function()
+    local r, err, partial = exec.run({ "yes" }, { max_output = 10000 })
+    assert.same({ nil, "too much output" }, { r, err })
+    assert.is_true(#partial.stdout <= 10000)
+    assert.equal(10000, #exec.run({ "head", "-c", "10000", "/dev/zero" }, { max_output = 10000 }).stdout)
+  end)
+
+  it("lets others run meanwhile", function()
+    local turns, over = 0, false
+    local g = lp.go(function()
+      while not over do
+        turns = turns + 1
+        lp.sleep(0.01)
+      end
+    end)
+    exec.run { "sleep", "0.2" }
+    over = true
+    g:join()
+    assert.is_true(turns >= 5)
+  end)
+
+  it("runs many at a time, and none stays a zombie", function()
+    local gs = {}
+    for i = 1, 40 do
+      gs[i] = lp.go(function() return exec.run({ "echo", i }).stdout end)
+    end
+    for i, g in ipairs(gs) do
+      assert.equal(i .. "\n", g:join())
+    end
+    for _ = 1, 5 do exec.spawn({ "true" }, { stdin = "null", stdout = "null", stderr = "null" }) end
+    collectgarbage()
+    collectgarbage()
+    helper.eventually(function() return zombies() == 0 end)
+  end)
+
+  it("names what is wrong with its arguments", function()
+    for expected, args in pairs {
+      ["run: argv must be a list of strings, got nil"] = {},
+      ["run: argv must not be empty"] = { {} },
+      ["run: argv%[2%] must be a string, got table"] = { { "a", {} } },
+      ["run: argv%[1%] must not contain a NUL byte"] = { { "a\0b" } },
+      ["run: opts must be a table, got number"] = { { "a" }, 1 },
+      ["run: opts.timeout must be a number, 0 or more, got %-1"] = { { "a" }, { timeout = -1 } },
+      ["run: opts.max_output must be a number"] = { { "a" }, { max_output = "1" } },
+      ["run: opts.cwd must be a string, got number"] = { { "a" }, { cwd = 1 } },
+      ["run: opts.stdin must be a string, got table"] = { { "a" }, { stdin = {} } },
+      ["run: opts.stdout must be one of pipe null inherit, got file"] = { { "a" }, { stdout = "file" } },
+      ["run: opts.env must be a table, got string"] = { { "a" }, { env = "A=1" } },
+      ["run: opts.env has a name that is none: 'A=B'"] = { { "a" }, { env = { ["A=B"] = "1" } } },
+      ["run: opts.env.A must be a string, got boolean"] = { { "a" }, { env = { A = true } } },
+    } do
+      local message = helper.raised(function()
+        local r = exec.run(unpack(args))
+        return r
+      end)
+      assert.matches("exec_spec.lua:%d+: " .. expected, message)
+    end
+  end)
+
+  -- ThreadSanitizer keeps the signal back that ends the loop.
+  if tsan then return end
+
+  it("is killed when its VM is dropped", function()
+    local path = child.file ""
+    local server = child.serve {
+      child.script(([[
+        local exec, http = require "lunapark.exec", require "lunapark.http"
+        local app = http.app()
+        app:get("/run", function() return exec.run("echo $$ >%s; exec sleep 60", { shell = true }) and "" end)
+        app:get("/spawned", function()
+          exec.spawn({ "sleep", "0.3" })
+          return tostring(exec.spawn({ "sleep", "60" }).pid)
+        end)
+        app:get("/loop", function() while true do end end)
+        app:get("/", function() return "hello" end)
+        return app
+      ]]):format(path)), "--procs", "1", "--handler-timeout", "1", "--kill-after", "0.2",
+    }
+    local g = lp.go(function() return child.client(server.addr):get("/run").status end)
+    local pid = child.eventually(function() return io.open(path):read "*a":match "^(%d+)\n" end)
+    local spawned = child.client(server.addr):get("/spawned").body
+    child.client(server.addr):get("/loop")
+    child.eventually(function() return server:stderr():find "VM %d+ is dropped" end)
+    assert.is_true(g:join(20) >= 500)
+    child.eventually(function() return not exists(pid) end)
+    assert.equal("hello", child.client(server.addr):get("/").body)
+    assert.is_true(exists(spawned))
+    exec.run { "kill", spawned }
+    child.eventually(function() return not exists(spawned) end)
+    child.eventually(function() return not io.open("/proc/" .. spawned .. "/stat") end)
+  end)
+end)
+
+describe("exec.spawn", function()
+  it("has the streams as connections", function()
+    local p = assert(exec.spawn { "cat" })
+    assert.is_true(p.pid > 1)
+    p.stdin:write "one\ntwo\n"
+    assert.equal("one", p.stdout:read_line())
+    assert.equal("two", p.stdout:read_line())
+    p.stdout:set_read_deadline(0.01)
+    assert.same({ nil, "timeout" }, { p.stdout:read() })
+    p.stdout:set_read_deadline(nil)
+    p.stdin:write "end"
+    assert.is_true(p.stdin:close_write())
+    assert.equal("end", p.stdout:read_all())
+    assert.equal("", p.stderr:read_all())
+    assert.same({ nil, "closed" }, { p.stdin:write "x" })
+    assert.same({ code = 0 }, p:wait())
+    assert.same({ code = 0 }, p:wait(0))
+  end)
+
+  it("moves a lot through pipes in both directions", function()
+    local p = assert(exec.spawn { "cat" })
+    local text = ("0123456\n"):rep(250000)
+    local g = lp.go(function()
+      p.stdin:write(text)
+      p.stdin:close()
+    end)
+    local got = p.stdout:read_all()
+    assert.is_true(got == text)
+    g:join()
+    p:wait()
+  end)
+
+  it("says broken pipe when nobody reads any more", function()
+    local p = assert(exec.spawn { "true" })
+    p:wait()
+    assert.same({ nil, "broken pipe" }, { p.stdin:write "x" })
+  end)
+
+  it("waits, and several may", function()
+    local p = assert(exec.spawn({ "sleep", "60" }, { stdin = "null", stdout = "null", stderr = "null" }))
+    assert.is_nil(p.stdin or p.stdout or p.stderr)
+    assert.same({ nil, "timeout" }, { p:wait(0.01) })
+    assert.same({ nil, "timeout" }, { lp.deadline(0.01, p.wait, p) })
+    local gs = {}
+    for i = 1, 3 do
+      gs[i] = lp.go(function() return p:wait().signal end)
+    end
+    local canceled = lp.go(function() return select(2, p:wait()) end)
+    lp.sleep(0.01)
+    canceled:cancel()
+    assert.equal("canceled", canceled:join(5))
+    assert.is_true(p:kill "SIGINT")
+    for i = 1, 3 do
+      assert.equal("INT", gs[i]:join(5))
+    end
+    assert.same({ nil, "no such process" }, { p:kill() })
+  end)
+
+  it("kills by name, by number, and by TERM", function()
+    for sig, name in pairs { KILL = "KILL", SIGHUP = "HUP", [10] = "USR1" } do
+      local p = assert(exec.spawn { "sleep", "60" })
+      assert.is_true(p:kill(sig))
+      assert.same({ signal = name }, p:wait(5))
+    end
+    local p = assert(exec.spawn { "sleep", "60" })
+    p:kill()
+    assert.same({ signal = "TERM" }, p:wait(5))
+    assert.matches("kill: sig must be a signal's name or number, got NONE", helper.raised(p.kill, p, "NONE"))
+    assert.matches("kill: sig must be", helper.raised(p.kill, p, {}))
+    assert.matches("wait: s must be a number", helper.raised(p.wait, p, "1"))
+  end)
+
+  it("ends it when its time is over", function()
+    local p = assert(exec.spawn({ "sleep", "60" }, { timeout = 0.05 }))
+    assert.same({ signal = "TERM" }, p:wait(5))
+  end)
+
+  it("says why it cannot, and what is wrong", function()
+    assert.same({ nil, "no such file or directory: nosuchprogram" }, { exec.spawn { "nosuchprogram" } })
+    assert.matches("spawn: argv must be a list of strings, got nil", helper.raised(exec.spawn))
+    assert.matches("spawn: opts.stdin must be one of pipe null inherit, got text",
+      helper.raised(exec.spawn, { "a" }, { stdin = "text" }))
+    assert.matches("spawn: opts.stderr must be one of pipe null inherit stdout, got 1",
+      helper.raised(exec.spawn, { "a" }, { stderr = 1 }))
+  end)
+
+  it("cannot be waited for where nothing can wait", function()
+    local message
+    local callback = ffi.cast("int (*)(void)", function()
+      message = helper.raised(exec.run, { "true" })
+      return 0
+    end)
+    callback()
+    callback:free()
+    assert.matches("cannot wait here", message)
+  end)
+end)

@@ -1,0 +1,316 @@
+local ffi = require "ffi"
+local lp = require "lunapark"
+local net = require "lunapark.net"
+local helper = require "spec.helper"
+local pairs_of = require "spec.support.pairs"
+
+ffi.cdef "int memcmp(const void *a, const void *b, size_t n);"
+
+describe("net.copy", function()
+  local open = pairs_of.new()
+  local paths
+  before_each(function() paths = {} end)
+  after_each(function()
+    open.close()
+    for _, path in ipairs(paths) do
+      os.remove(path)
+    end
+  end)
+  local pair = open.pair
+
+  local function file_of(text)
+    local path = os.tmpname()
+    paths[#paths + 1] = path
+    local f = assert(io.open(path, "w+"))
+    f:write(text)
+    f:flush()
+    f:seek "set"
+    return f
+  end
+
+  local mega = {}
+  for i = 1, 65536 do
+    mega[i] = ("%015d\n"):format(i * 7919)
+  end
+  mega = table.concat(mega)
+  local twice = mega .. mega
+
+  -- How many bytes a connection sends until its end, all of which have to be those of mega, again and again.
+  local function count_megas(c)
+    local n = 0
+    while true do
+      local text, err = c:read()
+      if not text then return err, n end
+      if ffi.C.memcmp(ffi.cast("const char *", twice) + n % #mega, text, #text) ~= 0 then return "other bytes", n end
+      n = n + #text
+    end
+  end
+
+  it("moves 50 MB from socket to socket, slow on both sides", function()
+    local client, src = pair()
+    local dst, sink = pair()
+    local writer = lp.go(function()
+      for i = 1, 50 do
+        assert(client:write(mega))
+        if i % 10 == 0 then lp.sleep(0.002) end
+      end
+      client:close_write()
+    end)
+    local reader = lp.go(count_megas, sink)
+    assert.equal(50 * #mega, net.copy(dst, src))
+    dst:close_write()
+    writer:join()
+    assert.same({ "eof", 50 * #mega }, { reader:join() })
+  end)
+
+  it("begins with what stands in the source's buffer", function()
+    local client, src = pair()
+    local dst, sink = pair()
+    client:write "head\nbody of it, and more\nrest"
+    client:close_write()
+    assert.equal("head", src:read_line())
+    assert.equal(4, net.copy(dst, src, 4))
+    assert.equal("body", sink:read_exact(4))
+    assert.equal(10, net.copy(dst, src, 10))
+    assert.equal(" of it, an", sink:read_exact(10))
+    assert.equal("d more", src:read_line())
+    assert.equal(4, net.copy(dst, src))
+    assert.equal("rest", sink:read_exact(4))
+    assert.equal(0, net.copy(dst, src))
+    assert.equal(0, net.copy(dst, src, 100))
+  end)
+
+  it("takes no more than n bytes, also where they come one by one", function()
+    local client, src = pair()
+    local dst, sink = pair()
+    local g = lp.go(function()
+      for c in ("0123456789"):gmatch "." do
+        client:write(c)
+        lp.yield()
+      end
+    end)
+    assert.equal(7, net.copy(dst, src, 7))
+    assert.equal("0123456", sink:read_exact(7))
+    g:join()
+    assert.equal("789", src:read_exact(3))
+    assert.equal(0, net.copy(dst, src, 0))
+  end)
+
+  it("echoes", function()
+    local a, b = pair()
+    local g = lp.go(function()
+      local n = net.copy(b, b)
+      b:close_write()
+      return n
+    end)
+    local w = lp.go(function()
+      a:write(mega)
+      a:close_write()
+    end)
+    assert.is_true(a:read_all() == mega)
+    assert.equal(#mega, g:join())
+    w:join()
+  end)
+
+  it("sends a file, from where it stands", function()
+    local dst, sink = pair()
+    local f = file_of(mega)
+    assert.equal("000", f:read(3))
+    local reader = lp.go(sink.read_all, sink)
+    assert.equal(10, net.copy(dst, f, 10))
+    assert.equal(13, f:seek "cur")
+    f:seek("set", 13)
+    assert.equal(#mega - 13, net.copy(dst, f))
+    assert.equal(#mega, f:seek "cur")
+    assert.equal(0, net.copy(dst, f))
+    dst:close_write()
+    assert.is_true(reader:join() == mega:sub(4))
+    f:close()
+  end)
+
+  it("sends what was just written to the file, and 50 MB of it", function()
+    local dst, sink = pair()
+    local f = file_of ""
+    for _ = 1, 50 do f:write(mega) end
+    f:seek "set"
+    local reader = lp.go(count_megas, sink)
+    assert.equal(50 * #mega, net.copy(dst, f))
+    dst:close_write()
+    assert.same({ "eof", 50 * #mega }, { reader:join() })
+    f:close()
+  end)
+
+  it("writes a connection into a file, and a file into another", function()
+    local client, src = pair()
+    local f, g = file_of "", file_of ""
+    local writer = lp.go(function()
+      client:write(mega)
+      client:close_write()
+    end)
+    assert.equal(100, net.copy(f, src, 100))
+    assert.equal(#mega - 100, net.copy(f, src))
+    writer:join()
+    f:seek "set"
+    assert.is_true(f:read "*a" == mega)
+    f:seek "set"
+    assert.equal(#mega - 1, net.copy(g, f, #mega - 1))
+    assert.equal(1, net.copy(g, f, 100))
+    g:seek "set"
+    assert.is_true(g:read "*a" == mega)
+    f:close()
+    g:close()
+  end)
+
+  it("copies a pipe, which has no position", function()
+    local dst, sink = pair()
+    local p = io.popen "echo from a pipe"
+    assert.equal(12, net.copy(dst, p))
+    p:close()
+    assert.equal("from a pipe", sink:read_line())
+  end)
+
+  it("copies what reads and writes as connections do", function()
+    local dst, sink = pair()
+    local pieces, got = { "one ", "two ", "three" }, {}
+    local src = { read = function() return table.remove(pieces, 1), "eof" end }
+    assert.equal(13, net.copy(dst, src))
+    assert.equal("one two three", sink:read_exact(13))
+    dst:write "back"
+    dst:close_write()
+    assert.equal(4, net.copy({
+      write = function(_, text)
+        got[#got + 1] = text
+        return true
+      end,
+    }, sink))
+    assert.equal("back", table.concat(got))
+    sink:write "kept"
+    assert.same({ nil, "no", 0 }, { net.copy({ write = function() return nil, "no" end }, dst, 4) })
+    assert.equal("kept", dst:read_exact(4))
+    assert.same({ nil, "tired", 0 }, { net.copy(dst, { read = function() return nil, "tired" end }) })
+  end)
+
+  it("loses nothing when the destination does not take it all", function()
+    local client, src = pair()
+    local dst, sink = pair()
+    local n = 64 * #mega
+    local writer = lp.go(function()
+      for _ = 1, 64 do
+        if not client:write(mega) then return end
+      end
+      client:close_write()
+    end)
+    dst:set_write_deadline(0.05)
+    local ok, err, moved = net.copy(dst, src)
+    assert.same({ nil, "timeout" }, { ok, err })
+    assert.is_true(moved > 0 and moved < n)
+    dst:set_write_deadline(nil)
+    local reader = lp.go(count_megas, sink)
+    assert.equal(n - moved, net.copy(dst, src))
+    dst:close_write()
+    writer:join()
+    assert.same({ "eof", n }, { reader:join() })
+  end)
+
+  it("leaves a file where it got to when the destination does not take it all", function()
+    local dst, sink = pair()
+    local f = file_of ""
+    for _ = 1, 32 do f:write(mega) end
+    f:seek "set"
+    dst:set_write_deadline(0.02)
+    local ok, err, moved = net.copy(dst, f)
+    assert.same({ nil, "timeout", f:seek "cur" }, { ok, err, moved })
+    dst:set_write_deadline(nil)
+    local reader = lp.go(count_megas, sink)
+    assert.equal(32 * #mega - moved, net.copy(dst, f))
+    dst:close_write()
+    local _, n = reader:join()
+    assert.equal(32 * #mega, n)
+    f:close()
+  end)
+
+  it("answers timeout, canceled, closed, and why it broke, with the count", function()
+    local client, src = pair()
+    local dst, sink = pair()
+    client:write "12345"
+    src:set_read_deadline(0.01)
+    assert.same({ nil, "timeout", 5 }, { net.copy(dst, src) })
+    src:set_read_deadline(nil)
+    assert.same({ nil, "timeout", 0 }, { lp.deadline(0.005, net.copy, dst, src) })
+    local g = lp.go(net.copy, dst, src)
+    lp.sleep(0.002)
+    g:cancel()
+    assert.same({ nil, "canceled", 0 }, { g:join() })
+    -- Afterwards, somebody else has the turns.
+    client:write "x\n"
+    assert.equal("x", src:read_line())
+    g = lp.go(net.copy, dst, src)
+    lp.sleep(0.002)
+    src:close()
+    assert.same({ nil, "closed", 0 }, { g:join() })
+    client, src = pair()
+    sink:close()
+    client:write "x"
+    lp.sleep(0.005)
+    local first = net.copy(dst, src, 1)
+    lp.sleep(0.005)
+    client:write "yz"
+    local ok, err, n = net.copy(dst, src)
+    assert.is_nil(ok)
+    assert.is_true(err == "broken pipe" or err == "connection reset by peer")
+    assert.equal(0, n)
+    local left = first == 1 and "yz" or "xyz"
+    assert.equal(left, src:read_exact(#left))
+    dst:close()
+    assert.same({ nil, "closed", 0 }, { net.copy(dst, file_of "x") })
+  end)
+
+  it("lets others write to the destination while the source is silent", function()
+    local client, src = pair()
+    local dst, sink = pair()
+    local g = lp.go(net.copy, dst, src)
+    client:write "copied\n"
+    assert.equal("copied", sink:read_line())
+    assert(dst:write "mine\n")
+    assert.equal("mine", sink:read_line())
+    client:close()
+    assert.equal(7, g:join())
+  end)
+
+  it("keeps no descriptors", function()
+    local function copies(n)
+      for _ = 1, n do
+        local client, src = pair()
+        local dst, sink = pair()
+        client:write "x"
+        client:close_write()
+        assert.equal(1, net.copy(dst, src))
+        assert.equal("x", sink:read())
+        open.close()
+      end
+    end
+    local function descriptors()
+      local list = assert(io.popen "ls /proc/$PPID/fd | wc -l")
+      local n = tonumber(list:read "*l")
+      list:close()
+      return n
+    end
+    copies(1)
+    for _ = 1, 2 do collectgarbage() end
+    local before = descriptors()
+    copies(50)
+    assert.is_true(descriptors() <= before)
+  end)
+
+  it("refuses misuse, naming the argument", function()
+    local a = pair()
+    local f = file_of "x"
+    f:close()
+    assert.matches("copy: dst must be a connection, a file, or what has write, got nil", helper.raised(net.copy))
+    assert.matches("copy: dst must be", helper.raised(net.copy, 5, a))
+    assert.matches("copy: src must be .* what has read, got table", helper.raised(net.copy, a, {}))
+    assert.matches("copy: src is a closed file", helper.raised(net.copy, a, f))
+    assert.matches("copy: n must be a whole number, 0 or more", helper.raised(net.copy, a, a, -1))
+    assert.matches("copy: n must be a whole number", helper.raised(net.copy, a, a, "1"))
+  end)
+end)
