@@ -65,7 +65,7 @@ local function failed(rc)
 end
 
 -- Raises what the buffer says of it. Not compiled: with this pcall in a side trace, what the encoder raised left
--- LuaJIT's stack in disorder, and a later return crashed (jit.opt.start("hotloop=9"), spec "says what it does not keep").
+-- LuaJIT's stack in disorder, and a later return crashed.
 local function encode(value)
   encoder:reset()
   encoder:encode(value)
@@ -83,7 +83,7 @@ local function parts_of(value, what)
     error(what .. ": value must be a boolean, a number, a string or a table, got " .. kind, 3)
   end
   local ok, err = pcall(encode, value)
-  if not ok then error(("%s: value cannot be stored: %s"):format(what, err), 3) end
+  if not ok then error(("%s: value cannot be stored: %s"):format(what, tostring(err):gsub("^%S+:%d+: ", "")), 3) end
   return TABLE, 0, encoder:ref()
 end
 
