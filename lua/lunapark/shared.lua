@@ -64,6 +64,14 @@ local function failed(rc)
   return nil, errors[rc]
 end
 
+-- Raises what the buffer says of it. Not compiled: with this pcall in a side trace, what the encoder raised left
+-- LuaJIT's stack in disorder, and a later return crashed.
+local function encode(value)
+  encoder:reset()
+  encoder:encode(value)
+end
+jit.off(encode)
+
 -- What a value is to C: type, number, bytes, length.
 local function parts_of(value, what)
   local kind = type(value)
@@ -74,9 +82,8 @@ local function parts_of(value, what)
   if kind ~= "table" then
     error(what .. ": value must be a boolean, a number, a string or a table, got " .. kind, 3)
   end
-  encoder:reset()
-  local ok, err = pcall(encoder.encode, encoder, value)
-  if not ok then error(("%s: value cannot be stored: %s"):format(what, err), 3) end
+  local ok, err = pcall(encode, value)
+  if not ok then error(("%s: value cannot be stored: %s"):format(what, tostring(err):gsub("^%S+:%d+: ", "")), 3) end
   return TABLE, 0, encoder:ref()
 end
 
