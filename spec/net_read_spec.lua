@@ -21,13 +21,6 @@ local function beneath_callback(fn)
 end
 jit.off(beneath_callback, true)
 
-local function descriptors()
-  local list = assert(io.popen "ls /proc/$PPID/fd | wc -l")
-  local n = tonumber(list:read "*l")
-  list:close()
-  return n
-end
-
 describe("net", function()
   local open = pairs_of.new()
   after_each(open.close)
@@ -316,12 +309,12 @@ describe("net", function()
     some(500)
     collectgarbage()
     collectgarbage()
-    local fds, kb, polled = descriptors(), collectgarbage "count", lp.stats().fds
+    local fds, kb, polled = pairs_of.descriptors(), collectgarbage "count", lp.stats().fds
     some(10000)
     collectgarbage()
     collectgarbage()
     -- Others of the process come and go.
-    assert.is_true(descriptors() <= fds + 10)
+    assert.is_true(pairs_of.descriptors() <= fds + 10)
     assert.is_true(lp.stats().fds <= polled + 10)
     assert.is_true(collectgarbage "count" < kb + 200)
   end)
