@@ -21,13 +21,6 @@ local function beneath_callback(fn)
 end
 jit.off(beneath_callback, true)
 
-local function descriptors()
-  local list = assert(io.popen "ls /proc/$PPID/fd | wc -l")
-  local n = tonumber(list:read "*l")
-  list:close()
-  return n
-end
-
 describe("net", function()
   local open = pairs_of.new()
   after_each(open.close)
@@ -241,8 +234,11 @@ describe("net", function()
       end
       local want = table.concat(list)
       local g = lp.go(function() assert(a:write(list)) end)
+      assert.is_true(#want > 16384) -- shorter ones are joined
       assert.equal(want, b:read_exact(#want))
       g:join()
+      assert(a:write { "few", " ", 1, "" })
+      assert.equal("few 1", b:read_exact(5))
       assert.is_true(a:write {})
       assert.is_true(a:write "")
     end)
@@ -274,7 +270,8 @@ describe("net", function()
       local a, b = pair()
       assert.is_true(a:close_write())
       assert.same({ nil, "broken pipe" }, { a:write "x" })
-      assert.same({ nil, "broken pipe" }, { a:write { "1", "2", "3", "4", "5" } })
+      assert.same({ nil, "broken pipe" }, { a:write { "1", "2" } })
+      assert.same({ nil, "broken pipe" }, { a:write { "1", ("2"):rep(20000) } })
       assert.same({ nil, "eof" }, { b:read() })
       b:write "still"
       assert.equal("still", a:read())
@@ -312,12 +309,13 @@ describe("net", function()
     some(500)
     collectgarbage()
     collectgarbage()
-    local fds, kb, polled = descriptors(), collectgarbage "count", lp.stats().fds
+    local fds, kb, polled = pairs_of.descriptors(), collectgarbage "count", lp.stats().fds
     some(10000)
     collectgarbage()
     collectgarbage()
-    assert.equal(fds, descriptors())
-    assert.equal(polled, lp.stats().fds)
+    -- Others of the process come and go.
+    assert.is_true(pairs_of.descriptors() <= fds + 10)
+    assert.is_true(lp.stats().fds <= polled + 10)
     assert.is_true(collectgarbage "count" < kb + 200)
   end)
 

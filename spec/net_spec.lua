@@ -65,6 +65,7 @@ describe("net", function()
     end
     assert.matches("listen: addr must be a string, got nil", helper.raised(net.listen))
     assert.matches("dial: addr must be a string, got table", helper.raised(net.dial, {}))
+    assert.matches("dial: opts must be a table, got number", helper.raised(net.dial, addr, 1))
     assert.matches("dial: timeout must be a number", helper.raised(net.dial, addr, { timeout = "1" }))
   end)
 

@@ -85,6 +85,7 @@ end
 ---@return string? err
 function net.dial(addr, opts)
   check_addr(addr, "dial")
+  if opts ~= nil and type(opts) ~= "table" then error("dial: opts must be a table, got " .. type(opts), 2) end
   local timeout = opts and opts.timeout
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout or timeout >= 9e9) then
     error("dial: timeout must be a number of seconds, got " .. tostring(timeout), 2)

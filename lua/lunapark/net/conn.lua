@@ -31,8 +31,8 @@ local EAGAIN, READ, WRITE = common.EAGAIN, common.READ, common.WRITE
 local AGAIN = {}
 -- Lines and other delimited pieces longer than this are somebody's attack or mistake, unless the caller knows better.
 local MAX_LINE = 65536
--- A list no longer than this is joined: cheaper than to tell the kernel of each piece.
-local JOIN_PIECES = 4
+-- A list of so few bytes is joined: cheaper than to tell the kernel of each piece.
+local JOIN_BYTES = 16384
 
 local conn = {}
 
@@ -316,9 +316,10 @@ local function write_string(self, data)
   return run_turn(t, write_rest, sock, data, sent)
 end
 
--- A copy of the list, all strings: what becomes of the user's during a wait is none of ours.
+-- A copy of the list, all strings, and how many bytes that are: what becomes of the user's list during a wait is none
+-- of ours.
 local function strings_of(list)
-  local copy = {}
+  local copy, bytes = {}, 0
   for i = 1, #list do
     local piece = list[i]
     local kind = type(piece)
@@ -327,9 +328,9 @@ local function strings_of(list)
     elseif kind ~= "string" then
       error(("write: data[%d] must be a string or a number, got %s"):format(i, kind), 3)
     end
-    copy[i] = piece
+    copy[i], bytes = piece, bytes + #piece
   end
-  return copy
+  return copy, bytes
 end
 
 --- Writes everything. May wait.
@@ -345,11 +346,11 @@ function Conn:write(data)
   if type(data) ~= "table" then
     error("write: data must be a string or a list of strings, got " .. type(data), 2)
   end
-  data = strings_of(data)
-  if #data <= JOIN_PIECES then
-    ok, err = write_string(self, concat(data))
+  local pieces, bytes = strings_of(data)
+  if bytes <= JOIN_BYTES then
+    ok, err = write_string(self, concat(pieces))
   else
-    ok, err = run_turn(self.writing, write_list, self.sock, data, 1, 0)
+    ok, err = run_turn(self.writing, write_list, self.sock, pieces, 1, 0)
   end
   return ok, err
 end
