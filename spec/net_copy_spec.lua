@@ -299,7 +299,7 @@ describe("net.copy", function()
     for _ = 1, 2 do collectgarbage() end
     local before = descriptors()
     copies(50)
-    assert.equal(before, descriptors())
+    assert.is_true(descriptors() <= before)
   end)
 
   it("refuses misuse, naming the argument", function()

@@ -144,12 +144,13 @@ end)
 describe("host_view.mapped", function()
   it("grows with the heap", function()
     local view = ffi.cast("host_view *", require("lunapark.core").view)
+    local size = 100000000 -- more than the heap has free from other specs
     local before = tonumber(view.mapped)
-    local block = ffi.new("uint8_t[?]", 10000000)
+    local block = ffi.new("uint8_t[?]", size)
     local grown = tonumber(view.mapped) - before
-    assert.is_true(grown >= 10000000 and grown < 12000000, tostring(grown))
+    assert.is_true(grown >= size and grown < size * 1.2, tostring(grown))
     assert.equal(0, block[0])
-    assert.is_true(before >= collectgarbage "count" * 1024 - 10000000)
+    assert.is_true(before >= collectgarbage "count" * 1024 - size)
   end)
 end)
 
