@@ -20,8 +20,8 @@ static int core_wait(lua_State *L) {
  * woken by something else, still in the queues: rest again */
 static int core_wait_in(lua_State *L) {
     host_queue *q = (host_queue *)lua_topointer(L, 1); /* NOLINT: cdata's payload */
-    if (lua_type(L, 1) != 10 /* cdata */) luaL_error(L, "bad argument #1");
-    return luag_rest(L, q, (int64_t)lua_tonumber(L, 2));
+    if (!q) luaL_error(L, "bad argument #1");
+    return luag_rest(L, q, lua_gettop(L) > 1 ? (int64_t)lua_tonumber(L, 2) : 0);
 }
 
 static int core_rest(lua_State *L) {

@@ -254,7 +254,8 @@ int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
 int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     if (q) {
-        queue_leave(lg); /* a wait that was being prepared when an error came in between */
+        /* A wait that was being prepared when an error came in between. */
+        if (lg->n_cases || lg->fired >= 0) queue_leave(lg);
     } else if (lg->fired >= 0) {
         return rested(L, lg, 0);
     }

@@ -60,7 +60,10 @@ int host_queue_fire(host_queue *q, int ok) {
     if (!w) return -1;
     host_luag *lg = w->lg;
     int32_t index = w->index;
-    queue_leave(lg);
+    if (lg->n_cases)
+        queue_leave(lg);
+    else
+        leave(w);
     lg->fired = 2 * index + (ok != 0);
     lg->vm->view.index = index;
     luag_wake(lg);

@@ -2,6 +2,7 @@ local ffi = require "ffi"
 local lp = require "lunapark"
 local waits = require "spec.support.waits"
 local helper = require "spec.helper"
+local child = require "spec.support.child"
 
 local LONG, pack, timed, raised = waits.LONG, waits.pack, waits.timed, helper.raised
 
@@ -35,6 +36,8 @@ typedef enum { SPEC_LOWER, SPEC_UPPER = 97 } spec_letter;
 local C = ffi.C
 
 describe("lunapark.offload", function()
+  after_each(child.clean)
+
   it("passes whole numbers, floating-point numbers and pointers, and their results", function()
     assert.equal(1024, lp.offload(C.pow, 2, 10))
     assert.is_true(math.abs(lp.offload(C.powf, 2, 0.5) - math.sqrt(2)) < 1e-6)
@@ -156,6 +159,46 @@ describe("lunapark.offload", function()
     for i = 1, 100 do
       assert.equal("fine", gs[i]:join(LONG))
     end
+  end)
+
+  -- A compiled endless loop has its VM dropped, with the heap into which a call of another handler is to write.
+  it("a VM that is dropped waits for its calls", function()
+    local server = child.serve {
+      child.script [[
+local ffi = require "ffi"
+local lp = require "lunapark"
+ffi.cdef "int pipe(int *); int64_t read(int, void *, size_t); int64_t write(int, const char *, size_t);"
+local fds = ffi.new "int[2]"
+return function(req)
+  if req.path == "/pipe" then
+    ffi.C.pipe(fds)
+    local n = lp.offload(ffi.C.read, fds[0], ffi.new "char[16]", 16)
+    return "read " .. tonumber(n)
+  elseif req.path == "/write" then
+    return "wrote " .. tonumber(ffi.C.write(tonumber(req.query.fd), "0123456789", 10))
+  elseif req.path == "/fd" then
+    return tostring(fds[1])
+  end
+  while true do end
+end]],
+      "--procs", "1", "--max-vms", "2", "--handler-timeout", "0.5", "--kill-after", "0.1",
+    }
+    local reader = lp.go(function() return child.client(server.addr):get("/pipe").status end)
+    local fd
+    local client = child.client(server.addr)
+    child.eventually(function()
+      fd = tonumber(client:get("/fd").body)
+      return fd and fd > 0
+    end, "the pipe")
+    local loop = lp.go(function() return child.client(server.addr):get("/loop").status end)
+    local loop_status, reader_status = loop:join(LONG), reader:join(LONG)
+    assert.is_true(loop_status >= 500 and reader_status >= 500)
+    child.eventually(function() return server:stderr():find "was ended" end, "the end of the loop")
+    assert.equal("wrote 10", client:get("/write?fd=" .. fd).body)
+    lp.sleep(0.05)
+    assert.equal(200, client:get("/fd").status)
+    server:kill "TERM"
+    assert.equal(0, server:wait(), server:stderr())
   end)
 
   it("refuses misuse, naming the argument", function()
