@@ -458,12 +458,10 @@ const char *host_dns_error(host_job *job) {
         return "no such record";
     case ARES_ETIMEOUT:
         return "timeout";
-    case ARES_ECONNREFUSED:
-        return "no name server can be reached";
+    case ARES_ECONNREFUSED: /* each is not there, has failed, or refuses */
     case ARES_ESERVFAIL:
-        return "the name server failed";
     case ARES_EREFUSED:
-        return "the name server refused to answer";
+        return "no name server could answer";
     case ARES_EFORMERR:
     case ARES_ENOTIMP:
         return "the name server did not understand";

@@ -104,6 +104,12 @@ local function is_name(name)
   return name ~= "" and #name <= 255 and not name:find "%z"
 end
 
+-- Of that family, or of any if it is 0.
+local function is_address(name, family)
+  local n = C.host_ip_bytes(name, bytes)
+  return n == 4 and family ~= 6 or n == 16 and family ~= 4
+end
+
 --- The addresses of a host: the ones to try first stand first. An address is its own. May wait.
 ---@param name string
 ---@param opts? { timeout: number?, family: integer? }  seconds in all; 4 or 6: addresses of that kind alone
@@ -117,9 +123,11 @@ function Resolver:lookup(name, opts)
     error("lookup: opts.family must be 4 or 6, got " .. tostring(family), 2)
   end
   if not is_name(name) then return nil, "not a host name: " .. name end
+  if is_address(name, family) then return { name } end
   local key = key_of(self, "host" .. family, name)
-  local answer, err = cache:get(key), nil
+  local answer = cache:get(key)
   if not answer then
+    local err
     answer, err = ask(C.host_dns_lookup(self.resolver, name, family), name, timeout)
     if not answer then return nil, err end
     keep(key, answer, tonumber(answer:match " (%d+)\n") or 0)
@@ -159,9 +167,10 @@ function Resolver:query(name, type_name, opts)
   if type_name == "PTR" then name = name_of_address(name) end
   if not is_name(name) then return nil, "not a host name: " .. name end
   local key = key_of(self, type_name, name)
-  local reply, err = cache:get(key), nil
+  local reply = cache:get(key)
   local kept = reply ~= nil
   if not kept then
+    local err
     reply, err = ask(C.host_dns_query(self.resolver, name, number), name, timeout)
     if not reply then return nil, err end
   end
