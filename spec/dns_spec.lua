@@ -136,7 +136,8 @@ describe("dns", function()
       for _, s in ipairs { "nobody", "1.2.3.4:99999", "127.0.0.1,8.8.8.8", "" } do
         assert.matches("resolver: servers%[1%] is not right", helper.raised(dns.resolver, { servers = { s } }))
       end
-      assert.matches("resolver: tries must be a number from 1 to 100, got 0", helper.raised(dns.resolver, { tries = 0 }))
+      assert.matches("resolver: tries must be a number from 1 to 100, got 0",
+        helper.raised(dns.resolver, { tries = 0 }))
     end)
   end)
 

@@ -247,6 +247,10 @@ local function default_resolver()
   return default
 end
 
+--- The process's resolver: LUNAPARK_DNS or the system's settings.
+---@return lunapark.Resolver
+dns.default = default_resolver
+
 --- The addresses of a host, from the default resolver: see lunapark.Resolver.lookup. May wait.
 ---@param name string
 ---@param opts? { timeout: number?, family: integer? }
