@@ -17,6 +17,11 @@
  * blocking ones (rt_entersyscall), and nothing that they call back may call the runtime: requests that
  * have an answer stand in a list until it is over.
  *
+ * A thousand datagrams at once overrun the buffers of sockets, and what was lost comes again all at once, too. So
+ * of a resolver's requests BEGUN_MAX are under way at a time; the others stand in its queue, and those whose waits have
+ * ended by then are never begun. Each resolver has a queue of its own, so servers that do not answer hold up their own
+ * requests alone.
+ *
  * A resolver is a channel of c-ares. It has holders: Lua, its requests, and the driver while it is active. Who lets go
  * last destroys the channel; nothing is asked then, so nothing is called back.
  *
@@ -38,10 +43,13 @@
 enum {
     DRIVER_STACK = 256 << 10, /* c-ares has buffers of some KiB on it */
     SEARCH_MAX = 16,          /* domains */
+    BEGUN_MAX = 100,          /* requests of a resolver, of one or two datagrams at a time each */
     ROUNDS_MAX = 64,          /* looks at the sockets before others get the thread */
     TIMEOUT_MS = 2000,        /* of the default resolver; resolv.conf's are in units of their own */
     TRIES = 3,
 };
+
+typedef struct request request;
 
 struct host_resolver {
     host_owned owned;
@@ -49,13 +57,14 @@ struct host_resolver {
     int id;
     char *servers, *search; /* NULL: the system's. What follows up to ndots never changes, too. */
     int timeout_ms, tries, ndots;
-    ares_channel channel; /* the driver; NULL: not needed yet */
-    int n_requests;       /* the driver: not answered yet */
-    bool active;          /* the driver: it stands in `active` */
-    host_resolver *next;  /* the driver */
+    ares_channel channel;   /* the driver; NULL: not needed yet */
+    request *first, **last; /* the driver: not begun yet */
+    int n_begun;            /* the driver: of those that were, not answered yet */
+    bool active;            /* the driver: it stands in `active` */
+    host_resolver *next;    /* the driver */
 };
 
-typedef struct request {
+struct request {
     host_job *job;
     host_resolver *resolver;
     char *name;
@@ -64,8 +73,8 @@ typedef struct request {
     int status; /* ARES_... */
     char *answer;
     size_t len;
-    struct request *next; /* the lock, then the driver */
-} request;
+    request *next; /* the lock, then the driver */
+};
 
 static struct {
     rt_lock lock;
@@ -156,7 +165,7 @@ static void answered(request *q, int status) {
     q->status = status;
     q->next = dns.answered;
     dns.answered = q;
-    q->resolver->n_requests--;
+    q->resolver->n_begun--;
 }
 
 /* An answer is as old as its oldest part. */
@@ -252,16 +261,26 @@ static int open_channel(host_resolver *r) {
     return status;
 }
 
-static void begin_request(request *q) {
+/* Puts it into the queue of its resolver. */
+static void accept_request(request *q) {
     host_resolver *r = q->resolver;
-    r->n_requests++;
     if (!r->active) {
         r->active = true;
         r->next = dns.active;
         dns.active = r;
         atomic_fetch_add(&r->holders, 1);
     }
+    q->next = NULL;
+    if (!r->first) r->last = &r->first;
+    *r->last = q;
+    r->last = &q->next;
+}
+
+/* It may be answered when this returns. */
+static void begin_request(host_resolver *r, request *q) {
+    r->n_begun++;
     int status = r->channel ? ARES_SUCCESS : open_channel(r);
+    if (job_is_forgotten(q->job)) status = ARES_ECANCELLED;
     if (status != ARES_SUCCESS) {
         answered(q, status);
     } else if (q->type) {
@@ -269,6 +288,14 @@ static void begin_request(request *q) {
     } else {
         struct ares_addrinfo_hints hints = {.ai_family = q->family, .ai_flags = ARES_AI_ENVHOSTS};
         ares_getaddrinfo(r->channel, q->name, NULL, &hints, got_addresses, q);
+    }
+}
+
+static void begin_requests(host_resolver *r) {
+    while (r->first && r->n_begun < BEGUN_MAX) {
+        request *q = r->first;
+        r->first = q->next;
+        begin_request(r, q);
     }
 }
 
@@ -307,12 +334,14 @@ static int64_t next_timer(void) {
 static int64_t turn(request *q) {
     while (q) {
         request *next = q->next;
-        begin_request(q);
+        accept_request(q);
         q = next;
     }
     bool all = process_sockets();
-    for (host_resolver *r = dns.active; r; r = r->next)
+    for (host_resolver *r = dns.active; r; r = r->next) {
         if (r->channel) ares_process_fd(r->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+        begin_requests(r);
+    }
     return all ? next_timer() : 0;
 }
 
@@ -326,7 +355,7 @@ static void deliver(void) {
     }
     for (host_resolver **at = &dns.active; *at;) {
         host_resolver *r = *at;
-        if (r->n_requests > 0) {
+        if (r->n_begun > 0 || r->first) {
             at = &r->next;
             continue;
         }

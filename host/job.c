@@ -138,6 +138,10 @@ void job_finish(host_job *job) {
     let_go(job);
 }
 
+bool job_is_forgotten(host_job *job) {
+    return atomic_load(&job->holders) == 1;
+}
+
 /* ---- the workers ---- */
 
 static void run_job(host_job *job) {

@@ -32,6 +32,8 @@ host_job *job_new(void (*run)(void *arg), void (*free_arg)(void *arg), void *arg
 host_job *job_new_begun(void (*begin)(host_job *job, void *arg), void (*free_arg)(void *arg),
                         void *arg);
 void job_finish(host_job *job);
+/* Nobody wants to know of it any more. By who is to finish it. */
+bool job_is_forgotten(host_job *job);
 
 /* arg, if the job has ended; else NULL. */
 void *job_arg(host_job *job);

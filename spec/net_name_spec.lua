@@ -117,8 +117,8 @@ describe("net with names", function()
     if not six then return pending "no IPv6" end
     six:close()
     local four, port
-    six, four, port = beside(function() return listen "[::1]:0" end, function(port)
-      return net.listen("127.0.0.1:" .. port)
+    six, four, port = beside(function() return listen "[::1]:0" end, function(same)
+      return net.listen("127.0.0.1:" .. same)
     end)
     local c = keep(net.dial("host.test:" .. port, { resolver = resolver("127.0.0.1", "::1") }))
     assert.equal("[::1]:" .. port, c:remote_addr())

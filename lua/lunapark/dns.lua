@@ -75,7 +75,10 @@ local function ask(job, name, timeout)
   local at = timeout and base.deadline_in(timeout) or nil
   repeat
     local why = core.wait_job(job, at)
-    if why and C.host_job_done(job) == 0 then return base.heard(why) end
+    if why and C.host_job_done(job) == 0 then
+      C.host_job_free(ffi.gc(job, nil))
+      return base.heard(why)
+    end
   until C.host_job_done(job) == 1
   local answer, err
   local why = C.host_dns_error(job)
