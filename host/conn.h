@@ -56,10 +56,10 @@ enum {
 
 enum {
     XFER_ROOM = 256,
-    XFER_ROOM_IN = 160,  /* a head that comes whole and is not longer stands there */
-    HEAD_READ = 4096,    /* at once, of what may be a head */
-    BODY_READ = 16384,   /* of what is not */
-    HEADERS_GROWN = 32,  /* room for so many, if what is inline does not do, and then for all */
+    XFER_ROOM_IN = 160, /* a head that comes whole and is not longer stands there */
+    HEAD_READ = 4096,   /* at once, of what may be a head */
+    BODY_READ = 16384,  /* of what is not */
+    HEADERS_GROWN = 32, /* room for so many, if what is inline does not do, and then for all */
 };
 
 /* A request being read and answered. Taken from a pool when bytes come, given back when the
@@ -84,11 +84,11 @@ struct host_xfer {
     uint32_t n_hosts;
     int error; /* status that the parser's callbacks ask for, or 0 */
     bool head_done, message_done, in_value;
-    bool keep_alive;  /* the request allows another one */
-    bool expects_100; /* and has not been told to go on */
-    bool drop_body;   /* nobody wants it */
-    bool hung_up;     /* before the handler began, and with nothing else to come */
-    bool parted;      /* the handler has ended, without the connection */
+    bool keep_alive;            /* the request allows another one */
+    bool expects_100;           /* and has not been told to go on */
+    bool drop_body;             /* nobody wants it */
+    bool hung_up;               /* before the handler began, and with nothing else to come */
+    bool parted;                /* the handler has ended, without the connection */
     size_t body_cap, body_seen; /* room; bytes of the body so far */
     size_t raw_seen;            /* bytes on the wire after the head */
     size_t sent;                /* bytes that the kernel took */

@@ -423,6 +423,44 @@ void host_proc_free(host_proc *p);
 
 /* "TERM" for 15; NULL: no signal of Linux. */
 const char *host_signal_name(int signo);
+
+/* ---- files (fs.c) ---- */
+
+typedef struct host_file host_file;
+
+enum { HOST_FS_READ, HOST_FS_REPLACE, HOST_FS_APPEND, HOST_FS_STAT, HOST_FS_LIST };
+enum { HOST_FILE_READ, HOST_FILE_WRITE, HOST_FILE_SEEK, HOST_FILE_SYNC, HOST_FILE_CLOSE };
+
+typedef struct host_fs_result {
+    int64_t n;           /* 0, a count, an offset; or -errno, RT_ECLOSED */
+    const char *data;    /* what was read; a list's names, each with its NUL */
+    size_t len;          /* bytes of it */
+    int64_t size;        /* of stat: bytes */
+    double mtime, atime; /* seconds since 1970 */
+    double ctime;        /* */
+    uint32_t mode;       /* type and permissions as in stat(2) */
+    uint32_t uid, gid;   /* */
+    uint32_t links;      /* */
+    double ino, dev;     /* */
+} host_fs_result;
+
+/* Jobs. data is copied. NULL: no memory. */
+host_job *host_fs(int op, const char *path, const char *data, size_t len);
+
+/* flags as for open(2). */
+host_job *host_fs_open(const char *path, int flags);
+
+/* n: bytes to read at most, or the offset; whence as for lseek. */
+host_job *host_file_job(host_file *f, int op, const char *data, size_t len, double n, int whence);
+
+/* Of a job that has ended; NULL before. It lives as long as the job. */
+const host_fs_result *host_fs_result_of(host_job *job);
+
+/* The file that host_fs_open has opened, once. */
+host_file *host_fs_take(host_job *job);
+
+/* Closes it, when no job works on it any more: the finalizer. */
+void host_file_free(host_file *f);
 /* ffi:end */
 
 #endif

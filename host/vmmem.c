@@ -33,6 +33,8 @@
  */
 #include "host.h"
 
+#include "../runtime/context.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <luajit.h>
@@ -42,6 +44,10 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#ifdef RT_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
 
 enum { PAGE = 4096, RESERVE_PART = 16, RESERVE_MIN = 1 << 20 };
 
@@ -130,6 +136,10 @@ static uintptr_t end_of(const void *p, size_t len) {
 
 static void record(host_vm *vm, void *p, size_t len) {
     uintptr_t lo = (uintptr_t)p, hi = end_of(p, len);
+#ifdef RT_ASAN
+    /* A stack that lay there and was unmapped has left its redzones poisoned. */
+    __asan_unpoison_memory_region(p, hi - lo);
+#endif
     add_range(&vm->mem, lo, hi);
     vm->view.mapped += (int64_t)(hi - lo);
     vm_gc_grown(vm);

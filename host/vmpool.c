@@ -286,7 +286,7 @@ char *pool_start(char *(*load)(host_vm *)) {
     pool.max = options.max_vms ? (int)options.max_vms : procs * 4 < 8 ? 8 : procs * 4;
     if (pool.max < procs) pool.max = procs;
     pool.making = procs;
-    atomic_store(&pool.load, load);
+    pool.load = load;
     rt_lock_release(&pool.lock);
     for (int i = 0; i < procs && !err; i++) {
         host_vm *vm = make_vm(&err);

@@ -17,11 +17,8 @@ static const struct {
     const char *key;
     int *value;
 } keys[] = {
-    {"schedtrace", &vars.schedtrace},
-    {"gctrace", &vars.gctrace},
-    {"retake", &vars.retake},
-    {"gcwait", &vars.gcwait},
-    {"gcforce", &vars.gcforce},
+    {"schedtrace", &vars.schedtrace}, {"gctrace", &vars.gctrace}, {"retake", &vars.retake},
+    {"gcwait", &vars.gcwait},         {"gcforce", &vars.gcforce},
 };
 
 const rt_debug_vars *rt_debug(void) {

@@ -562,7 +562,7 @@ typedef struct rt_debug_vars {
     int gctrace;    /* for the host: 1: a line per collection */
     int retake;     /* ms of foreign code after which sysmon takes the P; 0: 20 */
     int gcwait;     /* for the host: 1: a full collection at every wait */
-    int gcforce;    /* for the host: ms after which an idle VM is collected in any case; 0: two minutes */
+    int gcforce; /* for the host: ms after which an idle VM is collected in any case; 0: two minutes */
 } rt_debug_vars;
 const rt_debug_vars *rt_debug(void);
 
@@ -582,7 +582,7 @@ void rt_dump(void);
 typedef enum rt_dump_how {
     RT_DUMP_WAITS, /* a native G calls: it may wait */
     RT_DUMP_NOW,   /* any thread does: it may not */
-    RT_DUMP_DEAD,  /* nothing moves any more: it may look at everything, but must call nothing of the
+    RT_DUMP_DEAD, /* nothing moves any more: it may look at everything, but must call nothing of the
                     * runtime but the two functions below and rt_nanotime */
 } rt_dump_how;
 

@@ -4,6 +4,9 @@ local exec = require "lunapark.exec"
 local helper = require "spec.helper"
 local child = require "spec.support.child"
 
+ffi.cdef "void __tsan_init(void);"
+local tsan = pcall(function() return ffi.C.__tsan_init end)
+
 local function exists(pid)
   local f = io.open("/proc/" .. pid .. "/stat")
   if not f then return false end
@@ -194,6 +197,39 @@ describe("exec.run", function()
       end)
       assert.matches("exec_spec.lua:%d+: " .. expected, message)
     end
+  end)
+
+  -- ThreadSanitizer keeps the signal back that ends the loop.
+  if tsan then return end
+
+  it("is killed when its VM is dropped", function()
+    local path = child.file ""
+    local server = child.serve {
+      child.script(([[
+        local exec, http = require "lunapark.exec", require "lunapark.http"
+        local app = http.app()
+        app:get("/run", function() return exec.run("echo $$ >%s; exec sleep 60", { shell = true }) and "" end)
+        app:get("/spawned", function()
+          exec.spawn({ "sleep", "0.3" })
+          return tostring(exec.spawn({ "sleep", "60" }).pid)
+        end)
+        app:get("/loop", function() while true do end end)
+        app:get("/", function() return "hello" end)
+        return app
+      ]]):format(path)), "--procs", "1", "--handler-timeout", "1", "--kill-after", "0.2",
+    }
+    local g = lp.go(function() return child.client(server.addr):get("/run").status end)
+    local pid = child.eventually(function() return io.open(path):read "*a":match "^(%d+)\n" end)
+    local spawned = child.client(server.addr):get("/spawned").body
+    child.client(server.addr):get("/loop")
+    child.eventually(function() return server:stderr():find "VM %d+ is dropped" end)
+    assert.is_true(g:join(20) >= 500)
+    child.eventually(function() return not exists(pid) end)
+    assert.equal("hello", child.client(server.addr):get("/").body)
+    assert.is_true(exists(spawned))
+    exec.run { "kill", spawned }
+    child.eventually(function() return not exists(spawned) end)
+    child.eventually(function() return not io.open("/proc/" .. spawned .. "/stat") end)
   end)
 end)
 

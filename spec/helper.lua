@@ -41,6 +41,21 @@ function helper.eventually(condition)
   end
 end
 
+--- Calls fn(i) for 1 .. n in as many Gs, and returns when all have ended; raises the first error.
+function helper.all(n, fn)
+  local gs = {}
+  for i = 1, n do
+    gs[i] = lp.go(function()
+      fn(i)
+      return true
+    end)
+  end
+  for i = 1, n do
+    local ok, err = gs[i]:join()
+    if not ok then error(err, 0) end
+  end
+end
+
 --- The message of the error that fn(...) raises.
 function helper.raised(fn, ...)
   local ok, err = pcall(fn, ...)

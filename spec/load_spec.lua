@@ -4,6 +4,7 @@ local lp = require "lunapark"
 local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
+local all = require("spec.helper").all
 
 local APP = [[
 local lp = require "lunapark"
@@ -34,21 +35,6 @@ local function descriptors()
   for line in io.lines "/proc/self/limits" do
     local soft = line:match "^Max open files%s+(%S+)"
     if soft then return tonumber(soft) or 1e9 end
-  end
-end
-
--- Calls fn(i) for 1 .. n in as many Gs, and returns when all have ended; raises the first error.
-local function all(n, fn)
-  local gs = {}
-  for i = 1, n do
-    gs[i] = lp.go(function()
-      fn(i)
-      return true
-    end)
-  end
-  for i = 1, n do
-    local ok, err = gs[i]:join()
-    if not ok then error(err, 0) end
   end
 end
 

@@ -5,6 +5,7 @@ local lp = require "lunapark"
 local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
+local all = require("spec.helper").all
 
 local APP = [[
 local lp = require "lunapark"
@@ -131,20 +132,6 @@ return app
 ]]
 
 local GET = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
-
-local function all(n, fn)
-  local gs = {}
-  for i = 1, n do
-    gs[i] = lp.go(function()
-      fn(i)
-      return true
-    end)
-  end
-  for i = 1, n do
-    local ok, err = gs[i]:join()
-    if not ok then error(err, 0) end
-  end
-end
 
 describe("--handler-timeout", function()
   local server, client

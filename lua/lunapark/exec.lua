@@ -16,8 +16,10 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.base"
 local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
+local run_job = require("lunapark.job").run
 local lp = require "lunapark"
 
 local C = ffi.C
@@ -135,15 +137,6 @@ local function moment(s)
   return s and s < 9e9 and tonumber(C.rt_nanotime()) + s * 1e9 or nil
 end
 
--- Runs the job to its end. May wait.
-local function finish(job)
-  repeat
-    local why = core.wait_job(job)
-    if why then return nil, why end
-  until C.host_job_done(job) == 1
-  return true
-end
-
 local function take_stream(proc, i)
   local sock = C.host_proc_stream(proc, i, err_out)
   if sock ~= nil then return conn.new(ffi.gc(sock, C.host_sock_free)) end
@@ -176,13 +169,7 @@ local function start(argv, opts, what, stdin, stdout, stderr)
   local words, argc, program = argv_block(argv, opts.shell, what)
   local env, envc = env_block(opts.env, what)
   local job = C.host_exec(words, #words, argc, env, #env, envc, opts.cwd, stdin, stdout, stderr)
-  if job == nil then return nil, "no memory" end
-  ffi.gc(job, C.host_job_free)
-  local ok, err = finish(job)
-  local p
-  if ok then p, err = take_process(job, program, opts.cwd) end
-  C.host_job_free(ffi.gc(job, nil))
-  return p, err
+  return run_job(job, take_process, program, opts.cwd)
 end
 
 -- Waits until it is a zombie.
@@ -216,7 +203,7 @@ end
 function Process:wait(s)
   check_number(s, "wait", "s", 2)
   local ok, err = wait_end(self, moment(s))
-  if not ok then return nil, err end
+  if not ok then return base.heard(err) end
   local r = reap(self)
   return { code = r.code, signal = r.signal }
 end
@@ -313,7 +300,9 @@ local function attend(p, opts, at, out, err)
     local ok, why = gs[i]:join(at and (at - lp.now()))
     if not ok then return nil, why end
   end
-  return wait_end(p, at and at * 1e9)
+  local ended, why = wait_end(p, at and at * 1e9)
+  if not ended then return base.heard(why) end
+  return true
 end
 
 --- Runs a program to its end. May wait.

@@ -21,7 +21,7 @@ local turn = require "lunapark.net.turn"
 local C = ffi.C
 local concat = table.concat
 local ffi_string = ffi.string
-local run_turn = turn.run
+local run_turn, leave = turn.run, turn.leave
 local wait_sock, writev = core.wait_sock, core.writev
 local message, result = common.message, common.result
 local check_count = common.check_count
@@ -91,15 +91,22 @@ local function fill_now(sock, wanted)
   return nil, message(n)
 end
 
-local function fill_wait(sock, wanted)
+local function wait_and_fill(sock, wanted, n)
   while true do
-    local n = C.host_sock_fill(sock, wanted)
     if n > 0 then return true end
     if n == 0 then return nil, "eof" end
     if n ~= EAGAIN then return nil, message(n) end
     local why = wait_sock(sock, READ)
     if why then return nil, why end
+    n = C.host_sock_fill(sock, wanted)
   end
+end
+
+-- No loop in it, so that LuaJIT compiles it into whatever calls it.
+local function fill_wait(sock, wanted)
+  local n = C.host_sock_fill(sock, wanted)
+  if n > 0 then return true end
+  return wait_and_fill(sock, wanted, n)
 end
 conn.fill = fill_wait
 
@@ -180,14 +187,25 @@ local function read_all(self, fill, max)
   end
 end
 
--- Runs one of them, in its turn if need be.
+local function wait_and(self, fn, a, b)
+  local why = wait_sock(self.sock, READ)
+  if why then return nil, why end
+  local text, err, partial = fn(self, fill_wait, a, b)
+  return text, err, partial
+end
+
+-- Runs one of them, in its turn if need be. What turn.run does is written out: most reads wait once.
 local function reading(self, fn, a, b)
   local t = self.reading
-  if not t.busy then
-    local text, err, partial = fn(self, fill_now, a, b)
-    if err ~= AGAIN then return text, err, partial end
-  end
-  return run_turn(t, fn, self, fill_wait, a, b)
+  if t.busy then return run_turn(t, fn, self, fill_wait, a, b) end
+  local text, err, partial = fn(self, fill_now, a, b)
+  if err ~= AGAIN then return text, err, partial end
+  t.busy = true
+  local ok
+  ok, text, err, partial = pcall(wait_and, self, fn, a, b)
+  leave(t)
+  if not ok then error(text, 0) end
+  return text, err, partial
 end
 
 local function check_max(max, what)

@@ -112,20 +112,25 @@ local function by_buffer(c, dst, src)
   end
 end
 
+-- What became of a step towards dst that moved n bytes, or why not: true if the copy ends here.
+local function stepped(c, dst, n)
+  if n > 0 then
+    count(c, n)
+  elseif refusals[n] then
+    c.refused = true
+    return true
+  elseif n ~= EAGAIN then
+    fail(c, message(n))
+    return true
+  else
+    return wait(c, dst.sock, WRITE)
+  end
+end
+
 -- All that the pipe holds, to dst. In dst's turn.
 local function pump(c, dst, pipe)
   while C.host_pipe_len(pipe) > 0 do
-    local n = C.host_pipe_pump(pipe, dst.sock)
-    if n > 0 then
-      count(c, n)
-    elseif refusals[n] then
-      c.refused = true
-      return
-    elseif n ~= EAGAIN then
-      return fail(c, message(n))
-    elseif wait(c, dst.sock, WRITE) then
-      return true
-    end
+    if stepped(c, dst, C.host_pipe_pump(pipe, dst.sock)) then return true end
   end
 end
 
@@ -216,17 +221,7 @@ end
 local function sendfile(c, dst, file, offset)
   while c.left > 0 do
     local n = C.host_sock_sendfile(dst.sock, file, offset + c.moved, c.left)
-    if n == 0 then return end
-    if n > 0 then
-      count(c, n)
-    elseif refusals[n] then
-      c.refused = true
-      return
-    elseif n ~= EAGAIN then
-      return fail(c, message(n))
-    elseif wait(c, dst.sock, WRITE) then
-      return true
-    end
+    if n == 0 or stepped(c, dst, n) then return end
   end
 end
 
