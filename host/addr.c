@@ -72,3 +72,19 @@ int addr_format(const struct sockaddr *sa, socklen_t len, char *buf, size_t cap)
                    : 0;
     return snprintf(buf, cap, "unix:%.*s", (int)n, un->sun_path);
 }
+
+int host_addr_check(const char *addr) {
+    host_addr a;
+    return addr_parse(addr, &a);
+}
+
+int host_ip_text(const char *bytes, size_t len, char *buf, size_t cap) {
+    int family = len == 4 ? AF_INET : len == 16 ? AF_INET6 : AF_UNSPEC;
+    if (!inet_ntop(family, bytes, buf, (socklen_t)cap)) return -EINVAL;
+    return (int)strlen(buf);
+}
+
+int host_ip_bytes(const char *text, uint8_t *bytes) {
+    if (inet_pton(AF_INET, text, bytes) == 1) return 4;
+    return inet_pton(AF_INET6, text, bytes) == 1 ? 16 : 0;
+}

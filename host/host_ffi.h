@@ -114,6 +114,13 @@ const char *host_strerror(int err);
 host_sock *host_sock_listen(const char *addr, int *err);
 host_sock *host_sock_dial(const char *addr, int *err);
 
+/* 0: addr is such an address; else -EINVAL. */
+int host_addr_check(const char *addr);
+
+/* An IP address as text from its 4 or 16 bytes: its length, or -EINVAL; and back: how many bytes, 0: text is none. */
+int host_ip_text(const char *bytes, size_t len, char *buf, size_t cap);
+int host_ip_bytes(const char *text, uint8_t *bytes);
+
 /* After host_sock_dial and a wait for writability: 0, or -EAGAIN, or why it failed. */
 int host_sock_connected(host_sock *s);
 
@@ -349,6 +356,31 @@ int host_job_done(host_job *job);
 
 /* Lets go of it: the finalizer. It runs on if it runs. */
 void host_job_free(host_job *job);
+
+/* ---- names (dns.c) ---- */
+
+/* Whom to ask, and how. The default one is the process's. */
+typedef struct host_resolver host_resolver;
+
+/* servers: `address` or `address:port`, by commas; search: domains, by spaces; NULL: the system's. ndots: names with so
+ * many dots are tried as they are first; negative: the system's. NULL: no memory. */
+host_resolver *host_resolver_new(const char *servers, const char *search, int timeout_ms, int tries,
+                                 int ndots);
+host_resolver *host_resolver_default(void);
+/* No other resolver of the process has, or had, this number. */
+int host_resolver_id(const host_resolver *r);
+/* Lets go of it: the finalizer. Not for the default one. */
+void host_resolver_free(host_resolver *r);
+
+/* Jobs. lookup: the addresses of a host, from the hosts file or by its A and AAAA records, family 4 or 6 or, 0, both;
+ * the answer is text, `address SP ttl LF` each. query: the records of a type (its number); the answer is the reply as
+ * it came. NULL: no memory. */
+host_job *host_dns_lookup(host_resolver *r, const char *name, int family);
+host_job *host_dns_query(host_resolver *r, const char *name, int type);
+
+/* Of a job that is done. NULL: there is an answer, else why there is none. The answer lives as long as the job. */
+const char *host_dns_error(host_job *job);
+const char *host_dns_answer(host_job *job, size_t *len);
 
 /* ---- processes (exec.c) ---- */
 

@@ -18,6 +18,9 @@
  * lp.offload (offload.c) is the other way round: it calls whatever C function with whatever memory of Lua's, which must
  * stay until it returns.
  *
+ * What does not block but is answered later by somebody else (dns.c) needs no worker: such a job is begun in the G that
+ * waits, and finished by whoever has the answer.
+ *
  * At most WORKERS native Gs run jobs; the others queue. So a dead network disk holds up files, but not threads
  * without end. A worker ends when the queue is empty: to start one costs less than to keep one asleep.
  */
@@ -29,7 +32,8 @@ enum { WORKERS = 32 };
 
 struct host_job {
     host_owned owned;
-    void (*run)(void *arg);
+    void (*run)(void *arg); /* NULL: it is begun instead */
+    void (*begin)(host_job *job, void *arg);
     void (*free_arg)(void *arg);
     void *arg;
     rt_g *g; /* who waits; set before the job starts */
@@ -88,17 +92,29 @@ static void lua_lets_go(host_owned *o) {
     let_go((host_job *)o);
 }
 
-host_job *job_new(void (*run)(void *arg), void (*free_arg)(void *arg), void *arg) {
+static host_job *new_job(void (*free_arg)(void *arg), void *arg) {
     host_job *job = calloc(1, sizeof *job);
     if (!job) {
         free_arg(arg);
         return NULL;
     }
-    job->run = run;
     job->free_arg = free_arg;
     job->arg = arg;
     atomic_init(&job->holders, 1);
     owned_take(&job->owned, lua_lets_go);
+    return job;
+}
+
+host_job *job_new(void (*run)(void *arg), void (*free_arg)(void *arg), void *arg) {
+    host_job *job = new_job(free_arg, arg);
+    if (job) job->run = run;
+    return job;
+}
+
+host_job *job_new_begun(void (*begin)(host_job *job, void *arg), void (*free_arg)(void *arg),
+                        void *arg) {
+    host_job *job = new_job(free_arg, arg);
+    if (job) job->begin = begin;
     return job;
 }
 
@@ -115,14 +131,22 @@ void *job_arg(host_job *job) {
     return atomic_load(&job->done) ? job->arg : NULL;
 }
 
-/* ---- the workers ---- */
-
-static void run_job(host_job *job) {
-    job->run(job->arg);
+void job_finish(host_job *job) {
     atomic_store(&job->done, true);
     uint64_t ticket = atomic_load(&job->ticket);
     if (ticket) rt_wake(job->g, ticket, RT_WOKEN);
     let_go(job);
+}
+
+bool job_is_forgotten(host_job *job) {
+    return atomic_load(&job->holders) == 1;
+}
+
+/* ---- the workers ---- */
+
+static void run_job(host_job *job) {
+    job->run(job->arg);
+    job_finish(job);
 }
 
 /* NULL: there is none, and the worker is one no more. */
@@ -145,6 +169,10 @@ static void work(void *arg) {
 static void start(host_job *job) {
     atomic_fetch_add(&job->holders, 1);
     job->started = true;
+    if (job->begin) {
+        job->begin(job, job->arg);
+        return;
+    }
     rt_lock_acquire(&jobs.lock);
     bool hire = jobs.workers < WORKERS;
     if (hire) {

@@ -27,6 +27,14 @@ void owned_drop_all(host_vm *vm);
  * it must not wait. NULL: no memory, and arg is freed. */
 host_job *job_new(void (*run)(void *arg), void (*free_arg)(void *arg), void *arg);
 
+/* The same without a native G: begin(job, arg) is called by the first wait, in the VM that runs, and must not
+ * wait. Later, or within it, somebody calls job_finish, once, on any thread; job and arg live until then. */
+host_job *job_new_begun(void (*begin)(host_job *job, void *arg), void (*free_arg)(void *arg),
+                        void *arg);
+void job_finish(host_job *job);
+/* Nobody wants to know of it any more. By who is to finish it. */
+bool job_is_forgotten(host_job *job);
+
 /* arg, if the job has ended; else NULL. */
 void *job_arg(host_job *job);
 

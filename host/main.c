@@ -3,6 +3,7 @@
 
 #include "commands.h"
 
+#include <ares.h>
 #include <luajit.h>
 #include <luajit_config.h>
 #include <llhttp.h>
@@ -13,9 +14,9 @@
 static command_call call;
 
 static void print_version(void) {
-    printf("lunapark %s\n%s%s\nllhttp %d.%d.%d\n", LUNAPARK_VERSION, LUAJIT_VERSION,
+    printf("lunapark %s\n%s%s\nllhttp %d.%d.%d\nc-ares %s\n", LUNAPARK_VERSION, LUAJIT_VERSION,
            LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)", LLHTTP_VERSION_MAJOR,
-           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
+           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH, ares_version(NULL));
 }
 
 static _Noreturn void usage(void) {

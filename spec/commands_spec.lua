@@ -114,6 +114,7 @@ describe("lunapark", function()
       assert.matches("^lunapark %S+\n", out)
       assert.matches("LuaJIT 2", out)
       assert.matches("llhttp %d+%.%d+%.%d+", out)
+      assert.matches("c%-ares %d+%.%d+%.%d+", out)
     end
   end)
 

@@ -26,6 +26,7 @@ present() {
     libc6-dev-arm64-cross) [ -e /usr/aarch64-linux-gnu/include/stdio.h ] ;;
     libc6-dev) [ -e /usr/include/stdio.h ] ;;
     xz-utils) command -v xz ;;
+    libc-ares-dev) [ -e /usr/include/ares.h ] ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1
 }

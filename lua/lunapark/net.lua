@@ -4,11 +4,11 @@
 --   c:write("PING\r\n")
 --   print(c:read_line())                              -- +PONG
 --
--- Addresses are "host:port" with a numeric host, "[v6]:port" or "unix:path". Failures of the outside world are
--- `nil, err`: "eof", "timeout", "canceled", "closed", or the kernel's words ("connection refused"). After `close`,
--- everything says "closed". A socket nobody holds any more is closed by the collector; programs should not wait for
--- that. What can be done with a connection stands in net/conn.lua, with datagrams in net/udp.lua, with descriptors of
--- other libraries in net/fd.lua.
+-- Addresses are "host:port", "[v6]:port" or "unix:path"; names of hosts are looked up (lunapark.dns), which only the G
+-- that calls waits for. Failures of the outside world are `nil, err`: "eof", "timeout", "canceled", "closed", or the
+-- kernel's words ("connection refused"). After `close`, everything says "closed". A socket nobody holds any more is
+-- closed by the collector; programs should not wait for that. What can be done with a connection stands in
+-- net/conn.lua, with datagrams in net/udp.lua, with descriptors of other libraries in net/fd.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -16,7 +16,10 @@ local core = require "lunapark.core"
 local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
 local copy = require "lunapark.net.copy"
+local dial = require "lunapark.net.dial"
 local fd = require "lunapark.net.fd"
+local lp = require "lunapark"
+local names = require "lunapark.net.names"
 local turn = require "lunapark.net.turn"
 local udp = require "lunapark.net.udp"
 
@@ -26,7 +29,7 @@ local check_addr = common.check_addr
 local wait_sock = core.wait_sock
 
 local EAGAIN = common.EAGAIN
-local READ, WRITE = common.READ, common.WRITE
+local READ = common.READ
 
 local net = { copy = copy.copy, fd = fd.new, udp = udp.new }
 
@@ -67,22 +70,31 @@ function Listener:close()
   return true
 end
 
---- Listens on an address. Never waits.
+--- Listens on an address; on that of a name's which stands first. May wait for a name, and for nothing else.
 ---@param addr string  "host:port" (port 0: any free one), "[v6]:port" or "unix:path"
 ---@return lunapark.Listener|nil listener
 ---@return string? err
 function net.listen(addr)
   check_addr(addr, "listen")
-  local sock = C.host_sock_listen(addr, err_out)
+  local plain, err = names.first(addr)
+  if not plain then return nil, err end
+  local sock = C.host_sock_listen(plain, err_out)
   if sock == nil then return nil, message(err_out[0]) end
   return setmetatable({ sock = common.keep(sock), accepting = turn.new() }, listener_mt)
 end
 
---- Connects to an address. May wait.
+local function dial_name(addr, resolver)
+  local addrs, err = names.resolve(addr, resolver)
+  if not addrs then return nil, err end
+  return dial.first(addrs)
+end
+
+--- Connects to an address. Of a name's addresses, to the first that answers: see net/dial.lua. May wait.
 ---@param addr string
----@param opts? { timeout: number? }  seconds
+---@param opts? { timeout: number?, resolver: lunapark.Resolver? }  timeout: seconds, with the look-up of the name;
+---resolver: who looks it up
 ---@return lunapark.Conn|nil conn
----@return string? err
+---@return string? err  "no such host: NAME", "connection refused", "timeout" ...
 function net.dial(addr, opts)
   check_addr(addr, "dial")
   if opts ~= nil and type(opts) ~= "table" then error("dial: opts must be a table, got " .. type(opts), 2) end
@@ -90,22 +102,8 @@ function net.dial(addr, opts)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout or timeout >= 9e9) then
     error("dial: timeout must be a number of seconds, got " .. tostring(timeout), 2)
   end
-  local sock = C.host_sock_dial(addr, err_out)
-  if sock == nil then return nil, message(err_out[0]) end
-  common.keep(sock)
-  if timeout then common.set_deadline(sock, WRITE, timeout) end
-  local why = wait_sock(sock, WRITE)
-  local rc = why and 0 or C.host_sock_connected(sock)
-  while not why and rc == EAGAIN do -- a wakeup without cause
-    why = wait_sock(sock, WRITE)
-    rc = why and 0 or C.host_sock_connected(sock)
-  end
-  if why or rc < 0 then
-    C.host_sock_close(sock)
-    return nil, why or message(rc)
-  end
-  if timeout then common.set_deadline(sock, WRITE, nil) end
-  return conn.new(sock)
+  if names.is_plain(addr) then return dial.connect(addr, timeout) end
+  return lp.deadline(timeout, dial_name, addr, opts and opts.resolver)
 end
 
 return net

@@ -11,6 +11,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local common = require "lunapark.net.sock"
+local names = require "lunapark.net.names"
 local turn = require "lunapark.net.turn"
 
 local C = ffi.C
@@ -41,24 +42,29 @@ local Udp = {}
 local udp_mt = { __name = "lunapark.Udp", __index = Udp }
 common.add_deadlines(Udp)
 
---- A datagram socket of an address. Never waits.
+--- A datagram socket of an address. May wait for a name, and for nothing else.
 ---@param addr string  its own: "host:port", port 0: any free one; the family of `addr` is that of the socket
 ---@return lunapark.Udp|nil udp
 ---@return string? err
 function udp.new(addr)
   check_addr(addr, "udp")
-  local sock = C.host_sock_udp(addr, err_out)
+  local plain, err = names.first(addr)
+  if not plain then return nil, err end
+  local sock = C.host_sock_udp(plain, err_out)
   if sock == nil then return nil, message(err_out[0]) end
   return setmetatable({ sock = common.keep(sock), sending = turn.new(), receiving = turn.new() }, udp_mt)
 end
 
---- Sends and receives only to and from that address from now on; `send` needs none then. Never waits.
+--- Sends and receives only to and from that address from now on; `send` needs none then. May wait for a name, and for
+--- nothing else.
 ---@param addr string
 ---@return true|nil ok
 ---@return string? err
 function Udp:connect(addr)
   check_addr(addr, "connect")
-  return result(C.host_sock_connect(self.sock, addr))
+  local plain, err = names.first(addr)
+  if not plain then return nil, err end
+  return result(C.host_sock_connect(self.sock, plain))
 end
 
 local function send(sock, data, addr)
@@ -71,14 +77,19 @@ local function send(sock, data, addr)
   end
 end
 
---- Sends a datagram. May wait for room in the kernel's buffer.
+--- Sends a datagram. May wait for room in the kernel's buffer, and for a name.
 ---@param data string
----@param addr? string  where to; not needed after `connect`
+---@param addr? string  where to; not needed after `connect`. A name is looked up each time
 ---@return true|nil ok
 ---@return string? err  "connection refused": an earlier one found nobody; "message too long"
 function Udp:send(data, addr)
   if type(data) ~= "string" then error("send: data must be a string, got " .. type(data), 2) end
-  if addr ~= nil then check_addr(addr, "send") end
+  if addr ~= nil then
+    check_addr(addr, "send")
+    local plain, err = names.first(addr)
+    if not plain then return nil, err end
+    addr = plain
+  end
   local n = C.host_sock_send(self.sock, data, #data, addr)
   if n >= 0 then return true end
   if n ~= EAGAIN then return nil, message(n) end
