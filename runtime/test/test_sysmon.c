@@ -201,9 +201,12 @@ static int untrimmed(void) {
     return n;
 }
 
-static void yield_once(void *arg) {
+static _Atomic bool may_end;
+
+static void wait_for_the_end(void *arg) {
     (void)arg;
-    rt_yield();
+    while (!atomic_load(&may_end))
+        rt_sleep(MS);
 }
 
 static void pages_of_free_stacks_go_back_every_second(void *arg) {
@@ -215,8 +218,10 @@ static void pages_of_free_stacks_go_back_every_second(void *arg) {
         round_at(t); /* it is due; a batch per round */
     round_at(t);     /* nothing left: the next is due one second later */
     EXPECT_EQ(untrimmed(), 0);
-    for (int i = 0; i < 8 * GFREE_MAX; i++) /* more than the Ps keep for themselves */
-        crowd_go(&c, yield_once, NULL);
+    atomic_store(&may_end, false);
+    for (int i = 0; i < 8 * GFREE_MAX; i++) /* at a time more than the Ps keep for themselves */
+        crowd_go(&c, wait_for_the_end, NULL);
+    atomic_store(&may_end, true);
     crowd_wait(&c);
     EXPECT(untrimmed() > 0);
     round_at(t + SEC - 1);
