@@ -361,21 +361,22 @@ static int fd_result(host_luag *lg) {
     return err;
 }
 
-/* lg no longer waits for its descriptor: the next one has its turn. */
+/* lg no longer waits for its descriptor: the next one has its turn. So it has when lg was woken for its turn
+ * and does not take it. */
 static void leave_waitq(host_luag *lg) {
     int i = lg->mode == RT_W;
     host_waitq *q = lg->waitq;
     lg->waitq = NULL;
     if (lg->want == WANT_FD) {
         q->holder[i] = NULL;
-        host_luag *next = q->queue[i];
-        if (next) rt_wake(next->g, next->ticket, RT_WOKEN);
     } else {
         host_luag **at = &q->queue[i];
         while (*at != lg)
             at = &(*at)->next_wait;
         *at = lg->next_wait;
     }
+    host_luag *next = q->queue[i];
+    if (next && !q->holder[i]) rt_wake(next->g, next->ticket, RT_WOKEN);
 }
 
 static void force_closed(host_luag *lg) {
