@@ -7,7 +7,8 @@
 #include "commands.h"
 
 #include "dump.h"
-#include "host.h"
+#include "generation.h"
+#include "vmcall.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -22,57 +23,19 @@ static _Noreturn void finish(int code) {
     _exit(code);
 }
 
-/* ---- calling Lua and waiting for it ---- */
-
-typedef struct boot_call {
-    const char *fn; /* of lunapark.boot */
-    int argc;
-    char **argv;
-    rt_g *waiter;
-    uint64_t ticket;
-    char *error; /* NULL: it returned nothing */
-} boot_call;
-
-/* In the VM: pushes a function that calls lunapark.boot's. require itself runs in the G, so that an
- * error there is reported as any other. */
-static int push_call(host_vm *vm, lua_State *L, void *arg) {
-    (void)vm;
-    boot_call *c = arg;
-    static const char trampoline[] = "local name = ...\n"
-                                     "return require('lunapark.boot')[name](select(2, ...))";
-    if (luaL_loadbuffer(L, trampoline, sizeof trampoline - 1, "=boot") != 0)
-        rt_throw("boot: %s", lua_tostring(L, -1));
-    lua_pushstring(L, c->fn);
-    for (int i = 0; i < c->argc; i++)
-        lua_pushstring(L, c->argv[i]);
-    return c->argc + 1;
-}
-
-static void call_done(host_luag *lg, int status) {
-    boot_call *c = lg->done_arg;
-    const char *msg = lua_gettop(lg->L) > 0 ? lua_tostring(lg->L, -1) : NULL;
-    if (status != 0 && !msg) msg = "(error object is not a string)";
-    if (msg) c->error = strdup(msg);
-    luag_give(lg, status);
-    rt_wake(c->waiter, c->ticket, RT_WOKEN);
-}
-
-/* boot[fn](argv ...) in vm; the message it returned or raised, to be freed, or NULL. Waits. */
-static char *call_boot(host_vm *vm, const char *fn, int argc, char **argv) {
-    boot_call c = {.fn = fn, .argc = argc, .argv = argv, .waiter = rt_self()};
-    c.ticket = rt_wait_open(c.waiter);
-    luag_spawn(vm, push_call, &c, call_done, &c);
-    rt_wait(RT_WAIT_OTHER, 0);
-    return c.error;
-}
-
 /* ---- run, test, check ---- */
 
 static _Noreturn void one_vm(const char *fn, void *call) {
     command_call *c = call;
     pool_init();
     dump_init();
-    char *err = call_boot(vm_new(0), fn, c->argc, c->argv);
+    struct iovec *args = calloc((size_t)c->argc + 1, sizeof *args);
+    if (!args) rt_throw("out of memory for %d arguments", c->argc);
+    for (int i = 0; i < c->argc; i++)
+        args[i] = (struct iovec){c->argv[i], strlen(c->argv[i])};
+    vm_call *main_call = vm_call_begin(vm_new(0), fn, c->argc, args);
+    vm_call_wait(main_call, 0);
+    const char *err = vm_call_error(main_call);
     if (err) fprintf(stderr, "lunapark: %s\n", err);
     finish(err ? 1 : 0);
 }
@@ -137,18 +100,11 @@ static _Noreturn void serve_until_signal(void) {
     }
 }
 
-static char *app_path;
-
-static char *load_app(host_vm *vm) {
-    return call_boot(vm, "serve", 1, &app_path);
-}
-
-/* The first VM tells the options that the app wants; all must load. */
-static void start_vms(char *path) {
-    app_path = path;
+/* The app tells further options. */
+static void load_app(const char *path) {
     pool_init();
     dump_init();
-    char *err = pool_start(load_app);
+    char *err = generation_start(path);
     if (!err) return;
     fprintf(stderr, "lunapark: %s\n", err);
     finish(1);
@@ -173,7 +129,7 @@ static void listen_all(void) {
 
 void command_serve(void *call) {
     command_call *c = call;
-    start_vms(c->argv[0]);
+    load_app(c->argv[0]);
     catch_signals();
     listen_all();
     serve_until_signal();

@@ -513,6 +513,7 @@ static host_luag *start_handler(rt_g *g, host_xfer *x, host_vm *vm) {
     lg->g = g;
     lg->x = x;
     lg->done = handler_done;
+    luag_join_request(lg);
     atomic_store_explicit(&lg->request_ns, x->limit_ns, memory_order_relaxed);
     if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
     int n = x->server->handler;
@@ -537,7 +538,7 @@ static rt_step bind_later(rt_g *g) {
     return hold_status(x) ? forget(g, x) : bind_again(g, x);
 }
 
-/* It was bound to a VM, but taken out before the handler began, or the VM was dropped: to another. */
+/* It was bound to a VM, but taken out before the handler began, or the VM was dropped or retired: to another. */
 static rt_step bind_again(rt_g *g, host_xfer *x) {
     bool soon;
     host_vm *vm = choose_vm(x->server, &soon);
@@ -566,6 +567,11 @@ static rt_step handler_drop(host_luag *lg) {
     return forget(g, x);
 }
 
+/* vm may have been retired, or even become another one, since it was chosen. */
+static bool may_begin(const host_server *s, host_vm *vm) {
+    return s->vm ? !atomic_load_explicit(&vm->dropped, memory_order_relaxed) : vm_serves(vm);
+}
+
 static rt_step handler_step(rt_g *g) {
     host_xfer *x = local_of(g)->x;
     host_luag *lg = x->lg;
@@ -573,8 +579,7 @@ static rt_step handler_step(rt_g *g) {
         if (hold_lost(x)) return forget(g, x);
         rt_cell *cell = rt_current_cell();
         host_vm *vm = cell ? rt_cell_data(cell) : NULL;
-        if (!vm || atomic_load_explicit(&vm->dropped, memory_order_relaxed))
-            return bind_again(g, x);
+        if (!vm || !may_begin(x->server, vm)) return bind_again(g, x);
         if (!(lg = start_handler(g, x, vm))) return not_served(g, x);
     } else if (atomic_load_explicit(&lg->vm->dropped, memory_order_relaxed)) {
         return handler_drop(lg);

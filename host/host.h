@@ -19,6 +19,7 @@ typedef struct host_luag host_luag;
 typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
+typedef struct generation generation; /* generation.h */
 typedef struct barrier barrier; /* barrier.c */
 
 #define NS_PER_SEC INT64_C(1000000000)
@@ -30,14 +31,16 @@ enum { MAX_LISTEN = 16 };
 typedef struct host_options {
     const char *listen[MAX_LISTEN];
     int n_listen;
-    int64_t procs;   /* 0: as many as there are CPUs */
-    int64_t max_vms; /* 0: by the number of Ps */
-    int64_t max_body;
-    double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout; /* seconds */
-    int64_t log_level;
-    const char *pid_file;
-    int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
-} host_options;
+    _Atomic int64_t procs;   /* 0: as many as there are CPUs */
+    _Atomic int64_t max_vms; /* 0: by the number of Ps */
+    _Atomic int64_t max_body;
+    _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout; /* seconds */
+    _Atomic double load_timeout; /* the same; 0: no limit */
+    _Atomic int64_t log_level;
+    const char *pid_file, *admin;
+    _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
+    _Atomic int64_t watch, dev; /* yes or no */
+} host_options;            /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
 
@@ -50,6 +53,10 @@ const char *option_set(const char *name, const char *value, int source);
  * mistake. stop_at_word: words after the first that is none belong to the script. */
 int options_parse(int argc, char **argv, const char *command, bool stop_at_word);
 void options_from_env(void);
+/* From here on what the app sets is put aside, until it counts, or is forgotten. Who loads a generation. */
+void options_stage(void);
+void options_commit(void);
+void options_drop(void);
 void options_help(const char *command);
 
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
@@ -135,17 +142,23 @@ struct host_vm {
     char ending[256];           /* the keeper: what `kill` runs, for the log */
     lua_Hook users_hook;        /* while `kill` is ended by a hook */
     int users_mask, users_count;
-    _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
     _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
     const void *g_meta;  /* metatable of the handles of Gs */
     bool in_lua;         /* a G's Lua runs */
     bool closing;        /* no G may begin in it any more */
+    bool ends;           /* its Gs are canceled as they begin */
+    int n_requests;      /* of its Gs: handlers, and what they have started */
+    generation *generation;         /* it was made for; NULL: none (run, test) */
+    struct source_set *sources;     /* where it loads files from; NULL: the disk */
+    _Atomic int64_t loads_until_ns; /* atomic: it loads its app, and may take so long; 0: it does not */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
     /* What follows outlives the VM that has ended. */
+    _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
+    _Atomic(generation *) serves; /* atomic: it has loaded for this one; NULL: it has not, or has ended */
     int away;              /* the pool's lock: see vmpool.c */
     host_vm *next_retired; /* vm.c */
     /* vm.c */
@@ -178,7 +191,8 @@ struct host_luag {
     host_vm *vm;
     host_luag *next_free;
     host_xfer *x; /* whose handler runs on it, or NULL */
-    int nargs;    /* on L's stack for the next resume */
+    bool of_request; /* it is that, or was started by one */
+    int nargs;       /* on L's stack for the next resume */
     /* The wait it is in, set by the lua_CFunction that yields. */
     enum { WANT_NOTHING, WANT_TURN, WANT_TICKET, WANT_FD, WANT_QUEUE } want;
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
@@ -205,6 +219,7 @@ struct host_luag {
     int n_kept; /* so many; -1: none */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
     void (*done)(host_luag *lg, int status);
+    void (*lost)(void *done_arg); /* instead, when its VM was dropped; NULL: nobody wants to know */
     void *done_arg;
 };
 
@@ -237,6 +252,11 @@ void luag_forget(host_luag *lg);
  * (rt_cell_inspect). */
 int64_t luag_limit(const host_luag *lg);
 void luag_name(const host_luag *lg, char *buf, size_t size);
+/* It answers a request, or was started by who does; and no more. By its VM. */
+void luag_join_request(host_luag *lg);
+void luag_leave_request(host_luag *lg);
+/* Ends its wait, or the next: it answers "canceled", as do all that follow. why: HOST_CANCELED... By its VM. */
+void luag_cancel(host_luag *lg, int why);
 /* A slot for what is no G. NULL: no memory. */
 host_luag *luag_reserve(host_vm *vm);
 /* Around Lua of lg's that runs without a coroutine of its own. */
@@ -251,10 +271,11 @@ rt_step luag_step(rt_g *g);
 /* Starts fn with nargs arguments, both on from's stack, popped. Only by the M that runs the VM. */
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs);
 /* The same from outside: calls boot(vm, lg->L, arg), which pushes function and arguments and returns
- * the number of the latter, in the VM. done as above. Any native G. */
+ * the number of the latter, in the VM. done as above, or lost if the VM was dropped or has no memory for
+ * it. Any native G. */
 typedef int (*luag_boot)(host_vm *vm, lua_State *L, void *arg);
 void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int),
-                void *done_arg);
+                void (*lost)(void *), void *done_arg);
 
 int luaopen_lunapark_core(lua_State *L); /* luacore.c */
 
@@ -376,15 +397,28 @@ void vm_gc_grown(host_vm *vm);
 
 /* Once, before any VM runs: from then on stuck VMs are seen to. On a native G. */
 void pool_init(void);
-/* Makes the VMs that serve, each of which `load` makes ready: NULL, or what is wrong, to be freed.
- * NULL, or the first such message. Waits. */
-char *pool_start(char *(*load)(host_vm *));
+/* The generation whose VMs are given requests; NULL: there is none yet. Any thread. */
+extern _Atomic(generation *) pool_serving;
+/* Requests that have not begun are for gen's VMs from now on. The one before, or NULL. Any native G. */
+generation *pool_switch(generation *gen);
+/* A VM for it has loaded, or will not; each generation_make_vm is followed by it. p: of so many Ps' current VM, -1: a
+ * spare. vm: NULL: it has failed. Any native G. */
+void pool_add(generation *gen, host_vm *vm, int p);
+/* Up to max of the VMs of gen, each visited. Any native G. */
+int pool_list(generation *gen, host_vm **list, int max);
 /* The VM that answers the next request of this P. NULL: all are stuck; *soon: another is being made.
  * With a P; does not wait. */
 host_vm *vm_for_request(bool *soon);
+/* vm may begin to answer requests. On any thread. */
+static inline bool vm_serves(const host_vm *vm) {
+    generation *gen = atomic_load_explicit(&vm->serves, memory_order_acquire);
+    return gen && gen == atomic_load_explicit(&pool_serving, memory_order_acquire);
+}
 /* vm has lost its P and has one again. ended: not of its own accord. By who runs it. */
 void vm_back(host_vm *vm, bool ended);
-/* vm was dropped. */
+/* The same of one that is thrown away. */
+void pool_unstick(host_vm *vm);
+/* vm is given no requests any more. Any thread. */
 void pool_forget(host_vm *vm);
 
 /* ---- C functions on other threads (offload.c) ------------------------------------------------ */

@@ -21,6 +21,7 @@ typedef struct host_view {
     int32_t n_live; /* Lua Gs of the VM */
     int64_t mapped; /* bytes that LuaJIT has mapped for it */
     int32_t index;  /* of the waiter that was fired last */
+    int32_t retired; /* its generation serves no more: no requests will come */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
@@ -36,6 +37,9 @@ double host_serial(int32_t slot);
 
 /* Wakes the Lua G of `slot` from lunapark.core.wait. 1: it was waiting, 0: it was not. */
 int host_wake(int32_t slot);
+
+/* The Lua G of `slot` has no part in the request any more that it was started in, nor its deadline. */
+void host_detach(int32_t slot);
 
 /* Ends any wait of the Lua G of `slot`, now or when it begins: it answers "canceled". */
 void host_cancel(int32_t slot);

@@ -74,10 +74,23 @@ void luag_name(const host_luag *lg, char *buf, size_t size) {
         snprintf(buf, size, "G %d.%.0f", lg->slot, lg->serial);
 }
 
+void luag_join_request(host_luag *lg) {
+    lg->of_request = true;
+    lg->vm->n_requests++;
+}
+
+void luag_leave_request(host_luag *lg) {
+    if (!lg->of_request) return;
+    lg->of_request = false;
+    lg->vm->n_requests--;
+}
+
 void luag_forget(host_luag *lg) {
     rt_set_deadline(lg->g, 0);
     lg->g = NULL;
     lg->vm->view.n_live--;
+    luag_leave_request(lg);
+    if (lg->lost) lg->lost(lg->done_arg);
 }
 
 double host_deadline(void) {
@@ -468,12 +481,14 @@ int host_wake(int32_t slot) {
     return slot >= 0 && slot < vm->n_slots && luag_wake(vm->slots[slot]);
 }
 
-static void cancel(int32_t slot, int why) {
-    host_vm *vm = vm_current();
-    if (slot < 0 || slot >= vm->n_slots || !vm->slots[slot]->g) return;
-    host_luag *lg = vm->slots[slot];
+void luag_cancel(host_luag *lg, int why) {
     lg->canceled |= (uint8_t)why;
     rt_interrupt(lg->g, RT_CANCELED);
+}
+
+static void cancel(int32_t slot, int why) {
+    host_vm *vm = vm_current();
+    if (slot >= 0 && slot < vm->n_slots && vm->slots[slot]->g) luag_cancel(vm->slots[slot], why);
 }
 
 void host_cancel(int32_t slot) {
@@ -488,6 +503,14 @@ int host_canceled(void) {
     host_luag *lg = luag_current();
     canceled(lg);
     return lg->canceled;
+}
+
+void host_detach(int32_t slot) {
+    host_vm *vm = vm_current();
+    if (slot < 0 || slot >= vm->n_slots || !vm->slots[slot]->g) return;
+    host_luag *lg = vm->slots[slot];
+    atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
+    luag_leave_request(lg);
 }
 
 void host_shelter(int on) {
@@ -528,7 +551,10 @@ static void plain_done(host_luag *lg, int status) {
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     host_luag *lg = luag_take(vm);
     if (!lg) luaL_error(from, "not enough memory");
-    atomic_store_explicit(&lg->limit_ns, limit_of(luag_current()), memory_order_relaxed);
+    host_luag *starter = luag_current();
+    atomic_store_explicit(&lg->limit_ns, limit_of(starter), memory_order_relaxed);
+    if (starter->of_request) luag_join_request(lg);
+    if (vm->ends) lg->canceled = HOST_CANCELED;
     lg->g = rt_new_step(luag_step, vm->cell);
     ((luag_local *)rt_local(lg->g))->lg = lg;
     lg->nargs = nargs;
@@ -543,21 +569,26 @@ typedef struct spawn {
     luag_boot boot;
     void *arg;
     void (*done)(host_luag *, int);
+    void (*lost)(void *);
     void *done_arg;
 } spawn;
+
+static rt_step spawn_lost(spawn *s) {
+    if (s->lost) s->lost(s->done_arg);
+    free(s);
+    return RT_EXIT;
+}
 
 /* The first step of a G that was spawned from outside: only here, in the VM, may its Lua be touched. */
 static rt_step spawn_step(rt_g *g) {
     spawn *s = *(spawn **)rt_local(g);
-    if (atomic_load_explicit(&s->vm->dropped, memory_order_relaxed)) {
-        free(s);
-        return RT_EXIT;
-    }
+    if (atomic_load_explicit(&s->vm->dropped, memory_order_relaxed)) return spawn_lost(s);
     host_luag *lg = luag_take(s->vm);
-    if (!lg) rt_throw("VM %d: no memory for a G", s->vm->view.vm_id);
+    if (!lg) return spawn_lost(s);
     lg->g = g;
     lg->is_main = true;
     lg->done = s->done ? s->done : plain_done;
+    lg->lost = s->lost;
     lg->done_arg = s->done_arg;
     lg->nargs = s->boot(s->vm, lg->L, s->arg);
     ((luag_local *)rt_local(g))->lg = lg;
@@ -567,10 +598,10 @@ static rt_step spawn_step(rt_g *g) {
 }
 
 void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int),
-                void *done_arg) {
+                void (*lost)(void *), void *done_arg) {
     spawn *s = malloc(sizeof *s);
     if (!s) rt_throw("out of memory for a G");
-    *s = (spawn){vm, boot, arg, done, done_arg};
+    *s = (spawn){vm, boot, arg, done, lost, done_arg};
     rt_g *g = rt_new_step(spawn_step, vm->cell);
     *(spawn **)rt_local(g) = s;
     rt_ready(g);

@@ -2,6 +2,10 @@
  *
  * The command line wins over the environment (LUNAPARK_MAX_BODY=...), that over the app
  * (app.options.max_body), that over the default.
+ *
+ * What an app sets while it loads is put aside (staged), and counts when its generation begins to serve. What the app of
+ * the last generation has set, and this one does not, is the default again. Where to listen, and names of files, are
+ * fixed when the first generation serves.
  */
 #include "host.h"
 
@@ -11,22 +15,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-host_options options = {
-    .max_body = 1 << 20,
-    .header_timeout = 10,
-    .idle_timeout = 75,
-    .handler_timeout = 30,
-    .kill_after = 5,
-    .drain_timeout = 30,
-    .log_level = LOG_INFO,
-    .vm_memory = 1 << 30,
-};
+#define DEFAULTS                                                                                   \
+    {                                                                                              \
+        .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
+        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .log_level = LOG_INFO,           \
+        .vm_memory = 1 << 30,                                                                      \
+    }
+host_options options = DEFAULTS;
 
 enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8 };
 #define EVERYWHERE (SERVE | RUN | TEST | CHECK)
 
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
-typedef enum kind { KIND_ADDR, KIND_INT, KIND_LIMIT, KIND_SECONDS, KIND_LEVEL, KIND_STRING } kind;
+typedef enum kind { KIND_ADDR, KIND_INT, KIND_LIMIT, KIND_SECONDS, KIND_LEVEL, KIND_STRING, KIND_FLAG } kind;
 
 typedef struct option {
     const char *name, *arg, *help;
@@ -62,8 +63,22 @@ static option table[] = {
      "how many VMs may be made when handlers hold theirs (default: 4 for each of\n"
      "--procs, 8 at least)",
      KIND_INT, SERVE, &options.max_vms, 1, 4096, 0},
-    {"drain-timeout", "S", "seconds that a stop waits for requests in flight (default 30)",
+    {"drain-timeout", "S",
+     "seconds that a stop, or an old generation after a reload, waits for requests\n"
+     "in flight (default 30)",
      KIND_SECONDS, SERVE, &options.drain_timeout, 0, 1e6, 0},
+    {"load-timeout", "S",
+     "seconds that the app may take to load, its on_start included (default 10;\n"
+     "0: no limit)",
+     KIND_SECONDS, SERVE, &options.load_timeout, 0, 1e6, 0},
+    {"watch", "", "reload when a file changes that the app has loaded", KIND_FLAG, SERVE,
+     &options.watch, 0, 0, 0},
+    {"dev", "", "for development: --watch, and errors are shown in the browser", KIND_FLAG, SERVE,
+     &options.dev, 0, 0, 0},
+    {"admin", "ADDR",
+     "where the admin API listens: POST /reload, GET /; for those whom you trust\n"
+     "(HOST:PORT or unix:PATH; default: nowhere)",
+     KIND_STRING, SERVE, &options.admin, 0, 0, 0},
     {"vm-memory", "BYTES",
      "how much LuaJIT may map for one VM; a handler that wants more gets\n"
      "\"not enough memory\" (default 1073741824; 0: no limit)",
@@ -76,6 +91,21 @@ static option table[] = {
 enum { N_OPTIONS = sizeof table / sizeof *table };
 
 static char complaint[512];
+
+static struct {
+    bool on;
+    host_options options;
+    int source[N_OPTIONS]; /* before it began */
+} staged;
+
+static host_options *target(void) {
+    return staged.on ? &staged.options : &options;
+}
+
+/* Where o is in h. */
+static void *place(const option *o, host_options *h) {
+    return (char *)h + ((char *)o->to - (char *)&options);
+}
 
 static unsigned command_bit(const char *command) {
     if (strcmp(command, "serve") == 0) return SERVE;
@@ -106,9 +136,10 @@ static const char *add_listener(option *o, const char *value, int source) {
     host_addr a;
     if (addr_parse(value, &a) < 0)
         return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
-    if (source > o->source) options.n_listen = 0; /* a stronger source starts the list anew */
-    if (options.n_listen == MAX_LISTEN) return complain(o, value, "too many listeners");
-    options.listen[options.n_listen++] = strdup(value);
+    host_options *h = target();
+    if (source > o->source) h->n_listen = 0; /* a stronger source starts the list anew */
+    if (h->n_listen == MAX_LISTEN) return complain(o, value, "too many listeners");
+    h->listen[h->n_listen++] = strdup(value);
     return NULL;
 }
 
@@ -128,9 +159,9 @@ static const char *set_number(option *o, const char *value) {
         return complain(o, value, want);
     }
     if (seconds)
-        *(double *)o->to = v;
+        *(_Atomic double *)place(o, target()) = v;
     else
-        *(int64_t *)o->to = (int64_t)v;
+        *(_Atomic int64_t *)place(o, target()) = (int64_t)v;
     return NULL;
 }
 
@@ -138,10 +169,18 @@ static const char *set_level(option *o, const char *value) {
     static const char *const levels[] = {"debug", "info", "warn", "error"};
     for (int i = 0; i < 4; i++)
         if (strcmp(value, levels[i]) == 0) {
-            *(int64_t *)o->to = i;
+            *(_Atomic int64_t *)place(o, target()) = i;
             return NULL;
         }
     return complain(o, value, "must be debug, info, warn or error");
+}
+
+static const char *set_flag(option *o, const char *value) {
+    bool yes = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
+    if (!yes && strcmp(value, "0") != 0 && strcmp(value, "false") != 0)
+        return complain(o, value, "must be true or false (1 or 0)");
+    *(_Atomic int64_t *)place(o, target()) = yes;
+    return NULL;
 }
 
 static const char *set(option *o, const char *value, int source) {
@@ -160,7 +199,10 @@ static const char *set(option *o, const char *value, int source) {
         err = set_level(o, value);
         break;
     case KIND_STRING:
-        *(const char **)o->to = strdup(value);
+        *(const char **)place(o, target()) = strdup(value);
+        break;
+    case KIND_FLAG:
+        err = set_flag(o, value);
         break;
     }
     if (!err) o->source = source;
@@ -173,8 +215,10 @@ const char *option_set(const char *name, const char *value, int source) {
         snprintf(complaint, sizeof complaint, "unknown option '%s'", name);
         return complaint;
     }
-    if (o->to == &options.procs && source == FROM_APP)
+    if (source == FROM_APP && o->to == &options.procs)
         return "procs: can't be set by the app, which is loaded when they run already";
+    if (source == FROM_APP && (o->to == &options.watch || o->to == &options.dev))
+        return complain(o, value, "can't be set by the app, but by who starts it");
     return set(o, value, source);
 }
 
@@ -194,6 +238,80 @@ void options_from_env(void) {
         }
     }
 }
+
+/* ---- what an app sets ---- */
+
+static const char *string_of(const option *o, host_options *h) {
+    return *(const char **)place(o, h);
+}
+
+static bool same_listeners(void) {
+    bool same = staged.options.n_listen == options.n_listen;
+    for (int i = 0; same && i < options.n_listen; i++)
+        same = strcmp(staged.options.listen[i], options.listen[i]) == 0;
+    return same;
+}
+
+static void free_staged(void) {
+    for (int i = 0; i < staged.options.n_listen; i++)
+        if (i >= options.n_listen || staged.options.listen[i] != options.listen[i])
+            free((char *)staged.options.listen[i]);
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (table[i].kind == KIND_STRING &&
+            string_of(&table[i], &staged.options) != string_of(&table[i], &options))
+            free((char *)string_of(&table[i], &staged.options));
+}
+
+void options_stage(void) {
+    static host_options defaults = DEFAULTS;
+    staged.on = true;
+    staged.options = options;
+    for (int i = 0; i < N_OPTIONS; i++) {
+        option *o = &table[i];
+        staged.source[i] = o->source;
+        if (o->source != FROM_APP) continue;
+        o->source = FROM_DEFAULT;
+        if (o->kind == KIND_ADDR)
+            staged.options.n_listen = 0;
+        else
+            memcpy(place(o, &staged.options), place(o, &defaults), 8);
+    }
+}
+
+void options_drop(void) {
+    free_staged();
+    staged.on = false;
+    for (int i = 0; i < N_OPTIONS; i++)
+        table[i].source = staged.source[i];
+}
+
+static void commit(option *o, bool first) {
+    if (o->kind == KIND_ADDR || o->kind == KIND_STRING) {
+        bool same = o->kind == KIND_ADDR ? same_listeners() : string_of(o, &staged.options) == string_of(o, &options);
+        if (!first && !same) log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
+        return;
+    }
+    *(_Atomic int64_t *)o->to = *(_Atomic int64_t *)place(o, &staged.options); /* or a double's bits */
+}
+
+void options_commit(void) {
+    static bool done;
+    for (int i = 0; i < N_OPTIONS; i++)
+        commit(&table[i], !done);
+    if (done) {
+        free_staged();
+    } else {
+        for (int i = 0; i < staged.options.n_listen; i++)
+            options.listen[i] = staged.options.listen[i];
+        options.n_listen = staged.options.n_listen;
+        for (int i = 0; i < N_OPTIONS; i++)
+            if (table[i].kind == KIND_STRING) memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
+    }
+    done = true;
+    staged.on = false;
+}
+
+/* ---- the command line ---- */
 
 static _Noreturn void usage_error(const char *command, const char *what) {
     fprintf(stderr, "lunapark: %s\ntry: lunapark %s --help\n", what, command);
@@ -234,7 +352,7 @@ int options_parse(int argc, char **argv, const char *command, bool stop_at_word)
             snprintf(what, sizeof what, "unknown option %s", a);
             usage_error(command, what);
         }
-        const char *value = eq ? eq + 1 : ++i < argc ? argv[i] : NULL;
+        const char *value = eq ? eq + 1 : o->kind == KIND_FLAG ? "1" : ++i < argc ? argv[i] : NULL;
         if (!value) {
             snprintf(what, sizeof what, "--%s wants a value (%s)", o->name, o->arg);
             usage_error(command, what);

@@ -24,9 +24,8 @@
  *
  * All of that is done again every 10 ms until it has worked.
  *
- * Dropping a VM: it leaves the pool, its sockets are closed, and its Gs are made to run once more: their
- * steps see `dropped` and end without a look at Lua (luag.c, conn.c), the stacks that they hold are given back
- * (cell.c), their clients get 502. When the last has ended the memory goes (vmmem.c).
+ * Dropping a VM: vm_throw_away (vmend.c). The app that a VM loads is ended in the same ways, --load-timeout after it
+ * began.
  *
  * Everything that is read of a stuck G by others is read by rt_cell_inspect: then its M can't come
  * back meanwhile, and the G can't end.
@@ -37,7 +36,7 @@
 #include "runaway.h"
 
 #include "conn.h"
-#include "job.h"
+#include "vmend.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -172,56 +171,16 @@ bool runaway_over(host_vm *vm, bool waits) {
     return raised;
 }
 
-/* Its Gs have ended. */
-static void bury(void *arg) {
-    host_vm *vm = arg;
-    rt_cell_drop(vm->cell, false);
-    vm_drop(vm);
-}
-
-static rt_step wait_for_the_last(rt_g *g) {
-    host_vm *vm = *(host_vm **)rt_local(g);
-    if (vm->view.n_live == 0) {
-        rt_go(bury, vm);
-        return RT_EXIT;
-    }
-    rt_wait_open(g);
-    rt_set_wait(g, RT_WAIT_OTHER, rt_nanotime() + NS_PER_MS);
-    return RT_PARK;
-}
-
-static rt_step wait_again(rt_g *g) {
-    rt_wait_code(g);
-    return wait_for_the_last(g);
-}
-
-static rt_step wait_first(rt_g *g) {
-    host_vm *vm = *(host_vm **)rt_local(g);
-    rt_set_step(g, wait_again, vm->cell);
-    return wait_for_the_last(g);
-}
-
 /* Runs on the stack of the runaway, above whatever stands there, which is never returned to. */
 static void landing(void) {
     host_vm *vm = vm_current();
     host_luag *runaway = atomic_load(&vm->running);
     vm_leave_lua(vm);
     rt_exitforeign(); /* from here on with a P, perhaps on another thread */
-    vm->dropped = true;
-    rt_cell_drop(vm->cell, true);
-    pool_forget(vm);
     log_line(LOG_ERROR, "%s was ended in %s: VM %d is dropped", vm->ending,
              atomic_load(&vm->seen_compiled) ? "compiled code" : "the interpreter", vm->view.vm_id);
-    for (int i = 0; i < vm->n_slots; i++) {
-        host_luag *lg = vm->slots[i];
-        if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
-    }
-    sock_close_all(vm);
-    owned_drop_all(vm);
-    server_stop_all_of(vm);
-    rt_g *g = rt_new_step(wait_first, vm->cell);
-    *(host_vm **)rt_local(g) = vm;
-    rt_ready(g);
+    pool_unstick(vm);
+    vm_throw_away(vm, runaway);
     atomic_store(&vm->kill, NULL);
     rt_leave_stack(RT_YIELD);
     rt_throw("VM %d goes on after it was dropped", vm->view.vm_id);
@@ -283,7 +242,10 @@ void runaway_say(host_vm *vm) {
 
 /* When the running G is to be ended. One without a deadline has that of a request which began when it
  * got stuck. */
-static int64_t end_of(const host_vm *vm, const host_luag *lg) {
+static int64_t end_of(host_vm *vm, const host_luag *lg) {
+    int64_t loads_ns = atomic_load(&vm->loads_until_ns);
+    if (loads_ns) return loads_ns;
+    if (options.handler_timeout <= 0) return INT64_MAX;
     int64_t limit = luag_limit(lg);
     if (limit == 0) limit = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
     return limit + (int64_t)(options.kill_after * 1e9);
@@ -310,6 +272,6 @@ static bool end_if_due(void *arg) {
 
 bool runaway_end(host_vm *vm) {
     end_look l = {.vm = vm};
-    if (options.handler_timeout > 0) rt_cell_inspect(vm->cell, end_if_due, &l);
+    rt_cell_inspect(vm->cell, end_if_due, &l);
     return l.due;
 }

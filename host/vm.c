@@ -333,6 +333,7 @@ void luag_give(host_luag *lg, int status) {
     lg->x = NULL;
     atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
     lg->done = NULL;
+    lg->lost = NULL;
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
@@ -342,6 +343,7 @@ void luag_give(host_luag *lg, int status) {
     lg->kept = LUA_NOREF;
     lg->n_kept = lg->n_ready = -1;
     lg->parking = lg->sheltered = false;
+    luag_leave_request(lg);
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;

@@ -19,33 +19,30 @@
  *
  * VMs are numbered from 0 as they are made, and a number is not used again.
  */
-#include "host.h"
-
+#include "generation.h"
 #include "runaway.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PS = 256, MAX_VMS = 4096, LOOK_MS = 100, KILL_MS = 10 };
+enum { LOOK_MS = 100, KILL_MS = 10 };
 #define NS_PER_MS INT64_C(1000000)
+
+_Atomic(generation *) pool_serving; /* lock writes */
 
 static struct {
     rt_lock lock;
-    char *(*load)(host_vm *); /* lock writes; NULL: nothing is served */
-    host_vm *all[MAX_VMS];    /* lock: those that have loaded */
-    int n, max;               /* lock */
-    host_vm *stuck;           /* lock */
-    int n_stuck;              /* lock */
-    int making;               /* lock */
-    int64_t retry_ns;         /* lock: after the app failed to load, when to try again */
-    bool said_full;           /* lock */
-    _Atomic int32_t next_id;
-    _Atomic(host_vm *) current[MAX_PS]; /* lock writes; the M that has the P reads */
+    host_vm *stuck; /* lock */
+    int n_stuck;    /* lock */
     rt_g *keeper;
     _Atomic uint64_t ticket; /* of the keeper's wait */
     _Atomic bool asked;      /* the keeper is to look */
 } pool;
+
+static generation *serving(void) {
+    return atomic_load_explicit(&pool_serving, memory_order_acquire);
+}
 
 /* ---- the keeper's bell ---- */
 
@@ -65,34 +62,41 @@ static void wait_for_bell(int64_t until_ns) {
 
 /* ---- making VMs ---- */
 
-/* The new VM, or NULL with what was wrong, to be freed. Waits. */
-static host_vm *make_vm(char **err) {
-    host_vm *vm = vm_new(atomic_fetch_add(&pool.next_id, 1));
-    vm->gc.serves = true;
-    *err = pool.load(vm);
+static int max_vms(void) {
+    int procs = rt_procs(), max = (int)options.max_vms;
+    if (max == 0) max = procs * 4 < 8 ? 8 : procs * 4;
+    return max < procs ? procs : max;
+}
+
+static void set_current(generation *gen, int p, host_vm *vm);
+
+void pool_add(generation *gen, host_vm *vm, int p) {
     rt_lock_acquire(&pool.lock);
-    if (!*err) pool.all[pool.n++] = vm;
+    gen->making--;
+    bool late = vm && gen->retired;
+    if (!vm) {
+        gen->retry_ns = rt_nanotime() + NS_PER_SEC;
+    } else if (!late) {
+        gen->vms[gen->n++] = vm;
+        atomic_store_explicit(&vm->serves, gen, memory_order_release);
+        if (p >= 0) set_current(gen, p, vm);
+    }
     rt_lock_release(&pool.lock);
-    if (!*err) return vm;
-    vm_free(vm);
-    return NULL;
+    if (late) generation_end_vm(vm);
 }
 
 static void make_spare(void *arg) {
-    (void)arg;
+    generation *gen = arg;
     char *err;
-    host_vm *vm = make_vm(&err);
-    rt_lock_acquire(&pool.lock);
-    pool.making--;
-    if (!vm) pool.retry_ns = rt_nanotime() + NS_PER_SEC;
-    rt_lock_release(&pool.lock);
+    host_vm *vm = generation_make_vm(gen, false, &err);
+    pool_add(gen, vm, -1);
     if (err) log_line(LOG_ERROR, "a further VM can not load the app: %s", err);
     free(err);
 }
 
 /* lock held. */
-static bool may_make(void) {
-    return pool.n + pool.making < pool.max && rt_nanotime() >= pool.retry_ns;
+static bool may_make(const generation *gen) {
+    return gen->n + gen->making < max_vms() && rt_nanotime() >= gen->retry_ns;
 }
 
 static bool is_stuck(const host_vm *vm) {
@@ -104,36 +108,40 @@ static bool is_spare(const host_vm *vm) {
 }
 
 /* lock held. */
-static int count_spares(void) {
+static int count_spares(const generation *gen) {
     int n = 0;
-    for (int i = 0; i < pool.n; i++)
-        n += is_spare(pool.all[i]);
+    for (int i = 0; i < gen->n; i++)
+        n += is_spare(gen->vms[i]);
     return n;
 }
 
 static void keep_a_spare(void) {
     rt_lock_acquire(&pool.lock);
-    bool make = pool.load && count_spares() + pool.making == 0 && may_make();
-    if (make) pool.making++;
+    generation *gen = serving();
+    bool make = gen && count_spares(gen) + gen->making == 0 && may_make(gen);
+    if (make) {
+        gen->making++;
+        generation_hold(gen);
+    }
     rt_lock_release(&pool.lock);
-    if (make) rt_go(make_spare, NULL);
+    if (make) rt_go(make_spare, gen);
 }
 
 /* ---- choosing ---- */
 
 /* lock held. */
-static void set_current(int p, host_vm *vm) {
-    host_vm *old = atomic_load_explicit(&pool.current[p], memory_order_relaxed);
+static void set_current(generation *gen, int p, host_vm *vm) {
+    host_vm *old = atomic_load_explicit(&gen->current[p], memory_order_relaxed);
     if (old) old->n_current--;
     if (vm) vm->n_current++;
-    atomic_store_explicit(&pool.current[p], vm, memory_order_relaxed);
+    atomic_store_explicit(&gen->current[p], vm, memory_order_relaxed);
 }
 
 /* lock held. One that is not stuck, best a spare; another one for each `from`. */
-static host_vm *find_vm(int from) {
+static host_vm *find_vm(const generation *gen, int from) {
     host_vm *found = NULL;
-    for (int i = 0; i < pool.n; i++) {
-        host_vm *vm = pool.all[(from + i) % pool.n];
+    for (int i = 0; i < gen->n; i++) {
+        host_vm *vm = gen->vms[(from + i) % gen->n];
         if (is_spare(vm)) return vm;
         if (!found && !is_stuck(vm)) found = vm;
     }
@@ -143,26 +151,46 @@ static host_vm *find_vm(int from) {
 static host_vm *other_vm(int p, bool *soon) {
     bool full = false;
     rt_lock_acquire(&pool.lock);
-    host_vm *vm = find_vm(p);
+    generation *gen = serving();
+    host_vm *vm = find_vm(gen, p);
     if (!vm) {
-        *soon = pool.making > 0 || may_make();
-        full = !*soon && !pool.said_full;
-        if (full) pool.said_full = true;
+        *soon = gen->making > 0 || may_make(gen);
+        full = !*soon && !gen->said_full;
+        if (full) gen->said_full = true;
     } else if (is_spare(vm)) {
-        set_current(p, vm);
+        set_current(gen, p, vm);
     }
     rt_lock_release(&pool.lock);
     if (full)
         log_line(LOG_ERROR, "all %d VMs are stuck: requests are answered 503 (--max-vms)",
-                 pool.max);
+                 max_vms());
     ring();
     return vm;
 }
 
 host_vm *vm_for_request(bool *soon) {
     int p = rt_p_id();
-    host_vm *vm = atomic_load_explicit(&pool.current[p], memory_order_relaxed);
+    host_vm *vm = atomic_load_explicit(&serving()->current[p], memory_order_relaxed);
     return vm && !is_stuck(vm) ? vm : other_vm(p, soon);
+}
+
+generation *pool_switch(generation *gen) {
+    rt_lock_acquire(&pool.lock);
+    generation *old = serving();
+    atomic_store_explicit(&pool_serving, gen, memory_order_release);
+    if (old) old->retired = true;
+    rt_lock_release(&pool.lock);
+    ring();
+    return old;
+}
+
+int pool_list(generation *gen, host_vm **list, int max) {
+    int n = 0;
+    rt_lock_acquire(&pool.lock);
+    for (int i = 0; i < gen->n && n < max; i++)
+        if (vm_visit(gen->vms[i])) list[n++] = gen->vms[i];
+    rt_lock_release(&pool.lock);
+    return n;
 }
 
 /* ---- being stuck ---- */
@@ -191,7 +219,7 @@ static void leave_stuck(host_vm *vm) {
         at = &(*at)->next_stuck;
     *at = vm->next_stuck;
     pool.n_stuck--;
-    pool.said_full = false;
+    if (vm->generation) vm->generation->said_full = false;
     atomic_store_explicit(&vm->stuck, false, memory_order_relaxed);
 }
 
@@ -208,14 +236,22 @@ void vm_back(host_vm *vm, bool ended) {
                  (double)held_ns / 1e9, vm->view.vm_id);
 }
 
-void pool_forget(host_vm *vm) {
+void pool_unstick(host_vm *vm) {
     rt_lock_acquire(&pool.lock);
     leave_stuck(vm);
-    for (int i = 0; i < pool.n; i++)
-        if (pool.all[i] == vm) pool.all[i] = pool.all[--pool.n];
+    rt_lock_release(&pool.lock);
+}
+
+void pool_forget(host_vm *vm) {
+    generation *gen = vm->generation;
+    if (!gen) return;
+    rt_lock_acquire(&pool.lock);
+    atomic_store_explicit(&vm->serves, NULL, memory_order_release);
+    for (int i = 0; i < gen->n; i++)
+        if (gen->vms[i] == vm) gen->vms[i] = gen->vms[--gen->n];
     for (int i = 0; i < rt_procs(); i++)
-        if (atomic_load_explicit(&pool.current[i], memory_order_relaxed) == vm)
-            set_current(i, NULL);
+        if (atomic_load_explicit(&gen->current[i], memory_order_relaxed) == vm)
+            set_current(gen, i, NULL);
     rt_lock_release(&pool.lock);
     ring();
 }
@@ -225,26 +261,19 @@ void pool_forget(host_vm *vm) {
 /* One that was stuck a moment ago. */
 typedef struct stuck_vm {
     host_vm *vm;
-    bool serves; /* it has loaded: what it runs is a request, or was started by one */
+    bool serves; /* what it runs is to be ended some time: not the script of `run` */
     bool say;    /* it is time to */
 } stuck_vm;
-
-/* lock held. */
-static bool is_ours(const host_vm *vm) {
-    for (int i = 0; i < pool.n; i++)
-        if (pool.all[i] == vm) return true;
-    return false;
-}
 
 static int list_stuck(stuck_vm *list, int64_t now) {
     int n = 0;
     rt_lock_acquire(&pool.lock);
     for (host_vm *vm = pool.stuck; vm && n < MAX_VMS; vm = vm->next_stuck) {
         int64_t held_ns = now - atomic_load(&vm->stuck_ns);
-        bool say = pool.load && held_ns >= NS_PER_SEC &&
+        bool say = vm->generation && held_ns >= NS_PER_SEC &&
                    (vm->said_ns == 0 || now - vm->said_ns >= 10 * NS_PER_SEC);
         if (say) vm->said_ns = now;
-        list[n++] = (stuck_vm){vm, is_ours(vm), say};
+        list[n++] = (stuck_vm){vm, vm->generation != NULL, say};
     }
     rt_lock_release(&pool.lock);
     return n;
@@ -279,29 +308,10 @@ void pool_init(void) {
     rt_go(keep, NULL);
 }
 
-char *pool_start(char *(*load)(host_vm *)) {
-    char *err = NULL;
-    int procs = rt_procs();
-    rt_lock_acquire(&pool.lock); /* the keeper runs already */
-    pool.max = options.max_vms ? (int)options.max_vms : procs * 4 < 8 ? 8 : procs * 4;
-    if (pool.max < procs) pool.max = procs;
-    pool.making = procs;
-    pool.load = load;
-    rt_lock_release(&pool.lock);
-    for (int i = 0; i < procs && !err; i++) {
-        host_vm *vm = make_vm(&err);
-        rt_lock_acquire(&pool.lock);
-        pool.making--;
-        if (vm) set_current(i, vm);
-        rt_lock_release(&pool.lock);
-    }
-    if (!err) ring();
-    return err;
-}
-
 int host_vms(int which) {
     rt_lock_acquire(&pool.lock);
-    int n = which == 0 ? pool.n : which == 1 ? pool.n_stuck : count_spares();
+    generation *gen = serving();
+    int n = which == 1 ? pool.n_stuck : !gen ? 0 : which == 0 ? gen->n : count_spares(gen);
     rt_lock_release(&pool.lock);
     return n;
 }

@@ -51,7 +51,7 @@ static void script_done(host_luag *lg, int status) {
 
 static void run_call(host_vm *vm, script *s) {
     crowd_enter(&s->ended);
-    luag_spawn(vm, push_script, s, script_done, s);
+    luag_spawn(vm, push_script, s, script_done, NULL, s);
     crowd_wait(&s->ended);
 }
 

@@ -3,15 +3,10 @@
 -- commands.c calls these functions, each as the first G of its VM. They return nothing when all is well,
 -- else a message for the user.
 
-local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 
 local boot = {}
-
-local function vm_id()
-  return ffi.cast("host_view *", core.view).vm_id
-end
 
 local function traceback(err)
   return debug.traceback(type(err) == "string" and err or "error: " .. tostring(err), 2)
@@ -70,20 +65,62 @@ local function load_app(path)
   return http.handler(app), app
 end
 
+-- What this VM serves, if it is an app and no plain function.
+local served
+
 --- serve: loads the app into this VM as handler 0.
 ---@param path string
+---@param first string  "first": this VM is its generation's first
 ---@return string? message
-function boot.serve(path)
+function boot.serve(path, first)
   local handler, app = load_app(path)
   if not handler then return app end
   if type(app) == "table" then
     -- Each VM loads the app, but its options are one process's: lists would grow with every VM.
-    local err = vm_id() == 0 and apply_options(path, rawget(app, "options"))
+    local err = first == "first" and apply_options(path, rawget(app, "options"))
     if err then return err end
     local ok, msg = xpcall(app.start, traceback, app)
     if not ok then return trim(msg) end
+    served = app
   end
   core.set_handler(0, handler)
+end
+
+--- What the Gs of this VM do, for an app that does not get loaded.
+---@return nil
+---@return string lines
+function boot.where()
+  return nil, core.dump()
+end
+
+--- The VM gets no more requests.
+---@return string? message
+function boot.retire()
+  require("lunapark.retire").begin()
+  return served and served:retire()
+end
+
+--- What the app leaves to the next generation.
+---@return string? message
+---@return string? values  encoded
+function boot.hand_over()
+  if not served then return end
+  local ok, values = xpcall(served.leave_values, traceback, served)
+  if not ok then return trim(values) end
+  if not values then return end
+  local text
+  ok, text = pcall(require("string.buffer").encode, values)
+  if not ok then return "the value can't be copied: " .. tostring(text) end
+  return nil, text
+end
+
+--- What a VM of the last generation has left.
+---@param text string
+---@return string? message
+function boot.take_over(text)
+  if not served then return end
+  local ok, msg = xpcall(served.take_values, traceback, served, require("string.buffer").decode(text))
+  if not ok then return trim(msg) end
 end
 
 --- check: loads it and lets go of it.

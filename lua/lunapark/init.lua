@@ -275,10 +275,8 @@ end
 ---@return lunapark.G
 function lp.detach(fn, ...)
   if type(fn) ~= "function" then error("detach: fn must be a function, got " .. type(fn), 2) end
-  local limit = C.host_deadline()
-  C.host_set_deadline(0)
   local g = start(nil, place(), fn, ...)
-  C.host_set_deadline(limit)
+  C.host_detach(g.slot)
   return g
 end
 
@@ -407,7 +405,7 @@ local module_of = {
   chan = "chan", select = "chan",
   mutex = "sync", rwlock = "sync", semaphore = "sync", waitgroup = "sync", cond = "sync", once = "sync",
   after = "timer", every = "timer",
-  offload = "offload",
+  offload = "offload", retired = "retire",
 }
 
 return setmetatable(lp, {

@@ -24,6 +24,8 @@ local router = require "lunapark.http.router"
 ---@field package error_handler function|nil
 ---@field package starts function[]
 ---@field package retires function[]
+---@field package giver function|nil
+---@field package taker function|nil
 local App = {}
 local app_mt = { __name = "lunapark.App", __index = App }
 
@@ -164,7 +166,8 @@ function App:on_start(fn)
   return self
 end
 
---- Has a function called when the app's VM is about to end; it may wait.
+--- Has a function called when a reload has replaced the app and its VM gets no more requests, while those that it has
+--- still run. It may wait, as long as they may.
 ---@param fn function
 ---@return lunapark.App self
 function App:on_retire(fn)
@@ -172,6 +175,55 @@ function App:on_retire(fn)
   check_function(fn, "on_retire", 3)
   self.retires[#self.retires + 1] = fn
   return self
+end
+
+--- Says what the app's VM leaves to a VM of the next generation, which gives it to `take_over`'s function: nil, a boolean, a
+--- number, a string, or a table of such. It is called right before a reload switches, while requests still run. It may
+--- wait; what it raises makes the reload fail.
+---@param fn fun(): any
+---@return lunapark.App self
+function App:hand_over(fn)
+  check_app(self, "hand_over", 3)
+  check_function(fn, "hand_over", 3)
+  self.giver = fn
+  return self
+end
+
+--- Says what to do with what a VM of the last generation has left: fn is called after on_start's functions, before
+--- requests come, once for each such VM; at the first start not at all. What it raises makes the reload fail.
+---@param fn fun(value: any)
+---@return lunapark.App self
+function App:take_over(fn)
+  check_app(self, "take_over", 3)
+  check_function(fn, "take_over", 3)
+  self.taker = fn
+  return self
+end
+
+-- Calls fn(app, prefix) for the app and for those that are mounted in it, under their prefixes.
+local function each_app(self, prefix, fn)
+  fn(self, prefix)
+  for _, mount in ipairs(self.mounts) do
+    each_app(mount.app, prefix .. router.show(mount.segments), fn)
+  end
+end
+
+--- What the `hand_over` functions return, by the prefix of the app; nil if that is nothing. For the host.
+---@return table<string, any>|nil
+function App:leave_values()
+  local values = {}
+  each_app(self, "", function(app_, prefix)
+    if app_.giver then values[prefix] = app_.giver() end
+  end)
+  return next(values) ~= nil and values or nil
+end
+
+--- Gives those values to the `take_over` functions of the same prefixes. For the host.
+---@param values table<string, any>
+function App:take_values(values)
+  each_app(self, "", function(app_, prefix)
+    if app_.taker and values[prefix] ~= nil then app_.taker(values[prefix]) end
+  end)
 end
 
 local function run_all(self, list)
@@ -190,9 +242,18 @@ function App:start()
   run_all(self, "starts")
 end
 
---- Calls what `on_retire` was given. For the host, when the VM is about to end.
+--- Calls what `on_retire` was given, also if one of them raises: what they raised is returned. For the host, when the VM
+--- is about to end.
+---@return string|nil err
 function App:retire()
-  run_all(self, "retires")
+  local errs = {}
+  each_app(self, "", function(app_)
+    for _, fn in ipairs(app_.retires) do
+      local ok, err = xpcall(fn, debug.traceback, app_)
+      if not ok then errs[#errs + 1] = tostring(err) end
+    end
+  end)
+  return #errs > 0 and table.concat(errs, "\n") or nil
 end
 
 -- Answers where there is no route. req.allow is what dispatch's `miss` found.

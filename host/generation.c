@@ -1,0 +1,436 @@
+/* Generations: loading an app beside the one that serves, the switch, and the end of the old one.
+ *
+ *     files --load--> VMs of a new generation --hand over, switch--> they serve; the old ones retire
+ *                 \--error--> the new VMs end, nothing has changed
+ *
+ * All VMs of a generation load the same bytes, which its source_set keeps (source.c), so that a file that is saved
+ * meanwhile is never half in it. When the first VM has loaded, the files are looked at once more: if one has changed
+ * since it was read, they were perhaps never on the disk together, and all is loaded anew.
+ *
+ * The switch is one store (pool_switch). A request that was given to a VM of the old generation and has not begun is
+ * given to another (conn.c, may_begin), so what begins after the switch begins in the new generation. Connections belong
+ * to no VM and notice nothing. Old VMs finish what they run: vmend.c.
+ *
+ * State that is to live on: the app's hand_over functions run in the old VMs, right before the switch, the take_over
+ * ones in the new VMs; values go by copy. Each old VM's goes to one new VM. What requests do in between is lost to
+ * the value. A VM that is stuck hands nothing over: the reload may be what puts it right.
+ *
+ * Who loads may take --load-timeout. Then a script that waits is thrown away with its VM; one that runs without
+ * waiting is ended like a runaway (runaway.c).
+ *
+ * What the app says of the options (app.options) is put aside while it loads, and counts from the switch on
+ * (options.c).
+ *
+ * Who holds a generation: it itself, as long as it serves or loads, and each VM that has not ended. Then its files go,
+ * and the struct is used again.
+ */
+#include "generation.h"
+
+#include "runaway.h"
+#include "vmcall.h"
+#include "vmend.h"
+#include "watch.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    TRIES = 5,  /* to load files that change meanwhile */
+    CALL_S = 10 /* that hand_over and take_over may take in a VM */
+};
+#define NS_PER_MS  INT64_C(1000000)
+#define KILL_NS    (3 * NS_PER_SEC)    /* for a script that is ended to end */
+#define SETTLE_NS  (100 * NS_PER_MS)   /* files change: look again after this */
+#define STUCK_NS   (200 * NS_PER_MS)   /* a VM that has not begun a call by then is stuck */
+
+static struct {
+    const char *app_path;
+    rt_lock lock;
+    generation *free; /* lock */
+    generation *now;  /* lock writes; who reloads reads */
+    int number;       /* of the last one that served */
+    _Atomic int32_t next_vm;
+} all;
+
+static char *format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static char *format(const char *fmt, ...) {
+    va_list ap;
+    char *s;
+    va_start(ap, fmt);
+    int n = vasprintf(&s, fmt, ap);
+    va_end(ap);
+    if (n < 0) rt_throw("out of memory for a message");
+    return s;
+}
+
+static struct iovec text(const char *s) {
+    return (struct iovec){(char *)s, strlen(s)};
+}
+
+static int64_t after(double seconds) {
+    return rt_nanotime() + (int64_t)(seconds * 1e9);
+}
+
+/* ---- their memory ---- */
+
+static generation *new_generation(void) {
+    rt_lock_acquire(&all.lock);
+    generation *gen = all.free;
+    if (gen) all.free = gen->next_free;
+    rt_lock_release(&all.lock);
+    if (!gen && !(gen = calloc(1, sizeof *gen))) rt_throw("out of memory for a generation");
+    gen->n = gen->making = 0;
+    gen->retry_ns = 0;
+    gen->said_full = gen->retired = false;
+    gen->sources = source_set_new(all.app_path);
+    atomic_store(&gen->n_left, 1);
+    return gen;
+}
+
+void generation_hold(generation *gen) {
+    atomic_fetch_add(&gen->n_left, 1);
+}
+
+void generation_lost_vm(generation *gen) {
+    if (atomic_fetch_sub(&gen->n_left, 1) > 1) return;
+    source_set_free(gen->sources);
+    gen->sources = NULL;
+    for (int i = 0; i < MAX_PS; i++)
+        atomic_store_explicit(&gen->current[i], NULL, memory_order_relaxed);
+    rt_lock_acquire(&all.lock);
+    gen->next_free = all.free;
+    all.free = gen;
+    rt_lock_release(&all.lock);
+}
+
+/* ---- loading one VM ---- */
+
+/* Where the script is that has not loaded in time; it is about to be ended. To be freed. */
+static char *place_of(host_vm *vm) {
+    vm_call *c = vm_call_begin(vm, "where", 0, NULL);
+    vm_call_state state = vm_call_wait(c, rt_nanotime() + STUCK_NS);
+    size_t len;
+    const char *text = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
+    char *place = text ? format("waits\n%s", text) : NULL;
+    vm_call_free(c);
+    if (place || state != CALL_LATE) return place ? place : strdup("waits");
+    char at[160];
+    runaway_place(vm, at, sizeof at);
+    return format("runs without waiting, in %s", at);
+}
+
+static char *too_late(host_vm *vm, vm_call *c) {
+    char *place = place_of(vm);
+    char *err = format("%s: not loaded after %g s (--load-timeout); it %s", all.app_path,
+                       (double)options.load_timeout, place);
+    free(place);
+    if (vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm_call_error(c)) {
+        char *both = format("%s\n%s", err, vm_call_error(c));
+        free(err);
+        err = both;
+    }
+    return err;
+}
+
+host_vm *generation_make_vm(generation *gen, bool first, char **err) {
+    host_vm *vm = vm_new(atomic_fetch_add(&all.next_vm, 1));
+    vm_visit(vm); /* while it loads: it may be thrown away, but its struct is no other VM's yet */
+    int64_t until = options.load_timeout > 0 ? after(options.load_timeout) : 0;
+    vm->gc.serves = true;
+    vm->generation = gen;
+    vm->sources = gen->sources;
+    atomic_store(&vm->loads_until_ns, until ? until : INT64_MAX);
+    vm_call *c = vm_call_begin(vm, "serve", 2, (struct iovec[]){text(all.app_path), text(first ? "first" : "")});
+    vm_call_state state = vm_call_wait(c, until);
+    *err = NULL;
+    if (state == CALL_LATE)
+        *err = too_late(vm, c);
+    else if (state == CALL_LOST)
+        *err = format("%s: its VM was ended while it loaded", all.app_path);
+    else if (vm_call_error(c))
+        *err = strdup(vm_call_error(c));
+    vm_call_free(c);
+    atomic_store(&vm->loads_until_ns, 0);
+    if (*err) {
+        vm_abandon(vm); /* what it has begun is not worth an orderly end */
+        return NULL;
+    }
+    vm_leave(vm);
+    return vm;
+}
+
+/* ---- the end of a generation ---- */
+
+typedef struct retiree {
+    host_vm *vm;
+    vm_call *call;
+} retiree;
+
+void generation_end_vm(host_vm *vm) {
+    if (vm_visit(vm)) vm_retire(vm, rt_nanotime());
+}
+
+/* Its VMs hear of it, run what on_retire was given, and end. */
+static void retire(void *arg) {
+    generation *gen = arg;
+    int64_t drain_ns = after(options.drain_timeout);
+    host_vm **vms = calloc(MAX_VMS, sizeof *vms);
+    vm_call **calls = calloc(MAX_VMS, sizeof *calls);
+    if (!vms || !calls) rt_throw("out of memory for the end of a generation");
+    int n = pool_list(gen, vms, MAX_VMS);
+    for (int i = 0; i < n; i++)
+        calls[i] = vm_call_begin(vms[i], "retire", 0, NULL);
+    for (int i = 0; i < n; i++) {
+        if (vm_call_wait(calls[i], drain_ns) == CALL_DONE && vm_call_error(calls[i]))
+            log_line(LOG_ERROR, "on_retire: %s", vm_call_error(calls[i]));
+        vm_call_free(calls[i]);
+        pool_forget(vms[i]);
+        vm_retire(vms[i], drain_ns);
+    }
+    free(vms);
+    free(calls);
+    generation_lost_vm(gen);
+}
+
+/* ---- loading ---- */
+
+/* All VMs that serve at first, or what is wrong. */
+static char *load_vms(generation *gen) {
+    char *err = NULL;
+    int procs = rt_procs();
+    gen->making = procs;
+    for (int i = 0; i < procs; i++) {
+        if (err) {
+            pool_add(gen, NULL, i);
+            continue;
+        }
+        generation_hold(gen);
+        pool_add(gen, generation_make_vm(gen, i == 0, &err), i);
+    }
+    return err;
+}
+
+static bool settled(generation *gen) {
+    rt_entersyscall();
+    bool is = source_settled(gen->sources);
+    rt_exitsyscall();
+    return is;
+}
+
+/* gen never serves. */
+static void give_up(generation *gen) {
+    gen->retired = true;
+    retire(gen);
+}
+
+static void watch(generation *now, generation *failed) {
+    if (!options.watch) return;
+    watch_files(now ? now->sources : NULL, failed ? failed->sources : NULL);
+}
+
+/* One that has loaded whole, from files that were on the disk together; or NULL and what is wrong. */
+static generation *load(char **err) {
+    for (int i = 0; i < TRIES; i++) {
+        generation *gen = new_generation();
+        options_stage();
+        *err = load_vms(gen);
+        bool stable = settled(gen);
+        if (stable && !*err) {
+            source_id(gen->sources, gen->id);
+            return gen;
+        }
+        options_drop();
+        if (stable) watch(all.now, gen);
+        give_up(gen);
+        if (stable) return NULL;
+        free(*err);
+        rt_sleep(SETTLE_NS);
+    }
+    *err = format("%s: its files go on changing while they are loaded", all.app_path);
+    return NULL;
+}
+
+/* ---- state that is handed over ---- */
+
+/* The value goes to `to`: NULL, or what is wrong. */
+static char *take_over(host_vm *to, const void *value, size_t len) {
+    vm_call *c = vm_call_begin(to, "take_over", 1, &(struct iovec){(void *)value, len});
+    vm_call_state state = vm_call_wait(c, after(CALL_S));
+    char *err = NULL;
+    if (state != CALL_DONE)
+        err = format("take_over has not ended after %d s", CALL_S);
+    else if (vm_call_error(c))
+        err = format("take_over: %s", vm_call_error(c));
+    vm_call_free(c);
+    return err;
+}
+
+/* What the app of `from` hands over goes to `to`. */
+static char *hand_over(host_vm *from, host_vm *to) {
+    char *err = NULL;
+    size_t len;
+    bool stuck = atomic_load(&from->stuck);
+    vm_call *c = vm_call_begin(from, "hand_over", 0, NULL);
+    vm_call_state state = vm_call_wait(c, stuck ? rt_nanotime() + STUCK_NS : after(CALL_S));
+    const char *value = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
+    if (state == CALL_LATE)
+        log_line(LOG_WARN, "VM %d hands nothing over: it %s", from->view.vm_id,
+                 stuck ? "is stuck" : "takes too long");
+    else if (state == CALL_DONE && vm_call_error(c))
+        err = format("hand_over: %s", vm_call_error(c));
+    if (value) err = take_over(to, value, len);
+    vm_call_free(c);
+    return err;
+}
+
+static char *hand_all_over(generation *from, generation *to) {
+    char *err = NULL;
+    host_vm **old = calloc(2 * MAX_VMS, sizeof *old), **new = old + MAX_VMS;
+    if (!old) rt_throw("out of memory for a reload");
+    int n_old = pool_list(from, old, MAX_VMS), n_new = pool_list(to, new, MAX_VMS);
+    for (int i = 0; i < n_old && n_new > 0 && !err; i++)
+        err = hand_over(old[i], new[i % n_new]);
+    for (int i = 0; i < n_old; i++)
+        vm_leave(old[i]);
+    for (int i = 0; i < n_new; i++)
+        vm_leave(new[i]);
+    free(old);
+    return err;
+}
+
+/* ---- the switch ---- */
+
+static void switch_to(generation *gen) {
+    gen->number = ++all.number;
+    options_commit();
+    rt_lock_acquire(&all.lock);
+    all.now = gen;
+    rt_lock_release(&all.lock);
+    generation *old = pool_switch(gen);
+    if (old) rt_go(retire, old);
+    watch(gen, NULL);
+}
+
+int generation_now(char id[SOURCE_ID_SIZE]) {
+    rt_lock_acquire(&all.lock);
+    int number = all.now ? all.now->number : 0;
+    memcpy(id, all.now ? all.now->id : "", all.now ? SOURCE_ID_SIZE : 1);
+    rt_lock_release(&all.lock);
+    return number;
+}
+
+/* ---- reloads ---- */
+
+static reload_result reload(char **what) {
+    generation *old = all.now;
+    int64_t start = rt_nanotime();
+    rt_entersyscall();
+    bool same = source_unchanged(old->sources);
+    rt_exitsyscall();
+    if (same) {
+        watch(old, NULL);
+        log_line(LOG_INFO, "reload: generation %d (%s) has not changed", old->number, old->id);
+        *what = strdup(old->id);
+        return RELOAD_SAME;
+    }
+    generation *gen = load(what);
+    if (gen && (*what = hand_all_over(old, gen))) {
+        options_drop();
+        watch(old, gen);
+        give_up(gen);
+        gen = NULL;
+    }
+    if (!gen) {
+        log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id, *what);
+        return RELOAD_FAILED;
+    }
+    switch_to(gen);
+    log_line(LOG_INFO, "reload: generation %d (%s) serves, loaded in %.0f ms", gen->number, gen->id,
+             (double)(rt_nanotime() - start) / 1e6);
+    *what = strdup(gen->id);
+    return RELOAD_DONE;
+}
+
+/* Who waits for one; on their stack. */
+typedef struct asker {
+    rt_g *g;
+    uint64_t ticket;
+    reload_result result;
+    char *what;
+    struct asker *next;
+} asker;
+
+static struct {
+    rt_lock lock;
+    asker *first;  /* lock: the latest */
+    rt_g *server;
+    _Atomic uint64_t ticket; /* of its wait */
+} reloads;
+
+static asker *take_askers(void) {
+    rt_lock_acquire(&reloads.lock);
+    asker *a = reloads.first;
+    reloads.first = NULL;
+    rt_lock_release(&reloads.lock);
+    return a;
+}
+
+/* One after another; what was asked for during one is served by the next. */
+static void serve_reloads(void *arg) {
+    (void)arg;
+    rt_lock_acquire(&reloads.lock);
+    reloads.server = rt_self();
+    rt_lock_release(&reloads.lock);
+    for (;;) {
+        uint64_t ticket = rt_wait_open(rt_self());
+        atomic_store(&reloads.ticket, ticket);
+        asker *a = take_askers();
+        if (a) rt_wake(rt_self(), ticket, RT_WOKEN);
+        rt_wait(RT_WAIT_OTHER, 0);
+        if (!a) continue;
+        char *what;
+        reload_result result = reload(&what);
+        while (a) {
+            asker *next = a->next; /* it is gone when it has woken */
+            a->result = result;
+            a->what = strdup(what);
+            rt_wake(a->g, a->ticket, RT_WOKEN);
+            a = next;
+        }
+        free(what);
+    }
+}
+
+reload_result generation_reload(char **what) {
+    asker a = {.g = rt_self()};
+    a.ticket = rt_wait_open(a.g);
+    rt_lock_acquire(&reloads.lock);
+    a.next = reloads.first;
+    reloads.first = &a;
+    rt_g *server = reloads.server;
+    rt_lock_release(&reloads.lock);
+    if (server) rt_wake(server, atomic_load(&reloads.ticket), RT_WOKEN);
+    rt_wait(RT_WAIT_OTHER, 0);
+    *what = a.what;
+    return a.result;
+}
+
+static void reload_by_watch(void) {
+    char *what;
+    generation_reload(&what);
+    free(what);
+}
+
+char *generation_start(const char *app_path) {
+    all.app_path = app_path;
+    if (options.watch) watch_start(reload_by_watch);
+    rt_go(serve_reloads, NULL);
+    char *err;
+    generation *gen = load(&err);
+    if (!gen) return err;
+    switch_to(gen);
+    return NULL;
+}
