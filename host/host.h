@@ -142,6 +142,7 @@ struct host_vm {
     const void *g_meta;  /* metatable of the handles of Gs */
     bool in_lua;         /* a G's Lua runs */
     bool closing;        /* no G may begin in it any more */
+    struct source_set *sources; /* from which its Lua loads files (source.c); NULL: the disk */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
