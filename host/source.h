@@ -11,6 +11,7 @@
 enum {
     SOURCE_FILE_MAX = 64 << 20, /* bytes of one file that is loaded */
     SOURCE_NAMES_MAX = 100000,  /* names that one set knows */
+    SOURCE_BYTES_MAX = 1 << 30, /* bytes that it holds */
     SOURCE_ID_SIZE = 50,        /* 40 digits, perhaps "+" and 8 more, NUL */
 };
 
