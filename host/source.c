@@ -45,6 +45,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <search.h>
+#include <sha1.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,7 +86,8 @@ struct source_set {
     size_t n_names;      /* lock */
     size_t n_bytes;      /* lock: in memory */
     char *root;          /* of the tree id; ends in a slash */
-    char *base, *real;   /* the app's folder as it was named, and without links; both end in a slash, or NULL */
+    char *base,
+        *real; /* the app's folder as it was named, and without links; both end in a slash, or NULL */
 };
 
 static void *need(void *p) {
@@ -169,8 +171,9 @@ static int read_file(const char *path, char **bytes, size_t *len, stamp *st, boo
 }
 
 /* The same, of its bytes the blob's id alone. Of regular files. */
-static int hash_file(const char *path, git_id *blob, stamp *st) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* it may be a pipe by now */
+static int hash_file(const char *path, git_id *blob, stamp *st, bool *opened) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* it may be a pipe */
+    *opened = fd >= 0;
     if (fd < 0) return errno;
     struct stat info;
     int err = fstat(fd, &info) < 0 ? errno : 0;
@@ -282,7 +285,7 @@ static file *load(source_set *s, const char *path, bool with_bytes, int *err, bo
         if (!*err) blob = git_blob(bytes, len);
         if (!*err && s->n_bytes + len > SOURCE_BYTES_MAX) *err = E2BIG;
     } else {
-        *err = hash_file(real, &blob, &st);
+        *err = hash_file(real, &blob, &st, opened);
     }
     if (*err) goto no_file;
     if (!f) {
@@ -334,4 +337,272 @@ const source_file *source_get(source_set *s, const char *path, int *err, bool *o
     if (!f) f = load_name(s, abs, true, err, opened);
     pthread_mutex_unlock(&s->lock);
     return f ? &f->pub : NULL;
+}
+
+/* ---- watched folders ---- */
+
+static int by_fts_name(const FTSENT **a, const FTSENT **b) {
+    return strcmp((*a)->fts_name, (*b)->fts_name);
+}
+
+static bool leads_to_file(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* Calls fn(arg, path) for each file below dir, in order, until it answers an error. 0 or errno. */
+static int walk(const char *dir, int (*fn)(void *arg, const char *path), void *arg) {
+    char *const roots[] = {(char *)dir, NULL};
+    FTS *fts = fts_open(roots, FTS_PHYSICAL | FTS_COMFOLLOW | FTS_NOCHDIR, by_fts_name);
+    if (!fts) return errno;
+    int err = 0;
+    FTSENT *e;
+    while (!err && (errno = 0, e = fts_read(fts))) {
+        if (e->fts_level > 0 && e->fts_name[0] == '.') {
+            if (e->fts_info == FTS_D) fts_set(fts, e, FTS_SKIP);
+            continue;
+        }
+        switch (e->fts_info) {
+        case FTS_DNR:
+        case FTS_ERR:
+        case FTS_NS:
+            /* What went while we walk is not there. */
+            if (e->fts_errno != ENOENT || e->fts_level == 0) err = e->fts_errno;
+            break;
+        case FTS_SL:
+            if (!leads_to_file(e->fts_path)) break;
+            err = fn(arg, e->fts_path);
+            break;
+        case FTS_F:
+            err = fn(arg, e->fts_path);
+        }
+    }
+    if (!err && !e) err = errno;
+    fts_close(fts);
+    return err;
+}
+
+typedef struct watching {
+    source_set *set;
+    const char *path; /* of the folder as it was asked for */
+    size_t len;       /* of its path on the disk */
+    SHA1_CTX listing;
+    bool loads;
+} watching;
+
+static int watch_one(void *arg, const char *path) {
+    watching *w = arg;
+    const char *below = path + w->len;
+    SHA1Update(&w->listing, (const uint8_t *)below, strlen(below) + 1);
+    if (!w->loads) return 0;
+    char as_asked[PATH_MAX];
+    int err = 0;
+    bool opened;
+    if (snprintf(as_asked, sizeof as_asked, "%s%s", w->path, below) >= PATH_MAX)
+        return ENAMETOOLONG;
+    if (!load_name(w->set, as_asked, false, &err, &opened) && err != ENOENT) return err;
+    return 0;
+}
+
+/* The folder's listing; loads: and its files. 0 or errno. */
+static int list(source_set *s, const char *path, bool loads, git_id *listing) {
+    char buf[PATH_MAX];
+    const char *dir = where(s, path, buf);
+    watching w = {.set = s, .path = path, .len = strlen(dir), .loads = loads};
+    SHA1Init(&w.listing);
+    int err = walk(dir, watch_one, &w);
+    SHA1Final(listing->sha1, &w.listing);
+    return err;
+}
+
+static int watch_locked(source_set *s, const char *path) {
+    char buf[PATH_MAX];
+    struct stat st;
+    name *n = find_name(s, path);
+    if (n && n->kind != SOURCE_MISSING) return 0;
+    git_id listing;
+    int err = 0;
+    if (stat(where(s, path, buf), &st) != 0 || !S_ISDIR(st.st_mode)) {
+        bool opened;
+        load_name(s, path, false, &err, &opened);
+        return err;
+    }
+    err = list(s, path, true, &listing);
+    if (err) return err;
+    n = add_name(s, path, SOURCE_FOLDER);
+    if (!n) return E2BIG;
+    n->listing = listing;
+    return 0;
+}
+
+int source_watch(source_set *s, const char *path) {
+    char abs[PATH_MAX];
+    int err = make_absolute(path, abs);
+    if (err) return -err;
+    size_t len = strlen(abs);
+    while (len > 1 && abs[len - 1] == '/')
+        abs[--len] = 0;
+    pthread_mutex_lock(&s->lock);
+    err = watch_locked(s, abs);
+    pthread_mutex_unlock(&s->lock);
+    return -err;
+}
+
+/* ---- has anything changed? ---- */
+
+/* The file that the path leads to has the bytes and the mode of f. */
+static bool same_file(file *f, const char *path) {
+    struct stat st;
+    if (stat(path, &st) != 0) return false;
+    if (!S_ISREG(f->stamp.mode)) return true;
+    stamp now = stamp_of(&st);
+    if (same_stamp(&now, &f->stamp) && !f->stamp.racy) return true;
+    git_id blob;
+    bool opened;
+    if (hash_file(path, &blob, &now, &opened) != 0) return false;
+    if (memcmp(&blob, &f->blob, sizeof blob) != 0 || executable(&now) != executable(&f->stamp))
+        return false;
+    f->stamp = now;
+    return true;
+}
+
+typedef struct comparison {
+    source_set *set;
+    bool same;
+} comparison;
+
+static void compare_name(const void *node, VISIT visit, void *arg) {
+    comparison *c = arg;
+    if ((visit != postorder && visit != leaf) || !c->same) return;
+    const name *n = *(name *const *)node;
+    char buf[PATH_MAX];
+    const char *path = where(c->set, n->path, buf);
+    git_id listing;
+    switch (n->kind) {
+    case SOURCE_FILE:
+        c->same = same_file(n->file, path);
+        break;
+    case SOURCE_MISSING:
+        c->same = faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) != 0;
+        break;
+    case SOURCE_FOLDER:
+        c->same = list(c->set, n->path, false, &listing) == 0 &&
+                  memcmp(&listing, &n->listing, sizeof listing) == 0;
+    }
+}
+
+/* The app's folder is still where it was. */
+static bool same_base(const source_set *s) {
+    char real[PATH_MAX];
+    if (!s->base) return true;
+    if (!realpath(s->base, real)) return false;
+    size_t len = strlen(real);
+    return strncmp(real, s->real, len) == 0 && strlen(s->real) == len + (len > 1);
+}
+
+bool source_unchanged(source_set *s) {
+    pthread_mutex_lock(&s->lock);
+    comparison c = {.set = s, .same = same_base(s)};
+    if (c.same) twalk_r(s->names, compare_name, &c);
+    pthread_mutex_unlock(&s->lock);
+    return c.same;
+}
+
+/* ---- the id ---- */
+
+typedef struct picking {
+    const char *root;
+    size_t root_len;
+    git_file *in, *out; /* below the root; elsewhere, but not the system's */
+    size_t n_in, n_out;
+} picking;
+
+static void pick(git_file **list, size_t *n, const file *f, const char *path) {
+    if ((*n & (*n - 1)) == 0) /* 0 or a power of two: full */
+        *list = need(realloc(*list, (*n ? *n * 2 : 1) * sizeof **list));
+    (*list)[(*n)++] =
+        (git_file){.path = path, .executable = executable(&f->stamp), .blob = f->blob};
+}
+
+static void pick_file(const void *node, VISIT visit, void *arg) {
+    picking *p = arg;
+    if (visit != postorder && visit != leaf) return;
+    const file *f = *(file *const *)node;
+    const char *path = f->pub.path;
+    if (strncmp(path, p->root, p->root_len) == 0)
+        pick(&p->in, &p->n_in, f, path + p->root_len);
+    else if (strncmp(path, "/usr/", 5) != 0)
+        pick(&p->out, &p->n_out, f, path + 1);
+}
+
+void source_id(source_set *s, char id[SOURCE_ID_SIZE]) {
+    picking p = {.root = s->root, .root_len = strlen(s->root)};
+    pthread_mutex_lock(&s->lock);
+    twalk_r(s->files, pick_file, &p);
+    git_id tree = git_tree(p.in, p.n_in);
+    git_print(&tree, id);
+    if (p.n_out) {
+        char digits[GIT_ID_DIGITS + 1];
+        tree = git_tree(p.out, p.n_out);
+        git_print(&tree, digits);
+        snprintf(id + GIT_ID_DIGITS, SOURCE_ID_SIZE - GIT_ID_DIGITS, "+%.8s", digits);
+    }
+    pthread_mutex_unlock(&s->lock);
+    free(p.in);
+    free(p.out);
+}
+
+/* ---- the set ---- */
+
+typedef struct visitor {
+    void (*fn)(void *arg, const char *name, source_kind kind);
+    void *arg;
+} visitor;
+
+static void visit_name(const void *node, VISIT visit, void *arg) {
+    visitor *v = arg;
+    if (visit != postorder && visit != leaf) return;
+    const name *n = *(name *const *)node;
+    v->fn(v->arg, n->path, n->kind);
+}
+
+void source_each(source_set *s, void (*fn)(void *arg, const char *name, source_kind kind),
+                 void *arg) {
+    visitor v = {fn, arg};
+    pthread_mutex_lock(&s->lock);
+    twalk_r(s->names, visit_name, &v);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* The path up to its last slash, which is there. */
+static char *folder_of(const char *path) {
+    return need(strndup(path, (size_t)(strrchr(path, '/') - path) + 1));
+}
+
+source_set *source_set_new(const char *app_path) {
+    source_set *s = need(calloc(1, sizeof *s));
+    pthread_mutex_init(&s->lock, NULL);
+    char abs[PATH_MAX], real[PATH_MAX];
+    if (make_absolute(app_path, abs) != 0) strcpy(abs, "/");
+    s->base = folder_of(abs);
+    s->root = folder_of(realpath(abs, real) ? real : abs);
+    if (realpath(s->base, real)) {
+        s->real = need(malloc(strlen(real) + 2));
+        sprintf(s->real, "%s%s", real, real[1] ? "/" : "");
+    } else {
+        free(s->base);
+        s->base = NULL;
+    }
+    return s;
+}
+
+void source_set_free(source_set *s) {
+    if (!s) return;
+    tdestroy(s->names, free_name);
+    tdestroy(s->files, free_file);
+    pthread_mutex_destroy(&s->lock);
+    free(s->root);
+    free(s->base);
+    free(s->real);
+    free(s);
 }
