@@ -5,6 +5,7 @@
 
 require "lunapark.cdef"
 local core = require "lunapark.core"
+require("lunapark.source").install()
 
 local boot = {}
 

@@ -1,0 +1,608 @@
+/* The files of a generation, and what becomes of them on the disk.
+ *
+ * A set remembers every file that its VMs have loaded, with its bytes: a VM that is made minutes later loads the same
+ * program as the first one, whatever was saved meanwhile. It answers three questions: does the disk still hold these
+ * files (source_unchanged: a reload would change nothing); were they ever on the disk together (source_settled: if
+ * not, a save came into the midst of the loading); what would git call them (source_id). A file is read from the disk
+ * when it is asked for, so one that a handler requires an hour after the start is as it was saved last: to be safe
+ * from that, a script requires it while it loads.
+ *
+ * Names and files. A file is known by its path without links: a module that is reached by two paths is one file, read
+ * once. All names by which it was asked for are kept too, since a name may lead elsewhere one day. Usual for that
+ * is `current -> releases/41`, which a deployment turns around while old VMs still run. The old set must not
+ * see the new release by names that it learns later: so the app's folder is looked up once, and what lies in it by
+ * name is looked for there. When it leads elsewhere the set has changed, even if every byte is the same.
+ *
+ * A name that could not be opened is kept as missing: `require` tries several places, and a file that comes to an
+ * earlier one would be loaded instead. It is looked for each time it is asked for.
+ *
+ * Has a file changed? stat is asked first, and where device, inode, size, mode, mtime and ctime are as they were the
+ * file is taken to be. Else its bytes decide, so touching or restoring a file changes nothing. Clocks of file systems
+ * tick slowly, 4 ms and up to 2 s: two saves in one tick look the same to stat. So a file that was changed less than
+ * 2 s before it was read has its bytes compared until it has not (git calls such files racy). What is no regular file
+ * (a pipe) is read once and counts as unchanged.
+ *
+ * The id is the tree that git makes of the files below the root, which is the folder where the app script really
+ * lies: the output of `git write-tree` for an index of exactly these files, as they are on the disk (git's filters, as
+ * for line ends, are not applied). A link counts as the file that it leads to. Files elsewhere have no place in
+ * that tree. Those below /usr/ come with the system and are not part of the id; any others, such as modules
+ * in a home directory, add "+" and 8 digits, which their paths and contents determine. Modules in C are not seen.
+ *
+ * Bytes in memory and bytes in a watched folder are not the same need: of files that are only watched
+ * (templates, which the app reads by itself) the set keeps the blob's id alone.
+ *
+ * One lock per set is held for whole reads: whoever wants a file that another is reading waits for it anyway. It is
+ * a pthread mutex, since holding it blocks; nothing of the runtime is called under it. The sets of names and files
+ * are libc's trees (tsearch), which are sorted: what comes out of them is in the same order every time.
+ */
+#include "source.h"
+
+#include "gittree.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fts.h>
+#include <limits.h>
+#include <pthread.h>
+#include <search.h>
+#include <sha1.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../runtime/runtime.h"
+
+enum { RACY_S = 2 };
+
+/* What stat said before the file was read. */
+typedef struct stamp {
+    dev_t dev;
+    ino_t ino;
+    off_t size;
+    mode_t mode;
+    struct timespec mtime, ctime;
+    bool racy; /* it may have changed since, and look the same */
+} stamp;
+
+typedef struct file {
+    source_file pub; /* bytes: NULL if it is only watched */
+    git_id blob;
+    stamp stamp;
+} file;
+
+typedef struct name {
+    char *path; /* absolute, as it was asked for */
+    source_kind kind;
+    file *file;     /* SOURCE_FILE */
+    git_id listing; /* SOURCE_FOLDER: of the names in it */
+} name;
+
+struct source_set {
+    pthread_mutex_t lock;
+    void *names, *files; /* lock: trees of name and file, by path */
+    size_t n_names;      /* lock */
+    size_t n_bytes;      /* lock: in memory */
+    char *root;          /* of the tree id; ends in a slash */
+    char *base,
+        *real; /* the app's folder as it was named, and without links; both end in a slash, or NULL */
+};
+
+static void *need(void *p) {
+    if (!p) rt_throw("out of memory for the files of a generation");
+    return p;
+}
+
+/* ---- reading ---- */
+
+static stamp stamp_of(const struct stat *st) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (stamp){
+        .dev = st->st_dev,
+        .ino = st->st_ino,
+        .size = st->st_size,
+        .mode = st->st_mode,
+        .mtime = st->st_mtim,
+        .ctime = st->st_ctim,
+        .racy = st->st_ctim.tv_sec + RACY_S >= now.tv_sec,
+    };
+}
+
+static bool same_time(struct timespec a, struct timespec b) {
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+static bool same_stamp(const stamp *a, const stamp *b) {
+    return a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->mode == b->mode &&
+           same_time(a->mtime, b->mtime) && same_time(a->ctime, b->ctime);
+}
+
+static bool executable(const stamp *st) {
+    return st->mode & S_IXUSR;
+}
+
+/* To the end, whatever stat has said of it: files in /proc, pipes. 0 or errno. */
+static int read_all(int fd, size_t guess, char **bytes, size_t *len) {
+    size_t n = 0, cap = guess < SOURCE_FILE_MAX ? guess + 2 : SOURCE_FILE_MAX + 2;
+    char *buf = malloc(cap);
+    while (buf) {
+        ssize_t r = read(fd, buf + n, cap - 1 - n);
+        if (r < 0 && errno == EINTR) continue;
+        if (r < 0) {
+            int err = errno;
+            free(buf);
+            return err;
+        }
+        if (r == 0) {
+            buf[n] = 0;
+            *bytes = buf;
+            *len = n;
+            return 0;
+        }
+        n += (size_t)r;
+        if (n > SOURCE_FILE_MAX) {
+            free(buf);
+            return EFBIG;
+        }
+        if (n < cap - 1) continue;
+        cap = cap < SOURCE_FILE_MAX / 2 ? cap * 2 : SOURCE_FILE_MAX + 2;
+        char *grown = realloc(buf, cap);
+        if (!grown) free(buf);
+        buf = grown;
+    }
+    return ENOMEM;
+}
+
+/* Its bytes and what stat said before; st may be NULL. 0 or errno. */
+static int read_file(const char *path, char **bytes, size_t *len, stamp *st, bool *opened) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    *opened = fd >= 0;
+    if (fd < 0) return errno;
+    struct stat info;
+    int err = fstat(fd, &info) < 0 ? errno : 0;
+    if (!err && S_ISREG(info.st_mode) && info.st_size > SOURCE_FILE_MAX) err = EFBIG;
+    if (!err && st) *st = stamp_of(&info);
+    if (!err) err = read_all(fd, (size_t)info.st_size, bytes, len);
+    close(fd);
+    return err;
+}
+
+/* The same, of its bytes the blob's id alone. Of regular files. */
+static int hash_file(const char *path, git_id *blob, stamp *st, bool *opened) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* it may be a pipe */
+    *opened = fd >= 0;
+    if (fd < 0) return errno;
+    struct stat info;
+    int err = fstat(fd, &info) < 0 ? errno : 0;
+    if (!err && !S_ISREG(info.st_mode)) err = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
+    if (!err) {
+        *st = stamp_of(&info);
+        err = -git_blob_fd(fd, (uint64_t)info.st_size, blob);
+    }
+    close(fd);
+    return err;
+}
+
+char *source_read(const char *path, size_t *len, int *err, bool *opened) {
+    char *bytes = NULL;
+    bool was_opened;
+    *err = read_file(path, &bytes, len, NULL, opened ? opened : &was_opened);
+    return bytes;
+}
+
+/* ---- names and files ---- */
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const name *)a)->path, ((const name *)b)->path);
+}
+
+static int by_path(const void *a, const void *b) {
+    return strcmp(((const file *)a)->pub.path, ((const file *)b)->pub.path);
+}
+
+/* Absolute, but for that as it is. 0 or errno. */
+static int make_absolute(const char *path, char out[PATH_MAX]) {
+    size_t n = 0;
+    if (path[0] != '/') {
+        if (!path[0]) return ENOENT;
+        if (!getcwd(out, PATH_MAX)) return errno;
+        n = strlen(out);
+        if (n > 1 && n < PATH_MAX - 1) out[n++] = '/';
+    }
+    size_t len = strlen(path);
+    if (n + len >= PATH_MAX) return ENAMETOOLONG;
+    memcpy(out + n, path, len + 1);
+    return 0;
+}
+
+/* Where the disk is asked for the name: in the app's folder as it was, if it lies there. */
+static const char *where(const source_set *s, const char *path, char out[PATH_MAX]) {
+    if (!s->base || strncmp(path, s->base, strlen(s->base)) != 0) return path;
+    int n = snprintf(out, PATH_MAX, "%s%s", s->real, path + strlen(s->base));
+    return n < PATH_MAX ? out : path;
+}
+
+static name *find_name(source_set *s, const char *path) {
+    name key = {.path = (char *)path};
+    name **found = tfind(&key, &s->names, by_name);
+    return found ? *found : NULL;
+}
+
+/* The name of that path, made if need be. NULL: there are too many, or no memory. */
+static name *add_name(source_set *s, const char *path, source_kind kind) {
+    name *n = find_name(s, path);
+    if (n) {
+        n->kind = kind;
+        return n;
+    }
+    if (s->n_names == SOURCE_NAMES_MAX) return NULL;
+    n = calloc(1, sizeof *n);
+    if (!n || !(n->path = strdup(path)) || !tsearch(n, &s->names, by_name)) {
+        if (n) free(n->path);
+        free(n);
+        return NULL;
+    }
+    n->kind = kind;
+    s->n_names++;
+    return n;
+}
+
+static void free_file(void *arg) {
+    file *f = arg;
+    free((char *)f->pub.path);
+    free((char *)f->pub.bytes);
+    free(f);
+}
+
+static void free_name(void *arg) {
+    name *n = arg;
+    free(n->path);
+    free(n);
+}
+
+/* The file at `path` on the disk, with its bytes or without. NULL: *err. */
+static file *load(source_set *s, const char *path, bool with_bytes, int *err, bool *opened) {
+    char real[PATH_MAX];
+    *opened = false;
+    if (!realpath(path, real)) {
+        *err = errno;
+        return NULL;
+    }
+    file key = {.pub.path = real};
+    file **found = tfind(&key, &s->files, by_path);
+    file *f = found ? *found : NULL;
+    if (f && (f->pub.bytes || !with_bytes)) return f;
+
+    char *bytes = NULL;
+    size_t len = 0;
+    stamp st = {0};
+    git_id blob;
+    if (with_bytes) {
+        *err = read_file(real, &bytes, &len, &st, opened);
+        if (!*err) blob = git_blob(bytes, len);
+        if (!*err && s->n_bytes + len > SOURCE_BYTES_MAX) *err = E2BIG;
+    } else {
+        *err = hash_file(real, &blob, &st, opened);
+    }
+    if (*err) goto no_file;
+    if (!f) {
+        *err = ENOMEM;
+        f = calloc(1, sizeof *f);
+        if (!f) goto no_file;
+        f->pub.path = strdup(real);
+        if (!f->pub.path || !tsearch(f, &s->files, by_path)) goto no_entry;
+    }
+    f->blob = blob;
+    f->stamp = st;
+    f->pub.bytes = bytes;
+    f->pub.len = len;
+    s->n_bytes += len;
+    return f;
+
+no_entry:
+    free_file(f);
+no_file:
+    free(bytes);
+    return NULL;
+}
+
+/* The same, and the name for it. */
+static file *load_name(source_set *s, const char *path, bool with_bytes, int *err, bool *opened) {
+    char buf[PATH_MAX];
+    if (s->n_names == SOURCE_NAMES_MAX && !find_name(s, path)) {
+        *err = E2BIG;
+        return NULL;
+    }
+    file *f = load(s, where(s, path, buf), with_bytes, err, opened);
+    if (!f && *opened) return NULL;
+    name *n = add_name(s, path, f ? SOURCE_FILE : SOURCE_MISSING);
+    if (n) n->file = f;
+    if (f && !n) *err = ENOMEM;
+    return n ? f : NULL;
+}
+
+const source_file *source_get(source_set *s, const char *path, int *err, bool *opened) {
+    char abs[PATH_MAX];
+    bool was_opened;
+    if (!opened) opened = &was_opened;
+    *opened = false;
+    *err = make_absolute(path, abs);
+    if (*err) return NULL;
+    pthread_mutex_lock(&s->lock);
+    name *n = find_name(s, abs);
+    file *f = n && n->file && n->file->pub.bytes ? n->file : NULL;
+    if (!f) f = load_name(s, abs, true, err, opened);
+    pthread_mutex_unlock(&s->lock);
+    return f ? &f->pub : NULL;
+}
+
+/* ---- watched folders ---- */
+
+static int by_fts_name(const FTSENT **a, const FTSENT **b) {
+    return strcmp((*a)->fts_name, (*b)->fts_name);
+}
+
+static bool leads_to_file(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/* Calls fn(arg, path) for each file below dir, in order, until it answers an error. 0 or errno. */
+static int walk(const char *dir, int (*fn)(void *arg, const char *path), void *arg) {
+    char *const roots[] = {(char *)dir, NULL};
+    FTS *fts = fts_open(roots, FTS_PHYSICAL | FTS_COMFOLLOW | FTS_NOCHDIR, by_fts_name);
+    if (!fts) return errno;
+    int err = 0;
+    FTSENT *e;
+    while (!err && (errno = 0, e = fts_read(fts))) {
+        if (e->fts_level > 0 && e->fts_name[0] == '.') {
+            if (e->fts_info == FTS_D) fts_set(fts, e, FTS_SKIP);
+            continue;
+        }
+        switch (e->fts_info) {
+        case FTS_DNR:
+        case FTS_ERR:
+        case FTS_NS:
+            /* What went while we walk is not there. */
+            if (e->fts_errno != ENOENT || e->fts_level == 0) err = e->fts_errno;
+            break;
+        case FTS_SL:
+            if (!leads_to_file(e->fts_path)) break;
+            err = fn(arg, e->fts_path);
+            break;
+        case FTS_F:
+            err = fn(arg, e->fts_path);
+        }
+    }
+    if (!err && !e) err = errno;
+    fts_close(fts);
+    return err;
+}
+
+typedef struct watching {
+    source_set *set;
+    const char *path; /* of the folder as it was asked for */
+    size_t len;       /* of its path on the disk */
+    SHA1_CTX listing;
+    bool loads;
+} watching;
+
+static int watch_one(void *arg, const char *path) {
+    watching *w = arg;
+    const char *below = path + w->len;
+    SHA1Update(&w->listing, (const uint8_t *)below, strlen(below) + 1);
+    if (!w->loads) return 0;
+    char as_asked[PATH_MAX];
+    int err = 0;
+    bool opened;
+    if (snprintf(as_asked, sizeof as_asked, "%s%s", w->path, below) >= PATH_MAX)
+        return ENAMETOOLONG;
+    if (!load_name(w->set, as_asked, false, &err, &opened) && err != ENOENT) return err;
+    return 0;
+}
+
+/* The folder's listing; loads: and its files. 0 or errno. */
+static int list(source_set *s, const char *path, bool loads, git_id *listing) {
+    char buf[PATH_MAX];
+    const char *dir = where(s, path, buf);
+    watching w = {.set = s, .path = path, .len = strlen(dir), .loads = loads};
+    SHA1Init(&w.listing);
+    int err = walk(dir, watch_one, &w);
+    SHA1Final(listing->sha1, &w.listing);
+    return err;
+}
+
+static int watch_locked(source_set *s, const char *path) {
+    char buf[PATH_MAX];
+    struct stat st;
+    name *n = find_name(s, path);
+    if (n && n->kind != SOURCE_MISSING) return 0;
+    git_id listing;
+    int err = 0;
+    if (stat(where(s, path, buf), &st) != 0 || !S_ISDIR(st.st_mode)) {
+        bool opened;
+        load_name(s, path, false, &err, &opened);
+        return err;
+    }
+    err = list(s, path, true, &listing);
+    if (err) return err;
+    n = add_name(s, path, SOURCE_FOLDER);
+    if (!n) return E2BIG;
+    n->listing = listing;
+    return 0;
+}
+
+int source_watch(source_set *s, const char *path) {
+    char abs[PATH_MAX];
+    int err = make_absolute(path, abs);
+    if (err) return -err;
+    size_t len = strlen(abs);
+    while (len > 1 && abs[len - 1] == '/')
+        abs[--len] = 0;
+    pthread_mutex_lock(&s->lock);
+    err = watch_locked(s, abs);
+    pthread_mutex_unlock(&s->lock);
+    return -err;
+}
+
+/* ---- has anything changed? ---- */
+
+/* The file that the path leads to has the bytes and the mode of f. */
+static bool same_file(file *f, const char *path) {
+    struct stat st;
+    if (stat(path, &st) != 0) return false;
+    if (!S_ISREG(f->stamp.mode)) return true;
+    stamp now = stamp_of(&st);
+    if (same_stamp(&now, &f->stamp) && !f->stamp.racy) return true;
+    git_id blob;
+    bool opened;
+    if (hash_file(path, &blob, &now, &opened) != 0) return false;
+    if (memcmp(&blob, &f->blob, sizeof blob) != 0 || executable(&now) != executable(&f->stamp))
+        return false;
+    f->stamp = now;
+    return true;
+}
+
+typedef struct comparison {
+    source_set *set;
+    bool same;
+} comparison;
+
+static void compare_name(const void *node, VISIT visit, void *arg) {
+    comparison *c = arg;
+    if ((visit != postorder && visit != leaf) || !c->same) return;
+    const name *n = *(name *const *)node;
+    char buf[PATH_MAX];
+    const char *path = where(c->set, n->path, buf);
+    git_id listing;
+    switch (n->kind) {
+    case SOURCE_FILE:
+        c->same = same_file(n->file, path);
+        break;
+    case SOURCE_MISSING:
+        c->same = faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) != 0;
+        break;
+    case SOURCE_FOLDER:
+        c->same = list(c->set, n->path, false, &listing) == 0 &&
+                  memcmp(&listing, &n->listing, sizeof listing) == 0;
+    }
+}
+
+/* The app's folder is still where it was. */
+static bool same_base(const source_set *s) {
+    char real[PATH_MAX];
+    if (!s->base) return true;
+    if (!realpath(s->base, real)) return false;
+    size_t len = strlen(real);
+    return strncmp(real, s->real, len) == 0 && strlen(s->real) == len + (len > 1);
+}
+
+bool source_unchanged(source_set *s) {
+    pthread_mutex_lock(&s->lock);
+    comparison c = {.set = s, .same = same_base(s)};
+    if (c.same) twalk_r(s->names, compare_name, &c);
+    pthread_mutex_unlock(&s->lock);
+    return c.same;
+}
+
+/* ---- the id ---- */
+
+typedef struct picking {
+    const char *root;
+    size_t root_len;
+    git_file *in, *out; /* below the root; elsewhere, but not the system's */
+    size_t n_in, n_out;
+} picking;
+
+static void pick(git_file **list, size_t *n, const file *f, const char *path) {
+    if ((*n & (*n - 1)) == 0) /* 0 or a power of two: full */
+        *list = need(realloc(*list, (*n ? *n * 2 : 1) * sizeof **list));
+    (*list)[(*n)++] =
+        (git_file){.path = path, .executable = executable(&f->stamp), .blob = f->blob};
+}
+
+static void pick_file(const void *node, VISIT visit, void *arg) {
+    picking *p = arg;
+    if (visit != postorder && visit != leaf) return;
+    const file *f = *(file *const *)node;
+    const char *path = f->pub.path;
+    if (strncmp(path, p->root, p->root_len) == 0)
+        pick(&p->in, &p->n_in, f, path + p->root_len);
+    else if (strncmp(path, "/usr/", 5) != 0)
+        pick(&p->out, &p->n_out, f, path + 1);
+}
+
+void source_id(source_set *s, char id[SOURCE_ID_SIZE]) {
+    picking p = {.root = s->root, .root_len = strlen(s->root)};
+    pthread_mutex_lock(&s->lock);
+    twalk_r(s->files, pick_file, &p);
+    git_id tree = git_tree(p.in, p.n_in);
+    git_print(&tree, id);
+    if (p.n_out) {
+        char digits[GIT_ID_DIGITS + 1];
+        tree = git_tree(p.out, p.n_out);
+        git_print(&tree, digits);
+        snprintf(id + GIT_ID_DIGITS, SOURCE_ID_SIZE - GIT_ID_DIGITS, "+%.8s", digits);
+    }
+    pthread_mutex_unlock(&s->lock);
+    free(p.in);
+    free(p.out);
+}
+
+/* ---- the set ---- */
+
+typedef struct visitor {
+    void (*fn)(void *arg, const char *name, source_kind kind);
+    void *arg;
+} visitor;
+
+static void visit_name(const void *node, VISIT visit, void *arg) {
+    visitor *v = arg;
+    if (visit != postorder && visit != leaf) return;
+    const name *n = *(name *const *)node;
+    v->fn(v->arg, n->path, n->kind);
+}
+
+void source_each(source_set *s, void (*fn)(void *arg, const char *name, source_kind kind),
+                 void *arg) {
+    visitor v = {fn, arg};
+    pthread_mutex_lock(&s->lock);
+    twalk_r(s->names, visit_name, &v);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* The path up to its last slash, which is there. */
+static char *folder_of(const char *path) {
+    return need(strndup(path, (size_t)(strrchr(path, '/') - path) + 1));
+}
+
+source_set *source_set_new(const char *app_path) {
+    source_set *s = need(calloc(1, sizeof *s));
+    pthread_mutex_init(&s->lock, NULL);
+    char abs[PATH_MAX], real[PATH_MAX];
+    if (make_absolute(app_path, abs) != 0) strcpy(abs, "/");
+    s->base = folder_of(abs);
+    s->root = folder_of(realpath(abs, real) ? real : abs);
+    if (realpath(s->base, real)) {
+        s->real = need(malloc(strlen(real) + 2));
+        sprintf(s->real, "%s%s", real, real[1] ? "/" : "");
+    } else {
+        free(s->base);
+        s->base = NULL;
+    }
+    return s;
+}
+
+void source_set_free(source_set *s) {
+    if (!s) return;
+    tdestroy(s->names, free_name);
+    tdestroy(s->files, free_file);
+    pthread_mutex_destroy(&s->lock);
+    free(s->root);
+    free(s->base);
+    free(s->real);
+    free(s);
+}
