@@ -278,6 +278,8 @@ void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *
                 void (*lost)(void *), void *done_arg);
 
 int luaopen_lunapark_core(lua_State *L); /* luacore.c */
+/* For a new VM. May raise. */
+void luag_open(lua_State *L);
 
 /* Waits that a lua_CFunction begins: `return luag_wait...(L, ...)`. They yield, and answer nothing,
  * or "timeout", "canceled", "closed" when it is over. */

@@ -18,6 +18,7 @@
  * Lua is foreign code to the runtime (rt_enterforeign): while it runs, the M has no P of its own to speak of.
  */
 #include "conn.h"
+#include "costate.h"
 #include "runaway.h"
 
 #include <stdio.h>
@@ -42,13 +43,26 @@ static host_luag *waiter(lua_State *L) {
     return vm->slots[vm->view.slot];
 }
 
-static const char *word_of(int err) {
-    return err == RT_ETIMEOUT ? "timeout" : err == RT_ECLOSED ? "closed" : "canceled";
+/* The words that a wait answers. They lie in the VM's registry from its beginning, at -1, -2, -3: a wait that ends takes
+ * no memory, for which nobody could be told that there is none. */
+enum { CANCELED = -1, TIMEOUT = -2, CLOSED = -3 };
+
+static int word_of(int err) {
+    return err == RT_ETIMEOUT ? TIMEOUT : err == RT_ECLOSED ? CLOSED : CANCELED;
 }
 
-static int answer(lua_State *L, const char *word) {
-    lua_pushstring(L, word);
+static int answer(lua_State *L, int word) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, word);
     return 1;
+}
+
+void luag_open(lua_State *L) {
+    static const char *const words[] = {"canceled", "timeout", "closed"};
+    for (int i = 0; i < 3; i++) {
+        lua_pushstring(L, words[i]);
+        lua_rawseti(L, LUA_REGISTRYINDEX, -1 - i);
+    }
+    costate_open(L);
 }
 
 static int64_t nearer(int64_t a, int64_t b) {
@@ -239,7 +253,7 @@ static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t de
 
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
-    if (canceled(lg)) return answer(L, "canceled");
+    if (canceled(lg)) return answer(L, CANCELED);
     return wait_ticket(L, lg, reason, deadline_ns);
 }
 
@@ -254,7 +268,7 @@ int luag_park(lua_State *L) {
 int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
                    void (*begun)(host_luag *lg, void *arg), void *arg) {
     host_luag *lg = waiter(L);
-    if (canceled(lg)) return answer(L, "canceled");
+    if (canceled(lg)) return answer(L, CANCELED);
     if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
@@ -274,7 +288,7 @@ int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
     }
     if (canceled(lg)) {
         queue_leave(lg);
-        return answer(L, "canceled");
+        return answer(L, CANCELED);
     }
     if (q) queue_join(q, lg);
     lg->resting = true;
@@ -283,7 +297,7 @@ int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
 
 int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
-    if (canceled(lg)) return answer(L, "canceled");
+    if (canceled(lg)) return answer(L, CANCELED);
     lg->want = WANT_TICKET;
     lg->deadline_ns = lg->sheltered ? deadline_ns : nearer(limit_of(lg), deadline_ns);
     lg->ticket = rt_wait_open(lg->g);
@@ -332,17 +346,17 @@ static int leave_or_answer(lua_State *L, host_luag *lg, int r) {
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     lg->answers = false;
-    if (canceled_fd(lg, false)) return answer(L, "canceled");
+    if (canceled_fd(lg, false)) return answer(L, CANCELED);
     return leave_or_answer(L, lg, enter_wait_fd(lg, q, pd, mode, deadline_ns));
 }
 
 int luag_wait_req(lua_State *L, host_req *req, int mode, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     lg->answers = mode == RT_W;
-    if (canceled_fd(lg, lg->answers)) return answer(L, "canceled");
+    if (canceled_fd(lg, lg->answers)) return answer(L, CANCELED);
     host_waitq *q;
     rt_pd *pd = conn_pd_take(req, &q);
-    if (!pd) return answer(L, "closed");
+    if (!pd) return answer(L, CLOSED);
     int r = enter_wait_fd(lg, q, pd, mode, deadline_ns);
     conn_pd_give(req);
     return leave_or_answer(L, lg, r);
@@ -441,13 +455,17 @@ static int end_wait(host_luag *lg) {
 
 rt_step luag_resume(host_luag *lg) {
     lua_State *L = lg->L;
-    int nargs = lg->want == WANT_NOTHING ? lg->nargs : end_wait(lg);
+    bool waited = lg->want != WANT_NOTHING;
+    int nargs = waited ? end_wait(lg) : lg->nargs;
     luag_enter(lg);
+    costate_give(L, waited);
     int status = lua_resume(L, nargs);
     luag_leave(lg);
     if (status == LUA_YIELD) {
-        if (lg->want == WANT_TURN) return RT_YIELD;
-        if (lg->want != WANT_NOTHING) return RT_PARK;
+        if (lg->want != WANT_NOTHING) {
+            costate_take(L);
+            return lg->want == WANT_TURN ? RT_YIELD : RT_PARK;
+        }
         /* coroutine.yield outside of any coroutine of the user's. */
         lua_settop(L, 0);
         lua_pushliteral(L, "attempt to yield outside of a coroutine");
@@ -560,6 +578,7 @@ host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     lg->nargs = nargs;
     lg->done = plain_done;
     lua_xmove(from, lg->L, nargs + 1);
+    costate_take(lg->L);
     rt_ready(lg->g);
     return lg;
 }

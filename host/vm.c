@@ -105,6 +105,7 @@ static int open_all(lua_State *L) {
     if (!LUAJIT_SIDE_TRACES && luaL_dostring(L, "require('jit.opt').start('maxside=0')") != 0)
         return lua_error(L);
     barrier_open(L);
+    luag_open(L);
     add_searcher(L);
     if (rt_debug()->gctrace) vm_gc_trace(L);
     return 0;

@@ -212,5 +212,117 @@ describe("lunapark", function()
         assert.equal(1, select(2, text:gsub("in function 'low'", "")))
       end
     end)
+
+    describe("of a G that waits", function()
+      -- Enough for the loops to be compiled.
+      local MANY = 300
+
+      -- What resuming and looking at co does while its G waits: the same each time.
+      local function try(co)
+        for _ = 1, MANY do
+          local ok, err = coroutine.resume(co, "injected")
+          assert.is_false(ok)
+          assert.equal("cannot resume running coroutine", err)
+          assert.equal("normal", coroutine.status(co))
+        end
+        assert.matches("stack traceback:\n.*coroutine_spec.lua", debug.traceback(co))
+        collectgarbage()
+      end
+
+      it("can't be resumed by another, whatever the wait is", function()
+        local kinds, tidy = waits.of_each_kind()
+        for name, wait in pairs(kinds) do
+          local co
+          local g = lp.go(function()
+            co = coroutine.running()
+            local results = pack(wait())
+            return "results", results
+          end)
+          helper.eventually(function() return co end)
+          lp.yield()
+          try(co)
+          g:cancel()
+          local said, results = g:join(LONG)
+          assert.equal("results", said, name)
+          assert.equal("canceled", results[2], name)
+          assert.equal("dead", coroutine.status(co))
+          assert.same({ false, "cannot resume dead coroutine" }, { coroutine.resume(co) })
+        end
+        tidy()
+      end)
+
+      it("can't be resumed while it only waits for its turn", function()
+        local co, done
+        local g = lp.go(function()
+          co = coroutine.running()
+          while not done do lp.yield() end
+          return "done"
+        end)
+        helper.eventually(function() return co end)
+        try(co)
+        done = true
+        assert.equal("done", g:join(LONG))
+      end)
+
+      it("can't be resumed before it begins: it may be one that another G ended on", function()
+        local cos = {}
+        for i = 1, 5 do
+          lp.go(function() cos[i] = coroutine.running() end):join()
+        end
+        local ran = 0
+        local gs = {}
+        for i = 1, 5 do
+          gs[i] = lp.go(function(n)
+            ran = ran + 1
+            return n
+          end, i)
+        end
+        for _, co in ipairs(cos) do
+          local ok, err = coroutine.resume(co)
+          assert.is_false(ok)
+          assert.matches("^cannot resume %a+ coroutine$", err)
+        end
+        assert.equal(0, ran)
+        for i, g in ipairs(gs) do assert.equal(i, g:join(LONG)) end
+      end)
+
+      it("can't be resumed when it is a generator of the user's, in which the wait is", function()
+        local co
+        local wrapped = coroutine.wrap(function()
+          co = coroutine.running()
+          local got = lp.park()
+          coroutine.yield(got)
+          return "end"
+        end)
+        local g = lp.go(function()
+          local got = wrapped()
+          return got, wrapped()
+        end)
+        helper.eventually(function() return co end)
+        lp.yield()
+        try(co)
+        for _ = 1, MANY do assert.matches("cannot resume running coroutine$", raised(wrapped, "injected")) end
+        lp.ready(g, "true value")
+        assert.same({ "true value", "end" }, { g:join(LONG) })
+      end)
+
+      it("takes values with lp.ready while others try", function()
+        local co
+        local g = lp.go(function()
+          co = coroutine.running()
+          local sum = 0
+          for _ = 1, MANY do sum = sum + lp.park() end
+          return sum
+        end)
+        helper.eventually(function() return co end)
+        for i = 1, MANY do
+          coroutine.resume(co, 1e6)
+          lp.ready(g, i)
+          coroutine.resume(co, 1e6)
+          lp.yield()
+        end
+        assert.equal(MANY * (MANY + 1) / 2, g:join(LONG))
+      end)
+    end)
   end)
 end)

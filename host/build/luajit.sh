@@ -1,14 +1,11 @@
 #!/bin/sh
 # Builds the LuaJIT that is linked into lunapark: luajit.sh DIR makes DIR/libluajit.a and DIR/luajit_config.h.
 #
-# It is Debian's, from Debian's source package, but for one word. In the version of Debian 12 (as in any before
-# July 2023; LuaJIT's issue 1016) the check for room on the Lua stack at the head of a side trace may use a
-# register that its parent trace still needs, and when the check fails, a wrong value goes back to the Lua stack. That
-# needs coroutines with small stacks and much compiled code, which is what handlers are: scripts/torture.lua
-# crashed in four runs of five. We have the check save and restore the register that it uses.
+# It is Debian's, from Debian's source package, with the faults of that version mended that crash servers. Each
+# `fix_` below tells of one. They change a word or add a few lines where the source is as expected.
 #
 # Where no source package can be fetched the packaged library is taken, and luajit_config.h says that its side traces
-# must stay off (vm.c).
+# must stay off (vm.c) and which specs must not be run.
 set -u
 
 dir=$1
@@ -44,11 +41,52 @@ fetch() {
         tar -xf "$work"/luajit2_*.orig.tar.* --strip-components=1 -C "$work/src"
 }
 
-# The registers that the check may use at the head of a side trace: none, so it saves and restores the one it takes.
+# edit FILE N PATTERN SCRIPT: sed's SCRIPT over FILE, in which N lines match PATTERN.
+edit() {
+    file=$work/src/src/$1
+    [ "$(grep -c "$3" "$file")" = "$2" ] && sed -i "$4" "$file" && return
+    echo "$1: not $2 lines like $3"
+    return 1
+}
+
+# LuaJIT's issue 1016, mended upstream in July 2023. The check for room on the Lua stack at the head of a side trace
+# may use a register that its parent trace still needs, and when the check fails, a wrong value goes back to the Lua
+# stack. That needs coroutines with small stacks and much compiled code, which is what handlers are:
+# scripts/torture.lua crashed in four runs of five. The check may take no register for itself, so it saves and
+# restores the one that it uses.
+fix_stack_check() {
+    edit lj_asm.c 1 'asm_stack_check(.*, irp, allow & RSET_GPR,' \
+        '/asm_stack_check(.*, irp, /s/allow & RSET_GPR/RSET_EMPTY/'
+}
+
+# What a C function raises that compiled code calls (string.buffer's encoder, a table's new key, an allocation). Compiled
+# code keeps neither L->top nor L->base as the interpreter does: L->top may be where some earlier call of C left
+# it, and the message that is pushed there overwrites a frame that lives. pcall in compiled code then catches
+# the error, and a later return crashes. Upstream has mended that for lj_err_mem and lj_err_msg (issue 1034), not yet
+# for lj_err_caller and lj_err_callerv. Here, each first sets both: to the trace's frame, and to that frame's end.
+# If that is the end of the stack as well, the push makes it grow, and jit_base must go with it (issue 1435: a
+# number of slots was taken for one of bytes).
+fix_errors_on_trace() {
+    edit lj_err.c 2 '^  if (curr_funcisL(L)) L->top = curr_topL(L);$' \
+            '/^LJ_NOINLINE void lj_err_mem(/,${s/^  if (curr_funcisL(L)) L->top =/  frame_of_trace(L);\n&/}' &&
+        edit lj_err.c 1 '^LJ_NOINLINE void lj_err_callerv(' \
+            '/^LJ_NOINLINE void lj_err_callerv(/,/^}/s/va_start(argp, em);/& frame_of_trace(L);/' &&
+        edit lj_err.c 1 '^LJ_NOINLINE void lj_err_caller(' \
+            '/^LJ_NOINLINE void lj_err_caller(/,/^}/s/lj_err_callermsg(/frame_of_trace(L); &/' &&
+        edit lj_err.c 1 '^/\* Return string object for error message' '/^\/\* Return string object for error message/i\
+static void frame_of_trace(lua_State *L)\
+{\
+  TValue *base = tvref(G(L)->jit_base);\
+  if (base == NULL) return;\
+  L->base = base;\
+  if (curr_funcisL(L)) L->top = curr_topL(L);\
+}\
+' &&
+        edit lj_state.c 1 'oldst) < oldsize)$' 's/oldst) < oldsize)$/oldst) < oldsize * sizeof(TValue))/'
+}
+
 fix() {
-    file=$work/src/src/lj_asm.c
-    [ "$(grep -c 'asm_stack_check(.*, irp, allow & RSET_GPR,' "$file")" = 1 ] || return
-    sed -i '/asm_stack_check(.*, irp, /s/allow & RSET_GPR/RSET_EMPTY/' "$file"
+    fix_stack_check && fix_errors_on_trace
 }
 
 compile() {
