@@ -81,9 +81,17 @@ static void drain_main(void *arg) {
 
 /* Before anybody is told that we listen: who knows may send one. It waits for serve_until_signal. */
 static void catch_signals(void) {
-    static const int wanted[] = {SIGTERM, SIGINT};
-    for (int i = 0; i < 2; i++)
+    static const int wanted[] = {SIGTERM, SIGINT, SIGHUP};
+    for (int i = 0; i < 3; i++)
         if (rt_signal_notify(wanted[i]) < 0) rt_throw("cannot handle signal %d", wanted[i]);
+}
+
+/* Says in the log what came of it. */
+static void reload(void *arg) {
+    (void)arg;
+    char *what;
+    generation_reload(&what);
+    free(what);
 }
 
 /* Requests in flight are answered, within the drain timeout; a second signal does not wait. */
@@ -91,6 +99,10 @@ static _Noreturn void serve_until_signal(void) {
     bool asked = false;
     for (;;) {
         int signo = rt_signal_wait();
+        if (signo == SIGHUP) {
+            rt_go(reload, NULL);
+            continue;
+        }
         if (asked) end_serving();
         asked = true;
         log_line(LOG_INFO, "%s: stopping", signo == SIGTERM ? "SIGTERM" : "SIGINT");
