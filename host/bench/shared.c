@@ -59,7 +59,7 @@ static double in_vms(host_vm **vms) {
     int64_t began = cpu_ns();
     left = TWO;
     for (int i = 0; i < TWO; i++)
-        luag_spawn(vms[i], push, NULL, ended, NULL);
+        luag_spawn(vms[i], push, NULL, ended, NULL, NULL);
     while (left > 0)
         rt_sleep(NS_PER_SEC / 1000);
     return (double)(cpu_ns() - began) / TWO / rounds;
