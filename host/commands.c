@@ -7,6 +7,7 @@
 #include "commands.h"
 
 #include "dump.h"
+#include "admin.h"
 #include "generation.h"
 #include "vmcall.h"
 
@@ -54,7 +55,7 @@ void command_test(void *call) {
 
 /* ---- serve ---- */
 
-static host_server *listeners[MAX_LISTEN];
+static host_server *listeners[MAX_LISTEN], *admin;
 static char bound_pid_file[1024];
 
 static void write_pid_file(void) {
@@ -108,6 +109,7 @@ static _Noreturn void serve_until_signal(void) {
         log_line(LOG_INFO, "%s: stopping", signo == SIGTERM ? "SIGTERM" : "SIGINT");
         for (int i = 0; i < options.n_listen; i++)
             server_stop(listeners[i]);
+        if (admin) server_stop(admin);
         rt_go(drain_main, NULL);
     }
 }
@@ -131,12 +133,27 @@ static void listen_all(void) {
         fprintf(stderr, "lunapark: cannot listen on %s: %s\n", options.listen[i], rt_strerror(err));
         finish(1);
     }
+    char *err;
+    if (options.admin && !(admin = admin_start(options.admin, &err))) {
+        fprintf(stderr, "lunapark: cannot listen on %s: %s\n", options.admin, err);
+        finish(1);
+    }
     write_pid_file();
     for (int i = 0; i < options.n_listen; i++) {
         const char *addr = listeners[i]->addr;
         bool tcp = strncmp(addr, "unix:", 5) != 0;
         fprintf(stderr, "lunapark: listening on %s%s\n", tcp ? "http://" : "", addr);
     }
+    if (admin) {
+        bool unix_socket = strncmp(admin->addr, "unix:", 5) == 0;
+        fprintf(stderr, "lunapark: admin on %s%s\n", unix_socket ? "" : "http://", admin->addr);
+    }
+}
+
+static void say_generation(void) {
+    char id[SOURCE_ID_SIZE];
+    int number = generation_now(id);
+    log_line(LOG_INFO, "generation %d (%s) serves", number, id);
 }
 
 void command_serve(void *call) {
@@ -144,5 +161,6 @@ void command_serve(void *call) {
     load_app(c->argv[0]);
     catch_signals();
     listen_all();
+    say_generation();
     serve_until_signal();
 }

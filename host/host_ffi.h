@@ -465,6 +465,18 @@ host_file *host_fs_take(host_job *job);
 
 /* Closes it, when no job works on it any more: the finalizer. */
 void host_file_free(host_file *f);
+
+/* ---- generations (generation.c, admin.c) ---- */
+
+/* The number of the generation that serves, 0: none; and its id, cut off at cap. */
+int host_generation(char *id, size_t cap);
+
+/* A job that reloads: it ends with 0 a new generation serves, 1 the files are the same, 2 it has failed; and the id,
+ * or why, as long as the job is there. */
+host_job *host_reload(void);
+const char *host_reload_result(host_job *job, int *result);
+
+const char *host_version(void);
 /* ffi:end */
 
 #endif

@@ -183,6 +183,14 @@ static const char *set_flag(option *o, const char *value) {
     return NULL;
 }
 
+static const char *set_string(option *o, const char *value) {
+    host_addr a;
+    if (o->to == &options.admin && addr_parse(value, &a) < 0)
+        return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
+    *(const char **)place(o, target()) = strdup(value);
+    return NULL;
+}
+
 static const char *set(option *o, const char *value, int source) {
     if (source < o->source) return NULL;
     const char *err = NULL;
@@ -199,7 +207,7 @@ static const char *set(option *o, const char *value, int source) {
         err = set_level(o, value);
         break;
     case KIND_STRING:
-        *(const char **)place(o, target()) = strdup(value);
+        err = set_string(o, value);
         break;
     case KIND_FLAG:
         err = set_flag(o, value);

@@ -87,6 +87,11 @@ function boot.serve(path, first)
   core.set_handler(0, handler)
 end
 
+--- admin: this VM answers the admin API as handler 0.
+function boot.admin()
+  core.set_handler(0, require("lunapark.http").handler(require("lunapark.admin").app()))
+end
+
 --- What the Gs of this VM do, for an app that does not get loaded.
 ---@return nil
 ---@return string lines
