@@ -57,7 +57,6 @@ static source_set *watch_set(const char *const *files, size_t n) {
     for (size_t i = 0; i < n; i++)
         (void)source_get(s, path_of(files[i]), &err, NULL);
     watch_files(s, NULL);
-    settle();
     atomic_store(&told, 0);
     return s;
 }
@@ -65,7 +64,7 @@ static source_set *watch_set(const char *const *files, size_t n) {
 static void forget(source_set *s) {
     watch_files(NULL, NULL);
     source_set_free(s);
-    settle();
+    settle_for(200 * MS);
 }
 
 /* Something is told, soon; what comes late belongs to the next one. */
@@ -92,7 +91,7 @@ static void expect_each_told(const char *const *cmds, size_t n) {
 
 /* All together, after what may still come of before. */
 static void expect_none_told(const char *const *cmds, size_t n) {
-    settle();
+    settle_for(200 * MS);
     atomic_store(&told, 0);
     for (size_t i = 0; i < n; i++)
         EXPECT(outside(cmds[i]));
@@ -238,7 +237,7 @@ static void a_burst_is_told_once(void *arg) {
     /* One that does not end is told all the same: about once a second. */
     atomic_store(&told, 0);
     began = rt_nanotime();
-    while (rt_nanotime() - began < 2500 * MS) {
+    while (rt_nanotime() - began < 1500 * MS) {
         CHECK(put("app/0.lua", "3"));
         rt_sleep(5 * MS);
     }
