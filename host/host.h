@@ -138,10 +138,10 @@ struct host_vm {
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
-    _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
-    const void *g_meta;  /* metatable of the handles of Gs */
-    bool in_lua;         /* a G's Lua runs */
-    bool closing;        /* no G may begin in it any more */
+    _Atomic int n_calls;        /* atomic: of its Gs' that run on other threads (offload.c) */
+    const void *g_meta;         /* metatable of the handles of Gs */
+    bool in_lua;                /* a G's Lua runs */
+    bool closing;               /* no G may begin in it any more */
     struct source_set *sources; /* from which its Lua loads files (source.c); NULL: the disk */
     vm_mem mem;
     vm_gc gc;
