@@ -76,9 +76,9 @@ describe("the admin listener", function()
 
   it("refuses what a page of another site sends", function()
     local _, _, admin = serve()
-    assert.equal(403, admin:post("/reload", "", { Origin = "http://example.com" }).status)
-    assert.equal(403, admin:get("/", { ["Sec-Fetch-Site"] = "cross-site" }).status)
-    assert.equal(200, admin:get("/", { ["Sec-Fetch-Site"] = "none" }).status)
+    assert.equal(403, admin:post("/reload", { headers = { Origin = "http://example.com" } }).status)
+    assert.equal(403, admin:get("/", { headers = { ["Sec-Fetch-Site"] = "cross-site" } }).status)
+    assert.equal(200, admin:get("/", { headers = { ["Sec-Fetch-Site"] = "none" } }).status)
     assert.equal(405, admin:get("/reload").status)
   end)
 
