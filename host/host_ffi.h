@@ -477,6 +477,13 @@ host_job *host_reload(void);
 const char *host_reload_result(host_job *job, int *result);
 
 const char *host_version(void);
+
+/* ---- singletons (singleton.c) ---- */
+
+/* A job that ends when the running G holds the name. It stands for it, or holds it, until it says that it leaves. done:
+ * no VM of this generation needs to run it again. */
+host_job *host_singleton_stand(const char *text, size_t len);
+void host_singleton_leave(const char *text, size_t len, int done);
 /* ffi:end */
 
 #endif

@@ -17,6 +17,7 @@
 
 #include "generation.h"
 #include "job.h"
+#include "singleton.h"
 
 #define NS_PER_MS INT64_C(1000000)
 #define GRACE_NS  NS_PER_SEC        /* for what was canceled to end */
@@ -134,6 +135,7 @@ void vm_throw_away(host_vm *vm, const host_luag *runaway) {
         host_luag *lg = vm->slots[i];
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
     }
+    singleton_forget(vm);
     sock_close_all(vm);
     owned_drop_all(vm);
     server_stop_all_of(vm);

@@ -405,7 +405,7 @@ local module_of = {
   chan = "chan", select = "chan",
   mutex = "sync", rwlock = "sync", semaphore = "sync", waitgroup = "sync", cond = "sync", once = "sync",
   after = "timer", every = "timer",
-  offload = "offload", retired = "retire",
+  offload = "offload", retired = "retire", singleton = "singleton",
 }
 
 return setmetatable(lp, {
