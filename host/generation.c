@@ -223,7 +223,7 @@ static bool settled(generation *gen) {
 /* gen never serves. */
 static void give_up(generation *gen) {
     gen->retired = true;
-    retire(gen);
+    rt_go(retire, gen);
 }
 
 static void watch(generation *now, generation *failed) {
