@@ -307,7 +307,7 @@ static int step_head(host_conn *c) {
     if (x && x->in_pos < x->in_end) return parse_head(c);
     int timeout = rt_pd_check(c->pd, RT_R);
     if (timeout && x && x->in_end > 0) return refuse(c, 408);
-    if (timeout) c->drained = false; /* a request may have come at the same moment */
+    if (timeout) c->drained = false;    /* a request may have come at the same moment */
     if (x && x->out_pos < x->out_end) { /* responses that waited for a request that is not whole */
         c->phase = CONN_FLUSH;
         c->after_flush = CONN_HEAD;

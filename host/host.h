@@ -451,7 +451,7 @@ struct host_server {
     host_vm *vm;          /* the one VM that answers; NULL: the one of the P */
     _Atomic bool vm_gone; /* atomic: it was dropped */
     int listen_fd;
-    rt_pd **listen_pds; /* by P */
+    rt_pd **listen_pds;                             /* by P */
     char addr[HOST_ADDR_MAX], asked[HOST_ADDR_MAX]; /* as bound, and as it was said */
     _Atomic bool owns_path; /* atomic: the file of a unix socket goes with it */
     rt_lock lock;

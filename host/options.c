@@ -277,7 +277,8 @@ static const struct {
     {"serve", "lunapark [serve] APP.lua [options]",
      "Serves an app: a Lua file that returns lunapark.http's app, or a function(req, res).\n"
      "SIGTERM or SIGINT stops it when what is in flight is answered; a second one at once.\n"
-     "SIGUSR2 starts the binary anew, which goes on with the same sockets, and stops when that serves."},
+     "SIGUSR2 starts the binary anew, which goes on with the same sockets, and stops when that "
+     "serves."},
     {"run", "lunapark run [options] SCRIPT.lua [args]",
      "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
      "Exit code 1 if it raises, 2 if all its Gs wait for each other."},

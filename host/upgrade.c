@@ -50,10 +50,10 @@ enum { NOTHING, STARTING, READY, STOPPED };
 static struct {
     char *exe;
     char **argv;
-    _Atomic int state;  /* atomic: moved by CAS */
-    _Atomic bool busy;  /* atomic: the G below is there */
-    _Atomic pid_t pid;  /* atomic: of the new process until it is reaped; 0: none */
-    rt_fd pipe;         /* the G's; upgrade_stop sets its deadline */
+    _Atomic int state; /* atomic: moved by CAS */
+    _Atomic bool busy; /* atomic: the G below is there */
+    _Atomic pid_t pid; /* atomic: of the new process until it is reaped; 0: none */
+    rt_fd pipe;        /* the G's; upgrade_stop sets its deadline */
     host_server **servers;
     int n;
     void (*ready)(pid_t pid);
