@@ -127,7 +127,8 @@ describe("systemd:", function()
       end
       local c = child.serve { child.script(APP), "--log-level", "debug",
         env = { NOTIFY_SOCKET = "/nonexistent/socket" } }
-      child.eventually(function() return c:stderr():find "debug NOTIFY_SOCKET: [Nn]o such file" end, "a line in the log")
+      child.eventually(function() return c:stderr():find "debug NOTIFY_SOCKET: [Nn]o such file" end,
+        "a line in the log")
     end)
   end)
 
