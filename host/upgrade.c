@@ -4,7 +4,8 @@
  *     ------------------------------------------------------------------------------------
  *     posix_spawn, with the listening sockets    loads the app, checks the sockets (inherit.c)
  *     waits for a line from a pipe               binds what else it is to listen on
- *                                                accepts, writes its pid to --pid-file and the pipe
+ *                                                writes its pid to --pid-file
+ *                                                accepts, and writes its pid to the pipe
  *     MAINPID to systemd                         lets go of sockets that it does not need
  *     stops as on SIGTERM: server.c
  *     exits with 0 when all is answered
@@ -20,8 +21,8 @@
  * symlink that was set to another version, is what starts now. What argv[0] says counts only if it is the file
  * that runs; else the kernel knows which one it was. Arguments and environment are the same again.
  *
- * The new process is no child of exec.c's: it stays in our process group, whose terminal stops both, and no pidfd
- * outlives us.
+ * The new process is none of exec.c's: it stays in our process group, so that a terminal's Ctrl-C stops both. It gets
+ * descriptors 0 to 2 and the sockets; what else we were started with was not for it.
  *
  * Rejected: SO_REUSEPORT with a socket for each process (connections that wait in the old one's queue are reset when
  * it closes); sending the sockets through a unix socket (needs a path and its permissions, and nothing here
@@ -34,12 +35,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -303,6 +304,7 @@ static void upgrade_main(void *arg) {
     int r = start();
     pid_t pid = atomic_load(&up.pid);
     if (r == 0) {
+        log_line(LOG_INFO, "SIGUSR2: starting %s as process %d", up.exe, (int)pid);
         r = read_pid(deadline);
         rt_fd_close(&up.pipe);
     }
@@ -327,7 +329,6 @@ void upgrade_start(host_server **servers, int n, void (*ready)(pid_t pid), void 
                                                     : "a new process is being started already");
         return;
     }
-    log_line(LOG_INFO, "SIGUSR2: starting %s", up.exe ? up.exe : "(unknown)");
     up.servers = servers;
     up.n = n;
     up.ready = ready;
