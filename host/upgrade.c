@@ -244,7 +244,7 @@ static int64_t drain_ns(void) {
 }
 
 /* Ends it, if it has not ended: it may have clients by now, which it answers on SIGTERM. ending: it has closed its
- * pipe, so it is about to. */
+ * pipe, or said what no process of ours says, so it is probably about to. */
 static int end_child(pid_t pid, bool ending) {
     int status = wait_end(pid, ending ? rt_nanotime() + NS_PER_SEC : 0);
     if (status >= 0) return status;
@@ -286,7 +286,7 @@ static bool move(int from, int to) {
 
 /* It has not become ready, for that reason. */
 static void fail(pid_t pid, int err) {
-    int status = pid ? end_child(pid, err == 0) : 0;
+    int status = pid ? end_child(pid, err != RT_ETIMEOUT) : 0;
     for (int i = 0; i < up.n; i++)
         server_look(up.servers[i]);
     if (atomic_load(&up.state) == STOPPED) {

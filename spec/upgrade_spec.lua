@@ -414,7 +414,7 @@ describe("upgrade", function()
       works_then(c)
     end)
 
-    it("since it says nonsense, or its pid and ends, changes nothing", function()
+    it("since what starts is none of ours, changes nothing", function()
       local link = child.file()
       local c
       C.symlink(child.binary, link)
