@@ -149,8 +149,10 @@ model: deps-model ## checks the protocols' models in spin, and that each mutatio
 aarch64: deps-cross ## cross-compiles the runtime and its programs for AArch64
 	+@$(again) B=build/aarch64 CC=aarch64-linux-gnu-gcc runtime-programs
 
-install: all ## the binary and the example scripts to PREFIX
+install: all ## the binary, the example scripts and a systemd unit to PREFIX
 	install -D -m 755 $(B)/lunapark $(DESTDIR)$(PREFIX)/bin/lunapark
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' host/lunapark.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/lunapark.service
 	install -d $(DESTDIR)$(PREFIX)/share/lunapark/scripts
 	install -m 644 scripts/*.lua $(DESTDIR)$(PREFIX)/share/lunapark/scripts
 

@@ -8,22 +8,15 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-host_server *admin_start(const char *addr, char **err) {
-    *err = NULL;
+host_vm *admin_vm(void) {
     host_vm *vm = vm_new(-1);
     vm->gc.serves = true;
     vm_call *c = vm_call_begin(vm, "admin", 0, NULL);
     vm_call_wait(c, 0);
     if (vm_call_error(c)) rt_throw("lunapark.admin: %s", vm_call_error(c));
     vm_call_free(c);
-    int rc;
-    host_server *s = server_new(addr, 0, vm, &rc);
-    if (!s) *err = strdup(rt_strerror(rc));
-    /* A socket file is for its owner alone; who else may reach a port is the user's care. */
-    if (s && strncmp(s->addr, "unix:", 5) == 0) chmod(s->addr + 5, 0600);
-    return s;
+    return vm;
 }
 
 /* ---- reloads, for Lua ---- */

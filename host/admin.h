@@ -1,10 +1,10 @@
-/* The admin listener: see admin.c. */
+/* The admin API: see admin.c. */
 #ifndef ADMIN_H
 #define ADMIN_H
 
 #include "host.h"
 
-/* Serves lunapark.admin on addr: its server, or NULL and what is wrong, to be freed. Waits; any native G. */
-host_server *admin_start(const char *addr, char **err);
+/* The VM that answers it. Waits; any native G. */
+host_vm *admin_vm(void);
 
 #endif

@@ -34,7 +34,8 @@ typedef struct host_options {
     _Atomic int64_t procs;   /* 0: as many as there are CPUs */
     _Atomic int64_t max_vms; /* 0: by the number of Ps */
     _Atomic int64_t max_body;
-    _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout; /* seconds */
+    _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
+        upgrade_timeout;         /* seconds */
     _Atomic double load_timeout; /* the same; 0: no limit */
     _Atomic int64_t log_level;
     const char *pid_file, *admin;
@@ -445,6 +446,8 @@ ssize_t sock_writev(host_sock *s, struct iovec *iov, int n);
 
 /* ---- addresses (addr.c) -------------------------------------------------------------------- */
 
+enum { HOST_ADDR_MAX = 128 }; /* bytes of one as text, with the 0 */
+
 typedef struct host_addr {
     struct sockaddr_storage sa;
     socklen_t len;
@@ -484,8 +487,9 @@ struct host_server {
     host_vm *vm;          /* the one VM that answers; NULL: the one of the P */
     _Atomic bool vm_gone; /* atomic: it was dropped */
     int listen_fd;
-    rt_pd **listen_pds; /* by P */
-    char addr[128];     /* as bound */
+    rt_pd **listen_pds;                             /* by P */
+    char addr[HOST_ADDR_MAX], asked[HOST_ADDR_MAX]; /* as bound, and as it was said */
+    _Atomic bool owns_path; /* atomic: the file of a unix socket goes with it */
     rt_lock lock;
     host_conn *conns;            /* lock */
     _Atomic int32_t n_conns;     /* atomic */
@@ -493,9 +497,20 @@ struct host_server {
     _Atomic bool stopping;       /* atomic: answer what is in flight, then close */
 };
 
-host_server *server_new(const char *addr, int handler, host_vm *vm, int *err);
+/* A server that is bound, but accepts only from server_start on, which can not fail. NULL: *err says why. Any
+ * thread of the runtime; they do not wait. */
+host_server *server_open(const char *addr, int handler, host_vm *vm, int *err);
+/* The same on a listening socket, which it takes over also when it fails. asked: how its address was said. */
+host_server *server_adopt(int fd, const char *asked, bool owns_path, int handler, host_vm *vm,
+                          int *err);
+void server_start(host_server *s);
 host_server *server_by_id(int id);
+/* Accepts no more; what is in flight is answered, see server.c. Calling it twice is harmless. */
 void server_stop(host_server *s);
+/* The same when another process goes on with the socket. */
+void server_hand_over(host_server *s);
+/* Another process had the socket too, and has it no more: its acceptors look for what that was woken for. */
+void server_look(host_server *s);
 /* Those that only vm answers. */
 void server_stop_all_of(host_vm *vm);
 void server_add_conn(host_server *s, host_conn *c);

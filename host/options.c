@@ -18,7 +18,7 @@
 #define DEFAULTS                                                                                   \
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
-        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .log_level = LOG_INFO,           \
+        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30, .log_level = LOG_INFO,           \
         .vm_memory = 1 << 30,                                                                      \
     }
 host_options options = DEFAULTS;
@@ -79,6 +79,9 @@ static option table[] = {
      "where the admin API listens: POST /reload, GET /; for those whom you trust\n"
      "(HOST:PORT or unix:PATH; default: nowhere)",
      KIND_STRING, SERVE, &options.admin, 0, 0, 0},
+    {"upgrade-timeout", "S",
+     "seconds that the new process of SIGUSR2 may take until it serves (default 30)", KIND_SECONDS,
+     SERVE, &options.upgrade_timeout, 0.001, 1e6, 0},
     {"vm-memory", "BYTES",
      "how much LuaJIT may map for one VM; a handler that wants more gets\n"
      "\"not enough memory\" (default 1073741824; 0: no limit)",
@@ -398,7 +401,9 @@ static const struct {
 } commands[] = {
     {"serve", "lunapark [serve] APP.lua [options]",
      "Serves an app: a Lua file that returns lunapark.http's app, or a function(req, res).\n"
-     "SIGTERM or SIGINT stops it when what is in flight is answered; a second one at once."},
+     "SIGTERM or SIGINT stops it when what is in flight is answered; a second one at once.\n"
+     "SIGUSR2 starts the binary anew, which goes on with the same sockets, and stops when that "
+     "serves."},
     {"run", "lunapark run [options] SCRIPT.lua [args]",
      "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
      "Exit code 1 if it raises, 2 if all its Gs wait for each other."},

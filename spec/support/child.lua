@@ -175,17 +175,31 @@ end
 local Child = {}
 Child.__index = Child
 
---- Starts the binary. `args` are its arguments; `args.env` variables that it has besides ours (false: not).
+--- Starts the binary. `args` are its arguments; `args.env` variables that it has besides ours (false: not);
+--- `args.binary` another program; `args.fd3` what its descriptor 3 is.
 function child.start(args)
   local self = setmetatable({ out_path = child.file "", err_path = child.file "" }, Child)
-  local env = environment(with_sanitizers(args.env or {}))
-  self.pid = spawn(child.binary, { child.binary, unpack(args) }, env, function(actions)
+  local env, binary = environment(with_sanitizers(args.env or {})), args.binary or child.binary
+  self.pid = spawn(binary, { binary, unpack(args) }, env, function(actions)
+    if args.fd3 then C.posix_spawn_file_actions_adddup2(actions, args.fd3, 3) end
     C.posix_spawn_file_actions_addopen(actions, 0, "/dev/null", RDONLY, 0)
     C.posix_spawn_file_actions_addopen(actions, 1, self.out_path, REPLACE, 384)
     C.posix_spawn_file_actions_addopen(actions, 2, self.err_path, REPLACE, 384)
   end)
   children[#children + 1] = self
   tell_watch("+" .. self.pid .. "\n")
+  return self
+end
+
+--- A process that a child has started with its own output, as a child of ours: `wait` works when its parent has ended,
+--- if this process is a subreaper. Twice the same is the same child.
+function child.adopt(pid, parent)
+  for _, c in ipairs(children) do
+    if c.pid == pid then return c end
+  end
+  local self = setmetatable({ pid = pid, out_path = parent.out_path, err_path = parent.err_path }, Child)
+  children[#children + 1] = self
+  tell_watch("+" .. pid .. "\n")
   return self
 end
 
