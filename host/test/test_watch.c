@@ -266,8 +266,9 @@ static void events_that_are_dropped_are_told(void *arg) {
     EXPECT_SOON(atomic_load(&told) > 0);
     settle();
     atomic_store(&told, 0);
+    CHECK(put("app/x", "") && put("app/y", ""));
     for (int i = 0; i < most; i++) /* none of ours, and no two alike in a row */
-        CHECK(mkdir(path_of("app/other"), 0755) == 0 && rmdir(path_of("app/other")) == 0);
+        CHECK(chmod(path_of("app/x"), 0600) == 0 && chmod(path_of("app/y"), 0600) == 0);
     atomic_store(&hold, false);
     expect_told("events were dropped");
     atomic_store(&when_told, NULL);
