@@ -16,9 +16,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Ends the process: what is buffered is written, other Gs end where they are. */
+/* Ends the process: what is buffered and logged is written, other Gs end where they are. */
 static _Noreturn void finish(int code) {
     fflush(NULL);
+    log_end();
     _exit(code);
 }
 
@@ -73,6 +74,7 @@ static _Noreturn void one_vm(const char *fn, void *call) {
     pool_init();
     dump_init();
     char *err = call_boot(vm_new(0), fn, c->argc, c->argv);
+    log_end(); /* what was logged before it stands before it */
     if (err) fprintf(stderr, "lunapark: %s\n", err);
     finish(err ? 1 : 0);
 }
@@ -82,6 +84,7 @@ void command_run(void *call) {
 }
 
 void command_check(void *call) {
+    signals_reserve(); /* as serve would */
     one_vm("check", call);
 }
 
@@ -127,7 +130,7 @@ static void catch_signals(void) {
 static _Noreturn void serve_until_signal(void) {
     bool asked = false;
     for (;;) {
-        int signo = rt_signal_wait();
+        int signo = signals_wait();
         if (asked) end_serving();
         asked = true;
         log_line(LOG_INFO, "%s: stopping", signo == SIGTERM ? "SIGTERM" : "SIGINT");
@@ -146,10 +149,12 @@ static char *load_app(host_vm *vm) {
 /* The first VM tells the options that the app wants; all must load. */
 static void start_vms(char *path) {
     app_path = path;
+    signals_reserve();
     pool_init();
     dump_init();
     char *err = pool_start(load_app);
     if (!err) return;
+    log_end();
     fprintf(stderr, "lunapark: %s\n", err);
     finish(1);
 }

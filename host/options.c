@@ -26,7 +26,7 @@ enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8 };
 #define EVERYWHERE (SERVE | RUN | TEST | CHECK)
 
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
-typedef enum kind { KIND_ADDR, KIND_INT, KIND_LIMIT, KIND_SECONDS, KIND_LEVEL, KIND_STRING } kind;
+typedef enum kind { KIND_ADDR, KIND_INT, KIND_LIMIT, KIND_SECONDS, KIND_LEVEL, KIND_FORMAT, KIND_STRING } kind;
 
 typedef struct option {
     const char *name, *arg, *help;
@@ -70,6 +70,8 @@ static option table[] = {
      KIND_LIMIT, SERVE | RUN | TEST, &options.vm_memory, 8 << 20, 1e15, 0},
     {"log-level", "LEVEL", "debug, info, warn or error (default info)", KIND_LEVEL, EVERYWHERE,
      &options.log_level, 0, 0, 0},
+    {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
+     EVERYWHERE, &options.log_format, 0, 0, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
 };
@@ -134,17 +136,20 @@ static const char *set_number(option *o, const char *value) {
     return NULL;
 }
 
-static const char *set_level(option *o, const char *value) {
-    static const char *const levels[] = {"debug", "info", "warn", "error"};
-    for (int i = 0; i < 4; i++)
-        if (strcmp(value, levels[i]) == 0) {
-            *(int64_t *)o->to = i;
+/* One of the words, by its number. */
+static const char *set_word(option *o, const char *value, const char *const *words,
+                            const char *want) {
+    for (int i = 0; words[i]; i++)
+        if (strcmp(value, words[i]) == 0) {
+            __atomic_store_n((int64_t *)o->to, i, __ATOMIC_RELAXED);
             return NULL;
         }
-    return complain(o, value, "must be debug, info, warn or error");
+    return complain(o, value, want);
 }
 
 static const char *set(option *o, const char *value, int source) {
+    static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
+    static const char *const formats[] = {"text", "json", NULL};
     if (source < o->source) return NULL;
     const char *err = NULL;
     switch (o->kind) {
@@ -157,7 +162,10 @@ static const char *set(option *o, const char *value, int source) {
         err = set_number(o, value);
         break;
     case KIND_LEVEL:
-        err = set_level(o, value);
+        err = set_word(o, value, levels, "must be debug, info, warn or error");
+        break;
+    case KIND_FORMAT:
+        err = set_word(o, value, formats, "must be text or json");
         break;
     case KIND_STRING:
         *(const char **)o->to = strdup(value);
