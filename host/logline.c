@@ -27,6 +27,9 @@ enum {
     MARK = 40,  /* "... (123 bytes more)" */
 };
 
+/* Whole numbers up to this one are all doubles. */
+#define EXACT 9007199254740992.0
+
 /* How a string is written. */
 typedef enum style {
     MESSAGE, /* text: lines stay */
@@ -174,7 +177,7 @@ static void put_number(line *l, double v, int format) {
             put(l, word, strlen(word));
         return;
     }
-    if (v > -1e15 && v < 1e15 && v == (double)(int64_t)v) {
+    if (v >= -EXACT && v <= EXACT && v == (double)(int64_t)v) {
         put_integer(l, (int64_t)v);
         return;
     }
@@ -238,10 +241,8 @@ static void put_pairs(line *l, const host_log_pair *pairs, int n, int format, si
     }
     if (left_out)
         put_pair(l,
-                 &(host_log_pair){.key = "left_out",
-                                  .key_len = 8,
-                                  .kind = HOST_LOG_NUMBER,
-                                  .number = left_out},
+                 &(host_log_pair){
+                     .key = "left_out", .key_len = 8, .kind = HOST_LOG_NUMBER, .number = left_out},
                  format);
 }
 

@@ -45,11 +45,11 @@
 #include <unistd.h>
 
 enum {
-    SPACE = 1 << 20,      /* bytes of each of the two */
-    RESERVE = SPACE / 8,  /* of these for warnings and errors alone */
-    MANY = SPACE / 2,     /* bytes that end a nap */
-    NAP_NS = 2000000,     /* */
-    LOOK_NS = 200000,     /* between two looks of who flushes */
+    SPACE = 1 << 20,        /* bytes of each of the two */
+    RESERVE = SPACE / 8,    /* of these for warnings and errors alone */
+    MANY = SPACE / 2,       /* bytes that end a nap */
+    NAP_NS = 2000000,       /* */
+    LOOK_NS = 200000,       /* between two looks of who flushes */
     HEAD = sizeof(uint32_t) /* the length in front of each line */
 };
 
@@ -60,17 +60,17 @@ static char spaces[2][SPACE];
 
 static struct {
     rt_lock lock;
-    char *space;             /* lock: the one that lines go to */
-    size_t n;                /* lock: bytes in it */
-    int64_t lines;           /* lock: lines in it */
-    _Atomic int64_t put;     /* lock writes: lines that were ever queued */
-    _Atomic int64_t done;    /* the writer writes: those of them that it has dealt with */
-    _Atomic int64_t lost;    /* atomic: lines */
-    _Atomic int state;       /* atomic: of the writer; who sets it to AWAKE rings */
-    note bell;               /* ends the writer's rest */
-    rt_lock starting;        /* */
-    _Atomic bool started;    /* starting writes: there is a writer */
-    int64_t told;            /* the writer: so many of the lost it has told of */
+    char *space;              /* lock: the one that lines go to */
+    size_t n;                 /* lock: bytes in it */
+    int64_t lines;            /* lock: lines in it */
+    _Atomic int64_t put;      /* lock writes: lines that were ever queued */
+    _Atomic int64_t done;     /* the writer writes: those of them that it has dealt with */
+    _Atomic int64_t lost;     /* atomic: lines */
+    _Atomic int state;        /* atomic: of the writer; who sets it to AWAKE rings */
+    note bell;                /* ends the writer's rest */
+    rt_lock starting;         /* */
+    _Atomic bool started;     /* starting writes: there is a writer */
+    int64_t told;             /* the writer: so many of the lost it has told of */
     char piece[LOG_LINE_MAX]; /* the writer */
 } q = {.space = spaces[0]};
 
@@ -131,8 +131,8 @@ static void tell_lost(int64_t lost) {
     int format = (int)__atomic_load_n(&options.log_format, __ATOMIC_RELAXED);
     host_log_pair pair = {
         .key = "lost", .key_len = 4, .kind = HOST_LOG_NUMBER, .number = (double)n};
-    size_t size = logline_format(q.piece, format, LOG_WARN, msg, (size_t)len, &pair,
-                                 format == LOG_JSON);
+    size_t size =
+        logline_format(q.piece, format, LOG_WARN, msg, (size_t)len, &pair, format == LOG_JSON);
     if (write_all(q.piece, size)) q.told = lost;
 }
 

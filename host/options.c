@@ -26,7 +26,15 @@ enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8 };
 #define EVERYWHERE (SERVE | RUN | TEST | CHECK)
 
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
-typedef enum kind { KIND_ADDR, KIND_INT, KIND_LIMIT, KIND_SECONDS, KIND_LEVEL, KIND_FORMAT, KIND_STRING } kind;
+typedef enum kind {
+    KIND_ADDR,
+    KIND_INT,
+    KIND_LIMIT,
+    KIND_SECONDS,
+    KIND_LEVEL,
+    KIND_FORMAT,
+    KIND_STRING
+} kind;
 
 typedef struct option {
     const char *name, *arg, *help;

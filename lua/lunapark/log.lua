@@ -37,6 +37,9 @@ local MAX_PAIRS = 64
 -- Of a table as JSON, in bytes and levels. C has a limit of 4096 for the whole.
 local TABLE_MAX, TABLE_STRING_MAX, TABLE_DEPTH = 3000, 500, 8
 
+-- Whole numbers up to this one are all numbers of Lua.
+local EXACT = 2 ^ 53
+
 local log = {}
 
 -- ---- values ----------------------------------------------------------------------------------------------
@@ -107,8 +110,12 @@ end
 
 function add(out, v, depth)
   local kind = type(v)
-  if kind == "number" and v - v == 0 or kind == "boolean" or kind == "nil" then
-    out:add(kind == "nil" and "null" or tostring(v))
+  if kind == "number" and floor(v) == v and v >= -EXACT and v <= EXACT then
+    out:add(("%d"):format(v))
+  elseif kind == "number" and v - v == 0 or kind == "boolean" then
+    out:add(tostring(v))
+  elseif kind == "nil" then
+    out:add "null"
   elseif kind == "table" and not has_tostring(v) then
     add_table(out, v, depth)
   elseif kind == "userdata" and text_of(v) == "userdata: NULL" then -- cjson.null

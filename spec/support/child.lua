@@ -31,7 +31,7 @@ extern char **environ;
 local C = ffi.C
 local WNOHANG = 1
 local RDONLY, REPLACE, CLOEXEC = 0, 577, 524288 -- REPLACE: O_WRONLY | O_CREAT | O_TRUNC
-local signals = { INT = 2, QUIT = 3, KILL = 9, USR1 = 10, TERM = 15 }
+local signals = { INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15 }
 
 -- Generous: sanitizer builds on a busy machine are slow, and only a failing spec waits so long.
 local PATIENCE = 20
@@ -192,6 +192,20 @@ end
 --- What it has written to stdout, and to stderr, until now.
 function Child:stdout() return read_file(self.out_path) end
 function Child:stderr() return read_file(self.err_path) end
+
+--- Waits until it has written this plain text to stderr n times (1 without it) at least: all that it has written. Its
+--- log is written by a thread of its own, so a line may come after the answer that it tells of.
+function Child:said(text, n)
+  return child.eventually(function()
+    local all, found, at = self:stderr(), 0, 1
+    while true do
+      local _, stop = all:find(text, at, true)
+      if not stop then break end
+      found, at = found + 1, stop + 1
+    end
+    return found >= (n or 1) and all
+  end, ("%q in stderr"):format(text))
+end
 
 --- Its exit code, minus the signal's number if one has ended it; nil while it runs.
 function Child:poll()
