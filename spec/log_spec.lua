@@ -86,7 +86,8 @@ describe("lunapark.log", function()
     it("is an object per line", function()
       local list, text = objects_of [[
         local log = require "lunapark.log"
-        log.warn("two\nlines \27\255 \226\130\172", { n = 1.5, s = "a\"b\\\n", t = true, list = { 1, "x", {} }, i = 2^53, in_t = { 2^53, -2^53, 1e15 } })
+        log.warn("two\nlines \27\255 \226\130\172", { n = 1.5, s = "a\"b\\\n", t = true, list = { 1, "x", {} },
+          i = 2^53, in_t = { 2^53, -2^53, 1e15 } })
         log.info("numbers", { nan = 0/0, inf = 1/0, neg = -1/0 })
         log.error("taken", { time = 1, level = 2, msg = 3, null = require("lunapark.json").null, fn = print })
       ]]
@@ -132,7 +133,8 @@ describe("lunapark.log", function()
         log.info "\237\160\128|\192\175|\244\144\128\128|\240\159\152\128|\224\160\128|\225\128"
       ]]
       local bad = "\239\191\189"
-      assert.equal(bad:rep(3) .. "|" .. bad:rep(2) .. "|" .. bad:rep(4) .. "|\240\159\152\128|\224\160\128|" .. bad:rep(2),
+      assert.equal(
+        bad:rep(3) .. "|" .. bad:rep(2) .. "|" .. bad:rep(4) .. "|\240\159\152\128|\224\160\128|" .. bad:rep(2),
         list[1].msg)
     end)
   end)
@@ -200,7 +202,8 @@ describe("lunapark.log", function()
     it("are what tostring makes of them, and its errors are none", function()
       local function with(fn) return setmetatable({}, { __tostring = fn }) end
       assert.equal("info m v=V", line_of("m", { v = with(function() return "V" end) }))
-      assert.equal('info m v="(a table whose tostring failed: no)"', line_of("m", { v = with(function() error("no", 0) end) }))
+      assert.equal('info m v="(a table whose tostring failed: no)"',
+        line_of("m", { v = with(function() error("no", 0) end) }))
       assert.matches("tostring failed", line_of("m", { v = with(function() return 5 end) }))
       assert.matches("tostring failed: a table", line_of("m", { v = with(function() error {} end) }))
       assert.matches("tostring failed", line_of("m", { t = { with(function() error {} end) } }))
@@ -332,7 +335,7 @@ describe("lunapark.log", function()
   it("costs little and is compiled", function()
     local util = require "jit.util"
     local aborts = {}
-    local function watch(what, tr, fn, pc, code)
+    local function watch(what, _, fn, pc, code)
       if what == "abort" then
         local info = util.funcinfo(fn, pc)
         if tostring(info.source):find "log" then aborts[#aborts + 1] = { info.loc, code } end
@@ -377,8 +380,7 @@ describe("lunapark.log", function()
     end)
 
     local function start(...)
-      p = assert(exec.spawn({ child.binary, ... }, { env = { PATH = os.getenv "PATH", TSAN_OPTIONS = os.getenv "TSAN_OPTIONS",
-        ASAN_OPTIONS = os.getenv "ASAN_OPTIONS" } }))
+      p = assert(exec.spawn({ child.binary, ... }))
       return p
     end
 
@@ -394,6 +396,10 @@ describe("lunapark.log", function()
           lp.yield()
         end
         print(log.flush(0.05))
+        local g = lp.go(log.flush, 60)
+        lp.yield()
+        g:cancel()
+        print(g:join(20))
         local s = lp.stats().log
         print(sent, s.lines, s.lost, s.waiting)
         log.error "beyond the reserve of chatter"
@@ -403,6 +409,7 @@ describe("lunapark.log", function()
         log.info "after"
       ]])
       assert.equal("nil\ttimeout", p.stdout:read_line())
+      assert.equal("nil\tcanceled", p.stdout:read_line())
       local sent, queued, lost, waiting = p.stdout:read_line():match "^(%d+)\t(%d+)\t(%d+)\t(%d+)$"
       sent, lost = tonumber(sent), tonumber(lost)
       assert.equal(sent, queued + lost)
@@ -482,7 +489,7 @@ describe("lunapark.log", function()
     local function last_words(how, env)
       local code, _, err = child.run { "run", child.script([[
         local ffi, log, lp = require "ffi", require "lunapark.log", require "lunapark"
-        ffi.cdef "int raise(int); void abort(void); void rt_throw(const char *, ...); int getpid(void); int kill(int, int);"
+        ffi.cdef "void rt_throw(const char *, ...); int getpid(void); int kill(int, int);"
         for i = 1, 500 do log.info("line", { i = i }) end
       ]] .. how), env = env }
       assert.equal(500, select(2, err:gsub("info line i=", "")), err)

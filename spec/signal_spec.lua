@@ -38,6 +38,8 @@ describe("lunapark.signal", function()
     assert.same({ nil, "timeout" }, { s:recv(0.001) })
   end)
 
+  it("is lp.signal, too", function() assert.equal(signal, lp.signal) end)
+
   it("wakes who waits, and ends waits as others", function()
     local s = signal.notify "USR2"
     local g = lp.go(function() return s:recv() end)
@@ -147,7 +149,8 @@ describe("lunapark.signal", function()
   end)
 
   it("refuses misuse, naming the argument", function()
-    assert.matches("signal_spec.lua:%d+: notify: the name of a signal is missing", raised(function() signal.notify() end))
+    assert.matches("signal_spec.lua:%d+: notify: the name of a signal is missing",
+      raised(function() signal.notify() end))
     assert.matches("signal_spec.lua:%d+: notify: name must be that of a signal, as \"TERM\", got 'NOPE'",
       raised(function() signal.notify "NOPE" end))
     assert.matches("notify: name must be .*, got number", raised(signal.notify, 15))

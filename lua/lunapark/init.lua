@@ -414,6 +414,10 @@ local module_of = {
 
 return setmetatable(lp, {
   __index = function(_, name)
+    if name == "signal" then
+      lp.signal = require "lunapark.signal"
+      return lp.signal
+    end
     local module = module_of[name]
     if not module then return end
     local fn = require("lunapark." .. module)[name]

@@ -282,8 +282,8 @@ local function flushed(j)
   return nil, "timeout"
 end
 
---- Waits until what the process has logged until now is written, or lost. When the process ends that is done anyway, for
---- a second at most.
+--- Waits until what the process has logged until now is written, or lost. When the process ends that is done anyway,
+--- for a second at most.
 ---@param s? number  seconds; 1 without it
 ---@return true|nil
 ---@return string? err  "timeout", "canceled"

@@ -1,4 +1,4 @@
---- Signals of the process: `lunapark.signal`.
+--- Signals of the process: `lunapark.signal`, which is `lp.signal` too.
 --
 --   local hup = signal.notify "HUP"
 --   lp.go(function()
