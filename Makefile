@@ -127,12 +127,13 @@ lint: lint-format lint-tidy lint-lua ## clang-format, clang-tidy, luacheck; chan
 format: deps-lint ## lays our C out as .clang-format says
 	@clang-format -i $(OUR_C)
 
-bench: deps-bench ## CPU per request and message beside bare epoll loops and nginx, what waits and lines cost (ROUNDS=, SECS=)
+bench: deps-bench ## CPU per request and message beside bare epoll loops and nginx, what waits, lines and logging cost (ROUNDS=, SECS=)
 	+@$(again) all programs
 	@host/bench/hello.sh $(B)
 	@host/bench/waits.sh $(B)
 	@host/bench/echo.sh $(B)
 	@B=$(B) $(B)/lunapark run host/bench/net.lua
+	@$(B)/lunapark run host/bench/log.lua
 
 bench-runtime: deps ## the runtime's numbers beside Go's and bare epoll loops, 2 minutes (ROUNDS=)
 	@command -v go >/dev/null || host/build/deps.sh install $(DEPS_BENCH_GO) || echo 'bench-runtime: goes on without Go'

@@ -24,9 +24,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Ends the process: what is buffered is written, other Gs end where they are. */
+/* Ends the process: what is buffered and logged is written, other Gs end where they are. */
 static _Noreturn void finish(int code) {
     fflush(NULL);
+    log_end();
     _exit(code);
 }
 
@@ -43,6 +44,7 @@ static _Noreturn void one_vm(const char *fn, void *call) {
     vm_call *main_call = vm_call_begin(vm_new(0), fn, c->argc, args);
     vm_call_wait(main_call, 0);
     const char *err = vm_call_error(main_call);
+    log_end(); /* what was logged before it stands before it */
     if (err) fprintf(stderr, "lunapark: %s\n", err);
     finish(err ? 1 : 0);
 }
@@ -52,6 +54,7 @@ void command_run(void *call) {
 }
 
 void command_check(void *call) {
+    signals_reserve(); /* as serve would */
     one_vm("check", call);
 }
 
@@ -161,7 +164,7 @@ static void reload(void *arg) {
 static _Noreturn void serve_until_signal(void) {
     bool asked = false;
     for (;;) {
-        int signo = rt_signal_wait();
+        int signo = signals_wait();
         if (signo == SIGHUP) {
             rt_go(reload, NULL);
             continue;
@@ -180,10 +183,12 @@ static _Noreturn void serve_until_signal(void) {
 
 /* The app tells further options. */
 static void load_app(const char *path) {
+    signals_reserve();
     pool_init();
     dump_init();
     char *err = generation_start(path);
     if (!err) return;
+    log_end();
     fprintf(stderr, "lunapark: %s\n", err);
     finish(1);
 }

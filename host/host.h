@@ -37,7 +37,8 @@ typedef struct host_options {
     _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
         upgrade_timeout;         /* seconds */
     _Atomic double load_timeout; /* the same; 0: no limit */
-    _Atomic int64_t log_level;
+    _Atomic int64_t log_level;  /* a script may change it */
+    _Atomic int64_t log_format; /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, dev; /* yes or no */
@@ -519,9 +520,21 @@ void server_remove_conn(host_server *s, host_conn *c);
  * deadline. One native G at a time. */
 bool server_wait_all(int64_t deadline_ns);
 
+/* ---- signals (signals.c) --------------------------------------------------------------------- */
+
+/* serve keeps the signals by which it is told to stop, reload and upgrade: scripts can't ask for them. Before any
+ * script runs. */
+void signals_reserve(void);
+/* After that: waits for one of those that rt_signal_notify was asked for, and meanwhile tells scripts of theirs. One
+ * native G at a time, in place of rt_signal_wait. */
+int signals_wait(void);
+
 /* ---- log (log.c) ---------------------------------------------------------------------------- */
 
 enum { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
+/* Any thread; never waits. */
 void log_line(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Before the process ends: what was logged is written, in a second at most. Any thread, signal handlers too. */
+void log_end(void);
 
 #endif

@@ -275,8 +275,33 @@ int host_stream_write(host_req *r, const char *data, size_t len);
 int host_stream_flush(host_req *r);
 int host_stream_end(host_req *r);
 
-/* Appends to the log: level 0 debug .. 3 error. One line; line breaks inside are kept. */
+/* ---- the log (log.c) ---- */
+
+enum { HOST_LOG_STRING, HOST_LOG_NUMBER, HOST_LOG_JSON };
+
+/* A key and its value: a string, a number, or JSON that is written as it is, of 4096 bytes at most. */
+typedef struct host_log_pair {
+    const char *key, *text;
+    double number;
+    uint32_t key_len, text_len;
+    int32_t kind;
+} host_log_pair;
+
+/* Appends to the log, if the level is enabled: 0 debug .. 3 error. Line breaks in msg are kept in text, where what
+ * follows them is indented. */
 void host_log(int level, const char *msg, size_t len);
+void host_log_pairs(int level, const char *msg, size_t len, const host_log_pair *pairs, int n);
+int host_log_enabled(int level);
+
+/* The lowest level that is logged, in all VMs. */
+int host_log_level(void);
+void host_log_set_level(int level);
+
+/* Lines that were 0 queued, 1 lost; 2 those that are not written yet. */
+double host_log_count(int which);
+
+/* s as a JSON string into buf, of cap bytes, 64 at least: its length. It is cut if it is too long. */
+int host_log_quote(const char *s, size_t len, char *buf, size_t cap);
 
 /* ---- servers (server.c) ---- */
 
@@ -360,6 +385,22 @@ int host_job_done(host_job *job);
 
 /* Lets go of it: the finalizer. It runs on if it runs. */
 void host_job_free(host_job *job);
+
+/* A job that waits until what was logged is written, so many ns at most. NULL: no memory. Of one that has ended: 1: all
+ * is. */
+host_job *host_log_flush(double timeout_ns);
+int host_log_flushed(host_job *job);
+
+/* ---- signals (signals.c) ---- */
+
+/* What the scripts of this VM want of signals; there may be one. NULL: no memory. free: the finalizer. */
+typedef struct host_signals host_signals;
+host_signals *host_signals_new(void);
+void host_signals_free(host_signals *s);
+
+/* on: from now on the VM is told of the signal, by a call of lunapark.signaled in its registry with the number. 0;
+ * -EBUSY: it is the host's here; -EINVAL: nobody can catch it. */
+int host_signals_want(host_signals *s, int signo, int on);
 
 /* ---- names (dns.c) ---- */
 

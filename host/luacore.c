@@ -211,10 +211,11 @@ static int core_option(lua_State *L) {
     return 1;
 }
 
-/* exit(code): ends the process. Buffered output is written; other Gs end where they are. */
+/* exit(code): ends the process. What is buffered and logged is written; other Gs end where they are. */
 static int core_exit(lua_State *L) {
     int code = (int)luaL_optinteger(L, 1, 0);
     fflush(NULL);
+    log_end();
     _exit(code);
 }
 

@@ -27,7 +27,16 @@ enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8 };
 #define EVERYWHERE (SERVE | RUN | TEST | CHECK)
 
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
-typedef enum kind { KIND_ADDR, KIND_INT, KIND_LIMIT, KIND_SECONDS, KIND_LEVEL, KIND_STRING, KIND_FLAG } kind;
+typedef enum kind {
+    KIND_ADDR,
+    KIND_INT,
+    KIND_LIMIT,
+    KIND_SECONDS,
+    KIND_LEVEL,
+    KIND_FORMAT,
+    KIND_STRING,
+    KIND_FLAG
+} kind;
 
 typedef struct option {
     const char *name, *arg, *help;
@@ -88,6 +97,8 @@ static option table[] = {
      KIND_LIMIT, SERVE | RUN | TEST, &options.vm_memory, 8 << 20, 1e15, 0},
     {"log-level", "LEVEL", "debug, info, warn or error (default info)", KIND_LEVEL, EVERYWHERE,
      &options.log_level, 0, 0, 0},
+    {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
+     EVERYWHERE, &options.log_format, 0, 0, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
 };
@@ -168,14 +179,15 @@ static const char *set_number(option *o, const char *value) {
     return NULL;
 }
 
-static const char *set_level(option *o, const char *value) {
-    static const char *const levels[] = {"debug", "info", "warn", "error"};
-    for (int i = 0; i < 4; i++)
-        if (strcmp(value, levels[i]) == 0) {
+/* One of the words, by its number. */
+static const char *set_word(option *o, const char *value, const char *const *words,
+                            const char *want) {
+    for (int i = 0; words[i]; i++)
+        if (strcmp(value, words[i]) == 0) {
             *(_Atomic int64_t *)place(o, target()) = i;
             return NULL;
         }
-    return complain(o, value, "must be debug, info, warn or error");
+    return complain(o, value, want);
 }
 
 static const char *set_flag(option *o, const char *value) {
@@ -195,6 +207,8 @@ static const char *set_string(option *o, const char *value) {
 }
 
 static const char *set(option *o, const char *value, int source) {
+    static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
+    static const char *const formats[] = {"text", "json", NULL};
     if (source < o->source) return NULL;
     const char *err = NULL;
     switch (o->kind) {
@@ -207,7 +221,10 @@ static const char *set(option *o, const char *value, int source) {
         err = set_number(o, value);
         break;
     case KIND_LEVEL:
-        err = set_level(o, value);
+        err = set_word(o, value, levels, "must be debug, info, warn or error");
+        break;
+    case KIND_FORMAT:
+        err = set_word(o, value, formats, "must be text or json");
         break;
     case KIND_STRING:
         err = set_string(o, value);

@@ -207,6 +207,20 @@ end
 function Child:stdout() return read_file(self.out_path) end
 function Child:stderr() return read_file(self.err_path) end
 
+--- Waits until it has written this plain text to stderr n times (1 without it) at least: all that it has written. Its
+--- log is written by a thread of its own, so a line may come after the answer that it tells of.
+function Child:said(text, n)
+  return child.eventually(function()
+    local all, found, at = self:stderr(), 0, 1
+    while true do
+      local _, stop = all:find(text, at, true)
+      if not stop then break end
+      found, at = found + 1, stop + 1
+    end
+    return found >= (n or 1) and all
+  end, ("%q in stderr"):format(text))
+end
+
 --- Its exit code, minus the signal's number if one has ended it; nil while it runs.
 function Child:poll()
   if not self.code then
