@@ -215,6 +215,7 @@ static void landing(void) {
     for (int i = 0; i < vm->n_slots; i++) {
         host_luag *lg = vm->slots[i];
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
+        shared_wait_end(lg);
     }
     sock_close_all(vm);
     owned_drop_all(vm);

@@ -368,7 +368,7 @@ local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
 
 --- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory; VMs that
 --- serve, those of them that are stuck or spare; stacks held by Gs that wait in the midst of a C function; sockets that
---- the collector has closed since nobody did.
+--- the collector has closed since nobody did; channels that VMs share.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -387,7 +387,7 @@ function lp.stats()
     },
     vm = view.vm_id, lua_gs = view.n_live,
     vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), away = s.away,
-    held_stacks = s.held_stacks, forgotten = C.host_forgotten(),
+    held_stacks = s.held_stacks, forgotten = C.host_forgotten(), shared_chans = C.host_chans(),
     ps = {},
   }
   for id = 0, s.procs - 1 do
