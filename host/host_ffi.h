@@ -376,8 +376,9 @@ int host_chan_recv(host_chan *h, void *buf, size_t cap, host_chan_value *v);
 /* Would such an operation (of a small value) not wait now? */
 int host_chan_can(host_chan *h, int op);
 
-/* For a wait after host_queue_prepare: the running G will stand in it with this index. 0, -ENOMEM, -EFBIG. Then
- * lunapark.core.rest, which answers as for host_queue_join, or nothing if the caller is to try again. */
+/* For a wait: the running G will stand in it with this index, 1 or more after host_queue_prepare; 0: in nothing else.
+ * 0, -ENOMEM, -EFBIG. Then lunapark.core.rest, which answers as for host_queue_join, or nothing if the caller is to
+ * try again. */
 int host_chan_join_recv(host_chan *h, int index);
 int host_chan_join_send(host_chan *h, int index, int type, double number, const void *data,
                         size_t len);

@@ -89,6 +89,10 @@ static bool grow(chan_wait *s) {
 
 static int join(host_chan *h, int op, int index, message *m) {
     host_luag *lg = luag_current();
+    if (index == 0) {
+        queue_leave(lg);
+        shared_wait_end(lg);
+    }
     if (!lg->shared && !(lg->shared = calloc(1, sizeof *lg->shared))) return -ENOMEM;
     chan_wait *s = lg->shared;
     if (!grow(s)) return -ENOMEM;

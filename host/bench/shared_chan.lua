@@ -15,22 +15,6 @@ local function measure(name, ops, batch)
   print(("%-34s %7.1f ns  (least %.1f)"):format(name, ns[6], ns[1]))
 end
 
-local buffered = shared.chan("buffered", 64)
-
-local function send_and_recv(v)
-  return function(n)
-    for _ = 1, n do
-      buffered:send(v)
-      buffered:recv()
-    end
-  end
-end
-
-measure("buffered, send and recv, number", 1000000, send_and_recv(1))
-measure("the same, string of 10 bytes", 1000000, send_and_recv "0123456789")
-measure("the same, string of 1,000 bytes", 300000, send_and_recv(("x"):rep(1000)))
-measure("the same, table {id = 1}", 300000, send_and_recv { id = 1 })
-
 measure("ping-pong, unbuffered", 200000, function(n)
   local ping, pong = shared.chan "ping", shared.chan "pong"
   local a = lp.go(function()
@@ -46,6 +30,22 @@ measure("ping-pong, unbuffered", 200000, function(n)
   end)
   a:join()
 end)
+
+local buffered = shared.chan("buffered", 64)
+
+local function send_and_recv(v)
+  return function(n)
+    for _ = 1, n do
+      buffered:send(v)
+      buffered:recv()
+    end
+  end
+end
+
+measure("buffered, send and recv, number", 1000000, send_and_recv(1))
+measure("the same, string of 10 bytes", 1000000, send_and_recv "0123456789")
+measure("the same, string of 1,000 bytes", 300000, send_and_recv(("x"):rep(1000)))
+measure("the same, table {id = 1}", 300000, send_and_recv { id = 1 })
 
 measure("producer, consumer, 64", 1000000, function(n)
   local g = lp.go(function()

@@ -163,17 +163,10 @@ function SharedChan:join(index, op, v)
   if rc ~= 0 then refused(rc, 5) end
 end
 
-local function prepare()
-  local barrier = core.barrier()
-  if barrier then error(barrier, 3) end
-  if C.host_queue_prepare(0) < 0 then error "not enough memory" end
-end
-
 local function wait_recv(self, s)
   if s and s <= 0 then return nil, "timeout" end
   local at = deadline_in(s)
   while true do
-    prepare()
     if C.host_chan_join_recv(self.chan, 0) ~= 0 then return nil, "no memory" end
     local answer = rest(at)
     if answer == 1 then return self:taken() end
@@ -204,7 +197,6 @@ local function wait_send(self, v, s)
   if s and s <= 0 then return nil, "timeout" end
   local at = deadline_in(s)
   while true do
-    prepare()
     local rc = C.host_chan_join_send(self.chan, 0, parts(v, "send"))
     if rc ~= 0 then return nil, errors[rc] end
     local answer = rest(at)
