@@ -198,7 +198,7 @@ struct host_luag {
     host_waiter waiter;     /* queue.c */
     host_waiter *cases;     /* the same, of a select */
     int n_cases, cap_cases; /* of these, in use; allocated */
-    chan_wait *shared;      /* the same, in channels that VMs share; NULL: it has never stood in one */
+    chan_wait *shared;      /* the same, in shared channels; NULL: never stood in one */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
     bool parking;           /* it waits in lunapark.park, */

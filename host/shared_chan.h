@@ -24,13 +24,13 @@ typedef struct chan_queue {
 typedef struct chan {
     rt_lock lock;
     _Atomic int refs;
-    message *first, *last;       /* lock, as all that follows up to max_bytes: the buffer */
-    double count, bytes;         /* */
+    message *first, *last;         /* lock, as all that follows up to max_bytes: the buffer */
+    double count, bytes;           /* */
     chan_queue receivers, senders; /* */
-    uint64_t seq;                /* */
-    bool closed;                 /* */
-    double max_bytes;            /* */
-    double cap;                  /* constant, as the next three */
+    uint64_t seq;                  /* */
+    bool closed;                   /* */
+    double max_bytes;              /* */
+    double cap;                    /* constant, as the next three */
     uint64_t hash;
     size_t name_len;
     char *name;

@@ -590,7 +590,9 @@ describe("shared.chan", function()
       local jobs, done = shared.chan "jobs", shared.chan("done", 1000)
       local held = shared.chan "held"
       local app = http.app()
-      app:get("/send/:n", function(req) return { ok = jobs:send({ vm = id, n = tonumber(req.params.n) }, 5), vm = id } end)
+      app:get("/send/:n", function(req)
+        return { ok = jobs:send({ vm = id, n = tonumber(req.params.n) }, 5) }
+      end)
       app:get("/work", function()
         local i, job = lp.select { { lp.chan(), "recv" }, { jobs, "recv" }, timeout = 5 }
         if i then done:send { from = job.vm, to = id, n = job.n } end

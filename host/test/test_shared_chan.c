@@ -116,7 +116,8 @@ static const char torture[] =
     "    return\n"
     "  end\n"
     "  local chans = { ch, any(), any() }\n"
-    "  local i, got, ok = lp.select { { chans[1], 'send', v }, { chans[2], 'recv' }, { chans[3], 'send', v },\n"
+    "  local i, got, ok = lp.select { { chans[1], 'send', v }, { chans[2], 'recv' }, { chans[3], "
+    "'send', v },\n"
     "    timeout = patience() }\n"
     "  if not i then return end\n"
     "  if not ok then return closed(chans[i]) end\n"
@@ -165,7 +166,8 @@ static const char check[] =
     "  local sum = sums:get(key)\n"
     "  if sum ~= 1001 then wrong[#wrong + 1] = key .. ': ' .. sum end\n"
     "end\n"
-    "if wrong[1] then error(('seed %d: %d of %d: %s'):format(seed, #wrong, n, table.concat(wrong, ', ', 1,\n"
+    "if wrong[1] then error(('seed %d: %d of %d: %s'):format(seed, #wrong, n, table.concat(wrong, "
+    "', ', 1,\n"
     "  math.min(#wrong, 5))), 0) end\n"
     "assert(n == left:get 'received', n)\n"
     "assert(n > rounds and left:get 'cross' > 0, n .. ' ' .. left:get 'cross')\n";
@@ -232,13 +234,12 @@ static const char begin_meet[] = "local left = require('lunapark.shared').dict '
                                  "left:flush()\n"
                                  "left:set('senders', 6)\n";
 
-static const char check_meet[] =
-    "local _, _, rounds = ...\n"
-    "local shared = require 'lunapark.shared'\n"
-    "local sum = shared.dict('left'):get 'sum'\n"
-    "assert(sum == 6 * rounds * (rounds + 1) / 2, sum)\n"
-    "shared.chan('a'):close()\n"
-    "shared.chan('b'):close()\n";
+static const char check_meet[] = "local _, _, rounds = ...\n"
+                                 "local shared = require 'lunapark.shared'\n"
+                                 "local sum = shared.dict('left'):get 'sum'\n"
+                                 "assert(sum == 6 * rounds * (rounds + 1) / 2, sum)\n"
+                                 "shared.chan('a'):close()\n"
+                                 "shared.chan('b'):close()\n";
 
 static void nobody_waits_for_ever(void *arg) {
     (void)arg;

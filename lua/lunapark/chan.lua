@@ -13,7 +13,7 @@
 --
 -- A buffer is a ring in ch[0 .. cap - 1]. While somebody waits to receive it is empty, while somebody waits to send
 -- it is full: whoever comes hands his value straight to the other one (waitq.lua). Hence select needs no second look:
--- when its G is fired, the case is done. A select that waits for channels of other VMs too may have been ended by one of
+-- when its G is fired, the case is done. A select that waits for shared channels too may have been ended by one of
 -- those: it can't be fired then, and q.n has counted one too many.
 --
 -- select draws among the cases that are ready, each with the same chance, so none starves. Its numbers are its own,
