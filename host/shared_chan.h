@@ -58,7 +58,7 @@ struct chan_wait {
     int n, cap;
     chan_waiter *w;
     chan **locks; /* room for the n channels, in the order of their locks */
-    message *got; /* what it was handed, until Lua takes it; then from_ch refers to its channel */
+    message *got; /* what it was handed, until Lua takes it; then got_ch refers to its channel */
     chan *got_ch;
 };
 

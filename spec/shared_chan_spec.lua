@@ -451,7 +451,7 @@ describe("shared.chan", function()
     jit.attach(watch)
     assert.equal(12502500 + 20000, sum)
     for _, a in ipairs(aborted) do
-      assert.is_true(a[2] ~= 7, a[1] .. ": not compiled")
+      assert.is_true(a[2] ~= 7, tostring(a[1]) .. ": not compiled")
     end
   end)
 
