@@ -286,13 +286,13 @@ bool luag_wake(host_luag *lg);
 /* queue.c. By lg itself, or by who fires it. */
 void queue_join(host_queue *q, host_luag *lg);
 void queue_leave(host_luag *lg);
-/* shared_wait.c: lg's wait in the shared channels that it has joined, if any. By who runs its VM.
+/* shared_wait.c: lg's wait in the shared channels that it has joined, if any; lg->shared is not NULL. By who runs its VM.
  * begin: its ticket is open. False: one is ready, and lg stands in none. claim: false: the wait was ended by another.
  * settle: leaves them all; what a channel has answered, -1: none has. */
 bool shared_wait_begin(host_luag *lg);
 bool shared_wait_claim(host_luag *lg);
 int shared_wait_settle(host_luag *lg);
-/* The same, and what it was handed, and never took, goes back. free: and its memory. */
+/* The same, and what it was handed, and never took, goes back. free: and its memory. lg->shared may be NULL. */
 void shared_wait_end(host_luag *lg);
 void shared_wait_free(host_luag *lg);
 /* shared.c: of a name; the same one as long as the process lives. */

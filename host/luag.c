@@ -118,7 +118,7 @@ static int nothing(lua_State *L) {
 /* What a wait in queues answers. */
 static int rested(lua_State *L, host_luag *lg, int err) {
     lg->resting = false;
-    int shared = shared_wait_settle(lg);
+    int shared = __builtin_expect(lg->shared != NULL, 0) ? shared_wait_settle(lg) : -1;
     if (shared >= 0) {
         queue_leave(lg);
         lg->fired = shared;
@@ -220,7 +220,7 @@ static int leave(lua_State *L, host_luag *lg) {
     return err ? answer(L, word_of(err)) : 0;
 }
 
-static void open_ticket(host_luag *lg, rt_reason reason, int64_t deadline_ns) {
+static inline void open_ticket(host_luag *lg, rt_reason reason, int64_t deadline_ns) {
     if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
@@ -261,19 +261,19 @@ int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
     if (q) {
         /* A wait that was being prepared when an error came in between. */
         if (lg->n_cases || lg->fired >= 0) queue_leave(lg);
-        shared_wait_settle(lg);
+        if (lg->shared) shared_wait_settle(lg);
     } else if (lg->fired >= 0) {
         return rested(L, lg, 0);
     }
     if (canceled(lg)) {
         queue_leave(lg);
-        shared_wait_settle(lg);
+        if (lg->shared) shared_wait_settle(lg);
         return answer(L, "canceled");
     }
     if (q) queue_join(q, lg);
     lg->resting = true;
     open_ticket(lg, RT_WAIT_OTHER, deadline_ns);
-    if (!shared_wait_begin(lg)) luag_wake(lg);
+    if (__builtin_expect(lg->shared != NULL, 0) && !shared_wait_begin(lg)) luag_wake(lg);
     return leave(L, lg);
 }
 

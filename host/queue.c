@@ -58,7 +58,7 @@ void queue_leave(host_luag *lg) {
 
 /* The first whose wait nobody has ended. */
 static host_waiter *claim_first(host_queue *q) {
-    while (q->head && !shared_wait_claim(q->head->lg))
+    while (q->head && q->head->lg->shared && !shared_wait_claim(q->head->lg))
         queue_leave(q->head->lg);
     return q->head;
 }

@@ -137,7 +137,7 @@ static int sort_locks(chan_wait *s) {
 
 bool shared_wait_begin(host_luag *lg) {
     chan_wait *s = lg->shared;
-    if (!s || s->n == 0) return true;
+    if (s->n == 0) return true;
     int n_locks = sort_locks(s);
     for (int i = 0; i < n_locks; i++)
         rt_lock_acquire(&s->locks[i]->lock);
@@ -160,7 +160,7 @@ bool shared_wait_begin(host_luag *lg) {
 
 bool shared_wait_claim(host_luag *lg) {
     chan_wait *s = lg->shared;
-    return !s || !s->open || atomic_exchange(&s->claimable, false);
+    return !s->open || atomic_exchange(&s->claimable, false);
 }
 
 /* Out of its queue. Another who waits to send may have room now. */
@@ -173,7 +173,7 @@ static void leave_queue(chan_waiter *w) {
 
 int shared_wait_settle(host_luag *lg) {
     chan_wait *s = lg->shared;
-    if (!s || s->n == 0) return -1;
+    if (s->n == 0) return -1;
     int answer = -1;
     if (s->open) atomic_exchange(&s->claimable, false);
     for (int i = 0; i < s->n; i++) {
