@@ -20,7 +20,8 @@ typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
 typedef struct generation generation; /* generation.h */
-typedef struct barrier barrier; /* barrier.c */
+typedef struct barrier barrier;     /* barrier.c */
+typedef struct chan_wait chan_wait; /* shared_chan.h */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -213,6 +214,7 @@ struct host_luag {
     host_waiter waiter;     /* queue.c */
     host_waiter *cases;     /* the same, of a select */
     int n_cases, cap_cases; /* of these, in use; allocated */
+    chan_wait *shared;      /* the same, in shared channels; NULL: never stood in one */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
     bool parking;           /* it waits in lunapark.park, */
@@ -309,6 +311,17 @@ bool luag_wake(host_luag *lg);
 /* queue.c. By lg itself, or by who fires it. */
 void queue_join(host_queue *q, host_luag *lg);
 void queue_leave(host_luag *lg);
+/* shared_wait.c: lg's wait in the shared channels that it has joined, if any; lg->shared is not NULL. By who runs its VM.
+ * begin: its ticket is open. False: one is ready, and lg stands in none. claim: false: the wait was ended by another.
+ * settle: leaves them all; what a channel has answered, -1: none has. */
+bool shared_wait_begin(host_luag *lg);
+bool shared_wait_claim(host_luag *lg);
+int shared_wait_settle(host_luag *lg);
+/* The same, and what it was handed, and never took, goes back. free: and its memory. lg->shared may be NULL. */
+void shared_wait_end(host_luag *lg);
+void shared_wait_free(host_luag *lg);
+/* shared.c: of a name; the same one as long as the process lives. */
+uint64_t shared_hash(const char *name, size_t len);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
 

@@ -375,6 +375,56 @@ int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
 void host_dict_flush(host_dict *d);
 void host_dict_read(host_dict *d, host_dict_figures *f);
 
+/* ---- channels that all VMs share (shared_chan.c, shared_wait.c) ---- */
+
+/* A VM's handle; what it stands for is the process's. */
+typedef struct host_chan host_chan;
+
+enum { HOST_CHAN_RECV, HOST_CHAN_SEND };
+
+/* What a value is beside its type and bytes. */
+typedef struct host_chan_value {
+    double number; /* HOST_NUMBER; HOST_BOOLEAN: 0 or 1 */
+    double len;    /* HOST_STRING, HOST_TABLE: bytes; else 0 */
+} host_chan_value;
+
+/* The channel of that name, made if there is none, with a buffer of cap values; *has_cap: how many it has. max_bytes:
+ * the budget of the buffer from now on, if cap is right; 0: as it is, 16 MiB at first. NULL: no memory. */
+host_chan *host_chan_open(const char *name, size_t len, double cap, double max_bytes,
+                          double *has_cap);
+/* Lets go of it: the finalizer. */
+void host_chan_free(host_chan *h);
+
+/* 0, RT_ECLOSED, -EFBIG: larger than the whole budget, -ENOMEM, -EAGAIN: it would have to wait. */
+int host_chan_send(host_chan *h, int type, double number, const void *data, size_t len);
+
+/* The type of what is received, its bytes in buf; if they are more than cap, it was not received.
+ * RT_ECLOSED, -EAGAIN. */
+int host_chan_recv(host_chan *h, void *buf, size_t cap, host_chan_value *v);
+
+/* Would such an operation (of a small value) not wait now? */
+int host_chan_can(host_chan *h, int op);
+
+/* For a wait: the running G will stand in it with this index, 1 or more after host_queue_prepare; 0: in nothing else.
+ * 0, -ENOMEM, -EFBIG. Then lunapark.core.rest, which answers as for host_queue_join, or nothing if the caller is to
+ * try again. */
+int host_chan_join_recv(host_chan *h, int index);
+int host_chan_join_send(host_chan *h, int index, int type, double number, const void *data,
+                        size_t len);
+
+/* What such a wait has received, as host_chan_recv. */
+int host_chan_take(void *buf, size_t cap, host_chan_value *v);
+
+/* 0, or RT_ECLOSED: it was. */
+int host_chan_close(host_chan *h);
+int host_chan_closed(host_chan *h);
+
+/* Values in its buffer. */
+double host_chan_len(host_chan *h);
+
+/* How many channels have a name. */
+int host_chans(void);
+
 /* ---- jobs on other threads (job.c) ---- */
 
 /* Made by the functions that return one, started and waited for by lunapark.core.wait_job. */

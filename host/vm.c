@@ -206,6 +206,7 @@ void vm_drop(host_vm *vm) {
     vmmem_drop(vm);
     for (int i = 0; i < vm->n_slots; i++) {
         free(vm->slots[i]->cases);
+        shared_wait_free(vm->slots[i]);
         free(vm->slots[i]);
     }
     free(vm->slots);
@@ -340,6 +341,7 @@ void luag_give(host_luag *lg, int status) {
     lg->canceled = 0;
     lg->is_main = false;
     queue_leave(lg);
+    shared_wait_end(lg);
     if (lg->kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->kept);
     lg->kept = LUA_NOREF;
     lg->n_kept = lg->n_ready = -1;

@@ -17,6 +17,7 @@
 
 #include "generation.h"
 #include "job.h"
+#include "shared_chan.h"
 #include "singleton.h"
 
 #define NS_PER_MS INT64_C(1000000)
@@ -134,6 +135,7 @@ void vm_throw_away(host_vm *vm, const host_luag *runaway) {
     for (int i = 0; i < vm->n_slots; i++) {
         host_luag *lg = vm->slots[i];
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
+        shared_wait_end(lg);
     }
     singleton_forget(vm);
     sock_close_all(vm);

@@ -367,7 +367,7 @@ local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
 --- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory; VMs that
 --- serve, those of them that are stuck or spare; stacks held by Gs that wait in the midst of a C function; sockets that
 --- the collector has closed since nobody did; lines that were logged, those of them that wait to be written, and lines
---- that were lost.
+--- that were lost; channels that VMs share.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -386,7 +386,7 @@ function lp.stats()
     },
     vm = view.vm_id, lua_gs = view.n_live,
     vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), away = s.away,
-    held_stacks = s.held_stacks, forgotten = C.host_forgotten(),
+    held_stacks = s.held_stacks, forgotten = C.host_forgotten(), shared_chans = C.host_chans(),
     log = { lines = C.host_log_count(0), waiting = C.host_log_count(2), lost = C.host_log_count(1) },
     ps = {},
   }
