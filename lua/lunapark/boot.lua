@@ -6,6 +6,7 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+require "lunapark.require"
 
 local boot = {}
 
