@@ -221,6 +221,8 @@ $(LUAJIT_DIR)/luajit_config.h: host/build/luajit.sh | need
 $(LUAJIT_LIB): $(LUAJIT_DIR)/luajit_config.h
 	@touch $@
 $(B)/host/main.o $(B)/host/vm.o: $(LUAJIT_DIR)/luajit_config.h
+# Errors of Lua that pass through it run its cleanups.
+$(B)/host/load.o: private CFLAGS += -fexceptions
 
 $(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
 	$(call say,LD ,$@)

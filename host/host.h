@@ -282,6 +282,8 @@ void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *
                 void (*lost)(void *), void *done_arg);
 
 int luaopen_lunapark_core(lua_State *L); /* luacore.c */
+/* Adds `load` and `load_mark` to lunapark.core, which is on top (load.c). */
+void load_open(lua_State *L);
 /* For a new VM. May raise. */
 void luag_open(lua_State *L);
 

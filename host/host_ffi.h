@@ -79,6 +79,16 @@ int host_queue_prepare(int n);
 void host_queue_join(host_queue *q, int index);
 void host_queue_leave(void);
 
+/* ---- loads of modules (load.c) ---- */
+
+enum { HOST_LOADING, HOST_LOADED, HOST_LOAD_FAILED };
+
+typedef struct host_load {
+    host_queue queue; /* Gs that wait for its end */
+    int32_t state;    /* HOST_LOAD... */
+    int32_t key;      /* where the registry has what came of it */
+} host_load;
+
 /* ---- C functions on other threads (offload.c) ---- */
 
 /* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */

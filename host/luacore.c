@@ -315,6 +315,7 @@ int luaopen_lunapark_core(lua_State *L) {
     lua_setfield(L, -2, "view");
     lua_pushlightuserdata(L, &luag_again);
     lua_setfield(L, -2, "again");
+    load_open(L);
     lua_newtable(L);
     for (int r = 0; r < RT_NREASONS; r++) {
         lua_pushinteger(L, r);

@@ -6,6 +6,7 @@
 require "lunapark.cdef"
 local core = require "lunapark.core"
 require("lunapark.source").install()
+require "lunapark.require"
 
 local boot = {}
 
