@@ -28,7 +28,7 @@ endif
 
 # libc6-dev: gcc only recommends it.
 DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson xz-utils libc-ares-dev
-DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd
+DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd redis-server
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_BENCH := wrk curl valgrind
 # What the runtime is measured beside; without it bench-runtime leaves its columns out.
