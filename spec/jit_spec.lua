@@ -20,7 +20,8 @@ describe("compiled code:", function()
     assert.is_string(exits, out)
     local compiled = false
     for line in (told .. "\n" .. again):gmatch "[^\n]+" do
-      local at = tonumber(line:match "^%[TRACE +%d+ compiled%.lua:(%d+) loop%]$")
+      local at, link = line:match "^%[TRACE +%d+ compiled%.lua:(%d+) (.*)%]$"
+      at = (link == "loop" or (link or ""):find "^%-> %d+$") and tonumber(at) -- there may be a loop in it
       if at and at >= tonumber(first) and at <= tonumber(last) then compiled = true end
       -- A loop that is left while it is recorded is recorded again. A wait is beneath a pcall, to which code that is
       -- recorded after it cannot return.
