@@ -28,7 +28,8 @@ endif
 
 # libc6-dev: gcc only recommends it.
 DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson xz-utils libc-ares-dev libmd-dev
-DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd git
+DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd redis-server lua-ldoc git
+DEPS_DOCS  := lua-ldoc
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_BENCH := wrk curl valgrind
 # What the runtime is measured beside; without it bench-runtime leaves its columns out.
@@ -98,8 +99,8 @@ endif
 again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
-.PHONY: bench-runtime bench-runtime-callgrind model
-.PHONY: programs tests install clean help deps deps-test deps-lint deps-bench deps-model deps-cross need FORCE
+.PHONY: bench-runtime bench-runtime-callgrind model docs
+.PHONY: programs tests install clean help deps deps-test deps-docs deps-lint deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
 	@:
@@ -121,6 +122,14 @@ asan: ## the same tests under AddressSanitizer and UBSan
 
 tsan: ## the same tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory test B=build/tsan SAN=thread
+
+docs: deps-docs ## the reference of the Lua modules, from the annotations in their sources, to $(B)/doc
+	+@$(again) all
+	@rm -rf $(B)/doc $(B)/doc-src && mkdir -p $(B)/doc-src
+	@$(B)/lunapark run host/build/docs.lua $(B)/doc-src
+	@ldoc -c $(B)/doc-src/config.ld -d $(B)/doc --testing --fatalwarnings $(B)/doc-src >$(B)/doc-src/log 2>&1 || \
+		{ cat $(B)/doc-src/log; exit 1; }
+	@echo "docs: $(B)/doc/index.html"
 
 lint: lint-format lint-tidy lint-lua ## clang-format, clang-tidy, luacheck; changes nothing
 
@@ -165,10 +174,12 @@ help: ## this list
 
 # ---- packages ----------------------------------------------------------------------------------
 
-deps: ## installs the Debian packages that the build needs (deps-test, -lint, -bench, -model, -cross: more)
+deps: ## installs the Debian packages that the build needs (deps-test, -docs, -lint, -bench, -model, -cross: more)
 	@host/build/deps.sh install $(DEPS_BUILD)
 deps-test:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_TEST)
+deps-docs:
+	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_DOCS)
 deps-lint:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_LINT)
 deps-bench:

@@ -5,7 +5,7 @@
 --   c:kill "TERM"
 --   assert.equal(0, c:wait())
 --
--- io.popen would stop the whole VM, so children are started by posix_spawn with their output in files, and waits
+-- io.popen would stop the whole VM, so children are started by posix_spawnp with their output in files, and waits
 -- poll. A child is killed and reaped by `child.clean()`, which every spec calls in after_each: none outlives its spec.
 -- If this process ends before, a shell that reads from it sees the end of that pipe and kills them.
 
@@ -14,8 +14,8 @@ local lp = require "lunapark"
 local new_client = require "lunapark.testing.client"
 
 ffi.cdef [[
-int posix_spawn(int *pid, const char *path, const void *actions, const void *attr, char *const *argv,
-                char *const *envp);
+int posix_spawnp(int *pid, const char *path, const void *actions, const void *attr, char *const *argv,
+                 char *const *envp);
 int posix_spawn_file_actions_init(void *actions);
 int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, unsigned mode);
 int posix_spawn_file_actions_adddup2(void *actions, int fd, int to);
@@ -31,7 +31,7 @@ extern char **environ;
 local C = ffi.C
 local WNOHANG = 1
 local RDONLY, REPLACE, CLOEXEC = 0, 577, 524288 -- REPLACE: O_WRONLY | O_CREAT | O_TRUNC
-local signals = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15 }
+local signals = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15, STOP = 19 }
 
 -- Generous: sanitizer builds on a busy machine are slow, and only a failing spec waits so long.
 local PATIENCE = 20
@@ -130,7 +130,7 @@ local function spawn(path, argv, env, redirect)
   local actions, pid = ffi.new("uint64_t[?]", 64), ffi.new "int[1]"
   assert(C.posix_spawn_file_actions_init(actions) == 0)
   redirect(actions)
-  local rc = C.posix_spawn(pid, path, actions, nil, strings(argv), strings(env))
+  local rc = C.posix_spawnp(pid, path, actions, nil, strings(argv), strings(env))
   C.posix_spawn_file_actions_destroy(actions)
   if rc ~= 0 then error("cannot start " .. path .. ": error " .. rc, 3) end
   return pid[0]
