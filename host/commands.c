@@ -111,6 +111,7 @@ static _Noreturn void end_serving(void) {
 static void drain_main(void *arg) {
     (void)arg;
     int64_t deadline = rt_nanotime() + (int64_t)(options.drain_timeout * 1e9);
+    generation_stop(deadline);
     if (!server_wait_all(deadline))
         log_line(LOG_WARN, "stopped with requests unfinished after %g s", options.drain_timeout);
     upgrade_wait(deadline + 2 * NS_PER_SEC);

@@ -173,10 +173,8 @@ void generation_end_vm(host_vm *vm) {
     if (vm_visit(vm)) vm_retire(vm, rt_nanotime());
 }
 
-/* Its VMs hear of it, run what on_retire was given, and end. */
-static void retire(void *arg) {
-    generation *gen = arg;
-    int64_t drain_ns = after(options.drain_timeout);
+/* Its VMs hear of it, and run what on_retire was given, at most until drain_ns. Then `end` has each of them, visited. */
+static void retire_all(generation *gen, int64_t drain_ns, void (*end)(host_vm *vm, int64_t drain_ns)) {
     host_vm **vms = calloc(MAX_VMS, sizeof *vms);
     vm_call **calls = calloc(MAX_VMS, sizeof *calls);
     if (!vms || !calls) rt_throw("out of memory for the end of a generation");
@@ -187,12 +185,31 @@ static void retire(void *arg) {
         if (vm_call_wait(calls[i], drain_ns) == CALL_DONE && vm_call_error(calls[i]))
             log_line(LOG_ERROR, "on_retire: %s", vm_call_error(calls[i]));
         vm_call_free(calls[i]);
-        pool_forget(vms[i]);
-        vm_retire(vms[i], drain_ns);
+        end(vms[i], drain_ns);
     }
     free(vms);
     free(calls);
+}
+
+static void end_retired(host_vm *vm, int64_t drain_ns) {
+    pool_forget(vm);
+    vm_retire(vm, drain_ns);
+}
+
+/* The whole end of one that serves no more. */
+static void retire(void *arg) {
+    generation *gen = arg;
+    retire_all(gen, after(options.drain_timeout), end_retired);
     generation_lost_vm(gen);
+}
+
+static void leave_as_it_is(host_vm *vm, int64_t drain_ns) {
+    (void)drain_ns;
+    vm_leave(vm);
+}
+
+void generation_stop(int64_t until_ns) {
+    retire_all(all.now, until_ns, leave_as_it_is);
 }
 
 /* ---- loading ---- */
