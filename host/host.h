@@ -64,7 +64,7 @@ void options_help(const char *command);
 
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
-enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24 };
+enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24, HOST_LOST = -1 };
 /* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
 enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 
@@ -192,10 +192,12 @@ struct host_luag {
     lua_State *held; /* whose wait left the loop's stack: L, or the user's coroutine; else NULL */
     int ref, slot;
     host_vm *vm;
-    host_luag *next_free;
+    union {
+        host_luag *next_free; /* no G uses it */
+        host_luag *next_wait; /* in waitq->queue */
+    };
     host_xfer *x; /* whose handler runs on it, or NULL */
-    bool of_request; /* it is that, or was started by one */
-    int nargs;       /* on L's stack for the next resume */
+    int nargs;    /* on L's stack for the next resume */
     /* The wait it is in, set by the lua_CFunction that yields. */
     enum { WANT_NOTHING, WANT_TURN, WANT_TICKET, WANT_FD, WANT_QUEUE } want;
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
@@ -205,7 +207,6 @@ struct host_luag {
     bool is_main;               /* it was started from outside of the VM */
     bool sheltered;             /* see host_shelter */
     uint8_t canceled;           /* HOST_CANCELED...: why its waits answer "canceled" */
-    host_luag *next_wait;       /* in waitq->queue */
     int64_t deadline_ns;        /* of that wait */
     _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
@@ -217,13 +218,14 @@ struct host_luag {
     chan_wait *shared;      /* the same, in shared channels; NULL: never stood in one */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
+    bool of_request;        /* it answers one, or was started by who does */
     bool parking;           /* it waits in lunapark.park, */
     int n_ready;            /* for which so many values lie on its stack; -1: not readied */
     int kept;   /* registry reference of a table of values for its next park, or LUA_NOREF */
     int n_kept; /* so many; -1: none */
-    /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
+    /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top); of a G that was
+     * started from outside also with HOST_LOST when its VM was dropped. */
     void (*done)(host_luag *lg, int status);
-    void (*lost)(void *done_arg); /* instead, when its VM was dropped; NULL: nobody wants to know */
     void *done_arg;
 };
 
@@ -275,8 +277,8 @@ rt_step luag_step(rt_g *g);
 /* Starts fn with nargs arguments, both on from's stack, popped. Only by the M that runs the VM. */
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs);
 /* The same from outside: calls boot(vm, lg->L, arg), which pushes function and arguments and returns
- * the number of the latter, in the VM. done as above, or lost if the VM was dropped or has no memory for
- * it. Any native G. */
+ * the number of the latter, in the VM. done as above, or lost if the G could not begin: the VM was dropped or has no
+ * memory for it. Any native G. */
 typedef int (*luag_boot)(host_vm *vm, lua_State *L, void *arg);
 void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int),
                 void (*lost)(void *), void *done_arg);

@@ -335,7 +335,6 @@ void luag_give(host_luag *lg, int status) {
     lg->x = NULL;
     atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
     lg->done = NULL;
-    lg->lost = NULL;
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
