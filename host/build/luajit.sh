@@ -5,7 +5,7 @@
 # `fix_` below tells of one. They change a word or add a few lines where the source is as expected.
 #
 # Where no source package can be fetched the packaged library is taken, and luajit_config.h says that its side traces
-# must stay off (vm.c) and which specs must not be run.
+# must stay off (vm.c). The other faults are there then.
 set -u
 
 dir=$1
