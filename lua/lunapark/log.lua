@@ -44,8 +44,8 @@ local EXACT = 2 ^ 53
 
 local log = {}
 
--- Tables are walked by `while` and next, not by `for`: in a finalizer LuaJIT starts no side traces, and a compiled `for`
--- over a table that leaves its trace there enters it again without end.
+-- Tables are walked by `while` and next, not by `for`: in a finalizer LuaJIT starts no side traces, and a compiled
+-- `for` over a table that leaves its trace there enters it again without end.
 
 -- ---- values ----------------------------------------------------------------------------------------------
 
