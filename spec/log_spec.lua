@@ -462,8 +462,10 @@ describe("lunapark.log", function()
 
     it("ends a process whose reader has gone away, as any write to stderr does", function()
       start("run", child.script [[
-        require("lunapark.log").info "one"
-        require("lunapark").sleep(20)
+        for i = 1, 2000 do
+          require("lunapark.log").info("line", { i = i })
+          require("lunapark").sleep(0.01)
+        end
       ]])
       p.stderr:close()
       assert.equal("PIPE", p:wait(20).signal)
