@@ -173,6 +173,15 @@ void generation_end_vm(host_vm *vm) {
     if (vm_visit(vm)) vm_retire(vm, rt_nanotime());
 }
 
+/* As vm_call_wait, but not for a VM that is stuck: it takes the call when it comes back. */
+static vm_call_state wait_unless_stuck(host_vm *vm, vm_call *c, int64_t until_ns) {
+    for (;;) {
+        int64_t next_ns = rt_nanotime() + STUCK_NS;
+        vm_call_state state = vm_call_wait(c, next_ns < until_ns ? next_ns : until_ns);
+        if (state != CALL_LATE || atomic_load(&vm->stuck) || rt_nanotime() >= until_ns) return state;
+    }
+}
+
 /* Its VMs hear of it, and run what on_retire was given, at most until drain_ns. Then `end` has each of them, visited. */
 static void retire_all(generation *gen, int64_t drain_ns, void (*end)(host_vm *vm, int64_t drain_ns)) {
     host_vm **vms = calloc(MAX_VMS, sizeof *vms);
@@ -182,7 +191,7 @@ static void retire_all(generation *gen, int64_t drain_ns, void (*end)(host_vm *v
     for (int i = 0; i < n; i++)
         calls[i] = vm_call_begin(vms[i], "retire", 0, NULL);
     for (int i = 0; i < n; i++) {
-        if (vm_call_wait(calls[i], drain_ns) == CALL_DONE && vm_call_error(calls[i]))
+        if (wait_unless_stuck(vms[i], calls[i], drain_ns) == CALL_DONE && vm_call_error(calls[i]))
             log_line(LOG_ERROR, "on_retire: %s", vm_call_error(calls[i]));
         vm_call_free(calls[i]);
         end(vms[i], drain_ns);

@@ -16,8 +16,10 @@ local docs = {}
 
 -- Every file directly below lua/lunapark is a module for users, and what is in a directory belongs to the module
 -- of that name, except:
-local inner = { base = true, boot = true, job = true, waitq = true }
+local inner = { admin = true, base = true, boot = true, job = true, require = true, source = true, value = true, waitq = true }
 local part_of = {
+  retire = "lunapark", singleton = "lunapark",
+  shared_chan = "lunapark.shared",
   chan = "lunapark", offload = "lunapark", scope = "lunapark", sync = "lunapark", timer = "lunapark", init = "lunapark",
 }
 

@@ -2,6 +2,7 @@
  * limit holds and is no VM's end. */
 #include "../host.h"
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include "../../runtime/test/harness.h"

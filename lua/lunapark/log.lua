@@ -253,11 +253,14 @@ end
 --- Logs a line, if its level is enabled. Does not wait.
 ---@type fun(msg: any, pairs?: table)  msg: text, else what tostring makes of it; pairs: {key = value}
 log.debug = logger(0, "debug")
----@type fun(msg: any, pairs?: table)
+--- The same at level info.
+---@type fun(msg: any, pairs?: table)  as for log.debug
 log.info = logger(1, "info")
----@type fun(msg: any, pairs?: table)
+--- The same at level warn.
+---@type fun(msg: any, pairs?: table)  as for log.debug
 log.warn = logger(2, "warn")
----@type fun(msg: any, pairs?: table)
+--- The same at level error.
+---@type fun(msg: any, pairs?: table)  as for log.debug
 log.error = logger(3, "error")
 
 -- ---- levels ----------------------------------------------------------------------------------------------
