@@ -108,30 +108,30 @@ void generation_lost_vm(generation *gen) {
 
 /* ---- loading one VM ---- */
 
-/* Where the script is that has not loaded in time; it is about to be ended. To be freed. */
-static char *place_of(host_vm *vm) {
+/* What the script does that has not loaded in time, and whether it waits. To be freed. */
+static char *doing(host_vm *vm, bool *waits) {
     vm_call *c = vm_call_begin(vm, "where", 0, NULL);
     vm_call_state state = vm_call_wait(c, rt_nanotime() + STUCK_NS);
     size_t len;
-    const char *text = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
-    char *place = text ? format("waits\n%s", text) : NULL;
+    const char *where = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
+    *waits = state != CALL_LATE;
+    char *what = *waits ? format("waits%s%s", where ? "\n" : "", where ? where : "") : NULL;
     vm_call_free(c);
-    if (place || state != CALL_LATE) return place ? place : strdup("waits");
+    if (what) return what;
     char at[160];
     runaway_place(vm, at, sizeof at);
     return format("runs without waiting, in %s", at);
 }
 
+/* c has not loaded it. Returns when that is over, or can't be ended. */
 static char *too_late(host_vm *vm, vm_call *c) {
-    char *place = place_of(vm);
-    char *err = format("%s: not loaded after %g s (--load-timeout); it %s", all.app_path,
-                       (double)options.load_timeout, place);
-    free(place);
-    if (vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm_call_error(c)) {
-        char *both = format("%s\n%s", err, vm_call_error(c));
-        free(err);
-        err = both;
-    }
+    bool waits;
+    char *what = doing(vm, &waits);
+    atomic_store(&vm->loads_until_ns, rt_nanotime()); /* not before we have looked */
+    bool ended = !waits && vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm->ended_at[0];
+    char *err = format("%s: not loaded after %g s (--load-timeout); it %s%s%s", all.app_path,
+                       (double)options.load_timeout, what, ended ? ", at " : "", ended ? vm->ended_at : "");
+    free(what);
     return err;
 }
 
@@ -142,7 +142,7 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     vm->gc.serves = true;
     vm->generation = gen;
     vm->sources = gen->sources;
-    atomic_store(&vm->loads_until_ns, until ? until : INT64_MAX);
+    atomic_store(&vm->loads_until_ns, INT64_MAX);
     vm_call *c = vm_call_begin(vm, "serve", 2, (struct iovec[]){text(all.app_path), text(first ? "first" : "")});
     vm_call_state state = vm_call_wait(c, until);
     *err = NULL;

@@ -140,6 +140,7 @@ struct host_vm {
     _Atomic uintptr_t seen_pc;  /* atomic: where its thread was interrupted last */
     _Atomic bool seen_compiled; /* atomic: that was in compiled code */
     char ending[256];           /* the keeper: what `kill` runs, for the log */
+    char ended_at[128];         /* the file and line in which that was ended by an error, or empty */
     lua_Hook users_hook;        /* while `kill` is ended by a hook */
     int users_mask, users_count;
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */

@@ -148,13 +148,15 @@ static void restore_hook(host_vm *vm) {
 }
 
 static void kill_hook(lua_State *L, lua_Debug *ar) {
-    (void)ar;
     host_vm *vm = vm_current();
     if (atomic_load(&vm->kill) != luag_current()) {
         restore_hook(vm);
         return;
     }
     if (barrier_callback(vm, __builtin_frame_address(0))) return;
+    /* The first error tells the place; its message handler, and who catches it, are ended too. */
+    if (!vm->raised && lua_getinfo(L, "Sl", ar))
+        snprintf(vm->ended_at, sizeof vm->ended_at, "%s:%d", ar->short_src, ar->currentline);
     vm->raised = true;
     luaL_error(L, "ended: it ran on past its deadline without waiting");
 }

@@ -31,7 +31,7 @@ extern char **environ;
 local C = ffi.C
 local WNOHANG = 1
 local RDONLY, REPLACE, CLOEXEC = 0, 577, 524288 -- REPLACE: O_WRONLY | O_CREAT | O_TRUNC
-local signals = { INT = 2, QUIT = 3, KILL = 9, USR1 = 10, TERM = 15 }
+local signals = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, TERM = 15 }
 
 -- Generous: sanitizer builds on a busy machine are slow, and only a failing spec waits so long.
 local PATIENCE = 20
