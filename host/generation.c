@@ -165,33 +165,47 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
 /* ---- the end of a generation ---- */
 
 typedef struct retiree {
-    host_vm *vm;
-    vm_call *call;
+    host_vm *vm; /* visited */
+    int64_t drain_ns;
 } retiree;
 
-void generation_end_vm(host_vm *vm) {
-    if (vm_visit(vm)) vm_retire(vm, rt_nanotime());
+/* It hears of it, runs what on_retire was given, and ends. */
+static void retire_vm(void *arg) {
+    retiree r = *(retiree *)arg;
+    free(arg);
+    vm_call *c = vm_call_begin(r.vm, "retire", 0, NULL);
+    if (vm_call_wait(c, r.drain_ns) == CALL_DONE && vm_call_error(c))
+        log_line(LOG_ERROR, "on_retire: %s", vm_call_error(c));
+    vm_call_free(c);
+    pool_forget(r.vm);
+    vm_retire(r.vm, r.drain_ns);
 }
 
-/* Its VMs hear of it, run what on_retire was given, and end. */
-static void retire(void *arg) {
-    generation *gen = arg;
-    int64_t drain_ns = after(options.drain_timeout);
+static void begin_retirement(host_vm *vm, int64_t drain_ns) {
+    retiree *r = malloc(sizeof *r);
+    if (!r) rt_throw("out of memory for the end of a VM");
+    *r = (retiree){vm, drain_ns};
+    atomic_store(&vm->drain_ns, drain_ns);
+    rt_go(retire_vm, r);
+}
+
+static int64_t drain_end(void) {
+    return after(options.drain_timeout);
+}
+
+void generation_end_vm(host_vm *vm) {
+    if (vm_visit(vm)) begin_retirement(vm, drain_end());
+}
+
+/* All its VMs, each for itself: one may be stuck. */
+static void retire(generation *gen) {
+    int64_t drain_ns = drain_end();
     host_vm **vms = calloc(MAX_VMS, sizeof *vms);
-    vm_call **calls = calloc(MAX_VMS, sizeof *calls);
-    if (!vms || !calls) rt_throw("out of memory for the end of a generation");
+    if (!vms) rt_throw("out of memory for the end of a generation");
     int n = pool_list(gen, vms, MAX_VMS);
     for (int i = 0; i < n; i++)
-        calls[i] = vm_call_begin(vms[i], "retire", 0, NULL);
-    for (int i = 0; i < n; i++) {
-        if (vm_call_wait(calls[i], drain_ns) == CALL_DONE && vm_call_error(calls[i]))
-            log_line(LOG_ERROR, "on_retire: %s", vm_call_error(calls[i]));
-        vm_call_free(calls[i]);
-        pool_forget(vms[i]);
-        vm_retire(vms[i], drain_ns);
-    }
+        begin_retirement(vms[i], drain_ns);
     free(vms);
-    free(calls);
     generation_lost_vm(gen);
 }
 
@@ -310,7 +324,7 @@ static void switch_to(generation *gen) {
     all.now = gen;
     rt_lock_release(&all.lock);
     generation *old = pool_switch(gen);
-    if (old) rt_go(retire, old);
+    if (old) retire(old);
     watch(gen, NULL);
 }
 

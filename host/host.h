@@ -154,6 +154,7 @@ struct host_vm {
     generation *generation;         /* it was made for; NULL: none (run, test) */
     struct source_set *sources;     /* where it loads files from; NULL: the disk */
     _Atomic int64_t loads_until_ns; /* atomic: it loads its app, and may take so long; 0: it does not */
+    _Atomic int64_t drain_ns; /* atomic: it is retired, and what it runs has so long; 0: it is not */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];

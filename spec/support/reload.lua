@@ -137,6 +137,31 @@ function Reloaded:until_log(pattern)
   end
 end
 
+--- How many VMs there are, old ones too: from a dump.
+function Reloaded:all_vms()
+  local before = #self:log()
+  self.server:kill "USR1"
+  local dump = child.eventually(function()
+    local log = self:log():sub(before + 1)
+    return log:find "\nVM %d+: [^\n]*\n$" and log -- these are its last lines
+  end, "the dump")
+  local n = 0
+  for _ in dump:gmatch "\nVM %d+:" do
+    n = n + 1
+  end
+  return n
+end
+
+--- Waits until there are n, and what else the others have had is given back.
+function Reloaded:until_vms(n, fds)
+  if not pcall(child.eventually, function()
+    return self:all_vms() == n and self.client:get("/stats"):json().fds <= fds
+  end) then
+    error(("%d VMs, not %d; %d descriptors, not %d"):format(self:all_vms(), n,
+      self.client:get("/stats"):json().fds, fds), 2)
+  end
+end
+
 --- A connection of one's own, with a deadline.
 function Reloaded:dial()
   local conn = assert(net.dial(self.addr, { timeout = 20 * reload.slow }))
