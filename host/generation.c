@@ -153,11 +153,11 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     else if (vm_call_error(c))
         *err = strdup(vm_call_error(c));
     vm_call_free(c);
-    atomic_store(&vm->loads_until_ns, 0);
     if (*err) {
         vm_abandon(vm); /* what it has begun is not worth an orderly end */
         return NULL;
     }
+    atomic_store(&vm->loads_until_ns, 0);
     vm_leave(vm);
     return vm;
 }

@@ -134,7 +134,8 @@ void vm_throw_away(host_vm *vm, const host_luag *runaway) {
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
     }
     sock_close_all(vm);
-    if (vm->generation) exec_bind_all(vm);
+    /* What a runaway has ended, but not its app, leaves programs that may go on. */
+    if (atomic_load(&vm->drain_ns) || atomic_load(&vm->loads_until_ns)) exec_bind_all(vm);
     owned_drop_all(vm);
     server_stop_all_of(vm);
     start_undertaker(vm, drop_step, (undertaker){.vm = vm});

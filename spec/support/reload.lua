@@ -137,28 +137,14 @@ function Reloaded:until_log(pattern)
   end
 end
 
---- How many VMs there are, old ones too: from a dump.
-function Reloaded:all_vms()
-  local before = #self:log()
-  self.server:kill "USR1"
-  local dump = child.eventually(function()
-    local log = self:log():sub(before + 1)
-    return log:find "\nVM %d+: [^\n]*\n$" and log -- these are its last lines
-  end, "the dump")
-  local n = 0
-  for _ in dump:gmatch "\nVM %d+:" do
-    n = n + 1
-  end
-  return n
-end
-
---- Waits until there are n, and what else the others have had is given back.
+--- Waits until there are n VMs, none of them an old one, and no more descriptors than so many. Needs /stats.
 function Reloaded:until_vms(n, fds)
+  local t
   if not pcall(child.eventually, function()
-    return self:all_vms() == n and self.client:get("/stats"):json().fds <= fds
+    t = self.client:get("/stats"):json()
+    return t.all_vms == n and t.fds <= fds
   end) then
-    error(("%d VMs, not %d; %d descriptors, not %d"):format(self:all_vms(), n,
-      self.client:get("/stats"):json().fds, fds), 2)
+    error(("%d VMs, not %d; %d descriptors, not %d"):format(t.all_vms, n, t.fds, fds), 2)
   end
 end
 
