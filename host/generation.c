@@ -41,10 +41,10 @@ enum {
     TRIES = 5,  /* to load files that change meanwhile */
     CALL_S = 10 /* that hand_over and take_over may take in a VM */
 };
-#define NS_PER_MS  INT64_C(1000000)
-#define KILL_NS    (3 * NS_PER_SEC)    /* for a script that is ended to end */
-#define SETTLE_NS  (100 * NS_PER_MS)   /* files change: look again after this */
-#define STUCK_NS   (200 * NS_PER_MS)   /* a VM that has not begun a call by then is stuck */
+#define NS_PER_MS INT64_C(1000000)
+#define KILL_NS   (3 * NS_PER_SEC)  /* for a script that is ended to end */
+#define SETTLE_NS (100 * NS_PER_MS) /* files change: look again after this */
+#define STUCK_NS  (200 * NS_PER_MS) /* a VM that has not begun a call by then is stuck */
 
 static struct {
     const char *app_path;
@@ -129,8 +129,9 @@ static char *too_late(host_vm *vm, vm_call *c) {
     char *what = doing(vm, &waits);
     atomic_store(&vm->loads_until_ns, rt_nanotime()); /* not before we have looked */
     bool ended = !waits && vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm->ended_at[0];
-    char *err = format("%s: not loaded after %g s (--load-timeout); it %s%s%s", all.app_path,
-                       (double)options.load_timeout, what, ended ? ", at " : "", ended ? vm->ended_at : "");
+    char *err =
+        format("%s: not loaded after %g s (--load-timeout); it %s%s%s", all.app_path,
+               (double)options.load_timeout, what, ended ? ", at " : "", ended ? vm->ended_at : "");
     free(what);
     return err;
 }
@@ -143,7 +144,8 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     vm->generation = gen;
     vm->sources = gen->sources;
     atomic_store(&vm->loads_until_ns, INT64_MAX);
-    vm_call *c = vm_call_begin(vm, "serve", 2, (struct iovec[]){text(all.app_path), text(first ? "first" : "")});
+    vm_call *c = vm_call_begin(vm, "serve", 2,
+                               (struct iovec[]){text(all.app_path), text(first ? "first" : "")});
     vm_call_state state = vm_call_wait(c, until);
     *err = NULL;
     if (state == CALL_LATE)
@@ -358,7 +360,8 @@ static reload_result reload(char **what) {
         gen = NULL;
     }
     if (!gen) {
-        log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id, *what);
+        log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id,
+                 *what);
         return RELOAD_FAILED;
     }
     switch_to(gen);
@@ -379,7 +382,7 @@ typedef struct asker {
 
 static struct {
     rt_lock lock;
-    asker *first;  /* lock: the latest */
+    asker *first; /* lock: the latest */
     rt_g *server;
     _Atomic uint64_t ticket; /* of its wait */
 } reloads;

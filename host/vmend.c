@@ -19,11 +19,11 @@
 #include "job.h"
 
 #define NS_PER_MS INT64_C(1000000)
-#define GRACE_NS  NS_PER_SEC        /* for what was canceled to end */
+#define GRACE_NS  NS_PER_SEC /* for what was canceled to end */
 #define LOOK_NS   (16 * NS_PER_MS)
 
 typedef struct undertaker {
-    host_vm *vm;      /* visited, until it ends or hands over: others may throw the VM away meanwhile */
+    host_vm *vm; /* visited, until it ends or hands over: others may throw the VM away meanwhile */
     int64_t drain_ns; /* when requests are canceled too */
     int64_t end_ns;   /* when all is thrown away that is left; 0: nothing is canceled yet */
     int64_t pause_ns; /* of its last look; 0: there was none */

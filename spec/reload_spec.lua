@@ -39,7 +39,10 @@ app:get("/stats", function()
   collectgarbage()
   local s, live = lp.stats(), 0
   for state, n in pairs(s.gs) do if state ~= "dead" then live = live + n end end
-  return { fds = s.fds, gs = live, vm = s.vm, vms = s.vms, all_vms = s.all_vms, stuck = s.stuck_vms, spare = s.spare_vms, ms = s.ms }
+  return {
+    fds = s.fds, gs = live, ms = s.ms, vm = s.vm, vms = s.vms, all_vms = s.all_vms, stuck = s.stuck_vms,
+    spare = s.spare_vms,
+  }
 end)
 %s
 return app
@@ -58,10 +61,12 @@ local BROKEN = {
   { name = "an error in a module", part = "local x\nerror 'boom'\n", log = "part.lua:2: boom" },
   { name = "a syntax error in a module", part = "return +\n", log = "part.lua:1: unexpected symbol" },
   { name = "no app", text = "return 5\n", log = "app.lua: returned neither an app nor a function, but number" },
-  { name = "an error in on_start", more = "app:on_start(function() error 'no start' end)", log = "app.lua:%d+: no start" },
+  { name = "an error in on_start", more = "app:on_start(function() error 'no start' end)",
+    log = "app.lua:%d+: no start" },
   { name = "an error in on_start after a wait", more = "app:on_start(function() lp.sleep(0.01) error 'late' end)",
     log = "app.lua:%d+: late" },
-  { name = "an option that does not exist", more = "app.options = { max_bodies = 5 }", log = "unknown option 'max_bodies'" },
+  { name = "an option that does not exist", more = "app.options = { max_bodies = 5 }",
+    log = "unknown option 'max_bodies'" },
   { name = "the same route twice", more = "app:get('/', now)", log = "app.lua:%d+: get: path \"/\" is there already" },
   { name = "a module that is missing", more = "require 'not_there'", log = "module 'not_there' not found" },
   { name = "endless sleep", more = "lp.sleep(1e6)", slow = true,

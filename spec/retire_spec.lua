@@ -27,7 +27,9 @@ app:get("/stats", function()
   collectgarbage()
   local s, live = lp.stats(), 0
   for state, n in pairs(s.gs) do if state ~= "dead" then live = live + n end end
-  return { fds = s.fds, gs = live, vm = s.vm, vms = s.vms, all_vms = s.all_vms, stuck = s.stuck_vms, spare = s.spare_vms, away = s.away }
+  return {
+    fds = s.fds, gs = live, vm = s.vm, vms = s.vms, all_vms = s.all_vms, stuck = s.stuck_vms, spare = s.spare_vms,
+  }
 end)
 %s
 return app
@@ -148,7 +150,8 @@ describe("an old generation", function()
       ["a coroutine"] = { give = "return coroutine.create(print)", log = "hand_over: the value can't be copied" },
       ["an error in take_over"] = { give = "return 1", take = "error 'will not take'",
         log = "take_over: .*app.lua:%d+: will not take" },
-      ["an error after a wait"] = { give = "return 1", take = "lp.sleep(0.05) error { 'table' }", log = "take_over: .*table" },
+      ["an error after a wait"] = { give = "return 1", take = "lp.sleep(0.05) error { 'table' }",
+        log = "take_over: .*table" },
     } do
       it("not " .. name .. ": the old generation goes on", function()
         serve("app:hand_over(function() " .. case.give .. " end)")

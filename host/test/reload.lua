@@ -125,7 +125,7 @@ local good = {
 }
 
 local s = reload.serve(files(1), "--procs", tostring(procs), "--handler-timeout", tostring(2 * slow),
-  "--kill-after", "0.2", "--drain-timeout", "1", "--load-timeout", tostring(2 * slow), "--max-vms", "32")
+  "--kill-after", "0.2", "--drain-timeout", "1", "--load-timeout", tostring(2 + slow), "--max-vms", "32")
 local fds = s.client:get("/stats"):json().fds
 
 local failed

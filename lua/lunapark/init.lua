@@ -365,8 +365,8 @@ local p_stats_t = ffi.typeof("rt_p_stats")
 local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
 
 --- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory; VMs that
---- serve, those that are stuck, those that serve and are spare, all that there are, which may be such as load and such as
---- a reload has replaced; stacks held by Gs that wait in the midst of a C function; sockets that
+--- serve, those that are stuck, those that serve and are spare, all that there are, which may be such as load and such
+--- as a reload has replaced; stacks held by Gs that wait in the midst of a C function; sockets that
 --- the collector has closed since nobody did.
 ---@return table
 function lp.stats()

@@ -11,7 +11,7 @@ local child = require "spec.support.child"
 
 local reload = {}
 
-reload.slow = (child.has_tsan and 10) or (child.has_asan and 4) or 1
+reload.slow = child.has_tsan and 5 or child.has_asan and 3 or 1
 
 ---@class spec.Reloaded
 ---@field folder string
