@@ -6,7 +6,7 @@
 #     [ROUNDS=3] [SECS=10] [MANY=1000] reload.sh [BUILD_DIR]
 #
 # Runs with and without reloads take turns, so that a change in the machine's mood hits both; medians count, of the
-# rounds' ratios. The server has its CPUs for itself with one P; with two it shares them with wrk, as nginx does.
+# rounds' ratios. Where others use the machine as well, the server's CPU time per request says more than the rate. The server has its CPUs for itself with one P; with two it shares them with wrk, as nginx does.
 # Each reload loads a changed script of 300 routes and a module. Exit 1 if a request failed.
 set -u
 
@@ -104,8 +104,14 @@ ms() {
     awk -v name="$1" '$1 == name { v = $2; if (v ~ /us$/) v /= 1000; else if (v ~ /ms$/) v += 0; else v *= 1000; print v + 0 }' "$tmp/wrk.out"
 }
 
-# One run of wrk, with $2 called all the time 20 times in 10 s meanwhile, or not: sets $rate, $p99, $lost
+cpu_ticks() {
+    sed 's/^.*) //' "/proc/$pid/stat" | awk '{ print $12 + $13 }'
+}
+
+# One run of wrk, with $2 called all the time 20 times in 10 s meanwhile, or not: sets $rate, $p99, $lost, $cpu (us per
+# request; of nginx the master's, which is nothing)
 measure() { # $1 CPUs of wrk, $2 a function or nothing
+    ticks_before=$(cpu_ticks)
     taskset -c "$1" wrk -t1 -c$conns -d"${secs}s" --latency "http://127.0.0.1:$port/" >"$tmp/wrk.out" 2>&1 &
     wrk=$!
     if [ -n "$2" ]; then
@@ -121,6 +127,7 @@ measure() { # $1 CPUs of wrk, $2 a function or nothing
     wait $wrk || fail "wrk failed: $(cat "$tmp/wrk.out")"
     rate=$(awk '$1 == "Requests/sec:" { print $2 }' "$tmp/wrk.out")
     p99=$(ms 99%)
+    cpu=$(awk -v t=$(($(cpu_ticks) - ticks_before)) -v hz="$ticks" '/ requests in / { print t * 1e6 / hz / $1 }' "$tmp/wrk.out")
     lost=$(awk '/Socket errors/ { gsub(",", ""); n += $4 + $6 + $8 + $10 } /Non-2xx/ { n += $NF } END { print n + 0 }' "$tmp/wrk.out")
 }
 
@@ -128,13 +135,13 @@ signal_nginx() {
     kill -HUP "$pid"
 }
 
-ratio() {
-    awk -v a="$1" -v b="$2" 'BEGIN { print a / b }'
+ratio() { # 0 / 0 is of nginx
+    awk -v a="$1" -v b="$2" 'BEGIN { print (b > 0 ? a / b : 0) }'
 }
 
 # $1 name, $2 what reloads, $3 CPUs of wrk
 compare() {
-    rm -f "$tmp"/rate "$tmp"/p99 "$tmp"/was "$tmp"/still
+    rm -f "$tmp"/rate "$tmp"/cpu "$tmp"/p99 "$tmp"/was "$tmp"/still
     total=0
     round=0
     secs_of_rounds=$secs
@@ -143,18 +150,21 @@ compare() {
     secs=$secs_of_rounds
     while [ $round -lt "$rounds" ]; do
         measure "$3" ""
-        still_rate=$rate still_p99=$p99
+        still_rate=$rate still_p99=$p99 still_cpu=$cpu
         [ "$lost" = 0 ] || fail "$lost requests failed without any reload"
         measure "$3" "$2"
         ratio "$rate" "$still_rate" >>"$tmp/rate"
         ratio "$p99" "$still_p99" >>"$tmp/p99"
+        ratio "$cpu" "$still_cpu" >>"$tmp/cpu"
         echo "$rate" >>"$tmp/was"
         echo "$p99" >>"$tmp/still"
         total=$((total + lost))
         round=$((round + 1))
     done
-    printf '  %-16s %6d failed requests, rate %3.0f %% of that without (%.0f/s), p99 %.2f x (%.1f ms)\n' "$1" $total \
-        "$(awk -v r="$(median "$tmp/rate")" 'BEGIN { print r * 100 }')" "$(median "$tmp/was")" "$(median "$tmp/p99")" "$(median "$tmp/still")"
+    cpu=
+    case $1 in lunapark*) cpu=$(printf ', CPU per request %.3f x' "$(median "$tmp/cpu")") ;; esac
+    printf '  %-16s %6d failed requests, rate %3.0f %% of that without (%.0f/s), p99 %.2f x (%.1f ms)%s\n' "$1" $total \
+        "$(awk -v r="$(median "$tmp/rate")" 'BEGIN { print r * 100 }')" "$(median "$tmp/was")" "$(median "$tmp/p99")" "$(median "$tmp/still")" "$cpu"
 }
 
 rss_kb() {
@@ -180,19 +190,27 @@ if command -v nginx >/dev/null; then
 fi
 
 echo
+# Of three VMs, each with more or less garbage: the median of ten looks.
+look() {
+    rm -f "$tmp/rss"
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        reload
+        sleep 0.1
+        rss_kb >>"$tmp/rss"
+    done
+    median "$tmp/rss"
+}
 start_server 2 "$server_cpu,$client_cpu"
 secs=1
-while [ $generation -le "$many" ]; do
+measure "$client_cpu" ""
+for _ in 1 2 3 4 5; do reload; done
+rss_10=$(look)
+generation=$((generation + 10)) # look runs in a shell of its own
+while [ $generation -le $((many - 10)) ]; do
     reload
-    if [ $generation = 11 ]; then
-        measure "$client_cpu" "" # as at the end
-        sleep 1
-        rss_10=$(rss_kb)
-    fi
 done
 measure "$client_cpu" ""
-sleep 1
-rss_many=$(rss_kb)
+rss_many=$(look)
 awk -v a="$rss_10" -v z="$rss_many" -v n="$many" \
     'BEGIN { printf "RSS after 10 reloads %d kB, after %d %d kB: %.2f x\n", a, n, z, z / a }'
 sed -n 's/.* serves, loaded in \([0-9]*\) ms$/\1/p' "$tmp/lunapark.log" >"$tmp/took"
