@@ -99,7 +99,7 @@ endif
 again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
-.PHONY: bench-runtime bench-runtime-callgrind model docs
+.PHONY: bench-reload bench-runtime bench-runtime-callgrind model docs
 .PHONY: programs tests install clean help deps deps-test deps-docs deps-lint deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
@@ -143,6 +143,10 @@ bench: deps-bench ## CPU per request and message beside bare epoll loops and ngi
 	@host/bench/echo.sh $(B)
 	@B=$(B) $(B)/lunapark run host/bench/net.lua
 	@$(B)/lunapark run host/bench/log.lua
+
+bench-reload: deps-bench ## what 20 reloads in 10 s cost 64 keep-alive connections, beside nginx; memory after 1,000 (ROUNDS=, SECS=)
+	+@$(again) all
+	@host/bench/reload.sh $(B)
 
 bench-runtime: deps ## the runtime's numbers beside Go's and bare epoll loops, 2 minutes (ROUNDS=)
 	@command -v go >/dev/null || host/build/deps.sh install $(DEPS_BENCH_GO) || echo 'bench-runtime: goes on without Go'

@@ -41,10 +41,10 @@ enum {
     TRIES = 5,  /* to load files that change meanwhile */
     CALL_S = 10 /* that hand_over and take_over may take in a VM */
 };
-#define NS_PER_MS  INT64_C(1000000)
-#define KILL_NS    (3 * NS_PER_SEC)    /* for a script that is ended to end */
-#define SETTLE_NS  (100 * NS_PER_MS)   /* files change: look again after this */
-#define STUCK_NS   (200 * NS_PER_MS)   /* a VM that has not begun a call by then is stuck */
+#define NS_PER_MS INT64_C(1000000)
+#define KILL_NS   (3 * NS_PER_SEC)  /* for a script that is ended to end */
+#define SETTLE_NS (100 * NS_PER_MS) /* files change: look again after this */
+#define STUCK_NS  (200 * NS_PER_MS) /* a VM that has not begun a call by then is stuck */
 
 static struct {
     const char *app_path;
@@ -108,30 +108,31 @@ void generation_lost_vm(generation *gen) {
 
 /* ---- loading one VM ---- */
 
-/* Where the script is that has not loaded in time; it is about to be ended. To be freed. */
-static char *place_of(host_vm *vm) {
+/* What the script does that has not loaded in time, and whether it waits. To be freed. */
+static char *doing(host_vm *vm, bool *waits) {
     vm_call *c = vm_call_begin(vm, "where", 0, NULL);
     vm_call_state state = vm_call_wait(c, rt_nanotime() + STUCK_NS);
     size_t len;
-    const char *text = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
-    char *place = text ? format("waits\n%s", text) : NULL;
+    const char *where = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
+    *waits = state != CALL_LATE;
+    char *what = *waits ? format("waits%s%s", where ? "\n" : "", where ? where : "") : NULL;
     vm_call_free(c);
-    if (place || state != CALL_LATE) return place ? place : strdup("waits");
+    if (what) return what;
     char at[160];
     runaway_place(vm, at, sizeof at);
     return format("runs without waiting, in %s", at);
 }
 
+/* c has not loaded it. Returns when that is over, or can't be ended. */
 static char *too_late(host_vm *vm, vm_call *c) {
-    char *place = place_of(vm);
-    char *err = format("%s: not loaded after %g s (--load-timeout); it %s", all.app_path,
-                       (double)options.load_timeout, place);
-    free(place);
-    if (vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm_call_error(c)) {
-        char *both = format("%s\n%s", err, vm_call_error(c));
-        free(err);
-        err = both;
-    }
+    bool waits;
+    char *what = doing(vm, &waits);
+    atomic_store(&vm->loads_until_ns, rt_nanotime()); /* not before we have looked */
+    bool ended = !waits && vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm->ended_at[0];
+    char *err =
+        format("%s: not loaded after %g s (--load-timeout); it %s%s%s", all.app_path,
+               (double)options.load_timeout, what, ended ? ", at " : "", ended ? vm->ended_at : "");
+    free(what);
     return err;
 }
 
@@ -142,8 +143,9 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     vm->gc.serves = true;
     vm->generation = gen;
     vm->sources = gen->sources;
-    atomic_store(&vm->loads_until_ns, until ? until : INT64_MAX);
-    vm_call *c = vm_call_begin(vm, "serve", 2, (struct iovec[]){text(all.app_path), text(first ? "first" : "")});
+    atomic_store(&vm->loads_until_ns, INT64_MAX);
+    vm_call *c = vm_call_begin(vm, "serve", 2,
+                               (struct iovec[]){text(all.app_path), text(first ? "first" : "")});
     vm_call_state state = vm_call_wait(c, until);
     *err = NULL;
     if (state == CALL_LATE)
@@ -153,11 +155,11 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     else if (vm_call_error(c))
         *err = strdup(vm_call_error(c));
     vm_call_free(c);
-    atomic_store(&vm->loads_until_ns, 0);
     if (*err) {
         vm_abandon(vm); /* what it has begun is not worth an orderly end */
         return NULL;
     }
+    atomic_store(&vm->loads_until_ns, 0);
     vm_leave(vm);
     return vm;
 }
@@ -165,60 +167,75 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
 /* ---- the end of a generation ---- */
 
 typedef struct retiree {
-    host_vm *vm;
-    vm_call *call;
+    host_vm *vm; /* visited */
+    int64_t drain_ns;
 } retiree;
 
+/* It hears of it, runs what on_retire was given, and ends. */
+static void retire_vm(void *arg) {
+    retiree r = *(retiree *)arg;
+    free(arg);
+    vm_call *c = vm_call_begin(r.vm, "retire", 0, NULL);
+    if (vm_call_wait(c, r.drain_ns) == CALL_DONE && vm_call_error(c))
+        log_line(LOG_ERROR, "on_retire: %s", vm_call_error(c));
+    vm_call_free(c);
+    pool_forget(r.vm);
+    vm_retire(r.vm, r.drain_ns);
+}
+
+static void begin_retirement(host_vm *vm, int64_t drain_ns) {
+    retiree *r = malloc(sizeof *r);
+    if (!r) rt_throw("out of memory for the end of a VM");
+    *r = (retiree){vm, drain_ns};
+    atomic_store(&vm->drain_ns, drain_ns);
+    rt_go(retire_vm, r);
+}
+
+static int64_t drain_end(void) {
+    return after(options.drain_timeout);
+}
+
 void generation_end_vm(host_vm *vm) {
-    if (vm_visit(vm)) vm_retire(vm, rt_nanotime());
+    if (vm_visit(vm)) begin_retirement(vm, drain_end());
 }
 
-/* As vm_call_wait, but not for a VM that is stuck: it takes the call when it comes back. */
-static vm_call_state wait_unless_stuck(host_vm *vm, vm_call *c, int64_t until_ns) {
-    for (;;) {
-        int64_t next_ns = rt_nanotime() + STUCK_NS;
-        vm_call_state state = vm_call_wait(c, next_ns < until_ns ? next_ns : until_ns);
-        if (state != CALL_LATE || atomic_load(&vm->stuck) || rt_nanotime() >= until_ns) return state;
-    }
-}
-
-/* Its VMs hear of it, and run what on_retire was given, at most until drain_ns. Then `end` has each of them, visited. */
-static void retire_all(generation *gen, int64_t drain_ns, void (*end)(host_vm *vm, int64_t drain_ns)) {
+/* All its VMs, each for itself: one may be stuck. */
+static void retire(generation *gen) {
+    int64_t drain_ns = drain_end();
     host_vm **vms = calloc(MAX_VMS, sizeof *vms);
-    vm_call **calls = calloc(MAX_VMS, sizeof *calls);
-    if (!vms || !calls) rt_throw("out of memory for the end of a generation");
+    if (!vms) rt_throw("out of memory for the end of a generation");
     int n = pool_list(gen, vms, MAX_VMS);
     for (int i = 0; i < n; i++)
-        calls[i] = vm_call_begin(vms[i], "retire", 0, NULL);
-    for (int i = 0; i < n; i++) {
-        if (wait_unless_stuck(vms[i], calls[i], drain_ns) == CALL_DONE && vm_call_error(calls[i]))
-            log_line(LOG_ERROR, "on_retire: %s", vm_call_error(calls[i]));
-        vm_call_free(calls[i]);
-        end(vms[i], drain_ns);
-    }
+        begin_retirement(vms[i], drain_ns);
     free(vms);
-    free(calls);
-}
-
-static void end_retired(host_vm *vm, int64_t drain_ns) {
-    pool_forget(vm);
-    vm_retire(vm, drain_ns);
-}
-
-/* The whole end of one that serves no more. */
-static void retire(void *arg) {
-    generation *gen = arg;
-    retire_all(gen, after(options.drain_timeout), end_retired);
     generation_lost_vm(gen);
 }
 
-static void leave_as_it_is(host_vm *vm, int64_t drain_ns) {
-    (void)drain_ns;
-    vm_leave(vm);
+/* As vm_call_wait, but not for a VM that is stuck. */
+static void wait_unless_stuck(host_vm *vm, vm_call *c, int64_t until_ns) {
+    for (;;) {
+        int64_t next_ns = rt_nanotime() + STUCK_NS;
+        vm_call_state state = vm_call_wait(c, next_ns < until_ns ? next_ns : until_ns);
+        if (state == CALL_DONE && vm_call_error(c))
+            log_line(LOG_ERROR, "on_retire: %s", vm_call_error(c));
+        if (state != CALL_LATE || atomic_load(&vm->stuck) || rt_nanotime() >= until_ns) return;
+    }
 }
 
 void generation_stop(int64_t until_ns) {
-    retire_all(all.now, until_ns, leave_as_it_is);
+    host_vm **vms = calloc(MAX_VMS, sizeof *vms);
+    vm_call **calls = calloc(MAX_VMS, sizeof *calls);
+    if (!vms || !calls) rt_throw("out of memory for the end of a generation");
+    int n = pool_list(all.now, vms, MAX_VMS);
+    for (int i = 0; i < n; i++)
+        calls[i] = vm_call_begin(vms[i], "retire", 0, NULL);
+    for (int i = 0; i < n; i++) {
+        wait_unless_stuck(vms[i], calls[i], until_ns);
+        vm_call_free(calls[i]);
+        vm_leave(vms[i]);
+    }
+    free(vms);
+    free(calls);
 }
 
 /* ---- loading ---- */
@@ -249,7 +266,7 @@ static bool settled(generation *gen) {
 /* gen never serves. */
 static void give_up(generation *gen) {
     gen->retired = true;
-    rt_go(retire, gen);
+    retire(gen);
 }
 
 static void watch(generation *now, generation *failed) {
@@ -336,7 +353,7 @@ static void switch_to(generation *gen) {
     all.now = gen;
     rt_lock_release(&all.lock);
     generation *old = pool_switch(gen);
-    if (old) rt_go(retire, old);
+    if (old) retire(old);
     watch(gen, NULL);
 }
 
@@ -370,7 +387,8 @@ static reload_result reload(char **what) {
         gen = NULL;
     }
     if (!gen) {
-        log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id, *what);
+        log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id,
+                 *what);
         return RELOAD_FAILED;
     }
     switch_to(gen);
@@ -391,7 +409,7 @@ typedef struct asker {
 
 static struct {
     rt_lock lock;
-    asker *first;  /* lock: the latest */
+    asker *first; /* lock: the latest */
     rt_g *server;
     _Atomic uint64_t ticket; /* of its wait */
 } reloads;

@@ -15,8 +15,8 @@ struct generation {
     int making;
     int64_t retry_ns; /* after a further VM failed to load, when to try again */
     bool said_full;
-    bool retired;                        /* it serves no more, or never will */
-    _Atomic(host_vm *) current[MAX_PS];  /* by P; the lock writes, the M that has the P reads */
+    bool retired;                       /* it serves no more, or never will */
+    _Atomic(host_vm *) current[MAX_PS]; /* by P; the lock writes, the M that has the P reads */
     /* generation.c */
     int number;
     source_set *sources;

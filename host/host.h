@@ -143,6 +143,7 @@ struct host_vm {
     _Atomic uintptr_t seen_pc;  /* atomic: where its thread was interrupted last */
     _Atomic bool seen_compiled; /* atomic: that was in compiled code */
     char ending[256];           /* the keeper: what `kill` runs, for the log */
+    char ended_at[128];         /* the file and line in which that was ended by an error, or empty */
     lua_Hook users_hook;        /* while `kill` is ended by a hook */
     int users_mask, users_count;
     barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
@@ -156,6 +157,7 @@ struct host_vm {
     generation *generation;         /* it was made for; NULL: none (run, test) */
     struct source_set *sources;     /* where it loads files from; NULL: the disk */
     _Atomic int64_t loads_until_ns; /* atomic: it loads its app, and may take so long; 0: it does not */
+    _Atomic int64_t drain_ns; /* atomic: it is retired, and what it runs has so long; 0: it is not */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];

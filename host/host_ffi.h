@@ -325,7 +325,7 @@ void host_serve_stop(int server);
 /* Requests that a P has handed to a handler; -1 without such a P. */
 int64_t host_p_requests(int32_t p);
 
-/* VMs that serve: 0 all, 1 those that are stuck, 2 spares. */
+/* VMs: 0 those that serve, 1 those that are stuck, 2 those of 0 that are spare; 3 all that have not ended. */
 int host_vms(int which);
 
 /* Connections that a server has now. */

@@ -190,9 +190,9 @@ function App:watch(path)
   return self
 end
 
---- Says what the app's VM leaves to a VM of the next generation, which gives it to `take_over`'s function: nil, a boolean, a
---- number, a string, or a table of such. It is called right before a reload switches, while requests still run. It may
---- wait; what it raises makes the reload fail.
+--- Says what the app's VM leaves to a VM of the next generation, which gives it to `take_over`'s function: nil, a
+--- boolean, a number, a string, or a table of such. It is called right before a reload switches, while requests still
+--- run. It may wait; what it raises makes the reload fail.
 ---@param fn fun(): any
 ---@return lunapark.App self
 function App:hand_over(fn)
@@ -255,8 +255,8 @@ function App:start()
   run_all(self, "starts")
 end
 
---- Calls what `on_retire` was given, also if one of them raises: what they raised is returned. For the host, when the VM
---- is about to end.
+--- Calls what `on_retire` was given, also if one of them raises: what they raised is returned. For the host, when the
+--- VM is about to end.
 ---@return string|nil err
 function App:retire()
   local errs = {}
