@@ -269,7 +269,8 @@ static file *load(source_set *s, const char *path, bool with_bytes, int *err, bo
     *opened = false;
     if (!realpath(path, real)) {
         *err = errno;
-        return NULL;
+        if (faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) != 0) return NULL;
+        strcpy(real, path); /* a pipe by its number has none */
     }
     file key = {.pub.path = real};
     file **found = tfind(&key, &s->files, by_path);
