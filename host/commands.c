@@ -141,6 +141,7 @@ static void listen_all(void) {
 
 void command_serve(void *call) {
     command_call *c = call;
+    if (options.dev) options.watch = 1;
     load_app(c->argv[0]);
     catch_signals();
     listen_all();

@@ -307,7 +307,7 @@ end
 -- Whether there was none for these paths.
 local function add_route(plan, route, segments, scope)
   return plan.router:add(route.method, segments, {
-    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error,
+    run = chain.compose(scope.middleware, route.fn), handler = route.fn, on_error = scope.on_error,
     label = route.method .. " " .. router.show(segments),
   })
 end
