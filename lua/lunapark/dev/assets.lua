@@ -91,18 +91,19 @@ h2 { margin: 2rem 0 .6rem; font-size: 1rem; }
 code, pre, .src, .frame, td, header .at { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono",
   monospace; font-size: .875rem; }
 header .at { color: var(--fg); }
-.src { background: var(--box); border: 1px solid var(--line); border-radius: 6px; padding: .5rem 0; overflow-x: auto; }
-.src div { display: flex; min-width: max-content; padding-right: 1rem; }
+.src { display: grid; grid-template-columns: minmax(100%, max-content); overflow-x: auto; padding: .5rem 0;
+  background: var(--box); border: 1px solid var(--line); border-radius: 6px; }
+.src div { display: flex; padding-right: 1rem; }
 .src i { flex: none; width: 4.5em; padding-right: 1em; text-align: right; font-style: normal; color: var(--dim);
   user-select: none; }
 .src span { white-space: pre; tab-size: 4; }
 .src .hit { background: var(--hit); box-shadow: inset 3px 0 var(--red); }
 .src .hit i { color: var(--red); font-weight: 700; }
-.frame { padding: .15rem 0 .15rem 1.2rem; overflow-wrap: anywhere; }
+.frame { padding: .15rem 0 .15rem .95rem; overflow-wrap: anywhere; }
 .own { color: var(--dim); opacity: .75; }
 details > summary { cursor: pointer; padding: .15rem 0; overflow-wrap: anywhere; }
 details > summary.frame { padding-left: 0; }
-details > .src { margin: .35rem 0 .7rem 1.2rem; }
+details > .src { margin: .35rem 0 .7rem .95rem; }
 table { width: 100%; border-collapse: collapse; }
 td { border-top: 1px solid var(--line); padding: .3rem .75rem .3rem 0; vertical-align: top; overflow-wrap: anywhere; }
 td:first-child { width: 13rem; color: var(--dim); }

@@ -147,10 +147,10 @@ function page.html(failure, req)
     .. (method == "GET" and "This page loads itself anew when a file is saved."
       or "This page does not load itself anew when a file is saved, for it is the answer to a " .. method .. ".")
   local parts = {
-    TITLE = escape(failure.status .. " " .. rep.message:match "^[^\n]*"),
+    TITLE = escape(failure.status .. " " .. rep.says:match "^[^\n]*"),
     STYLE = assets.style,
     WHAT = escape(("%d %s: %s"):format(failure.status, failure.reason, failure.title)),
-    MESSAGE = escape(rep.message),
+    MESSAGE = escape(rep.says),
     AT = at .. (failure.note and "<p>" .. escape(failure.note) .. "</p>\n" or ""),
     SOURCE = rep.place and source_of(rep.place) or "",
     TRACE = rep.frames[1] and "<h2>Traceback</h2>\n" .. frames_of(rep.frames) or "",

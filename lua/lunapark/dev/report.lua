@@ -1,6 +1,6 @@
 --- What is known of a failure: its message and traceback, where that is in the source, and how the source looks there.
 --
--- Failures come as text, as they go to the log: a message that begins with `file:line:`, perhaps, and a traceback. Both
+-- Failures come as text, as they go to the log: a message, with `file:line:` in front perhaps, and a traceback. Both
 -- may be influenced by whoever sent the request (`error(req.query.x)`), so a file is looked into only when it was loaded
 -- as a part of the app: which ones those are, and their bytes, is the caller's to know.
 
@@ -28,6 +28,7 @@ local MAX_LINE, MAX_MESSAGE, MAX_FRAMES = 300, 16384, 100
 
 ---@class lunapark.dev.Report
 ---@field message string
+---@field says string                the message without the `file:line:` of `place` at its beginning
 ---@field place lunapark.dev.Place?
 ---@field defined boolean?           `place` is where the handler begins, nobody knows better
 ---@field frames lunapark.dev.Frame[]
@@ -63,12 +64,11 @@ function report.place(name, line, read)
   return { file = file or name, line = line, excerpt = excerpt(bytes, line) }
 end
 
--- The first `file:line:` of these lines that is one of the app's.
+-- The first `file:line:` at the beginning of a line that is one of the app's; what follows it, if that is all.
 local function find_place(message, read)
-  for line in message:gmatch "[^\n]+" do
-    local name, number = line:match "^%s*(.-):(%d+):"
-    local place = name and report.place(name, tonumber(number), read)
-    if place then return place end
+  for at, name, number, rest in ("\n" .. message):gmatch "()\n%s*([^\n]-):(%d+): ?()" do
+    local place = report.place(name, tonumber(number), read)
+    if place then return place, at == 1 and message:sub(rest - 1) or nil end
   end
 end
 
@@ -92,7 +92,8 @@ end
 function report.new(text, read, handler)
   local message, trace = text:match "^(.-)\nstack traceback:\n(.*)$"
   message = cut(message or text, MAX_MESSAGE)
-  local self = { message = message, frames = {}, place = find_place(message, read) }
+  local place, says = find_place(message, read)
+  local self = { message = message, says = says or message, frames = {}, place = place }
   for line in (trace or ""):gmatch "[^\n]+" do
     if #self.frames == MAX_FRAMES then break end
     local frame = frame_of(line:match "^%s*(.*)$", read)
