@@ -29,6 +29,8 @@ endif
 # libc6-dev: gcc only recommends it.
 DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson xz-utils libc-ares-dev libmd-dev
 DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd git
+# For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
+DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_BENCH := wrk curl valgrind
 # What the runtime is measured beside; without it bench-runtime leaves its columns out.
@@ -99,7 +101,7 @@ again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
 .PHONY: bench-runtime bench-runtime-callgrind model
-.PHONY: programs tests install clean help deps deps-test deps-lint deps-bench deps-model deps-cross need FORCE
+.PHONY: programs tests install clean help deps deps-test deps-browser deps-lint deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
 	@:
@@ -162,10 +164,12 @@ help: ## this list
 
 # ---- packages ----------------------------------------------------------------------------------
 
-deps: ## installs the Debian packages that the build needs (deps-test, -lint, -bench, -model, -cross: more)
+deps: ## installs the Debian packages that the build needs (deps-test, -browser, -lint, -bench, -model, -cross: more)
 	@host/build/deps.sh install $(DEPS_BUILD)
 deps-test:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_TEST)
+deps-browser:
+	@host/build/deps.sh install $(DEPS_BROWSER)
 deps-lint:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_LINT)
 deps-bench:

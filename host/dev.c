@@ -1,12 +1,13 @@
 /* For --dev: what a browser is shown of reloads.
  *
- * A reload that fails changes nothing but what is kept here: its message, and the names of the files that it had loaded,
- * which alone a page may show pieces of. Then the VMs that serve answer every request with that
- * (lua/lunapark/dev), until a reload succeeds, or finds that the old files are back.
+ * A reload that fails changes nothing but what is kept here: its message, and the names of the files
+ * that it had loaded, which alone a page may show pieces of. Then the VMs that serve answer every
+ * request with that (lua/lunapark/dev), until a reload succeeds, or finds that the old files are back.
  *
- * A page is of a *state*: the run of the process, the number of the generation, and the number of the failure or 0. When
- * the state is another one the page is out of date. The generation is the one of the VM that has made the page, not
- * the one that serves by then, so that a page which an old VM sends after a switch is out of date at once.
+ * A page is of a *state*: the run of the process, the number of the generation, and the number of the
+ * failure or 0. When the state is another one the page is out of date. The generation is the one of
+ * the VM that has made the page, not the one that serves by then, so that a page which an old VM
+ * sends after a switch is out of date at once.
  */
 #include "dev.h"
 

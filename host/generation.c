@@ -145,7 +145,8 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     vm->generation = gen;
     vm->sources = gen->sources;
     atomic_store(&vm->loads_until_ns, until ? until : INT64_MAX);
-    struct iovec args[] = {text(all.app_path), text(first ? "first" : ""), text(options.dev ? "dev" : "")};
+    struct iovec args[] = {text(all.app_path), text(first ? "first" : ""),
+                           text(options.dev ? "dev" : "")};
     vm_call *c = vm_call_begin(vm, gen->stands_in ? "stand_in" : "serve", 3, args);
     vm_call_state state = vm_call_wait(c, until);
     *err = NULL;
@@ -457,7 +458,7 @@ char *generation_start(const char *app_path) {
     char *err;
     generation *gen = load(&err);
     if (!gen && options.dev) {
-        log_line(LOG_ERROR, "the app does not load, which requests are told until it does: %s", err);
+        log_line(LOG_ERROR, "the app does not load; requests are told so until it does: %s", err);
         free(err);
         gen = load_stand_in(&err);
     }

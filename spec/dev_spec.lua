@@ -1,5 +1,5 @@
--- `lunapark serve --dev`, as its clients see it without a browser: what is told of failures, what `changed` answers, and
--- which answers become pages that load themselves anew. spec/dev_browser_spec.lua has the browser.
+-- `lunapark serve --dev`, as its clients see it: what is told of failures, what `changed` answers, and which answers
+-- become pages that load themselves anew. spec/dev_browser_spec.lua has a browser.
 
 local exec = require "lunapark.exec"
 local lp = require "lunapark"
@@ -410,8 +410,9 @@ return app
   end)
 
   it("has its paths to itself, and only with --dev", function()
-    local own = "local app = require('lunapark.http').app()\napp:get('/*all', function(req) return 'app ' .. req.path end)"
-      .. "\napp:get('/boom', function() error 'boom' end)\nreturn app"
+    local own = "local app = require('lunapark.http').app()\n"
+      .. "app:get('/*all', function(req) return 'app ' .. req.path end)\n"
+      .. "app:get('/boom', function() error 'boom' end)\nreturn app"
     serve(own)
     assert.equal(404, get "/.lunapark/other".status)
     local r = get "/.lunapark/dev.js"
@@ -433,7 +434,7 @@ local function page(path, fn) app:get(path, fn) app:post(path, fn) end
 page("/whole", function() return WHOLE end)
 page("/fragment", function() return "<p>part</p>" end)
 page("/text", function() return "a <b> c" end)
-app:get("/none", function() return "" end)
+app:get("/latin", function() return 200, "\228", { ["Content-Type"] = "text/plain; charset=iso-8859-1" } end)
 app:get("/json", function() return { html = WHOLE } end)
 app:get("/js", function() return 200, "<html>", { ["Content-Type"] = "text/javascript" } end)
 app:get("/typed", function() return 200, "x</body>", { ["Content-Type"] = "TEXT/HTML;charset=utf-8", ETag = '"1"' } end)
@@ -481,7 +482,7 @@ return app
 
     it("and nothing else", function()
       serve(PAGES)
-      for _, target in ipairs { "/json", "/js", "/file", "/gzip", "/part", "/stream", "/redirect" } do
+      for _, target in ipairs { "/json", "/js", "/latin", "/file", "/gzip", "/part", "/stream", "/redirect" } do
         lacks(get(target, NAVIGATES).body, "/.lunapark/")
       end
       for _, headers in ipairs {

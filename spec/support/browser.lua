@@ -5,8 +5,8 @@
 --   page:screenshot "stage"      -- to $LUNAPARK_SCREENSHOTS/stage.png, if that is set
 --
 -- It is told what to do by the DevTools protocol over two pipes (--remote-debugging-pipe): JSON, each with a NUL. The
--- shell puts our pipes where Chromium looks for them. `browser.close()` ends it and removes what it has written: call it in
--- after_each or teardown. `browser.path` is nil where there is no Chromium.
+-- shell puts our pipes where Chromium looks for them. `browser.close()` ends it and removes what it has written: call
+-- it in teardown. `browser.path` is nil where there is no Chromium.
 
 local exec = require "lunapark.exec"
 local json = require "lunapark.json"

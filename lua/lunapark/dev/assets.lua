@@ -78,7 +78,8 @@ assets.style = [[
 :root { color-scheme: light dark; --bg: #fff; --fg: #1c2024; --dim: #6b7280; --line: #e3e6ea; --box: #f6f7f9;
   --red: #b3261e; --hit: #fde9e7; }
 @media (prefers-color-scheme: dark) {
-  :root { --bg: #16181c; --fg: #e6e8eb; --dim: #939aa4; --line: #2d3138; --box: #1e2126; --red: #ff8a80; --hit: #47211f; }
+  :root { --bg: #16181c; --fg: #e6e8eb; --dim: #939aa4; --line: #2d3138; --box: #1e2126; --red: #ff8a80;
+    --hit: #47211f; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 3rem; background: var(--bg); color: var(--fg);
@@ -88,8 +89,8 @@ header p { margin: 0; color: var(--dim); overflow-wrap: anywhere; }
 h1 { margin: .2rem 0 .3rem; font-size: 1.4rem; line-height: 1.35; color: var(--red); white-space: pre-wrap;
   overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; }
 h2 { margin: 2rem 0 .6rem; font-size: 1rem; }
-code, pre, .src, .frame, td, header .at { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono",
-  monospace; font-size: .875rem; }
+.src, .frame, td, header .at { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  font-size: .875rem; }
 header .at { color: var(--fg); }
 .src { display: grid; grid-template-columns: minmax(100%, max-content); overflow-x: auto; padding: .5rem 0;
   background: var(--box); border: 1px solid var(--line); border-radius: 6px; }
@@ -102,13 +103,14 @@ header .at { color: var(--fg); }
 .frame { padding: .15rem 0 .15rem .95rem; overflow-wrap: anywhere; }
 .own { color: var(--dim); opacity: .75; }
 details > summary { cursor: pointer; padding: .15rem 0; overflow-wrap: anywhere; }
-details > summary.frame { padding-left: 0; }
+details > summary.frame { text-indent: -.95rem; }
 details > .src { margin: .35rem 0 .7rem .95rem; }
 table { width: 100%; border-collapse: collapse; }
 td { border-top: 1px solid var(--line); padding: .3rem .75rem .3rem 0; vertical-align: top; overflow-wrap: anywhere; }
 td:first-child { width: 13rem; color: var(--dim); }
 th { text-align: left; padding: .9rem 0 .3rem; font-size: .875rem; }
-footer { margin-top: 2.5rem; padding-top: .8rem; border-top: 1px solid var(--line); color: var(--dim); font-size: .875rem; }
+footer { margin-top: 2.5rem; padding-top: .8rem; border-top: 1px solid var(--line); color: var(--dim);
+  font-size: .875rem; }
 @media (max-width: 40rem) { td:first-child { width: 8rem; } body { padding-top: 1.25rem; } }
 ]]
 

@@ -182,9 +182,9 @@ local function changed(req)
   local since, give_up = req.query.since, base.now_ns() + patience() * 1e9
   local now = state_now(req.ptr)
   while now == since and info.stopping == 0 and base.now_ns() < give_up do
-    local _, err = retired(LOOK)
-    if err then break end
+    local over, err = retired(LOOK)
     now = state_now(req.ptr)
+    if over or err then break end
   end
   return 200, now, { ["Content-Type"] = "text/plain", ["Cache-Control"] = "no-store" }
 end

@@ -37,7 +37,7 @@ end
 
 local function looks_whole(body)
   local low = body:lower()
-  return low:find "^%s*<!doctype%s+html" ~= nil or low:find("<html", 1, true) ~= nil or low:find("</body", 1, true) ~= nil
+  return low:find "^%s*<!doctype%s+html" or low:find("<html", 1, true) or low:find("</body", 1, true)
 end
 
 -- Where the element goes: before the last </body>.
@@ -48,6 +48,12 @@ local function place_in(body)
     if not from then return at or #body + 1 end
     at, from = from, from + 1
   end
+end
+
+-- The element and the escaped text are right in it.
+local function is_utf8(fields)
+  local charset = (fields:get "content-type" or ""):lower():match "charset%s*=%s*\"?([^\"%s;]*)"
+  return charset == nil or charset == "utf-8" or charset == "us-ascii"
 end
 
 -- What Chromium and Firefox make of plain text themselves.
@@ -70,7 +76,7 @@ function live.inject(res, state)
   if kind == "text/html" then
     if dest and dest ~= "document" and dest ~= "iframe" and dest ~= "frame" then return end
     if not dest and not (page.kind(asked:get "accept") == "html" and looks_whole(body)) then return end
-  elseif kind ~= "text/plain" or dest ~= "document" then
+  elseif kind ~= "text/plain" or dest ~= "document" or not is_utf8(fields) then
     return
   end
   local now = state()

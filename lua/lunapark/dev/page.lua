@@ -1,7 +1,7 @@
 --- A failure as a page for browsers, as text for terminals, as JSON for programs that ask for it.
 --
--- Whatever comes from outside (message, source, path, headers) may contain anything: in HTML it stands escaped, and the page
--- forbids scripts but ours (Content-Security-Policy).
+-- Whatever comes from outside (message, source, path, headers) may contain anything: in HTML it stands escaped, and the
+-- page forbids scripts but ours (Content-Security-Policy).
 
 local assets = require "lunapark.dev.assets"
 local json = require "lunapark.json"

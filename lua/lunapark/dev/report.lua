@@ -1,8 +1,8 @@
 --- What is known of a failure: its message and traceback, where that is in the source, and how the source looks there.
 --
--- Failures come as text, as they go to the log: a message, with `file:line:` in front perhaps, and a traceback. Both
--- may be influenced by whoever sent the request (`error(req.query.x)`), so a file is looked into only when it was loaded
--- as a part of the app: which ones those are, and their bytes, is the caller's to know.
+-- Failures come as text, as they go to the log: a message, with `file:line:` in front perhaps, and a traceback. Whoever
+-- sends requests may have a say in both (`error(req.query.x)`), so a file is looked into only when it was loaded as
+-- a part of the app: which ones those are, and their bytes, is the caller's to know.
 
 local report = {}
 
