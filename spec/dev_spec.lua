@@ -446,6 +446,14 @@ app:get("/stream", function(_, res) res:write(WHOLE) end)
 app:get("/missing", function() return 404, WHOLE end)
 app:get("/redirect", function(_, res) res:redirect "/whole" end)
 app:get("/error", function() error "x" end)
+local lp = require "lunapark"
+local dict = require("lunapark.shared").dict "waiting"
+app:get("/waits", function()
+  dict:set("n", 1)
+  lp.retired(15)
+  return "<p>old</p>"
+end)
+app:get("/waiting", function() return tostring(dict:get "n") end)
 app:on_error(function() return 500, WHOLE end)
 return app
 ]]
@@ -495,6 +503,16 @@ return app
       lacks(get("/fragment", HTML).body, "/.lunapark/")
       local r = assert(client:request("HEAD", "/whole", { headers = NAVIGATES }))
       assert.same({ 200, "" }, { r.status, r.body })
+    end)
+
+    it("as of the generation that has made them, not of the one that serves by then", function()
+      serve(PAGES)
+      local c = child.client(server.addr)
+      local g = lp.go(function() return c:get("/waits", { headers = NAVIGATES }) end)
+      child.eventually(function() return get "/waiting".body == "1" end, "the request")
+      save(PAGES .. "-- changed")
+      assert.matches("%.2%.0$", state())
+      assert.matches("^<p>old</p>" .. TAG .. "$", assert(g:join(20)).body)
     end)
 
     it("unless --live-reload=0, or the app, says no", function()

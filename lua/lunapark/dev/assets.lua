@@ -89,8 +89,8 @@ header p { margin: 0; color: var(--dim); overflow-wrap: anywhere; }
 h1 { margin: .2rem 0 .3rem; font-size: 1.4rem; line-height: 1.35; color: var(--red); white-space: pre-wrap;
   overflow-wrap: anywhere; max-height: 24rem; overflow-y: auto; }
 h2 { margin: 2rem 0 .6rem; font-size: 1rem; }
-.src, .frame, td, header .at { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  font-size: .875rem; }
+.src, .frame, td, header .at { font-size: .875rem;
+  font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 header .at { color: var(--fg); }
 .src { display: grid; grid-template-columns: minmax(100%, max-content); overflow-x: auto; padding: .5rem 0;
   background: var(--box); border: 1px solid var(--line); border-radius: 6px; }

@@ -72,9 +72,11 @@ local function find_place(message, read)
   end
 end
 
--- With LUNAPARK_LUA the names of Lunapark's modules have a folder in front.
+local from_dir = os.getenv "LUNAPARK_LUA"
+
 local function is_own(name)
-  return name:find "^lunapark/" ~= nil or name:find "/lua/lunapark/" ~= nil or name:find "^lua/lunapark/" ~= nil
+  if from_dir and name:sub(1, #from_dir) == from_dir then name = name:sub(#from_dir + 2) end
+  return name:sub(1, 9) == "lunapark/"
 end
 
 local function frame_of(line, read)
