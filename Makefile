@@ -28,9 +28,10 @@ endif
 
 # libc6-dev: gcc only recommends it.
 DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson xz-utils libc-ares-dev libmd-dev
-DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd git
+DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd redis-server lua-ldoc git
 # For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
 DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
+DEPS_DOCS  := lua-ldoc
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_BENCH := wrk curl valgrind
 # What the runtime is measured beside; without it bench-runtime leaves its columns out.
@@ -100,8 +101,8 @@ endif
 again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
-.PHONY: bench-runtime bench-runtime-callgrind model
-.PHONY: programs tests install clean help deps deps-test deps-browser deps-lint deps-bench deps-model deps-cross need FORCE
+.PHONY: bench-runtime bench-runtime-callgrind model docs
+.PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-lint deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
 	@:
@@ -124,17 +125,26 @@ asan: ## the same tests under AddressSanitizer and UBSan
 tsan: ## the same tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory test B=build/tsan SAN=thread
 
+docs: deps-docs ## the reference of the Lua modules, from the annotations in their sources, to $(B)/doc
+	+@$(again) all
+	@rm -rf $(B)/doc $(B)/doc-src && mkdir -p $(B)/doc-src
+	@$(B)/lunapark run host/build/docs.lua $(B)/doc-src
+	@ldoc -c $(B)/doc-src/config.ld -d $(B)/doc --testing --fatalwarnings $(B)/doc-src >$(B)/doc-src/log 2>&1 || \
+		{ cat $(B)/doc-src/log; exit 1; }
+	@echo "docs: $(B)/doc/index.html"
+
 lint: lint-format lint-tidy lint-lua ## clang-format, clang-tidy, luacheck; changes nothing
 
 format: deps-lint ## lays our C out as .clang-format says
 	@clang-format -i $(OUR_C)
 
-bench: deps-bench ## CPU per request and message beside bare epoll loops and nginx, what waits and lines cost (ROUNDS=, SECS=)
+bench: deps-bench ## CPU per request and message beside bare epoll loops and nginx, what waits, lines and logging cost (ROUNDS=, SECS=)
 	+@$(again) all programs
 	@host/bench/hello.sh $(B)
 	@host/bench/waits.sh $(B)
 	@host/bench/echo.sh $(B)
 	@B=$(B) $(B)/lunapark run host/bench/net.lua
+	@$(B)/lunapark run host/bench/log.lua
 
 bench-runtime: deps ## the runtime's numbers beside Go's and bare epoll loops, 2 minutes (ROUNDS=)
 	@command -v go >/dev/null || host/build/deps.sh install $(DEPS_BENCH_GO) || echo 'bench-runtime: goes on without Go'
@@ -151,8 +161,10 @@ model: deps-model ## checks the protocols' models in spin, and that each mutatio
 aarch64: deps-cross ## cross-compiles the runtime and its programs for AArch64
 	+@$(again) B=build/aarch64 CC=aarch64-linux-gnu-gcc runtime-programs
 
-install: all ## the binary and the example scripts to PREFIX
+install: all ## the binary, the example scripts and a systemd unit to PREFIX
 	install -D -m 755 $(B)/lunapark $(DESTDIR)$(PREFIX)/bin/lunapark
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' host/lunapark.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/lunapark.service
 	install -d $(DESTDIR)$(PREFIX)/share/lunapark/scripts
 	install -m 644 scripts/*.lua $(DESTDIR)$(PREFIX)/share/lunapark/scripts
 
@@ -164,10 +176,12 @@ help: ## this list
 
 # ---- packages ----------------------------------------------------------------------------------
 
-deps: ## installs the Debian packages that the build needs (deps-test, -browser, -lint, -bench, -model, -cross: more)
+deps: ## installs the Debian packages that the build needs (deps-test, -docs, -browser, -lint, -bench, -model, -cross: more)
 	@host/build/deps.sh install $(DEPS_BUILD)
 deps-test:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_TEST)
+deps-docs:
+	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_DOCS)
 deps-browser:
 	@host/build/deps.sh install $(DEPS_BROWSER)
 deps-lint:
@@ -222,6 +236,8 @@ $(LUAJIT_DIR)/luajit_config.h: host/build/luajit.sh | need
 $(LUAJIT_LIB): $(LUAJIT_DIR)/luajit_config.h
 	@touch $@
 $(B)/host/main.o $(B)/host/vm.o: $(LUAJIT_DIR)/luajit_config.h
+# Errors of Lua that pass through it run its cleanups.
+$(B)/host/load.o: private CFLAGS += -fexceptions
 
 $(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
 	$(call say,LD ,$@)

@@ -25,8 +25,8 @@
  * answer on its way. So after an answer to a request that was not read to its end, we shut our side
  * down and read until the peer has closed its own, for a second at most.
  *
- * Every wait has a deadline: an idle connection --idle-timeout, an incomplete head --header-timeout
- * from its first byte, a body or a slow reader --idle-timeout between two pieces.
+ * Every wait has a deadline: an idle connection --idle-timeout, or, while the server stops, DRAIN_IDLE_NS (why: server.c);
+ * an incomplete head --header-timeout from its first byte, a body or a slow reader --idle-timeout between two pieces.
  */
 #include "conn.h"
 
@@ -40,6 +40,7 @@
 enum {
     VM_WAIT_NS = 2000000,
     LINGER_NS = NS_PER_SEC,
+    DRAIN_IDLE_NS = NS_PER_SEC,
     LINGER_BYTES = 256 << 10,
     POOL_MAX = 64,
     MAX_PS = 256
@@ -275,11 +276,18 @@ static int bind_vm(host_conn *c) {
     return RT_YIELD;
 }
 
+/* How long it may be silent between two requests. Not so long that a stop is over before it. */
+static double idle_seconds(host_conn *c) {
+    double s = options.idle_timeout;
+    if (!stopping(c)) return s;
+    if (s > DRAIN_IDLE_NS / 1e9) s = DRAIN_IDLE_NS / 1e9;
+    return s > options.drain_timeout / 2 ? options.drain_timeout / 2 : s;
+}
+
 /* Between two requests: nothing but the connection itself is held. */
 static int wait_idle(host_conn *c) {
-    if (stopping(c)) return close_conn(c);
     if (c->x) drop_xfer(c);
-    set_timeout(c, RT_R, options.idle_timeout);
+    set_timeout(c, RT_R, idle_seconds(c));
     return wait_for(c, RT_R);
 }
 
@@ -298,10 +306,8 @@ static int step_head(host_conn *c) {
     host_xfer *x = c->x;
     if (x && x->in_pos < x->in_end) return parse_head(c);
     int timeout = rt_pd_check(c->pd, RT_R);
-    if (timeout) { /* nothing to answer between two requests */
-        if (!x || x->in_end == 0) return close_conn(c);
-        return refuse(c, 408);
-    }
+    if (timeout && x && x->in_end > 0) return refuse(c, 408);
+    if (timeout) c->drained = false;    /* a request may have come at the same moment */
     if (x && x->out_pos < x->out_end) { /* responses that waited for a request that is not whole */
         c->phase = CONN_FLUSH;
         c->after_flush = CONN_HEAD;
@@ -314,7 +320,7 @@ static int step_head(host_conn *c) {
         if (conn_keep(x, arrived, (size_t)n) < 0) return close_conn(c);
         return parse_head(c);
     }
-    if (n != -EAGAIN) return close_conn(c); /* the end, or a reset */
+    if (n != -EAGAIN || timeout) return close_conn(c); /* the end, a reset, or nothing to answer */
     return !x || x->in_end == 0 ? wait_idle(c) : wait_for(c, RT_R);
 }
 
@@ -407,7 +413,8 @@ static int step_flush(host_conn *c) {
     c->phase = c->after_flush;
     if (c->phase == CONN_HEAD && x->message_done) return after_response(c);
     if (c->phase == CONN_LINGER) {
-        bool unread = !x->message_done || x->in_pos < x->in_end || x->error;
+        /* Who stops does so unasked: the client may have written its next request already. */
+        bool unread = !x->message_done || x->in_pos < x->in_end || x->error || stopping(c);
         shutdown(c->fd, SHUT_WR);
         if (!unread) return close_conn(c);
         x->raw_seen = 0;

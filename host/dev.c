@@ -86,9 +86,8 @@ static double run(void) {
     return (double)atomic_load(&dev.began_ms);
 }
 
-void host_dev_read(const host_req *r, host_dev *d) {
+void host_dev_read(host_dev *d) {
     generation *gen = vm_current()->generation;
-    host_server *s = server_by_id(r->server);
     char now[SOURCE_ID_SIZE];
     memset(d, 0, sizeof *d);
     d->run = run();
@@ -96,6 +95,5 @@ void host_dev_read(const host_req *r, host_dev *d) {
     d->serving = generation_now(now);
     d->failing = host_dev_failing();
     d->live_reload = options.live_reload != 0;
-    d->stopping = s && atomic_load(&s->stopping);
     if (gen) memcpy(d->id, gen->id, sizeof gen->id);
 }

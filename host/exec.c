@@ -13,13 +13,14 @@
  * Rejected: fork, which copies page tables (milliseconds with large heaps) and runs our code in a copy of a process
  * of many threads; socketpairs for streams, since programs that open /dev/stdin can not open a socket.
  */
+#include "exec.h"
+
 #include "job.h"
 #include "sock.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -143,15 +144,15 @@ static int add_actions(exec_job *x, const int *theirs, posix_spawn_file_actions_
     return err;
 }
 
-static int set_attributes(posix_spawnattr_t *attr) {
+int exec_attributes(posix_spawnattr_t *attr, bool own_group) {
     sigset_t all, none;
     memset(&all, 0xff,
            sizeof all); /* sigfillset leaves out libc's own two, which would be ignored */
     sigemptyset(&none);
     int err = posix_spawnattr_setsigdefault(attr, &all);
     if (!err) err = posix_spawnattr_setsigmask(attr, &none);
-    if (!err) err = posix_spawnattr_setpgroup(attr, 0);
-    short flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP;
+    short flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
+    if (own_group) flags |= POSIX_SPAWN_SETPGROUP; /* 0, as it is from the beginning: its own pid */
     return err ? err : posix_spawnattr_setflags(attr, flags);
 }
 
@@ -163,7 +164,7 @@ static int spawn_with(exec_job *x, const int *theirs) {
     err = posix_spawnattr_init(&attr);
     if (!err) {
         err = add_actions(x, theirs, &actions);
-        if (!err) err = set_attributes(&attr);
+        if (!err) err = exec_attributes(&attr, true);
         char **env = x->env ? x->env : environ;
         if (!err) err = posix_spawnp(&x->pid, x->argv[0], &actions, &attr, x->argv, env);
         posix_spawnattr_destroy(&attr);

@@ -27,6 +27,7 @@
 #include "generation.h"
 
 #include "dev.h"
+#include "inherit.h"
 #include "runaway.h"
 #include "vmcall.h"
 #include "vmend.h"
@@ -177,10 +178,8 @@ void generation_end_vm(host_vm *vm) {
     if (vm_visit(vm)) vm_retire(vm, rt_nanotime());
 }
 
-/* Its VMs hear of it, run what on_retire was given, and end. */
-static void retire(void *arg) {
-    generation *gen = arg;
-    int64_t drain_ns = after(options.drain_timeout);
+/* Its VMs hear of it, and run what on_retire was given, at most until drain_ns. Then `end` has each of them, visited. */
+static void retire_all(generation *gen, int64_t drain_ns, void (*end)(host_vm *vm, int64_t drain_ns)) {
     host_vm **vms = calloc(MAX_VMS, sizeof *vms);
     vm_call **calls = calloc(MAX_VMS, sizeof *calls);
     if (!vms || !calls) rt_throw("out of memory for the end of a generation");
@@ -191,12 +190,31 @@ static void retire(void *arg) {
         if (vm_call_wait(calls[i], drain_ns) == CALL_DONE && vm_call_error(calls[i]))
             log_line(LOG_ERROR, "on_retire: %s", vm_call_error(calls[i]));
         vm_call_free(calls[i]);
-        pool_forget(vms[i]);
-        vm_retire(vms[i], drain_ns);
+        end(vms[i], drain_ns);
     }
     free(vms);
     free(calls);
+}
+
+static void end_retired(host_vm *vm, int64_t drain_ns) {
+    pool_forget(vm);
+    vm_retire(vm, drain_ns);
+}
+
+/* The whole end of one that serves no more. */
+static void retire(void *arg) {
+    generation *gen = arg;
+    retire_all(gen, after(options.drain_timeout), end_retired);
     generation_lost_vm(gen);
+}
+
+static void leave_as_it_is(host_vm *vm, int64_t drain_ns) {
+    (void)drain_ns;
+    vm_leave(vm);
+}
+
+void generation_stop(int64_t until_ns) {
+    retire_all(all.now, until_ns, leave_as_it_is);
 }
 
 /* ---- loading ---- */
@@ -227,7 +245,7 @@ static bool settled(generation *gen) {
 /* gen never serves. */
 static void give_up(generation *gen) {
     gen->retired = true;
-    retire(gen);
+    rt_go(retire, gen);
 }
 
 static void watch(generation *now, generation *failed) {
@@ -457,7 +475,7 @@ char *generation_start(const char *app_path) {
     if (options.watch) watch_start(reload_by_watch);
     char *err;
     generation *gen = load(&err);
-    if (!gen && options.dev) {
+    if (!gen && options.dev && !inherit_is_upgrade()) {
         log_line(LOG_ERROR, "the app does not load; requests are told so until it does: %s", err);
         free(err);
         gen = load_stand_in(&err);

@@ -35,6 +35,9 @@ typedef enum reload_result { RELOAD_DONE, RELOAD_SAME, RELOAD_FAILED } reload_re
  * freed: the id of the generation that serves now, or what is wrong. One at a time: others wait. Any native G. */
 reload_result generation_reload(char **what);
 
+/* The process is about to end: has the VMs that serve run what on_retire was given, until until_ns at most. Any native G. */
+void generation_stop(int64_t until_ns);
+
 /* A number and an id of the generation that serves. Any thread. */
 int generation_now(char id[SOURCE_ID_SIZE]);
 

@@ -20,7 +20,8 @@ typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
 typedef struct generation generation; /* generation.h */
-typedef struct barrier barrier; /* barrier.c */
+typedef struct barrier barrier;     /* barrier.c */
+typedef struct chan_wait chan_wait; /* shared_chan.h */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -34,9 +35,11 @@ typedef struct host_options {
     _Atomic int64_t procs;   /* 0: as many as there are CPUs */
     _Atomic int64_t max_vms; /* 0: by the number of Ps */
     _Atomic int64_t max_body;
-    _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout; /* seconds */
+    _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
+        upgrade_timeout;         /* seconds */
     _Atomic double load_timeout; /* the same; 0: no limit */
-    _Atomic int64_t log_level;
+    _Atomic int64_t log_level;  /* a script may change it */
+    _Atomic int64_t log_format; /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, dev, live_reload; /* yes or no */
@@ -61,7 +64,7 @@ void options_help(const char *command);
 
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
-enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24 };
+enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24, HOST_LOST = -1 };
 /* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
 enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 
@@ -189,10 +192,12 @@ struct host_luag {
     lua_State *held; /* whose wait left the loop's stack: L, or the user's coroutine; else NULL */
     int ref, slot;
     host_vm *vm;
-    host_luag *next_free;
+    union {
+        host_luag *next_free; /* no G uses it */
+        host_luag *next_wait; /* in waitq->queue */
+    };
     host_xfer *x; /* whose handler runs on it, or NULL */
-    bool of_request; /* it is that, or was started by one */
-    int nargs;       /* on L's stack for the next resume */
+    int nargs;    /* on L's stack for the next resume */
     /* The wait it is in, set by the lua_CFunction that yields. */
     enum { WANT_NOTHING, WANT_TURN, WANT_TICKET, WANT_FD, WANT_QUEUE } want;
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
@@ -202,7 +207,6 @@ struct host_luag {
     bool is_main;               /* it was started from outside of the VM */
     bool sheltered;             /* see host_shelter */
     uint8_t canceled;           /* HOST_CANCELED...: why its waits answer "canceled" */
-    host_luag *next_wait;       /* in waitq->queue */
     int64_t deadline_ns;        /* of that wait */
     _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
@@ -211,15 +215,17 @@ struct host_luag {
     host_waiter waiter;     /* queue.c */
     host_waiter *cases;     /* the same, of a select */
     int n_cases, cap_cases; /* of these, in use; allocated */
+    chan_wait *shared;      /* the same, in shared channels; NULL: never stood in one */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
+    bool of_request;        /* it answers one, or was started by who does */
     bool parking;           /* it waits in lunapark.park, */
     int n_ready;            /* for which so many values lie on its stack; -1: not readied */
     int kept;   /* registry reference of a table of values for its next park, or LUA_NOREF */
     int n_kept; /* so many; -1: none */
-    /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
+    /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top); of a G that was
+     * started from outside also with HOST_LOST when its VM was dropped. */
     void (*done)(host_luag *lg, int status);
-    void (*lost)(void *done_arg); /* instead, when its VM was dropped; NULL: nobody wants to know */
     void *done_arg;
 };
 
@@ -271,13 +277,15 @@ rt_step luag_step(rt_g *g);
 /* Starts fn with nargs arguments, both on from's stack, popped. Only by the M that runs the VM. */
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs);
 /* The same from outside: calls boot(vm, lg->L, arg), which pushes function and arguments and returns
- * the number of the latter, in the VM. done as above, or lost if the VM was dropped or has no memory for
- * it. Any native G. */
+ * the number of the latter, in the VM. done as above, or lost if the G could not begin: the VM was dropped or has no
+ * memory for it. Any native G. */
 typedef int (*luag_boot)(host_vm *vm, lua_State *L, void *arg);
 void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int),
                 void (*lost)(void *), void *done_arg);
 
 int luaopen_lunapark_core(lua_State *L); /* luacore.c */
+/* Adds `load` and `load_mark` to lunapark.core, which is on top (load.c). */
+void load_open(lua_State *L);
 /* For a new VM. May raise. */
 void luag_open(lua_State *L);
 
@@ -307,6 +315,17 @@ bool luag_wake(host_luag *lg);
 /* queue.c. By lg itself, or by who fires it. */
 void queue_join(host_queue *q, host_luag *lg);
 void queue_leave(host_luag *lg);
+/* shared_wait.c: lg's wait in the shared channels that it has joined, if any; lg->shared is not NULL. By who runs its VM.
+ * begin: its ticket is open. False: one is ready, and lg stands in none. claim: false: the wait was ended by another.
+ * settle: leaves them all; what a channel has answered, -1: none has. */
+bool shared_wait_begin(host_luag *lg);
+bool shared_wait_claim(host_luag *lg);
+int shared_wait_settle(host_luag *lg);
+/* The same, and what it was handed, and never took, goes back. free: and its memory. lg->shared may be NULL. */
+void shared_wait_end(host_luag *lg);
+void shared_wait_free(host_luag *lg);
+/* shared.c: of a name; the same one as long as the process lives. */
+uint64_t shared_hash(const char *name, size_t len);
 /* The descriptor goes: every wait for it answers "closed". Nobody stands in its pollDesc then. */
 void waitq_close(host_waitq *q);
 
@@ -445,6 +464,8 @@ ssize_t sock_writev(host_sock *s, struct iovec *iov, int n);
 
 /* ---- addresses (addr.c) -------------------------------------------------------------------- */
 
+enum { HOST_ADDR_MAX = 128 }; /* bytes of one as text, with the 0 */
+
 typedef struct host_addr {
     struct sockaddr_storage sa;
     socklen_t len;
@@ -484,8 +505,9 @@ struct host_server {
     host_vm *vm;          /* the one VM that answers; NULL: the one of the P */
     _Atomic bool vm_gone; /* atomic: it was dropped */
     int listen_fd;
-    rt_pd **listen_pds; /* by P */
-    char addr[128];     /* as bound */
+    rt_pd **listen_pds;                             /* by P */
+    char addr[HOST_ADDR_MAX], asked[HOST_ADDR_MAX]; /* as bound, and as it was said */
+    _Atomic bool owns_path; /* atomic: the file of a unix socket goes with it */
     rt_lock lock;
     host_conn *conns;            /* lock */
     _Atomic int32_t n_conns;     /* atomic */
@@ -493,9 +515,20 @@ struct host_server {
     _Atomic bool stopping;       /* atomic: answer what is in flight, then close */
 };
 
-host_server *server_new(const char *addr, int handler, host_vm *vm, int *err);
+/* A server that is bound, but accepts only from server_start on, which can not fail. NULL: *err says why. Any
+ * thread of the runtime; they do not wait. */
+host_server *server_open(const char *addr, int handler, host_vm *vm, int *err);
+/* The same on a listening socket, which it takes over also when it fails. asked: how its address was said. */
+host_server *server_adopt(int fd, const char *asked, bool owns_path, int handler, host_vm *vm,
+                          int *err);
+void server_start(host_server *s);
 host_server *server_by_id(int id);
+/* Accepts no more; what is in flight is answered, see server.c. Calling it twice is harmless. */
 void server_stop(host_server *s);
+/* The same when another process goes on with the socket. */
+void server_hand_over(host_server *s);
+/* Another process had the socket too, and has it no more: its acceptors look for what that was woken for. */
+void server_look(host_server *s);
 /* Those that only vm answers. */
 void server_stop_all_of(host_vm *vm);
 void server_add_conn(host_server *s, host_conn *c);
@@ -504,9 +537,21 @@ void server_remove_conn(host_server *s, host_conn *c);
  * deadline. One native G at a time. */
 bool server_wait_all(int64_t deadline_ns);
 
+/* ---- signals (signals.c) --------------------------------------------------------------------- */
+
+/* serve keeps the signals by which it is told to stop, reload and upgrade: scripts can't ask for them. Before any
+ * script runs. */
+void signals_reserve(void);
+/* After that: waits for one of those that rt_signal_notify was asked for, and meanwhile tells scripts of theirs. One
+ * native G at a time, in place of rt_signal_wait. */
+int signals_wait(void);
+
 /* ---- log (log.c) ---------------------------------------------------------------------------- */
 
 enum { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
+/* Any thread; never waits. */
 void log_line(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Before the process ends: what was logged is written, in a second at most. Any thread, signal handlers too. */
+void log_end(void);
 
 #endif

@@ -79,6 +79,16 @@ int host_queue_prepare(int n);
 void host_queue_join(host_queue *q, int index);
 void host_queue_leave(void);
 
+/* ---- loads of modules (load.c) ---- */
+
+enum { HOST_LOADING, HOST_LOADED, HOST_LOAD_FAILED };
+
+typedef struct host_load {
+    host_queue queue; /* Gs that wait for its end */
+    int32_t state;    /* HOST_LOAD... */
+    int32_t key;      /* where the registry has what came of it */
+} host_load;
+
 /* ---- C functions on other threads (offload.c) ---- */
 
 /* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */
@@ -275,8 +285,33 @@ int host_stream_write(host_req *r, const char *data, size_t len);
 int host_stream_flush(host_req *r);
 int host_stream_end(host_req *r);
 
-/* Appends to the log: level 0 debug .. 3 error. One line; line breaks inside are kept. */
+/* ---- the log (log.c) ---- */
+
+enum { HOST_LOG_STRING, HOST_LOG_NUMBER, HOST_LOG_JSON };
+
+/* A key and its value: a string, a number, or JSON that is written as it is, of 4096 bytes at most. */
+typedef struct host_log_pair {
+    const char *key, *text;
+    double number;
+    uint32_t key_len, text_len;
+    int32_t kind;
+} host_log_pair;
+
+/* Appends to the log, if the level is enabled: 0 debug .. 3 error. Line breaks in msg are kept in text, where what
+ * follows them is indented. */
 void host_log(int level, const char *msg, size_t len);
+void host_log_pairs(int level, const char *msg, size_t len, const host_log_pair *pairs, int n);
+int host_log_enabled(int level);
+
+/* The lowest level that is logged, in all VMs. */
+int host_log_level(void);
+void host_log_set_level(int level);
+
+/* Lines that were 0 queued, 1 lost; 2 those that are not written yet. */
+double host_log_count(int which);
+
+/* s as a JSON string into buf, of cap bytes, 64 at least: its length. It is cut if it is too long. */
+int host_log_quote(const char *s, size_t len, char *buf, size_t cap);
 
 /* ---- servers (server.c) ---- */
 
@@ -304,12 +339,11 @@ typedef struct host_dev {
     int32_t serving;     /* of the one that serves now */
     int32_t failing;     /* host_dev_failing */
     int32_t live_reload; /* --live-reload */
-    int32_t stopping;    /* the request's server stops when it has no requests */
     char id[64];         /* of this VM's generation, NUL-terminated */
 } host_dev;
 
 /* How things are. */
-void host_dev_read(const host_req *r, host_dev *d);
+void host_dev_read(host_dev *d);
 
 /* 0: what serves is what has been saved; else which of the loads that failed was the last one. */
 int host_dev_failing(void);
@@ -372,6 +406,56 @@ int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
 void host_dict_flush(host_dict *d);
 void host_dict_read(host_dict *d, host_dict_figures *f);
 
+/* ---- channels that all VMs share (shared_chan.c, shared_wait.c) ---- */
+
+/* A VM's handle; what it stands for is the process's. */
+typedef struct host_chan host_chan;
+
+enum { HOST_CHAN_RECV, HOST_CHAN_SEND };
+
+/* What a value is beside its type and bytes. */
+typedef struct host_chan_value {
+    double number; /* HOST_NUMBER; HOST_BOOLEAN: 0 or 1 */
+    double len;    /* HOST_STRING, HOST_TABLE: bytes; else 0 */
+} host_chan_value;
+
+/* The channel of that name, made if there is none, with a buffer of cap values; *has_cap: how many it has. max_bytes:
+ * the budget of the buffer from now on, if cap is right; 0: as it is, 16 MiB at first. NULL: no memory. */
+host_chan *host_chan_open(const char *name, size_t len, double cap, double max_bytes,
+                          double *has_cap);
+/* Lets go of it: the finalizer. */
+void host_chan_free(host_chan *h);
+
+/* 0, RT_ECLOSED, -EFBIG: larger than the whole budget, -ENOMEM, -EAGAIN: it would have to wait. */
+int host_chan_send(host_chan *h, int type, double number, const void *data, size_t len);
+
+/* The type of what is received, its bytes in buf; if they are more than cap, it was not received.
+ * RT_ECLOSED, -EAGAIN. */
+int host_chan_recv(host_chan *h, void *buf, size_t cap, host_chan_value *v);
+
+/* Would such an operation (of a small value) not wait now? */
+int host_chan_can(host_chan *h, int op);
+
+/* For a wait: the running G will stand in it with this index, 1 or more after host_queue_prepare; 0: in nothing else.
+ * 0, -ENOMEM, -EFBIG. Then lunapark.core.rest, which answers as for host_queue_join, or nothing if the caller is to
+ * try again. */
+int host_chan_join_recv(host_chan *h, int index);
+int host_chan_join_send(host_chan *h, int index, int type, double number, const void *data,
+                        size_t len);
+
+/* What such a wait has received, as host_chan_recv. */
+int host_chan_take(void *buf, size_t cap, host_chan_value *v);
+
+/* 0, or RT_ECLOSED: it was. */
+int host_chan_close(host_chan *h);
+int host_chan_closed(host_chan *h);
+
+/* Values in its buffer. */
+double host_chan_len(host_chan *h);
+
+/* How many channels have a name. */
+int host_chans(void);
+
 /* ---- jobs on other threads (job.c) ---- */
 
 /* Made by the functions that return one, started and waited for by lunapark.core.wait_job. */
@@ -382,6 +466,22 @@ int host_job_done(host_job *job);
 
 /* Lets go of it: the finalizer. It runs on if it runs. */
 void host_job_free(host_job *job);
+
+/* A job that waits until what was logged is written, so many ns at most. NULL: no memory. Of one that has ended: 1: all
+ * is. */
+host_job *host_log_flush(double timeout_ns);
+int host_log_flushed(host_job *job);
+
+/* ---- signals (signals.c) ---- */
+
+/* What the scripts of this VM want of signals; there may be one. NULL: no memory. free: the finalizer. */
+typedef struct host_signals host_signals;
+host_signals *host_signals_new(void);
+void host_signals_free(host_signals *s);
+
+/* on: from now on the VM is told of the signal, by a call of lunapark.signaled in its registry with the number. 0;
+ * -EBUSY: it is the host's here; -EINVAL: nobody can catch it. */
+int host_signals_want(host_signals *s, int signo, int on);
 
 /* ---- names (dns.c) ---- */
 
@@ -487,6 +587,25 @@ host_file *host_fs_take(host_job *job);
 
 /* Closes it, when no job works on it any more: the finalizer. */
 void host_file_free(host_file *f);
+
+/* ---- generations (generation.c, admin.c) ---- */
+
+/* The number of the generation that serves, 0: none; and its id, cut off at cap. */
+int host_generation(char *id, size_t cap);
+
+/* A job that reloads: it ends with 0 a new generation serves, 1 the files are the same, 2 it has failed; and the id,
+ * or why, as long as the job is there. */
+host_job *host_reload(void);
+const char *host_reload_result(host_job *job, int *result);
+
+const char *host_version(void);
+
+/* ---- singletons (singleton.c) ---- */
+
+/* A job that ends when the running G holds the name. It stands for it, or holds it, until it says that it leaves. done:
+ * no VM of this generation needs to run it again. */
+host_job *host_singleton_stand(const char *text, size_t len);
+void host_singleton_leave(const char *text, size_t len, int done);
 /* ffi:end */
 
 #endif

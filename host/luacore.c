@@ -211,10 +211,11 @@ static int core_option(lua_State *L) {
     return 1;
 }
 
-/* exit(code): ends the process. Buffered output is written; other Gs end where they are. */
+/* exit(code): ends the process. What is buffered and logged is written; other Gs end where they are. */
 static int core_exit(lua_State *L) {
     int code = (int)luaL_optinteger(L, 1, 0);
     fflush(NULL);
+    log_end();
     _exit(code);
 }
 
@@ -314,6 +315,7 @@ int luaopen_lunapark_core(lua_State *L) {
     lua_setfield(L, -2, "view");
     lua_pushlightuserdata(L, &luag_again);
     lua_setfield(L, -2, "again");
+    load_open(L);
     lua_newtable(L);
     for (int r = 0; r < RT_NREASONS; r++) {
         lua_pushinteger(L, r);

@@ -104,7 +104,7 @@ void luag_forget(host_luag *lg) {
     lg->g = NULL;
     lg->vm->view.n_live--;
     luag_leave_request(lg);
-    if (lg->lost) lg->lost(lg->done_arg);
+    if (lg->is_main) lg->done(lg, HOST_LOST);
 }
 
 double host_deadline(void) {
@@ -145,6 +145,11 @@ static int nothing(lua_State *L) {
 /* What a wait in queues answers. */
 static int rested(lua_State *L, host_luag *lg, int err) {
     lg->resting = false;
+    int shared = __builtin_expect(lg->shared != NULL, 0) ? shared_wait_settle(lg) : -1;
+    if (shared >= 0) {
+        queue_leave(lg);
+        lg->fired = shared;
+    }
     if (lg->fired >= 0) {
         lua_pushinteger(L, lg->fired);
         lg->fired = -1;
@@ -242,12 +247,16 @@ static int leave(lua_State *L, host_luag *lg) {
     return err ? answer(L, word_of(err)) : 0;
 }
 
-static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t deadline_ns) {
+static inline void open_ticket(host_luag *lg, rt_reason reason, int64_t deadline_ns) {
     if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
     rt_set_wait(lg->g, reason, deadline_ns);
+}
+
+static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t deadline_ns) {
+    open_ticket(lg, reason, deadline_ns);
     return leave(L, lg);
 }
 
@@ -269,11 +278,7 @@ int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
                    void (*begun)(host_luag *lg, void *arg), void *arg) {
     host_luag *lg = waiter(L);
     if (canceled(lg)) return answer(L, CANCELED);
-    if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
-    lg->want = WANT_TICKET;
-    lg->deadline_ns = deadline_ns;
-    lg->ticket = rt_wait_open(lg->g);
-    rt_set_wait(lg->g, reason, deadline_ns);
+    open_ticket(lg, reason, deadline_ns);
     begun(lg, arg);
     return leave(L, lg);
 }
@@ -283,16 +288,20 @@ int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
     if (q) {
         /* A wait that was being prepared when an error came in between. */
         if (lg->n_cases || lg->fired >= 0) queue_leave(lg);
+        if (lg->shared) shared_wait_settle(lg);
     } else if (lg->fired >= 0) {
         return rested(L, lg, 0);
     }
     if (canceled(lg)) {
         queue_leave(lg);
+        if (lg->shared) shared_wait_settle(lg);
         return answer(L, CANCELED);
     }
     if (q) queue_join(q, lg);
     lg->resting = true;
-    return wait_ticket(L, lg, RT_WAIT_OTHER, deadline_ns);
+    open_ticket(lg, RT_WAIT_OTHER, deadline_ns);
+    if (__builtin_expect(lg->shared != NULL, 0) && !shared_wait_begin(lg)) luag_wake(lg);
+    return leave(L, lg);
 }
 
 int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns) {
@@ -558,6 +567,7 @@ static bool tell_lost(host_luag *lg, const char *msg) {
 /* The G of a plain Lua G: Lua itself has reported an error by then, so what comes here is a plain
  * yield, a failure of that report, or one of a function started from C. */
 static void plain_done(host_luag *lg, int status) {
+    if (status == HOST_LOST) return;
     if (status != 0) {
         const char *msg = lua_tostring(lg->L, -1);
         if (!msg) msg = "(no message)";
@@ -607,7 +617,6 @@ static rt_step spawn_step(rt_g *g) {
     lg->g = g;
     lg->is_main = true;
     lg->done = s->done ? s->done : plain_done;
-    lg->lost = s->lost;
     lg->done_arg = s->done_arg;
     lg->nargs = s->boot(s->vm, lg->L, s->arg);
     ((luag_local *)rt_local(g))->lg = lg;

@@ -2,6 +2,8 @@
 #include "host.h"
 
 #include "commands.h"
+#include "inherit.h"
+#include "upgrade.h"
 
 #include <ares.h>
 #include <luajit.h>
@@ -59,6 +61,8 @@ int main(int argc, char **argv) {
             which = i;
             skip = 2;
         }
+    bool serves = commands[which].run == command_serve;
+    if (serves) upgrade_init(argc, argv);
     options_from_env();
     call.exe = argv[0];
     call.argv = argv + skip;
@@ -71,5 +75,6 @@ int main(int argc, char **argv) {
                 call.argv[1], commands[which].name);
         return 64;
     }
+    if (serves) inherit_init();
     start(commands[which].run);
 }

@@ -18,8 +18,8 @@
 #define DEFAULTS                                                                                   \
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
-        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .log_level = LOG_INFO,           \
-        .vm_memory = 1 << 30, .live_reload = 1,                                                    \
+        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
+        .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1,                             \
     }
 host_options options = DEFAULTS;
 
@@ -27,7 +27,16 @@ enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8 };
 #define EVERYWHERE (SERVE | RUN | TEST | CHECK)
 
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
-typedef enum kind { KIND_ADDR, KIND_INT, KIND_LIMIT, KIND_SECONDS, KIND_LEVEL, KIND_STRING, KIND_FLAG } kind;
+typedef enum kind {
+    KIND_ADDR,
+    KIND_INT,
+    KIND_LIMIT,
+    KIND_SECONDS,
+    KIND_LEVEL,
+    KIND_FORMAT,
+    KIND_STRING,
+    KIND_FLAG
+} kind;
 
 typedef struct option {
     const char *name, *arg, *help;
@@ -83,12 +92,17 @@ static option table[] = {
      "where the admin API listens: POST /reload, GET /; for those whom you trust\n"
      "(HOST:PORT or unix:PATH; default: nowhere)",
      KIND_STRING, SERVE, &options.admin, 0, 0, 0},
+    {"upgrade-timeout", "S",
+     "seconds that the new process of SIGUSR2 may take until it serves (default 30)", KIND_SECONDS,
+     SERVE, &options.upgrade_timeout, 0.001, 1e6, 0},
     {"vm-memory", "BYTES",
      "how much LuaJIT may map for one VM; a handler that wants more gets\n"
      "\"not enough memory\" (default 1073741824; 0: no limit)",
      KIND_LIMIT, SERVE | RUN | TEST, &options.vm_memory, 8 << 20, 1e15, 0},
     {"log-level", "LEVEL", "debug, info, warn or error (default info)", KIND_LEVEL, EVERYWHERE,
      &options.log_level, 0, 0, 0},
+    {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
+     EVERYWHERE, &options.log_format, 0, 0, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
 };
@@ -169,14 +183,15 @@ static const char *set_number(option *o, const char *value) {
     return NULL;
 }
 
-static const char *set_level(option *o, const char *value) {
-    static const char *const levels[] = {"debug", "info", "warn", "error"};
-    for (int i = 0; i < 4; i++)
-        if (strcmp(value, levels[i]) == 0) {
+/* One of the words, by its number. */
+static const char *set_word(option *o, const char *value, const char *const *words,
+                            const char *want) {
+    for (int i = 0; words[i]; i++)
+        if (strcmp(value, words[i]) == 0) {
             *(_Atomic int64_t *)place(o, target()) = i;
             return NULL;
         }
-    return complain(o, value, "must be debug, info, warn or error");
+    return complain(o, value, want);
 }
 
 static const char *set_flag(option *o, const char *value) {
@@ -187,7 +202,17 @@ static const char *set_flag(option *o, const char *value) {
     return NULL;
 }
 
+static const char *set_string(option *o, const char *value) {
+    host_addr a;
+    if (o->to == &options.admin && addr_parse(value, &a) < 0)
+        return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
+    *(const char **)place(o, target()) = strdup(value);
+    return NULL;
+}
+
 static const char *set(option *o, const char *value, int source) {
+    static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
+    static const char *const formats[] = {"text", "json", NULL};
     if (source < o->source) return NULL;
     const char *err = NULL;
     switch (o->kind) {
@@ -200,10 +225,13 @@ static const char *set(option *o, const char *value, int source) {
         err = set_number(o, value);
         break;
     case KIND_LEVEL:
-        err = set_level(o, value);
+        err = set_word(o, value, levels, "must be debug, info, warn or error");
+        break;
+    case KIND_FORMAT:
+        err = set_word(o, value, formats, "must be text or json");
         break;
     case KIND_STRING:
-        *(const char **)place(o, target()) = strdup(value);
+        err = set_string(o, value);
         break;
     case KIND_FLAG:
         err = set_flag(o, value);
@@ -394,7 +422,9 @@ static const struct {
 } commands[] = {
     {"serve", "lunapark [serve] APP.lua [options]",
      "Serves an app: a Lua file that returns lunapark.http's app, or a function(req, res).\n"
-     "SIGTERM or SIGINT stops it when what is in flight is answered; a second one at once."},
+     "SIGTERM or SIGINT stops it when what is in flight is answered; a second one at once.\n"
+     "SIGUSR2 starts the binary anew, which goes on with the same sockets, and stops when that "
+     "serves."},
     {"run", "lunapark run [options] SCRIPT.lua [args]",
      "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
      "Exit code 1 if it raises, 2 if all its Gs wait for each other."},

@@ -5,7 +5,8 @@
  * waits for can be handed to it at that moment, and nobody slips past. A G that gives up, by a timeout or
  * because it is cancelled, leaves its queue when it runs; if it was fired before that, it has what it waited
  * for, and the wait answers so. Everything here is done by who runs the VM, between two waits, so it needs
- * no locks, and nothing is lost or done twice.
+ * no locks, and nothing is lost or done twice. Only a select may also stand in channels that VMs share; then it is
+ * fired by who claims it first (shared_wait.c), and who comes too late passes it over.
  *
  * A G waits once at a time, so its waiters belong to its host_luag: one for a wait in one queue, and an array for
  * a select, which stands in several. The first that is fired takes all of them out.
@@ -55,8 +56,15 @@ void queue_leave(host_luag *lg) {
     lg->fired = -1;
 }
 
+/* The first whose wait nobody has ended. */
+static host_waiter *claim_first(host_queue *q) {
+    while (q->head && q->head->lg->shared && !shared_wait_claim(q->head->lg))
+        queue_leave(q->head->lg);
+    return q->head;
+}
+
 int host_queue_fire(host_queue *q, int ok) {
-    host_waiter *w = q->head;
+    host_waiter *w = claim_first(q);
     if (!w) return -1;
     host_luag *lg = w->lg;
     int32_t index = w->index;
@@ -77,6 +85,7 @@ int host_queue_first(const host_queue *q) {
 int host_queue_prepare(int n) {
     host_luag *lg = luag_current();
     queue_leave(lg);
+    shared_wait_end(lg);
     if (n <= lg->cap_cases) return 0;
     host_waiter *grown = calloc((size_t)n, sizeof *grown);
     if (!grown) return -1;
@@ -94,5 +103,7 @@ void host_queue_join(host_queue *q, int index) {
 }
 
 void host_queue_leave(void) {
-    queue_leave(luag_current());
+    host_luag *lg = luag_current();
+    queue_leave(lg);
+    shared_wait_end(lg);
 }

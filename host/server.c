@@ -4,9 +4,18 @@
  * native G per P that accepts. A connection is registered where fewest are (netpoll.c), so they
  * spread however unevenly they were accepted.
  *
- * Stopping closes the listener and kicks every connection: one that waits for a request reads once
- * more, so that a request which came at the same moment is still answered, and closes if there is
- * none; one that is busy says "Connection: close" and ends after its response.
+ * Stopping closes the listener and kicks every connection: one that is busy says "Connection: close" and
+ * ends after its response; one that waits for a request goes on waiting for a second (DRAIN_IDLE_NS), and
+ * then looks a last time. To close it at once would break a request that is on its way, as each one of a client under load
+ * is for half of the time. A second is longer than a request takes through any network, and a client that
+ * has been silent for so long will hardly write at the very moment when the connection is closed.
+ *
+ * An upgrade is the same, but the socket is another process' too (upgrade.c), so what comes from then on goes there.
+ * The poller that was woken for a connection may be ours although nobody here will accept it: so the last
+ * acceptor empties the kernel's queue when our pollers know the socket no more.
+ *
+ * Whoever is to take part in an upgrade is opened first and started when nothing can fail any more: an accepted client
+ * would be lost with the process.
  *
  * Out of descriptors, each acceptor turns one client away with a 503 and pauses: rt_acceptor.
  */
@@ -120,14 +129,15 @@ static void accept_main(void *arg) {
         for (int fd; (fd = rt_accept4(s->listen_fd, NULL, NULL)) >= 0;)
             take_conn(s, fd, tcp);
         close(s->listen_fd);
-        if (!tcp) unlink(s->addr + strlen("unix:"));
+        if (!tcp && atomic_load(&s->owns_path)) unlink(s->addr + strlen("unix:"));
     }
     one_less();
 }
 
 /* ---- starting ---- */
 
-static int bind_listener(host_server *s, const char *addr) {
+/* The listening socket, or -errno. */
+static int bind_listener(const char *addr) {
     host_addr a;
     int err = addr_parse(addr, &a);
     if (err) return err;
@@ -139,13 +149,7 @@ static int bind_listener(host_server *s, const char *addr) {
         close(fd);
         if (dead) unlink(((struct sockaddr_un *)&a.sa)->sun_path);
     }
-    int fd = rt_listen((struct sockaddr *)&a.sa, a.len, SOMAXCONN);
-    if (fd < 0) return fd;
-    s->listen_fd = fd;
-    a.len = sizeof a.sa;
-    getsockname(fd, (struct sockaddr *)&a.sa, &a.len);
-    addr_format((struct sockaddr *)&a.sa, a.len, s->addr, sizeof s->addr);
-    return 0;
+    return rt_listen((struct sockaddr *)&a.sa, a.len, SOMAXCONN);
 }
 
 static int register_server(host_server *s) {
@@ -157,18 +161,61 @@ static int register_server(host_server *s) {
     return id;
 }
 
-static int start_acceptors(host_server *s) {
+static int open_pds(host_server *s) {
     int procs = rt_procs(), err = 0;
     s->listen_pds = calloc((size_t)procs, sizeof *s->listen_pds);
     if (!s->listen_pds) return -ENOMEM;
     for (int i = 0; i < procs && !err; i++)
         s->listen_pds[i] = rt_pd_open_listener(s->listen_fd, i, &err);
-    if (err) {
-        for (int i = 0; i < procs; i++)
-            if (s->listen_pds[i]) rt_pd_close(s->listen_pds[i]);
-        free(s->listen_pds);
-        return err;
+    if (!err) return 0;
+    for (int i = 0; i < procs; i++)
+        if (s->listen_pds[i]) rt_pd_close(s->listen_pds[i]);
+    free(s->listen_pds);
+    return err;
+}
+
+host_server *server_adopt(int fd, const char *asked, bool owns_path, int handler, host_vm *vm,
+                          int *err) {
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof sa;
+    host_server *s = calloc(1, sizeof *s);
+    if (!s) {
+        *err = -ENOMEM;
+        goto no_server;
     }
+    s->listen_fd = fd;
+    s->handler = handler;
+    s->vm = vm;
+    atomic_init(&s->owns_path, owns_path);
+    snprintf(s->asked, sizeof s->asked, "%s", asked);
+    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0) {
+        *err = -errno;
+        goto no_pds;
+    }
+    addr_format((struct sockaddr *)&sa, len, s->addr, sizeof s->addr);
+    *err = open_pds(s);
+    if (*err) goto no_pds;
+    if (register_server(s) >= 0) return s;
+    *err = -ENOSPC;
+    for (int i = 0; i < rt_procs(); i++)
+        rt_pd_close(s->listen_pds[i]);
+    free(s->listen_pds);
+no_pds:
+    free(s);
+no_server:
+    close(fd);
+    return NULL;
+}
+
+host_server *server_open(const char *addr, int handler, host_vm *vm, int *err) {
+    int fd = bind_listener(addr);
+    if (fd >= 0) return server_adopt(fd, addr, true, handler, vm, err);
+    *err = fd;
+    return NULL;
+}
+
+void server_start(host_server *s) {
+    int procs = rt_procs();
     atomic_store(&s->n_acceptors, procs);
     atomic_fetch_add(&servers.n_open, procs);
     for (int i = 0; i < procs; i++) {
@@ -178,25 +225,6 @@ static int start_acceptors(host_server *s) {
         rt_acceptor_init(&a->with, busy, sizeof busy - 1);
         rt_go(accept_main, a);
     }
-    return 0;
-}
-
-host_server *server_new(const char *addr, int handler, host_vm *vm, int *err) {
-    host_server *s = calloc(1, sizeof *s);
-    if (!s) {
-        *err = -ENOMEM;
-        return NULL;
-    }
-    s->handler = handler;
-    s->vm = vm;
-    *err = bind_listener(s, addr);
-    if (*err == 0 && register_server(s) < 0) *err = -ENOSPC;
-    if (*err == 0) *err = start_acceptors(s);
-    if (*err == 0) return s;
-    if (s->listen_fd > 0) close(s->listen_fd);
-    if (s->id >= 0 && servers.by_id[s->id] == s) servers.by_id[s->id] = NULL;
-    free(s);
-    return NULL;
 }
 
 /* ---- stopping ---- */
@@ -212,6 +240,16 @@ void server_stop(host_server *s) {
     rt_lock_release(&s->lock);
 }
 
+void server_hand_over(host_server *s) {
+    atomic_store(&s->owns_path, false);
+    server_stop(s);
+}
+
+void server_look(host_server *s) {
+    for (int i = 0; i < rt_procs() && !atomic_load(&s->stopping); i++)
+        rt_pd_kick(s->listen_pds[i], RT_R);
+}
+
 void server_stop_all_of(host_vm *vm) {
     for (int i = 0; i < MAX_SERVERS; i++) {
         host_server *s = server_by_id(i);
@@ -224,8 +262,9 @@ void server_stop_all_of(host_vm *vm) {
 /* ---- from Lua ---- */
 
 int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err) {
-    host_server *s = server_new(addr, handler, vm_current(), err);
+    host_server *s = server_open(addr, handler, vm_current(), err);
     if (!s) return -1;
+    server_start(s);
     snprintf(bound, cap, "%s", s->addr);
     return s->id;
 }

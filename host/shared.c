@@ -24,6 +24,7 @@
 #include "host.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -65,7 +66,7 @@ struct host_dict {
 static struct {
     rt_lock lock;               /* held while one is opened */
     _Atomic(host_dict *) first; /* lock writes; a dict that was seen stays */
-    uint64_t seed[3];           /* constant once `first` is not NULL */
+    uint64_t seed[3];           /* constant after need_seed */
 } dicts;
 
 /* ---- hash ---- */
@@ -81,6 +82,16 @@ static uint64_t load64(const char *p) {
     return x;
 }
 
+static void draw_seed(void) {
+    if (getrandom(dicts.seed, sizeof dicts.seed, 0) != sizeof dicts.seed)
+        rt_throw("the kernel has no random bytes");
+}
+
+static void need_seed(void) {
+    static pthread_once_t drawn = PTHREAD_ONCE_INIT;
+    pthread_once(&drawn, draw_seed);
+}
+
 static uint64_t hash_of(const char *key, size_t len) {
     uint64_t h = dicts.seed[0] ^ len;
     size_t left = len;
@@ -90,6 +101,11 @@ static uint64_t hash_of(const char *key, size_t len) {
     memcpy(tail, key, left);
     h = fold(load64(tail) ^ dicts.seed[1], load64(tail + 8) ^ h);
     return fold(h ^ dicts.seed[2], dicts.seed[1] | 1);
+}
+
+uint64_t shared_hash(const char *name, size_t len) {
+    need_seed();
+    return hash_of(name, len);
 }
 
 /* ---- a shard: all with its lock held ---- */
@@ -292,9 +308,7 @@ static host_dict *open_dict(const char *name, size_t len, double max_bytes) {
         bool same = max_bytes == 0 || (int64_t)max_bytes == atomic_load(&d->max_bytes);
         return same || set_budget(d, max_bytes) ? d : NULL;
     }
-    if (!atomic_load(&dicts.first) &&
-        getrandom(dicts.seed, sizeof dicts.seed, 0) != sizeof dicts.seed)
-        rt_throw("the kernel has no random bytes");
+    need_seed();
     d = make_dict(name, len, max_bytes == 0 ? DEFAULT_BYTES : max_bytes);
     if (!d) return NULL;
     d->next = atomic_load(&dicts.first);

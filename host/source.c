@@ -18,9 +18,9 @@
  *
  * Has a file changed? stat is asked first, and where device, inode, size, mode, mtime and ctime are as they were the
  * file is taken to be. Else its bytes decide, so touching or restoring a file changes nothing. Clocks of file systems
- * tick slowly, 4 ms and up to 2 s: two saves in one tick look the same to stat. So a file that was changed less than
- * 2 s before it was read has its bytes compared until it has not (git calls such files racy). What is no regular file
- * (a pipe) is read once and counts as unchanged.
+ * tick slowly, 4 ms and up to 2 s: two saves in one tick look the same to stat (not where Linux 6.13 and newer keeps
+ * finer times). So a file that was changed less than 2 s before it was read has its bytes compared until it has not;
+ * git calls such files racy. What is no regular file (a pipe) is read once and counts as unchanged.
  *
  * The id is the tree that git makes of the files below the root, which is the folder where the app script really
  * lies: the output of `git write-tree` for an index of exactly these files, as they are on the disk (git's filters, as

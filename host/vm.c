@@ -206,6 +206,7 @@ void vm_drop(host_vm *vm) {
     vmmem_drop(vm);
     for (int i = 0; i < vm->n_slots; i++) {
         free(vm->slots[i]->cases);
+        shared_wait_free(vm->slots[i]);
         free(vm->slots[i]);
     }
     free(vm->slots);
@@ -334,12 +335,12 @@ void luag_give(host_luag *lg, int status) {
     lg->x = NULL;
     atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
     lg->done = NULL;
-    lg->lost = NULL;
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
     lg->is_main = false;
     queue_leave(lg);
+    shared_wait_end(lg);
     if (lg->kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->kept);
     lg->kept = LUA_NOREF;
     lg->n_kept = lg->n_ready = -1;

@@ -17,6 +17,8 @@
 
 #include "generation.h"
 #include "job.h"
+#include "shared_chan.h"
+#include "singleton.h"
 
 #define NS_PER_MS INT64_C(1000000)
 #define GRACE_NS  NS_PER_SEC        /* for what was canceled to end */
@@ -133,7 +135,9 @@ void vm_throw_away(host_vm *vm, const host_luag *runaway) {
     for (int i = 0; i < vm->n_slots; i++) {
         host_luag *lg = vm->slots[i];
         if (lg->g && lg != runaway) rt_interrupt(lg->g, RT_CANCELED);
+        shared_wait_end(lg);
     }
+    singleton_forget(vm);
     sock_close_all(vm);
     owned_drop_all(vm);
     server_stop_all_of(vm);

@@ -21,6 +21,7 @@
  */
 #include "generation.h"
 #include "runaway.h"
+#include "singleton.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,6 +84,7 @@ void pool_add(generation *gen, host_vm *vm, int p) {
     }
     rt_lock_release(&pool.lock);
     if (late) generation_end_vm(vm);
+    if (vm) singleton_look();
 }
 
 static void make_spare(void *arg) {
@@ -181,6 +183,7 @@ generation *pool_switch(generation *gen) {
     if (old) old->retired = true;
     rt_lock_release(&pool.lock);
     ring();
+    singleton_look();
     return old;
 }
 
@@ -285,7 +288,10 @@ static int64_t look_at_stuck(void) {
     int64_t now = rt_nanotime(), next_ms = LOOK_MS;
     int n = list_stuck(list, now);
     for (int i = 0; i < n; i++) {
-        if (list[i].say) runaway_say(list[i].vm);
+        if (list[i].say) {
+            runaway_say(list[i].vm);
+            singleton_stuck(list[i].vm);
+        }
         if (list[i].serves && runaway_end(list[i].vm)) next_ms = KILL_MS;
     }
     return n ? rt_nanotime() + next_ms * NS_PER_MS : 0;

@@ -42,10 +42,10 @@
 enum { QUIET_MS = 50, MAX_MS = 1000, LOOK_MS = 1000, BUFFER = 16 << 10 };
 #define NS_PER_MS INT64_C(1000000)
 
+/* A folder's own end needs none: the one around it tells. */
 enum {
     EVENTS = IN_CLOSE_WRITE | IN_ATTRIB | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO |
-             IN_DELETE_SELF | IN_MOVE_SELF | IN_ONLYDIR,
-    OF_THE_FOLDER = IN_DELETE_SELF | IN_MOVE_SELF | IN_IGNORED | IN_UNMOUNT,
+             IN_ONLYDIR,
 };
 
 typedef struct mark {
@@ -264,8 +264,8 @@ static void rebuild(void) {
 
 static bool is_ours(const table *t, const struct inotify_event *e) {
     if (e->mask & IN_Q_OVERFLOW) return true;
-    if (e->mask & OF_THE_FOLDER) return has_wd(t, e->wd);
-    if (e->len == 0) return false; /* the folder's own attributes: the one around it tells, too */
+    if (e->mask & IN_UNMOUNT) return has_wd(t, e->wd);
+    if (e->len == 0) return false; /* the folder's own attributes; the end of a watch */
     return has_mark(t, e->wd, e->name) || (e->name[0] != '.' && has_mark(t, e->wd, ""));
 }
 

@@ -44,7 +44,19 @@ void debug_printf(const char *fmt, ...) {
     if (n > 0) debug_emit(buf, (size_t)n < sizeof buf ? (size_t)n : sizeof buf - 1);
 }
 
+static void (*_Atomic end_hook)(void);
+
+void rt_on_end(void (*fn)(void)) {
+    atomic_store(&end_hook, fn);
+}
+
+void debug_before_end(void) {
+    void (*fn)(void) = atomic_exchange(&end_hook, NULL);
+    if (fn) fn();
+}
+
 void rt_throw(const char *fmt, ...) {
+    debug_before_end();
     char buf[512] = "lunapark: fatal: ";
     size_t at = strlen(buf);
     va_list ap;
@@ -305,6 +317,7 @@ void check_dead(void) {
         return;
     for (int32_t i = 0; i < sched.procs; i++)
         if (!runq_empty(&sched.ps[i])) return;
+    debug_before_end();
     const char *msg = "lunapark: all Gs are asleep - deadlock!\n";
     debug_emit(msg, strlen(msg));
     dump_all(RT_DUMP_DEAD); /* under the lock, so that nothing begins to move */

@@ -371,6 +371,8 @@ void check_dead(void); /* sched.lock held */
 /* Writes to stderr, by write(2) only. Any thread, signal handlers too. */
 void debug_emit(const char *s, size_t n);
 void debug_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Calls what rt_on_end was given, once. */
+void debug_before_end(void);
 
 /* debugenv.c */
 void debugenv_init(const char *vars);

@@ -571,6 +571,11 @@ const rt_debug_vars *rt_debug(void);
 /* Prints the message, where, and aborts. Any thread, signal handlers too. */
 _Noreturn void rt_throw(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* fn runs once, before the runtime ends the process by itself: rt_throw, a fault, a deadlock, SIGQUIT. It may be on any
+ * thread, in a signal handler, with the runtime's locks held, so it must call nothing of the runtime but
+ * rt_nanotime, and be bounded in time. Set once, before. */
+void rt_on_end(void (*fn)(void));
+
 /* Says where in the program pc is, "name+0x1c", "module+0x1234" or "0x1234"; its length, below size. */
 size_t rt_symbol_print(const void *pc, char *buf, size_t size);
 

@@ -192,6 +192,7 @@ static void say_fault(int signo, const siginfo_t *info) {
 static void on_fault(int signo, siginfo_t *info, void *uc) {
     if (hook_takes(signo, uc)) return;
     say_fault(signo, info);
+    debug_before_end();
     signal(signo, SIG_DFL);
     /* The instruction faults again when we return, now with the default action and the right
      * registers for a core dump. Who sent the signal by kill has nothing that would fault. */
@@ -353,6 +354,7 @@ static void wake_waiters(void) {
 /* ---- dumps ---- */
 
 static _Noreturn void quit(void) {
+    debug_before_end();
     debug_printf("lunapark: SIGQUIT\n");
     rt_dump();
     _exit(2);
@@ -362,6 +364,7 @@ static void do_asked(void) {
     if (atomic_fetch_and(&sig.asked, ~(uint32_t)ASKED_DUMP) & ASKED_DUMP) rt_dump();
     if (!(atomic_load(&sig.asked) & ASKED_QUIT)) return; /* that bit stays for sysmon to see */
     atomic_store(&sig.quit, QUIT_BEGAN);
+    debug_before_end();
     debug_printf("lunapark: SIGQUIT\n");
     rt_dump();
     fflush(NULL);

@@ -509,7 +509,7 @@ describe("lunapark.chan", function()
     assert.equal(12502500, sum)
     -- A loop that is left while it is recorded says so; what cannot be compiled would be another reason.
     for _, a in ipairs(aborted) do
-      assert.is_true(a[2] ~= 7, a[1] .. ": not compiled")
+      assert.is_true(a[2] ~= 7, tostring(a[1]) .. ": not compiled")
     end
   end)
 end)

@@ -324,7 +324,7 @@ return app
   describe("starts with an app that does not load", function()
     it("and shows why, until it does", function()
       serve(BROKEN)
-      contains(server:stderr(), path .. ":3: unexpected symbol")
+      child.eventually(function() return server:stderr():find(path .. ":3: unexpected symbol", 1, true) end, "the log")
       local r = get("/", HTML)
       assert.equal(500, r.status)
       contains(r.body, '<div class="hit"><i>3</i>')

@@ -262,6 +262,28 @@ describe("fs", function()
       collectgarbage()
     end)
 
+    it("is not waited for by any of the calls, nor by those of an open file", function()
+      local plain, f = path "plain", assert(fs.open(fifo(1), "r+"))
+      for name, call in pairs {
+        read = function() return fs.read(plain) end, write = function() return fs.write(plain, "x") end,
+        append = function() return fs.append(plain, "x") end, stat = function() return fs.stat(plain) end,
+        list = function() return fs.list(dir) end, open = function() return fs.open(plain) end,
+        ["file:read"] = function() return f:read(1) end,
+      } do
+        assert.same({ name, nil, "timeout" }, { name, lp.deadline(0, call) })
+        local g = lp.go(call)
+        g:cancel()
+        assert.same({ name, nil, "canceled" }, { name, g:join(5) })
+      end
+      -- The reads of the fifo still wait, and others of this file behind them.
+      for name, call in pairs {
+        write = function() return f:write "x" end, seek = function() return f:seek "set" end,
+        sync = function() return f:sync() end, close = function() return f:close() end,
+      } do
+        assert.same({ name, nil, "timeout" }, { name, lp.deadline(0, call) })
+      end
+    end)
+
     it("holds up no other G, and other files only when there are very many", function()
       local gs = {}
       for i = 1, 31 do

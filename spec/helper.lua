@@ -1,6 +1,7 @@
 --- What several specs need.
 
 local ffi = require "ffi"
+local log = require "lunapark.log"
 local lp = require "lunapark"
 
 ffi.cdef [[
@@ -18,9 +19,11 @@ function helper.stderr_of(fn)
   local saved, file = ffi.C.dup(2), ffi.C.creat(path, 384)
   assert(saved >= 0 and file >= 0)
   io.stderr:flush()
+  assert(log.flush(5))
   ffi.C.dup2(file, 2)
   local ok, err = pcall(fn)
   io.stderr:flush()
+  local flushed = log.flush(5)
   ffi.C.dup2(saved, 2)
   ffi.C.close(saved)
   ffi.C.close(file)
@@ -29,6 +32,7 @@ function helper.stderr_of(fn)
   handle:close()
   os.remove(path)
   if not ok then error(err, 0) end
+  assert(flushed, "the log was not written in time")
   return text
 end
 

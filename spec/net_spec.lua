@@ -346,11 +346,37 @@ describe("net", function()
     assert.is_true(a:set_nodelay(false))
   end)
 
+  it("ends the wait of accept by a deadline and a cancellation, and every reader's", function()
+    local a, _, ln = pair()
+    assert.same({ nil, "timeout" }, { lp.deadline(0.005, ln.accept, ln) })
+    for _, call in ipairs {
+      function() return ln:accept() end, function() return a:read() end, function() return a:read_exact(1) end,
+      function() return a:read_line() end, function() return a:read_until "x" end, function() return a:read_all() end,
+    } do
+      assert.same({ nil, "timeout" }, { lp.deadline(0, call) })
+      local g = lp.go(call)
+      lp.yield()
+      g:cancel()
+      assert.same({ nil, "canceled" }, { g:join(5) })
+    end
+  end)
+
   it("refuses misuse, naming the argument", function()
     local a = pair()
     assert.matches("read: n must be", helper.raised(a.read, a, 0))
     assert.matches("read_exact: n must be a whole number, 0 or more, got nil", helper.raised(a.read_exact, a))
-    assert.matches("read_until: s must be", helper.raised(a.read_until, a, ""))
+    assert.matches("read_until: delimiter must be a string that is not empty", helper.raised(a.read_until, a, ""))
+    assert.matches("read_until: delimiter must be", helper.raised(a.read_until, a, 5))
+    assert.matches("read_until: max must be a number, 0 or more, got %-1", helper.raised(a.read_until, a, "x", -1))
+    for _, name in ipairs { "set_deadline", "set_read_deadline", "set_write_deadline" } do
+      assert.matches(name .. ": seconds must be a number of seconds or nil, got x", helper.raised(a[name], a, "x"))
+    end
+    for _, name in ipairs { "listen", "dial", "udp" } do
+      assert.matches(name .. ": addr must be a string, got nil", helper.raised(net[name]))
+    end
+    assert.matches("dial: opts must be a table, got number", helper.raised(net.dial, "127.0.0.1:1", 5))
+    assert.matches("dial: timeout must be a number of seconds, got x",
+      helper.raised(net.dial, "127.0.0.1:1", { timeout = "x" }))
     assert.matches("read_line: max must be", helper.raised(a.read_line, a, "x"))
     assert.matches("write: data must be a string or a list", helper.raised(a.write, a, 5))
     assert.matches("write: data%[2%] must be a string", helper.raised(a.write, a, { "x", {} }))

@@ -128,6 +128,7 @@ describe("net.udp", function()
     assert.same({ nil, "closed" }, { u:send("x", "127.0.0.1:1") })
     assert.same({ nil, "closed" }, { u:connect "127.0.0.1:1" })
     assert.same({ nil, "closed" }, { u:local_addr() })
+    assert.same({ nil, "closed" }, { u:remote_addr() })
   end)
 
   it("says why it cannot, and refuses misuse", function()
@@ -143,6 +144,8 @@ describe("net.udp", function()
     assert.matches("recv: max must be a whole number, 1 or more", helper.raised(u.recv, u, 0))
     assert.matches("recv: max must be 2147483647 or less", helper.raised(u.recv, u, 1e10))
     assert.matches("connect: addr must be a string", helper.raised(u.connect, u))
-    assert.matches("set_deadline: seconds must be", helper.raised(u.set_deadline, u, "x"))
+    for _, name in ipairs { "set_deadline", "set_read_deadline", "set_write_deadline" } do
+      assert.matches(name .. ": seconds must be", helper.raised(u[name], u, "x"))
+    end
   end)
 end)

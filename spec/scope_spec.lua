@@ -679,7 +679,8 @@ describe("lunapark.scope", function()
       end)
     ]], env = { LUNAPARK_LOG_LEVEL = "debug" } }
     assert.equal(1, code)
-    assert.matches("G %d+%.%d+, started at %S+%.lua:2, ended with an error: %S+%.lua:4: plain\nstack traceback:\n", err)
+    assert.matches("G %d+%.%d+, started at %S+%.lua:2, ended with an error: %S+%.lua:4: plain\n\tstack traceback:\n",
+      err)
     assert.matches("started at %S+%.lua:6, ended with an error: in a deadline\n", err)
     assert.matches("started at %S+%.lua:7, ended with an error: detached\n", err)
     assert.matches("scoped\nstack traceback:\n", err)

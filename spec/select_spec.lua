@@ -194,50 +194,6 @@ describe("lunapark.select", function()
     assert.same({ nil, "timeout" }, { a:send(1, 0) })
   end)
 
-  -- A channel of another kind, which hands nothing over: see chan.lua.
-  it("takes part in whatever has a channel's methods", function()
-    local ffi = require "ffi"
-    local woken = {}
-    local foreign = { waiters = {}, value = nil }
-    function foreign:can_recv() return self.value ~= nil end
-    function foreign:try_recv()
-      local v = self.value
-      if v == nil then return false end
-      self.value = nil
-      return true, v, true
-    end
-    function foreign.can_send() return false end
-    function foreign.try_send() return false end
-    function foreign:enqueue(slot, op)
-      assert.equal("recv", op)
-      self.waiters[slot] = true
-    end
-    function foreign:dequeue(slot, op)
-      assert.equal("recv", op)
-      assert.is_true(self.waiters[slot])
-      self.waiters[slot] = nil
-    end
-    function foreign:wake()
-      for slot in pairs(self.waiters) do
-        woken[#woken + 1] = slot
-        ffi.C.host_wake(slot)
-      end
-    end
-    local a = lp.chan()
-    local g = waiting { { a, "recv" }, { foreign, "recv" }, timeout = LONG }
-    foreign:wake() -- for nothing
-    lp.yield()
-    foreign.value = "from far"
-    foreign:wake()
-    assert.same({ 2, "from far", true, n = 3 }, g:join())
-    assert.is_nil(next(foreign.waiters))
-    assert.equal(2, #woken)
-    g = waiting { { foreign, "recv" }, { a, "recv" } }
-    a:send "near"
-    assert.same({ 2, "near", true, n = 3 }, g:join())
-    assert.is_nil(next(foreign.waiters))
-  end)
-
   it("refuses misuse, naming the argument", function()
     local ch = lp.chan(1)
     assert.matches("select_spec.lua:%d+: select: cases must be a table, got nil", raised(function() lp.select() end))

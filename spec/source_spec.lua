@@ -1,5 +1,5 @@
---- loadfile, dofile and require: as LuaJIT has them. Each case runs in plain LuaJIT and in Lunapark, and both must print the
---- same. What a generation's VMs load is in host/test/test_source.c.
+--- loadfile, dofile and require: as LuaJIT has them. Each case runs in plain LuaJIT and in Lunapark, and both must
+--- print the same. What a generation's VMs load is in host/test/test_source.c.
 
 local exec = require "lunapark.exec"
 local child = require "spec.support.child"
@@ -11,7 +11,8 @@ local dir -- of the files below
 -- By name; what is true is a folder.
 local FILES = {
   ["syntax.lua"] = "local x = 1\nx = = 2\n",
-  ["shebang.lua"] = "#!/usr/bin/lua\nlocal i = debug.getinfo(1, 'Sl')\nreturn i.source, i.short_src, i.currentline, ...",
+  ["shebang.lua"] = "#!/usr/bin/lua\nlocal i = debug.getinfo(1, 'Sl')\n" ..
+    "return i.source, i.short_src, i.currentline, ...",
   ["only_shebang.lua"] = "#!/usr/bin/lua",
   ["empty.lua"] = "",
   ["bom.lua"] = "\239\187\191return 'bom'",
@@ -21,7 +22,7 @@ local FILES = {
   ["raises_table.lua"] = "error { 5 }",
   ["nul.lua"] = "return 'a\0b'",
   ["bytecode.lua"] = string.dump(assert(loadstring("return 42", "@orig.lua"))),
-  ["truncated.lua"] = string.dump(assert(loadstring("return 42", "@orig.lua"))):sub(1, 20),
+  ["truncated.lua"] = string.dump(assert(loadstring("return 42"))):sub(1, 20),
   ["shebang_bytecode.lua"] = "#!x\n" .. string.dump(assert(loadstring("return 42"))),
   ["100%1.lua"] = "return 'percent'",
   ["folder.lua"] = true,
@@ -45,14 +46,15 @@ local function try(fn, ...) show(pcall(fn, ...)) end
 
 local CASES = {
   ["loadfile"] = [[
-    for _, name in ipairs { "shebang.lua", "only_shebang.lua", "empty.lua", "bom.lua", "values.lua", "bytecode.lua", "nul.lua" } do
-      show(assert(loadfile(name))("arg", nil))
+    for _, name in ipairs { "shebang", "only_shebang", "empty", "bom", "values", "bytecode", "nul" } do
+      show(assert(loadfile(name .. ".lua"))("arg", nil))
     end
     try(loadfile(5)) try(loadfile "raises.lua") try(loadfile "raises_table.lua")]],
   ["loadfile of what is no chunk"] = [[
-    for _, name in ipairs { "none.lua", "", "none/none.lua", "syntax.lua", "folder.lua", "truncated.lua", "shebang_bytecode.lua" } do
-      show(loadfile(name))
-    end]],
+    for _, name in ipairs { "none", "none/none", "syntax", "folder", "truncated", "shebang_bytecode" } do
+      show(loadfile(name .. ".lua"))
+    end
+    show(loadfile "")]],
   ["loadfile with a mode"] = [[
     for _, mode in ipairs { "t", "b", "bt", "x", "", 5 } do
       show(loadfile("empty.lua", mode)) show(loadfile("bytecode.lua", mode))

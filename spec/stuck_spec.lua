@@ -472,7 +472,7 @@ describe("a stuck handler", function()
     end
     load(0.5)
     until_stuck(0)
-    assert.equal(4, count(server:stderr(), " was ended "), server:stderr())
+    assert.equal(4, count(server:said(" was ended ", 4), " was ended "), server:stderr())
   end)
 
   it("leaves what has not begun to another VM", function()
@@ -527,7 +527,8 @@ describe("a stuck handler", function()
       assert.same({ 503, false }, { again.status, last })
     end
     conn:close()
-    assert.equal(1, count(server:stderr(), "error all 2 VMs are stuck: requests are answered 503 (--max-vms)\n"))
+    local full = "error all 2 VMs are stuck: requests are answered 503 (--max-vms)\n"
+    assert.equal(1, count(server:said(full), full))
     if not tsan then
       server:kill "USR1"
       until_log "G %d+"
@@ -643,7 +644,8 @@ describe("a stuck handler", function()
         conns[i]:close()
       end
     end
-    assert.equal(late, count(server:stderr(), "the client was answered 504"))
+    local said = "the client was answered 504"
+    assert.equal(late, count(server:said(said, late), said))
   end)
 
   not_under_tsan("whose client is gone is ended all the same", function()
@@ -686,6 +688,6 @@ describe("a stuck handler", function()
     conn:close()
     child.eventually(function() return client:get("/vm").status == 200 end, "the VM")
     assert.equal("function l 1000 true", client:get("/users_hook").body, server:stderr())
-    assert.matches("GET /users_hook was ended by an error", server:stderr())
+    server:said "GET /users_hook was ended by an error"
   end)
 end)

@@ -56,7 +56,7 @@ describe("lunapark.after", function()
       lp.after(0.001, function() error "in after" end)
       lp.sleep(1.1)
     end)
-    assert.matches("timer_spec.lua:%d+: in after\nstack traceback:", log)
+    assert.matches("timer_spec.lua:%d+: in after\n\tstack traceback:", log)
   end)
 
   it("refuses misuse, naming the argument", function()
@@ -119,7 +119,7 @@ describe("lunapark.every", function()
     end)
     assert.equal(3, runs)
     for i = 1, 3 do
-      assert.matches("every: [^\n]*timer_spec.lua:%d+: error " .. i .. "\nstack traceback:", log)
+      assert.matches("every: [^\n]*timer_spec.lua:%d+: error " .. i .. "\n\tstack traceback:", log)
     end
   end)
 

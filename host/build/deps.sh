@@ -19,6 +19,7 @@ present() {
     node-llhttp) [ -e /usr/share/llhttp/llhttp.c ] && [ -e /usr/share/include/llhttp/llhttp.h ] ;;
     lua-cjson) luajit -e 'require "cjson"' ;;
     lua-busted) luajit -e 'require "busted"' ;;
+    lua-ldoc) command -v ldoc ;;
     lua-check) command -v luacheck ;;
     libcmocka-dev) [ -e /usr/include/cmocka.h ] ;;
     netcat-openbsd) command -v nc ;;

@@ -6,6 +6,7 @@
 require "lunapark.cdef"
 local core = require "lunapark.core"
 require("lunapark.source").install()
+require "lunapark.require"
 
 local boot = {}
 
@@ -92,6 +93,11 @@ end
 --- By --dev, in place of `serve` when the app did not load: requests are told why.
 function boot.stand_in()
   core.set_handler(0, require("lunapark.dev").stand_in())
+end
+
+--- admin: this VM answers the admin API as handler 0.
+function boot.admin()
+  core.set_handler(0, require("lunapark.http").handler(require("lunapark.admin").app()))
 end
 
 --- What the Gs of this VM do, for an app that does not get loaded.

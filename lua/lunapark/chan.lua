@@ -13,18 +13,19 @@
 --
 -- A buffer is a ring in ch[0 .. cap - 1]. While somebody waits to receive it is empty, while somebody waits to send
 -- it is full: whoever comes hands his value straight to the other one (waitq.lua). Hence select needs no second look:
--- when its G is fired, the case is done.
+-- when its G is fired, the case is done. A select that waits for shared channels too may have been ended by one of
+-- those: it can't be fired then, and q.n has counted one too many.
 --
 -- select draws among the cases that are ready, each with the same chance, so none starves. Its numbers are its own,
 -- not math.random's, which belong to the user.
 --
--- Other tables than these channels may stand in a select if they have its methods, which never wait:
+-- Channels that VMs share may stand in a select beside these (shared_chan.lua). What it asks of them:
 --   can_recv() can_send()   -> boolean: such an operation would not wait now. A hint: try_... decides
 --   try_recv()              -> false, or true, v, ok
 --   try_send(v)             -> false, or true, ok
---   enqueue(slot, op)       the G of that slot is to be woken (host_wake) when `op`, "recv" or "send", may have become
---                           ready; nothing is handed over: the select tries again
---   dequeue(slot, op)       it does not wait any more. If it was woken and another could go on instead, that one is
+--   join(index, op, v)      the wait that begins is to be ended, by 2 * index + (ok and 1 or 0), when that was done;
+--                           C looks again whether one is ready as it begins, and if so it ends without an answer
+--   taken()                 -> what such a wait has received
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -88,14 +89,15 @@ local function append(self, v)
   self.count = count + 1
 end
 
--- Ends the wait of the first sender: its value.
+-- Ends the wait of the first sender: true and its value. false: nobody waits any more.
 local function take_from(senders)
   local slot = C.host_queue_fire(senders, 1)
+  if slot < 0 then return false end
   local v = handed[slot]
   handed[slot] = false
   local index = view.index
-  if index > 0 then return v[index] end -- a select
-  return v
+  if index > 0 then return true, v[index] end -- a select
+  return true, v
 end
 
 --- false: it would have to wait. Else true, the value and true, or true, nil and false: closed and empty.
@@ -111,10 +113,16 @@ local function try_recv(self)
     at = at + 1
     self.pos = at < self.cap and at or 0
     self.count = count - 1
-    if senders.n > 0 then append(self, take_from(senders)) end
+    if senders.n > 0 then
+      local taken, next_v = take_from(senders)
+      if taken then append(self, next_v) end
+    end
     return true, v, true
   end
-  if senders.n > 0 then return true, take_from(senders), true end
+  if senders.n > 0 then
+    local taken, v = take_from(senders)
+    if taken then return true, v, true end
+  end
   if self.closed then return true, nil, false end
   return false
 end
@@ -127,8 +135,11 @@ local function try_send(self, v)
   if self.closed then return true, false end
   local receivers = self.receivers
   if receivers.n > 0 then
-    handed[C.host_queue_fire(receivers, 1)] = v
-    return true, true
+    local slot = C.host_queue_fire(receivers, 1)
+    if slot >= 0 then
+      handed[slot] = v
+      return true, true
+    end
   end
   if self.count < self.cap then
     append(self, v)
@@ -296,6 +307,14 @@ local function can(i, case)
   return ch:can_send()
 end
 
+local function try_case(case)
+  local ch = case[1]
+  if not ch then return false end
+  if case[2] == "recv" then return ch:try_recv() end
+  local done, ok = ch:try_send(case[3])
+  return done, nil, ok
+end
+
 -- Does one of the cases that are ready, chosen at random: its index, value, ok. nil: there is none.
 local function try(cases, n)
   local found, ready = 0, 0
@@ -306,35 +325,33 @@ local function try(cases, n)
     end
   end
   if ready == 0 then return nil end
-  local case = cases[found]
-  if case[2] == "recv" then
-    local done, v, ok = case[1]:try_recv()
+  for _ = 1, n do
+    local done, v, ok = try_case(cases[found])
     if done then return found, v, ok end
-  else
-    local done, ok = case[1]:try_send(case[3])
-    if done then return found, nil, ok end
-  end
-  return try(cases, n) -- somebody in another VM was faster
-end
-
-local function enqueue_all(ops, chans, n, slot)
-  for i = 1, n do
-    local ch, op = chans[i], ops[i]
-    if not ch then -- luacheck: ignore 542
-    elseif getmetatable(ch) == Chan then
-      C.host_queue_join(op == "recv" and ch.receivers or ch.senders, i)
-    else
-      ch:enqueue(slot, op)
-    end
+    found = found < n and found + 1 or 1 -- somebody in another VM was faster, or there is no room for so large a value
   end
 end
 
--- C has taken it out of the queues of channels.
-local function dequeue_all(ops, chans, n, slot)
+local function join_shared(ops, chans, values, n)
   for i = 1, n do
     local ch = chans[i]
-    if ch and getmetatable(ch) ~= Chan then ch:dequeue(slot, ops[i]) end
+    if ch and getmetatable(ch) ~= Chan then ch:join(i, ops[i], values[i]) end
   end
+end
+
+local function join_own(ops, chans, n)
+  for i = 1, n do
+    local ch = chans[i]
+    if ch and getmetatable(ch) == Chan then C.host_queue_join(ops[i] == "recv" and ch.receivers or ch.senders, i) end
+  end
+end
+
+local function cases_of(ops, chans, values, n)
+  local cases = new_table(n, 0)
+  for i = 1, n do
+    cases[i] = { chans[i], ops[i], values[i] }
+  end
+  return cases
 end
 
 local function wait_any(cases, n, s)
@@ -343,28 +360,35 @@ local function wait_any(cases, n, s)
   local at, slot = deadline_in(s), slot_of_self()
   -- Copies: the user may change his while we wait.
   local ops, chans, values = new_table(n, 0), new_table(n, 0), new_table(n, 0)
+  local shared = false
   for i = 1, n do
     local case = cases[i]
-    chans[i], ops[i], values[i] = case[1] or false, case[2], case[3]
+    local ch = case[1] or false
+    chans[i], ops[i], values[i] = ch, case[2], case[3]
+    if ch and getmetatable(ch) ~= Chan then shared = true end
   end
   while true do
-    local i, v, ok = try(cases, n)
-    if i then return i, v, ok end
     if C.host_queue_prepare(n) < 0 then error "not enough memory" end
+    if shared then join_shared(ops, chans, values, n) end
+    local i, v, ok = try(cases, n)
+    if i then
+      if shared then C.host_queue_leave() end
+      return i, v, ok
+    end
     handed[slot] = values
-    enqueue_all(ops, chans, n, slot)
+    join_own(ops, chans, n)
     local answer = rest(at)
-    if answer == nil then C.host_queue_leave() end
     v = handed[slot]
     handed[slot] = false
-    dequeue_all(ops, chans, n, slot)
     if type(answer) == "number" then
       i = floor(answer / 2)
       if answer % 2 == 0 then return i, nil, false end
-      if ops[i] == "recv" then return i, v, true end
-      return i, nil, true
+      if ops[i] == "send" then return i, nil, true end
+      if getmetatable(chans[i]) == Chan then return i, v, true end
+      return i, chans[i]:taken(), true
     end
     if answer then return heard(answer) end
+    cases = cases_of(ops, chans, values, n)
   end
 end
 
@@ -372,7 +396,8 @@ end
 ---
 ---   local i, v, ok = lp.select { { jobs, "recv" }, { results, "send", r }, timeout = 1 }
 ---
---- A closed channel is always ready, for "send" too; a case whose channel is nil (or false) never is.
+--- A closed channel is always ready, for "send" too; a case whose channel is nil (or false) never is. Channels that
+--- VMs share (lunapark.shared) stand beside those of this VM; a value to send that one of them can't take raises.
 ---@param cases table  cases {ch, "recv"} and {ch, "send", v}; timeout = seconds, 0: does not wait
 ---@return integer|nil index  which case was done
 ---@return any v   what was received; if there is no index, "timeout" or "canceled"

@@ -240,7 +240,8 @@ end
 
 local default
 
--- The process's; its functions are those of this module.
+--- The process's resolver: LUNAPARK_DNS or the system's settings. Its functions are those of this module.
+---@return lunapark.Resolver
 local function default_resolver()
   if not default then
     local resolver = C.host_resolver_default()
@@ -250,8 +251,6 @@ local function default_resolver()
   return default
 end
 
---- The process's resolver: LUNAPARK_DNS or the system's settings.
----@return lunapark.Resolver
 dns.default = default_resolver
 
 --- The addresses of a host, from the default resolver: see lunapark.Resolver.lookup. May wait.

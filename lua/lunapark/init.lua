@@ -366,7 +366,8 @@ local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
 
 --- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory; VMs that
 --- serve, those of them that are stuck or spare; stacks held by Gs that wait in the midst of a C function; sockets that
---- the collector has closed since nobody did.
+--- the collector has closed since nobody did; lines that were logged, those of them that wait to be written, and lines
+--- that were lost; channels that VMs share.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -385,7 +386,8 @@ function lp.stats()
     },
     vm = view.vm_id, lua_gs = view.n_live,
     vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), away = s.away,
-    held_stacks = s.held_stacks, forgotten = C.host_forgotten(),
+    held_stacks = s.held_stacks, forgotten = C.host_forgotten(), shared_chans = C.host_chans(),
+    log = { lines = C.host_log_count(0), waiting = C.host_log_count(2), lost = C.host_log_count(1) },
     ps = {},
   }
   for id = 0, s.procs - 1 do
@@ -405,11 +407,15 @@ local module_of = {
   chan = "chan", select = "chan",
   mutex = "sync", rwlock = "sync", semaphore = "sync", waitgroup = "sync", cond = "sync", once = "sync",
   after = "timer", every = "timer",
-  offload = "offload", retired = "retire",
+  offload = "offload", retired = "retire", singleton = "singleton",
 }
 
 return setmetatable(lp, {
   __index = function(_, name)
+    if name == "signal" then
+      lp.signal = require "lunapark.signal"
+      return lp.signal
+    end
     local module = module_of[name]
     if not module then return end
     local fn = require("lunapark." .. module)[name]

@@ -1,7 +1,8 @@
---- What all VMs of the process share: `lunapark.shared`.
+--- What all VMs of the process share: `lunapark.shared`. Dicts are here, channels in shared_chan.lua.
 --
 --   local hits = shared.dict "hits"
 --   local n = hits:incr(req.remote_addr, 1, 0, 60)    -- from 0, forgotten after a minute
+--   local jobs = shared.chan("jobs", 100)
 --
 -- A dict has keys that are strings, and values that are booleans, numbers, strings, or tables of such; nil is no value.
 -- Values are copied in and out: a table that `get` returned is the caller's own. Each call is atomic for all VMs, and
@@ -13,28 +14,27 @@
 -- How it works: host/shared.c.
 
 local ffi = require "ffi"
-local string_buffer = require "string.buffer"
 require "lunapark.cdef"
-local core = require "lunapark.core"
+local value_module = require "lunapark.value"
 
 local C = ffi.C
 local ffi_string = ffi.string
-local BOOLEAN, NUMBER, STRING, TABLE = C.HOST_BOOLEAN, C.HOST_NUMBER, C.HOST_STRING, C.HOST_TABLE
-local NIL = C.HOST_NIL
+local NUMBER, STRING, TABLE, NIL = C.HOST_NUMBER, C.HOST_STRING, C.HOST_TABLE, C.HOST_NIL
 local SET, ADD, REPLACE, SWAP = C.HOST_SET, C.HOST_ADD, C.HOST_REPLACE, C.HOST_SWAP
 local EAGAIN = -11
 
-local view = ffi.cast("host_view *", core.view)
-local scratch, SCRATCH = view.scratch, tonumber(view.scratch_size)
+local parts, value_of = value_module.parts, value_module.of
+local scratch, SCRATCH = value_module.scratch, value_module.SCRATCH
 local found = ffi.new "host_dict_value"
 local number_out = ffi.new "double[1]"
-local encoder = string_buffer.new()
 
 local errors = {
   [-2] = "not found", [-12] = "no memory", [-17] = "exists", [-22] = "not a number", [-27] = "too big",
 }
 
-local shared = {}
+local shared = {
+  chan = require "lunapark.shared_chan",
+}
 
 ---@class lunapark.Dict
 ---@field private dict ffi.cdata*  host_dict
@@ -64,48 +64,18 @@ local function failed(rc)
   return nil, errors[rc]
 end
 
--- Raises what the buffer says of it. Not compiled: with this pcall in a side trace, what the encoder raised left
--- LuaJIT's stack in disorder, and a later return crashed.
-local function encode(value)
-  encoder:reset()
-  encoder:encode(value)
-end
-jit.off(encode)
-
--- What a value is to C: type, number, bytes, length.
-local function parts_of(value, what)
-  local kind = type(value)
-  if kind == "number" then return NUMBER, value, nil, 0 end
-  if kind == "string" then return STRING, 0, value, #value end
-  if kind == "boolean" then return BOOLEAN, value and 1 or 0, nil, 0 end
-  if kind == "nil" then return NIL, 0, nil, 0 end
-  if kind ~= "table" then
-    error(what .. ": value must be a boolean, a number, a string or a table, got " .. kind, 3)
-  end
-  local ok, err = pcall(encode, value)
-  if not ok then error(("%s: value cannot be stored: %s"):format(what, tostring(err):gsub("^%S+:%d+: ", "")), 3) end
-  return TABLE, 0, encoder:ref()
-end
-
 -- The value that C has found; its version is in `found`.
 local function find(dict, key)
   local kind = C.host_dict_get(dict, key, #key, scratch, SCRATCH, found)
   if kind == NUMBER then return found.number end
   if kind == NIL then return nil end
-  if kind == BOOLEAN then return found.number ~= 0 end
   local data, room = scratch, SCRATCH
   while (kind == STRING or kind == TABLE) and found.len > room do
     room = found.len
     data = ffi.new("uint8_t[?]", room)
     kind = C.host_dict_get(dict, key, #key, data, room, found)
   end
-  if kind == STRING then return ffi_string(data, found.len) end
-  if kind == TABLE then
-    local text = ffi_string(data, found.len)
-    return (string_buffer.decode(text))
-  end
-  -- Somebody has replaced a large value by a small one meanwhile.
-  return find(dict, key)
+  return value_of(kind, found.number, data, found.len)
 end
 
 --- The value of a key.
@@ -125,7 +95,7 @@ end
 function Dict:set(key, value, ttl)
   check_key(key, "set")
   local ns = ttl_ns(ttl, "set")
-  local kind, number, data, len = parts_of(value, "set")
+  local kind, number, data, len = parts(value, "set")
   local rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, SET, 0)
   if rc < 0 then return failed(rc) end
   return true
@@ -141,7 +111,7 @@ function Dict:add(key, value, ttl)
   check_key(key, "add")
   if value == nil then error("add: value must not be nil", 2) end
   local ns = ttl_ns(ttl, "add")
-  local kind, number, data, len = parts_of(value, "add")
+  local kind, number, data, len = parts(value, "add")
   local rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, ADD, 0)
   if rc < 0 then return failed(rc) end
   return true
@@ -156,7 +126,7 @@ end
 function Dict:replace(key, value, ttl)
   check_key(key, "replace")
   local ns = ttl_ns(ttl, "replace")
-  local kind, number, data, len = parts_of(value, "replace")
+  local kind, number, data, len = parts(value, "replace")
   local rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, REPLACE, 0)
   if rc < 0 then return failed(rc) end
   return true
@@ -251,7 +221,7 @@ function Dict:update(key, fn)
     local version = found.version
     local value, ttl = fn(old)
     local ns = ttl == nil and -1 or ttl_ns(ttl, "update")
-    local kind, number, data, len = parts_of(value, "update")
+    local kind, number, data, len = parts(value, "update")
     local rc = C.host_dict_put(dict, key, #key, kind, number, data, len, ns, SWAP, version)
     if rc == 0 then return value end
     if rc ~= EAGAIN then return failed(rc) end

@@ -5,7 +5,7 @@
 --   c:kill "TERM"
 --   assert.equal(0, c:wait())
 --
--- io.popen would stop the whole VM, so children are started by posix_spawn with their output in files, and waits
+-- io.popen would stop the whole VM, so children are started by posix_spawnp with their output in files, and waits
 -- poll. A child is killed and reaped by `child.clean()`, which every spec calls in after_each: none outlives its spec.
 -- If this process ends before, a shell that reads from it sees the end of that pipe and kills them.
 
@@ -14,8 +14,8 @@ local lp = require "lunapark"
 local new_client = require "lunapark.testing.client"
 
 ffi.cdef [[
-int posix_spawn(int *pid, const char *path, const void *actions, const void *attr, char *const *argv,
-                char *const *envp);
+int posix_spawnp(int *pid, const char *path, const void *actions, const void *attr, char *const *argv,
+                 char *const *envp);
 int posix_spawn_file_actions_init(void *actions);
 int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, unsigned mode);
 int posix_spawn_file_actions_adddup2(void *actions, int fd, int to);
@@ -31,7 +31,7 @@ extern char **environ;
 local C = ffi.C
 local WNOHANG = 1
 local RDONLY, REPLACE, CLOEXEC = 0, 577, 524288 -- REPLACE: O_WRONLY | O_CREAT | O_TRUNC
-local signals = { INT = 2, QUIT = 3, KILL = 9, USR1 = 10, TERM = 15 }
+local signals = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15, STOP = 19 }
 
 -- Generous: sanitizer builds on a busy machine are slow, and only a failing spec waits so long.
 local PATIENCE = 20
@@ -130,7 +130,7 @@ local function spawn(path, argv, env, redirect)
   local actions, pid = ffi.new("uint64_t[?]", 64), ffi.new "int[1]"
   assert(C.posix_spawn_file_actions_init(actions) == 0)
   redirect(actions)
-  local rc = C.posix_spawn(pid, path, actions, nil, strings(argv), strings(env))
+  local rc = C.posix_spawnp(pid, path, actions, nil, strings(argv), strings(env))
   C.posix_spawn_file_actions_destroy(actions)
   if rc ~= 0 then error("cannot start " .. path .. ": error " .. rc, 3) end
   return pid[0]
@@ -175,11 +175,13 @@ end
 local Child = {}
 Child.__index = Child
 
---- Starts the binary. `args` are its arguments; `args.env` variables that it has besides ours (false: not).
+--- Starts the binary. `args` are its arguments; `args.env` variables that it has besides ours (false: not);
+--- `args.binary` another program; `args.fd3` what its descriptor 3 is.
 function child.start(args)
   local self = setmetatable({ out_path = child.file "", err_path = child.file "" }, Child)
-  local env = environment(with_sanitizers(args.env or {}))
-  self.pid = spawn(child.binary, { child.binary, unpack(args) }, env, function(actions)
+  local env, binary = environment(with_sanitizers(args.env or {})), args.binary or child.binary
+  self.pid = spawn(binary, { binary, unpack(args) }, env, function(actions)
+    if args.fd3 then C.posix_spawn_file_actions_adddup2(actions, args.fd3, 3) end
     C.posix_spawn_file_actions_addopen(actions, 0, "/dev/null", RDONLY, 0)
     C.posix_spawn_file_actions_addopen(actions, 1, self.out_path, REPLACE, 384)
     C.posix_spawn_file_actions_addopen(actions, 2, self.err_path, REPLACE, 384)
@@ -189,9 +191,35 @@ function child.start(args)
   return self
 end
 
+--- A process that a child has started with its own output, as a child of ours: `wait` works when its parent has ended,
+--- if this process is a subreaper. Twice the same is the same child.
+function child.adopt(pid, parent)
+  for _, c in ipairs(children) do
+    if c.pid == pid then return c end
+  end
+  local self = setmetatable({ pid = pid, out_path = parent.out_path, err_path = parent.err_path }, Child)
+  children[#children + 1] = self
+  tell_watch("+" .. pid .. "\n")
+  return self
+end
+
 --- What it has written to stdout, and to stderr, until now.
 function Child:stdout() return read_file(self.out_path) end
 function Child:stderr() return read_file(self.err_path) end
+
+--- Waits until it has written this plain text to stderr n times (1 without it) at least: all that it has written. Its
+--- log is written by a thread of its own, so a line may come after the answer that it tells of.
+function Child:said(text, n)
+  return child.eventually(function()
+    local all, found, at = self:stderr(), 0, 1
+    while true do
+      local _, stop = all:find(text, at, true)
+      if not stop then break end
+      found, at = found + 1, stop + 1
+    end
+    return found >= (n or 1) and all
+  end, ("%q in stderr"):format(text))
+end
 
 --- Its exit code, minus the signal's number if one has ended it; nil while it runs.
 function Child:poll()

@@ -37,11 +37,6 @@ local dev = {}
 local host_req_ptr = ffi.typeof "host_req *"
 local info = ffi.new "host_dev"
 
-local function read_info(r)
-  C.host_dev_read(r, info)
-  return info
-end
-
 -- ---- states ---------------------------------------------------------------------------------------------
 
 local function state_of(generation, failing)
@@ -49,14 +44,14 @@ local function state_of(generation, failing)
 end
 
 -- The one that the process is in.
-local function state_now(r)
-  read_info(r)
+local function state_now()
+  C.host_dev_read(info)
   return state_of(info.serving, info.failing)
 end
 
 -- The one that pages of this VM's app are of.
-local function own_state(r)
-  read_info(r)
+local function own_state()
+  C.host_dev_read(info)
   return state_of(info.own, 0)
 end
 
@@ -130,7 +125,7 @@ local function show(entry, req, _, text, status)
   return respond(req, {
     status = status, reason = response.reason(status), title = ("%s %s"):format(req.method, req.path),
     report = report.new(text, read_loaded, entry.handler or entry.run),
-    state = own_state(req.ptr), generation = generation_name(),
+    state = own_state(), generation = generation_name(),
   })
 end
 
@@ -158,7 +153,7 @@ local function show_load(req)
     -- It was put right a moment ago. Whoever asks again gets the app.
     return 503, "The app is being loaded.\n", { ["Retry-After"] = "1", ["Refresh"] = "1" }
   end
-  read_info(req.ptr)
+  C.host_dev_read(info)
   respond(req, {
     status = 500, reason = response.reason(500), title = "The app does not load",
     note = info.own ~= 0 and "What was loaded before goes on running; requests get this page until it is put right."
@@ -177,13 +172,13 @@ local function patience()
   return math.min(WAIT, (deadline - base.now_ns()) / 1e9 * 0.8)
 end
 
--- A reload that succeeds retires this VM, which ends the wait at once; for the rest somebody has to look.
+-- A reload that succeeds, or a stop, retires this VM, which ends the wait at once; for the rest somebody has to look.
 local function changed(req)
   local since, give_up = req.query.since, base.now_ns() + patience() * 1e9
-  local now = state_now(req.ptr)
-  while now == since and info.stopping == 0 and base.now_ns() < give_up do
+  local now = state_now()
+  while now == since and base.now_ns() < give_up do
     local over, err = retired(LOOK)
-    now = state_now(req.ptr)
+    now = state_now()
     if over or err then break end
   end
   return 200, now, { ["Content-Type"] = "text/plain", ["Cache-Control"] = "no-store" }
@@ -210,7 +205,7 @@ local function inject_into_answers()
   local send = response.send
   response.send = function(res)
     live.inject(res, function()
-      local state = own_state(res.ptr)
+      local state = own_state()
       return info.live_reload ~= 0 and state or nil
     end)
     return send(res)

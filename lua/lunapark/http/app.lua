@@ -13,6 +13,7 @@
 local chain = require "lunapark.http.chain"
 local request = require "lunapark.http.request"
 local router = require "lunapark.http.router"
+local source = require "lunapark.source"
 
 ---@class lunapark.App
 ---@field package plan table|nil       compiled definitions; nil after a change
@@ -167,14 +168,26 @@ function App:on_start(fn)
   return self
 end
 
---- Has a function called when a reload has replaced the app and its VM gets no more requests, while those that it has
---- still run. It may wait, as long as they may.
+--- Has a function called when a reload has replaced the app, or the server stops, and its VM gets no more requests, while
+--- those that it has still run. It may wait, as long as they may.
 ---@param fn function
 ---@return lunapark.App self
 function App:on_retire(fn)
   check_app(self, "on_retire", 3)
   check_function(fn, "on_retire", 3)
   self.retires[#self.retires + 1] = fn
+  return self
+end
+
+--- Has a reload look at a file, or at all files in a folder and below it, as it looks at the Lua files that the app has
+--- loaded: templates, data that is read at load. With --watch a change of them reloads the app.
+---@param path string
+---@return lunapark.App self
+function App:watch(path)
+  check_app(self, "watch", 3)
+  if type(path) ~= "string" then error("watch: path must be a string, got " .. type(path), 2) end
+  local ok, err = source.watch(path)
+  if not ok then error(err, 2) end
   return self
 end
 

@@ -251,7 +251,7 @@ end
 ---@return string? partial  with "eof": what came before
 function Conn:read_until(delimiter, max)
   if type(delimiter) ~= "string" or delimiter == "" then
-    error("read_until: s must be a string that is not empty, got " .. tostring(delimiter), 2)
+    error("read_until: delimiter must be a string that is not empty, got " .. tostring(delimiter), 2)
   end
   check_max(max, "read_until")
   return reading(self, read_until, delimiter, max or MAX_LINE)

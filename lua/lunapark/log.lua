@@ -1,0 +1,298 @@
+--- The log: `lunapark.log`.
+--
+--   log.info("user logged in", { user = name, ip = req.remote_addr })
+--   log.error("payment failed", { error = err, order = order })
+--
+-- writes to stderr
+--
+--   2024-05-06T07:08:09.123Z info user logged in ip=10.0.0.7 user="Ann Lee"
+--   {"time":"2024-05-06T07:08:09.123Z","level":"info","msg":"user logged in","ip":"10.0.0.7","user":"Ann Lee"}
+--
+-- the second with `--log-format json`. `--log-level` says which levels are logged: that one and those above.
+--
+-- Logging never waits, and what is logged raises nothing: a value whose __tostring fails is logged as that. A thread
+-- of the host writes the lines (host/logq.c). If whoever reads them is so slow that a megabyte of them waits, further
+-- ones are lost; the log says how many, and so does `lp.stats().log.lost`.
+--
+-- Pairs are sorted by their keys. Values: numbers, booleans and strings as such; tables without __tostring as JSON, in
+-- both formats, cut where they are large, deep or contain themselves; the rest by tostring. In JSON a key that the line
+-- itself has (time, level, msg) gets "fields." in front.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local base = require "lunapark.base"
+local job = require "lunapark.job"
+
+local C = ffi.C
+local STRING, NUMBER, JSON = C.HOST_LOG_STRING, C.HOST_LOG_NUMBER, C.HOST_LOG_JSON
+local view = ffi.cast("host_view *", core.view)
+local scratch = ffi.cast("char *", view.scratch)
+local getmetatable = debug.getmetatable
+local type, tostring, pcall, rawget, next, error = type, tostring, pcall, rawget, next, error
+local floor, concat = math.floor, table.concat
+
+-- More pairs than this are counted, not written.
+local MAX_PAIRS = 64
+-- Of a table as JSON, in bytes and levels. C has a limit of 4096 for the whole.
+local TABLE_MAX, TABLE_STRING_MAX, TABLE_DEPTH = 3000, 500, 8
+
+-- Whole numbers up to this one are all numbers of Lua.
+local EXACT = 2 ^ 53
+
+local log = {}
+
+-- ---- values ----------------------------------------------------------------------------------------------
+
+-- tostring, which may run anything.
+local function text_of(v)
+  local ok, text = pcall(tostring, v)
+  if ok and type(text) == "string" then return text end
+  if ok then text = "it returned a " .. type(text) end
+  if type(text) ~= "string" then text = "a " .. type(text) end
+  return ("(a %s whose tostring failed: %s)"):format(type(v), text)
+end
+
+local function has_tostring(t)
+  local mt = getmetatable(t)
+  return type(mt) == "table" and rawget(mt, "__tostring") ~= nil
+end
+
+local function quote(s)
+  return ffi.string(scratch, C.host_log_quote(s, #s, scratch, TABLE_STRING_MAX))
+end
+
+local by_text = function(a, b) return a.text < b.text end
+
+-- The keys of t, in order, and whether it is a list.
+local function sorted_keys(t)
+  local keys, n, list = {}, 0, true
+  for k in next, t do
+    n = n + 1
+    keys[n] = { key = k }
+    if type(k) ~= "number" or k < 1 or floor(k) ~= k then list = false end
+  end
+  -- Whole numbers above 0, and as many as the largest of them.
+  for i = 1, list and n or 0 do
+    if keys[i].key > n then list = false end
+  end
+  if list then return nil, n end
+  for i = 1, n do
+    local k = keys[i].key
+    keys[i].text = type(k) == "string" and k or text_of(k)
+  end
+  table.sort(keys, by_text)
+  return keys, n
+end
+
+local add
+
+local function add_table(out, t, depth)
+  if out.seen[t] then return out:add '"(itself)"' end
+  if depth > TABLE_DEPTH then return out:add '"..."' end
+  out.seen[t] = true
+  local keys, n = sorted_keys(t)
+  local list = not keys and n > 0
+  out:add(list and "[" or "{")
+  for i = 1, n do
+    if i > 1 then out:add "," end
+    if out.size > TABLE_MAX then
+      local more = ('"%d more"'):format(n - i + 1)
+      out:add(list and more or '"...":' .. more)
+      break
+    end
+    if not list then out:add(quote(keys[i].text) .. ":") end
+    add(out, rawget(t, list and i or keys[i].key), depth + 1)
+  end
+  out:add(list and "]" or "}")
+  out.seen[t] = nil
+end
+
+function add(out, v, depth)
+  local kind = type(v)
+  if kind == "number" and floor(v) == v and v >= -EXACT and v <= EXACT then
+    out:add(("%d"):format(v))
+  elseif kind == "number" and v - v == 0 or kind == "boolean" then
+    out:add(tostring(v))
+  elseif kind == "nil" then
+    out:add "null"
+  elseif kind == "table" and not has_tostring(v) then
+    add_table(out, v, depth)
+  elseif kind == "userdata" and text_of(v) == "userdata: NULL" then -- cjson.null
+    out:add "null"
+  else
+    out:add(quote(kind == "string" and v or text_of(v)))
+  end
+end
+
+local function out_add(out, s)
+  out[#out + 1] = s
+  out.size = out.size + #s
+end
+
+local function json_of(t)
+  local out = { size = 0, seen = {}, add = out_add }
+  add(out, t, 1)
+  return concat(out)
+end
+
+-- What C gets for a value that is no number and no string.
+local function render(v)
+  local kind = type(v)
+  if kind == "boolean" then return JSON, v and "true" or "false" end
+  if kind == "table" and not has_tostring(v) then return JSON, json_of(v) end
+  local text = text_of(v)
+  if kind == "userdata" and text == "userdata: NULL" then return JSON, "null" end
+  return STRING, text
+end
+
+-- ---- lines -----------------------------------------------------------------------------------------------
+
+---@class lunapark.LogWork  what a call needs: the pairs as lists, and as C gets them
+---@field keys string[]
+---@field values any[]
+---@field kinds integer[]
+---@field pairs ffi.cdata*
+
+-- That of the next call. One that begins in the midst of another, in a __tostring or a finalizer, has its own.
+---@type lunapark.LogWork|nil
+local spare
+
+local function new_work()
+  return { keys = {}, values = {}, kinds = {}, pairs = ffi.new("host_log_pair[?]", MAX_PAIRS + 1) }
+end
+
+-- Sorts three lists by the first. Short ones, nearly always.
+local function sort(keys, values, kinds, n)
+  for i = 2, n do
+    local key, value, kind = keys[i], values[i], kinds[i]
+    local at = i
+    while at > 1 and key < keys[at - 1] do
+      keys[at], values[at], kinds[at] = keys[at - 1], values[at - 1], kinds[at - 1]
+      at = at - 1
+    end
+    keys[at], values[at], kinds[at] = key, value, kind
+  end
+end
+
+local function fill(p, key, kind, value)
+  p.key, p.key_len, p.kind = key, #key, kind
+  if kind == NUMBER then
+    p.number = value
+  else
+    p.text, p.text_len = value, #value
+  end
+end
+
+local function write(level, msg, t)
+  local work = spare or new_work()
+  spare = nil
+  local keys, values, kinds, list = work.keys, work.values, work.kinds, work.pairs
+  local n, more = 0, 0
+  for k, v in next, t do
+    if n < MAX_PAIRS then
+      n = n + 1
+      keys[n], values[n] = k, v
+    else
+      more = more + 1
+    end
+  end
+  -- From here on the user's code may run, and change t.
+  for i = 1, n do
+    local k, v = keys[i], values[i]
+    local kind = type(v)
+    if type(k) ~= "string" then keys[i] = text_of(k) end
+    if kind == "number" then
+      kinds[i] = NUMBER
+    elseif kind == "string" then
+      kinds[i] = STRING
+    else
+      kinds[i], values[i] = render(v)
+    end
+  end
+  sort(keys, values, kinds, n)
+  -- C gets pointers: the strings are held by the lists.
+  for i = 1, n do fill(list[i - 1], keys[i], kinds[i], values[i]) end
+  if more > 0 then fill(list[n], "left_out", NUMBER, more) end
+  C.host_log_pairs(level, msg, #msg, list, more > 0 and n + 1 or n)
+  for i = 1, n do
+    keys[i], values[i] = nil, nil
+  end
+  spare = work
+end
+
+local function check_pairs(t, what)
+  error(("%s: pairs must be a table {key = value}, got %s"):format(what, type(t)), 3)
+end
+
+local function logger(level, what)
+  return function(msg, t)
+    if t ~= nil and type(t) ~= "table" then check_pairs(t, what) end
+    if C.host_log_enabled(level) == 0 then return end
+    if type(msg) ~= "string" then msg = text_of(msg) end
+    if t == nil then
+      C.host_log(level, msg, #msg)
+    else
+      write(level, msg, t)
+    end
+  end
+end
+
+--- Logs a line, if its level is enabled. Does not wait.
+---@type fun(msg: any, pairs?: table)  msg: text, else what tostring makes of it; pairs: {key = value}
+log.debug = logger(0, "debug")
+---@type fun(msg: any, pairs?: table)
+log.info = logger(1, "info")
+---@type fun(msg: any, pairs?: table)
+log.warn = logger(2, "warn")
+---@type fun(msg: any, pairs?: table)
+log.error = logger(3, "error")
+
+-- ---- levels ----------------------------------------------------------------------------------------------
+
+local names = { [0] = "debug", "info", "warn", "error" }
+local numbers = { debug = 0, info = 1, warn = 2, error = 3 }
+
+local function number_of(level, what)
+  local n = numbers[level]
+  if not n then error(what .. ": level must be debug, info, warn or error, got " .. tostring(level), 3) end
+  return n
+end
+
+--- Whether lines of this level are logged: for what is costly to find out.
+---@param level "debug"|"info"|"warn"|"error"
+---@return boolean
+function log.enabled(level)
+  return C.host_log_enabled(number_of(level, "enabled")) ~= 0
+end
+
+--- The lowest level that is logged, in all VMs of the process.
+---@param new? "debug"|"info"|"warn"|"error"  it is this one from now on, as if by --log-level
+---@return string level  what it was before
+function log.level(new)
+  local old = names[C.host_log_level()]
+  if new ~= nil then C.host_log_set_level(number_of(new, "level")) end
+  return old
+end
+
+-- ---- flushing --------------------------------------------------------------------------------------------
+
+local function flushed(j)
+  if C.host_log_flushed(j) == 1 then return true end
+  return nil, "timeout"
+end
+
+--- Waits until what the process has logged until now is written, or lost. When the process ends that is done anyway,
+--- for a second at most.
+---@param s? number  seconds; 1 without it
+---@return true|nil
+---@return string? err  "timeout", "canceled"
+function log.flush(s)
+  base.check_seconds(s, "flush", true)
+  if C.host_log_count(2) == 0 then return true end
+  s = s or 1
+  if s <= 0 then return nil, "timeout" end
+  return job.run(C.host_log_flush(s < 3600 and s * 1e9 or 3600e9), flushed)
+end
+
+return log

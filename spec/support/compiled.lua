@@ -1,0 +1,151 @@
+--- A process that runs a loop with jit.v on, for jit_spec: prints what LuaJIT compiled of it and what it gave up on.
+--
+--   build/lunapark run spec/support/compiled.lua read_line 20000
+--
+-- The loop runs three times. First "lines N M": where it stands; then jit.v's lines, "again", jit.v's lines of the
+-- second time, and "exits N": how often compiled code was left in the third.
+
+local lp = require "lunapark"
+local net = require "lunapark.net"
+local shared = require "lunapark.shared"
+local v = require "jit.v"
+
+local name, rounds = arg[1], tonumber(arg[2])
+
+-- Two ends of a connection.
+local ln = assert(net.listen "127.0.0.1:0")
+local a = assert(net.dial(ln:addr()))
+local b = assert(ln:accept())
+ln:close()
+
+-- Of every BULK rounds one waits: what has been read to the end waits before it reads again.
+local BULK = 500
+
+-- Each is a loop. What it says to the other end comes in one piece, so that reads find it in the buffer.
+local loops = {}
+
+function loops.read()
+  for i = 1, rounds do
+    if i % BULK == 1 then a:write(("8 bytes."):rep(BULK)) end
+    b:read(8)
+  end
+end
+
+function loops.read_exact()
+  for i = 1, rounds do
+    if i % BULK == 1 then a:write(("8 bytes."):rep(BULK)) end
+    b:read_exact(8)
+  end
+end
+
+function loops.read_line()
+  for i = 1, rounds do
+    if i % BULK == 1 then a:write(("a line\r\n"):rep(BULK)) end
+    b:read_line()
+  end
+end
+
+function loops.read_until()
+  for i = 1, rounds do
+    if i % BULK == 1 then a:write(("an item, "):rep(BULK)) end
+    b:read_until ", "
+  end
+end
+
+-- One round more than bulks: the last one waits for nothing.
+function loops.write()
+  for i = 1, rounds + 1 do
+    a:write "8 bytes."
+    if i % BULK == 0 then b:read_exact(8 * BULK) end
+  end
+end
+
+loops["write, a list"] = function()
+  for i = 1, rounds + 1 do
+    a:write { "8 ", "bytes", "." }
+    if i % BULK == 0 then b:read_exact(8 * BULK) end
+  end
+end
+
+loops["a chan's buffer"] = function()
+  local ch = lp.chan(4)
+  for i = 1, rounds do
+    ch:send(i)
+    ch:recv()
+  end
+end
+
+loops["select, ready"] = function()
+  local ch, other = lp.chan(1), lp.chan()
+  local cases = { { other, "recv" }, { ch, "recv" } }
+  for i = 1, rounds do
+    ch:send(i)
+    lp.select(cases)
+  end
+end
+
+loops["mutex, semaphore"] = function()
+  local mutex, semaphore = lp.mutex(), lp.semaphore(2)
+  for _ = 1, rounds do
+    mutex:lock()
+    semaphore:acquire()
+    semaphore:release()
+    mutex:unlock()
+  end
+end
+
+function loops.shared()
+  local dict = assert(shared.dict "compiled")
+  for i = 1, rounds do
+    dict:incr("count", 1, 0)
+    dict:set("key", i)
+    dict:get "key"
+  end
+end
+
+function loops.clock()
+  local last = 0
+  for _ = 1, rounds do
+    local now = lp.now()
+    if now < last then error "backwards" end
+    last = now
+  end
+end
+
+-- This one is not compiled, so that the spec sees what it would see then.
+
+loops["not: a closure"] = function()
+  local sum = 0
+  for i = 1, rounds do
+    local function add(n) sum = sum + n end
+    add(i)
+  end
+end
+
+if not name then
+  local list = {}
+  for loop in pairs(loops) do
+    list[#list + 1] = loop
+  end
+  table.sort(list)
+  print(table.concat(list, "\n"))
+  return
+end
+
+local loop = loops[name]
+print("lines " .. debug.getinfo(loop, "S").linedefined .. " " .. debug.getinfo(loop, "S").lastlinedefined)
+io.stdout:flush()
+v.on "-"
+loop()
+print "again"
+loop()
+v.off()
+
+local n = 0
+local function count() n = n + 1 end
+jit.attach(count, "texit")
+loop()
+jit.attach(count)
+print("exits " .. n)
+a:close()
+b:close()
