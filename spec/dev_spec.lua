@@ -346,6 +346,17 @@ return app
       assert.equal("one", get "/".body)
     end)
 
+    it("which an upgrade is not: the old process stays", function()
+      serve(APP)
+      save(BROKEN)
+      server:kill "USR2"
+      child.eventually(function() return server:stderr():find("this process stays", 1, true) end, "the log")
+      save(APP)
+      assert.equal("one", get "/".body)
+      server:kill "TERM"
+      assert.equal(0, server:wait())
+    end)
+
     it("which nobody does without it", function()
       local code, _, err = child.run { child.script(BROKEN), "--listen", "127.0.0.1:0" }
       assert.equal(1, code)
