@@ -29,6 +29,8 @@ endif
 # libc6-dev: gcc only recommends it.
 DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson xz-utils libc-ares-dev libmd-dev
 DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd redis-server lua-ldoc git
+# For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
+DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
 DEPS_DOCS  := lua-ldoc
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_BENCH := wrk curl valgrind
@@ -100,7 +102,7 @@ again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
 .PHONY: bench-reload bench-runtime bench-runtime-callgrind model docs
-.PHONY: programs tests install clean help deps deps-test deps-docs deps-lint deps-bench deps-model deps-cross need FORCE
+.PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-lint deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
 	@:
@@ -178,12 +180,14 @@ help: ## this list
 
 # ---- packages ----------------------------------------------------------------------------------
 
-deps: ## installs the Debian packages that the build needs (deps-test, -docs, -lint, -bench, -model, -cross: more)
+deps: ## installs the Debian packages that the build needs (deps-test, -docs, -browser, -lint, -bench, -model, -cross: more)
 	@host/build/deps.sh install $(DEPS_BUILD)
 deps-test:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_TEST)
 deps-docs:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_DOCS)
+deps-browser:
+	@host/build/deps.sh install $(DEPS_BROWSER)
 deps-lint:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_LINT)
 deps-bench:

@@ -242,11 +242,12 @@ static void listen_all(void) {
 static void say_generation(void) {
     char id[SOURCE_ID_SIZE];
     int number = generation_now(id);
-    log_line(LOG_INFO, "generation %d (%s) serves", number, id);
+    if (number > 0) log_line(LOG_INFO, "generation %d (%s) serves", number, id);
 }
 
 void command_serve(void *call) {
     command_call *c = call;
+    if (options.dev) options.watch = 1;
     load_app(c->argv[0]);
     catch_signals();
     listen_all();

@@ -26,6 +26,8 @@
  */
 #include "generation.h"
 
+#include "dev.h"
+#include "inherit.h"
 #include "runaway.h"
 #include "vmcall.h"
 #include "vmend.h"
@@ -84,7 +86,8 @@ static generation *new_generation(void) {
     if (!gen && !(gen = calloc(1, sizeof *gen))) rt_throw("out of memory for a generation");
     gen->n = gen->making = 0;
     gen->retry_ns = 0;
-    gen->said_full = gen->retired = false;
+    gen->said_full = gen->retired = gen->stands_in = false;
+    gen->id[0] = 0;
     gen->sources = source_set_new(all.app_path);
     atomic_store(&gen->n_left, 1);
     return gen;
@@ -144,8 +147,9 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     vm->generation = gen;
     vm->sources = gen->sources;
     atomic_store(&vm->loads_until_ns, INT64_MAX);
-    vm_call *c = vm_call_begin(vm, "serve", 2,
-                               (struct iovec[]){text(all.app_path), text(first ? "first" : "")});
+    struct iovec args[] = {text(all.app_path), text(first ? "first" : ""),
+                           text(options.dev ? "dev" : "")};
+    vm_call *c = vm_call_begin(vm, gen->stands_in ? "stand_in" : "serve", 3, args);
     vm_call_state state = vm_call_wait(c, until);
     *err = NULL;
     if (state == CALL_LATE)
@@ -286,13 +290,29 @@ static generation *load(char **err) {
             return gen;
         }
         options_drop();
-        if (stable) watch(all.now, gen);
+        if (stable) {
+            if (options.dev) dev_failed(*err, gen->sources);
+            watch(all.now, gen);
+        }
         give_up(gen);
         if (stable) return NULL;
         free(*err);
         rt_sleep(SETTLE_NS);
     }
     *err = format("%s: its files go on changing while they are loaded", all.app_path);
+    if (options.dev) dev_failed(*err, NULL);
+    return NULL;
+}
+
+/* For --dev, when there is none yet that could show why the app has not loaded. */
+static generation *load_stand_in(char **err) {
+    generation *gen = new_generation();
+    gen->stands_in = true;
+    options_stage();
+    *err = load_vms(gen);
+    if (!*err) return gen;
+    options_drop();
+    give_up(gen);
     return NULL;
 }
 
@@ -347,13 +367,15 @@ static char *hand_all_over(generation *from, generation *to) {
 /* ---- the switch ---- */
 
 static void switch_to(generation *gen) {
-    gen->number = ++all.number;
+    gen->number = gen->stands_in ? 0 : ++all.number;
     options_commit();
     rt_lock_acquire(&all.lock);
     all.now = gen;
     rt_lock_release(&all.lock);
     generation *old = pool_switch(gen);
     if (old) retire(old);
+    if (gen->stands_in) return; /* the files of the one that has failed are watched */
+    dev_loaded();
     watch(gen, NULL);
 }
 
@@ -371,9 +393,10 @@ static reload_result reload(char **what) {
     generation *old = all.now;
     int64_t start = rt_nanotime();
     rt_entersyscall();
-    bool same = source_unchanged(old->sources);
+    bool same = !old->stands_in && source_unchanged(old->sources);
     rt_exitsyscall();
     if (same) {
+        dev_loaded();
         watch(old, NULL);
         log_line(LOG_INFO, "reload: generation %d (%s) has not changed", old->number, old->id);
         *what = strdup(old->id);
@@ -382,9 +405,14 @@ static reload_result reload(char **what) {
     generation *gen = load(what);
     if (gen && (*what = hand_all_over(old, gen))) {
         options_drop();
+        if (options.dev) dev_failed(*what, gen->sources);
         watch(old, gen);
         give_up(gen);
         gen = NULL;
+    }
+    if (!gen && old->stands_in) {
+        log_line(LOG_ERROR, "the app does not load yet: %s", *what);
+        return RELOAD_FAILED;
     }
     if (!gen) {
         log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id,
@@ -471,10 +499,15 @@ static void reload_by_watch(void) {
 char *generation_start(const char *app_path) {
     all.app_path = app_path;
     if (options.watch) watch_start(reload_by_watch);
-    rt_go(serve_reloads, NULL);
     char *err;
     generation *gen = load(&err);
+    if (!gen && options.dev && !inherit_is_upgrade()) {
+        log_line(LOG_ERROR, "the app does not load; requests are told so until it does: %s", err);
+        free(err);
+        gen = load_stand_in(&err);
+    }
     if (!gen) return err;
     switch_to(gen);
+    rt_go(serve_reloads, NULL); /* who has asked before is heard now */
     return NULL;
 }

@@ -16,6 +16,7 @@ struct generation {
     int64_t retry_ns; /* after a further VM failed to load, when to try again */
     bool said_full;
     bool retired;                       /* it serves no more, or never will */
+    bool stands_in;                     /* --dev: it has not loaded the app, and shows why */
     _Atomic(host_vm *) current[MAX_PS]; /* by P; the lock writes, the M that has the P reads */
     /* generation.c */
     int number;

@@ -42,7 +42,7 @@ typedef struct host_options {
     _Atomic int64_t log_format; /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
-    _Atomic int64_t watch, dev; /* yes or no */
+    _Atomic int64_t watch, dev, live_reload; /* yes or no */
 } host_options;            /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;

@@ -331,6 +331,27 @@ int host_vms(int which);
 /* Connections that a server has now. */
 int host_serve_conns(int server);
 
+/* ---- --dev (dev.c) ---- */
+
+typedef struct host_dev {
+    double run;          /* of this process; no other one has had it */
+    int32_t own;         /* the number of this VM's generation; 0: it stands in for one that has not loaded */
+    int32_t serving;     /* of the one that serves now */
+    int32_t failing;     /* host_dev_failing */
+    int32_t live_reload; /* --live-reload */
+    char id[64];         /* of this VM's generation, NUL-terminated */
+} host_dev;
+
+/* How things are. */
+void host_dev_read(host_dev *d);
+
+/* 0: what serves is what has been saved; else which of the loads that failed was the last one. */
+int host_dev_failing(void);
+
+/* Why it has failed, a NUL, and names of the files it had loaded, each with a NUL: how many bytes. They are there if
+ * that is no more than cap. 0: none has failed. *number is host_dev_failing's. */
+size_t host_dev_failure(char *buf, size_t cap, int32_t *number);
+
 /* ---- dicts that all VMs share (shared.c) ---- */
 
 /* One of the process: any thread, at any time; none ever goes. */

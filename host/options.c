@@ -18,8 +18,8 @@
 #define DEFAULTS                                                                                   \
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
-        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30, .log_level = LOG_INFO,           \
-        .vm_memory = 1 << 30,                                                                      \
+        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
+        .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1,                             \
     }
 host_options options = DEFAULTS;
 
@@ -84,6 +84,10 @@ static option table[] = {
      &options.watch, 0, 0, 0},
     {"dev", "", "for development: --watch, and errors are shown in the browser", KIND_FLAG, SERVE,
      &options.dev, 0, 0, 0},
+    {"live-reload", "",
+     "with --dev, a browser loads the app's pages anew after each reload; =0 turns it\n"
+     "off (default 1)",
+     KIND_FLAG, SERVE, &options.live_reload, 0, 0, 0},
     {"admin", "ADDR",
      "where the admin API listens: POST /reload, GET /; for those whom you trust\n"
      "(HOST:PORT or unix:PATH; default: nowhere)",

@@ -146,7 +146,8 @@ function App:mount(prefix, other)
 end
 
 --- Says what answers when a handler raises: it returns what a handler does, res.status is set (500, or what the client
---- did wrong). `err` is what was raised, `traceback` a text. Returning nothing leaves the plain answer.
+--- did wrong). `err` is what was raised, `traceback` a text. Returning nothing leaves the plain answer; with --dev, the
+--- page that shows the error.
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response, err: any, traceback: string): any, any, any
 ---@return lunapark.App self
 function App:on_error(fn)
@@ -320,7 +321,7 @@ end
 -- Whether there was none for these paths.
 local function add_route(plan, route, segments, scope)
   return plan.router:add(route.method, segments, {
-    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error,
+    run = chain.compose(scope.middleware, route.fn), handler = route.fn, on_error = scope.on_error,
     label = route.method .. " " .. router.show(segments),
   })
 end
