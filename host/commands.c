@@ -199,8 +199,8 @@ static host_server *open_listener(const char *addr, host_vm *vm) {
     int err;
     bool owns_path;
     int fd = inherit_take(addr, &owns_path);
-    host_server *s = fd < 0 ? server_open(addr, 0, vm, &err)
-                            : server_adopt(fd, addr, owns_path, 0, vm, &err);
+    host_server *s =
+        fd < 0 ? server_open(addr, 0, vm, &err) : server_adopt(fd, addr, owns_path, 0, vm, &err);
     if (s) return s;
     fprintf(stderr, "lunapark: cannot listen on %s: %s\n", addr, rt_strerror(err));
     finish(1);

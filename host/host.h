@@ -20,8 +20,8 @@ typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
 typedef struct generation generation; /* generation.h */
-typedef struct barrier barrier;     /* barrier.c */
-typedef struct chan_wait chan_wait; /* shared_chan.h */
+typedef struct barrier barrier;       /* barrier.c */
+typedef struct chan_wait chan_wait;   /* shared_chan.h */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -38,12 +38,12 @@ typedef struct host_options {
     _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
         upgrade_timeout;         /* seconds */
     _Atomic double load_timeout; /* the same; 0: no limit */
-    _Atomic int64_t log_level;  /* a script may change it */
-    _Atomic int64_t log_format; /* LOG_TEXT or LOG_JSON */
+    _Atomic int64_t log_level;   /* a script may change it */
+    _Atomic int64_t log_format;  /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
-    _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
+    _Atomic int64_t vm_memory;               /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, dev, live_reload; /* yes or no */
-} host_options;            /* those that are atomic change when a generation begins to serve */
+} host_options; /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
 
@@ -143,27 +143,30 @@ struct host_vm {
     _Atomic uintptr_t seen_pc;  /* atomic: where its thread was interrupted last */
     _Atomic bool seen_compiled; /* atomic: that was in compiled code */
     char ending[256];           /* the keeper: what `kill` runs, for the log */
-    char ended_at[128];         /* the file and line in which that was ended by an error, or empty */
-    lua_Hook users_hook;        /* while `kill` is ended by a hook */
+    char ended_at[128];  /* the file and line in which that was ended by an error, or empty */
+    lua_Hook users_hook; /* while `kill` is ended by a hook */
     int users_mask, users_count;
-    barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
+    barrier *barriers; /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
-    _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
-    const void *g_meta;  /* metatable of the handles of Gs */
-    bool in_lua;         /* a G's Lua runs */
-    bool closing;        /* no G may begin in it any more */
-    bool ends;           /* its Gs are canceled as they begin */
-    int n_requests;      /* of its Gs: handlers, and what they have started */
-    generation *generation;         /* it was made for; NULL: none (run, test) */
-    struct source_set *sources;     /* where it loads files from; NULL: the disk */
-    _Atomic int64_t loads_until_ns; /* atomic: it loads its app, and may take so long; 0: it does not */
-    _Atomic int64_t drain_ns; /* atomic: it is retired, and what it runs has so long; 0: it is not */
+    _Atomic int n_calls;        /* atomic: of its Gs' that run on other threads (offload.c) */
+    const void *g_meta;         /* metatable of the handles of Gs */
+    bool in_lua;                /* a G's Lua runs */
+    bool closing;               /* no G may begin in it any more */
+    bool ends;                  /* its Gs are canceled as they begin */
+    int n_requests;             /* of its Gs: handlers, and what they have started */
+    generation *generation;     /* it was made for; NULL: none (run, test) */
+    struct source_set *sources; /* where it loads files from; NULL: the disk */
+    _Atomic int64_t
+        loads_until_ns; /* atomic: it loads its app, and may take so long; 0: it does not */
+    _Atomic int64_t
+        drain_ns; /* atomic: it is retired, and what it runs has so long; 0: it is not */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
     /* What follows outlives the VM that has ended. */
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
-    _Atomic(generation *) serves; /* atomic: it has loaded for this one; NULL: it has not, or has ended */
+    _Atomic(generation *)
+        serves;            /* atomic: it has loaded for this one; NULL: it has not, or has ended */
     int away;              /* the pool's lock: see vmpool.c */
     host_vm *next_retired; /* vm.c */
     /* vm.c */

@@ -18,9 +18,9 @@ typedef struct host_view {
     double serial;    /* which G of that slot it is: never used again in this VM */
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
-    int32_t n_live; /* Lua Gs of the VM */
-    int64_t mapped; /* bytes that LuaJIT has mapped for it */
-    int32_t index;  /* of the waiter that was fired last */
+    int32_t n_live;  /* Lua Gs of the VM */
+    int64_t mapped;  /* bytes that LuaJIT has mapped for it */
+    int32_t index;   /* of the waiter that was fired last */
     int32_t retired; /* its generation serves no more: no requests will come */
 } host_view;
 
@@ -334,8 +334,9 @@ int host_serve_conns(int server);
 /* ---- --dev (dev.c) ---- */
 
 typedef struct host_dev {
-    double run;          /* of this process; no other one has had it */
-    int32_t own;         /* the number of this VM's generation; 0: it stands in for one that has not loaded */
+    double run; /* of this process; no other one has had it */
+    int32_t
+        own; /* the number of this VM's generation; 0: it stands in for one that has not loaded */
     int32_t serving;     /* of the one that serves now */
     int32_t failing;     /* host_dev_failing */
     int32_t live_reload; /* --live-reload */

@@ -319,11 +319,14 @@ void options_drop(void) {
 
 static void commit(option *o, bool first) {
     if (o->kind == KIND_ADDR || o->kind == KIND_STRING) {
-        bool same = o->kind == KIND_ADDR ? same_listeners() : string_of(o, &staged.options) == string_of(o, &options);
-        if (!first && !same) log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
+        bool same = o->kind == KIND_ADDR ? same_listeners()
+                                         : string_of(o, &staged.options) == string_of(o, &options);
+        if (!first && !same)
+            log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
         return;
     }
-    *(_Atomic int64_t *)o->to = *(_Atomic int64_t *)place(o, &staged.options); /* or a double's bits */
+    *(_Atomic int64_t *)o->to =
+        *(_Atomic int64_t *)place(o, &staged.options); /* or a double's bits */
 }
 
 void options_commit(void) {
@@ -337,7 +340,8 @@ void options_commit(void) {
             options.listen[i] = staged.options.listen[i];
         options.n_listen = staged.options.n_listen;
         for (int i = 0; i < N_OPTIONS; i++)
-            if (table[i].kind == KIND_STRING) memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
+            if (table[i].kind == KIND_STRING)
+                memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
     }
     done = true;
     staged.on = false;

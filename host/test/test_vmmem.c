@@ -122,7 +122,9 @@ static void make_and_end(void (*end)(host_vm *)) {
 }
 
 static void ends_leave_nothing(void (*end)(host_vm *), int rounds) {
-    mallopt(M_ARENA_MAX, 1); /* one more is 64 MiB of VSZ, and comes with threads that have nothing to do with it */
+    mallopt(
+        M_ARENA_MAX,
+        1); /* one more is 64 MiB of VSZ, and comes with threads that have nothing to do with it */
     for (int i = 0; i < 5; i++)
         make_and_end(end);
     long rss = status_kb("VmRSS"), size = status_kb("VmSize");

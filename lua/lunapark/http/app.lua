@@ -168,8 +168,8 @@ function App:on_start(fn)
   return self
 end
 
---- Has a function called when a reload has replaced the app, or the server stops, and its VM gets no more requests, while
---- those that it has still run. It may wait, as long as they may.
+--- Has a function called when a reload has replaced the app, or the server stops, and its VM gets no more requests,
+--- while those that it has still run. It may wait, as long as they may.
 ---@param fn function
 ---@return lunapark.App self
 function App:on_retire(fn)
