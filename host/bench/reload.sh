@@ -53,10 +53,10 @@ ask_reload() {
     write_app $((generation + 1)) "$tmp/next"
 }
 
-# Waits until the log tells of all of them.
+# Waits until the script that was written last answers. Of signals that come together the kernel makes one.
 until_served() {
     i=0
-    until [ "$(grep -c ' serves, loaded in ' "$tmp/lunapark.log")" -ge $((generation - 1)) ]; do
+    until [ "$(curl -fs "http://127.0.0.1:$port/n")" = $generation ]; do
         i=$((i + 1))
         [ $i -lt 1000 ] || fail "reload $generation does not serve: $(tail -n 1 "$tmp/lunapark.log")"
         sleep 0.01
