@@ -191,9 +191,11 @@ host_vm *vm_new(int id) {
 void vm_free(host_vm *vm) {
     end_visits(vm);
     vm->closing = true;
+    rt_entersyscall(); /* a large heap takes long; finalizers need no P, as ever */
     set_made_here(vm);
     lua_close(vm->L);
     set_made_here(NULL);
+    rt_exitsyscall(); /* perhaps on another thread */
     vm->L = NULL;
     vm_drop(vm);
 }
