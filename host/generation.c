@@ -262,6 +262,7 @@ static char *load_vms(generation *gen) {
 
 static bool settled(generation *gen) {
     rt_entersyscall();
+    source_keep(gen->sources);
     bool is = source_settled(gen->sources);
     rt_exitsyscall();
     return is;

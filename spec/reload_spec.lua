@@ -306,6 +306,20 @@ describe("a reload", function()
     assert.is_nil(s:log():find("mixture", 1, true), s:log())
   end)
 
+  it("has the modules that are required later as they were when it loaded", function()
+    local LAZY = "app:get('/lazy', function() return N .. ' ' .. require 'lazy' .. ' ' .. dofile(%q) end)"
+    local folder = reload.folder {}
+    local s = reload.serve({ ["app.lua"] = "" .. APP:format(1, LAZY:format(folder .. "/outside.lua")),
+      ["part.lua"] = "return 1", ["late.lua"] = "return 1", ["lazy.lua"] = "return 1" }, "--procs", "1")
+    reload.write(folder, "outside.lua", "return 'as it is'")
+    reload.write(s.folder, "lazy.lua", "return 2")
+    local client = child.client(s.server.addr)
+    assert.equal("1 1 as it is", client:get("/lazy").body)
+    -- It counts as loaded now.
+    assert.matches("generation 2 ", s:reload())
+    assert.equal("1 2 as it is", client:get("/lazy").body)
+  end)
+
   it("keeps its files for VMs that are made later", function()
     local s = reload.serve(files(1, [[app:get("/spin", function()
       local till = lp.now() + 2
