@@ -10,6 +10,7 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.base"
 local http = require "lunapark.http"
 local new_client = require "lunapark.testing.client"
 
@@ -93,6 +94,15 @@ end
 ---timers, connections, listeners, files, processes. Without any: everything
 function testing.allow_leak(...)
   if run then run.allow_leak(...) end
+end
+
+--- How long a block may take, in place of --block-timeout: the running one, from now on, and those that follow in the
+--- same `it`, describe or file.
+---@param s number  seconds; 0: as long as it likes
+function testing.block_timeout(s)
+  base.check_seconds(s, "block_timeout")
+  if s < 0 then error("block_timeout: s must not be negative, got " .. s, 2) end
+  if run then run.block_timeout(s) end
 end
 
 return testing
