@@ -72,7 +72,8 @@ static bool waits_inside(const host_luag *lg) {
     bool inside = strcmp(s.reason, rt_reason_name(RT_WAIT_PARK)) == 0 ||
                   strcmp(s.reason, rt_reason_name(RT_WAIT_JOIN)) == 0 ||
                   strcmp(s.reason, rt_reason_name(RT_WAIT_OTHER)) == 0;
-    bool others_vms = lg->shared != NULL; /* it stands, or stood once, in a channel that they share */
+    bool others_vms =
+        lg->shared != NULL; /* it stands, or stood once, in a channel that they share */
     return inside && lg->deadline_ns == 0 && !others_vms && !lg->x;
 }
 
@@ -111,8 +112,8 @@ void block_overdue(host_vm *vm) {
     bool say = b && !b->said;
     if (say) {
         b->said = true;
-        snprintf(lost, sizeof lost, "%s: runs on, without waiting, after %.3g s (--block-timeout)", b->what,
-                 (double)b->limit_ns / 1e9);
+        snprintf(lost, sizeof lost, "%s: runs on, without waiting, after %.3g s (--block-timeout)",
+                 b->what, (double)b->limit_ns / 1e9);
     }
     rt_lock_release(&lock);
     if (!say) return;
@@ -125,7 +126,8 @@ const char *block_lost(void) {
     static char text[1200];
     rt_lock_acquire(&lock);
     if (lost[0])
-        snprintf(text, sizeof text, "%s, in compiled code, and could be ended only with its VM", lost);
+        snprintf(text, sizeof text, "%s, in compiled code, and could be ended only with its VM",
+                 lost);
     else
         snprintf(text, sizeof text, "the VM was ended");
     rt_lock_release(&lock);

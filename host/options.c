@@ -429,7 +429,9 @@ static const struct {
      "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
      "Exit code 1 if it raises, 2 if all its Gs wait for each other."},
     {"test", "lunapark test [options] [busted's options] [paths]",
-     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code."},
+     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code.\n"
+     "A block that takes too long, waits for what can never come, or leaves Gs, sockets or files\n"
+     "behind, fails."},
     {"check", "lunapark check APP.lua", "Loads an app and reports errors. Exit code 0 or 1."},
     {"version", "lunapark version", "Prints the versions of Lunapark and of what is in it."},
 };

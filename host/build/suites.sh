@@ -9,6 +9,8 @@
 # DIR/lua-penlight-VERSION: `dpkg-query -W lua-busted` tells the version.
 set -eu
 
+command -v dpkg-source >/dev/null || { echo "suites: needs dpkg-source (Debian: dpkg-dev)" >&2; exit 1; }
+
 dir=${1:-build/suites}
 mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial"
 dir=$(cd "$dir" && pwd)
@@ -26,7 +28,10 @@ cd "$dir"
 for package in lua-busted lua-penlight; do
     version=$(dpkg-query -W -f '${source:Upstream-Version}' $package)
     [ -d "$package-$version" ] && continue
-    get source --download-only "$package=$(dpkg-query -W -f '${source:Version}' $package)"
+    get source --download-only "$package=$(dpkg-query -W -f '${source:Version}' $package)" || {
+        echo "suites: no source of $package here: put its tree to $dir/$package-$version" >&2
+        exit 1
+    }
     rm -rf unpacked && mkdir unpacked
     dpkg-source -q --no-check -x "$package"_*.dsc unpacked/tree
     mv unpacked/tree "$package-$version"
