@@ -177,14 +177,16 @@ describe("testing.serve in a spec", function()
         end
         error "it has not stopped"
       end
-      local addr
+      local addr, raw
       it("serves", function()
         local client = testing.serve(function() return "x" end)
         assert.equal("x", client:get("/").body)
         client:connect()
-        testing.raw(function() end)
-        addr = client.addr
+        KEPT = testing.raw(function() end)
+        addr, raw = client.addr, KEPT:remote_addr()
+        collectgarbage()
       end)
+      it("has stopped what raw is for", function() assert_stopped(raw) end)
       it("has stopped", function() assert_stopped(addr) end)
       describe("of a describe", function()
         local client

@@ -262,6 +262,13 @@ end)
     end)
   end)
 
+  it("ends the process when a C function does not come back", function()
+    local code, _, err = run("it('is in C', function() os.execute 'sleep 12' end)", "--block-timeout=0.3")
+    assert.equal(1, code)
+    assert.matches('lunapark: it "is in C" %([^\n]*:2%): runs on, without waiting, after 0.3 s', err)
+    assert.matches("%(%-%-block%-timeout%), in C %([^\n]*%), and could not be ended\n$", err)
+  end)
+
   describe("finds deadlocks", function()
     it("of two channels in under a second, with both Gs and their lines", function()
       local path = child.script [[

@@ -5,7 +5,8 @@
 --
 -- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
 -- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
--- `client:close()`, or when the client and the connections made from it are collected.
+-- `client:close()`, or when the `it`, describe or file is over in which it was made (in a before_each: the `it`);
+-- outside of specs, when the client and the connections made from it are collected.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -35,6 +36,7 @@ end
 function Server:stop()
   stop_number(self.number)
 end
+Server.close = Server.stop
 
 local function load_app(app, what)
   if type(app) == "string" then
@@ -58,7 +60,10 @@ local function serve(app)
   if number < 0 then error("serve: " .. ffi.string(C.host_strerror(err[0])), 3) end
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
   local client = new_client.new(ffi.string(bound), server)
-  if run then run.close_later(client) end
+  if run then
+    run.close_later(server)
+    run.close_later(client)
+  end
   return client
 end
 

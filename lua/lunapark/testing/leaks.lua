@@ -13,6 +13,8 @@
 --   process    of lunapark.exec: it runs
 --   error      a G has raised, and nobody has joined it. Elsewhere that is a line in the log.
 --
+-- Handlers of testing.serve are Gs that no test has started, and what they make is nobody's.
+--
 -- Channels need no look of their own: one in whose queue somebody waits has a G that waits.
 --
 -- A leaked G is ended (host/block.c), since it would go on in the midst of the next test.
