@@ -8,6 +8,7 @@
 
 #include "dump.h"
 #include "admin.h"
+#include "block.h"
 #include "generation.h"
 #include "inherit.h"
 #include "notify.h"
@@ -42,8 +43,8 @@ static _Noreturn void one_vm(const char *fn, void *call) {
     for (int i = 0; i < c->argc; i++)
         args[i] = (struct iovec){c->argv[i], strlen(c->argv[i])};
     vm_call *main_call = vm_call_begin(vm_new(0), fn, c->argc, args);
-    vm_call_wait(main_call, 0);
-    const char *err = vm_call_error(main_call);
+    bool lost = vm_call_wait(main_call, 0) == CALL_LOST;
+    const char *err = lost ? block_lost() : vm_call_error(main_call);
     log_end(); /* what was logged before it stands before it */
     if (err) fprintf(stderr, "lunapark: %s\n", err);
     finish(err ? 1 : 0);
@@ -146,7 +147,7 @@ static void upgrade_failed(void) {
 
 /* Before anybody is told that we listen: who knows may send one. It waits for serve_until_signal. */
 static void catch_signals(void) {
-    static const int wanted[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
+    static const int wanted[] = {SIGTERM, SIGINT, SIGUSR2};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (rt_signal_notify(wanted[i]) < 0) rt_throw("cannot handle signal %d", wanted[i]);
 }
@@ -248,6 +249,7 @@ static void say_generation(void) {
 void command_serve(void *call) {
     command_call *c = call;
     if (options.dev) options.watch = 1;
+    if (rt_signal_notify(SIGHUP) < 0) rt_throw("cannot handle SIGHUP"); /* while it loads, too */
     load_app(c->argv[0]);
     catch_signals();
     listen_all();

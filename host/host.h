@@ -36,10 +36,11 @@ typedef struct host_options {
     _Atomic int64_t max_vms; /* 0: by the number of Ps */
     _Atomic int64_t max_body;
     _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
-        upgrade_timeout;         /* seconds */
-    _Atomic double load_timeout; /* the same; 0: no limit */
-    _Atomic int64_t log_level;   /* a script may change it */
-    _Atomic int64_t log_format;  /* LOG_TEXT or LOG_JSON */
+        upgrade_timeout;          /* seconds */
+    _Atomic double load_timeout;  /* the same; 0: no limit */
+    _Atomic double block_timeout; /* the same */
+    _Atomic int64_t log_level;    /* a script may change it */
+    _Atomic int64_t log_format;   /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory;               /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, dev, live_reload; /* yes or no */
@@ -156,10 +157,11 @@ struct host_vm {
     int n_requests;             /* of its Gs: handlers, and what they have started */
     generation *generation;     /* it was made for; NULL: none (run, test) */
     struct source_set *sources; /* where it loads files from; NULL: the disk */
+    /* atomic: it loads its app, or runs a block of a spec, and may take so long; 0: it does not */
+    _Atomic int64_t loads_until_ns;
     _Atomic int64_t
-        loads_until_ns; /* atomic: it loads its app, and may take so long; 0: it does not */
-    _Atomic int64_t
-        drain_ns; /* atomic: it is retired, and what it runs has so long; 0: it is not */
+        drain_ns;        /* atomic: it is retired, and what it runs has so long; 0: it is not */
+    struct block *block; /* that block, or the last one; NULL: none yet (block.c) */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
@@ -223,6 +225,7 @@ struct host_luag {
     chan_wait *shared;      /* the same, in shared channels; NULL: never stood in one */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
+    bool doomed;            /* its Lua raises an error wherever it is, until it has ended */
     bool of_request;        /* it answers one, or was started by who does */
     bool parking;           /* it waits in lunapark.park, */
     int n_ready;            /* for which so many values lie on its stack; -1: not readied */
@@ -534,7 +537,8 @@ void server_stop(host_server *s);
 void server_hand_over(host_server *s);
 /* Another process had the socket too, and has it no more: its acceptors look for what that was woken for. */
 void server_look(host_server *s);
-/* Those that only vm answers. */
+/* Whether there are such; stops them. Those that only vm answers. */
+bool server_any_of(const host_vm *vm);
 void server_stop_all_of(host_vm *vm);
 void server_add_conn(host_server *s, host_conn *c);
 void server_remove_conn(host_server *s, host_conn *c);

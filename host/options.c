@@ -19,7 +19,7 @@
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
         .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
-        .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1,                             \
+        .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1, .block_timeout = 10,        \
     }
 host_options options = DEFAULTS;
 
@@ -103,6 +103,10 @@ static option table[] = {
      &options.log_level, 0, 0, 0},
     {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
      EVERYWHERE, &options.log_format, 0, 0, 0},
+    {"block-timeout", "S",
+     "seconds that a block of a spec (it, before_each ...) may take, then it fails\n"
+     "(default 10; 0: no limit)",
+     KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
 };
@@ -433,7 +437,9 @@ static const struct {
      "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
      "Exit code 1 if it raises, 2 if all its Gs wait for each other."},
     {"test", "lunapark test [options] [busted's options] [paths]",
-     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code."},
+     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code.\n"
+     "A block that takes too long, waits for what can never come, or leaves Gs, sockets or files\n"
+     "behind, fails."},
     {"check", "lunapark check APP.lua", "Loads an app and reports errors. Exit code 0 or 1."},
     {"version", "lunapark version", "Prints the versions of Lunapark and of what is in it."},
 };
