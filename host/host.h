@@ -22,6 +22,7 @@ typedef struct host_server host_server;
 typedef struct generation generation; /* generation.h */
 typedef struct barrier barrier;     /* barrier.c */
 typedef struct chan_wait chan_wait; /* shared_chan.h */
+typedef struct bubble_seat bubble_seat; /* bubble.h */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -43,6 +44,7 @@ typedef struct host_options {
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, dev; /* yes or no */
+    _Atomic int64_t seed, rounds; /* of test; -1: none; 1: no rounds */
 } host_options;            /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
@@ -65,8 +67,13 @@ void options_help(const char *command);
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
 enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24 };
-/* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
-enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
+/* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone; its bubble ends. */
+enum {
+    HOST_CANCELED = 1,
+    HOST_CANCELED_SCOPE = 2,
+    HOST_CANCELED_GONE = 4,
+    HOST_CANCELED_BUBBLE = 8,
+};
 
 /* What is to be given back when a VM goes (vmmem.c). */
 typedef struct mem_range mem_range;
@@ -215,6 +222,7 @@ struct host_luag {
     host_waiter *cases;     /* the same, of a select */
     int n_cases, cap_cases; /* of these, in use; allocated */
     chan_wait *shared;      /* the same, in shared channels; NULL: never stood in one */
+    bubble_seat *seat;      /* its time is virtual (bubble.c); NULL: it is real */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
     bool parking;           /* it waits in lunapark.park, */
@@ -300,6 +308,10 @@ int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadl
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
+/* The same now and then in a VM with --seed, else nothing. Where a G may wait, but need not. */
+int luag_yield_early(lua_State *L);
+/* Its Gs run in a random order from now on, which the seed (0 or more) repeats. By who runs it, or before it runs. */
+void luag_shuffle(host_vm *vm, int64_t seed);
 /* Waits for luag_ready: its values, or `again` and why there are none: nothing (look again), "timeout",
  * "canceled". */
 int luag_park(lua_State *L);

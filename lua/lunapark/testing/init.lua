@@ -12,6 +12,7 @@ require "lunapark.cdef"
 local core = require "lunapark.core"
 local http = require "lunapark.http"
 local new_client = require "lunapark.testing.client"
+local virtual = require "lunapark.testing.virtual"
 
 local C = ffi.C
 
@@ -82,5 +83,7 @@ end
 function testing.read_reply(conn, method)
   return new_client.read_reply(conn, method)
 end
+
+testing.virtual = virtual
 
 return testing
