@@ -607,6 +607,9 @@ const char *host_reload_result(host_job *job, int *result);
 
 const char *host_version(void);
 
+/* --rounds; 1 without. */
+int host_rounds(void);
+
 /* ---- singletons (singleton.c) ---- */
 
 /* A job that ends when the running G holds the name. It stands for it, or holds it, until it says that it leaves. done:

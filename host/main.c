@@ -25,6 +25,10 @@ const char *host_version(void) {
     return LUNAPARK_VERSION;
 }
 
+int host_rounds(void) {
+    return (int)options.rounds;
+}
+
 static _Noreturn void usage(void) {
     fprintf(stderr, "lunapark: which script?\ntry: lunapark --help\n");
     exit(64);

@@ -160,6 +160,9 @@ local function busted_help()
   io.stdout:write("\n", text, "\n")
 end
 
+-- What a run of `test` says at the end if it has failed; nil: nothing.
+local hint
+
 --- test: busted, with what is left of the command line.
 ---@param ... string
 ---@return string? message
@@ -172,8 +175,18 @@ function boot.test(...)
   for _, word in ipairs(arg) do
     if word == "--help" or word == "-h" then return busted_help() end
   end
+  local rounds = require "lunapark.testing.rounds"
+  if rounds.count() then boot.exit(rounds.run(rounds.count())) end
+  if rounds.seed() then
+    -- busted shuffles specs by the same number, if it is told to.
+    table.insert(arg, 1, ("--seed=%d"):format(rounds.seed())) -- luacheck: globals arg
+    hint = rounds.hint()
+  end
   local ok, err = xpcall(runner, traceback, { standalone = false })
-  if not ok then return trim(err) end
+  if not ok then
+    io.stderr:write(hint or "")
+    return trim(err)
+  end
 end
 
 --- os.exit for scripts: the process ends at once, with what is buffered written.
@@ -182,6 +195,7 @@ function boot.exit(code)
   require("lunapark").report_errors()
   if code == nil or code == true then code = 0 end
   if code == false then code = 1 end
+  if hint and code ~= 0 then io.stderr:write(hint) end
   core.exit(code)
 end
 
