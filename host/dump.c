@@ -105,11 +105,13 @@ static size_t add_level(char *buf, size_t at, size_t size, const lua_Debug *ar) 
     return add(buf, at, size, " in function <%s:%d>\n", ar->short_src, ar->linedefined);
 }
 
-static size_t add_traceback(char *buf, size_t at, size_t size, lua_State *L) {
+/* Until the function of the source `end`; NULL: all. */
+static size_t add_traceback(char *buf, size_t at, size_t size, lua_State *L, const char *end) {
     lua_Debug ar;
     for (int level = 0; lua_getstack(L, level, &ar); level++) {
         if (level == MAX_LEVELS) return add(buf, at, size, "      ...\n");
         lua_getinfo(L, "Snl", &ar);
+        if (end && strcmp(ar.source, end) == 0) return at;
         at = add_level(buf, at, size, &ar);
     }
     return at;
@@ -143,7 +145,7 @@ typedef struct group {
 typedef struct groups {
     group *v[MAX_GROUPS];
     int n, left_out;
-    bool timeless; /* how long they wait tells nothing */
+    bool timeless; /* of a bubble: how long they wait in real time tells nothing */
 } groups;
 
 static uint64_t hash_of(const char *s, size_t n) {
@@ -236,6 +238,7 @@ static void name_of(const host_luag *lg, char *buf, size_t size) {
 }
 
 static void add_luag(groups *gs, host_luag *lg, lua_State *L) {
+    const char *end = gs->timeless ? "@lunapark/testing/virtual.lua" : NULL;
     char what[TRACE_SIZE], name[NAME_SIZE], field[256];
     rt_g_state s;
     rt_read_g(lg->g, &s);
@@ -247,11 +250,11 @@ static void add_luag(groups *gs, host_luag *lg, lua_State *L) {
     at = add(what, at, sizeof what, "\n");
     lua_State *held = lg->held;
     if (held && held != lg->L) {
-        at = add_traceback(what, at, sizeof what, held);
+        at = add_traceback(what, at, sizeof what, held, end);
         at = add(what, at, sizeof what, "      in a coroutine of the G, which stands at:\n");
     }
     size_t before = at;
-    at = add_traceback(what, at, sizeof what, lg->L);
+    at = add_traceback(what, at, sizeof what, lg->L, end);
     if (at == before) at = add(what, at, sizeof what, "      not begun yet\n");
     name_of(lg, name, sizeof name);
     add_to_group(gs, &s, what, at + 1, name);
