@@ -263,6 +263,7 @@ static bubble *bubble_of(host_luag *lg) {
 int host_bubble_enter(double start_s) {
     host_luag *lg = luag_current();
     if (lg->seat) return -EBUSY;
+    if (lg->x) return -EPERM; /* what its request waits for is real */
     bubble *b = calloc(1, sizeof *b);
     if (!b) return -ENOMEM;
     b->vm = lg->vm;

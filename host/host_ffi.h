@@ -64,7 +64,7 @@ enum { HOST_BUBBLE_NONE, HOST_BUBBLE_DEADLOCK, HOST_BUBBLE_TIMEOUT };
 enum { HOST_EVIRTUAL = -20001 }; /* of sockets: the G that asks has virtual time */
 
 /* The running G makes a bubble and enters it; start_s: the seconds since 1970 then. 0; -EBUSY: it stands in one;
- * -ENOMEM. All that follow are for Gs inside. */
+ * -EPERM: it answers a request; -ENOMEM. All that follow are for Gs inside. */
 int host_bubble_enter(double start_s);
 
 /* Seconds of virtual time since it was made; start_s. */

@@ -81,9 +81,8 @@ static int64_t nearer(int64_t a, int64_t b) {
     return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
-/* The nearest of its own and its request's, which is a real one: bubble.c sees to that. */
+/* The nearest of its own and its request's. */
 static int64_t limit_of(const host_luag *lg) {
-    if (lg->seat) return atomic_load_explicit(&lg->limit_ns, memory_order_relaxed);
     return nearer(atomic_load_explicit(&lg->limit_ns, memory_order_relaxed),
                   atomic_load_explicit(&lg->request_ns, memory_order_relaxed));
 }

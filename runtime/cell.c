@@ -160,7 +160,7 @@ static rt_g *take_behind(g_list *l, rt_g *before) {
 }
 
 /* The first G that is not shuffled, else a random one. */
-static rt_g *take_any(rt_cell *c, g_list *l) {
+__attribute__((noinline, cold)) static rt_g *take_any(rt_cell *c, g_list *l) {
     uint32_t n = 0;
     rt_g *before = NULL;
     for (rt_g *g = l->head; g && n < SHUFFLE_MAX; before = g, g = g->schedlink, n++)

@@ -209,6 +209,12 @@ describe("testing.virtual", function()
       assert.matches("oops", trace)
     end)
 
+    it("is an error in the handler of a request, which a real client waits for", function()
+      local client = testing.serve(function() return raised(virtual, print) end)
+      assert.matches("virtual: called by the handler of a request", client:get("/").body)
+      client:close()
+    end)
+
     it("is an error for misuse", function()
       assert.matches("virtual: fn must be a function, got nil", raised(virtual))
       assert.matches("virtual: opts must be a table, got number", raised(virtual, print, 1))

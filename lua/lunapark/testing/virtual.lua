@@ -18,7 +18,7 @@ local core = require "lunapark.core"
 local C = ffi.C
 local view = base.view
 local wait, JOIN = core.wait, core.reasons.join
-local EBUSY = -16
+local EBUSY, EPERM = -16, -1
 
 -- ---- the clocks of os ----------------------------------------------------------------------------------
 
@@ -99,6 +99,7 @@ local function virtual(fn, opts)
   if why then error(why, 2) end
   local rc = C.host_bubble_enter(start)
   if rc == EBUSY then error("virtual: called inside of testing.virtual", 2) end
+  if rc == EPERM then error("virtual: called by the handler of a request", 2) end
   if rc < 0 then error("not enough memory", 2) end
   return finish(xpcall(fn, base.note_trace))
 end
