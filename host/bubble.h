@@ -11,7 +11,7 @@ struct bubble_seat {
     bubble *of;
     host_luag *lg;
     int64_t seq; /* of its wait: those that end at the same time end in this order */
-    int at;      /* where it stands in the bubble's heap; -1: its wait has no deadline, or has ended */
+    int at; /* where it stands in the bubble's heap; -1: its wait has no deadline, or has ended */
     int n_late;  /* waits that it has begun since it was canceled */
     bool asleep; /* it waits for the others or for time */
 };

@@ -18,8 +18,8 @@
 #define DEFAULTS                                                                                   \
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
-        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30, .log_level = LOG_INFO,           \
-        .vm_memory = 1 << 30, .seed = -1, .rounds = 1,                                                                     \
+        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
+        .log_level = LOG_INFO, .vm_memory = 1 << 30, .seed = -1, .rounds = 1,                      \
     }
 host_options options = DEFAULTS;
 
