@@ -155,7 +155,7 @@ describe("lunapark test", function()
       local path = child.file(RACE, "_spec.lua")
       local code, out, err = test("--rounds", "50", "--seed", "1", "--tags", "race", path)
       assert.equal(1, code)
-      local round, seed = err:match "lunapark: round (%d+) of 50 failed %(exit code 1%) with seed (%d+); it is repeated by\n"
+      local round, seed = err:match "lunapark: round (%d+) of 50 failed %(exit code 1%) with seed (%d+);"
       assert.equal(tonumber(seed), tonumber(round))
       assert.equal("lunapark test --seed " .. seed .. " -o plainTerminal --tags race " .. path, err:match "([^\n]+)\n$")
       assert.matches("0 successes / 1 failure", out) -- the output of that round alone

@@ -73,10 +73,10 @@ local function finish(ok, ...)
   return ...
 end
 
---- Runs fn() in virtual time: for it and for all Gs that it starts, the clock of `lp.now`, `lp.sleep`, timers, deadlines
---- and timeouts, `os.time`, `os.date` and `os.clock` stands still while one of them runs, and jumps to the next
---- moment that one of them waits for when all wait. What is due at the same time comes in the order in which it was
---- asked for. TTLs in lunapark.shared dicts follow it too, for calls from inside.
+--- Runs fn() in virtual time: for it and for all Gs that it starts, the clock of `lp.now`, `lp.sleep`, timers,
+--- deadlines and timeouts, `os.time`, `os.date` and `os.clock` stands still while one of them runs, and jumps to the
+--- next moment that one of them waits for when all wait. What is due at the same time comes in the order in which it
+--- was asked for. TTLs in lunapark.shared dicts follow it too, for calls from inside.
 ---
 --- Real I/O inside raises: sockets, files and programs, names, lunapark.offload, waiting in shared channels.
 --- What Lua's own io functions do is done. Raises with a dump of all Gs inside if they wait for each other for ever.
@@ -85,7 +85,7 @@ end
 --- cancelled and begins its 101st wait gets an error there. The caller's own deadline, which is in real time, and
 --- its cancellation end all of it.
 ---@param fn fun(): ...
----@param opts? { start: number? }  start: what os.time() tells at first, in seconds since 1970; without it the real time
+---@param opts? { start: number? }  start: what os.time() tells at first, in seconds since 1970; without it what it is
 ---@return any ...  what fn returned; nil, "timeout" if the caller's deadline came
 local function virtual(fn, opts)
   if type(fn) ~= "function" then error("virtual: fn must be a function, got " .. type(fn), 2) end
