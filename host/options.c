@@ -112,6 +112,10 @@ static option table[] = {
 };
 enum { N_OPTIONS = sizeof table / sizeof *table };
 
+int host_rounds(void) {
+    return (int)options.rounds;
+}
+
 static char complaint[512];
 
 static struct {
