@@ -2,6 +2,7 @@
 --
 --   local client = testing.serve(app)          -- a table, a function or the path of a script
 --   local r = client:get("/hello/ann")         -- r.status r.headers r.body r:json()
+--   testing.virtual(function() lp.sleep(3600) end)     -- takes no time: testing/virtual.lua
 --
 -- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
 -- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
