@@ -21,6 +21,7 @@
  */
 #include "dump.h"
 
+#include "bubble.h"
 #include "conn.h"
 #include "runaway.h"
 
@@ -104,11 +105,13 @@ static size_t add_level(char *buf, size_t at, size_t size, const lua_Debug *ar) 
     return add(buf, at, size, " in function <%s:%d>\n", ar->short_src, ar->linedefined);
 }
 
-static size_t add_traceback(char *buf, size_t at, size_t size, lua_State *L) {
+/* Until the function of the source `end`; NULL: all. */
+static size_t add_traceback(char *buf, size_t at, size_t size, lua_State *L, const char *end) {
     lua_Debug ar;
     for (int level = 0; lua_getstack(L, level, &ar); level++) {
         if (level == MAX_LEVELS) return add(buf, at, size, "      ...\n");
         lua_getinfo(L, "Snl", &ar);
+        if (end && strcmp(ar.source, end) == 0) return at;
         at = add_level(buf, at, size, &ar);
     }
     return at;
@@ -142,6 +145,7 @@ typedef struct group {
 typedef struct groups {
     group *v[MAX_GROUPS];
     int n, left_out;
+    bool timeless; /* of a bubble: how long they wait in real time tells nothing */
 } groups;
 
 static uint64_t hash_of(const char *s, size_t n) {
@@ -173,7 +177,7 @@ static void add_to_group(groups *gs, const rt_g_state *s, const char *what, size
                          const char *name) {
     group *g = group_of(gs, what, n);
     if (!g) return;
-    g->waits = s->reason != NULL;
+    g->waits = s->reason != NULL && !gs->timeless;
     if (s->waits_ns < g->least_ns) g->least_ns = s->waits_ns;
     if (s->waits_ns > g->most_ns) g->most_ns = s->waits_ns;
     if (g->n < MAX_NAMES && name)
@@ -234,6 +238,7 @@ static void name_of(const host_luag *lg, char *buf, size_t size) {
 }
 
 static void add_luag(groups *gs, host_luag *lg, lua_State *L) {
+    const char *end = gs->timeless ? "@lunapark/testing/virtual.lua" : NULL;
     char what[TRACE_SIZE], name[NAME_SIZE], field[256];
     rt_g_state s;
     rt_read_g(lg->g, &s);
@@ -245,11 +250,11 @@ static void add_luag(groups *gs, host_luag *lg, lua_State *L) {
     at = add(what, at, sizeof what, "\n");
     lua_State *held = lg->held;
     if (held && held != lg->L) {
-        at = add_traceback(what, at, sizeof what, held);
+        at = add_traceback(what, at, sizeof what, held, end);
         at = add(what, at, sizeof what, "      in a coroutine of the G, which stands at:\n");
     }
     size_t before = at;
-    at = add_traceback(what, at, sizeof what, lg->L);
+    at = add_traceback(what, at, sizeof what, lg->L, end);
     if (at == before) at = add(what, at, sizeof what, "      not begun yet\n");
     name_of(lg, name, sizeof name);
     add_to_group(gs, &s, what, at + 1, name);
@@ -258,13 +263,20 @@ static void add_luag(groups *gs, host_luag *lg, lua_State *L) {
 typedef struct reading {
     host_vm *vm;
     groups *gs;
+    const struct bubble *of; /* NULL: whether they are in one or not */
+    const host_luag *but;
 } reading;
+
+static bool wanted(const reading *r, const host_luag *lg) {
+    if (!lg->g || !lg->L || lg == r->but) return false;
+    return !r->of || (lg->seat && lg->seat->of == r->of);
+}
 
 static int read_luags(lua_State *L) {
     reading *r = lua_touserdata(L, 1);
     for (int i = 0; i < r->vm->n_slots; i++) {
         host_luag *lg = r->vm->slots[i];
-        if (lg->g && lg->L) add_luag(r->gs, lg, L);
+        if (wanted(r, lg)) add_luag(r->gs, lg, L);
     }
     return 0;
 }
@@ -275,17 +287,31 @@ static void put_vm_line(text *t, host_vm *vm) {
 }
 
 /* L: one of the VM's states on which a function may be called. */
-static void put_vm(text *t, host_vm *vm, lua_State *L) {
-    groups *gs = calloc(1, sizeof *gs);
-    put_vm_line(t, vm);
+static void put_luags(text *t, lua_State *L, reading r) {
+    groups *gs = r.gs = calloc(1, sizeof *gs);
     if (!gs) return;
-    reading r = {vm, gs};
+    gs->timeless = r.of != NULL;
     if (lua_cpcall(L, read_luags, &r) != 0) {
         put(t, "  %s\n", lua_tostring(L, -1));
         lua_pop(L, 1);
     }
     put_groups(t, gs);
     free(gs);
+}
+
+static void put_vm(text *t, host_vm *vm, lua_State *L) {
+    put_vm_line(t, vm);
+    put_luags(t, L, (reading){.vm = vm});
+}
+
+char *dump_bubble(host_vm *vm, const struct bubble *b, const host_luag *but) {
+    text t = {0};
+    put_luags(&t, vm->L, (reading){.vm = vm, .of = b, .but = but});
+    return t.s;
+}
+
+void dump_where(lua_State *L, host_luag *lg, char *buf, size_t size) {
+    handle_field(L, lg, "where", buf, size);
 }
 
 char *dump_vm(host_vm *vm, lua_State *L) {

@@ -19,9 +19,10 @@ typedef struct host_luag host_luag;
 typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
-typedef struct generation generation; /* generation.h */
-typedef struct barrier barrier;       /* barrier.c */
-typedef struct chan_wait chan_wait;   /* shared_chan.h */
+typedef struct generation generation;   /* generation.h */
+typedef struct barrier barrier;         /* barrier.c */
+typedef struct chan_wait chan_wait;     /* shared_chan.h */
+typedef struct bubble_seat bubble_seat; /* bubble.h */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -44,6 +45,7 @@ typedef struct host_options {
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory;               /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, dev, live_reload; /* yes or no */
+    _Atomic int64_t seed, rounds;            /* of test; -1: none; 1: no rounds */
 } host_options; /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
@@ -66,8 +68,13 @@ void options_help(const char *command);
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
 enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24, HOST_LOST = -1 };
-/* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
-enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
+/* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone; its bubble ends. */
+enum {
+    HOST_CANCELED = 1,
+    HOST_CANCELED_SCOPE = 2,
+    HOST_CANCELED_GONE = 4,
+    HOST_CANCELED_BUBBLE = 8,
+};
 
 /* What is to be given back when a VM goes (vmmem.c). */
 typedef struct mem_range mem_range;
@@ -223,14 +230,16 @@ struct host_luag {
     host_waiter *cases;     /* the same, of a select */
     int n_cases, cap_cases; /* of these, in use; allocated */
     chan_wait *shared;      /* the same, in shared channels; NULL: never stood in one */
+    bubble_seat *seat;      /* its time is virtual (bubble.c); NULL: it is real */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
     bool doomed;            /* its Lua raises an error wherever it is, until it has ended */
     bool of_request;        /* it answers one, or was started by who does */
     bool parking;           /* it waits in lunapark.park, */
-    int n_ready;            /* for which so many values lie on its stack; -1: not readied */
-    int kept;   /* registry reference of a table of values for its next park, or LUA_NOREF */
-    int n_kept; /* so many; -1: none */
+    int16_t
+        n_ready;    /* for which so many values (8,000 at most) lie on its stack; -1: not readied */
+    int16_t n_kept; /* so many are kept for its next park; -1: none */
+    int kept;       /* registry reference of a table of these, or LUA_NOREF */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top); of a G that was
      * started from outside also with HOST_LOST when its VM was dropped. */
     void (*done)(host_luag *lg, int status);
@@ -310,6 +319,10 @@ int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadl
 /* For the connection of a request. */
 int luag_wait_req(lua_State *L, host_req *r, int mode, int64_t deadline_ns);
 int luag_yield(lua_State *L);
+/* The same now and then in a VM with --seed, else nothing. Where a G may wait, but need not. */
+int luag_yield_early(lua_State *L);
+/* Its Gs run in a random order from now on, which the seed (0 or more) repeats. By who runs it, or before it runs. */
+void luag_shuffle(host_vm *vm, int64_t seed);
 /* Waits for luag_ready: its values, or `again` and why there are none: nothing (look again), "timeout",
  * "canceled". */
 int luag_park(lua_State *L);

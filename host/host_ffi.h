@@ -18,10 +18,12 @@ typedef struct host_view {
     double serial;    /* which G of that slot it is: never used again in this VM */
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
-    int32_t n_live;  /* Lua Gs of the VM */
-    int64_t mapped;  /* bytes that LuaJIT has mapped for it */
-    int32_t index;   /* of the waiter that was fired last */
-    int32_t retired; /* its generation serves no more: no requests will come */
+    int32_t n_live;    /* Lua Gs of the VM */
+    int64_t mapped;    /* bytes that LuaJIT has mapped for it */
+    int32_t index;     /* of the waiter that was fired last */
+    int32_t retired;   /* its generation serves no more: no requests will come */
+    double virtual_ns; /* what time it is for the G that runs, if it stands in a bubble; else 0 */
+    double seed;       /* --seed and 1; 0: without */
 } host_view;
 
 /* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
@@ -48,13 +50,39 @@ void host_cancel(int32_t slot);
 void host_cancel_scope(int32_t slot);
 
 /* Why the waits of the running Lua G answer "canceled": 0 they do not, else a sum of 1 host_cancel,
- * 2 host_cancel_scope, 4 its request's client is gone. */
+ * 2 host_cancel_scope, 4 its request's client is gone, 8 its bubble ends. */
 int host_canceled(void);
 void host_set_canceled(int why);
 
 /* Until it is turned off, what ends the waits of the running Lua G ends only the one it is in: those that begin
  * later know neither its deadlines nor its cancellation. For who has to wait for the end of others. */
 void host_shelter(int on);
+
+/* ---- virtual time (bubble.c) ---- */
+
+enum { HOST_BUBBLE_NONE, HOST_BUBBLE_DEADLOCK, HOST_BUBBLE_TIMEOUT };
+enum { HOST_EVIRTUAL = -20001 }; /* of sockets: the G that asks has virtual time */
+
+/* The running G makes a bubble and enters it; start_s: the seconds since 1970 then. 0; -EBUSY: it stands in one;
+ * -EPERM: it answers a request; -ENOMEM. All that follow are for Gs inside. */
+int host_bubble_enter(double start_s);
+
+/* Seconds of virtual time since it was made; start_s. */
+double host_bubble_elapsed(void);
+double host_bubble_start(void);
+
+/* Who made it is done: cancels the others. others: how many have not ended, 0 also when they never will; when that is
+ * 0 the running G is woken. */
+void host_bubble_end(void);
+int host_bubble_others(void);
+
+/* HOST_BUBBLE_...: what has become of it, and what there is to say, or NULL; until the running G leaves. */
+int host_bubble_verdict(void);
+const char *host_bubble_text(void);
+void host_bubble_leave(void);
+
+/* The Lua G of `slot`, which has not begun, is in no bubble. */
+void host_bubble_put_out(int32_t slot);
 
 /* ---- queues of Gs (queue.c) ---- */
 
@@ -616,6 +644,9 @@ host_job *host_reload(void);
 const char *host_reload_result(host_job *job, int *result);
 
 const char *host_version(void);
+
+/* --rounds; 1 without. */
+int host_rounds(void);
 
 /* ---- singletons (singleton.c) ---- */
 

@@ -2,6 +2,7 @@
  * coroutine it runs in, or takes Lua values is here; everything else is FFI (host_ffi.h).
  *
  * Arguments are checked by the Lua modules, which name them as their users do. */
+#include "bubble.h"
 #include "dump.h"
 #include "job.h"
 #include "source.h"
@@ -153,6 +154,17 @@ static int core_yield(lua_State *L) {
     return luag_yield(L);
 }
 
+/* early(): lets others run now and then, in a VM with --seed */
+static int core_early(lua_State *L) {
+    return luag_yield_early(L);
+}
+
+/* real(what): raises if the G has virtual time, for which there is no such thing */
+static int core_real(lua_State *L) {
+    if (luag_current()->seat) bubble_refuse(L, luaL_checkstring(L, 1));
+    return 0;
+}
+
 static int nothing(lua_State *L) {
     (void)L;
     return 0;
@@ -302,6 +314,8 @@ int luaopen_lunapark_core(lua_State *L) {
         {"wait_req", core_wait_req},
         {"wait_job", core_wait_job},
         {"yield", core_yield},
+        {"early", core_early},
+        {"real", core_real},
         {"go", core_go},
         {"set_handler", core_set_handler},
         {"new_handler", core_new_handler},

@@ -17,6 +17,7 @@
  *
  * Lua is foreign code to the runtime (rt_enterforeign): while it runs, the M has no P of its own to speak of.
  */
+#include "bubble.h"
 #include "conn.h"
 #include "costate.h"
 #include "runaway.h"
@@ -35,12 +36,23 @@ host_luag *luag_current(void) {
 
 /* ---- beginning a wait: lua_CFunctions ---- */
 
+static void wait_for_good(lua_State *L, host_luag *lg);
+
 static host_luag *waiter(lua_State *L) {
     host_vm *vm = vm_current();
     const char *why = vm_barrier(vm);
     if (why) luaL_error(L, "cannot wait here: %s", why);
     if (rt_debug()->gcwait) lua_gc(L, LUA_GCCOLLECT, 0);
-    return vm->slots[vm->view.slot];
+    host_luag *lg = vm->slots[vm->view.slot];
+    if (__builtin_expect(lg->seat != NULL, 0) && !bubble_may_wait(L, lg)) wait_for_good(L, lg);
+    return lg;
+}
+
+/* The same where time is real: for what comes from outside of the VM. */
+static host_luag *real_waiter(lua_State *L, const char *what) {
+    host_luag *lg = waiter(L);
+    if (lg->seat) bubble_refuse(L, what);
+    return lg;
 }
 
 /* The words that a wait answers. They lie in the VM's registry from its beginning, at -1, -2, -3: a wait that ends takes
@@ -104,6 +116,7 @@ void luag_forget(host_luag *lg) {
     lg->g = NULL;
     lg->vm->view.n_live--;
     luag_leave_request(lg);
+    if (lg->seat) bubble_leave(lg);
     if (lg->is_main) lg->done(lg, HOST_LOST);
 }
 
@@ -194,7 +207,7 @@ void luag_ready(lua_State *L, host_luag *lg) {
         if (!lua_checkstack(to, n + 2)) luaL_error(L, "too many values");
         if (lg->n_ready > 0) lua_pop(to, lg->n_ready); /* the latest counts */
         lua_xmove(L, to, n);
-        lg->n_ready = n;
+        lg->n_ready = (int16_t)n;
         luag_wake(lg);
         return;
     }
@@ -206,7 +219,7 @@ void luag_ready(lua_State *L, host_luag *lg) {
         lg->kept = luaL_ref(L, LUA_REGISTRYINDEX);
     else
         lua_rawseti(L, LUA_REGISTRYINDEX, lg->kept);
-    lg->n_kept = n;
+    lg->n_kept = (int16_t)n;
 }
 
 static int settle_wait(host_luag *lg);
@@ -214,6 +227,7 @@ static int settle_wait(host_luag *lg);
 void luag_enter(host_luag *lg) {
     lg->vm->view.slot = lg->slot;
     lg->vm->view.serial = lg->serial;
+    lg->vm->view.virtual_ns = bubble_now(lg);
     vm_enter_lua(lg->vm);
     atomic_store_explicit(&lg->vm->running, lg, memory_order_relaxed);
     rt_enterforeign();
@@ -231,9 +245,8 @@ void luag_leave(host_luag *lg) {
     vm_gc_ran(vm);
 }
 
-/* Waits as lg->want says; what the lua_CFunction then returns. */
-static int leave(lua_State *L, host_luag *lg) {
-    if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
+/* Waits as lg->want says, and leaves the stack; why the wait ended: 0 or an RT_E... */
+static int leave_stack(lua_State *L, host_luag *lg) {
     lg->held = L;
     luag_leave(lg);
     rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
@@ -243,6 +256,13 @@ static int leave(lua_State *L, host_luag *lg) {
     lua_pushcfunction(L, nothing);
     lua_call(L, 0, 0);
     if (__builtin_expect(lg->doomed, 0)) runaway_doom(lg->vm);
+    return err;
+}
+
+/* The same in any way that works; what the lua_CFunction then returns. */
+static int leave(lua_State *L, host_luag *lg) {
+    if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
+    int err = leave_stack(L, lg);
     if (lg->parking) return unparked(L, lg, err);
     if (lg->resting) return rested(L, lg, err);
     return err ? answer(L, word_of(err)) : 0;
@@ -253,7 +273,19 @@ static inline void open_ticket(host_luag *lg, rt_reason reason, int64_t deadline
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
+    if (__builtin_expect(lg->seat != NULL, 0)) {
+        bubble_sleep(lg, deadline_ns);
+        deadline_ns = 0;
+    }
     rt_set_wait(lg->g, reason, deadline_ns);
+}
+
+static void wait_for_good(lua_State *L, host_luag *lg) {
+    queue_leave(lg);
+    for (;;) {
+        open_ticket(lg, RT_WAIT_OTHER, 0);
+        leave_stack(L, lg);
+    }
 }
 
 static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t deadline_ns) {
@@ -277,7 +309,7 @@ int luag_park(lua_State *L) {
 
 int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
                    void (*begun)(host_luag *lg, void *arg), void *arg) {
-    host_luag *lg = waiter(L);
+    host_luag *lg = real_waiter(L, "a file, a program or a name");
     if (canceled(lg)) return answer(L, CANCELED);
     open_ticket(lg, reason, deadline_ns);
     begun(lg, arg);
@@ -306,7 +338,7 @@ int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
 }
 
 int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns) {
-    host_luag *lg = waiter(L);
+    host_luag *lg = real_waiter(L, "offload");
     if (canceled(lg)) return answer(L, CANCELED);
     lg->want = WANT_TICKET;
     lg->deadline_ns = lg->sheltered ? deadline_ns : nearer(limit_of(lg), deadline_ns);
@@ -348,20 +380,31 @@ static int enter_wait_fd(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int6
     return RT_PARKED;
 }
 
+/* With --seed: one wait in four lets others run first. */
+static bool early(host_vm *vm) {
+    return __builtin_expect(vm->view.seed != 0, 0) && rt_cell_random(vm->cell) % 4 == 0;
+}
+
+int luag_yield_early(lua_State *L) {
+    host_vm *vm = vm_current();
+    return early(vm) && !vm_barrier(vm) ? luag_yield(L) : 0;
+}
+
 static int leave_or_answer(lua_State *L, host_luag *lg, int r) {
     if (r == RT_PARKED) return leave(L, lg);
     return r == 0 ? 0 : answer(L, word_of(r));
 }
 
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
-    host_luag *lg = waiter(L);
+    host_luag *lg = real_waiter(L, "a descriptor");
+    if (early(lg->vm)) return luag_yield(L); /* the caller tries again */
     lg->answers = false;
     if (canceled_fd(lg, false)) return answer(L, CANCELED);
     return leave_or_answer(L, lg, enter_wait_fd(lg, q, pd, mode, deadline_ns));
 }
 
 int luag_wait_req(lua_State *L, host_req *req, int mode, int64_t deadline_ns) {
-    host_luag *lg = waiter(L);
+    host_luag *lg = real_waiter(L, "a request");
     lg->answers = mode == RT_W;
     if (canceled_fd(lg, lg->answers)) return answer(L, CANCELED);
     host_waitq *q;
@@ -452,6 +495,7 @@ static int wait_result(host_luag *lg) {
 static int settle_wait(host_luag *lg) {
     int err = wait_result(lg);
     lg->want = WANT_NOTHING;
+    if (__builtin_expect(lg->seat != NULL, 0)) bubble_wake(lg);
     if (err == RT_ETIMEOUT && lg->x) hold_overdue(lg->x);
     return err;
 }
@@ -502,7 +546,9 @@ double host_serial(int32_t slot) {
 }
 
 bool luag_wake(host_luag *lg) {
-    return lg->g && lg->want == WANT_TICKET && rt_wake(lg->g, lg->ticket, RT_WOKEN);
+    if (!lg->g || lg->want != WANT_TICKET || !rt_wake(lg->g, lg->ticket, RT_WOKEN)) return false;
+    if (__builtin_expect(lg->seat != NULL, 0)) bubble_wake(lg);
+    return true;
 }
 
 int host_wake(int32_t slot) {
@@ -513,6 +559,7 @@ int host_wake(int32_t slot) {
 void luag_cancel(host_luag *lg, int why) {
     lg->canceled |= (uint8_t)why;
     rt_interrupt(lg->g, RT_CANCELED);
+    if (lg->seat) bubble_wake(lg);
 }
 
 static void cancel(int32_t slot, int why) {
@@ -540,6 +587,11 @@ void host_detach(int32_t slot) {
     host_luag *lg = vm->slots[slot];
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     luag_leave_request(lg);
+}
+
+void luag_shuffle(host_vm *vm, int64_t seed) {
+    rt_cell_shuffle(vm->cell, (uint64_t)seed, luag_step);
+    vm->view.seed = (double)seed + 1;
 }
 
 void host_shelter(int on) {
@@ -583,6 +635,10 @@ host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     host_luag *lg = luag_take(vm);
     if (!lg) luaL_error(from, "not enough memory");
     host_luag *starter = luag_current();
+    if (starter->seat && !bubble_join(starter->seat->of, lg)) {
+        luag_give(lg, 0);
+        luaL_error(from, "not enough memory");
+    }
     atomic_store_explicit(&lg->limit_ns, limit_of(starter), memory_order_relaxed);
     if (starter->of_request) luag_join_request(lg);
     if (vm->ends) lg->canceled = HOST_CANCELED;

@@ -20,6 +20,7 @@
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
         .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
         .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1, .block_timeout = 10,        \
+        .seed = -1, .rounds = 1,                                                                   \
     }
 host_options options = DEFAULTS;
 
@@ -107,10 +108,22 @@ static option table[] = {
      "seconds that a block of a spec (it, before_each ...) may take, then it fails\n"
      "(default 10; 0: no limit)",
      KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
+    {"seed", "N",
+     "ready Gs run in a random order, and waits let others run first now and then, as\n"
+     "the seed says: it repeats a run, up to what comes from outside; busted gets it too",
+     KIND_INT, RUN | TEST, &options.seed, 0, 2147483647, 0},
+    {"rounds", "N",
+     "run all up to N times, each time with the next seed (from --seed on, or a random\n"
+     "one); stops at the first that fails and tells its seed",
+     KIND_INT, TEST, &options.rounds, 1, 1000000, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
 };
 enum { N_OPTIONS = sizeof table / sizeof *table };
+
+int host_rounds(void) {
+    return (int)options.rounds;
+}
 
 static char complaint[512];
 

@@ -20,6 +20,7 @@
  * Out of descriptors, each acceptor turns one client away with a 503 and pauses: rt_acceptor.
  */
 #include "conn.h"
+#include "sock.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -270,7 +271,8 @@ void server_stop_all_of(host_vm *vm) {
 /* ---- from Lua ---- */
 
 int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err) {
-    host_server *s = server_open(addr, handler, vm_current(), err);
+    *err = sock_allowed();
+    host_server *s = *err ? NULL : server_open(addr, handler, vm_current(), err);
     if (!s) return -1;
     server_start(s);
     snprintf(bound, cap, "%s", s->addr);

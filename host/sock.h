@@ -27,6 +27,8 @@ host_sock *sock_of_pipe(int fd, int *err);
 
 /* May it be read or written now: 0, or RT_ECLOSED, RT_ETIMEOUT. */
 int sock_check(host_sock *s, int mode);
+/* 0: the G that runs may open one; HOST_EVIRTUAL: its time is virtual. */
+int sock_allowed(void);
 
 /* The kernel has nothing more to read, or may have. */
 bool sock_is_dry(host_sock *s);

@@ -12,7 +12,8 @@
 
 host_sock *host_sock_udp(const char *addr, int *err) {
     host_addr a;
-    *err = addr_parse(addr, &a);
+    *err = sock_allowed();
+    if (!*err) *err = addr_parse(addr, &a);
     if (*err) return NULL;
     int fd = rt_socket(a.sa.ss_family, SOCK_DGRAM, 0);
     if (fd < 0) {

@@ -13,6 +13,7 @@
  * over all of these structs, and a VM that one of them visits does not end before it leaves.
  */
 #include "block.h"
+#include "bubble.h"
 #include "embed.h"
 
 #include <errno.h>
@@ -176,6 +177,7 @@ host_vm *vm_new(int id) {
     vm->dropped = false;
     vm->view = (host_view){.vm_id = id, .scratch = vm->scratch, .scratch_size = HOST_SCRATCH};
     vm->gc.clean_ns = rt_nanotime();
+    if (options.seed >= 0) luag_shuffle(vm, options.seed);
     set_made_here(vm);
     lua_State *L = luaL_newstate();
     if (!L) rt_throw("out of memory for VM %d", id);
@@ -348,6 +350,7 @@ void luag_give(host_luag *lg, int status) {
     lg->n_kept = lg->n_ready = -1;
     lg->parking = lg->sheltered = lg->doomed = false;
     luag_leave_request(lg);
+    if (lg->seat) bubble_leave(lg);
     lg->next_free = vm->free;
     vm->free = lg;
     vm->view.n_live--;

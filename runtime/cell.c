@@ -37,6 +37,11 @@
  * out the Gs that have not begun, also those that are still posted, and puts them into the global
  * queue. away, and fresh while it is set, belong to sched.lock, which the M takes on its way back.
  *
+ * Shuffling, for tests. A cell that was given a seed (rt_cell_shuffle) takes its ready Gs in a random order that the
+ * seed repeats, of the first SHUFFLE_MAX in the list. Only those of one step function, the owner's Gs proper: what
+ * else runs in the cell (a collector's G, say) comes when a clock or another thread says so, and must neither be
+ * drawn nor draw. Nor does a G that is ready alone.
+ *
  * A cell that was dropped (rt_cell_drop) runs its Gs' steps as ever, which are told by their owner to
  * end; only the stacks that Gs hold are given back instead of being gone on with.
  *
@@ -49,7 +54,10 @@
 
 #include <stdlib.h>
 
-enum { SPARES = 4 }; /* stacks that a cell keeps for the next Gs that leave theirs */
+enum {
+    SPARES = 4,       /* stacks that a cell keeps for the next Gs that leave theirs */
+    SHUFFLE_MAX = 64, /* Gs among which one is drawn */
+};
 
 /* A stack whose loop rests; lies on that stack. */
 typedef struct spare {
@@ -67,6 +75,8 @@ struct rt_cell {
     rt_step after;           /* the same */
     spare *spares;           /* the same */
     int n_spares;            /* the same */
+    rt_step_fn shuffled;     /* the same: Gs of this step are taken at random; NULL: in order */
+    uint64_t random;         /* the same: state of the generator */
     _Atomic bool dropped;
     rt_m *away;         /* sched.lock: its M, which has lost its P; NULL: it has not */
     rt_cell *next_away; /* sched.lock */
@@ -125,12 +135,53 @@ static void take_mail(rt_cell *c) {
     }
 }
 
+/* splitmix64 */
+uint64_t rt_cell_random(rt_cell *c) {
+    uint64_t z = c->random += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+void rt_cell_shuffle(rt_cell *c, uint64_t seed, rt_step_fn step) {
+    c->random = seed;
+    c->shuffled = step;
+}
+
+/* Takes out the G behind `before`, which is NULL for the first. */
+static rt_g *take_behind(g_list *l, rt_g *before) {
+    if (!before) return g_list_pop(l);
+    rt_g *g = before->schedlink;
+    before->schedlink = g->schedlink;
+    if (l->tail == g) l->tail = before;
+    l->n--;
+    g->schedlink = NULL;
+    return g;
+}
+
+/* The first G that is not shuffled, else a random one. */
+__attribute__((noinline, cold)) static rt_g *take_any(rt_cell *c, g_list *l) {
+    uint32_t n = 0;
+    rt_g *before = NULL;
+    for (rt_g *g = l->head; g && n < SHUFFLE_MAX; before = g, g = g->schedlink, n++)
+        if (g->step != c->shuffled) return take_behind(l, before);
+    if (n == 0) return NULL;
+    before = NULL;
+    for (uint32_t k = n > 1 ? (uint32_t)(rt_cell_random(c) % n) : 0; k > 0; k--)
+        before = before ? before->schedlink : l->head;
+    return take_behind(l, before);
+}
+
+static rt_g *take_of(rt_cell *c, g_list *l) {
+    return __builtin_expect(c->shuffled != NULL, 0) ? take_any(c, l) : g_list_pop(l);
+}
+
 /* The next G to run: in turns one that goes on and one that begins. */
 static rt_g *take(rt_cell *c) {
     take_mail(c);
     c->fresh_next = !c->fresh_next;
-    rt_g *g = g_list_pop(c->fresh_next ? &c->fresh : &c->ready);
-    return g ? g : g_list_pop(c->fresh_next ? &c->ready : &c->fresh);
+    rt_g *g = take_of(c, c->fresh_next ? &c->fresh : &c->ready);
+    return g ? g : take_of(c, c->fresh_next ? &c->ready : &c->fresh);
 }
 
 bool rt_others_ready(void) {

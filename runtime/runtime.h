@@ -193,6 +193,11 @@ bool rt_cell_is_away(rt_cell *c);
  * call nothing of the runtime. Any thread. */
 bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg);
 
+/* For tests: from now on the cell takes its ready Gs of this step at random, by the seed; NULL: in order, as at first.
+ * random: the next number of the same generator. By who runs the cell, or before it runs. */
+void rt_cell_shuffle(rt_cell *c, uint64_t seed, rt_step_fn step);
+uint64_t rt_cell_random(rt_cell *c);
+
 /* Something else than the caller, a G of a cell, could run here now: in its cell, on its P, or on any. */
 bool rt_others_ready(void);
 

@@ -20,10 +20,29 @@ base.live = registry["lunapark.gs"]
 -- C's deadlines are int64_t: this one is 285 years away.
 local FAR_NS = 9e18
 
+-- The same for all, virtual time or not.
+local function real_ns()
+  return tonumber(C.rt_nanotime())
+end
+base.real_ns = real_ns
+
 local function now_ns()
+  local virtual_ns = view.virtual_ns
+  if virtual_ns ~= 0 then return virtual_ns end
   return tonumber(C.rt_nanotime())
 end
 base.now_ns = now_ns
+
+--- With --seed: what functions that may wait call first, which now and then lets others run. false: without. No check
+--- is left of it in compiled code, since it never changes.
+---@type function|false
+base.early = view.seed ~= 0 and core.early
+
+--- Raises in testing.virtual, where there is no such thing; at the caller of our modules.
+---@param what string
+function base.check_real(what)
+  if view.virtual_ns ~= 0 then core.real(what) end
+end
 
 --- A timeout in seconds as a moment; 0 means no deadline to core.wait.
 ---@param s number|nil

@@ -167,16 +167,27 @@ local function busted_help()
   io.stdout:write("\n", text, "\n")
 end
 
+-- What a run of `test` says at the end if it has failed; nil: nothing.
+local hint
+
 --- test: busted, with what is left of the command line.
 ---@param ... string
 ---@return string? message
 function boot.test(...)
   arg = { [0] = "lunapark test", ... } -- luacheck: globals arg
   os.exit = boot.exit
+  require "lunapark.testing.virtual" -- before a spec takes os.time for itself
   local found, runner = pcall(require, "busted.runner")
   if not found then return "busted is not installed (Debian: lua-busted)\n" .. tostring(runner) end
   for _, word in ipairs(arg) do
     if word == "--help" or word == "-h" then return busted_help() end
+  end
+  local rounds = require "lunapark.testing.rounds"
+  if rounds.count() then boot.exit(rounds.run(rounds.count())) end
+  if rounds.seed() then
+    -- busted shuffles specs by the same number, if it is told to.
+    table.insert(arg, 1, ("--seed=%d"):format(rounds.seed())) -- luacheck: globals arg
+    hint = rounds.hint()
   end
   -- Spec files load these modules for themselves.
   local loaded = {}
@@ -186,7 +197,10 @@ function boot.test(...)
     if name:find "^lunapark" then package.loaded[name] = loaded[name] end
   end
   local ok, err = xpcall(runner, traceback, { standalone = false })
-  if not ok then return trim(err) end
+  if not ok then
+    io.stderr:write(hint or "")
+    return trim(err)
+  end
 end
 
 --- os.exit for scripts: the process ends at once, with what is buffered written.
@@ -195,6 +209,7 @@ function boot.exit(code)
   require("lunapark").report_errors()
   if code == nil or code == true then code = 0 end
   if code == false then code = 1 end
+  if hint and code ~= 0 then io.stderr:write(hint) end
   core.exit(code)
 end
 

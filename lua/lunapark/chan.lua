@@ -38,6 +38,7 @@ local new_table = require "table.new"
 local C = ffi.C
 local rest = core.rest
 local view, check_seconds, deadline_in, heard = base.view, base.check_seconds, base.deadline_in, base.heard
+local early = base.early
 local handed, slot_of_self, wait = waitq.handed, waitq.slot, waitq.wait
 local getmetatable, type, error, floor = getmetatable, type, error, math.floor
 
@@ -190,6 +191,7 @@ end
 function Chan:recv(s)
   if getmetatable(self) ~= Chan then check_self(self, "recv") end
   if s ~= nil then check_seconds(s, "recv") end
+  if early and not (s and s <= 0) then early() end
   local ready, v, ok = try_recv(self)
   if not ready then return wait_recv(self, s) end
   if not ok then return nil, "closed" end
@@ -224,6 +226,7 @@ end
 function Chan:send(v, s)
   if getmetatable(self) ~= Chan then check_self(self, "send") end
   if s ~= nil then check_seconds(s, "send") end
+  if early and not (s and s <= 0) then early() end
   local ready, ok = try_send(self, v)
   if not ready then return wait_send(self, v, s) end
   if not ok then return nil, "closed" end
@@ -272,7 +275,7 @@ end
 -- ---- select ----------------------------------------------------------------------------------------------
 
 -- A linear congruential generator; the low bits of its states are the poorer ones.
-local state = tonumber(base.now_ns() % 2147483646) + 1
+local state = (view.seed ~= 0 and view.seed or tonumber(base.real_ns())) % 2147483646 + 1
 
 --- Sets what select's choices come from, so that they can be repeated.
 ---@param n integer
@@ -408,6 +411,7 @@ function chan.select(cases)
   if s ~= nil and (type(s) ~= "number" or s ~= s) then
     error("select: timeout must be a number of seconds, got " .. tostring(s), 2)
   end
+  if early and not (s and s <= 0) then early() end
   local n = #cases
   local i, v, ok = try(cases, n)
   if i then return i, v, ok end

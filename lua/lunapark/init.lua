@@ -24,7 +24,7 @@ local scope = require "lunapark.scope"
 
 local C = ffi.C
 local now_ns, deadline_in, check_seconds, heard = base.now_ns, base.deadline_in, base.check_seconds, base.heard
-local rethrow = base.rethrow
+local rethrow, real_ns, early = base.rethrow, base.real_ns, base.early
 local wait = core.wait
 local reasons = core.reasons
 local view, live = base.view, base.live
@@ -68,7 +68,7 @@ local function check_g(v, what)
   if not is_g(v) then error(what .. ": g must be a G, got " .. type(v), 3) end
 end
 
---- Monotonic seconds: for measuring, not for dates.
+--- Monotonic seconds: for measuring, not for dates. In testing.virtual those of its clock.
 ---@return number
 function lp.now()
   return now_ns() * 1e-9
@@ -114,6 +114,7 @@ end
 function lp.sleep(s)
   check_seconds(s, "sleep")
   if s <= 0 then return lp.yield() end
+  if early then early() end
   local at = deadline_in(s)
   local err
   repeat err = wait(reasons.sleep, at) until err
@@ -143,6 +144,7 @@ end
 ---@param reason? string  shown in dumps
 ---@return any ...
 function lp.park(reason)
+  if early then early() end
   if reason == nil then return unparked(nil, park()) end
   if type(reason) ~= "string" then error("park: reason must be a string, got " .. type(reason), 2) end
   local g = current()
@@ -180,7 +182,7 @@ local function reporter()
   C.host_set_deadline(0)
   while pending.first <= pending.last do
     local g = pending[pending.first]
-    while g.report_at and g.report_at > now_ns() do wait(reasons.sleep, g.report_at) end
+    while g.report_at and g.report_at > real_ns() do wait(reasons.sleep, g.report_at) end
     report(g)
     pending[pending.first] = nil
     pending.first = pending.first + 1
@@ -190,13 +192,13 @@ end
 
 -- Whoever wants the error has a second to call join.
 local function report_later(g)
-  g.report_at = deadline_in(1)
+  g.report_at = real_ns() + 1e9
   if note then note("error", g) end
   pending.last = pending.last + 1
   pending[pending.last] = g
   if not pending.reporting then
     pending.reporting = true
-    core.go(reporter)
+    C.host_bubble_put_out(core.go(reporter))
   end
 end
 
@@ -317,6 +319,7 @@ function G:join(s)
   check_seconds(s, "join", true)
   local me = current()
   if self == me then error("join: a G can't wait for its own end", 2) end
+  if early and not (s and s <= 0) then early() end
   if not self.results and not self.err then
     if not is_live(self) then return nil, "ended" end
     self.joiners = self.joiners or {}

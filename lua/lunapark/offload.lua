@@ -203,6 +203,7 @@ end
 ---@return any ...  its result; nil and "timeout" or "canceled" if the wait ended before it, which goes on
 ---nevertheless: if it had to be begun at all
 function offload.offload(fn, ...)
+  base.check_real "offload"
   local s = signature_of(fn)
   local n = select("#", ...)
   if n ~= #s.params then error(("offload: fn has %d parameters, got %d arguments"):format(#s.params, n), 2) end

@@ -33,7 +33,7 @@ local core = require "lunapark.core"
 
 local C = ffi.C
 local wait, JOIN = core.wait, core.reasons.join
-local BY_SCOPE = 2 -- of host_canceled's bits
+local BY_SCOPE, BY_BUBBLE = 2, 8 -- of host_canceled's bits
 local DEBUG = 0
 
 local scope = {}
@@ -69,7 +69,7 @@ function scope.of(me)
   local s = me.scope
   if s or me.where then return s end
   -- Not started by lp.go: a request's G, or a script's first.
-  s = setmetatable({ owner = me, root = true, limit = 0, canceled = C.host_canceled() ~= 0 }, Scope)
+  s = setmetatable({ owner = me, root = true, limit = 0, canceled = scope.is_canceled(BY_BUBBLE) }, Scope)
   me.scope = s
   return s
 end
@@ -107,10 +107,11 @@ function cancel(g)
 end
 scope.cancel = cancel
 
---- Whether the running G itself was cancelled, not only the work in a scope that has failed.
+--- Whether the running G itself was cancelled, not only the work in a scope that has failed, nor in testing.virtual.
+---@param but? integer  which reasons do not count; without it both
 ---@return boolean
-function scope.is_canceled()
-  return bit.band(C.host_canceled(), bit.bnot(BY_SCOPE)) ~= 0
+function scope.is_canceled(but)
+  return bit.band(C.host_canceled(), bit.bnot(but or BY_SCOPE + BY_BUBBLE)) ~= 0
 end
 
 local function text_of(err)

@@ -26,6 +26,7 @@ local value = require "lunapark.value"
 local C = ffi.C
 local rest = core.rest
 local check_seconds, deadline_in, heard = base.check_seconds, base.deadline_in, base.heard
+local check_real = base.check_real
 local parts, value_of, scratch, SCRATCH = value.parts, value.of, value.scratch, value.SCRATCH
 local getmetatable, type, error = getmetatable, type, error
 local RECV, SEND = C.HOST_CHAN_RECV, C.HOST_CHAN_SEND
@@ -154,6 +155,7 @@ end
 ---@private
 --- The G will wait for it: see chan.lua.
 function SharedChan:join(index, op, v)
+  check_real "waiting in a shared channel"
   local rc
   if op == "recv" then
     rc = C.host_chan_join_recv(self.chan, index)
@@ -165,6 +167,7 @@ end
 
 local function wait_recv(self, s)
   if s and s <= 0 then return nil, "timeout" end
+  check_real "waiting in a shared channel"
   local at = deadline_in(s)
   while true do
     if C.host_chan_join_recv(self.chan, 0) ~= 0 then return nil, "no memory" end
@@ -195,6 +198,7 @@ end
 
 local function wait_send(self, v, s)
   if s and s <= 0 then return nil, "timeout" end
+  check_real "waiting in a shared channel"
   local at = deadline_in(s)
   while true do
     local rc = C.host_chan_join_send(self.chan, 0, parts(v, "send"))

@@ -19,6 +19,7 @@ local waitq = require "lunapark.waitq"
 local C = ffi.C
 local check_seconds, deadline_in = base.check_seconds, base.deadline_in
 local heard, handed, slot_of_self, wait = base.heard, waitq.handed, waitq.slot, waitq.wait
+local early = base.early
 local getmetatable, type, error = getmetatable, type, error
 
 local sync = {}
@@ -91,6 +92,7 @@ end
 function Mutex:lock(s)
   check_self(self, Mutex, "lock", "mutex")
   if s ~= nil then check_seconds(s, "lock") end
+  if early and not (s and s <= 0) then early() end
   if not self.locked then
     self.locked = true
     return true
@@ -197,6 +199,7 @@ end
 function RWLock:lock(s)
   check_self(self, RWLock, "lock", "rwlock")
   if s ~= nil then check_seconds(s, "lock") end
+  if early and not (s and s <= 0) then early() end
   if enter(self, "write") then return true end
   if s and s <= 0 then return nil, "timeout" end
   return enter_later(self, "write", s)
@@ -209,6 +212,7 @@ end
 function RWLock:rlock(s)
   check_self(self, RWLock, "rlock", "rwlock")
   if s ~= nil then check_seconds(s, "rlock") end
+  if early and not (s and s <= 0) then early() end
   if enter(self, "read") then return true end
   if s and s <= 0 then return nil, "timeout" end
   return enter_later(self, "read", s)
@@ -328,6 +332,7 @@ function Semaphore:acquire(n, s)
   n = n or 1
   check_permits(self, n, "acquire")
   if s ~= nil then check_seconds(s, "acquire") end
+  if early and not (s and s <= 0) then early() end
   if take(self, n) then return true end
   if s and s <= 0 then return nil, "timeout" end
   return take_later(self, n, s)
@@ -418,6 +423,7 @@ end
 function WaitGroup:wait(s)
   check_self(self, WaitGroup, "wait", "waitgroup")
   if s ~= nil then check_seconds(s, "wait") end
+  if early and not (s and s <= 0) then early() end
   if self.count == 0 then return true end
   if s and s <= 0 then return nil, "timeout" end
   return wait_later(self, s)
@@ -461,6 +467,7 @@ function Cond:wait(mutex, s)
   check_self(self, Cond, "wait", "cond")
   check_self(mutex, Mutex, "wait", "mutex")
   if s ~= nil then check_seconds(s, "wait") end
+  if early and not (s and s <= 0) then early() end
   if not mutex.locked then error("wait: the mutex is not locked", 2) end
   if s and s <= 0 then return nil, "timeout" end
   local at, why = deadline_in(s), core.barrier()
@@ -505,6 +512,7 @@ function sync.once(fn)
   check_fn(fn, "once")
   local once = { queue = waitq.new() }
   return function()
+    if early then early() end
     if not once.done then
       if not fn then
         if once.runner == lp.self() then error("once: fn calls itself", 2) end

@@ -435,6 +435,94 @@ static void a_g_moves_from_cell_to_cell(void *arg) {
         CHECK_EQ(ts[i].laps, 0);
 }
 
+/* ---- shuffled ---- */
+
+enum { PLAYERS = 8, TURNS = 6, MOVES = PLAYERS * TURNS };
+
+typedef struct game {
+    rt_cell *cell;
+    crowd *c;
+    uint64_t seed;
+    bool shuffled;
+    int n, moves[MOVES]; /* the cell's own */
+    int referee_at;      /* how many moves there were before the G of another step ran */
+} game;
+
+typedef struct player {
+    game *of;
+    int number, turns;
+} player;
+
+static rt_step move(rt_g *g) {
+    player *p = rt_local(g);
+    p->of->moves[p->of->n++] = p->number;
+    if (++p->turns < TURNS) return RT_YIELD;
+    crowd_leave(p->of->c);
+    return RT_EXIT;
+}
+
+static rt_step referee(rt_g *g) {
+    game *m = *(game **)rt_local(g);
+    m->referee_at = m->n;
+    crowd_leave(m->c);
+    return RT_EXIT;
+}
+
+static rt_step open_game(rt_g *g) {
+    game *m = *(game **)rt_local(g);
+    if (m->shuffled) rt_cell_shuffle(m->cell, m->seed, move);
+    for (int i = 0; i < PLAYERS; i++) {
+        crowd_enter(m->c);
+        rt_g *p = rt_new_step(move, m->cell);
+        *(player *)rt_local(p) = (player){m, i, 0};
+        rt_ready(p);
+    }
+    crowd_enter(m->c);
+    rt_g *r = rt_new_step(referee, m->cell);
+    *(game **)rt_local(r) = m;
+    rt_ready(r);
+    crowd_leave(m->c);
+    return RT_EXIT;
+}
+
+static game play(bool shuffled, uint64_t seed) {
+    crowd c = {0};
+    game m = {.cell = rt_cell_new(NULL), .c = &c, .seed = seed, .shuffled = shuffled};
+    crowd_enter(&c);
+    rt_g *g = rt_new_step(open_game, m.cell);
+    *(game **)rt_local(g) = &m;
+    rt_ready(g);
+    crowd_wait(&c);
+    EXPECT_EQ(m.n, MOVES);
+    return m;
+}
+
+static bool same_moves(const game *a, const game *b) {
+    return memcmp(a->moves, b->moves, sizeof a->moves) == 0;
+}
+
+static void a_seed_repeats_a_random_order(void *arg) {
+    (void)arg;
+    game in_order = play(false, 0);
+    for (int i = 0; i < MOVES; i++)
+        CHECK_EQ(in_order.moves[i], i % PLAYERS);
+    CHECK_EQ(in_order.referee_at, PLAYERS);
+    int differ = 0;
+    for (uint64_t seed = 0; seed < 10; seed++) {
+        game a = play(true, seed), b = play(true, seed), next = play(true, seed + 1);
+        CHECK(same_moves(&a, &b));
+        CHECK(!same_moves(&a, &in_order));
+        CHECK_EQ(a.referee_at, 0); /* it is not drawn, but has its turn */
+        int turns[PLAYERS] = {0};
+        for (int i = 0; i < MOVES; i++)
+            turns[a.moves[i]]++;
+        for (int i = 0; i < PLAYERS; i++)
+            CHECK_EQ(turns[i], TURNS); /* none is lost, none runs twice */
+        differ += !same_moves(&a, &next);
+    }
+    CHECK_EQ(differ, 10);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         in_g_test(its_gs_never_run_two_at_once),
@@ -444,6 +532,7 @@ int main(void) {
         in_g_test(endless_cells_starve_nobody),
         in_g_test(a_yielder_does_not_starve_its_own_cell),
         in_g_test(a_g_moves_from_cell_to_cell),
+        in_g_test(a_seed_repeats_a_random_order),
     };
     RUN_TESTS("cell", tests);
 }

@@ -6,11 +6,13 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local core = require "lunapark.core"
 
 local C = ffi.C
 local ffi_string = ffi.string
 -- Told of what is made, under `lunapark test` only: testing/leaks.lua.
 local note = debug.getregistry()["lunapark.note"]
+local EVIRTUAL = C.HOST_EVIRTUAL
 
 local sock = {}
 
@@ -19,10 +21,11 @@ sock.READ, sock.WRITE, sock.BOTH = 1, 2, 3
 
 local messages = {} -- by code, so that a failure makes no string twice
 
---- What a negative answer of the host means, in words.
+--- What a negative answer of the host means, in words. Raises if it is that there is no real I/O in virtual time.
 ---@param rc integer
 ---@return string
 local function message(rc)
+  if rc == EVIRTUAL then core.real "a socket" end -- raises
   local text = messages[rc]
   if not text then
     -- "Connection refused" stands in the middle of sentences here.

@@ -2,6 +2,7 @@
 --
 --   local client = testing.serve(app)          -- a table, a function or the path of a script
 --   local r = client:get("/hello/ann")         -- r.status r.headers r.body r:json()
+--   testing.virtual(function() lp.sleep(3600) end)     -- takes no time: testing/virtual.lua
 --
 -- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
 -- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
@@ -14,6 +15,7 @@ local core = require "lunapark.core"
 local base = require "lunapark.base"
 local http = require "lunapark.http"
 local new_client = require "lunapark.testing.client"
+local virtual = require "lunapark.testing.virtual"
 
 local C = ffi.C
 -- The run of `lunapark test` that this is loaded in; see runner.lua.
@@ -109,5 +111,6 @@ function testing.block_timeout(s)
   if s < 0 then error("block_timeout: s must not be negative, got " .. s, 2) end
   if run then run.block_timeout(s) end
 end
+testing.virtual = virtual
 
 return testing

@@ -1,0 +1,107 @@
+--- `lunapark test --rounds N`: the whole run again and again, each time with another seed.
+--
+-- Each round is a process of its own, this binary with the same arguments, so rounds share nothing and even one that
+-- crashes is counted. Seeds are `--seed` and those that follow, or random to begin with. The first round that fails
+-- is the last; its output is printed as it is, or, if all are well, the last one's, so that an output handler's report
+-- is one run's. What is said of the rounds goes to stderr.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local base = require "lunapark.base"
+local exec = require "lunapark.exec"
+
+local C = ffi.C
+local view = base.view
+
+local SEEDS = 2 ^ 31
+local MAX_OUTPUT = 2 ^ 28
+
+local rounds = {}
+
+--- The seed of this process; nil without --seed.
+---@return integer|nil
+function rounds.seed()
+  if view.seed ~= 0 then return view.seed - 1 end
+end
+
+--- How many rounds there are to be; nil without --rounds.
+---@return integer|nil
+function rounds.count()
+  local n = C.host_rounds()
+  if n > 1 then return n end
+end
+
+--- What a failing run says of its seed.
+---@return string|nil
+function rounds.hint()
+  local seed = rounds.seed()
+  return seed and ("lunapark: seed %d: --seed %d repeats this order\n"):format(seed, seed)
+end
+
+-- What this process was started with, from behind "test", without our two options.
+local function own_args()
+  local f = assert(io.open "/proc/self/cmdline")
+  local text = f:read "*a"
+  f:close()
+  local args, skip = {}, 2
+  for word in text:gmatch "(.-)%z" do
+    if skip > 0 then
+      skip = skip - 1
+    elseif word == "--seed" or word == "--rounds" then
+      skip = 1
+    elseif not word:find "^%-%-seed=" and not word:find "^%-%-rounds=" then
+      args[#args + 1] = word
+    end
+  end
+  return args
+end
+
+local function random_seed()
+  local f = assert(io.open("/dev/urandom", "rb"))
+  local a, b, c = f:read(3):byte(1, 3)
+  f:close()
+  return (a * 256 + b) * 256 + c
+end
+
+local function shown(args)
+  local words = {}
+  for i, word in ipairs(args) do
+    words[i] = word:find "^[%w%-_=./:,+@%%]+$" and word or "'" .. word:gsub("'", [['\'']]) .. "'"
+  end
+  return #words > 0 and " " .. table.concat(words, " ") or ""
+end
+
+local function run(seed, args)
+  -- --rounds: LUNAPARK_ROUNDS must not count in it.
+  return exec.run({ "/proc/self/exe", "test", "--seed", seed, "--rounds", "1", unpack(args) }, {
+    stdin = "inherit", max_output = MAX_OUTPUT,
+  })
+end
+
+--- Runs up to n rounds. May wait.
+---@param n integer
+---@return integer code  the exit code: 0, or that of the round that has failed
+function rounds.run(n)
+  local args, first = own_args(), rounds.seed() or random_seed()
+  for i = 1, n do
+    local seed = (first + i - 1) % SEEDS
+    local r, err, partial = run(("%d"):format(seed), args)
+    local out = r or partial or {}
+    local failed = not r or r.code ~= 0
+    if failed or i == n then
+      io.stdout:write(out.stdout or "")
+      io.stdout:flush()
+      io.stderr:write(out.stderr or "")
+    end
+    if failed then
+      local why = err or r.signal and "ended by SIG" .. r.signal or "exit code " .. r.code
+      io.stderr:write(("lunapark: round %d of %d failed (%s) with seed %d; it is repeated by\n" ..
+        "lunapark test --seed %d%s\n"):format(i, n, why, seed, seed, shown(args)))
+      return r and r.code or 1
+    end
+  end
+  io.stderr:write(("lunapark: %d rounds, none failed (seeds %d to %d)\n"):format(n, first, (first + n - 1) % SEEDS))
+  return 0
+end
+
+return rounds
