@@ -176,7 +176,9 @@ local hint
 function boot.test(...)
   arg = { [0] = "lunapark test", ... } -- luacheck: globals arg
   os.exit = boot.exit
-  require "lunapark.testing.virtual" -- before a spec takes os.time for itself
+  -- Spec files load our modules for themselves, when `install` has said what is to be noted.
+  local loaded = {}
+  for name, module in pairs(package.loaded) do loaded[name] = module end
   local found, runner = pcall(require, "busted.runner")
   if not found then return "busted is not installed (Debian: lua-busted)\n" .. tostring(runner) end
   for _, word in ipairs(arg) do
@@ -189,13 +191,11 @@ function boot.test(...)
     table.insert(arg, 1, ("--seed=%d"):format(rounds.seed())) -- luacheck: globals arg
     hint = rounds.hint()
   end
-  -- Spec files load these modules for themselves.
-  local loaded = {}
-  for name, module in pairs(package.loaded) do loaded[name] = module end
   require("lunapark.testing.runner").install()
   for name in pairs(package.loaded) do
     if name:find "^lunapark" then package.loaded[name] = loaded[name] end
   end
+  require "lunapark.testing.virtual" -- before a spec takes os.time for itself
   local ok, err = xpcall(runner, traceback, { standalone = false })
   if not ok then
     io.stderr:write(hint or "")
