@@ -117,7 +117,7 @@ void luag_forget(host_luag *lg) {
     lg->vm->view.n_live--;
     luag_leave_request(lg);
     if (lg->seat) bubble_leave(lg);
-    if (lg->lost) lg->lost(lg->done_arg);
+    if (lg->is_main) lg->done(lg, HOST_LOST);
 }
 
 double host_deadline(void) {
@@ -255,6 +255,7 @@ static int leave_stack(lua_State *L, host_luag *lg) {
     luag_enter(lg);
     lua_pushcfunction(L, nothing);
     lua_call(L, 0, 0);
+    if (__builtin_expect(lg->doomed, 0)) runaway_doom(lg->vm);
     return err;
 }
 
@@ -534,6 +535,7 @@ rt_step luag_step(rt_g *g) {
         luag_forget(lg);
         return RT_EXIT;
     }
+    if (__builtin_expect(lg->doomed, 0)) runaway_doom(lg->vm);
     return luag_resume(lg);
 }
 
@@ -619,6 +621,8 @@ static bool tell_lost(host_luag *lg, const char *msg) {
 /* The G of a plain Lua G: Lua itself has reported an error by then, so what comes here is a plain
  * yield, a failure of that report, or one of a function started from C. */
 static void plain_done(host_luag *lg, int status) {
+    if (status == HOST_LOST) return;
+    lg->doomed = false;
     if (status != 0) {
         const char *msg = lua_tostring(lg->L, -1);
         if (!msg) msg = "(no message)";
@@ -672,7 +676,6 @@ static rt_step spawn_step(rt_g *g) {
     lg->g = g;
     lg->is_main = true;
     lg->done = s->done ? s->done : plain_done;
-    lg->lost = s->lost;
     lg->done_arg = s->done_arg;
     lg->nargs = s->boot(s->vm, lg->L, s->arg);
     ((luag_local *)rt_local(g))->lg = lg;

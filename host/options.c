@@ -19,7 +19,8 @@
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
         .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
-        .log_level = LOG_INFO, .vm_memory = 1 << 30, .seed = -1, .rounds = 1,                      \
+        .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1, .block_timeout = 10,        \
+        .seed = -1, .rounds = 1,                                                                   \
     }
 host_options options = DEFAULTS;
 
@@ -84,6 +85,10 @@ static option table[] = {
      &options.watch, 0, 0, 0},
     {"dev", "", "for development: --watch, and errors are shown in the browser", KIND_FLAG, SERVE,
      &options.dev, 0, 0, 0},
+    {"live-reload", "",
+     "with --dev, a browser loads the app's pages anew after each reload; =0 turns it\n"
+     "off (default 1)",
+     KIND_FLAG, SERVE, &options.live_reload, 0, 0, 0},
     {"admin", "ADDR",
      "where the admin API listens: POST /reload, GET /; for those whom you trust\n"
      "(HOST:PORT or unix:PATH; default: nowhere)",
@@ -107,6 +112,10 @@ static option table[] = {
      "run all up to N times, each time with the next seed (from --seed on, or a random\n"
      "one); stops at the first that fails and tells its seed",
      KIND_INT, TEST, &options.rounds, 1, 1000000, 0},
+    {"block-timeout", "S",
+     "seconds that a block of a spec (it, before_each ...) may take, then it fails\n"
+     "(default 10; 0: no limit)",
+     KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
 };
@@ -327,11 +336,14 @@ void options_drop(void) {
 
 static void commit(option *o, bool first) {
     if (o->kind == KIND_ADDR || o->kind == KIND_STRING) {
-        bool same = o->kind == KIND_ADDR ? same_listeners() : string_of(o, &staged.options) == string_of(o, &options);
-        if (!first && !same) log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
+        bool same = o->kind == KIND_ADDR ? same_listeners()
+                                         : string_of(o, &staged.options) == string_of(o, &options);
+        if (!first && !same)
+            log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
         return;
     }
-    *(_Atomic int64_t *)o->to = *(_Atomic int64_t *)place(o, &staged.options); /* or a double's bits */
+    *(_Atomic int64_t *)o->to =
+        *(_Atomic int64_t *)place(o, &staged.options); /* or a double's bits */
 }
 
 void options_commit(void) {
@@ -345,7 +357,8 @@ void options_commit(void) {
             options.listen[i] = staged.options.listen[i];
         options.n_listen = staged.options.n_listen;
         for (int i = 0; i < N_OPTIONS; i++)
-            if (table[i].kind == KIND_STRING) memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
+            if (table[i].kind == KIND_STRING)
+                memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
     }
     done = true;
     staged.on = false;
@@ -437,7 +450,9 @@ static const struct {
      "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
      "Exit code 1 if it raises, 2 if all its Gs wait for each other."},
     {"test", "lunapark test [options] [busted's options] [paths]",
-     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code."},
+     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code.\n"
+     "A block that takes too long, waits for what can never come, or leaves Gs, sockets or files\n"
+     "behind, fails."},
     {"check", "lunapark check APP.lua", "Loads an app and reports errors. Exit code 0 or 1."},
     {"version", "lunapark version", "Prints the versions of Lunapark and of what is in it."},
 };

@@ -12,8 +12,8 @@
  * Cells live until the process ends, so a VM that has ended is kept, empty, for the next one. Dumps walk
  * over all of these structs, and a VM that one of them visits does not end before it leaves.
  */
+#include "block.h"
 #include "bubble.h"
-
 #include "embed.h"
 
 #include <errno.h>
@@ -192,9 +192,11 @@ host_vm *vm_new(int id) {
 void vm_free(host_vm *vm) {
     end_visits(vm);
     vm->closing = true;
+    rt_entersyscall(); /* a large heap takes long; finalizers need no P, as ever */
     set_made_here(vm);
     lua_close(vm->L);
     set_made_here(NULL);
+    rt_exitsyscall(); /* perhaps on another thread */
     vm->L = NULL;
     vm_drop(vm);
 }
@@ -214,6 +216,7 @@ void vm_drop(host_vm *vm) {
     for (int i = 0; i < vm->n_old_slots; i++)
         free(vm->old_slots[i]);
     free(vm->handlers);
+    block_free(vm);
     free(vm->barriers);
     rt_cell *cell = vm->cell;
     memset(vm, 0, offsetof(host_vm, scratch));
@@ -336,7 +339,6 @@ void luag_give(host_luag *lg, int status) {
     lg->x = NULL;
     atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
     lg->done = NULL;
-    lg->lost = NULL;
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;
@@ -346,7 +348,7 @@ void luag_give(host_luag *lg, int status) {
     if (lg->kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->kept);
     lg->kept = LUA_NOREF;
     lg->n_kept = lg->n_ready = -1;
-    lg->parking = lg->sheltered = false;
+    lg->parking = lg->sheltered = lg->doomed = false;
     luag_leave_request(lg);
     if (lg->seat) bubble_leave(lg);
     lg->next_free = vm->free;

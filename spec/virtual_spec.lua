@@ -339,6 +339,7 @@ describe("testing.virtual", function()
     end)
 
     it("those that do not end are named, and end by an error", function()
+      testing.allow_leak "error"
       local main, forever
       local err, log
       log = helper.stderr_of(function()
@@ -467,6 +468,7 @@ describe("testing.virtual", function()
   end)
 
   it("an error of a G inside that nobody joins is logged as anywhere", function()
+    testing.allow_leak "error"
     local log = helper.stderr_of(function()
       virtual(function()
         lp.go(error, "nobody hears this")

@@ -9,7 +9,7 @@
 --
 -- `run` collects what the program writes and returns when it has ended. `spawn` returns at once, with its streams as
 -- connections of lunapark.net. A process that nobody waits for is no zombie for long, and goes on when its handle
--- is gone.
+-- is gone. With the VM of an app that a reload has replaced, the processes that it has handles of are killed.
 --
 -- How it works: host/exec.c.
 
@@ -25,6 +25,7 @@ local lp = require "lunapark"
 local C = ffi.C
 local concat = table.concat
 local message = common.message
+local note = debug.getregistry()["lunapark.note"]
 local err_out = ffi.new "int[1]"
 local READ = 1
 local MAX_OUTPUT, GRACE = 16 * 2 ^ 20, 2
@@ -161,6 +162,7 @@ local function take_process(job, program, cwd)
     C.host_proc_kill(proc, 9)
     return nil, err
   end
+  if note then note("process", self) end
   return self
 end
 

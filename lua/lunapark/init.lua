@@ -44,6 +44,7 @@ local lp = {}
 ---@field private results table?    what fn returned, with n; when it has ended well
 ---@field private err string?       why it ended, with traceback
 ---@field private report_at number?  when its error is logged unless somebody joins
+---@field private reported boolean?  its error was logged
 ---@field private where string?     where it was started; nil: not by lp.go
 ---@field private scope lunapark.Scope?  where the Gs that it starts belong
 ---@field private prev lunapark.G?  its neighbours in the scope that it belongs to
@@ -155,6 +156,9 @@ end
 ---@type fun(g: lunapark.G, ...: any): boolean  the values are what its park returns; false if g has ended
 lp.ready = core.ready
 
+-- Told of what is made, under `lunapark test` only: testing/leaks.lua.
+local note = registry["lunapark.note"]
+
 -- ---- starting and ending -------------------------------------------------------------------------
 
 -- Errors that nobody has joined yet, in the order of their times: pending[first .. last] are Gs.
@@ -163,7 +167,7 @@ registry["lunapark.unreported"] = pending
 
 local function report(g)
   if not g.report_at then return end
-  g.report_at = nil
+  g.report_at, g.reported = nil, true
   local msg = ("%s, ended with an error: %s"):format(scope.describe(g), tostring(g.err))
   C.host_log(3, msg, #msg)
 end
@@ -189,6 +193,7 @@ end
 -- Whoever wants the error has a second to call join.
 local function report_later(g)
   g.report_at = real_ns() + 1e9
+  if note then note("error", g) end
   pending.last = pending.last + 1
   pending[pending.last] = g
   if not pending.reporting then
@@ -206,6 +211,7 @@ local function finish(g, ok, ...)
   end
   local taken = g.scope and scope.leave(g, ok, g.err)
   if not ok and not taken and (not g.joiners or #g.joiners == 0) then report_later(g) end
+  if note then note("ended", g) end
   local joiners = g.joiners
   if not joiners then return end
   for i = 1, #joiners do C.host_wake(joiners[i].slot) end
@@ -250,6 +256,7 @@ local function start(s, where, fn, ...)
   local serial = C.host_serial(slot)
   g[1], g[2], g.slot, g.serial = slot, serial, slot, serial
   live[slot] = g
+  if note then note("G", g) end
   if s then scope.add(s, g) end
   return g
 end
@@ -368,7 +375,8 @@ local p_stats_t = ffi.typeof("rt_p_stats")
 local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
 
 --- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory; VMs that
---- serve, those of them that are stuck or spare; stacks held by Gs that wait in the midst of a C function; sockets that
+--- serve, those that are stuck, those that serve and are spare, all that there are, which may be such as load and such
+--- as a reload has replaced; stacks held by Gs that wait in the midst of a C function; sockets that
 --- the collector has closed since nobody did; lines that were logged, those of them that wait to be written, and lines
 --- that were lost; channels that VMs share.
 ---@return table
@@ -388,7 +396,8 @@ function lp.stats()
       lua = collectgarbage("count") * 1024, mapped = tonumber(view.mapped), stacks = tonumber(s.stack_bytes),
     },
     vm = view.vm_id, lua_gs = view.n_live,
-    vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), away = s.away,
+    vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), all_vms = C.host_vms(3),
+    away = s.away,
     held_stacks = s.held_stacks, forgotten = C.host_forgotten(), shared_chans = C.host_chans(),
     log = { lines = C.host_log_count(0), waiting = C.host_log_count(2), lost = C.host_log_count(1) },
     ps = {},

@@ -6,16 +6,20 @@
 --
 -- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
 -- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
--- `client:close()`, or when the client and the connections made from it are collected.
+-- `client:close()`, or when the `it`, describe or file is over in which it was made (in a before_each: the `it`);
+-- outside of specs, when the client and the connections made from it are collected.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.base"
 local http = require "lunapark.http"
 local new_client = require "lunapark.testing.client"
 local virtual = require "lunapark.testing.virtual"
 
 local C = ffi.C
+-- The run of `lunapark test` that this is loaded in; see runner.lua.
+local run = debug.getregistry()["lunapark.testing"]
 
 ---@class lunapark.testing
 local testing = {}
@@ -34,6 +38,7 @@ end
 function Server:stop()
   stop_number(self.number)
 end
+Server.close = Server.stop
 
 local function load_app(app, what)
   if type(app) == "string" then
@@ -56,7 +61,12 @@ local function serve(app)
   local number = C.host_serve("127.0.0.1:0", core.new_handler(http.handler(app)), bound, 128, err)
   if number < 0 then error("serve: " .. ffi.string(C.host_strerror(err[0])), 3) end
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
-  return new_client.new(ffi.string(bound), server)
+  local client = new_client.new(ffi.string(bound), server)
+  if run then
+    run.close_later(server)
+    run.close_later(client)
+  end
+  return client
 end
 
 --- Serves an app on a free port. Raises when it cannot be loaded or started.
@@ -86,5 +96,21 @@ function testing.read_reply(conn, method)
 end
 
 testing.virtual = virtual
+--- What a test may leave behind: for the running `it` and its before_each and after_each blocks; called elsewhere, for
+--- all tests of that describe or file.
+---@param ... any  kinds: "G", "timer", "socket", "file", "process", "error" (of a G that nobody joins); or objects: Gs,
+---timers, connections, listeners, files, processes. Without any: everything
+function testing.allow_leak(...)
+  if run then run.allow_leak(...) end
+end
+
+--- How long a block may take, in place of --block-timeout: the running one, from now on, and those that follow in the
+--- same `it`, describe or file.
+---@param s number  seconds; 0: as long as it likes
+function testing.block_timeout(s)
+  base.check_seconds(s, "block_timeout")
+  if s < 0 then error("block_timeout: s must not be negative, got " .. s, 2) end
+  if run then run.block_timeout(s) end
+end
 
 return testing

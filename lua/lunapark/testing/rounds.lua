@@ -8,7 +8,6 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local base = require "lunapark.base"
-local exec = require "lunapark.exec"
 
 local C = ffi.C
 local view = base.view
@@ -72,6 +71,7 @@ local function shown(args)
 end
 
 local function run(seed, args)
+  local exec = require "lunapark.exec" -- only here: modules that specs use are not to be loaded before them
   -- --rounds: LUNAPARK_ROUNDS must not count in it.
   return exec.run({ "/proc/self/exe", "test", "--seed", seed, "--rounds", "1", unpack(args) }, {
     stdin = "inherit", max_output = MAX_OUTPUT,
