@@ -19,9 +19,9 @@ typedef struct host_luag host_luag;
 typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
-typedef struct generation generation; /* generation.h */
-typedef struct barrier barrier;       /* barrier.c */
-typedef struct chan_wait chan_wait;   /* shared_chan.h */
+typedef struct generation generation;   /* generation.h */
+typedef struct barrier barrier;         /* barrier.c */
+typedef struct chan_wait chan_wait;     /* shared_chan.h */
 typedef struct bubble_seat bubble_seat; /* bubble.h */
 
 #define NS_PER_SEC INT64_C(1000000000)
@@ -45,7 +45,7 @@ typedef struct host_options {
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory;               /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, dev, live_reload; /* yes or no */
-    _Atomic int64_t seed, rounds;            /* of test; -1: none; 1: no rounds */
+    _Atomic int64_t seed, rounds;            /* -1: none; 1: one */
 } host_options; /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
@@ -235,6 +235,7 @@ struct host_luag {
     bool resting;           /* the wait is one in queues */
     bool doomed;            /* its Lua raises an error wherever it is, until it has ended */
     bool of_request;        /* it answers one, or was started by who does */
+    bool steady;            /* --seed leaves it alone */
     bool parking;           /* it waits in lunapark.park, */
     int n_ready;            /* for which so many values lie on its stack; -1: not readied */
     int kept;   /* registry reference of a table of values for its next park, or LUA_NOREF */

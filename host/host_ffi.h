@@ -18,10 +18,10 @@ typedef struct host_view {
     double serial;    /* which G of that slot it is: never used again in this VM */
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
-    int32_t n_live;  /* Lua Gs of the VM */
-    int64_t mapped;  /* bytes that LuaJIT has mapped for it */
-    int32_t index;   /* of the waiter that was fired last */
-    int32_t retired; /* its generation serves no more: no requests will come */
+    int32_t n_live;    /* Lua Gs of the VM */
+    int64_t mapped;    /* bytes that LuaJIT has mapped for it */
+    int32_t index;     /* of the waiter that was fired last */
+    int32_t retired;   /* its generation serves no more: no requests will come */
     double virtual_ns; /* what time it is for the G that runs, if it stands in a bubble; else 0 */
     double seed;       /* --seed and 1; 0: without */
 } host_view;
@@ -83,6 +83,10 @@ void host_bubble_leave(void);
 
 /* The Lua G of `slot`, which has not begun, is in no bubble. */
 void host_bubble_put_out(int32_t slot);
+
+/* --seed leaves the running Lua G alone: it runs when it is ready, before others, and draws nothing. For who watches
+ * over others by the clock. */
+void host_steady(void);
 
 /* ---- queues of Gs (queue.c) ---- */
 

@@ -30,11 +30,16 @@ function rounds.count()
   if n > 1 then return n end
 end
 
---- What a failing run says of its seed.
----@return string|nil
-function rounds.hint()
+--- Before busted runs, in the G in which it will: it wakes by the clock, and what the seed draws must not depend on that.
+--- busted gets the number too: it shuffles specs by it, if it is told to.
+---@param args string[]  busted's
+---@return string|nil hint  what the run is to say if it fails
+function rounds.begin(args)
   local seed = rounds.seed()
-  return seed and ("lunapark: seed %d: --seed %d repeats this order\n"):format(seed, seed)
+  if not seed then return end
+  C.host_steady()
+  table.insert(args, 1, ("--seed=%d"):format(seed))
+  return ("lunapark: seed %d: --seed %d repeats this order\n"):format(seed, seed)
 end
 
 -- What this process was started with, from behind "test", without our two options.
