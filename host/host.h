@@ -45,7 +45,7 @@ typedef struct host_options {
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory;               /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, dev, live_reload; /* yes or no */
-    _Atomic int64_t seed, rounds;            /* of test; -1: none; 1: no rounds */
+    _Atomic int64_t seed, rounds;            /* -1: none; 1: one */
 } host_options; /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
@@ -216,7 +216,8 @@ struct host_luag {
     enum { WANT_NOTHING, WANT_TURN, WANT_TICKET, WANT_FD, WANT_QUEUE } want;
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
     host_waitq *waitq;
-    int mode;
+    uint8_t mode;
+    bool steady;                /* --seed leaves it alone */
     bool answers;               /* it waits to write to its client */
     bool is_main;               /* it was started from outside of the VM */
     bool sheltered;             /* see host_shelter */
@@ -236,10 +237,9 @@ struct host_luag {
     bool doomed;            /* its Lua raises an error wherever it is, until it has ended */
     bool of_request;        /* it answers one, or was started by who does */
     bool parking;           /* it waits in lunapark.park, */
-    int16_t
-        n_ready;    /* for which so many values (8,000 at most) lie on its stack; -1: not readied */
-    int16_t n_kept; /* so many are kept for its next park; -1: none */
-    int kept;       /* registry reference of a table of these, or LUA_NOREF */
+    int16_t n_ready; /* for which so many values lie on its stack, 8,000 at most; -1: not readied */
+    int16_t n_kept;  /* so many are kept for its next park; -1: none */
+    int kept;        /* registry reference of a table of these, or LUA_NOREF */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top); of a G that was
      * started from outside also with HOST_LOST when its VM was dropped. */
     void (*done)(host_luag *lg, int status);

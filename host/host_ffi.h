@@ -84,6 +84,10 @@ void host_bubble_leave(void);
 /* The Lua G of `slot`, which has not begun, is in no bubble. */
 void host_bubble_put_out(int32_t slot);
 
+/* --seed leaves the running Lua G alone: it runs when it is ready, before others, and draws nothing. For who watches
+ * over others by the clock. */
+void host_steady(void);
+
 /* ---- queues of Gs (queue.c) ---- */
 
 typedef struct host_waiter host_waiter;

@@ -353,7 +353,7 @@ static int enter_wait_fd(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int6
     int i = mode == RT_W;
     deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->pd = pd;
-    lg->mode = mode;
+    lg->mode = (uint8_t)mode;
     lg->deadline_ns = deadline_ns;
     if (q->holder[i]) { /* another G's turn: wait for its end, then let the caller try again */
         host_luag **at = &q->queue[i];
@@ -381,13 +381,14 @@ static int enter_wait_fd(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int6
 }
 
 /* With --seed: one wait in four lets others run first. */
-static bool early(host_vm *vm) {
-    return __builtin_expect(vm->view.seed != 0, 0) && rt_cell_random(vm->cell) % 4 == 0;
+static bool early(const host_luag *lg) {
+    return __builtin_expect(lg->vm->view.seed != 0, 0) && !lg->steady &&
+           rt_cell_random(lg->vm->cell) % 4 == 0;
 }
 
 int luag_yield_early(lua_State *L) {
-    host_vm *vm = vm_current();
-    return early(vm) && !vm_barrier(vm) ? luag_yield(L) : 0;
+    host_luag *lg = luag_current();
+    return early(lg) && !vm_barrier(lg->vm) ? luag_yield(L) : 0;
 }
 
 static int leave_or_answer(lua_State *L, host_luag *lg, int r) {
@@ -397,7 +398,7 @@ static int leave_or_answer(lua_State *L, host_luag *lg, int r) {
 
 int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
     host_luag *lg = real_waiter(L, "a descriptor");
-    if (early(lg->vm)) return luag_yield(L); /* the caller tries again */
+    if (early(lg)) return luag_yield(L); /* the caller tries again */
     lg->answers = false;
     if (canceled_fd(lg, false)) return answer(L, CANCELED);
     return leave_or_answer(L, lg, enter_wait_fd(lg, q, pd, mode, deadline_ns));
@@ -587,6 +588,17 @@ void host_detach(int32_t slot) {
     host_luag *lg = vm->slots[slot];
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     luag_leave_request(lg);
+}
+
+/* Not luag_step, which is what the cell shuffles. */
+static rt_step steady_step(rt_g *g) {
+    return luag_step(g);
+}
+
+void host_steady(void) {
+    host_luag *lg = luag_current();
+    lg->steady = true;
+    rt_set_step(lg->g, steady_step, lg->vm->cell);
 }
 
 void luag_shuffle(host_vm *vm, int64_t seed) {

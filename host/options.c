@@ -104,10 +104,6 @@ static option table[] = {
      &options.log_level, 0, 0, 0},
     {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
      EVERYWHERE, &options.log_format, 0, 0, 0},
-    {"block-timeout", "S",
-     "seconds that a block of a spec (it, before_each ...) may take, then it fails\n"
-     "(default 10; 0: no limit)",
-     KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
     {"seed", "N",
      "ready Gs run in a random order, and waits let others run first now and then, as\n"
      "the seed says: it repeats a run, up to what comes from outside; busted gets it too",
@@ -116,6 +112,10 @@ static option table[] = {
      "run all up to N times, each time with the next seed (from --seed on, or a random\n"
      "one); stops at the first that fails and tells its seed",
      KIND_INT, TEST, &options.rounds, 1, 1000000, 0},
+    {"block-timeout", "S",
+     "seconds that a block of a spec (it, before_each ...) may take, then it fails\n"
+     "(default 10; 0: no limit)",
+     KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
 };

@@ -348,7 +348,7 @@ void luag_give(host_luag *lg, int status) {
     if (lg->kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->kept);
     lg->kept = LUA_NOREF;
     lg->n_kept = lg->n_ready = -1;
-    lg->parking = lg->sheltered = lg->doomed = false;
+    lg->parking = lg->sheltered = lg->doomed = lg->steady = false;
     luag_leave_request(lg);
     if (lg->seat) bubble_leave(lg);
     lg->next_free = vm->free;

@@ -82,6 +82,39 @@ describe("lunapark test", function()
       end
     end)
 
+    it("repeats it also in a block that takes so long that its runner wakes meanwhile", function()
+      local path = child.file([[
+        local lp = require "lunapark"
+        it("takes long", function()
+          local mark, begin = 0, lp.now()
+          lp.scope(function(s)
+            for i = 1, 8 do
+              s:go(function()
+                for turn = 1, 50 do
+                  mark = (mark * 31 + i) % 2 ^ 40
+                  if turn % 10 == 0 then -- 40 times 15 ms
+                    local until_ = lp.now() + 0.015
+                    while lp.now() < until_ do end
+                  end
+                  lp.yield()
+                end
+              end)
+            end
+          end)
+          assert(lp.now() - begin > 0.5)
+          print("mark", mark)
+        end)
+      ]], "_spec.lua")
+      local function mark(seed)
+        local code, out, err = test("--seed", seed, path)
+        assert.same({ 0, "" }, { code, err })
+        return (assert(out:match "mark\t%d+"))
+      end
+      local first = mark "11"
+      assert.equal(first, mark "11")
+      assert.are_not.equal(first, mark "12")
+    end)
+
     it("is told by a run that fails, and makes it fail again", function()
       local path = child.file(RACE, "_spec.lua")
       local code, _, err = test("--rounds", "50", path)

@@ -186,11 +186,7 @@ function boot.test(...)
   end
   local rounds = require "lunapark.testing.rounds"
   if rounds.count() then boot.exit(rounds.run(rounds.count())) end
-  if rounds.seed() then
-    -- busted shuffles specs by the same number, if it is told to.
-    table.insert(arg, 1, ("--seed=%d"):format(rounds.seed())) -- luacheck: globals arg
-    hint = rounds.hint()
-  end
+  hint = rounds.begin(arg)
   require("lunapark.testing.runner").install()
   for name in pairs(package.loaded) do
     if name:find "^lunapark" then package.loaded[name] = loaded[name] end

@@ -10,9 +10,9 @@ local core = require "lunapark.core"
 
 local C = ffi.C
 local ffi_string = ffi.string
+local EVIRTUAL = C.HOST_EVIRTUAL
 -- Told of what is made, under `lunapark test` only: testing/leaks.lua.
 local note = debug.getregistry()["lunapark.note"]
-local EVIRTUAL = C.HOST_EVIRTUAL
 
 local sock = {}
 

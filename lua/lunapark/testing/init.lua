@@ -95,6 +95,7 @@ function testing.read_reply(conn, method)
   return new_client.read_reply(conn, method)
 end
 
+testing.virtual = virtual
 --- What a test may leave behind: for the running `it` and its before_each and after_each blocks; called elsewhere, for
 --- all tests of that describe or file.
 ---@param ... any  kinds: "G", "timer", "socket", "file", "process", "error" (of a G that nobody joins); or objects: Gs,
@@ -111,6 +112,5 @@ function testing.block_timeout(s)
   if s < 0 then error("block_timeout: s must not be negative, got " .. s, 2) end
   if run then run.block_timeout(s) end
 end
-testing.virtual = virtual
 
 return testing

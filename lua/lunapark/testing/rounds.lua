@@ -8,7 +8,6 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local base = require "lunapark.base"
-local exec = require "lunapark.exec"
 
 local C = ffi.C
 local view = base.view
@@ -31,11 +30,16 @@ function rounds.count()
   if n > 1 then return n end
 end
 
---- What a failing run says of its seed.
----@return string|nil
-function rounds.hint()
+--- Before busted runs, in the G in which it will: it wakes by the clock, and what the seed draws must not depend on that.
+--- busted gets the number too: it shuffles specs by it, if it is told to.
+---@param args string[]  busted's
+---@return string|nil hint  what the run is to say if it fails
+function rounds.begin(args)
   local seed = rounds.seed()
-  return seed and ("lunapark: seed %d: --seed %d repeats this order\n"):format(seed, seed)
+  if not seed then return end
+  C.host_steady()
+  table.insert(args, 1, ("--seed=%d"):format(seed))
+  return ("lunapark: seed %d: --seed %d repeats this order\n"):format(seed, seed)
 end
 
 -- What this process was started with, from behind "test", without our two options.
@@ -72,6 +76,7 @@ local function shown(args)
 end
 
 local function run(seed, args)
+  local exec = require "lunapark.exec" -- only here: modules that specs use are not to be loaded before them
   -- --rounds: LUNAPARK_ROUNDS must not count in it.
   return exec.run({ "/proc/self/exe", "test", "--seed", seed, "--rounds", "1", unpack(args) }, {
     stdin = "inherit", max_output = MAX_OUTPUT,

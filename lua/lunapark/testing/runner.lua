@@ -18,6 +18,7 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local base = require "lunapark.base"
 local core = require "lunapark.core"
 local leaks = require "lunapark.testing.leaks"
 local lp = require "lunapark"
@@ -125,7 +126,7 @@ local running
 
 local function set_limit(block, seconds)
   block.limit = seconds
-  block.give_up = seconds > 0 and lp.now() + seconds or math.huge
+  block.give_up = seconds > 0 and base.real_ns() * 1e-9 + seconds or math.huge -- a block may call it in virtual time
   C.host_block_begin(block.name, seconds > 0 and block.give_up * 1e9 or 0)
 end
 
