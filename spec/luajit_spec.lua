@@ -42,11 +42,15 @@ end
 describe("LuaJIT", function()
   after_each(child.clean)
 
-  local function holds(text)
+  ---@param text string A script. It prints "holds" in the end.
+  ---@param ... string Options of `run`.
+  local function holds(text, ...)
     local _, version = child.run { "version" }
     if version:find("as packaged", 1, true) then return pending "LuaJIT is as packaged" end
     for _, jit in ipairs { "jit.on()\n", "jit.off()\n" } do
-      local code, out, err = child.run { "run", child.script(jit .. text) }
+      local args = { "run", child.script(jit .. text) }
+      for i, option in ipairs { ... } do table.insert(args, i + 1, option) end
+      local code, out, err = child.run(args)
       assert.equal("", err)
       assert.equal("holds\n", out)
       assert.equal(0, code)
@@ -484,5 +488,54 @@ for _, name in ipairs { "lshift", "rshift", "arshift", "rol", "ror" } do
 end
 print "holds"
 ]])
+  end)
+
+  it("raises in who resumes or readies when there is no memory for the other's stack", function()
+    holds([[
+local lp = require "lunapark"
+local function deep(n, wait)
+  if n > 0 then return (deep(n - 1, wait)) end
+  return (wait())
+end
+local cos, gs, args = {}, {}, {}
+for i = 1, 50 do
+  cos[i] = coroutine.create(deep)
+  coroutine.resume(cos[i], i * 10, coroutine.yield)
+  gs[i] = lp.go(deep, i * 10, lp.park)
+end
+lp.yield()
+for i = 1, 2000 do args[i] = i end
+local new = require "table.new"
+local got, kept, n, size = new(100, 0), new(400000, 0), 0, 65536
+local function try(resume, ready)
+  for i = 1, 50 do
+    local ok, err = pcall(resume, cos[i], unpack(args))
+    got[i] = ok and "done" or err
+    ok, err = pcall(ready, gs[i], unpack(args))
+    got[50 + i] = ok and "done" or err
+  end
+end
+try(tostring, tostring) -- makes the room that this stack needs
+collectgarbage "stop"
+local function fill() while n < 400000 do kept[n + 1] = ("x"):rep(size) .. n n = n + 1 end end
+while size >= 32 do
+  pcall(fill)
+  size = size / 2
+end
+assert(n < 400000)
+try(coroutine.resume, lp.ready)
+kept = nil
+collectgarbage "restart"
+collectgarbage()
+local refused = 0
+for i = 1, 100 do
+  if got[i] ~= "done" then refused = refused + 1 end
+  assert(got[i] == "done" or got[i] == "not enough memory" or got[i] == "ready: no room for 2000 values",
+    i .. ": " .. tostring(got[i]))
+end
+assert(refused > 50, refused)
+print "holds"
+os.exit(0)
+]], "--vm-memory", "33554432")
   end)
 end)
