@@ -490,6 +490,45 @@ print "holds"
 ]])
   end)
 
+  it("gives up where a frame below has too many slots", function()
+    holds([[
+jit.opt.start("hotloop=1", "hotexit=1")
+local function build(...) return assert(loadstring(table.concat { ... })) end
+local xs = function(n) return ('"x", '):rep(n) end
+local down = build("local n = 0 local function f() n = n + 1 if n > 5 then n = 0 return end return ",
+  xs(40), "f() end return f")()
+local wide = build("local f, nothing = ... return function() local ", ("v, "):rep(150), "v nothing(", xs(40), "f()) end")
+wide = wide(down, function() end)
+for _ = 1, 200 do
+  wide()
+  down()
+end
+local compiled = 0
+local function count(what) if what == "stop" then compiled = compiled + 1 end end
+jit.attach(count, "trace")
+local sum = 0
+for i = 1, 1000 do sum = sum + i end
+jit.attach(count)
+assert(sum == 500500)
+assert(compiled > 0 or not jit.status(), "nothing is compiled any more")
+print "holds"
+]])
+  end)
+
+  it("formats with thousands of elements", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local function formatted(text)
+  local got
+  for _ = 1, 5 do got = text:format(1, "x") end
+  return got
+end
+assert(formatted(("%%"):rep(25000)) == ("%"):rep(25000))
+assert(formatted("%d %s %%") == "1 x %")
+print "holds"
+]])
+  end)
+
   it("raises in who resumes or readies when there is no memory for the other's stack", function()
     holds([[
 local lp = require "lunapark"

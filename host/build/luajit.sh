@@ -3,7 +3,7 @@
 #
 # It is Debian's, from Debian's source package, with the faults of that version mended that crash servers or
 # give wrong results. Each luajit/*.fix tells of one and makes the edits: a word or a few lines, where the source is as
-# expected. spec/luajit_spec.lua has a script for each.
+# expected. spec/luajit_spec.lua has the scripts.
 #
 # Where no source package can be fetched the packaged library is taken, and luajit_config.h says that its side traces
 # must stay off (vm.c). The other faults are there then.
@@ -54,7 +54,7 @@ edit() {
 fix() {
     for f in "$fixes"/*.fix; do
         echo "$f"
-        . "$f" || return
+        [ -e "$f" ] && . "$f" || return
     done
 }
 
