@@ -235,7 +235,7 @@ $(RT_LIB): $(RT_OBJS) $(B)/files
 CC_AR = $(if $(filter aarch64-linux-gnu-%,$(CC)),aarch64-linux-gnu-ar,ar)
 
 # One call makes both.
-$(LUAJIT_DIR)/luajit_config.h: host/build/luajit.sh | need
+$(LUAJIT_DIR)/luajit_config.h: host/build/luajit.sh $(wildcard host/build/luajit/*.fix) | need
 	@CC=gcc host/build/luajit.sh $(LUAJIT_DIR)
 $(LUAJIT_LIB): $(LUAJIT_DIR)/luajit_config.h
 	@touch $@

@@ -204,7 +204,7 @@ void luag_ready(lua_State *L, host_luag *lg) {
     int n = lua_gettop(L) - 1;
     if (lg->parking) {
         lua_State *to = lg->held ? lg->held : lg->L;
-        if (!lua_checkstack(to, n + 2)) luaL_error(L, "too many values");
+        if (!lua_checkstack(to, n + 2)) luaL_error(L, "ready: no room for %d values", n);
         if (lg->n_ready > 0) lua_pop(to, lg->n_ready); /* the latest counts */
         lua_xmove(L, to, n);
         lg->n_ready = (int16_t)n;
