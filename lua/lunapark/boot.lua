@@ -171,6 +171,8 @@ function boot.test(...)
   for _, word in ipairs(arg) do
     if word == "--help" or word == "-h" then return busted_help() end
   end
+  local code = require("lunapark.testing.part").enter(arg)
+  if code then boot.exit(code) end
   local ok, err = xpcall(runner, traceback, { standalone = false })
   if not ok then return trim(err) end
 end
