@@ -163,7 +163,7 @@ coverage.runner = setmetatable({ configuration = { include = {}, exclude = {} } 
     busted.subscribe({ "register", "file" }, function(path)
       specs[path] = true
       return nil, true
-    end)
+    end, { priority = 1 }) -- busted's own lets nobody hear it after itself
     busted.subscribe({ "exit" }, function()
       coverage.finish(coverage.stop())
       return nil, true

@@ -32,8 +32,8 @@ local jobs = {}
 ---@return table|nil args
 function jobs.parse(words)
   local options = { output = jobs.default_output() }
-  local cli = require "busted.modules.cli"(options)
-  cli:set_silent "lunapark test"
+  local cli = require "busted.modules.cli" (options)
+  cli:set_name "busted"
   local ok, args = pcall(cli.parse, cli, words)
   if not ok or not args or args.version or args.list then return nil end
   return args
@@ -83,7 +83,9 @@ function jobs.command(path)
   local text = file:read "*a"
   file:close()
   local argv = {}
-  for word in text:gmatch "([^%z]*)%z" do argv[#argv + 1] = word end
+  for word in text:gmatch "([^%z]*)%z" do
+    if word:sub(1, 7) ~= "--part=" then argv[#argv + 1] = word end
+  end
   argv[1] = "/proc/" .. ffi.C.getpid() .. "/exe"
   table.insert(argv, 3, "--part=" .. path) -- behind "test"
   return argv
@@ -211,7 +213,6 @@ local function replay(busted, path, result)
     return
   end
   local element = { descriptor = "file", name = path, attributes = {}, trace = trace }
-  busted.context.attach(element)
   busted.publish({ "error", "file" }, element, nil, message, trace)
 end
 
