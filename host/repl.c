@@ -31,9 +31,11 @@
 #include <unistd.h>
 #include <wchar.h>
 
-enum { HISTORY_LINES = 1000 };
+/* libedit wants much more stack than a job's worker has. */
+enum { HISTORY_LINES = 1000, READ_STACK = 1 << 20 };
 
 typedef struct read_job {
+    host_job *job;
     char *prompt;
     char *line;
     size_t len, cap;
@@ -167,6 +169,7 @@ static int read_edited(read_job *x) {
     if (read(r.wake, &old, sizeof old) < 0 && errno != EAGAIN) return -errno;
     r.interrupted = false;
     r.prompt = x->prompt;
+    el_resize(r.el); /* the window may have another size */
     errno = 0;
     const char *line = el_gets(r.el, &n);
     err = errno;
@@ -201,6 +204,13 @@ static void run_read(void *arg) {
     if (before) uselocale(before);
     rt_exitsyscall();
     if (x->how == 1 && x->len && x->line[x->len - 1] == '\n') x->line[--x->len] = 0;
+    job_finish(x->job);
+}
+
+static void begin_read(host_job *job, void *arg) {
+    read_job *x = arg;
+    x->job = job;
+    rt_go_stack(run_read, x, READ_STACK);
 }
 
 static void free_read(void *arg) {
@@ -226,7 +236,7 @@ host_job *host_repl_read(const char *prompt) {
     read_job *x = calloc(1, sizeof *x);
     if (!x) return NULL;
     x->prompt = strdup(prompt);
-    return job_new(run_read, free_read, x);
+    return job_new_begun(begin_read, free_read, x);
 }
 
 int host_repl_line(host_job *job, const char **line, size_t *len) {

@@ -177,6 +177,14 @@ function boot.test(...)
   if not ok then return trim(err) end
 end
 
+--- repl: lines from stdin.
+function boot.repl()
+  arg = { [0] = "lunapark repl" } -- luacheck: globals arg
+  os.exit = boot.exit
+  local ok = require("lunapark.repl").run()
+  boot.exit(ok and 0 or 1)
+end
+
 --- os.exit for scripts: the process ends at once, with what is buffered written.
 ---@param code? integer|boolean
 function boot.exit(code)
