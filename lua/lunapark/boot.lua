@@ -130,13 +130,16 @@ function boot.take_over(text)
   if not ok then return trim(msg) end
 end
 
---- check: loads it and lets go of it.
+--- check: loads it, lets go of it, and looks at its files.
 ---@param path string
 ---@return string? message
 function boot.check(path)
+  local check = require "lunapark.check"
+  check.begin(path)
   local handler, app = load_app(path)
   if not handler then return app end
-  if type(app) == "table" then return apply_options(path, rawget(app, "options")) end
+  local err = type(app) == "table" and apply_options(path, rawget(app, "options"))
+  return err or check.finish()
 end
 
 --- run: the script as the main G.
