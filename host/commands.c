@@ -8,6 +8,7 @@
 
 #include "dump.h"
 #include "admin.h"
+#include "block.h"
 #include "generation.h"
 #include "inherit.h"
 #include "notify.h"
@@ -44,8 +45,8 @@ static _Noreturn void one_vm(const char *fn, void *call) {
     for (int i = 0; i < c->argc; i++)
         args[i] = (struct iovec){c->argv[i], strlen(c->argv[i])};
     vm_call *main_call = vm_call_begin(vm_new(0), fn, c->argc, args);
-    vm_call_wait(main_call, 0);
-    const char *err = vm_call_error(main_call);
+    bool lost = vm_call_wait(main_call, 0) == CALL_LOST;
+    const char *err = lost ? block_lost() : vm_call_error(main_call);
     log_end(); /* what was logged before it stands before it */
     if (err) fprintf(stderr, "lunapark: %s\n", err);
     finish(err ? 1 : 0);

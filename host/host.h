@@ -38,6 +38,7 @@ typedef struct host_options {
     _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
         upgrade_timeout;         /* seconds */
     _Atomic double load_timeout; /* the same; 0: no limit */
+    _Atomic double block_timeout; /* the same */
     _Atomic int64_t log_level;  /* a script may change it */
     _Atomic int64_t log_format; /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
@@ -159,7 +160,9 @@ struct host_vm {
     int n_requests;      /* of its Gs: handlers, and what they have started */
     generation *generation;         /* it was made for; NULL: none (run, test) */
     struct source_set *sources;     /* where it loads files from; NULL: the disk */
-    _Atomic int64_t loads_until_ns; /* atomic: it loads its app, and may take so long; 0: it does not */
+    /* atomic: it loads its app, or runs a block of a spec, and may take so long; 0: it does not */
+    _Atomic int64_t loads_until_ns;
+    struct block *block; /* that block, or the last one; NULL: none yet (block.c) */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
@@ -206,6 +209,7 @@ struct host_luag {
     host_waitq *waitq;
     int mode;
     bool answers;               /* it waits to write to its client */
+    bool doomed;                /* its Lua raises an error wherever it is, until it has ended */
     bool is_main;               /* it was started from outside of the VM */
     bool sheltered;             /* see host_shelter */
     uint8_t canceled;           /* HOST_CANCELED...: why its waits answer "canceled" */
@@ -531,7 +535,8 @@ void server_stop(host_server *s);
 void server_hand_over(host_server *s);
 /* Another process had the socket too, and has it no more: its acceptors look for what that was woken for. */
 void server_look(host_server *s);
-/* Those that only vm answers. */
+/* Whether there are such; stops them. Those that only vm answers. */
+bool server_any_of(const host_vm *vm);
 void server_stop_all_of(host_vm *vm);
 void server_add_conn(host_server *s, host_conn *c);
 void server_remove_conn(host_server *s, host_conn *c);

@@ -313,6 +313,22 @@ double host_log_count(int which);
 /* s as a JSON string into buf, of cap bytes, 64 at least: its length. It is cut if it is too long. */
 int host_log_quote(const char *s, size_t len, char *buf, size_t cap);
 
+/* ---- blocks of specs (block.c) ---- */
+
+/* --block-timeout: seconds; 0: no limit. */
+double host_block_timeout(void);
+
+/* From now on the Lua of this VM may not run past that moment without waiting; 0: no limit. what: the block, in words,
+ * for who has to say that it did. */
+void host_block_begin(const char *what, double until_ns);
+
+/* Whether all Lua Gs of this VM but the running one wait for each other, so that none will ever go on unless the running
+ * one helps: 0, or a number that changes when one of them runs. */
+double host_block_asleep(void);
+
+/* The Lua G of `slot` is to end: its wait is ended, and its Lua raises an error wherever it is, again and again. */
+void host_block_doom(int32_t slot);
+
 /* ---- servers (server.c) ---- */
 
 /* Serves `addr` with this VM's handler number `handler` alone. Its number, or -1 with *err. The

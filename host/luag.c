@@ -242,6 +242,7 @@ static int leave(lua_State *L, host_luag *lg) {
     luag_enter(lg);
     lua_pushcfunction(L, nothing);
     lua_call(L, 0, 0);
+    if (__builtin_expect(lg->doomed, 0)) runaway_doom(lg->vm);
     if (lg->parking) return unparked(L, lg, err);
     if (lg->resting) return rested(L, lg, err);
     return err ? answer(L, word_of(err)) : 0;
@@ -490,6 +491,7 @@ rt_step luag_step(rt_g *g) {
         luag_forget(lg);
         return RT_EXIT;
     }
+    if (__builtin_expect(lg->doomed, 0)) runaway_doom(lg->vm);
     return luag_resume(lg);
 }
 
@@ -567,6 +569,7 @@ static bool tell_lost(host_luag *lg, const char *msg) {
 /* The G of a plain Lua G: Lua itself has reported an error by then, so what comes here is a plain
  * yield, a failure of that report, or one of a function started from C. */
 static void plain_done(host_luag *lg, int status) {
+    lg->doomed = false;
     if (status != 0) {
         const char *msg = lua_tostring(lg->L, -1);
         if (!msg) msg = "(no message)";

@@ -19,7 +19,7 @@
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
         .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30, .log_level = LOG_INFO,           \
-        .vm_memory = 1 << 30, .jobs = 1, .coverage_dir = "build/coverage",                         \
+        .vm_memory = 1 << 30, .block_timeout = 10, .jobs = 1, .coverage_dir = "build/coverage",    \
     }
 host_options options = DEFAULTS;
 
@@ -101,6 +101,10 @@ static option table[] = {
      &options.log_level, 0, 0, 0},
     {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
      EVERYWHERE, &options.log_format, 0, 0, 0},
+    {"block-timeout", "S",
+     "seconds that a block of a spec (it, before_each ...) may take, then it fails\n"
+     "(default 10; 0: no limit)",
+     KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
     {"jobs", "N", "how many spec files run at once, each in a process of its own (default 1: in this one)",

@@ -35,6 +35,7 @@
  */
 #include "runaway.h"
 
+#include "block.h"
 #include "conn.h"
 #include "vmend.h"
 
@@ -150,13 +151,20 @@ static void restore_hook(host_vm *vm) {
 static void kill_hook(lua_State *L, lua_Debug *ar) {
     (void)ar;
     host_vm *vm = vm_current();
-    if (atomic_load(&vm->kill) != luag_current()) {
+    host_luag *lg = luag_current();
+    bool kill = atomic_load(&vm->kill) == lg;
+    if (!kill && !lg->doomed) {
         restore_hook(vm);
         return;
     }
     if (barrier_callback(vm, __builtin_frame_address(0))) return;
+    if (!kill) luaL_error(L, "ended by the test that it belongs to");
     vm->raised = true;
     luaL_error(L, "ended: it ran on past its deadline without waiting");
+}
+
+void runaway_doom(host_vm *vm) {
+    set_kill_hook(vm);
 }
 
 bool runaway_over(host_vm *vm, bool waits) {
@@ -271,6 +279,7 @@ static bool end_if_due(void *arg) {
 }
 
 bool runaway_end(host_vm *vm) {
+    block_overdue(vm);
     end_look l = {.vm = vm};
     rt_cell_inspect(vm->cell, end_if_due, &l);
     return l.due;

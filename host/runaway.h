@@ -23,6 +23,10 @@ void runaway_place(host_vm *vm, char *buf, size_t size);
  * to. Call it again until vm is back or gone. The keeper. */
 bool runaway_end(host_vm *vm);
 
+/* Who runs next in vm is doomed: its Lua raises an error at its next instruction, and at each after that. The hook
+ * goes away when another G runs. By who runs vm, before it resumes that G. */
+void runaway_doom(host_vm *vm);
+
 /* The G that was to be ended has left its Lua, by whatever way: the hook is the user's again. waits: it
  * has not ended. True: we have interfered with it. By who runs vm. */
 bool runaway_over(host_vm *vm, bool waits);

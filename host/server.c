@@ -250,6 +250,14 @@ void server_look(host_server *s) {
         rt_pd_kick(s->listen_pds[i], RT_R);
 }
 
+bool server_any_of(const host_vm *vm) {
+    for (int i = 0; i < MAX_SERVERS; i++) {
+        host_server *s = server_by_id(i);
+        if (s && s->vm == vm && !atomic_load(&s->stopping)) return true;
+    }
+    return false;
+}
+
 void server_stop_all_of(host_vm *vm) {
     for (int i = 0; i < MAX_SERVERS; i++) {
         host_server *s = server_by_id(i);

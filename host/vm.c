@@ -12,8 +12,7 @@
  * Cells live until the process ends, so a VM that has ended is kept, empty, for the next one. Dumps walk
  * over all of these structs, and a VM that one of them visits does not end before it leaves.
  */
-#include "host.h"
-
+#include "block.h"
 #include "embed.h"
 
 #include <errno.h>
@@ -213,6 +212,7 @@ void vm_drop(host_vm *vm) {
     for (int i = 0; i < vm->n_old_slots; i++)
         free(vm->old_slots[i]);
     free(vm->handlers);
+    block_free(vm);
     free(vm->barriers);
     rt_cell *cell = vm->cell;
     memset(vm, 0, offsetof(host_vm, scratch));
@@ -345,7 +345,7 @@ void luag_give(host_luag *lg, int status) {
     if (lg->kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->kept);
     lg->kept = LUA_NOREF;
     lg->n_kept = lg->n_ready = -1;
-    lg->parking = lg->sheltered = false;
+    lg->parking = lg->sheltered = lg->doomed = false;
     luag_leave_request(lg);
     lg->next_free = vm->free;
     vm->free = lg;

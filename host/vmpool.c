@@ -264,8 +264,8 @@ void pool_forget(host_vm *vm) {
 /* One that was stuck a moment ago. */
 typedef struct stuck_vm {
     host_vm *vm;
-    bool serves; /* what it runs is to be ended some time: not the script of `run` */
-    bool say;    /* it is time to */
+    bool ends; /* what it runs is to be ended some time: not the script of `run` */
+    bool say;  /* it is time to */
 } stuck_vm;
 
 static int list_stuck(stuck_vm *list, int64_t now) {
@@ -276,7 +276,8 @@ static int list_stuck(stuck_vm *list, int64_t now) {
         bool say = vm->generation && held_ns >= NS_PER_SEC &&
                    (vm->said_ns == 0 || now - vm->said_ns >= 10 * NS_PER_SEC);
         if (say) vm->said_ns = now;
-        list[n++] = (stuck_vm){vm, vm->generation != NULL, say};
+        bool ends = vm->generation || atomic_load(&vm->loads_until_ns);
+        list[n++] = (stuck_vm){vm, ends, say};
     }
     rt_lock_release(&pool.lock);
     return n;
@@ -292,7 +293,7 @@ static int64_t look_at_stuck(void) {
             runaway_say(list[i].vm);
             singleton_stuck(list[i].vm);
         }
-        if (list[i].serves && runaway_end(list[i].vm)) next_ms = KILL_MS;
+        if (list[i].ends && runaway_end(list[i].vm)) next_ms = KILL_MS;
     }
     return n ? rt_nanotime() + next_ms * NS_PER_MS : 0;
 }

@@ -174,8 +174,15 @@ function boot.test(...)
   for _, word in ipairs(arg) do
     if word == "--help" or word == "-h" then return busted_help() end
   end
+  -- Spec files load these modules for themselves.
+  local loaded = {}
+  for name, module in pairs(package.loaded) do loaded[name] = module end
   local code = require("lunapark.testing.part").enter(arg)
   if code then boot.exit(code) end
+  require("lunapark.testing.runner").install()
+  for name in pairs(package.loaded) do
+    if name:find "^lunapark" then package.loaded[name] = loaded[name] end
+  end
   local ok, err = xpcall(runner, traceback, { standalone = false })
   if not ok then return trim(err) end
 end

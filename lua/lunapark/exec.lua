@@ -25,6 +25,7 @@ local lp = require "lunapark"
 local C = ffi.C
 local concat = table.concat
 local message = common.message
+local note = debug.getregistry()["lunapark.note"]
 local err_out = ffi.new "int[1]"
 local READ = 1
 local MAX_OUTPUT, GRACE = 16 * 2 ^ 20, 2
@@ -161,6 +162,7 @@ local function take_process(job, program, cwd)
     C.host_proc_kill(proc, 9)
     return nil, err
   end
+  if note then note("process", self) end
   return self
 end
 

@@ -17,6 +17,7 @@ local run = require("lunapark.job").run
 local C = ffi.C
 local ffi_string = ffi.string
 local message = common.message
+local note = debug.getregistry()["lunapark.note"]
 
 local fs = {}
 
@@ -161,7 +162,9 @@ local function file_of(job, path)
   local r, err = outcome(job, path)
   if not r then return nil, err end
   local file = ffi.gc(C.host_fs_take(job), C.host_file_free)
-  return setmetatable({ file = file, path = path }, file_mt)
+  local self = setmetatable({ file = file, path = path }, file_mt)
+  if note then note("file", self) end
+  return self
 end
 
 --- Opens a file. May wait.
@@ -242,6 +245,7 @@ end
 ---@return string? err
 function File:close()
   local ok, err = on_file(self, success_of, C.HOST_FILE_CLOSE)
+  self.closed = true -- for testing/leaks.lua
   if err == "closed" then return true end
   return ok, err
 end

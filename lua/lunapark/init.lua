@@ -44,6 +44,7 @@ local lp = {}
 ---@field private results table?    what fn returned, with n; when it has ended well
 ---@field private err string?       why it ended, with traceback
 ---@field private report_at number?  when its error is logged unless somebody joins
+---@field private reported boolean?  its error was logged
 ---@field private where string?     where it was started; nil: not by lp.go
 ---@field private scope lunapark.Scope?  where the Gs that it starts belong
 ---@field private prev lunapark.G?  its neighbours in the scope that it belongs to
@@ -153,6 +154,9 @@ end
 ---@type fun(g: lunapark.G, ...: any): boolean  the values are what its park returns; false if g has ended
 lp.ready = core.ready
 
+-- Told of what is made, under `lunapark test` only: testing/leaks.lua.
+local note = registry["lunapark.note"]
+
 -- ---- starting and ending -------------------------------------------------------------------------
 
 -- Errors that nobody has joined yet, in the order of their times: pending[first .. last] are Gs.
@@ -161,7 +165,7 @@ registry["lunapark.unreported"] = pending
 
 local function report(g)
   if not g.report_at then return end
-  g.report_at = nil
+  g.report_at, g.reported = nil, true
   local msg = ("%s, ended with an error: %s"):format(scope.describe(g), tostring(g.err))
   C.host_log(3, msg, #msg)
 end
@@ -187,6 +191,7 @@ end
 -- Whoever wants the error has a second to call join.
 local function report_later(g)
   g.report_at = deadline_in(1)
+  if note then note("error", g) end
   pending.last = pending.last + 1
   pending[pending.last] = g
   if not pending.reporting then
@@ -248,6 +253,7 @@ local function start(s, where, fn, ...)
   local serial = C.host_serial(slot)
   g[1], g[2], g.slot, g.serial = slot, serial, slot, serial
   live[slot] = g
+  if note then note("G", g) end
   if s then scope.add(s, g) end
   return g
 end

@@ -17,6 +17,7 @@ local lp = require "lunapark"
 local base = require "lunapark.base"
 
 local C = ffi.C
+local note = debug.getregistry()["lunapark.note"]
 local wait, SLEEP = core.wait, core.reasons.sleep
 local now_ns, deadline_in = base.now_ns, base.deadline_in
 
@@ -83,6 +84,7 @@ function timer.after(s, fn, ...)
   check_fn(fn, "after")
   local t = setmetatable({ at = deadline_in(s), pending = true, waiting = false }, Timer)
   t.g = lp.detach(run_after, t, fn, ...)
+  if note then note("timer", t) end
   return t
 end
 
@@ -97,6 +99,7 @@ function timer.every(s, fn, ...)
   if s <= 0 then error("every: s must be more than 0, got " .. tostring(s), 2) end
   local t = setmetatable({ at = deadline_in(s), pending = true, waiting = false }, Timer)
   t.g = lp.detach(run_every, t, s * 1e9, fn, ...)
+  if note then note("timer", t) end
   return t
 end
 

@@ -9,6 +9,8 @@ require "lunapark.cdef"
 
 local C = ffi.C
 local ffi_string = ffi.string
+-- Told of what is made, under `lunapark test` only: testing/leaks.lua.
+local note = debug.getregistry()["lunapark.note"]
 
 local sock = {}
 
@@ -34,7 +36,11 @@ sock.message = message
 --- Gives a new socket to the collector, for the case that nobody closes it.
 ---@param s ffi.cdata*  host_sock
 ---@return ffi.cdata*
-function sock.keep(s) return ffi.gc(s, C.host_sock_forget) end
+function sock.keep(s)
+  ffi.gc(s, C.host_sock_forget)
+  if note then note("socket", s) end
+  return s
+end
 
 --- true, or nil and what a negative code means.
 ---@param rc integer

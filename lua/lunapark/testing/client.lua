@@ -10,6 +10,8 @@ local json = require "lunapark.json"
 local net = require "lunapark.net"
 
 local concat, sort = table.concat, table.sort
+-- Those of `lunapark test`; see runner.lua, leaks.lua.
+local run, note = debug.getregistry()["lunapark.testing"], debug.getregistry()["lunapark.note"]
 
 -- No response of a spec is larger; a server gone wild should not take the memory of the machine.
 local MAX_BODY = 256 * 1024 * 1024
@@ -163,6 +165,17 @@ local function format_request(self, method, target, opts)
   return concat(parts)
 end
 
+-- It lives as long as the client wants, which may be longer than a test.
+local function dial(self)
+  if not self.idle then return nil, "closed" end
+  local conn, err = net.dial(self.addr, { timeout = self.timeout })
+  if not conn then return nil, err end
+  conn:set_deadline(self.timeout)
+  conn.server = self.server -- which is stopped when nobody holds it
+  if run then note("kept", conn.sock) end
+  return conn
+end
+
 --- Sends a request and reads the response. May wait, at most `client.timeout`.
 ---@param method string
 ---@param target string  path and query, as they are to be sent
@@ -180,7 +193,7 @@ function Client:request(method, target, opts)
   if self.idle and self.idle[1] then
     conn = table.remove(self.idle)
   else
-    conn, err = self:connect()
+    conn, err = dial(self)
   end
   if not conn then return nil, err end
   conn:set_deadline(self.timeout)
@@ -200,12 +213,9 @@ end
 ---@return lunapark.Conn|nil conn
 ---@return string? err
 function Client:connect()
-  if not self.idle then return nil, "closed" end
-  local conn, err = net.dial(self.addr, { timeout = self.timeout })
-  if not conn then return nil, err end
-  conn:set_deadline(self.timeout)
-  conn.server = self.server -- which is stopped when nobody holds it
-  return conn
+  local conn, err = dial(self)
+  if conn and run then run.close_later(conn) end
+  return conn, err
 end
 
 ---@see lunapark.testing.Client.request

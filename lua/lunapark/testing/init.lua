@@ -14,6 +14,8 @@ local http = require "lunapark.http"
 local new_client = require "lunapark.testing.client"
 
 local C = ffi.C
+-- The run of `lunapark test` that this is loaded in; see runner.lua.
+local run = debug.getregistry()["lunapark.testing"]
 
 ---@class lunapark.testing
 local testing = {}
@@ -54,7 +56,9 @@ local function serve(app)
   local number = C.host_serve("127.0.0.1:0", core.new_handler(http.handler(app)), bound, 128, err)
   if number < 0 then error("serve: " .. ffi.string(C.host_strerror(err[0])), 3) end
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
-  return new_client.new(ffi.string(bound), server)
+  local client = new_client.new(ffi.string(bound), server)
+  if run then run.close_later(client) end
+  return client
 end
 
 --- Serves an app on a free port. Raises when it cannot be loaded or started.
@@ -81,6 +85,14 @@ end
 ---@return boolean? last  the connection has no further response
 function testing.read_reply(conn, method)
   return new_client.read_reply(conn, method)
+end
+
+--- What a test may leave behind: for the running `it` and its before_each and after_each blocks; called elsewhere, for
+--- all tests of that describe or file.
+---@param ... any  kinds: "G", "timer", "socket", "file", "process", "error" (of a G that nobody joins); or objects: Gs,
+---timers, connections, listeners, files, processes. Without any: everything
+function testing.allow_leak(...)
+  if run then run.allow_leak(...) end
 end
 
 return testing

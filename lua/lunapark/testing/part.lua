@@ -2,6 +2,7 @@
 --- the same test run has started it (testing/jobs.lua, testing/watch.lua).
 
 local core = require "lunapark.core"
+local coverage = require "lunapark.testing.coverage"
 local ffi = require "ffi"
 local report = require "lunapark.testing.report"
 
@@ -59,11 +60,12 @@ local function note_loads()
 end
 
 local function run_file(given, words)
-  local recorder = require("lunapark.testing.record").open(given.report)
+  local record = require "lunapark.testing.record"
+  local recorder = record.open(given.report)
+  package.preload["lunapark.testing.recorder"] = function() return record.handler end
   narrow(given)
   words[#words + 1] = "--output=lunapark.testing.recorder"
   words[#words + 1] = "--repeat=1"
-  local coverage = require "lunapark.testing.coverage"
   coverage.finish = function(counts) recorder:add("coverage", counts) end
   local loads = given.loads and note_loads()
   if loads then recorder.before_end = function() recorder:add("loads", loads) end end
@@ -71,7 +73,6 @@ end
 
 -- Runs files in processes, and makes one report of their coverage.
 local function run_jobs(words, opts)
-  local coverage = require "lunapark.testing.coverage"
   local total, say = nil, opts.say
   opts.say = function(path, result)
     for _, record in ipairs(result.records) do
@@ -116,7 +117,7 @@ end
 ---@param words string[]  what options.c has left of it; changed
 ---@return integer|nil code  the run is over; nil: it is to be done here
 function part.enter(words)
-  package.preload["luacov.runner"] = function() return require("lunapark.testing.coverage").runner end
+  package.preload["luacov.runner"] = function() return coverage.runner end
   local path = words[1] and words[1]:match "^%-%-part=(.*)"
   if path then
     table.remove(words, 1)

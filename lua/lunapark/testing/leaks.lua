@@ -1,0 +1,283 @@
+--- What a test leaves behind: Gs, timers, sockets, files, processes, errors that nobody has looked at.
+--
+-- Under `lunapark test`, and only there, the modules that make such things tell of each (`note`, below), and where in
+-- the spec it was made is kept until the test is over. What was made by the G of an `it`, or by a G that was started
+-- by it, and so on, is that test's; what setup and before_each make, and the Gs that they start, is not. A test that has
+-- passed otherwise fails when something of its is left after its after_each blocks: the spec's author either has
+-- forgotten it, or says `testing.allow_leak`.
+--
+--   G, timer   it has not ended. One that is about to gets a moment.
+--   socket     it is open, or was until the collector came. So is a listener, a datagram socket, a descriptor of another
+--              library that is waited for.
+--   file       of lunapark.fs, io.open, io.popen, io.tmpfile: it is open
+--   process    of lunapark.exec: it runs
+--   error      a G has raised, and nobody has joined it. Elsewhere that is a line in the log.
+--
+-- Channels need no look of their own: one in whose queue somebody waits has a G that waits.
+--
+-- A leaked G is ended (host/block.c), since it would go on in the midst of the next test.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local base = require "lunapark.base"
+local lp = require "lunapark"
+
+local C = ffi.C
+local registry = debug.getregistry()
+
+local leaks = {}
+
+local KINDS = { G = true, timer = true, socket = true, file = true, process = true, error = true }
+local GRACE, TURNS = 0.1, 20
+
+---@class lunapark.testing.Owner
+---@field gs table<lunapark.G, string>  "G" or "timer"; weak: those that live are held by the VM
+---@field things table[]  what else was made: { kind, where, open = fun(): boolean, object }
+---@field errors lunapark.G[]  those that raised while nobody had joined them
+
+---@type table<lunapark.G, lunapark.testing.Owner>
+local owner_of = setmetatable({}, { __mode = "k" })
+
+--- An owner: of what an `it` makes, or another block.
+---@return lunapark.testing.Owner
+function leaks.owner()
+  return { gs = setmetatable({}, { __mode = "k" }), things = {}, errors = {} }
+end
+
+--- What g makes from now on is the owner's, g itself is not.
+---@param g lunapark.G
+---@param owner lunapark.testing.Owner
+function leaks.own(g, owner)
+  owner_of[g] = owner
+end
+
+-- ---- where something is made -----------------------------------------------------------------------------
+
+local from_disk = os.getenv "LUNAPARK_LUA"
+local OURS = { "@lunapark/", from_disk and "@" .. from_disk .. "/lunapark/" or nil }
+
+local function is_ours(source)
+  for _, prefix in ipairs(OURS) do
+    if source:sub(1, #prefix) == prefix then return true end
+  end
+  return false
+end
+
+-- "file:line" of the code that called into Lunapark.
+local function place()
+  local level = 3
+  while true do
+    local info = debug.getinfo(level, "Sl")
+    if not info then return lp.self().where or "?" end
+    if info.what ~= "C" and info.currentline > 0 and not is_ours(info.source) then
+      return info.short_src .. ":" .. info.currentline
+    end
+    level = level + 1
+  end
+end
+
+-- ---- noting what is made ---------------------------------------------------------------------------------
+
+local address = ffi.new("char[?]", 128)
+
+-- The finalizer keeps the entry, and the entry not the socket, or it would never be collected.
+local function note_socket(entry, s)
+  local ref = setmetatable({ s }, { __mode = "v" })
+  local function is_open(sock)
+    local n = C.host_sock_addr(sock, 0, address, 128)
+    if n > 0 then entry.text = ffi.string(address, n) end
+    return n >= 0 or ffi.string(C.host_strerror(n)) ~= "closed"
+  end
+  entry.object = ref
+  entry.open = function()
+    if entry.forgotten ~= nil then return entry.forgotten end
+    return ref[1] ~= nil and is_open(ref[1])
+  end
+  ffi.gc(s, function(sock)
+    entry.forgotten = is_open(sock)
+    C.host_sock_forget(sock)
+  end)
+end
+
+local noters = {}
+
+function noters.socket(owner, s)
+  local entry = { kind = "socket", where = place() }
+  note_socket(entry, s)
+  table.insert(owner.things, entry)
+end
+
+function noters.file(owner, f)
+  table.insert(owner.things, {
+    kind = "file", where = place(), text = f.path, object = { f }, open = function() return not f.closed end,
+  })
+end
+
+function noters.process(owner, p)
+  table.insert(owner.things, {
+    kind = "process", where = place(), text = tostring(p.pid), object = { p },
+    open = function() return not p.result and C.host_proc_ended(p.proc) == 0 end,
+  })
+end
+
+function noters.G(owner, g)
+  owner_of[g] = owner
+  owner.gs[g] = "G"
+end
+
+function noters.timer(owner, t)
+  owner.gs[t.g] = "timer"
+end
+
+-- It has become somebody's who outlives the test, or is closed by the runner.
+function noters.kept(owner, object)
+  for i = #owner.things, 1, -1 do
+    if owner.things[i].object[1] == object then table.remove(owner.things, i) end
+  end
+end
+
+local function note_file(path, f, ...)
+  local owner = f and owner_of[lp.self()]
+  if owner then
+    table.insert(owner.things, {
+      kind = "file", where = place(), text = tostring(path), object = { f },
+      open = function() return io.type(f) == "file" end,
+    })
+  end
+  return f, ...
+end
+
+local function note(kind, object)
+  if kind == "error" then
+    local owner = owner_of[object]
+    if owner then table.insert(owner.errors, object) end
+    return
+  end
+  local owner = owner_of[lp.self()]
+  if owner then noters[kind](owner, object) end
+end
+
+--- From now on what is made is noted, by modules that are loaded from now on.
+function leaks.install()
+  registry["lunapark.note"] = note
+  for _, name in ipairs { "open", "popen" } do
+    local open = io[name]
+    io[name] = function(path, ...) return note_file(path, open(path, ...)) end
+  end
+  local tmpfile = io.tmpfile
+  io.tmpfile = function() return note_file("a temporary file", tmpfile()) end
+end
+
+-- ---- what is left ----------------------------------------------------------------------------------------
+
+local function is_live(g)
+  return not g.results and not g.err and C.host_serial(g.slot) == g.serial
+end
+
+local function any_g(owner)
+  for g in pairs(owner.gs) do
+    if is_live(g) then return true end
+  end
+  return false
+end
+
+local function is_allowed(allowed, kind, object)
+  for _, a in ipairs(allowed) do
+    if a == true or a == kind then return true end
+    if type(a) == "table" then
+      local inner = rawget(a, "sock") or rawget(a, "g")
+      if a == object or inner ~= nil and inner == object then return true end
+    elseif a == object then
+      return true
+    end
+  end
+  return false
+end
+
+--- Lets the Gs run that are about to end; returns when none is left, or soon after.
+---@param owner lunapark.testing.Owner
+---@param briefly? boolean  a few turns only
+function leaks.settle(owner, briefly)
+  for _ = 1, TURNS do
+    if not any_g(owner) then return end
+    lp.yield()
+  end
+  local give_up = base.now_ns() + GRACE * 1e9
+  while not briefly and any_g(owner) and base.now_ns() < give_up do
+    lp.sleep(0.002)
+  end
+end
+
+local function describe(kind, where, text)
+  if kind == "error" then return text end
+  return ("%s%s, made at %s"):format(kind, text and " " .. text or "", where)
+end
+
+--- What is left of it: lines for the user, and whether Gs are among it.
+---@param owner lunapark.testing.Owner
+---@param allowed table  kinds and objects that may be
+---@return string[] lines
+---@return boolean gs
+function leaks.left(owner, allowed)
+  local lines, gs = {}, false
+  for g, kind in pairs(owner.gs) do
+    if is_live(g) and not is_allowed(allowed, kind, g) then
+      lines[#lines + 1] = describe(kind, g.where, ("%d.%d"):format(g.slot, g.serial))
+      gs = true
+    end
+  end
+  for _, entry in ipairs(owner.things) do
+    if entry.open() and not is_allowed(allowed, entry.kind, entry.object[1]) then
+      lines[#lines + 1] = describe(entry.kind, entry.where, entry.text)
+    end
+  end
+  table.sort(lines)
+  for _, g in ipairs(owner.errors) do
+    if (g.report_at or g.reported) and not is_allowed(allowed, "error", g) then
+      lines[#lines + 1] = ("the error of a G that nobody has joined, started at %s: %s"):format(g.where, tostring(g.err))
+    end
+  end
+  return lines, gs
+end
+
+--- The errors that `left` has told need not be in the log, too.
+---@param owner lunapark.testing.Owner
+function leaks.said(owner)
+  for _, g in ipairs(owner.errors) do g.report_at = nil end
+end
+
+--- Ends the Gs that are left, but for those that may be. Waits, until they have ended or a little longer.
+---@param owner lunapark.testing.Owner
+---@param allowed table
+---@param first? lunapark.G  one more
+function leaks.end_gs(owner, allowed, first)
+  local gs = { first }
+  for g, kind in pairs(owner.gs) do
+    if is_live(g) and not is_allowed(allowed, kind, g) then gs[#gs + 1] = g end
+  end
+  for _, g in ipairs(gs) do C.host_block_doom(g.slot) end
+  for _, g in ipairs(gs) do g:join(GRACE) end
+end
+
+-- ---- testing.allow_leak ----------------------------------------------------------------------------------
+
+--- Checks the arguments of testing.allow_leak: kinds and objects.
+---@param ... any
+---@return table allowed
+function leaks.allowed(...)
+  local n = select("#", ...)
+  if n == 0 then return { true } end
+  for i = 1, n do
+    local a = select(i, ...)
+    local t = type(a)
+    if t == "string" and not KINDS[a] then
+      error(('allow_leak: what must be "G", "timer", "socket", "file", "process", "error" or an object, got "%s"')
+        :format(a), 3)
+    elseif t ~= "string" and t ~= "table" and t ~= "userdata" then
+      error("allow_leak: what must be a kind of leak or an object, got " .. t, 3)
+    end
+  end
+  return { ... }
+end
+
+return leaks
