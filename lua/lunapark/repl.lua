@@ -124,6 +124,7 @@ end
 function repl.run()
   local tty = C.host_repl_open(history_file()) == 1
   _G.lp = lp
+  io.stdout:setvbuf "line" -- for what Gs print while nothing is typed
   if tty then
     hear_interrupts()
     answer_questions()

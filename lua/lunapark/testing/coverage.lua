@@ -6,8 +6,8 @@
 -- served apps too. Compiled code calls no hooks, so the JIT is off, and specs run several times slower.
 --
 -- Which lines can be run is no guess by their text: a file is compiled once more when it is loaded, and the lines are
--- those of its bytecodes (jit.util). The return that ends each function stands at its `end` and is left out, since it
--- is there even where nobody can get to.
+-- those of its bytecodes (jit.util). Two of these stand at the `end` of a function and are left out: the making of
+-- it, and the return that ends each function even where nobody gets there.
 --
 -- Counted are files that are loaded by require, dofile or loadfile after the start, run or not: but no spec files,
 -- nothing in a folder `spec`, and nothing below /usr, where busted is. A configuration, `.luacov` or
@@ -22,13 +22,22 @@ local coverage = {}
 
 ---@alias lunapark.testing.Counts table<string, table<integer, integer>>  by path and line; 0: can be run, and was not
 
--- RET0, by a function that is nothing else.
+-- Opcodes, by functions of which we know where they have them.
 local RET0 = util.funcbc(function() end, 1) % 256
+local FNEW = util.funcbc(function() return function() end end, 1) % 256
+local UCLO = util.funcbc(function() -- KSHORT, FNEW, UCLO, RET0
+  local a = 1
+  local _ = function() return a end
+end, 3) % 256
 
 local function add_lines(fn, lines)
   local last = util.funcinfo(fn).bytecodes - 1
+  if util.funcbc(fn, last) % 256 == RET0 then
+    last = last - 1
+    if last > 0 and util.funcbc(fn, last) % 256 == UCLO then last = last - 1 end
+  end
   for pc = 1, last do
-    if pc < last or util.funcbc(fn, pc) % 256 ~= RET0 then
+    if util.funcbc(fn, pc) % 256 ~= FNEW then
       local line = util.funcinfo(fn, pc).currentline
       if line and line > 0 then lines[line] = 0 end
     end
@@ -98,7 +107,8 @@ end
 
 local function hook(_, line)
   local lines = by_source[getinfo(2, "S").source]
-  if lines then lines[line] = (lines[line] or 0) + 1 end
+  local n = lines and lines[line]
+  if n then lines[line] = n + 1 end
 end
 
 local function configure(path)

@@ -199,6 +199,11 @@ local function replay(busted, path, result)
       local parent = record[4] and busted.context.parent(element)
       if channel[1] == "test" then open_test = channel[2] == "start" and element or nil end
       if not channel[2] then channel = { channel[1], element.descriptor } end
+      -- A file that does not load comes without a place, over which busted's TAP handler stumbles.
+      local trace = record[6]
+      if type(trace) == "table" and next(trace) == nil then
+        trace.short_src, trace.currentline = path, tonumber(tostring(record[5]):match "^[^:]+:(%d+):") or 0
+      end
       busted.publish(channel, element, parent, unpack(record, 5, record.n))
     end
   end
@@ -303,7 +308,7 @@ function jobs.run(words, opts)
     if busted.skipAll then break end
   end
   busted.publish { "exit" }
-  return math.min(bad, 255)
+  return bad > 0 and 1 or 0
 end
 
 return jobs
