@@ -54,10 +54,8 @@ int main(int argc, char **argv) {
         void (*run)(void *);
         bool takes_args;
     } commands[] = {
-        {"serve", command_serve, false},
-        {"run", command_run, true},
-        {"test", command_test, false},
-        {"check", command_check, false},
+        {"serve", command_serve, false}, {"run", command_run, true},
+        {"test", command_test, false},   {"check", command_check, false},
         {"repl", command_repl, false},
     };
     int which = 0, skip = 1;

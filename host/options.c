@@ -107,7 +107,9 @@ static option table[] = {
      KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
-    {"jobs", "N", "how many spec files run at once, each in a process of its own (default 1: in this one)",
+    {"jobs", "N",
+     "how many spec files run at once, each in a process of its own (default 1: all\n"
+     "in this one)",
      KIND_INT, TEST, &options.jobs, 1, 1024, 0},
     {"coverage-dir", "DIR", "where busted's --coverage puts its pages (default build/coverage)",
      KIND_STRING, TEST, &options.coverage_dir, 0, 0, 0},

@@ -259,7 +259,8 @@ void host_repl_remember(const char *line) {
     history(r.history, &ev, H_ENTER, line);
     if (!r.history_file) return;
     mode_t mask = umask(077);
-    history(r.history, &ev, H_SAVE, r.history_file); /* if that fails there is no history next time */
+    history(r.history, &ev, H_SAVE,
+            r.history_file); /* if that fails there is no history next time */
     umask(mask);
 }
 

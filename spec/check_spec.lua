@@ -11,7 +11,9 @@ return app
 ]]
 
 local function files(more)
-  local p = project.new { ["app.lua"] = APP, ["lib/first.lua"] = "return { x = 1 }", ["lib/later.lua"] = "return { y = 1 }" }
+  local p = project.new {
+    ["app.lua"] = APP, ["lib/first.lua"] = "return { x = 1 }", ["lib/later.lua"] = "return { y = 1 }",
+  }
   for name, text in pairs(more or {}) do p:write(name, text) end
   return p
 end
@@ -53,16 +55,20 @@ describe("lunapark check", function()
   end)
 
   it_with_luacheck("heeds .luacheckrc, and leaves files elsewhere", function()
-    local p = files { [".luacheckrc"] = "ignore = { '211' }", ["app/app.lua"] = APP, ["lib/first.lua"] = "local z = 1 return { x = z }" }
+    local p = files {
+      [".luacheckrc"] = "ignore = { '211' }", ["app/app.lua"] = APP, ["lib/first.lua"] = "local z = 1 return { x = z }",
+    }
     p:write("app/lib/later.lua", "local unused\nreturn { y = 1 }")
     assert.same({ 0, "", "" }, { p:run { "check", "app/app.lua" } })
   end)
 
   it("works without luacheck, unless its findings are asked for", function()
     local p = files()
-    assert.same({ 0, "", "" }, { p:run({ "check", "app.lua" }, nil, { PATH = "/nowhere", LUNAPARK_LUA = os.getenv "LUNAPARK_LUA" }) })
-    local code, _, err = p:run({ "check", "--strict", "app.lua" }, nil,
-      { PATH = "/nowhere", LUNAPARK_LUA = os.getenv "LUNAPARK_LUA" })
+    local env = {
+      PATH = "/nowhere", LUNAPARK_LUA = os.getenv "LUNAPARK_LUA", ASAN_OPTIONS = os.getenv "ASAN_OPTIONS",
+    }
+    assert.same({ 0, "", "" }, { p:run({ "check", "app.lua" }, nil, env) })
+    local code, _, err = p:run({ "check", "--strict", "app.lua" }, nil, env)
     assert.equal(1, code)
     assert.matches("luacheck is not installed", err)
   end)

@@ -28,7 +28,8 @@ describe("lunapark test --watch", function()
     local out = begin {
       ["spec/a_spec.lua"] = "it('a is ' .. require('one').word, function() end)",
       ["spec/b_spec.lua"] = "it('b is ' .. dofile('two.lua'), function() end)",
-      ["one.lua"] = "return { word = require 'deep.three' }", ["two.lua"] = "return 'two'", ["deep/three.lua"] = "return 3",
+      ["one.lua"] = "return { word = require 'deep.three' }", ["two.lua"] = "return 'two'",
+      ["deep/three.lua"] = "return 3",
     }
     assert.matches("running 2 of 2 spec files: spec/a_spec.lua spec/b_spec.lua\n", out)
     assert.matches("ok 1 %- a is 3\n.*ok 2 %- b is two\n", out)
@@ -78,7 +79,9 @@ describe("lunapark test --watch", function()
     begin { ["spec/a_spec.lua"] = "it('a', function() end)" }
     started.process:kill "INT"
     assert.same({ code = 0 }, started.process:wait(30))
-    p = project.new { ["spec/a_spec.lua"] = "it('a', function() io.open('began', 'w'):close() require('lunapark').sleep(60) end)" }
+    p = project.new {
+      ["spec/a_spec.lua"] = "it('a', function() io.open('began', 'w'):close() require('lunapark').sleep(60) end)",
+    }
     started = p:start { "test", "--watch", "--block-timeout", "60" }
     require("spec.support.child").eventually(function() return p:read "began" end, "the beginning")
     started.process:kill "INT"

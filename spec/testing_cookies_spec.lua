@@ -16,7 +16,9 @@ describe("testing's cookie jar", function()
 
   it("sends one with a domain to hosts below it, and takes none for others", function()
     local jar = jar_with({ "a=1; Domain=.One.test", "b=2; domain=other.test", "c=3; domain=ne.test" }, "www.one.test")
-    for _, host in ipairs { "one.test", "www.one.test", "x.y.one.test" } do assert.equal("a=1", jar:field(host, "/")) end
+    for _, host in ipairs { "one.test", "www.one.test", "x.y.one.test" } do
+      assert.equal("a=1", jar:field(host, "/"))
+    end
     assert.is_nil(jar:field("other.test", "/"))
     assert.is_nil(jar:field("none.test", "/"))
     assert.is_nil(jar_with("a=1; Domain=0.0.1", "127.0.0.1"):field("127.0.0.1", "/"))
@@ -24,7 +26,8 @@ describe("testing's cookie jar", function()
   end)
 
   it("knows paths, and which comes first", function()
-    local jar = jar_with({ "a=1", "b=2; Path=/x", "c=3; Path=/", "d=4; Path=relative", "a=5; Path=/x/y" }, nil, "/x/y?q=/z")
+    local fields = { "a=1", "b=2; Path=/x", "c=3; Path=/", "d=4; Path=relative", "a=5; Path=/x/y" }
+    local jar = jar_with(fields, nil, "/x/y?q=/z")
     assert.equal("a=5; a=1; b=2; d=4; c=3", jar:field("127.0.0.1", "/x/y/z"))
     assert.equal("a=1; b=2; d=4; c=3", jar:field("127.0.0.1", "/x?q"))
     assert.equal("c=3", jar:field("127.0.0.1", "/xy"))

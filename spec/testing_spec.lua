@@ -70,7 +70,8 @@ describe("testing", function()
     assert.same({ "GET", "1, 2", "" }, client:get("/", { headers = { ["X-A"] = { 1, 2 } } }):json())
     assert.matches("method must be a string", helper.raised(client.request, client))
     assert.matches("target must be a string", helper.raised(client.get, client))
-    assert.matches("body must be a string or a function, got table", helper.raised(client.post, client, "/", { body = {} }))
+    assert.matches("body must be a string or a function, got table",
+      helper.raised(client.post, client, "/", { body = {} }))
   end)
 
   it("gives headers of the server's type", function()
@@ -203,13 +204,17 @@ describe("testing", function()
   it("refuses unknown options, and what is none", function()
     local app = function() return "x" end
     assert.matches("serve: unknown option tiemout", helper.raised(testing.serve, app, { tiemout = 1 }))
-    assert.matches("serve: opts.timeout must be a number, got string", helper.raised(testing.serve, app, { timeout = "1" }))
+    assert.matches("serve: opts.timeout must be a number, got string",
+      helper.raised(testing.serve, app, { timeout = "1" }))
     assert.matches("serve: opts must be a table, got number", helper.raised(testing.serve, app, 5))
     client = testing.serve(app)
     assert.matches("request: unknown option bdy", helper.raised(client.get, client, "/", { bdy = "x" }))
-    assert.matches("only one of body, json and form", helper.raised(client.post, client, "/", { body = "x", json = 1 }))
-    assert.matches("opts.json: cannot encode as JSON: a function", helper.raised(client.post, client, "/", { json = print }))
-    assert.matches("opts.query must be a table, got string", helper.raised(client.get, client, "/", { query = "a=1" }))
+    assert.matches("only one of body, json and form",
+      helper.raised(client.post, client, "/", { body = "x", json = 1 }))
+    assert.matches("opts.json: cannot encode as JSON: a function",
+      helper.raised(client.post, client, "/", { json = print }))
+    assert.matches("opts.query must be a table, got string",
+      helper.raised(client.get, client, "/", { query = "a=1" }))
   end)
 
   it("sends JSON, forms, queries and headers of its own", function()
@@ -286,7 +291,8 @@ describe("testing", function()
     it("a request's body with a Content-Length", function()
       client = testing.serve(function(req) return { req.headers["content-length"], req:body() } end)
       local pieces = { "ab", "cd" }
-      local r = client:put("/", { headers = { ["Content-Length"] = 4 }, body = function() return table.remove(pieces, 1) end })
+      local function body() return table.remove(pieces, 1) end
+      local r = client:put("/", { headers = { ["Content-Length"] = 4 }, body = body })
       assert.same({ "4", "abcd" }, r:json())
     end)
 

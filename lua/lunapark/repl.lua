@@ -1,8 +1,8 @@
 --- `lunapark repl`: reads a line, runs it in a G, prints its values.
 --
 -- A line is an expression, whose values are printed, or statements; `= expr` is the old way to say the first. What is
--- not complete goes on with the next line. Locals end with their line. Each line runs in a G of its own, so it may wait,
--- and Gs that it starts go on behind the prompt: reading happens on another thread (host/repl.c).
+-- not complete goes on with the next line. Locals end with their line. Each line runs in a G of its own, so it may
+-- wait, and Gs that it starts go on behind the prompt: reading happens on another thread (host/repl.c).
 --
 -- Ctrl-C clears the line, or, while a line runs, cancels its G: its waits answer "canceled". A loop that does not wait
 -- can't be ended so: Ctrl-\ ends it all. Ctrl-D at an empty line is the end.

@@ -76,8 +76,8 @@ function complete.complete(before)
   table.sort(found)
   local insert = common(found):sub(#prefix + 1)
   if insert ~= "" or #found < 2 then return insert, "" end
-  local more = #found - MAX_LISTED
-  return "", table.concat(found, "  ", 1, math.min(#found, MAX_LISTED)) .. (more > 0 and ("  ... (%d more)"):format(more) or "")
+  local list, more = table.concat(found, "  ", 1, math.min(#found, MAX_LISTED)), #found - MAX_LISTED
+  return "", more > 0 and ("%s  ... (%d more)"):format(list, more) or list
 end
 
 return complete

@@ -71,7 +71,8 @@ local function show_table(t, depth, inside, state)
 end
 
 function show(value, depth, inside, state)
-  local kind, text = type(value), nil
+  local kind = type(value)
+  local text
   if kind == "string" then
     text = quote(value)
   elseif kind == "table" and not (debug.getmetatable(value) or {}).__tostring then

@@ -1,8 +1,8 @@
 --- A jar for the test client's cookies: what Set-Cookie fields say is sent back, by RFC 6265's rules for one server.
 --
 -- A cookie goes back to the host that has set it, or, with Domain, to that domain and those below it; to its path and
--- what is below that; until Max-Age or Expires. Secure ones are kept, and not sent, since the client speaks plain HTTP. Values
--- are as they stand in the field: nothing is decoded.
+-- what is below that; until Max-Age or Expires. Secure ones are kept, and not sent, since the client speaks plain HTTP.
+-- Values are as they stand in the field: nothing is decoded.
 
 local concat = table.concat
 
@@ -64,7 +64,8 @@ local function in_domain(host, domain)
 end
 
 local function in_path(path, prefix)
-  return path == prefix or path:sub(1, #prefix) == prefix and (prefix:sub(-1) == "/" or path:sub(#prefix + 1, #prefix + 1) == "/")
+  if path:sub(1, #prefix) ~= prefix then return false end
+  return #path == #prefix or prefix:sub(-1) == "/" or path:sub(#prefix + 1, #prefix + 1) == "/"
 end
 
 local function path_of(target)

@@ -6,8 +6,8 @@
 -- served apps too. Compiled code calls no hooks, so the JIT is off, and specs run several times slower.
 --
 -- Which lines can be run is no guess by their text: a file is compiled once more when it is loaded, and the lines are
--- those of its bytecodes (jit.util). Two of these stand at the `end` of a function and are left out: the making of
--- it, and the return that ends each function even where nobody gets there.
+-- those of its bytecodes (jit.util). Two of these stand at the `end` of a function and are left out: the making of it,
+-- and the return that ends each function even where nobody gets there.
 --
 -- Counted are files that are loaded by require, dofile or loadfile after the start, run or not: but no spec files,
 -- nothing in a folder `spec`, and nothing below /usr, where busted is. A configuration, `.luacov` or

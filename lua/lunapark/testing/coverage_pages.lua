@@ -6,7 +6,8 @@ local STYLE = [[
 body { font: 14px/1.4 sans-serif; margin: 2em; color: #222 }
 table { border-collapse: collapse } th, td { padding: 2px 1em; text-align: right } th:first-child, td:first-child
 { text-align: left } tr:nth-child(even) td { background: #f6f6f6 }
-pre { line-height: 1.35 } .n, .c { color: #888; display: inline-block; text-align: right; width: 5em; margin-right: 1em }
+pre { line-height: 1.35 }
+.n, .c { color: #888; display: inline-block; text-align: right; width: 5em; margin-right: 1em }
 .hit { background: #e3f6e3 } .miss { background: #fbdcdc } .line { display: block; min-height: 1.35em }
 ]]
 

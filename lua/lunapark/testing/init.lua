@@ -5,8 +5,8 @@
 --
 -- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
 -- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
--- `client:close()`, at the end of the `it` (with its before_each), describe or file in which it was started, or when the
--- client and the connections made from it are collected.
+-- `client:close()`, at the end of the `it` (with its before_each), describe or file in which it was started, or when
+-- the client and the connections made from it are collected.
 
 local ffi = require "ffi"
 require "lunapark.cdef"

@@ -251,9 +251,15 @@ local function run_once(busted, parts, n, say)
   stop:stop()
 end
 
+---@class lunapark.testing.JobsOptions
+---@field jobs integer      how many at once
+---@field files string[]?   which; without it those that the command line means
+---@field loads boolean?    each is to tell what it has loaded
+---@field say fun(path: string, result: lunapark.testing.FileRun)?
+
 --- Runs spec files in processes, and prints what the output handler makes of it.
 ---@param words string[]  the command line, without our own options
----@param opts { jobs: integer, files: string[]?, loads: boolean?, say: fun(path: string, result: lunapark.testing.FileRun)? }
+---@param opts lunapark.testing.JobsOptions
 ---@return integer|nil code  busted's exit code; nil: nothing was run, which is for busted to explain
 function jobs.run(words, opts)
   local args = jobs.parse(words)
@@ -263,10 +269,10 @@ function jobs.run(words, opts)
   local loader = require "busted.modules.output_handler_loader" ()
   require "busted" (busted)
   local bad = 0
-  local function count(_, _, message)
+  local function count()
     bad = bad + 1
     busted.skipAll = busted.skipAll or not args["keep-going"]
-    return nil, true, message
+    return nil, true
   end
   busted.subscribe({ "error", "output" }, function(element, _, message)
     io.stderr:write(("lunapark test: error: Cannot load output library: %s\n%s\n"):format(element.name, message))
@@ -281,8 +287,9 @@ function jobs.run(words, opts)
     suppressPending = args["suppress-pending"], language = args.lang, deferPrint = args["defer-print"],
     arguments = args.Xoutput,
   })
-  local files, err = opts.files, nil
+  local files = opts.files
   if not files then
+    local err
     files, err = jobs.files(args, function(message) busted.publish({ "error" }, {}, nil, message, {}) end)
     if not files then
       io.stderr:write("lunapark test: error: ", err, "\n")

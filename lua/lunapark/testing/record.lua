@@ -60,7 +60,8 @@ function record.handler()
         busted.subscribe(channel, function(element, parent, ...)
           local rest = { n = select("#", ...), ... }
           for i = 1, rest.n do rest[i] = report.plain(rest[i]) end
-          out:add("event", channel, chain(busted, element), parent and chain(busted, parent).id, unpack(rest, 1, rest.n))
+          local parent_id = parent and chain(busted, parent).id
+          out:add("event", channel, chain(busted, element), parent_id, unpack(rest, 1, rest.n))
           return nil, true
         end, { priority = 1 })
       end

@@ -1,12 +1,12 @@
 --- `lunapark test --watch`: runs the spec files that changed files reach, again and again, until Ctrl-C.
 --
--- Each round is a process, `lunapark test --part=FILE`, which runs the spec files that it is told (in processes of their
--- own, testing/jobs.lua) and says of each which files it has loaded, or looked for, and what was in them. Here these are
--- watched (host/changes.c), together with the folders of the spec files and .busted. When something happens, files are
--- compared by what is in them, so what was only touched changes nothing.
+-- Each round is a process, `lunapark test --part=FILE`, which runs the spec files that it is told (in processes of
+-- their own, testing/jobs.lua) and says of each which files it has loaded, or looked for, and what was in them. Here
+-- these are watched (host/changes.c), together with the folders of the spec files and .busted. When something happens,
+-- files are compared by what is in them, so what was only touched changes nothing.
 --
--- A file counts that is loaded by require, dofile or loadfile. What a spec reads otherwise, or what programs load that it
--- starts, is not known.
+-- A file counts that is loaded by require, dofile or loadfile. What a spec reads otherwise, or what programs load that
+-- it starts, is not known.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
