@@ -16,7 +16,10 @@ local docs = {}
 
 -- Every file directly below lua/lunapark is a module for users, and what is in a directory belongs to the module
 -- of that name, except:
-local inner = { base = true, boot = true, job = true, waitq = true }
+local inner = {
+  base = true, boot = true, check = true, job = true, repl = true, repl_complete = true, repl_format = true,
+  waitq = true,
+}
 local part_of = {
   chan = "lunapark", offload = "lunapark", scope = "lunapark", sync = "lunapark", timer = "lunapark", init = "lunapark",
 }

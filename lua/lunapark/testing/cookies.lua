@@ -85,7 +85,7 @@ local function parse(field)
   return name, value, attributes
 end
 
-function Jar:remove(cookie)
+local function remove(self, cookie)
   for i, other in ipairs(self.list) do
     if other.name == cookie.name and other.domain == cookie.domain and other.path == cookie.path then
       return table.remove(self.list, i)
@@ -94,7 +94,7 @@ function Jar:remove(cookie)
 end
 
 local function put(self, cookie)
-  local old = self:remove(cookie)
+  local old = remove(self, cookie)
   if cookie.expires and cookie.expires <= os.time() then return end
   self.made = self.made + 1
   cookie.number = old and old.number or self.made

@@ -11,8 +11,8 @@
 --
 -- Counted are files that are loaded by require, dofile or loadfile after the start, run or not: but no spec files,
 -- nothing in a folder `spec`, and nothing below /usr, where busted is. A configuration, `.luacov` or
--- --coverage-config-file, returns a table as LuaCov's does; of that count `include` and `exclude`, lists of Lua patterns
--- for paths without `.lua`. Other processes that a spec starts are not seen.
+-- --coverage-config-file, returns a table as LuaCov's does; of that count `include` and `exclude`, lists of Lua
+-- patterns for paths without `.lua`. Other processes that a spec starts are not seen, nor is a run that does not end.
 
 local util = require "jit.util"
 
@@ -20,7 +20,7 @@ local getinfo = debug.getinfo
 
 local coverage = {}
 
----@alias lunapark.testing.Counts table<string, table<integer, integer>>  by path and line; 0: can be run, and was not
+-- Counts: by path and line; 0: it can be run, and was not.
 
 -- Opcodes, by functions of which we know where they have them.
 local RET0 = util.funcbc(function() end, 1) % 256
@@ -64,7 +64,7 @@ end
 
 -- ---- counting ------------------------------------------------------------------------------------------
 
----@type lunapark.testing.Counts
+---@type table<string, table<integer, integer>>
 local counts = {}
 -- Counts by the name of the chunk: false if nobody wants to know.
 local by_source = {}
@@ -138,7 +138,7 @@ function coverage.start()
 end
 
 --- Ends it.
----@return lunapark.testing.Counts
+---@return table<string, table<integer, integer>>
 function coverage.stop()
   debug.sethook()
   require("lunapark.source").on_load(nil)
@@ -147,8 +147,8 @@ function coverage.stop()
 end
 
 --- Adds the counts of another process to `total`.
----@param total lunapark.testing.Counts
----@param more lunapark.testing.Counts
+---@param total table<string, table<integer, integer>>
+---@param more table<string, table<integer, integer>>
 function coverage.add(total, more)
   for path, lines in next, more do
     local sum = total[path] or {}
@@ -160,7 +160,7 @@ end
 -- ---- as busted calls it ---------------------------------------------------------------------------------
 
 --- What is done with the counts when the run ends; another process of a test run sends them to where they are summed.
----@param total lunapark.testing.Counts
+---@param total table<string, table<integer, integer>>
 function coverage.finish(total)
   coverage.report(total, require("lunapark.core").option_value "coverage_dir")
 end
@@ -183,7 +183,7 @@ coverage.runner = setmetatable({ configuration = { include = {}, exclude = {} } 
 })
 
 --- Writes the pages, and a table to stderr, where it harms no output handler's document.
----@param total lunapark.testing.Counts
+---@param total table<string, table<integer, integer>>
 ---@param dir string
 function coverage.report(total, dir)
   local pages = require "lunapark.testing.coverage_pages"

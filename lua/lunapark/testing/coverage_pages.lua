@@ -26,7 +26,7 @@ local function percent(lines, missed)
 end
 
 --- Files by name, the last one "total".
----@param total lunapark.testing.Counts
+---@param total table<string, table<integer, integer>>
 ---@return lunapark.testing.FileSum[]
 function pages.sums(total)
   local list, all = {}, { path = "total", lines = 0, missed = 0 }
@@ -114,7 +114,7 @@ end
 
 --- Writes index.html and a page for each file to the directory, which is made if it is not there.
 ---@param files lunapark.testing.FileSum[]
----@param total lunapark.testing.Counts
+---@param total table<string, table<integer, integer>>
 ---@param dir string
 ---@return true|nil ok
 ---@return string? err
