@@ -12,7 +12,8 @@
  *     block's limit is told to it. In the interpreter the G gets an error. Compiled code can be ended only with its VM,
  *     and with the VM go the runner, busted, and what it has counted so far: so the process says which block it was,
  *     where all Gs were, and ends with 1. It would be no kindness to run the other specs in a new VM: what the lost
- *     one has printed can not be told from what it would have.
+ *     one has printed can not be told from what it would have. A C function (os.execute) gets GIVE_UP_NS more, then the
+ *     process ends in the same way: it comes back to an error, if it comes back.
  *
  * A block that has hung is not waited for any more, and must not go on when another runs: it, and what it has started,
  * is doomed. A doomed G raises an error at its next instruction, and, if that is caught, at the one after: so its waits
@@ -22,10 +23,14 @@
 #include "block.h"
 
 #include "dump.h"
+#include "runaway.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define GIVE_UP_NS (5 * NS_PER_SEC)
 
 typedef struct block {
     char what[512];
@@ -72,7 +77,8 @@ static bool waits_inside(const host_luag *lg) {
     bool inside = strcmp(s.reason, rt_reason_name(RT_WAIT_PARK)) == 0 ||
                   strcmp(s.reason, rt_reason_name(RT_WAIT_JOIN)) == 0 ||
                   strcmp(s.reason, rt_reason_name(RT_WAIT_OTHER)) == 0;
-    bool others_vms = lg->shared != NULL; /* it stands, or stood once, in a channel that they share */
+    bool others_vms =
+        lg->shared != NULL; /* it stands, or stood once, in a channel that they share */
     return inside && lg->deadline_ns == 0 && !others_vms && !lg->x;
 }
 
@@ -103,18 +109,29 @@ void host_block_doom(int32_t slot) {
     luag_cancel(lg, HOST_CANCELED);
 }
 
+/* Nothing could end it. */
+static _Noreturn void give_up(host_vm *vm) {
+    char place[160];
+    runaway_place(vm, place, sizeof place);
+    log_end();
+    fprintf(stderr, "lunapark: %s, in %s, and could not be ended\n", lost, place);
+    fflush(NULL);
+    _exit(1);
+}
+
 void block_overdue(host_vm *vm) {
-    int64_t until = atomic_load(&vm->loads_until_ns);
-    if (until == 0 || rt_nanotime() < until) return;
+    int64_t until = atomic_load(&vm->loads_until_ns), now = rt_nanotime();
+    if (until == 0 || now < until) return;
     rt_lock_acquire(&lock);
     block *b = vm->block;
     bool say = b && !b->said;
     if (say) {
         b->said = true;
-        snprintf(lost, sizeof lost, "%s: runs on, without waiting, after %.3g s (--block-timeout)", b->what,
-                 (double)b->limit_ns / 1e9);
+        snprintf(lost, sizeof lost, "%s: runs on, without waiting, after %.3g s (--block-timeout)",
+                 b->what, (double)b->limit_ns / 1e9);
     }
     rt_lock_release(&lock);
+    if (b && now - until >= GIVE_UP_NS) give_up(vm);
     if (!say) return;
     fflush(NULL);
     fprintf(stderr, "lunapark: %s\n", lost);
@@ -125,7 +142,8 @@ const char *block_lost(void) {
     static char text[1200];
     rt_lock_acquire(&lock);
     if (lost[0])
-        snprintf(text, sizeof text, "%s, in compiled code, and could be ended only with its VM", lost);
+        snprintf(text, sizeof text, "%s, in compiled code, and could be ended only with its VM",
+                 lost);
     else
         snprintf(text, sizeof text, "the VM was ended");
     rt_lock_release(&lock);

@@ -18,8 +18,9 @@
 #define DEFAULTS                                                                                   \
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
-        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30, .log_level = LOG_INFO,           \
-        .vm_memory = 1 << 30, .block_timeout = 10, .jobs = 1, .coverage_dir = "build/coverage",    \
+        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
+        .log_level = LOG_INFO, .vm_memory = 1 << 30, .block_timeout = 10, .jobs = 1,               \
+        .coverage_dir = "build/coverage",                                                          \
     }
 host_options options = DEFAULTS;
 
@@ -453,7 +454,9 @@ static const struct {
      "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
      "Exit code 1 if it raises, 2 if all its Gs wait for each other."},
     {"test", "lunapark test [options] [busted's options] [paths]",
-     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code."},
+     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code.\n"
+     "A block that takes too long, waits for what can never come, or leaves Gs, sockets or files\n"
+     "behind, fails."},
     {"check", "lunapark check [options] APP.lua",
      "Loads an app and reports errors, and what luacheck, if it is installed, finds in its files.\n"
      "Exit code 0 or 1."},

@@ -89,18 +89,19 @@ describe("a wait", function()
     end)
 
     it("is refused for every way of waiting", function()
-      local ln = net.listen "127.0.0.1:0"
+      local ln, g = net.listen "127.0.0.1:0", lp.go(lp.park)
       for name, fn in pairs {
         sleep = function() lp.sleep(0) end,
         yield = lp.yield,
         park = lp.park,
-        join = function() lp.go(lp.park):join(0.001) end,
+        join = function() g:join(0.001) end,
         accept = function() ln:accept() end,
       } do
         local err
         sort_inside(function() err = raised(fn) end)
         assert.matches(CALLBACK, err, name)
       end
+      g:cancel()
       ln:close()
     end)
 

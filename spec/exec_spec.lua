@@ -16,7 +16,7 @@ local function exists(pid)
 end
 
 local function zombies()
-  local mine, n = io.open("/proc/self/stat"):read "*a":match "^%d+", 0
+  local mine, n = helper.text_of("/proc/self/stat"):match "^%d+", 0
   local text = exec.run("cat /proc/[0-9]*/stat 2>/dev/null", { shell = true }).stdout
   for line in text:gmatch "[^\n]+" do
     local state, parent = line:match "^.*%) (%a) (%d+)"
@@ -87,7 +87,7 @@ describe("exec.run", function()
 
   it("leaves no descriptors behind", function()
     local function count()
-      local mine = io.open("/proc/self/stat"):read "*a":match "^%d+"
+      local mine = helper.text_of("/proc/self/stat"):match "^%d+"
       return #exec.run({ "ls", "/proc/" .. mine .. "/fd" }).stdout
     end
     count()
@@ -126,7 +126,7 @@ describe("exec.run", function()
     local path = child.file ""
     local script = "echo $$ >" .. path .. "; sleep 60"
     local function pid()
-      return io.open(path):read "*a":match "^(%d+)\n"
+      return helper.text_of(path):match "^(%d+)\n"
     end
     assert.same({ nil, "timeout" }, { unpack({ lp.deadline(0.3, exec.run, script, { shell = true }) }, 1, 2) })
     helper.eventually(function() return not exists(pid()) end)
@@ -219,7 +219,7 @@ describe("exec.run", function()
       ]]):format(path)), "--procs", "1", "--handler-timeout", "1", "--kill-after", "0.2",
     }
     local g = lp.go(function() return child.client(server.addr):get("/run").status end)
-    local pid = child.eventually(function() return io.open(path):read "*a":match "^(%d+)\n" end)
+    local pid = child.eventually(function() return helper.text_of(path):match "^(%d+)\n" end)
     local spawned = child.client(server.addr):get("/spawned").body
     child.client(server.addr):get("/loop")
     child.eventually(function() return server:stderr():find "VM %d+ is dropped" end)

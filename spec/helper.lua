@@ -36,6 +36,14 @@ function helper.stderr_of(fn)
   return text
 end
 
+--- What is in a file; raises if it is not there.
+function helper.text_of(path)
+  local f = assert(io.open(path))
+  local text = f:read "*a"
+  f:close()
+  return text
+end
+
 --- Waits until `condition()` is true, at most five seconds.
 function helper.eventually(condition)
   local give_up = lp.now() + 5

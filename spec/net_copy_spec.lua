@@ -267,7 +267,9 @@ describe("net.copy", function()
     local left = first == 1 and "yz" or "xyz"
     assert.equal(left, src:read_exact(#left))
     dst:close()
-    assert.same({ nil, "closed", 0 }, { net.copy(dst, file_of "x") })
+    local file = file_of "x"
+    assert.same({ nil, "closed", 0 }, { net.copy(dst, file) })
+    file:close()
   end)
 
   it("needs no pipe when there are no descriptors left", function()

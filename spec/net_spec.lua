@@ -1,4 +1,5 @@
 local lp = require "lunapark"
+local testing = require "lunapark.testing"
 local net = require "lunapark.net"
 local helper = require "spec.helper"
 
@@ -330,6 +331,7 @@ describe("net", function()
   end)
 
   it("closes what nobody holds", function()
+    testing.allow_leak "socket"
     local ln = keep(net.listen "127.0.0.1:0")
     local a = net.dial(ln:addr())
     local b = keep(ln:accept())

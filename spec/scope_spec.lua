@@ -92,7 +92,7 @@ describe("lunapark.scope", function()
 
   describe("the first error", function()
     it("of a G cancels the others and the function, and is raised with its traceback", function()
-      local a, b = pair()
+      local a, b, ln = pair()
       local seen = {}
       local function culprit()
         lp.sleep(0.002)
@@ -124,6 +124,7 @@ describe("lunapark.scope", function()
       assert.is_true(lp.go(lp.sleep, 0.001):join())
       b:write "still there"
       assert.equal("still there", a:read())
+      ln:close()
       a:close()
       b:close()
     end)

@@ -1,4 +1,5 @@
 local lp = require "lunapark"
+local testing = require "lunapark.testing"
 local waits = require "spec.support.waits"
 local helper = require "spec.helper"
 
@@ -52,6 +53,7 @@ describe("lunapark.after", function()
   end)
 
   it("logs an error of fn", function()
+    testing.allow_leak "error"
     local log = helper.stderr_of(function()
       lp.after(0.001, function() error "in after" end)
       lp.sleep(1.1)

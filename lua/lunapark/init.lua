@@ -209,6 +209,7 @@ local function finish(g, ok, ...)
   end
   local taken = g.scope and scope.leave(g, ok, g.err)
   if not ok and not taken and (not g.joiners or #g.joiners == 0) then report_later(g) end
+  if note then note("ended", g) end
   local joiners = g.joiners
   if not joiners then return end
   for i = 1, #joiners do C.host_wake(joiners[i].slot) end

@@ -5,12 +5,13 @@
 --
 -- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
 -- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
--- `client:close()`, at the end of the `it` (with its before_each), describe or file in which it was started, or when
--- the client and the connections made from it are collected.
+-- `client:close()`, or when the `it`, describe or file is over in which it was made (in a before_each: the `it`), or
+-- when the client and the connections made from it are collected.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.base"
 local http = require "lunapark.http"
 local new_client = require "lunapark.testing.client"
 
@@ -35,6 +36,7 @@ end
 function Server:stop()
   stop_number(self.number)
 end
+Server.close = Server.stop
 
 local function load_app(app, what)
   if type(app) == "string" then
@@ -64,7 +66,10 @@ local function serve(app, opts)
   if number < 0 then error("serve: " .. ffi.string(C.host_strerror(err[0])), 3) end
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
   local client = new_client.new(ffi.string(bound), server, opts)
-  if run then run.close_later(setmetatable({ client }, weak_mt)) end
+  if run then
+    run.close_later(setmetatable({ server }, weak_mt))
+    run.close_later(setmetatable({ client }, weak_mt))
+  end
   return client
 end
 
@@ -102,6 +107,15 @@ end
 ---timers, connections, listeners, files, processes. Without any: everything
 function testing.allow_leak(...)
   if run then run.allow_leak(...) end
+end
+
+--- How long a block may take, in place of --block-timeout: the running one, from now on, and those that follow in the
+--- same `it`, describe or file.
+---@param s number  seconds; 0: as long as it likes
+function testing.block_timeout(s)
+  base.check_seconds(s, "block_timeout")
+  if s < 0 then error("block_timeout: s must not be negative, got " .. s, 2) end
+  if run then run.block_timeout(s) end
 end
 
 return testing

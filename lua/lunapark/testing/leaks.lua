@@ -2,16 +2,18 @@
 --
 -- Under `lunapark test`, and only there, the modules that make such things tell of each (`note`, below), and where in
 -- the spec it was made is kept until the test is over. What was made by the G of an `it`, or by a G that was started
--- by it, and so on, is that test's; what setup and before_each make, and the Gs that they start, is not. A test that has
--- passed otherwise fails when something of its is left after its after_each blocks: the spec's author either has
--- forgotten it, or says `testing.allow_leak`.
+-- by it, and so on, is that test's; what setup and before_each make, and the Gs that they start, is not. A test that
+-- passes otherwise fails when something of its is left after its after_each blocks: its author has either forgotten
+-- that, or says `testing.allow_leak`.
 --
---   G, timer   it has not ended. One that is about to gets a moment.
---   socket     it is open, or was until the collector came. So is a listener, a datagram socket, a descriptor of another
---              library that is waited for.
+--   G, timer   it has not ended. One that is about to gets a moment, a tenth of a second.
+--   socket     it is open, or was until the collector came: a connection, a listener, a datagram socket, a descriptor
+--              of another library that is waited for
 --   file       of lunapark.fs, io.open, io.popen, io.tmpfile: it is open
 --   process    of lunapark.exec: it runs
 --   error      a G has raised, and nobody has joined it. Elsewhere that is a line in the log.
+--
+-- Handlers of testing.serve are Gs that no test has started, and what they make is nobody's.
 --
 -- Channels need no look of their own: one in whose queue somebody waits has a G that waits.
 --
@@ -31,8 +33,9 @@ local KINDS = { G = true, timer = true, socket = true, file = true, process = tr
 local GRACE, TURNS = 0.1, 20
 
 ---@class lunapark.testing.Owner
----@field gs table<lunapark.G, string>  "G" or "timer"; weak: those that live are held by the VM
+---@field gs table<lunapark.G, string>  those that live: "G" or "timer"
 ---@field things table[]  what else was made: { kind, where, open = fun(): boolean, object }
+---@field look_at integer  how many of these are too many to be kept unlooked at
 ---@field errors lunapark.G[]  those that raised while nobody had joined them
 
 ---@type table<lunapark.G, lunapark.testing.Owner>
@@ -41,7 +44,7 @@ local owner_of = setmetatable({}, { __mode = "k" })
 --- An owner: of what an `it` makes, or another block.
 ---@return lunapark.testing.Owner
 function leaks.owner()
-  return { gs = setmetatable({}, { __mode = "k" }), things = {}, errors = {} }
+  return { gs = {}, things = {}, look_at = 100, errors = {} }
 end
 
 --- What g makes from now on is the owner's, g itself is not.
@@ -80,44 +83,62 @@ end
 
 local address = ffi.new("char[?]", 128)
 
--- The finalizer keeps the entry, and the entry not the socket, or it would never be collected.
-local function note_socket(entry, s)
-  local ref = setmetatable({ s }, { __mode = "v" })
-  local function is_open(sock)
-    local n = C.host_sock_addr(sock, 0, address, 128)
-    if n > 0 then entry.text = ffi.string(address, n) end
-    return n >= 0 or ffi.string(C.host_strerror(n)) ~= "closed"
-  end
+-- The entry does not keep the object, or that would never be collected; its finalizer keeps the entry. `cdata` is what
+-- has the finalizer `free`; is_open(cdata) tells.
+local function watch(entry, cdata, free, is_open)
+  local ref = setmetatable({ cdata }, { __mode = "v" })
   entry.object = ref
   entry.open = function()
     if entry.forgotten ~= nil then return entry.forgotten end
     return ref[1] ~= nil and is_open(ref[1])
   end
-  ffi.gc(s, function(sock)
-    entry.forgotten = is_open(sock)
-    C.host_sock_forget(sock)
+  ffi.gc(cdata, function(c)
+    entry.forgotten = is_open(c)
+    free(c)
   end)
+end
+
+-- Adds an entry to the owner's list, from which now and then those are taken that are no leaks any more.
+local function add(owner, entry)
+  local things = owner.things
+  if #things >= owner.look_at then
+    local n = 0
+    for i = 1, #things do
+      local e = things[i]
+      things[i] = nil
+      if e.open() then
+        n = n + 1
+        things[n] = e
+      end
+    end
+    owner.look_at = math.max(2 * n, 100)
+  end
+  things[#things + 1] = entry
 end
 
 local noters = {}
 
 function noters.socket(owner, s)
   local entry = { kind = "socket", where = place() }
-  note_socket(entry, s)
-  table.insert(owner.things, entry)
+  watch(entry, s, C.host_sock_forget, function(sock)
+    local n = C.host_sock_addr(sock, 0, address, 128)
+    if n > 0 then entry.text = ffi.string(address, n) end
+    return n >= 0 or ffi.string(C.host_strerror(n)) ~= "closed"
+  end)
+  add(owner, entry)
 end
 
 function noters.file(owner, f)
-  table.insert(owner.things, {
-    kind = "file", where = place(), text = f.path, object = { f }, open = function() return not f.closed end,
-  })
+  local entry = { kind = "file", where = place(), text = f.path }
+  watch(entry, f.file, C.host_file_free, function() return not entry.closed end)
+  f.noted = entry
+  add(owner, entry)
 end
 
 function noters.process(owner, p)
-  table.insert(owner.things, {
-    kind = "process", where = place(), text = tostring(p.pid), object = { p },
-    open = function() return not p.result and C.host_proc_ended(p.proc) == 0 end,
-  })
+  local entry = { kind = "process", where = place(), text = tostring(p.pid) }
+  watch(entry, p.proc, C.host_proc_free, function(proc) return C.host_proc_ended(proc) == 0 end)
+  add(owner, entry)
 end
 
 function noters.G(owner, g)
@@ -139,7 +160,7 @@ end
 local function note_file(path, f, ...)
   local owner = f and owner_of[lp.self()]
   if owner then
-    table.insert(owner.things, {
+    add(owner, {
       kind = "file", where = place(), text = tostring(path), object = { f },
       open = function() return io.type(f) == "file" end,
     })
@@ -147,10 +168,20 @@ local function note_file(path, f, ...)
   return f, ...
 end
 
+local function note_error(owner, g)
+  local errors = owner.errors
+  for i = #errors, 1, -1 do -- those that were joined meanwhile
+    if not errors[i].report_at and not errors[i].reported then table.remove(errors, i) end
+  end
+  errors[#errors + 1] = g
+end
+
 local function note(kind, object)
-  if kind == "error" then
+  if kind == "error" or kind == "ended" then
     local owner = owner_of[object]
-    if owner then table.insert(owner.errors, object) end
+    if not owner then return end
+    if kind == "error" then return note_error(owner, object) end
+    owner_of[object], owner.gs[object] = nil, nil
     return
   end
   local owner = owner_of[lp.self()]
@@ -162,10 +193,10 @@ function leaks.install()
   registry["lunapark.note"] = note
   for _, name in ipairs { "open", "popen" } do
     local open = io[name]
-    io[name] = function(path, ...) return note_file(path, open(path, ...)) end
+    rawset(io, name, function(path, ...) return note_file(path, open(path, ...)) end)
   end
   local tmpfile = io.tmpfile
-  io.tmpfile = function() return note_file("a temporary file", tmpfile()) end
+  rawset(io, "tmpfile", function() return note_file("a temporary file", tmpfile()) end)
 end
 
 -- ---- what is left ----------------------------------------------------------------------------------------
@@ -174,9 +205,13 @@ local function is_live(g)
   return not g.results and not g.err and C.host_serial(g.slot) == g.serial
 end
 
-local function any_g(owner)
+-- Whether something of it may end by itself in a moment.
+local function any_runs(owner)
   for g in pairs(owner.gs) do
     if is_live(g) then return true end
+  end
+  for _, entry in ipairs(owner.things) do
+    if entry.kind == "process" and entry.open() then return true end
   end
   return false
 end
@@ -185,7 +220,7 @@ local function is_allowed(allowed, kind, object)
   for _, a in ipairs(allowed) do
     if a == true or a == kind then return true end
     if type(a) == "table" then
-      local inner = rawget(a, "sock") or rawget(a, "g")
+      local inner = rawget(a, "sock") or rawget(a, "g") or rawget(a, "file") or rawget(a, "proc")
       if a == object or inner ~= nil and inner == object then return true end
     elseif a == object then
       return true
@@ -194,16 +229,16 @@ local function is_allowed(allowed, kind, object)
   return false
 end
 
---- Lets the Gs run that are about to end; returns when none is left, or soon after.
+--- Lets the Gs and processes go on that are about to end; returns when none is left, or soon after.
 ---@param owner lunapark.testing.Owner
 ---@param briefly? boolean  a few turns only
 function leaks.settle(owner, briefly)
   for _ = 1, TURNS do
-    if not any_g(owner) then return end
+    if not any_runs(owner) then return end
     lp.yield()
   end
   local give_up = base.now_ns() + GRACE * 1e9
-  while not briefly and any_g(owner) and base.now_ns() < give_up do
+  while not briefly and any_runs(owner) and base.now_ns() < give_up do
     lp.sleep(0.002)
   end
 end
@@ -234,7 +269,8 @@ function leaks.left(owner, allowed)
   table.sort(lines)
   for _, g in ipairs(owner.errors) do
     if (g.report_at or g.reported) and not is_allowed(allowed, "error", g) then
-      lines[#lines + 1] = ("the error of a G that nobody has joined, started at %s: %s"):format(g.where, tostring(g.err))
+      lines[#lines + 1] = ("the error of a G that nobody has joined, started at %s: %s")
+        :format(g.where, tostring(g.err))
     end
   end
   return lines, gs

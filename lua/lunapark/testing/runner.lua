@@ -4,8 +4,8 @@
 -- of its core, which the runner makes once for the whole run (`install`):
 --
 --   * busted.safe runs a block. Each block (it, before_each, setup, a describe's body, a file ...) gets a G of its own,
---     and the runner's G waits for it: at most --block-timeout, and not when nobody can ever wake it (host/block.c). Then
---     the block fails, with what all Gs of the VM are doing, and is ended with the Gs that it has started.
+--     and the runner's G waits for it: at most --block-timeout, and not when nobody can ever wake it (host/block.c).
+--     Then the block fails, with what all Gs of the VM are doing, and is ended with the Gs that it has started.
 --   * busted.getTrace says where an error was raised. The block's G knows; the runner's raises the error again.
 --   * busted.register gets the executors of `it`, `describe` and files, around which we note what was made in
 --     them: it is closed when they end, or is a leak (leaks.lua).
@@ -13,8 +13,8 @@
 --     after_each blocks tidy up: so the news of its end is held back until they have run. For all other tests nothing
 --     comes in another order than without us.
 --
--- A leak, a deadlock and a block that takes too long are failures of an `it`, and errors elsewhere, as busted counts what
--- assert raises.
+-- A leak, a deadlock and a block that takes too long are failures of an `it`, and errors elsewhere, as busted counts
+-- what assert raises.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -32,8 +32,10 @@ local LOOK = 0.15
 
 ---@class lunapark.testing.Frame
 ---@field element table    of busted: an it, a describe or a file
----@field closers table[]  what is to be closed when it ends
+---@field closers table[]  what is to be closed when it ends, unless it was collected before; so many:
+---@field n_closers integer
 ---@field allowed table    what testing.allow_leak has said in it
+---@field limit number?    what testing.block_timeout has said in it
 ---@field owner lunapark.testing.Owner?  of an it
 ---@field held table?      of an it: the arguments of the news of its end
 
@@ -99,26 +101,50 @@ local function fail(element, message)
   relay(failure, trace_of(element))
 end
 
-local function body(outcome, run, element)
+local function body(block, run, element)
   local results = pack(xpcall(run, function(err)
-    outcome.err = err
+    block.err = err
     local ok, trace = pcall(get_trace, element, 4, err)
-    outcome.trace = ok and trace or trace_of(element)
+    block.trace = ok and trace or trace_of(element)
     return err
   end))
-  if not outcome.given_up then outcome.results = results end
+  if not block.given_up then block.results = results end
+end
+
+---@class lunapark.testing.Block
+---@field name string
+---@field limit number    how many seconds it may take; 0: any number
+---@field give_up number  until when, therefore
+---@field given_up boolean?
+---@field results table?  of xpcall, when it has ended
+---@field err any?
+---@field trace table?    where that was raised
+
+---@type lunapark.testing.Block?
+local running
+
+local function set_limit(block, seconds)
+  block.limit = seconds
+  block.give_up = seconds > 0 and lp.now() + seconds or math.huge
+  C.host_block_begin(block.name, seconds > 0 and block.give_up * 1e9 or 0)
+end
+
+-- That of the innermost element that has one of its own.
+local function limit_here()
+  for i = #frames, 1, -1 do
+    if frames[i].limit then return frames[i].limit end
+  end
+  return C.host_block_timeout()
 end
 
 -- Waits for g: nothing when it has ended, or why not, with what all Gs do.
-local function await(g, outcome, limit)
-  local give_up = limit > 0 and lp.now() + limit or math.huge
+local function await(g, block)
   local mark
   while true do
-    local now = lp.now()
-    g:join(math.min(LOOK, math.max(give_up - now, 0)))
-    if outcome.results or g.results or g.err then return end
-    if lp.now() >= give_up then
-      return ("the block has taken longer than %g s (--block-timeout)\n%s"):format(limit, dump())
+    g:join(math.min(LOOK, math.max(block.give_up - lp.now(), 0)))
+    if block.results or g.results or g.err then return end
+    if lp.now() >= block.give_up then
+      return ("the block has taken longer than %g s (--block-timeout)\n%s"):format(block.limit, dump())
     end
     local signals = registry["lunapark.signals"]
     local last = mark
@@ -134,22 +160,23 @@ local function run_in_g(run, element, descriptor)
   local frame = frames[#frames]
   local is_test = descriptor == "it" or descriptor == "finally"
   local owner = is_test and frame and frame.owner or leaks.owner()
-  local outcome, limit = {}, C.host_block_timeout()
-  local name = name_of(element, descriptor)
-  local g = lp.detach(body, outcome, run, element)
-  g.where = name
+  local block = { name = name_of(element, descriptor) }
+  local g = lp.detach(body, block, run, element)
+  g.where = block.name
   leaks.own(g, owner)
-  C.host_block_begin(name, limit > 0 and (lp.now() + limit) * 1e9 or 0)
-  local why = await(g, outcome, limit)
+  set_limit(block, limit_here())
+  running = block
+  local why = await(g, block)
+  running = nil
   C.host_block_begin("", 0)
   if why then
-    outcome.given_up = true
+    block.given_up = true
     leaks.end_gs(owner, {}, g)
     fail(element, why)
   end
-  local results = outcome.results
+  local results = block.results
   if not results then relay(g.err, trace_of(element)) end
-  if not results[1] then relay(outcome.err, outcome.trace) end
+  if not results[1] then relay(block.err, block.trace) end
   return unpack(results, 2, results.n)
 end
 
@@ -165,8 +192,9 @@ local function all_allowed()
 end
 
 local function close_all(frame)
-  for i = #frame.closers, 1, -1 do
-    pcall(frame.closers[i].close, frame.closers[i])
+  for i = frame.n_closers, 1, -1 do
+    local obj = frame.closers[i]
+    if obj then pcall(obj.close, obj) end
   end
 end
 
@@ -196,7 +224,10 @@ end
 
 local function in_frame(executor, is_test)
   return function(element)
-    local frame = { element = element, closers = {}, allowed = {}, owner = is_test and leaks.owner() or nil }
+    local frame = {
+      element = element, closers = setmetatable({}, { __mode = "v" }), n_closers = 0, allowed = {},
+      owner = is_test and leaks.owner() or nil,
+    }
     table.insert(frames, frame)
     executor(element)
     if is_test then end_test(frame) else close_all(frame) end
@@ -254,7 +285,9 @@ local testing = {}
 --- obj:close() is called when the running it, describe or file ends.
 function testing.close_later(obj)
   local frame = frames[#frames]
-  if frame then table.insert(frame.closers, obj) end
+  if not frame then return end
+  frame.n_closers = frame.n_closers + 1
+  frame.closers[frame.n_closers] = obj
 end
 
 --- testing.allow_leak
@@ -262,6 +295,12 @@ function testing.allow_leak(...)
   local frame = frames[#frames]
   if not frame then error("allow_leak: no spec runs", 3) end
   for _, what in ipairs(leaks.allowed(...)) do table.insert(frame.allowed, what) end
+end
+
+--- testing.block_timeout
+function testing.block_timeout(s)
+  if frames[1] then frames[#frames].limit = s end
+  if running then set_limit(running, s) end
 end
 
 --- Prepares the run: before busted and any spec are loaded. Once per VM.
