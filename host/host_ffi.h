@@ -598,9 +598,6 @@ int host_repl_line(host_job *job, const char **line, size_t *len);
 /* Ends a read, if there is one. */
 void host_repl_interrupt(void);
 
-/* To be found in the history. */
-void host_repl_remember(const char *line);
-
 /* A job that ends when the tab key asks what may follow; then what stands before the cursor. It wants an answer
  * within a second: what to insert, and what to list, each may be empty. */
 host_job *host_repl_question(void);

@@ -162,6 +162,17 @@ static int begin_editing(void) {
     return 0;
 }
 
+/* If it can not be saved there is no history next time. */
+static void remember(const char *line) {
+    HistEvent ev;
+    if (line[strspn(line, " \t\r\n")] == 0) return;
+    history(r.history, &ev, H_ENTER, line);
+    if (!r.history_file) return;
+    mode_t mask = umask(077);
+    history(r.history, &ev, H_SAVE, r.history_file);
+    umask(mask);
+}
+
 static int read_edited(read_job *x) {
     int err = r.el ? 0 : begin_editing(), n = 0;
     if (err) return err;
@@ -184,8 +195,10 @@ static int read_edited(read_job *x) {
         return n < 0 && err ? -err : 0;
     }
     x->line = strndup(line, (size_t)n);
-    x->len = x->line ? (size_t)n : 0;
-    return x->line ? 1 : -ENOMEM;
+    if (!x->line) return -ENOMEM;
+    x->len = (size_t)n;
+    remember(x->line);
+    return 1;
 }
 
 static int read_plain(read_job *x) {
@@ -250,18 +263,6 @@ void host_repl_interrupt(void) {
     uint64_t one = 1;
     if (r.wake >= 0 && write(r.wake, &one, sizeof one) < 0)
         rt_throw("an eventfd does not take a 1: %s", rt_strerror(-errno));
-}
-
-/* Called between two reads, so nobody else is in libedit. */
-void host_repl_remember(const char *line) {
-    HistEvent ev;
-    if (!r.history) return;
-    history(r.history, &ev, H_ENTER, line);
-    if (!r.history_file) return;
-    mode_t mask = umask(077);
-    history(r.history, &ev, H_SAVE,
-            r.history_file); /* if that fails there is no history next time */
-    umask(mask);
 }
 
 static void run_question(void *arg) {

@@ -4,8 +4,9 @@
 -- not complete goes on with the next line. Locals end with their line. Each line runs in a G of its own, so it may
 -- wait, and Gs that it starts go on behind the prompt: reading happens on another thread (host/repl.c).
 --
--- Ctrl-C clears the line, or, while a line runs, cancels its G: its waits answer "canceled". A loop that does not wait
--- can't be ended so: Ctrl-\ ends it all. Ctrl-D at an empty line is the end.
+-- Ctrl-C clears the line, or, while a line runs, ends its G: its wait ends and its Lua goes on no more, since a loop
+-- around a wait that only answers "canceled" would never end. One that does not wait can't be ended so: Ctrl-\ ends
+-- it all. Ctrl-D at an empty line is the end.
 --
 -- When stdin or stdout is no terminal, there is no prompt and no editing, and the exit code is 1 if any line failed.
 
@@ -23,8 +24,8 @@ local repl = {}
 
 local line_out, len_out = ffi.new "const char *[1]", ffi.new "size_t[1]"
 
--- The G of the line that runs, if one does.
-local evaluating
+-- The G of the line that runs, if one does; and whether Ctrl-C ends it.
+local evaluating, interrupted
 local failed = false
 
 local function fail(message)
@@ -72,9 +73,10 @@ end
 
 local function evaluate(chunk)
   local g = lp.go(function() return xpcall(chunk, traceback) end)
-  evaluating = g
+  evaluating, interrupted = g, false
   local function done(joined, ...)
     evaluating = nil
+    if interrupted then return fail "interrupted" end
     if not joined then return fail(tostring((...))) end
     local n = select("#", ...)
     if n > 0 then io.stdout:write(format.values(n, ...), "\n") end
@@ -88,9 +90,11 @@ local function hear_interrupts()
   local interrupts = signal.notify "INT"
   lp.detach(function()
     while interrupts:recv() do
-      if evaluating then
-        evaluating:cancel()
-      else
+      local g = evaluating
+      if g and C.host_serial(g[1]) == g[2] then
+        interrupted = true
+        C.host_block_doom(g[1])
+      elseif not g then
         C.host_repl_interrupt()
       end
     end
@@ -135,7 +139,6 @@ function repl.run()
   while true do
     local line, err = read_line(text and ">> " or "> ")
     if line then
-      if tty and line:find "%S" then C.host_repl_remember(line) end
       text = text and text .. "\n" .. line or line
       local chunk, wrong, more = repl.compile(text)
       if chunk then

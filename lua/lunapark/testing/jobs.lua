@@ -110,33 +110,61 @@ end
 ---@field records table[]
 ---@field ended string|nil  how its process ended, if that was before all was said
 
--- Runs one file; `running` holds its process meanwhile.
----@return lunapark.testing.FileRun
-local function run_file(part, running)
+-- Removes files when they are no more of use; also when all is ended before that.
+local temporary = {}
+
+local function drop(...)
+  for i = 1, select("#", ...) do
+    local path = select(i, ...)
+    temporary[path] = nil
+    os.remove(path)
+  end
+end
+
+--- Starts a process for a part.
+---@param part table        what report.lua says of it, but for its report
+---@param running table<lunapark.Process, true>
+---@param opts table         of exec.spawn
+---@return lunapark.Process|nil process
+---@return string? err
+---@return fun(): table[] finish  its records, once; to be called in any case
+function jobs.start(part, running, opts)
   local part_file, report_file = report.new_file(), report.new_file()
-  part.role, part.report = "file", report_file
+  temporary[part_file], temporary[report_file] = true, true
+  part.report = report_file
   local writer = report.open(part_file)
   writer:add(part)
   writer:close()
+  local process, err = exec.spawn(jobs.command(part_file), opts)
+  if process then running[process] = true end
+  return process, err, function()
+    if process then running[process] = nil end
+    local records = report.read(report_file)
+    drop(part_file, report_file)
+    return records
+  end
+end
+
+-- Runs one file; `running` holds its process meanwhile.
+---@return lunapark.testing.FileRun
+local function run_file(part, running)
+  part.role = "file"
   local result = { stdout = "", stderr = "", records = {} }
-  local process, err = exec.spawn(jobs.command(part_file), { stdin = "null" })
+  local process, err, finish = jobs.start(part, running, { stdin = "null" })
   if process then
-    running[process] = true
     local errors = lp.go(gather, process.stderr)
     result.stdout = gather(process.stdout)
     result.stderr = errors:join() or ""
     local how = process:wait() or {}
-    running[process] = nil
-    result.records = report.read(report_file)
+    result.records = finish()
     local last = result.records[#result.records]
     if not last or last[1] ~= "end" then
       result.ended = how.signal and "by signal " .. how.signal or "with exit code " .. tostring(how.code)
     end
   else
+    finish()
     result.ended = "before it began: " .. err
   end
-  os.remove(part_file)
-  os.remove(report_file)
   return result
 end
 
@@ -148,6 +176,7 @@ function jobs.stop(running)
   for process in next, running do
     if not process:wait(math.max(give_up - lp.now(), 0)) then process:kill "KILL" end
   end
+  for path in next, temporary do os.remove(path) end
 end
 
 -- Starts a file when one of n turns is free. fetch(i) waits for the i-th.

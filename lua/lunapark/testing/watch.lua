@@ -10,12 +10,10 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
-local exec = require "lunapark.exec"
 local fs = require "lunapark.fs"
 local jobs = require "lunapark.testing.jobs"
 local lp = require "lunapark"
 local part = require "lunapark.testing.part"
-local report = require "lunapark.testing.report"
 local run_job = require("lunapark.job").run
 local signal = require "lunapark.signal"
 
@@ -69,29 +67,22 @@ end
 
 -- One round. A spec file that says nothing of its loads has itself alone.
 local function round(files, base)
-  local part_file, report_file = report.new_file(), report.new_file()
-  local writer = report.open(part_file)
-  writer:add { role = "run", files = files, report = report_file }
-  writer:close()
   for _, file in ipairs(files) do
     local path = part.absolute(base .. "/" .. file)
     known[file] = { [path] = digest_of(path) }
   end
-  local process, err = exec.spawn(jobs.command(part_file), { stdin = "null", stdout = "inherit", stderr = "inherit" })
+  local process, err, finish = jobs.start({ role = "run", files = files }, running,
+    { stdin = "null", stdout = "inherit", stderr = "inherit" })
   if process then
-    running[process] = true
     process:wait()
-    running[process] = nil
   else
     say(err)
   end
-  for _, record in ipairs(report.read(report_file)) do
+  for _, record in ipairs(finish()) do
     if record[1] == "file" then
       for path, digest in next, record[3] do known[record[2]][path] = digest end
     end
   end
-  os.remove(part_file)
-  os.remove(report_file)
 end
 
 -- Watches all that is known, and the folders in which spec files may come.
