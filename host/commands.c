@@ -26,6 +26,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+const char *host_version(void) {
+    return LUNAPARK_VERSION;
+}
+
 /* Ends the process: what is buffered and logged is written, other Gs end where they are. */
 static _Noreturn void finish(int code) {
     repl_end();

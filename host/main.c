@@ -21,10 +21,6 @@ static void print_version(void) {
            LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH, ares_version(NULL));
 }
 
-const char *host_version(void) {
-    return LUNAPARK_VERSION;
-}
-
 static _Noreturn void usage(void) {
     fprintf(stderr, "lunapark: which script?\ntry: lunapark --help\n");
     exit(64);
