@@ -2,6 +2,7 @@
  * answers while apps are loaded, get stuck or end. */
 #include "admin.h"
 
+#include "commands.h"
 #include "generation.h"
 #include "job.h"
 #include "vmcall.h"
@@ -56,4 +57,8 @@ int host_generation(char *id, size_t cap) {
         id[cap - 1] = 0;
     }
     return number;
+}
+
+const char *host_version(void) {
+    return LUNAPARK_VERSION;
 }

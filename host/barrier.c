@@ -17,7 +17,7 @@
  *
  *   - lj_ccallback_enter and lj_ccallback_leave are called by the assembly around each callback;
  *   - lj_vm_pcall, with -1 for the error function, is how the collector calls a finalizer, and nobody
- *     else calls it so. It always returns;
+ *     else calls it so. It always returns. What a finalizer raises is logged and goes no further;
  *   - lj_dispatch_profile is where the interpreter calls the profiler's callback;
  *   - debug.sethook is ours: it does what LuaJIT's does and calls the user's function beneath a
  *     barrier.
@@ -120,7 +120,13 @@ int __wrap_lj_vm_pcall(lua_State *L, void *base, int nres1, ptrdiff_t ef) {
     barrier_push(vm, BARRIER_FINALIZER, __builtin_frame_address(0));
     int status = __real_lj_vm_pcall(L, base, nres1, ef);
     barrier_pop(vm);
-    return status;
+    if (status == 0) return 0;
+    /* The collector would raise it again, in whoever allocates now; that may be the exit of a trace, which no
+     * error can pass: a crash. */
+    log_line(LOG_ERROR, "a finalizer raised: %s",
+             lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : luaL_typename(L, -1));
+    lua_pop(L, 1);
+    return 0;
 }
 
 void __wrap_lj_dispatch_profile(lua_State *L, const void *pc) {

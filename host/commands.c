@@ -26,10 +26,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-const char *host_version(void) {
-    return LUNAPARK_VERSION;
-}
-
 /* Ends the process: what is buffered and logged is written, other Gs end where they are. */
 static _Noreturn void finish(int code) {
     repl_end();
@@ -122,6 +118,7 @@ static _Noreturn void end_serving(void) {
 static void drain_main(void *arg) {
     (void)arg;
     int64_t deadline = rt_nanotime() + (int64_t)(options.drain_timeout * 1e9);
+    generation_stop(deadline);
     if (!server_wait_all(deadline))
         log_line(LOG_WARN, "stopped with requests unfinished after %g s", options.drain_timeout);
     upgrade_wait(deadline + 2 * NS_PER_SEC);
@@ -156,7 +153,7 @@ static void upgrade_failed(void) {
 
 /* Before anybody is told that we listen: who knows may send one. It waits for serve_until_signal. */
 static void catch_signals(void) {
-    static const int wanted[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR2};
+    static const int wanted[] = {SIGTERM, SIGINT, SIGUSR2};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (rt_signal_notify(wanted[i]) < 0) rt_throw("cannot handle signal %d", wanted[i]);
 }
@@ -209,8 +206,8 @@ static host_server *open_listener(const char *addr, host_vm *vm) {
     int err;
     bool owns_path;
     int fd = inherit_take(addr, &owns_path);
-    host_server *s = fd < 0 ? server_open(addr, 0, vm, &err)
-                            : server_adopt(fd, addr, owns_path, 0, vm, &err);
+    host_server *s =
+        fd < 0 ? server_open(addr, 0, vm, &err) : server_adopt(fd, addr, owns_path, 0, vm, &err);
     if (s) return s;
     fprintf(stderr, "lunapark: cannot listen on %s: %s\n", addr, rt_strerror(err));
     finish(1);
@@ -252,11 +249,13 @@ static void listen_all(void) {
 static void say_generation(void) {
     char id[SOURCE_ID_SIZE];
     int number = generation_now(id);
-    log_line(LOG_INFO, "generation %d (%s) serves", number, id);
+    if (number > 0) log_line(LOG_INFO, "generation %d (%s) serves", number, id);
 }
 
 void command_serve(void *call) {
     command_call *c = call;
+    if (options.dev) options.watch = 1;
+    if (rt_signal_notify(SIGHUP) < 0) rt_throw("cannot handle SIGHUP"); /* while it loads, too */
     load_app(c->argv[0]);
     catch_signals();
     listen_all();

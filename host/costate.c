@@ -20,8 +20,8 @@
 uint64_t costate_frame[32];
 
 static int is_as_expected(lua_State *L, lua_State *co) {
-    void *frame = *(void **)((char *)L + COSTATE_CFRAME);     /* NOLINT: an aligned field */
-    void *none = *(void **)((char *)co + COSTATE_CFRAME);     /* NOLINT: an aligned field */
+    void *frame = *(void **)((char *)L + COSTATE_CFRAME); /* NOLINT: an aligned field */
+    void *none = *(void **)((char *)co + COSTATE_CFRAME); /* NOLINT: an aligned field */
     return frame && !none && *((uint8_t *)L + COSTATE_STATUS) == 0;
 }
 

@@ -8,7 +8,7 @@
  * A pidfd is readable when the process has ended: nobody needs SIGCHLD or a wait for any child. It stays a zombie
  * until it is reaped here, so its pid and its group's number are nobody else's before. Who lets go of a
  * process that runs leaves its pidfd to a native G that reaps it. One bound to its owner (exec.run's) is killed
- * then, for nobody will see what it does: its VM was dropped.
+ * then, for nobody will see what it does: its VM was dropped. When a VM of a server ends, all that it still has are.
  *
  * Rejected: fork, which copies page tables (milliseconds with large heaps) and runs our code in a copy of a process
  * of many threads; socketpairs for streams, since programs that open /dev/stdin can not open a socket.
@@ -329,6 +329,11 @@ int host_proc_reap(host_proc *p) {
 int host_proc_kill(host_proc *p, int signo) {
     if (p->pidfd < 0) return -ESRCH;
     return kill(-p->pid, signo) < 0 ? -errno : 0;
+}
+
+void exec_bind_all(host_vm *vm) {
+    for (host_owned *o = vm->owned; o; o = o->next)
+        if (o->let_go == proc_let_go) ((host_proc *)o)->bound = true;
 }
 
 void host_proc_bind(host_proc *p, int on) {

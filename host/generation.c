@@ -26,6 +26,8 @@
  */
 #include "generation.h"
 
+#include "dev.h"
+#include "inherit.h"
 #include "runaway.h"
 #include "vmcall.h"
 #include "vmend.h"
@@ -41,10 +43,10 @@ enum {
     TRIES = 5,  /* to load files that change meanwhile */
     CALL_S = 10 /* that hand_over and take_over may take in a VM */
 };
-#define NS_PER_MS  INT64_C(1000000)
-#define KILL_NS    (3 * NS_PER_SEC)    /* for a script that is ended to end */
-#define SETTLE_NS  (100 * NS_PER_MS)   /* files change: look again after this */
-#define STUCK_NS   (200 * NS_PER_MS)   /* a VM that has not begun a call by then is stuck */
+#define NS_PER_MS INT64_C(1000000)
+#define KILL_NS   (3 * NS_PER_SEC)  /* for a script that is ended to end */
+#define SETTLE_NS (100 * NS_PER_MS) /* files change: look again after this */
+#define STUCK_NS  (200 * NS_PER_MS) /* a VM that has not begun a call by then is stuck */
 
 static struct {
     const char *app_path;
@@ -84,7 +86,8 @@ static generation *new_generation(void) {
     if (!gen && !(gen = calloc(1, sizeof *gen))) rt_throw("out of memory for a generation");
     gen->n = gen->making = 0;
     gen->retry_ns = 0;
-    gen->said_full = gen->retired = false;
+    gen->said_full = gen->retired = gen->stands_in = false;
+    gen->id[0] = 0;
     gen->sources = source_set_new(all.app_path);
     atomic_store(&gen->n_left, 1);
     return gen;
@@ -108,30 +111,31 @@ void generation_lost_vm(generation *gen) {
 
 /* ---- loading one VM ---- */
 
-/* Where the script is that has not loaded in time; it is about to be ended. To be freed. */
-static char *place_of(host_vm *vm) {
+/* What the script does that has not loaded in time, and whether it waits. To be freed. */
+static char *doing(host_vm *vm, bool *waits) {
     vm_call *c = vm_call_begin(vm, "where", 0, NULL);
     vm_call_state state = vm_call_wait(c, rt_nanotime() + STUCK_NS);
     size_t len;
-    const char *text = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
-    char *place = text ? format("waits\n%s", text) : NULL;
+    const char *where = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
+    *waits = state != CALL_LATE;
+    char *what = *waits ? format("waits%s%s", where ? "\n" : "", where ? where : "") : NULL;
     vm_call_free(c);
-    if (place || state != CALL_LATE) return place ? place : strdup("waits");
+    if (what) return what;
     char at[160];
     runaway_place(vm, at, sizeof at);
     return format("runs without waiting, in %s", at);
 }
 
+/* c has not loaded it. Returns when that is over, or can't be ended. */
 static char *too_late(host_vm *vm, vm_call *c) {
-    char *place = place_of(vm);
-    char *err = format("%s: not loaded after %g s (--load-timeout); it %s", all.app_path,
-                       (double)options.load_timeout, place);
-    free(place);
-    if (vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm_call_error(c)) {
-        char *both = format("%s\n%s", err, vm_call_error(c));
-        free(err);
-        err = both;
-    }
+    bool waits;
+    char *what = doing(vm, &waits);
+    atomic_store(&vm->loads_until_ns, rt_nanotime()); /* not before we have looked */
+    bool ended = !waits && vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm->ended_at[0];
+    char *err =
+        format("%s: not loaded after %g s (--load-timeout); it %s%s%s", all.app_path,
+               (double)options.load_timeout, what, ended ? ", at " : "", ended ? vm->ended_at : "");
+    free(what);
     return err;
 }
 
@@ -142,8 +146,10 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     vm->gc.serves = true;
     vm->generation = gen;
     vm->sources = gen->sources;
-    atomic_store(&vm->loads_until_ns, until ? until : INT64_MAX);
-    vm_call *c = vm_call_begin(vm, "serve", 2, (struct iovec[]){text(all.app_path), text(first ? "first" : "")});
+    atomic_store(&vm->loads_until_ns, INT64_MAX);
+    struct iovec args[] = {text(all.app_path), text(first ? "first" : ""),
+                           text(options.dev ? "dev" : "")};
+    vm_call *c = vm_call_begin(vm, gen->stands_in ? "stand_in" : "serve", 3, args);
     vm_call_state state = vm_call_wait(c, until);
     *err = NULL;
     if (state == CALL_LATE)
@@ -153,11 +159,11 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     else if (vm_call_error(c))
         *err = strdup(vm_call_error(c));
     vm_call_free(c);
-    atomic_store(&vm->loads_until_ns, 0);
     if (*err) {
         vm_abandon(vm); /* what it has begun is not worth an orderly end */
         return NULL;
     }
+    atomic_store(&vm->loads_until_ns, 0);
     vm_leave(vm);
     return vm;
 }
@@ -165,34 +171,75 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
 /* ---- the end of a generation ---- */
 
 typedef struct retiree {
-    host_vm *vm;
-    vm_call *call;
+    host_vm *vm; /* visited */
+    int64_t drain_ns;
 } retiree;
 
-void generation_end_vm(host_vm *vm) {
-    if (vm_visit(vm)) vm_retire(vm, rt_nanotime());
+/* It hears of it, runs what on_retire was given, and ends. */
+static void retire_vm(void *arg) {
+    retiree r = *(retiree *)arg;
+    free(arg);
+    vm_call *c = vm_call_begin(r.vm, "retire", 0, NULL);
+    if (vm_call_wait(c, r.drain_ns) == CALL_DONE && vm_call_error(c))
+        log_line(LOG_ERROR, "on_retire: %s", vm_call_error(c));
+    vm_call_free(c);
+    pool_forget(r.vm);
+    vm_retire(r.vm, r.drain_ns);
 }
 
-/* Its VMs hear of it, run what on_retire was given, and end. */
-static void retire(void *arg) {
-    generation *gen = arg;
-    int64_t drain_ns = after(options.drain_timeout);
+static void begin_retirement(host_vm *vm, int64_t drain_ns) {
+    retiree *r = malloc(sizeof *r);
+    if (!r) rt_throw("out of memory for the end of a VM");
+    *r = (retiree){vm, drain_ns};
+    atomic_store(&vm->drain_ns, drain_ns);
+    rt_go(retire_vm, r);
+}
+
+static int64_t drain_end(void) {
+    return after(options.drain_timeout);
+}
+
+void generation_end_vm(host_vm *vm) {
+    if (vm_visit(vm)) begin_retirement(vm, drain_end());
+}
+
+/* All its VMs, each for itself: one may be stuck. */
+static void retire(generation *gen) {
+    int64_t drain_ns = drain_end();
+    host_vm **vms = calloc(MAX_VMS, sizeof *vms);
+    if (!vms) rt_throw("out of memory for the end of a generation");
+    int n = pool_list(gen, vms, MAX_VMS);
+    for (int i = 0; i < n; i++)
+        begin_retirement(vms[i], drain_ns);
+    free(vms);
+    generation_lost_vm(gen);
+}
+
+/* As vm_call_wait, but not for a VM that is stuck. */
+static void wait_unless_stuck(host_vm *vm, vm_call *c, int64_t until_ns) {
+    for (;;) {
+        int64_t next_ns = rt_nanotime() + STUCK_NS;
+        vm_call_state state = vm_call_wait(c, next_ns < until_ns ? next_ns : until_ns);
+        if (state == CALL_DONE && vm_call_error(c))
+            log_line(LOG_ERROR, "on_retire: %s", vm_call_error(c));
+        if (state != CALL_LATE || atomic_load(&vm->stuck) || rt_nanotime() >= until_ns) return;
+    }
+}
+
+void generation_stop(int64_t until_ns) {
     host_vm **vms = calloc(MAX_VMS, sizeof *vms);
     vm_call **calls = calloc(MAX_VMS, sizeof *calls);
     if (!vms || !calls) rt_throw("out of memory for the end of a generation");
-    int n = pool_list(gen, vms, MAX_VMS);
+    int n = pool_list(all.now, vms, MAX_VMS);
     for (int i = 0; i < n; i++)
         calls[i] = vm_call_begin(vms[i], "retire", 0, NULL);
     for (int i = 0; i < n; i++) {
-        if (vm_call_wait(calls[i], drain_ns) == CALL_DONE && vm_call_error(calls[i]))
-            log_line(LOG_ERROR, "on_retire: %s", vm_call_error(calls[i]));
+        wait_unless_stuck(vms[i], calls[i], until_ns);
         vm_call_free(calls[i]);
-        pool_forget(vms[i]);
-        vm_retire(vms[i], drain_ns);
+        vm_leave(vms[i]);
     }
     free(vms);
     free(calls);
-    generation_lost_vm(gen);
 }
 
 /* ---- loading ---- */
@@ -215,6 +262,7 @@ static char *load_vms(generation *gen) {
 
 static bool settled(generation *gen) {
     rt_entersyscall();
+    source_keep(gen->sources);
     bool is = source_settled(gen->sources);
     rt_exitsyscall();
     return is;
@@ -223,7 +271,7 @@ static bool settled(generation *gen) {
 /* gen never serves. */
 static void give_up(generation *gen) {
     gen->retired = true;
-    rt_go(retire, gen);
+    retire(gen);
 }
 
 static void watch(generation *now, generation *failed) {
@@ -243,13 +291,29 @@ static generation *load(char **err) {
             return gen;
         }
         options_drop();
-        if (stable) watch(all.now, gen);
+        if (stable) {
+            if (options.dev) dev_failed(*err, gen->sources);
+            watch(all.now, gen);
+        }
         give_up(gen);
         if (stable) return NULL;
         free(*err);
         rt_sleep(SETTLE_NS);
     }
     *err = format("%s: its files go on changing while they are loaded", all.app_path);
+    if (options.dev) dev_failed(*err, NULL);
+    return NULL;
+}
+
+/* For --dev, when there is none yet that could show why the app has not loaded. */
+static generation *load_stand_in(char **err) {
+    generation *gen = new_generation();
+    gen->stands_in = true;
+    options_stage();
+    *err = load_vms(gen);
+    if (!*err) return gen;
+    options_drop();
+    give_up(gen);
     return NULL;
 }
 
@@ -304,13 +368,15 @@ static char *hand_all_over(generation *from, generation *to) {
 /* ---- the switch ---- */
 
 static void switch_to(generation *gen) {
-    gen->number = ++all.number;
+    gen->number = gen->stands_in ? 0 : ++all.number;
     options_commit();
     rt_lock_acquire(&all.lock);
     all.now = gen;
     rt_lock_release(&all.lock);
     generation *old = pool_switch(gen);
-    if (old) rt_go(retire, old);
+    if (old) retire(old);
+    if (gen->stands_in) return; /* the files of the one that has failed are watched */
+    dev_loaded();
     watch(gen, NULL);
 }
 
@@ -328,9 +394,10 @@ static reload_result reload(char **what) {
     generation *old = all.now;
     int64_t start = rt_nanotime();
     rt_entersyscall();
-    bool same = source_unchanged(old->sources);
+    bool same = !old->stands_in && source_unchanged(old->sources);
     rt_exitsyscall();
     if (same) {
+        dev_loaded();
         watch(old, NULL);
         log_line(LOG_INFO, "reload: generation %d (%s) has not changed", old->number, old->id);
         *what = strdup(old->id);
@@ -339,12 +406,18 @@ static reload_result reload(char **what) {
     generation *gen = load(what);
     if (gen && (*what = hand_all_over(old, gen))) {
         options_drop();
+        if (options.dev) dev_failed(*what, gen->sources);
         watch(old, gen);
         give_up(gen);
         gen = NULL;
     }
+    if (!gen && old->stands_in) {
+        log_line(LOG_ERROR, "the app does not load yet: %s", *what);
+        return RELOAD_FAILED;
+    }
     if (!gen) {
-        log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id, *what);
+        log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id,
+                 *what);
         return RELOAD_FAILED;
     }
     switch_to(gen);
@@ -365,7 +438,7 @@ typedef struct asker {
 
 static struct {
     rt_lock lock;
-    asker *first;  /* lock: the latest */
+    asker *first; /* lock: the latest */
     rt_g *server;
     _Atomic uint64_t ticket; /* of its wait */
 } reloads;
@@ -427,10 +500,15 @@ static void reload_by_watch(void) {
 char *generation_start(const char *app_path) {
     all.app_path = app_path;
     if (options.watch) watch_start(reload_by_watch);
-    rt_go(serve_reloads, NULL);
     char *err;
     generation *gen = load(&err);
+    if (!gen && options.dev && !inherit_is_upgrade()) {
+        log_line(LOG_ERROR, "the app does not load; requests are told so until it does: %s", err);
+        free(err);
+        gen = load_stand_in(&err);
+    }
     if (!gen) return err;
     switch_to(gen);
+    rt_go(serve_reloads, NULL); /* who has asked before is heard now */
     return NULL;
 }

@@ -15,8 +15,9 @@ struct generation {
     int making;
     int64_t retry_ns; /* after a further VM failed to load, when to try again */
     bool said_full;
-    bool retired;                        /* it serves no more, or never will */
-    _Atomic(host_vm *) current[MAX_PS];  /* by P; the lock writes, the M that has the P reads */
+    bool retired;                       /* it serves no more, or never will */
+    bool stands_in;                     /* --dev: it has not loaded the app, and shows why */
+    _Atomic(host_vm *) current[MAX_PS]; /* by P; the lock writes, the M that has the P reads */
     /* generation.c */
     int number;
     source_set *sources;
@@ -33,6 +34,9 @@ typedef enum reload_result { RELOAD_DONE, RELOAD_SAME, RELOAD_FAILED } reload_re
 /* Loads the files as they are now beside the generation that serves, and switches, or changes nothing. *what, to be
  * freed: the id of the generation that serves now, or what is wrong. One at a time: others wait. Any native G. */
 reload_result generation_reload(char **what);
+
+/* The process is about to end: has the VMs that serve run what on_retire was given, until until_ns at most. Any native G. */
+void generation_stop(int64_t until_ns);
 
 /* A number and an id of the generation that serves. Any thread. */
 int generation_now(char id[SOURCE_ID_SIZE]);

@@ -20,8 +20,8 @@ typedef struct host_conn host_conn;
 typedef struct host_xfer host_xfer;
 typedef struct host_server host_server;
 typedef struct generation generation; /* generation.h */
-typedef struct barrier barrier;     /* barrier.c */
-typedef struct chan_wait chan_wait; /* shared_chan.h */
+typedef struct barrier barrier;       /* barrier.c */
+typedef struct chan_wait chan_wait;   /* shared_chan.h */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
@@ -36,17 +36,17 @@ typedef struct host_options {
     _Atomic int64_t max_vms; /* 0: by the number of Ps */
     _Atomic int64_t max_body;
     _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
-        upgrade_timeout;         /* seconds */
-    _Atomic double load_timeout; /* the same; 0: no limit */
+        upgrade_timeout;          /* seconds */
+    _Atomic double load_timeout;  /* the same; 0: no limit */
     _Atomic double block_timeout; /* the same */
-    _Atomic int64_t log_level;  /* a script may change it */
-    _Atomic int64_t log_format; /* LOG_TEXT or LOG_JSON */
+    _Atomic int64_t log_level;    /* a script may change it */
+    _Atomic int64_t log_format;   /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
     _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
-    _Atomic int64_t watch, dev, strict; /* yes or no */
-    _Atomic int64_t jobs;       /* of spec files at once */
+    _Atomic int64_t watch, dev, live_reload, strict; /* yes or no */
+    _Atomic int64_t jobs;                            /* how many spec files run at once */
     const char *coverage_dir;
-} host_options;            /* those that are atomic change when a generation begins to serve */
+} host_options; /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
 
@@ -69,7 +69,7 @@ void options_help(const char *command);
 
 /* ---- VMs (vm.c) and Lua Gs (luag.c) -------------------------------------------------------- */
 
-enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24 };
+enum { HOST_SCRATCH = 16384, MAX_OLD_SLOTS = 24, HOST_LOST = -1 };
 /* Why a Lua G is canceled, as host_canceled says it: by its handle, by its scope; its client is gone. */
 enum { HOST_CANCELED = 1, HOST_CANCELED_SCOPE = 2, HOST_CANCELED_GONE = 4 };
 
@@ -148,27 +148,31 @@ struct host_vm {
     _Atomic uintptr_t seen_pc;  /* atomic: where its thread was interrupted last */
     _Atomic bool seen_compiled; /* atomic: that was in compiled code */
     char ending[256];           /* the keeper: what `kill` runs, for the log */
-    lua_Hook users_hook;        /* while `kill` is ended by a hook */
+    char ended_at[128];  /* the file and line in which that was ended by an error, or empty */
+    lua_Hook users_hook; /* while `kill` is ended by a hook */
     int users_mask, users_count;
-    barrier *barriers;    /* frames beneath which no G may wait, the innermost last */
+    barrier *barriers; /* frames beneath which no G may wait, the innermost last */
     int n_barriers, cap_barriers;
-    _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
-    const void *g_meta;  /* metatable of the handles of Gs */
-    bool in_lua;         /* a G's Lua runs */
-    bool closing;        /* no G may begin in it any more */
-    bool ends;           /* its Gs are canceled as they begin */
-    int n_requests;      /* of its Gs: handlers, and what they have started */
-    generation *generation;         /* it was made for; NULL: none (run, test) */
-    struct source_set *sources;     /* where it loads files from; NULL: the disk */
+    _Atomic int n_calls;        /* atomic: of its Gs' that run on other threads (offload.c) */
+    const void *g_meta;         /* metatable of the handles of Gs */
+    bool in_lua;                /* a G's Lua runs */
+    bool closing;               /* no G may begin in it any more */
+    bool ends;                  /* its Gs are canceled as they begin */
+    int n_requests;             /* of its Gs: handlers, and what they have started */
+    generation *generation;     /* it was made for; NULL: none (run, test) */
+    struct source_set *sources; /* where it loads files from; NULL: the disk */
     /* atomic: it loads its app, or runs a block of a spec, and may take so long; 0: it does not */
     _Atomic int64_t loads_until_ns;
+    _Atomic int64_t
+        drain_ns;        /* atomic: it is retired, and what it runs has so long; 0: it is not */
     struct block *block; /* that block, or the last one; NULL: none yet (block.c) */
     vm_mem mem;
     vm_gc gc;
     uint8_t scratch[HOST_SCRATCH];
     /* What follows outlives the VM that has ended. */
     _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
-    _Atomic(generation *) serves; /* atomic: it has loaded for this one; NULL: it has not, or has ended */
+    _Atomic(generation *)
+        serves;            /* atomic: it has loaded for this one; NULL: it has not, or has ended */
     int away;              /* the pool's lock: see vmpool.c */
     host_vm *next_retired; /* vm.c */
     /* vm.c */
@@ -199,21 +203,21 @@ struct host_luag {
     lua_State *held; /* whose wait left the loop's stack: L, or the user's coroutine; else NULL */
     int ref, slot;
     host_vm *vm;
-    host_luag *next_free;
+    union {
+        host_luag *next_free; /* no G uses it */
+        host_luag *next_wait; /* in waitq->queue */
+    };
     host_xfer *x; /* whose handler runs on it, or NULL */
-    bool of_request; /* it is that, or was started by one */
-    int nargs;       /* on L's stack for the next resume */
+    int nargs;    /* on L's stack for the next resume */
     /* The wait it is in, set by the lua_CFunction that yields. */
     enum { WANT_NOTHING, WANT_TURN, WANT_TICKET, WANT_FD, WANT_QUEUE } want;
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
     host_waitq *waitq;
     int mode;
     bool answers;               /* it waits to write to its client */
-    bool doomed;                /* its Lua raises an error wherever it is, until it has ended */
     bool is_main;               /* it was started from outside of the VM */
     bool sheltered;             /* see host_shelter */
     uint8_t canceled;           /* HOST_CANCELED...: why its waits answer "canceled" */
-    host_luag *next_wait;       /* in waitq->queue */
     int64_t deadline_ns;        /* of that wait */
     _Atomic int64_t limit_ns;   /* its VM writes, others read: the G's own deadline; 0: none */
     _Atomic int64_t request_ns; /* the same, of a handler: when it has taken too long; 0: never */
@@ -225,13 +229,15 @@ struct host_luag {
     chan_wait *shared;      /* the same, in shared channels; NULL: never stood in one */
     int fired;              /* what a wait in a queue answers; -1: nothing yet */
     bool resting;           /* the wait is one in queues */
+    bool doomed;            /* its Lua raises an error wherever it is, until it has ended */
+    bool of_request;        /* it answers one, or was started by who does */
     bool parking;           /* it waits in lunapark.park, */
     int n_ready;            /* for which so many values lie on its stack; -1: not readied */
     int kept;   /* registry reference of a table of values for its next park, or LUA_NOREF */
     int n_kept; /* so many; -1: none */
-    /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). */
+    /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top); of a G that was
+     * started from outside also with HOST_LOST when its VM was dropped. */
     void (*done)(host_luag *lg, int status);
-    void (*lost)(void *done_arg); /* instead, when its VM was dropped; NULL: nobody wants to know */
     void *done_arg;
 };
 
@@ -283,8 +289,8 @@ rt_step luag_step(rt_g *g);
 /* Starts fn with nargs arguments, both on from's stack, popped. Only by the M that runs the VM. */
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs);
 /* The same from outside: calls boot(vm, lg->L, arg), which pushes function and arguments and returns
- * the number of the latter, in the VM. done as above, or lost if the VM was dropped or has no memory for
- * it. Any native G. */
+ * the number of the latter, in the VM. done as above, or lost if the G could not begin: the VM was dropped or has no
+ * memory for it. Any native G. */
 typedef int (*luag_boot)(host_vm *vm, lua_State *L, void *arg);
 void luag_spawn(host_vm *vm, luag_boot boot, void *arg, void (*done)(host_luag *, int),
                 void (*lost)(void *), void *done_arg);

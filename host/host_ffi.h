@@ -18,9 +18,9 @@ typedef struct host_view {
     double serial;    /* which G of that slot it is: never used again in this VM */
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
-    int32_t n_live; /* Lua Gs of the VM */
-    int64_t mapped; /* bytes that LuaJIT has mapped for it */
-    int32_t index;  /* of the waiter that was fired last */
+    int32_t n_live;  /* Lua Gs of the VM */
+    int64_t mapped;  /* bytes that LuaJIT has mapped for it */
+    int32_t index;   /* of the waiter that was fired last */
     int32_t retired; /* its generation serves no more: no requests will come */
 } host_view;
 
@@ -341,11 +341,33 @@ void host_serve_stop(int server);
 /* Requests that a P has handed to a handler; -1 without such a P. */
 int64_t host_p_requests(int32_t p);
 
-/* VMs that serve: 0 all, 1 those that are stuck, 2 spares. */
+/* VMs: 0 those that serve, 1 those that are stuck, 2 those of 0 that are spare; 3 all that have not ended. */
 int host_vms(int which);
 
 /* Connections that a server has now. */
 int host_serve_conns(int server);
+
+/* ---- --dev (dev.c) ---- */
+
+typedef struct host_dev {
+    double run; /* of this process; no other one has had it */
+    int32_t
+        own; /* the number of this VM's generation; 0: it stands in for one that has not loaded */
+    int32_t serving;     /* of the one that serves now */
+    int32_t failing;     /* host_dev_failing */
+    int32_t live_reload; /* --live-reload */
+    char id[64];         /* of this VM's generation, NUL-terminated */
+} host_dev;
+
+/* How things are. */
+void host_dev_read(host_dev *d);
+
+/* 0: what serves is what has been saved; else which of the loads that failed was the last one. */
+int host_dev_failing(void);
+
+/* Why it has failed, a NUL, and names of the files it had loaded, each with a NUL: how many bytes. They are there if
+ * that is no more than cap. 0: none has failed. *number is host_dev_failing's. */
+size_t host_dev_failure(char *buf, size_t cap, int32_t *number);
 
 /* ---- dicts that all VMs share (shared.c) ---- */
 

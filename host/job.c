@@ -200,6 +200,17 @@ static void waits(host_luag *lg, void *arg) {
         rt_wake(lg->g, lg->ticket, RT_WOKEN);
 }
 
+/* A deadline that has passed already ends it before it has begun, however fast it would be. */
+static bool too_late(int64_t deadline_ns) {
+    host_luag *lg = luag_current();
+    int64_t limit_ns = lg->sheltered ? 0 : luag_limit(lg), now = rt_nanotime();
+    return (limit_ns && limit_ns <= now) || (deadline_ns && deadline_ns <= now);
+}
+
 int job_wait(lua_State *L, host_job *job, int64_t deadline_ns) {
+    if (!job->started && too_late(deadline_ns)) {
+        lua_pushliteral(L, "timeout");
+        return 1;
+    }
     return luag_wait_with(L, RT_WAIT_SYSCALL, deadline_ns, waits, job);
 }

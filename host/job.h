@@ -20,6 +20,9 @@ void owned_leave(host_owned *o);
 /* vm was dropped. */
 void owned_drop_all(host_vm *vm);
 
+/* The processes that vm holds end with it (exec.c). By who runs it, or ends it. */
+void exec_bind_all(host_vm *vm);
+
 /* ---- jobs ----------------------------------------------------------------------------------- */
 
 /* A job of the VM that runs: once somebody waits for it, run(arg) is called on a native G, where it may

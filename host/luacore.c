@@ -206,6 +206,10 @@ static int core_drop_handler(lua_State *L) {
 
 /* option(name, value) -> nil | what is wrong: an option that the app sets. */
 static int core_option(lua_State *L) {
+    host_vm *vm = vm_current();
+    /* One that was too late must not set what another has. */
+    bool late = vm->generation && atomic_load(&vm->loads_until_ns) != INT64_MAX;
+    if (late) return luaL_error(L, "options are told while the app loads");
     const char *err = option_set(luaL_checkstring(L, 1), luaL_checkstring(L, 2), FROM_APP);
     if (!err) return 0;
     lua_pushstring(L, err);

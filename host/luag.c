@@ -104,7 +104,7 @@ void luag_forget(host_luag *lg) {
     lg->g = NULL;
     lg->vm->view.n_live--;
     luag_leave_request(lg);
-    if (lg->lost) lg->lost(lg->done_arg);
+    if (lg->is_main) lg->done(lg, HOST_LOST);
 }
 
 double host_deadline(void) {
@@ -569,6 +569,7 @@ static bool tell_lost(host_luag *lg, const char *msg) {
 /* The G of a plain Lua G: Lua itself has reported an error by then, so what comes here is a plain
  * yield, a failure of that report, or one of a function started from C. */
 static void plain_done(host_luag *lg, int status) {
+    if (status == HOST_LOST) return;
     lg->doomed = false;
     if (status != 0) {
         const char *msg = lua_tostring(lg->L, -1);
@@ -619,7 +620,6 @@ static rt_step spawn_step(rt_g *g) {
     lg->g = g;
     lg->is_main = true;
     lg->done = s->done ? s->done : plain_done;
-    lg->lost = s->lost;
     lg->done_arg = s->done_arg;
     lg->nargs = s->boot(s->vm, lg->L, s->arg);
     ((luag_local *)rt_local(g))->lg = lg;

@@ -19,8 +19,8 @@
     {                                                                                              \
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
         .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
-        .log_level = LOG_INFO, .vm_memory = 1 << 30, .block_timeout = 10, .jobs = 1,               \
-        .coverage_dir = "build/coverage",                                                          \
+        .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1, .block_timeout = 10,        \
+        .jobs = 1, .coverage_dir = "build/coverage",                                               \
     }
 host_options options = DEFAULTS;
 
@@ -87,6 +87,10 @@ static option table[] = {
      KIND_FLAG, SERVE | TEST, &options.watch, 0, 0, 0},
     {"dev", "", "for development: --watch, and errors are shown in the browser", KIND_FLAG, SERVE,
      &options.dev, 0, 0, 0},
+    {"live-reload", "",
+     "with --dev, a browser loads the app's pages anew after each reload; =0 turns it\n"
+     "off (default 1)",
+     KIND_FLAG, SERVE, &options.live_reload, 0, 0, 0},
     {"admin", "ADDR",
      "where the admin API listens: POST /reload, GET /; for those whom you trust\n"
      "(HOST:PORT or unix:PATH; default: nowhere)",
@@ -344,11 +348,14 @@ void options_drop(void) {
 
 static void commit(option *o, bool first) {
     if (o->kind == KIND_ADDR || o->kind == KIND_STRING) {
-        bool same = o->kind == KIND_ADDR ? same_listeners() : string_of(o, &staged.options) == string_of(o, &options);
-        if (!first && !same) log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
+        bool same = o->kind == KIND_ADDR ? same_listeners()
+                                         : string_of(o, &staged.options) == string_of(o, &options);
+        if (!first && !same)
+            log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
         return;
     }
-    *(_Atomic int64_t *)o->to = *(_Atomic int64_t *)place(o, &staged.options); /* or a double's bits */
+    *(_Atomic int64_t *)o->to =
+        *(_Atomic int64_t *)place(o, &staged.options); /* or a double's bits */
 }
 
 void options_commit(void) {
@@ -362,7 +369,8 @@ void options_commit(void) {
             options.listen[i] = staged.options.listen[i];
         options.n_listen = staged.options.n_listen;
         for (int i = 0; i < N_OPTIONS; i++)
-            if (table[i].kind == KIND_STRING) memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
+            if (table[i].kind == KIND_STRING)
+                memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
     }
     done = true;
     staged.on = false;
@@ -461,7 +469,8 @@ static const struct {
      "Loads an app and reports errors, and what luacheck, if it is installed, finds in its files.\n"
      "Exit code 0 or 1."},
     {"repl", "lunapark repl [options]",
-     "Reads a line, runs it in a G, prints its values. Waiting calls work; other Gs run meanwhile.\n"
+     "Reads a line, runs it in a G, prints its values. Waiting calls work; other Gs run "
+     "meanwhile.\n"
      "Ctrl-C ends a wait, Ctrl-D ends it all. Without a terminal, stdin is read as a script."},
     {"version", "lunapark version", "Prints the versions of Lunapark and of what is in it."},
 };

@@ -149,7 +149,6 @@ static void restore_hook(host_vm *vm) {
 }
 
 static void kill_hook(lua_State *L, lua_Debug *ar) {
-    (void)ar;
     host_vm *vm = vm_current();
     host_luag *lg = luag_current();
     bool kill = atomic_load(&vm->kill) == lg;
@@ -159,6 +158,9 @@ static void kill_hook(lua_State *L, lua_Debug *ar) {
     }
     if (barrier_callback(vm, __builtin_frame_address(0))) return;
     if (!kill) luaL_error(L, "ended by the test that it belongs to");
+    /* The first error tells the place; its message handler, and who catches it, are ended too. */
+    if (!vm->raised && lua_getinfo(L, "Sl", ar))
+        snprintf(vm->ended_at, sizeof vm->ended_at, "%s:%d", ar->short_src, ar->currentline);
     vm->raised = true;
     luaL_error(L, "ended: it ran on past its deadline without waiting");
 }
@@ -249,14 +251,17 @@ void runaway_say(host_vm *vm) {
 }
 
 /* When the running G is to be ended. One without a deadline has that of a request which began when it
- * got stuck. */
+ * got stuck; in a VM that is retired, where that is sooner, that of all. */
 static int64_t end_of(host_vm *vm, const host_luag *lg) {
     int64_t loads_ns = atomic_load(&vm->loads_until_ns);
     if (loads_ns) return loads_ns;
-    if (options.handler_timeout <= 0) return INT64_MAX;
-    int64_t limit = luag_limit(lg);
-    if (limit == 0) limit = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
-    return limit + (int64_t)(options.kill_after * 1e9);
+    int64_t limit = atomic_load(&vm->drain_ns);
+    if (options.handler_timeout > 0) {
+        int64_t own = luag_limit(lg);
+        if (own == 0) own = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
+        if (limit == 0 || own < limit) limit = own;
+    }
+    return limit == 0 ? INT64_MAX : limit + (int64_t)(options.kill_after * 1e9);
 }
 
 typedef struct end_look {

@@ -131,7 +131,8 @@ void singleton_stuck(host_vm *vm) {
         if (lost) n->holder = (who){0};
         rt_lock_release(&singletons.lock);
         if (!lost) continue;
-        log_line(LOG_WARN, "singleton %s: VM %d is stuck, another one runs it", n->text, vm->view.vm_id);
+        log_line(LOG_WARN, "singleton %s: VM %d is stuck, another one runs it", n->text,
+                 vm->view.vm_id);
         cancel(&old);
         choose(n);
     }

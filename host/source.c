@@ -3,9 +3,13 @@
  * A set remembers every file that its VMs have loaded, with its bytes: a VM that is made minutes later loads the same
  * program as the first one, whatever was saved meanwhile. It answers three questions: does the disk still hold these
  * files (source_unchanged: a reload would change nothing); were they ever on the disk together (source_settled: if
- * not, a save came into the midst of the loading); what would git call them (source_id). A file is read from the disk
- * when it is asked for, so one that a handler requires an hour after the start is as it was saved last: to be safe
- * from that, a script requires it while it loads.
+ * not, a save came into the midst of the loading); what would git call them (source_id).
+ *
+ * What is required later. A handler may require a module for the first time an hour after the start, when it has been
+ * saved anew, and would mix with what was loaded before. So the Lua files below the app's folder that were not loaded
+ * are read too when the first VM has loaded (source_keep), and are loaded from there; until then they count for nothing.
+ * Where there are more than a few thousand files, or 16 MiB of Lua, or elsewhere, such a module comes from the disk as it is
+ * by then: a script that wants to be safe from that requires it while it loads.
  *
  * Names and files. A file is known by its path without links: a module that is reached by two paths is one file, read
  * once. All names by which it was asked for are kept too, since a name may lead elsewhere one day. Usual for that
@@ -55,7 +59,11 @@
 
 #include "../runtime/runtime.h"
 
-enum { RACY_S = 2 };
+enum {
+    RACY_S = 2,
+    KEEP_SEEN = 2000, /* files of whatever kind that are looked at */
+    KEEP_BYTES = 16 << 20,
+};
 
 /* What stat said before the file was read. */
 typedef struct stamp {
@@ -83,6 +91,7 @@ typedef struct name {
 struct source_set {
     pthread_mutex_t lock;
     void *names, *files; /* lock: trees of name and file, by path */
+    void *kept;          /* lock: of file, not yet loaded */
     size_t n_names;      /* lock */
     size_t n_bytes;      /* lock: in memory */
     char *root;          /* of the tree id; ends in a slash */
@@ -263,18 +272,34 @@ static void free_name(void *arg) {
     free(n);
 }
 
+static file *find_file(void *const *files, const char *path) {
+    file key = {.pub.path = path};
+    file **found = tfind(&key, files, by_path);
+    return found ? *found : NULL;
+}
+
+/* One that was kept, and now is loaded. */
+static file *take_kept(source_set *s, const char *real) {
+    file *f = find_file(&s->kept, real);
+    if (!f || !tsearch(f, &s->files, by_path)) return NULL;
+    tdelete(f, &s->kept, by_path);
+    s->n_bytes += f->pub.len;
+    return f;
+}
+
 /* The file at `path` on the disk, with its bytes or without. NULL: *err. */
 static file *load(source_set *s, const char *path, bool with_bytes, int *err, bool *opened) {
     char real[PATH_MAX];
     *opened = false;
     if (!realpath(path, real)) {
         *err = errno;
+        file *gone = with_bytes ? take_kept(s, path) : NULL;
+        if (gone) return gone;
         if (faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) != 0) return NULL;
         strcpy(real, path); /* a pipe by its number has none */
     }
-    file key = {.pub.path = real};
-    file **found = tfind(&key, &s->files, by_path);
-    file *f = found ? *found : NULL;
+    file *f = find_file(&s->files, real);
+    if (!f && with_bytes) f = take_kept(s, real);
     if (f && (f->pub.bytes || !with_bytes)) return f;
 
     char *bytes = NULL;
@@ -509,6 +534,66 @@ bool source_unchanged(source_set *s) {
     return c.same;
 }
 
+/* ---- what may be required later ---- */
+
+typedef struct keeping {
+    source_set *set;
+    int seen;
+    size_t bytes;
+} keeping;
+
+static int keep_one(void *arg, const char *path) {
+    keeping *k = arg;
+    char real[PATH_MAX];
+    if (++k->seen > KEEP_SEEN) return E2BIG;
+    size_t n = strlen(path);
+    if (n < 4 || strcmp(path + n - 4, ".lua") != 0 || !realpath(path, real)) return 0;
+    if (find_file(&k->set->files, real) || find_file(&k->set->kept, real)) return 0;
+    bool opened;
+    char *bytes;
+    size_t len;
+    stamp st;
+    if (read_file(real, &bytes, &len, &st, &opened) != 0) return 0;
+    file *f = need(calloc(1, sizeof *f));
+    *f = (file){{need(strdup(real)), bytes, len}, git_blob(bytes, len), st};
+    need(tsearch(f, &k->set->kept, by_path));
+    k->bytes += len;
+    return k->bytes > KEEP_BYTES ? E2BIG : 0;
+}
+
+bool source_keep(source_set *s) {
+    pthread_mutex_lock(&s->lock);
+    keeping k = {.set = s};
+    int err = walk(s->root, keep_one, &k);
+    if (err) {
+        tdestroy(s->kept, free_file);
+        s->kept = NULL;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return !err;
+}
+
+static void compare_kept(const void *node, VISIT visit, void *arg) {
+    bool *same = arg;
+    if (visit != postorder && visit != leaf) return;
+    const file *f = *(file *const *)node;
+    struct stat st;
+    stamp now;
+    if (stat(f->pub.path, &st) == 0)
+        now = stamp_of(&st);
+    else
+        memset(&now, 0, sizeof now);
+    *same = *same && same_stamp(&now, &f->stamp);
+}
+
+bool source_settled(source_set *s) {
+    bool same = source_unchanged(s);
+    pthread_mutex_lock(&s->lock);
+    if (same) twalk_r(s->kept, compare_kept, &same);
+    pthread_mutex_unlock(&s->lock);
+    return same;
+}
+
 /* ---- the id ---- */
 
 typedef struct picking {
@@ -567,11 +652,18 @@ static void visit_name(const void *node, VISIT visit, void *arg) {
     v->fn(v->arg, n->path, n->kind);
 }
 
+static void visit_kept(const void *node, VISIT visit, void *arg) {
+    const visitor *v = arg;
+    if (visit != postorder && visit != leaf) return;
+    v->fn(v->arg, (*(file *const *)node)->pub.path, SOURCE_FILE);
+}
+
 void source_each(source_set *s, void (*fn)(void *arg, const char *name, source_kind kind),
                  void *arg) {
     visitor v = {fn, arg};
     pthread_mutex_lock(&s->lock);
     twalk_r(s->names, visit_name, &v);
+    twalk_r(s->kept, visit_kept, &v);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -601,6 +693,7 @@ void source_set_free(source_set *s) {
     if (!s) return;
     tdestroy(s->names, free_name);
     tdestroy(s->files, free_file);
+    tdestroy(s->kept, free_file);
     pthread_mutex_destroy(&s->lock);
     free(s->root);
     free(s->base);

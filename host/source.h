@@ -51,13 +51,14 @@ void source_id(source_set *s, char id[SOURCE_ID_SIZE]);
  * came or went in a watched folder. Looks at the bytes only where stat tells a difference, or could not tell one. */
 bool source_unchanged(source_set *s);
 
-/* Ask when everything is loaded: no file has changed since it was read, so all of them were on the disk together,
- * as they were loaded. The same question, under the name that it has then. */
-static inline bool source_settled(source_set *s) {
-    return source_unchanged(s);
-}
+/* When the first VM has loaded: reads the Lua files below the app's folder too that were not loaded, for who requires
+ * them later. False: there are too many, or they can't be read; then those come from the disk. */
+bool source_keep(source_set *s);
 
-/* For watch.c: calls fn for every name by which the set knows a file, absolute, links and all; for names of files
+/* Ask then: no file has changed since it was read, so all of them were on the disk together, as they were loaded. */
+bool source_settled(source_set *s);
+
+/* For watch.c: calls fn for every name by which the set knows a file, also one that it only keeps, absolute, links and all; for names of files
  * that were not there; and for watched folders, in which any visible name counts. fn must not call the set. */
 typedef enum source_kind { SOURCE_FILE, SOURCE_MISSING, SOURCE_FOLDER } source_kind;
 void source_each(source_set *s, void (*fn)(void *arg, const char *name, source_kind kind),

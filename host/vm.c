@@ -190,9 +190,11 @@ host_vm *vm_new(int id) {
 void vm_free(host_vm *vm) {
     end_visits(vm);
     vm->closing = true;
+    rt_entersyscall(); /* a large heap takes long; finalizers need no P, as ever */
     set_made_here(vm);
     lua_close(vm->L);
     set_made_here(NULL);
+    rt_exitsyscall(); /* perhaps on another thread */
     vm->L = NULL;
     vm_drop(vm);
 }
@@ -335,7 +337,6 @@ void luag_give(host_luag *lg, int status) {
     lg->x = NULL;
     atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
     lg->done = NULL;
-    lg->lost = NULL;
     lg->nargs = 0;
     atomic_store_explicit(&lg->limit_ns, 0, memory_order_relaxed);
     lg->canceled = 0;

@@ -70,6 +70,10 @@ static void *copy(const void *bytes, size_t len) {
 static void call_done(host_luag *lg, int status) {
     vm_call *c = lg->done_arg;
     lua_State *L = lg->L;
+    if (status == HOST_LOST) {
+        end(c, CALL_LOST);
+        return;
+    }
     int n = lua_gettop(L);
     if (status != 0 || (n > 0 && !lua_isnil(L, 1))) {
         const char *msg = n > 0 ? lua_tostring(L, status != 0 ? -1 : 1) : NULL;

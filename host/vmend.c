@@ -21,11 +21,11 @@
 #include "singleton.h"
 
 #define NS_PER_MS INT64_C(1000000)
-#define GRACE_NS  NS_PER_SEC        /* for what was canceled to end */
+#define GRACE_NS  NS_PER_SEC /* for what was canceled to end */
 #define LOOK_NS   (16 * NS_PER_MS)
 
 typedef struct undertaker {
-    host_vm *vm;
+    host_vm *vm; /* visited, until it ends or hands over: others may throw the VM away meanwhile */
     int64_t drain_ns; /* when requests are canceled too */
     int64_t end_ns;   /* when all is thrown away that is left; 0: nothing is canceled yet */
     int64_t pause_ns; /* of its last look; 0: there was none */
@@ -40,6 +40,8 @@ static void bury(void *arg) {
         rt_cell_drop(vm->cell, false);
         vm_drop(vm);
     } else {
+        server_stop_all_of(vm);
+        if (gen) exec_bind_all(vm);
         vm_free(vm);
     }
     if (gen) generation_lost_vm(gen);
@@ -51,13 +53,6 @@ static void start_undertaker(host_vm *vm, rt_step (*step)(rt_g *), undertaker u)
     rt_g *g = rt_new_step(step, vm->cell);
     *(undertaker *)rt_local(g) = u;
     rt_ready(g);
-}
-
-/* Its first turn; false: another one is at work already. */
-static bool begin(undertaker *u) {
-    vm_leave(u->vm);
-    u->pause_ns = NS_PER_MS / 2;
-    return !atomic_load(&u->vm->dropped);
 }
 
 static void cancel_all(host_vm *vm) {
@@ -73,19 +68,24 @@ static rt_step look_later(rt_g *g, undertaker *u) {
     return RT_PARK;
 }
 
+static rt_step leave_vm(undertaker *u) {
+    vm_leave(u->vm);
+    return RT_EXIT;
+}
+
 static rt_step retire_step(rt_g *g) {
     undertaker *u = rt_local(g);
     host_vm *vm = u->vm;
     if (u->pause_ns)
         rt_wait_code(g);
-    else if (!begin(u))
-        return RT_EXIT;
-    if (atomic_load(&vm->dropped)) return RT_EXIT; /* by another */
+    else
+        u->pause_ns = NS_PER_MS / 2;
+    if (atomic_load(&vm->dropped)) return leave_vm(u); /* by another */
     int64_t now = rt_nanotime();
     if (vm->view.n_live == 0) {
         vm->closing = true;
         rt_go(bury, vm);
-        return RT_EXIT;
+        return leave_vm(u);
     }
     if (u->end_ns == 0 && (vm->n_requests == 0 || now >= u->drain_ns)) {
         u->end_ns = now + GRACE_NS;
@@ -95,7 +95,7 @@ static rt_step retire_step(rt_g *g) {
         log_line(LOG_WARN, "VM %d: %d of its Gs go on after they were canceled: it is thrown away",
                  vm->view.vm_id, vm->view.n_live);
         vm_throw_away(vm, NULL);
-        return RT_EXIT;
+        return leave_vm(u);
     }
     return look_later(g, u);
 }
@@ -106,9 +106,8 @@ void vm_retire(host_vm *vm, int64_t drain_ns) {
 
 static rt_step abandon_step(rt_g *g) {
     undertaker *u = rt_local(g);
-    if (!begin(u)) return RT_EXIT;
-    vm_throw_away(u->vm, NULL);
-    return RT_EXIT;
+    if (!atomic_load(&u->vm->dropped)) vm_throw_away(u->vm, NULL);
+    return leave_vm(u);
 }
 
 void vm_abandon(host_vm *vm) {
@@ -139,6 +138,8 @@ void vm_throw_away(host_vm *vm, const host_luag *runaway) {
     }
     singleton_forget(vm);
     sock_close_all(vm);
+    /* What a runaway has ended, but not its app, leaves programs that may go on. */
+    if (atomic_load(&vm->drain_ns) || atomic_load(&vm->loads_until_ns)) exec_bind_all(vm);
     owned_drop_all(vm);
     server_stop_all_of(vm);
     start_undertaker(vm, drop_step, (undertaker){.vm = vm});

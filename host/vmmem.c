@@ -409,12 +409,14 @@ void vmmem_drop(host_vm *vm) {
             __real_fclose(m->files.v[i].f);
     for (int i = 0; i < m->tables.n; i++)
         __real___deregister_frame(m->tables.v[i]);
+    rt_entersyscall(); /* the kernel frees a gigabyte in a second */
     for (int i = 0; i < m->ranges.n; i++) {
         mem_range r = m->ranges.v[i];
         if (__real_munmap((void *)r.lo, r.hi - r.lo) != 0) /* NOLINT: an address as a number */
             rt_throw("VM %d: munmap of %zu bytes: %s", vm->view.vm_id, (size_t)(r.hi - r.lo),
                      strerror(errno));
     }
+    rt_exitsyscall();
     free(m->files.v);
     free(m->code.v);
     free(m->tables.v);

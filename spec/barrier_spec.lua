@@ -229,11 +229,35 @@ describe("a wait", function()
       assert.same({ [FINALIZER] = true }, errs)
     end)
 
-    it("works again after an error in it", function()
-      finalized.newproxy(function() error "in the finalizer" end)
-      pcall(collectgarbage)
-      pcall(collectgarbage)
+    it("works again after an error in it, which is logged and raised nowhere", function()
+      local log = helper.stderr_of(function()
+        finalized.newproxy(function() error "in the finalizer" end)
+        assert.is_true((pcall(collectgarbage)))
+        assert.is_true((pcall(collectgarbage)))
+      end)
+      assert.matches("error a finalizer raised: spec/barrier_spec.lua:%d+: in the finalizer\n", log)
       assert.is_true(lp.sleep(0.0005))
+    end)
+
+    it("an error is logged and raised nowhere when compiled code ends for the collector, too", function()
+      local n, live = 0, 300
+      local log = helper.stderr_of(function()
+        for i = 1, live do
+          finalized["ffi.gc"](function()
+            live = live - 1
+            error(i % 2 == 0 and "in a finalizer" or {})
+          end)
+        end
+        local held
+        for i = 1, 1e8 do
+          held = { i }
+          n = i
+          if live == 0 then break end
+        end
+        assert.is_table(held)
+      end)
+      assert.is_true(n < 1e8)
+      assert.matches("error a finalizer raised: ", log)
     end)
 
     it("says so beneath a callback too, which afterwards is the reason again", function()

@@ -194,11 +194,14 @@ describe("lunapark", function()
   end)
 
   describe("serve", function()
-    it("says where it listens, in exactly one line, and answers there", function()
+    it("says where it listens, in exactly one line, which comes first, and answers there", function()
       local c = serve { script(HELLO), "--procs", "2" }
       assert.matches("^127%.0%.0%.1:%d+$", c.addr)
       assert.equal("hello", child.client(c.addr):get("/").body)
-      assert.equal("lunapark: listening on http://" .. c.addr .. "\n", c:stderr())
+      local lines, rest = 0, c:said(" serves\n"):gsub("^lunapark: listening on http://" .. c.addr .. "\n", "")
+      for _ in rest:gmatch "\n" do lines = lines + 1 end
+      assert.equal(1, lines)
+      assert.matches("^%S+ info generation 1 %(%x+%) serves\n$", rest)
       assert.equal("", c:stdout())
     end)
 

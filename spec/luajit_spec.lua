@@ -115,4 +115,73 @@ end
 print "holds"
 ]])
   end)
+
+  it("does not take a side trace that returns for a loop", function()
+    holds([[
+jit.opt.start("hotloop=1", "hotexit=1", "recunroll=1")
+local split = math.modf
+local function same(v) return v end
+local function between()
+  split(1) -- not compiled: the trace ends here and begins anew behind it
+  return same {}
+end
+local depth = 0
+local function recurse()
+  if depth > 4 then return end
+  depth = depth + 1
+  same(1)
+  same(1)
+  recurse()
+  split(1)
+  same ""
+  local a, b, c, d, e, f = depth * 1.5, depth * 2.5, depth * 3.5, depth * 4.5, depth * 5.5, depth * 6.5
+  local x = { a, b, c, d, e, f }
+  return same(between(x))
+end
+recurse()
+print "holds"
+]])
+  end)
+
+  it("compiles any list of a generic for", function()
+    holds([[
+for n = 1, 50 do
+  assert(load(("local x\n"):rep(n) .. "for k in (nil):each() do end"))
+  assert(load(("local x\n"):rep(n) .. "for k in nil do end"))
+end
+local keys = 0
+for _ in pairs { 1, 2, x = 3 } do keys = keys + 1 end
+for _ in next, { 1, 2, x = 3 } do keys = keys + 1 end
+assert(keys == 6)
+print "holds"
+]])
+  end)
+
+  it("keeps apart the constants of several table constructors", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local at, got = {}, nil
+for i = 1, 9 do
+  local t = at
+  got = t[1]
+  at = i % 2 == 0 and { false } or { true }
+end
+assert(got == false, tostring(got))
+at = {}
+for i = 1, 9 do
+  local t = at
+  got = t[1]
+  at = i % 2 == 0 and { 1 } or { "x" }
+end
+assert(got == 1, tostring(got))
+at = {}
+for i = 1, 5 do
+  local t = at
+  got = t[1]
+  at = i % 2 ~= 0 and { false } or { true }
+end
+assert(got == true, tostring(got))
+print "holds"
+]])
+  end)
 end)

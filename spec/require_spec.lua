@@ -281,20 +281,18 @@ describe("require", function()
   it("of a loaded module is compiled", function()
     local name = module("hot", function() return { 1 } end)
     require(name)
-    local function sum()
-      local n = 0
-      for _ = 1, 1000 do n = n + require(name)[1] end
-      return n
+    local stops, aborted = 0, {}
+    local function watch(what, _, _, _, _, reason)
+      if what == "stop" then stops = stops + 1 end
+      if what == "abort" then aborted[#aborted + 1] = reason end
     end
-    local events, trace = {}, nil
-    local function on_trace(what, nr, func)
-      if what == "start" and func == sum then trace = nr end
-      if nr == trace then events[#events + 1] = what end
-    end
-    jit.attach(on_trace, "trace")
-    local n = sum()
-    jit.attach(on_trace)
-    assert.equal(1000, n)
-    assert.same({ "start", "stop" }, events)
+    jit.flush()
+    jit.attach(watch, "trace")
+    local n = 0
+    for _ = 1, 5000 do n = n + require(name)[1] end
+    jit.attach(watch)
+    assert.equal(5000, n)
+    assert.same({}, aborted)
+    assert.is_true(stops > 0)
   end)
 end)

@@ -28,7 +28,9 @@ lp.singleton("one", function()
 end)
 app:get("/state", function()
   local t = {}
-  for _, key in ipairs { "now", "begun", "vm", "generation", "ticks", "too many", "ended by" } do t[key] = state:get(key) end
+  for _, key in ipairs { "now", "begun", "vm", "generation", "ticks", "too many", "ended by" } do
+    t[key] = state:get(key)
+  end
   return t
 end)
 app:post("/set/:key", function(req) state:set(req.params.key, req:body()) return 204 end)
@@ -80,7 +82,9 @@ describe("lp.singleton", function()
     local c, _, client, state = serve()
     client:post("/set/fail", { body = "now" })
     child.eventually(function() return state().begun == 2 end, "the second run")
-    child.eventually(function() return c:stderr():find "error singleton one: .-: as told\n%s*stack traceback" end, "a line")
+    child.eventually(function()
+      return c:stderr():find "error singleton one: .-: as told\n%s*stack traceback"
+    end, "a line")
     assert.equal(1, state().now)
   end)
 
@@ -106,7 +110,9 @@ describe("lp.singleton", function()
       end
     end)
     child.eventually(function() return state().vm ~= first end, "another VM's turn")
-    child.eventually(function() return c:stderr():find "singleton one: VM %d+ is stuck, another one runs it" end, "a line")
+    child.eventually(function()
+      return c:stderr():find "singleton one: VM %d+ is stuck, another one runs it"
+    end, "a line")
     sticks:join()
     child.eventually(function() return c:stderr():find "is dropped" end, "the end of the stuck one")
     local ticks = state().ticks

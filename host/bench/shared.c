@@ -64,6 +64,7 @@ static int push(host_vm *vm, lua_State *L, void *arg) {
 }
 
 static void ended(host_luag *lg, int status) {
+    if (status == HOST_LOST) abort();
     if (status != 0) fprintf(stderr, "%s\n", lua_tostring(lg->L, -1));
     luag_give(lg, status);
     atomic_fetch_sub(&left, 1);

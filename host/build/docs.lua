@@ -17,10 +17,13 @@ local docs = {}
 -- Every file directly below lua/lunapark is a module for users, and what is in a directory belongs to the module
 -- of that name, except:
 local inner = {
-  base = true, boot = true, check = true, job = true, repl = true, repl_complete = true, repl_format = true,
+  admin = true, base = true, boot = true, check = true, dev = true, job = true, repl = true, repl_complete = true,
+  repl_format = true, require = true, source = true, value = true,
   waitq = true,
 }
 local part_of = {
+  retire = "lunapark", singleton = "lunapark",
+  shared_chan = "lunapark.shared",
   chan = "lunapark", offload = "lunapark", scope = "lunapark", sync = "lunapark", timer = "lunapark", init = "lunapark",
 }
 
@@ -28,7 +31,7 @@ local part_of = {
 
 local function page_name(path)
   local dir = path:match "^([%w_]+)/"
-  if dir then return "lunapark." .. dir end
+  if dir then return not inner[dir] and "lunapark." .. dir or nil end
   local name = path:match "^([%w_]+)%.lua$"
   if not inner[name] then return part_of[name] or "lunapark." .. name end
 end

@@ -5,7 +5,7 @@
 # `fix_` below tells of one. They change a word or add a few lines where the source is as expected.
 #
 # Where no source package can be fetched the packaged library is taken, and luajit_config.h says that its side traces
-# must stay off (vm.c) and which specs must not be run.
+# must stay off (vm.c). The other faults are there then.
 set -u
 
 dir=$1
@@ -59,8 +59,8 @@ fix_stack_check() {
         '/asm_stack_check(.*, irp, /s/allow & RSET_GPR/RSET_EMPTY/'
 }
 
-# What a C function raises that compiled code calls (string.buffer's encoder, a table's new key, an allocation). Compiled
-# code keeps neither L->top nor L->base as the interpreter does: L->top may be where some earlier call of C left
+# What a C function raises that compiled code calls (string.buffer's encoder, a table's new key, an allocation).
+# Compiled code keeps neither L->top nor L->base as the interpreter does: L->top may be where some earlier call of C left
 # it, and the message that is pushed there overwrites a frame that lives. pcall in compiled code then catches
 # the error, and a later return crashes. Upstream has mended that for lj_err_mem and lj_err_msg (issue 1034), not yet
 # for lj_err_caller and lj_err_callerv. Here, each first sets both: to the trace's frame, and to that frame's end.
@@ -85,8 +85,37 @@ static void frame_of_trace(lua_State *L)\
         edit lj_state.c 1 'oldst) < oldsize)$' 's/oldst) < oldsize)$/oldst) < oldsize * sizeof(TValue))/'
 }
 
+# Issue 1169, mended upstream in March 2024. A side trace that returns to lower frames and comes by itself again was
+# taken for a loop, as a root trace that does so is; but its code begins with registers of its parent. Crashes.
+fix_down_recursion() {
+    edit lj_record.c 1 '^      if (check_downrec_unroll(J, pt)) {$' \
+        's/^      if (check_downrec_unroll(J, pt)) {$/      if (!J->cur.root \&\& check_downrec_unroll(J, pt)) {/'
+}
+
+# Issue 1033, mended upstream in 2023 and 2024. The parser guesses from the bytecode of its list whether a generic
+# `for` is one over pairs(). Where there was none yet, or the first moves a temporary, it looked for a variable's name that
+# is none: `local x for k in (nil):f() do end` crashes, and so does who compiles what a stranger wrote.
+fix_guess_of_pairs() {
+    edit lj_parse.c 1 '^  isnext = (nvars <= 5 && predict_next(ls, fs, exprpc));$' \
+        's/nvars <= 5 && predict_next(/nvars <= 5 \&\& fs->pc > exprpc \&\& predict_next(/' &&
+        edit lj_parse.c 1 '^    name = gco2str(gcref(var_get(ls, fs, bc_d(ins)).name));$' \
+            's/^    name = gco2str(gcref(var_get(ls, fs, bc_d(ins)).name));$/    if (bc_d(ins) >= fs->nactvar) return 0;\n&/'
+}
+
+# Issue 994, mended upstream in 2023 in another way. In a loop where a variable holds now what one table constructor
+# made, now what another did, compiled code took a constant of the one for the other's, and for one of its type: true for
+# false, a string's address for a number. A constant is taken now only if it has the type that is asked for.
+fix_constants_of_tables() {
+    edit lj_opt_mem.c 1 '^      if (irt_ispri(fins->t)) {$' 's/if (irt_ispri(fins->t)) {$/if (irt_ispri(fins->t) \&\& ir->o == IR_TNEW) {/' &&
+        edit lj_opt_mem.c 1 '^		 irt_isstr(fins->t)) {$' 's/^\(		 irt_isstr(fins->t)\)) {$/\1 || irt_ispri(fins->t)) {/' &&
+        edit lj_opt_mem.c 1 '^	lj_assertJ(itype2irt(tv) == irt_type(fins->t),$' '/itype2irt(tv) == irt_type(fins->t),$/i\
+	if (itype2irt(tv) != irt_type(fins->t)) return 0;\
+	if (irt_ispri(fins->t)) return TREF_PRI(irt_type(fins->t));
+'
+}
+
 fix() {
-    fix_stack_check && fix_errors_on_trace
+    fix_stack_check && fix_errors_on_trace && fix_down_recursion && fix_guess_of_pairs && fix_constants_of_tables
 }
 
 compile() {

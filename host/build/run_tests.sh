@@ -2,13 +2,13 @@
 # Runs test programs one after the other, then the specs if LUNAPARK names the binary, one line each,
 # and sums up: the last line is "N passed, N failed". Exit 1 if any failed.
 #
-#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=120] [SPEC_TIMEOUT=300] run_tests.sh PROGRAM...
+#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=240] [SPEC_TIMEOUT=600] run_tests.sh PROGRAM...
 #
 # Each runs in a session of its own, by which the processes that it leaves behind are found and
 # killed. Outputs are kept in $B/test-logs and shown if something failed.
 set -u
 
-: "${B:=build}" "${TEST_TIMEOUT:=120}" "${SPEC_TIMEOUT:=300}" "${TEST_WRAP:=}" "${SPECS:=spec}"
+: "${B:=build}" "${TEST_TIMEOUT:=240}" "${SPEC_TIMEOUT:=600}" "${TEST_WRAP:=}" "${SPECS:=spec}"
 logs=$B/test-logs
 mkdir -p "$logs"
 passed=0

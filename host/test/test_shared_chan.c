@@ -40,7 +40,7 @@ static void run_all(host_vm **vms, int n, const char *text, int64_t seed, int ro
     for (int i = 0; i < n; i++) {
         s[i] = (script){text, i, rounds, seed + i, &ended};
         crowd_enter(&ended);
-        luag_spawn(vms[i], push_script, &s[i], script_done, &s[i]);
+        luag_spawn(vms[i], push_script, &s[i], script_done, NULL, &s[i]);
     }
     crowd_wait(&ended);
 }

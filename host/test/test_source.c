@@ -425,7 +425,7 @@ static script run_in_vm(source_set *set, const char *text) {
     host_vm *vm = vm_new(0);
     vm->sources = set;
     crowd_enter(&s.ended);
-    luag_spawn(vm, push_script, &s, script_done, &s);
+    luag_spawn(vm, push_script, &s, script_done, NULL, &s);
     crowd_wait(&s.ended);
     vm_free(vm);
     return s;

@@ -73,10 +73,12 @@ local served
 --- serve: loads the app into this VM as handler 0.
 ---@param path string
 ---@param first string  "first": this VM is its generation's first
+---@param dev string    "dev": by --dev
 ---@return string? message
-function boot.serve(path, first)
+function boot.serve(path, first, dev)
   local handler, app = load_app(path)
   if not handler then return app end
+  if dev == "dev" then handler = require("lunapark.dev").handler(app) end
   if type(app) == "table" then
     -- Each VM loads the app, but its options are one process's: lists would grow with every VM.
     local err = first == "first" and apply_options(path, rawget(app, "options"))
@@ -86,6 +88,11 @@ function boot.serve(path, first)
     served = app
   end
   core.set_handler(0, handler)
+end
+
+--- By --dev, in place of `serve` when the app did not load: requests are told why.
+function boot.stand_in()
+  core.set_handler(0, require("lunapark.dev").stand_in())
 end
 
 --- admin: this VM answers the admin API as handler 0.

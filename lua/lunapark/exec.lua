@@ -9,7 +9,7 @@
 --
 -- `run` collects what the program writes and returns when it has ended. `spawn` returns at once, with its streams as
 -- connections of lunapark.net. A process that nobody waits for is no zombie for long, and goes on when its handle
--- is gone.
+-- is gone. With the VM of an app that a reload has replaced, the processes that it has handles of are killed.
 --
 -- How it works: host/exec.c.
 

@@ -372,7 +372,8 @@ local p_stats_t = ffi.typeof("rt_p_stats")
 local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
 
 --- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory; VMs that
---- serve, those of them that are stuck or spare; stacks held by Gs that wait in the midst of a C function; sockets that
+--- serve, those that are stuck, those that serve and are spare, all that there are, which may be such as load and such
+--- as a reload has replaced; stacks held by Gs that wait in the midst of a C function; sockets that
 --- the collector has closed since nobody did; lines that were logged, those of them that wait to be written, and lines
 --- that were lost; channels that VMs share.
 ---@return table
@@ -392,7 +393,8 @@ function lp.stats()
       lua = collectgarbage("count") * 1024, mapped = tonumber(view.mapped), stacks = tonumber(s.stack_bytes),
     },
     vm = view.vm_id, lua_gs = view.n_live,
-    vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), away = s.away,
+    vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), all_vms = C.host_vms(3),
+    away = s.away,
     held_stacks = s.held_stacks, forgotten = C.host_forgotten(), shared_chans = C.host_chans(),
     log = { lines = C.host_log_count(0), waiting = C.host_log_count(2), lost = C.host_log_count(1) },
     ps = {},

@@ -24,6 +24,8 @@ local core = require "lunapark.core"
 local base = require "lunapark.base"
 local job = require "lunapark.job"
 
+local new_table = require "table.new"
+
 local C = ffi.C
 local STRING, NUMBER, JSON = C.HOST_LOG_STRING, C.HOST_LOG_NUMBER, C.HOST_LOG_JSON
 local view = ffi.cast("host_view *", core.view)
@@ -41,6 +43,9 @@ local TABLE_MAX, TABLE_STRING_MAX, TABLE_DEPTH = 3000, 500, 8
 local EXACT = 2 ^ 53
 
 local log = {}
+
+-- Tables are walked by `while` and next, not by `for`: in a finalizer LuaJIT starts no side traces, and a compiled
+-- `for` over a table that leaves its trace there enters it again without end.
 
 -- ---- values ----------------------------------------------------------------------------------------------
 
@@ -67,10 +72,12 @@ local by_text = function(a, b) return a.text < b.text end
 -- The keys of t, in order, and whether it is a list.
 local function sorted_keys(t)
   local keys, n, list = {}, 0, true
-  for k in next, t do
+  local k = next(t)
+  while k ~= nil do
     n = n + 1
     keys[n] = { key = k }
     if type(k) ~= "number" or k < 1 or floor(k) ~= k then list = false end
+    k = next(t, k)
   end
   -- Whole numbers above 0, and as many as the largest of them.
   for i = 1, list and n or 0 do
@@ -78,7 +85,7 @@ local function sorted_keys(t)
   end
   if list then return nil, n end
   for i = 1, n do
-    local k = keys[i].key
+    k = keys[i].key
     keys[i].text = type(k) == "string" and k or text_of(k)
   end
   table.sort(keys, by_text)
@@ -159,7 +166,10 @@ end
 local spare
 
 local function new_work()
-  return { keys = {}, values = {}, kinds = {}, pairs = ffi.new("host_log_pair[?]", MAX_PAIRS + 1) }
+  return {
+    keys = new_table(MAX_PAIRS, 0), values = new_table(MAX_PAIRS, 0), kinds = new_table(MAX_PAIRS, 0),
+    pairs = ffi.new("host_log_pair[?]", MAX_PAIRS + 1),
+  }
 end
 
 -- Sorts three lists by the first. Short ones, nearly always.
@@ -189,17 +199,19 @@ local function write(level, msg, t)
   spare = nil
   local keys, values, kinds, list = work.keys, work.values, work.kinds, work.pairs
   local n, more = 0, 0
-  for k, v in next, t do
+  local k, v = next(t)
+  while k ~= nil do
     if n < MAX_PAIRS then
       n = n + 1
       keys[n], values[n] = k, v
     else
       more = more + 1
     end
+    k, v = next(t, k)
   end
   -- From here on the user's code may run, and change t.
   for i = 1, n do
-    local k, v = keys[i], values[i]
+    k, v = keys[i], values[i]
     local kind = type(v)
     if type(k) ~= "string" then keys[i] = text_of(k) end
     if kind == "number" then
@@ -241,11 +253,14 @@ end
 --- Logs a line, if its level is enabled. Does not wait.
 ---@type fun(msg: any, pairs?: table)  msg: text, else what tostring makes of it; pairs: {key = value}
 log.debug = logger(0, "debug")
----@type fun(msg: any, pairs?: table)
+--- The same at level info.
+---@type fun(msg: any, pairs?: table)  as for log.debug
 log.info = logger(1, "info")
----@type fun(msg: any, pairs?: table)
+--- The same at level warn.
+---@type fun(msg: any, pairs?: table)  as for log.debug
 log.warn = logger(2, "warn")
----@type fun(msg: any, pairs?: table)
+--- The same at level error.
+---@type fun(msg: any, pairs?: table)  as for log.debug
 log.error = logger(3, "error")
 
 -- ---- levels ----------------------------------------------------------------------------------------------

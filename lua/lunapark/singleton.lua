@@ -49,13 +49,13 @@ local function main(name, fn)
   names[name] = nil
 end
 
---- Runs fn in one VM of all that call this with the same name, in a G of its own. When a reload has replaced what that VM
---- has loaded, the waits of that G answer "canceled"; as soon as it has ended, a VM of the new generation runs its own fn.
---- When the VM is thrown away, or stuck for a second, another one runs it at once: a fn that got stuck may then run beside
---- it until its next wait, which answers "canceled".
+--- Runs fn in one VM of all that call this with the same name, in a G of its own. When a reload has replaced what that
+--- VM has loaded, the waits of that G answer "canceled"; as soon as it has ended, a VM of the new generation runs its
+--- own fn. When the VM is thrown away, or stuck for a second, another one runs it at once: a fn that got stuck may then
+--- run beside it until its next wait, which answers "canceled".
 ---
---- What fn raises is logged, and it is run again a second later, perhaps in another VM. When it returns it is done, until
---- the next reload. Does not wait. Call it when the app is loaded, in every VM that may run it.
+--- What fn raises is logged, and it is run again a second later, perhaps in another VM. When it returns it is done,
+--- until the next reload. Does not wait. Call it when the app is loaded, in every VM that may run it.
 ---@param name string
 ---@param fn fun()
 ---@return lunapark.G g  that stands for the name in this VM, or runs fn; its cancel ends that

@@ -11,6 +11,9 @@ local core = require "lunapark.core"
 
 local source = {}
 
+---@type table<string, true>  names of files that were loaded, as LuaJIT knows them
+source.loaded = {}
+
 local registry = debug.getregistry()
 -- Of the VM, since busted loads modules anew for each spec file.
 local originals = registry["lunapark.source"]
@@ -22,6 +25,7 @@ local function load_file(path, ...)
   if not bytes then
     return nil, ("cannot %s %s: %s"):format(opened and "read" or "open", path, err), opened
   end
+  source.loaded[path] = true
   local chunk, msg = load(bytes, "@" .. path, ...)
   return chunk, msg, true
 end

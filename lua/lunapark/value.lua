@@ -17,13 +17,11 @@ local value = {
   scratch = view.scratch, SCRATCH = tonumber(view.scratch_size),
 }
 
--- Raises what the buffer says of it. Not compiled: with this pcall in a side trace, what the encoder raised left
--- LuaJIT's stack in disorder, and a later return crashed.
+-- Raises what the buffer says of it.
 local function encode(v)
   encoder:reset()
   encoder:encode(v)
 end
-jit.off(encode)
 
 --- What a value is to C. The bytes stay where they are until the next call.
 ---@param v any

@@ -146,7 +146,8 @@ function App:mount(prefix, other)
 end
 
 --- Says what answers when a handler raises: it returns what a handler does, res.status is set (500, or what the client
---- did wrong). `err` is what was raised, `traceback` a text. Returning nothing leaves the plain answer.
+--- did wrong). `err` is what was raised, `traceback` a text. Returning nothing leaves the plain answer; with --dev, the
+--- page that shows the error.
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response, err: any, traceback: string): any, any, any
 ---@return lunapark.App self
 function App:on_error(fn)
@@ -167,8 +168,8 @@ function App:on_start(fn)
   return self
 end
 
---- Has a function called when a reload has replaced the app and its VM gets no more requests, while those that it has
---- still run. It may wait, as long as they may.
+--- Has a function called when a reload has replaced the app, or the server stops, and its VM gets no more requests,
+--- while those that it has still run. It may wait, as long as they may.
 ---@param fn function
 ---@return lunapark.App self
 function App:on_retire(fn)
@@ -190,9 +191,9 @@ function App:watch(path)
   return self
 end
 
---- Says what the app's VM leaves to a VM of the next generation, which gives it to `take_over`'s function: nil, a boolean, a
---- number, a string, or a table of such. It is called right before a reload switches, while requests still run. It may
---- wait; what it raises makes the reload fail.
+--- Says what the app's VM leaves to a VM of the next generation, which gives it to `take_over`'s function: nil, a
+--- boolean, a number, a string, or a table of such. It is called right before a reload switches, while requests still
+--- run. It may wait; what it raises makes the reload fail.
 ---@param fn fun(): any
 ---@return lunapark.App self
 function App:hand_over(fn)
@@ -255,8 +256,8 @@ function App:start()
   run_all(self, "starts")
 end
 
---- Calls what `on_retire` was given, also if one of them raises: what they raised is returned. For the host, when the VM
---- is about to end.
+--- Calls what `on_retire` was given, also if one of them raises: what they raised is returned. For the host, when the
+--- VM is about to end.
 ---@return string|nil err
 function App:retire()
   local errs = {}
@@ -320,7 +321,7 @@ end
 -- Whether there was none for these paths.
 local function add_route(plan, route, segments, scope)
   return plan.router:add(route.method, segments, {
-    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error,
+    run = chain.compose(scope.middleware, route.fn), handler = route.fn, on_error = scope.on_error,
     label = route.method .. " " .. router.show(segments),
   })
 end

@@ -92,14 +92,24 @@ local function complete(entry, req, res, a, b, c, settled)
   end
 end
 
+-- What show answers, or nil when it fails itself.
+local function try_to_show(show, entry, req, res, text, status)
+  local ok, rc = xpcall(show, traceback, entry, req, res, text, status)
+  if ok then return rc end
+  log(ERROR, describe(entry, req) .. "its failure can not be shown: " .. tostring(rc))
+end
+
 -- Lets the on_error functions answer. Whether one of them did.
-local function answer_error(entry, req, res, err, text, status)
+local function answer_error(entry, req, res, err, text, status, show)
   for _, on_error in ipairs(entry.on_error) do
     response.reset(res, status)
     local ok, a, b, c = xpcall(on_error, on_raise, req, res, err, text)
     if ok then
       -- One that only looks at the error, and says nothing, leaves the plain answer.
-      if a == nil and b == nil and not res.body then a = res.status end
+      if a == nil and b == nil and not res.body then
+        if show then return false end
+        a = res.status
+      end
       ok, a = xpcall(complete, on_bad_result, entry, req, res, a, b, c)
     end
     if ok or req.ptr.state ~= 0 then return true end
@@ -111,7 +121,7 @@ local function answer_error(entry, req, res, err, text, status)
 end
 
 -- Answers for a handler that raised.
-local function fail(entry, req, res, failure)
+local function fail(entry, req, res, failure, show)
   local r = req.ptr
   local err, text, status = failure, tostring(failure), req.blame or 500
   if getmetatable(failure) == request.abort_mt then
@@ -132,8 +142,8 @@ local function fail(entry, req, res, failure)
       describe(entry, req) .. "after the response had begun: " .. (text or tostring(err)))
     return
   end
-  if entry.on_error and answer_error(entry, req, res, err, text or tostring(err), status) then return end
-  local rc = respond_reason(r, status)
+  if entry.on_error and answer_error(entry, req, res, err, text or tostring(err), status, show) then return end
+  local rc = show and text and try_to_show(show, entry, req, res, text, status) or respond_reason(r, status)
   if text then
     -- A wait that was canceled because the client left often ends in an `assert`: no reason to wake anybody.
     log((rc == EPIPE or lost == HUNG_UP) and DEBUG or status < 500 and WARN or ERROR, describe(entry, req) .. text)
@@ -160,8 +170,10 @@ end
 
 --- The function that the host calls for each request.
 ---@param source { plan: table|nil, compile: fun(self): table }  `plan` is nil after a change, `compile` sets it
+---@param show? fun(entry: table, req: table, res: table, text: string, status: integer): integer  answers for a handler
+---that raised when no on_error does; as host_respond
 ---@return fun(address: lightuserdata)
-function dispatch.new(source)
+function dispatch.new(source, show)
   return function(address)
     local r = by_address[address] or cast_request(address)
     local plan = source.plan or source:compile()
@@ -189,7 +201,7 @@ function dispatch.new(source)
         if ok then
           ok, a = xpcall(complete, on_bad_result, entry, req, res, a, b, c, settled)
         end
-        if not ok then fail(entry, req, res, a) end
+        if not ok then fail(entry, req, res, a, show) end
       end
     end
     req.ptr, res.ptr = nil, nil

@@ -27,8 +27,11 @@ local wait_req = core.wait_req
 
 local EAGAIN, E2BIG = -11, -7
 
+local response = {}
+
 -- What host_respond calls its content types.
 local NONE, TEXT, HTML, JSON = 0, 1, 2, 3
+response.TEXT, response.HTML, response.JSON = TEXT, HTML, JSON
 
 ---@class lunapark.Response
 ---@field status integer|nil            nil until told: 200 with a body, 204 without
@@ -37,8 +40,6 @@ local NONE, TEXT, HTML, JSON = 0, 1, 2, 3
 ---@field package ptr ffi.cdata*        the host_req; nil when the request is over
 ---@field package ctype integer|nil     the content type noted with body, unless headers have one
 local methods = {}
-
-local response = {}
 
 response.mt = {
   __name = "lunapark.Response",

@@ -137,15 +137,17 @@ local function limit_here()
   return C.host_block_timeout()
 end
 
+local function too_long(block)
+  return ("the block has taken longer than %g s (--block-timeout)"):format(block.limit)
+end
+
 -- Waits for g: nothing when it has ended, or why not, with what all Gs do.
 local function await(g, block)
   local mark
   while true do
     g:join(math.min(LOOK, math.max(block.give_up - lp.now(), 0)))
     if block.results or g.results or g.err then return end
-    if lp.now() >= block.give_up then
-      return ("the block has taken longer than %g s (--block-timeout)\n%s"):format(block.limit, dump())
-    end
+    if lp.now() >= block.give_up then return too_long(block) .. "\n" .. dump() end
     local signals = registry["lunapark.signals"]
     local last = mark
     mark = C.host_block_asleep()
@@ -177,6 +179,8 @@ local function run_in_g(run, element, descriptor)
   local results = block.results
   if not results then relay(g.err, trace_of(element)) end
   if not results[1] then relay(block.err, block.trace) end
+  -- Nobody could look at it meanwhile: something has run without waiting.
+  if lp.now() >= block.give_up then fail(element, too_long(block)) end
   return unpack(results, 2, results.n)
 end
 
