@@ -129,6 +129,21 @@ describe("lunapark test --jobs", function()
     assert.not_matches("three", out)
   end)
 
+  it("shuffles as one process does with that seed", function()
+    local files = {}
+    for i = 1, 4 do
+      files[("spec/%d_spec.lua"):format(i)] = ("for i = 1, 4 do it('%d ' .. i, function() end) end"):format(i)
+    end
+    local p = project.new(files)
+    for _, seed in ipairs { "1", "77" } do
+      local args = { "test", "-o", "TAP", "--shuffle", "--seed", seed }
+      local code, out = p:run(args)
+      args[#args + 1] = "--jobs=2"
+      local many_code, many_out = p:run(args)
+      assert.same({ 0, 0, out }, { code, many_code, many_out })
+    end
+  end)
+
   it("stops after a failure when told to", function()
     local p = project.new {
       ["spec/a_spec.lua"] = "it('bad', function() error 'no' end) it('skipped', function() end)",

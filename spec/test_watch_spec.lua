@@ -75,6 +75,18 @@ describe("lunapark test --watch", function()
     assert.not_matches("two", out)
   end)
 
+  it("works from another folder, and heeds .busted when that changes", function()
+    local out = begin({
+      ["sub/tests/a_spec.lua"] = "it('a ' .. require 'lib', function() end) it('other', function() end)",
+      ["sub/lib.lua"] = "return 1", ["sub/.busted"] = "return { default = { ROOT = { 'tests' }, output = 'TAP' } }",
+    }, { "test", "--watch", "-C", "sub" })
+    assert.matches("ok 1 %- a 1\nok 2 %- other\n", out)
+    p:write("sub/lib.lua", "return 2")
+    assert.matches("changed: sub/lib.lua; running 1 of 1 spec files: tests/a_spec.lua\nok 1 %- a 2\n", round())
+    p:write("sub/.busted", "return { default = { ROOT = { 'tests' }, output = 'TAP', filter = 'other' } }")
+    assert.matches("running 1 of 1 spec files: tests/a_spec.lua\nok 1 %- other\n1..1\n", round())
+  end)
+
   it("ends by Ctrl-C, also while it runs", function()
     begin { ["spec/a_spec.lua"] = "it('a', function() end)" }
     started.process:kill "INT"
