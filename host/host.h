@@ -43,9 +43,11 @@ typedef struct host_options {
     _Atomic int64_t log_level;    /* a script may change it */
     _Atomic int64_t log_format;   /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
-    _Atomic int64_t vm_memory;               /* bytes that LuaJIT may map for one VM; 0: no limit */
-    _Atomic int64_t watch, dev, live_reload; /* yes or no */
-    _Atomic int64_t seed, rounds;            /* -1: none; 1: one */
+    _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
+    _Atomic int64_t watch, dev, live_reload, strict; /* yes or no */
+    _Atomic int64_t jobs;                            /* how many spec files run at once */
+    const char *coverage_dir;
+    _Atomic int64_t seed, rounds; /* -1: none; 1: one */
 } host_options; /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
@@ -59,6 +61,8 @@ const char *option_set(const char *name, const char *value, int source);
  * mistake. stop_at_word: words after the first that is none belong to the script. */
 int options_parse(int argc, char **argv, const char *command, bool stop_at_word);
 void options_from_env(void);
+/* The value of that option: *text, or NULL there and *number. False: there is none. */
+bool option_get(const char *name, double *number, const char **text);
 /* From here on what the app sets is put aside, until it counts, or is forgotten. Who loads a generation. */
 void options_stage(void);
 void options_commit(void);
