@@ -339,6 +339,18 @@ describe("testing", function()
     end)
   end)
 
+  it("ends streams when it is closed", function()
+    client = testing.serve(function(_, res)
+      res:write "first"
+      res:flush()
+      lp.sleep(5)
+    end)
+    local r = assert(client:get("/", { stream = true }))
+    assert.equal("first", r:read())
+    client:close()
+    assert.same({ nil, "closed" }, { r:read() })
+  end)
+
   it("takes another connection when the server has closed the idle one", function()
     local served = 0
     local ln = assert(net.listen "127.0.0.1:0")

@@ -42,7 +42,7 @@ local run, note = debug.getregistry()["lunapark.testing"], debug.getregistry()["
 ---@field headers table<string, string|string[]>
 ---@field cookies lunapark.testing.Jar|nil
 ---@field private idle lunapark.Conn[]|nil
----@field private busy table<lunapark.Conn, true>
+---@field private streams table<lunapark.Conn, true>  on which a response is being read in pieces
 ---@field private server table|nil
 local Client = {}
 local client_mt = { __name = "lunapark.testing.Client", __index = Client }
@@ -84,7 +84,7 @@ function client.new(addr, server, opts)
   opts = opts or {}
   return setmetatable({
     addr = addr, timeout = opts.timeout or 10, redirects = opts.redirects or 0, headers = opts.headers or {},
-    cookies = opts.cookies ~= false and cookies.new() or nil, idle = {}, busy = {}, server = server,
+    cookies = opts.cookies ~= false and cookies.new() or nil, idle = {}, streams = {}, server = server,
   }, client_mt)
 end
 
@@ -246,7 +246,6 @@ local function exchange(self, request, opts)
   if not conn then return nil, err end
   local timeout = opts.timeout or self.timeout
   conn:set_deadline(timeout)
-  self.busy[conn] = true
   -- A server may answer and close before it has read a body that is too large: the response counts, not the write.
   local written, write_err = conn:write(format_request(self, request))
   local sender
@@ -254,7 +253,7 @@ local function exchange(self, request, opts)
   local r
   r, err = reply.read_head(conn, request.method)
   local function ended(_, ok)
-    self.busy[conn] = nil
+    self.streams[conn] = nil
     local all_sent = written
     if sender then
       all_sent = sender:join(0)
@@ -280,7 +279,10 @@ local function exchange(self, request, opts)
     self.cookies:take(r.headers:get_all "Set-Cookie", host_of(self, request), request.target)
   end
   r.timeout = opts.stream and timeout or nil
-  if opts.stream then return r end
+  if opts.stream then
+    self.streams[conn] = true
+    return r
+  end
   r.body, err = r:read_all()
   if not r.body then return nil, request.failed or err end
   return r
@@ -374,15 +376,16 @@ function Client:head(target, opts) return self:request("HEAD", target, opts) end
 ---@see lunapark.testing.Client.request
 function Client:options(target, opts) return self:request("OPTIONS", target, opts) end
 
---- Closes all connections, those that a response is read from too, and stops the server. Closing twice is harmless.
+--- Closes the idle connections, and those that a response is streamed on, and stops the server; requests in flight get
+--- their answers. Closing twice is harmless.
 function Client:close()
   for _, conn in ipairs(self.idle or {}) do
     conn:close()
   end
-  for conn in next, self.busy do
+  for conn in next, self.streams do
     conn:close()
   end
-  self.idle, self.busy = nil, {}
+  self.idle, self.streams = nil, {}
   if self.server then self.server:stop() end
 end
 

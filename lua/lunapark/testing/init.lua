@@ -56,12 +56,6 @@ local function load_app(app, what)
   return app
 end
 
--- What is closed at the end of a block is not held until then.
-local weak_mt = {
-  __mode = "v",
-  __index = { close = function(self) if self[1] then self[1]:close() end end },
-}
-
 local function serve(app, opts)
   local bound, err = ffi.new("char[?]", 128), ffi.new("int[1]")
   local number = C.host_serve("127.0.0.1:0", core.new_handler(http.handler(app)), bound, 128, err)
@@ -69,8 +63,8 @@ local function serve(app, opts)
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
   local client = new_client.new(ffi.string(bound), server, opts)
   if run then
-    run.close_later(setmetatable({ server }, weak_mt))
-    run.close_later(setmetatable({ client }, weak_mt))
+    run.close_later(server)
+    run.close_later(client)
   end
   return client
 end
