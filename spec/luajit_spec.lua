@@ -497,7 +497,8 @@ local function build(...) return assert(loadstring(table.concat { ... })) end
 local xs = function(n) return ('"x", '):rep(n) end
 local down = build("local n = 0 local function f() n = n + 1 if n > 5 then n = 0 return end return ",
   xs(40), "f() end return f")()
-local wide = build("local f, nothing = ... return function() local ", ("v, "):rep(150), "v nothing(", xs(40), "f()) end")
+local wide = build("local f, nothing = ... return function() local ", ("v, "):rep(150), "v nothing(", xs(40),
+  "f()) end")
 wide = wide(down, function() end)
 for _ = 1, 200 do
   wide()

@@ -30,15 +30,16 @@ function rounds.count()
   if n > 1 then return n end
 end
 
---- Before busted runs, in the G in which it will: it wakes by the clock, and what the seed draws must not depend on that.
---- busted gets the number too: it shuffles specs by it, if it is told to.
+--- Before busted runs, in the G in which it will: it wakes by the clock, and what the seed draws must not depend on
+--- that. busted gets the number too: it shuffles specs by it, if it is told to.
 ---@param args string[]  busted's
 ---@return string|nil hint  what the run is to say if it fails
 function rounds.begin(args)
   local seed = rounds.seed()
   if not seed then return end
   C.host_steady()
-  table.insert(args, 1, ("--seed=%d"):format(seed))
+  local is_part = args[1] and args[1]:find "^%-%-part=" -- part.lua wants that first
+  table.insert(args, is_part and 2 or 1, ("--seed=%d"):format(seed))
   return ("lunapark: seed %d: --seed %d repeats this order\n"):format(seed, seed)
 end
 
