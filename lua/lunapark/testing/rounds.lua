@@ -30,7 +30,7 @@ function rounds.count()
   if n > 1 then return n end
 end
 
---- Before busted runs, in the G in which it will: it wakes by the clock, and what the seed draws must not depend on that.
+--- Before busted runs, in the G in which it will: it wakes by the clock, on which what the seed draws must not depend.
 --- busted gets the number too: it shuffles specs by it, if it is told to.
 ---@param args string[]  busted's
 ---@return string|nil hint  what the run is to say if it fails
