@@ -1,4 +1,4 @@
-/* What serve, run, test and check do, on the main G.
+/* What serve, run, test, check and repl do, on the main G.
  *
  * Each makes its VMs and calls a function of lunapark.boot in them, as a Lua G of that VM, so that a
  * script may wait, start Gs and open sockets while it loads. What Lua reports comes back as the
@@ -12,6 +12,7 @@
 #include "generation.h"
 #include "inherit.h"
 #include "notify.h"
+#include "repl.h"
 #include "upgrade.h"
 #include "vmcall.h"
 
@@ -27,12 +28,13 @@
 
 /* Ends the process: what is buffered and logged is written, other Gs end where they are. */
 static _Noreturn void finish(int code) {
+    repl_end();
     fflush(NULL);
     log_end();
     _exit(code);
 }
 
-/* ---- run, test, check ---- */
+/* ---- run, test, check, repl ---- */
 
 static _Noreturn void one_vm(const char *fn, void *call) {
     command_call *c = call;
@@ -61,6 +63,10 @@ void command_check(void *call) {
 
 void command_test(void *call) {
     one_vm("test", call);
+}
+
+void command_repl(void *call) {
+    one_vm("repl", call);
 }
 
 /* ---- serve ---- */

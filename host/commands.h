@@ -14,5 +14,6 @@ void command_serve(void *call);
 void command_run(void *call);
 void command_test(void *call);
 void command_check(void *call);
+void command_repl(void *call);
 
 #endif

@@ -43,9 +43,11 @@ typedef struct host_options {
     _Atomic int64_t log_level;    /* a script may change it */
     _Atomic int64_t log_format;   /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin;
-    _Atomic int64_t vm_memory;               /* bytes that LuaJIT may map for one VM; 0: no limit */
-    _Atomic int64_t watch, dev, live_reload; /* yes or no */
-    _Atomic int64_t seed, rounds;            /* -1: none; 1: one */
+    _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
+    _Atomic int64_t watch, dev, live_reload, strict; /* yes or no */
+    _Atomic int64_t jobs;                            /* how many spec files run at once */
+    const char *coverage_dir;
+    _Atomic int64_t seed, rounds; /* -1: none; 1: one */
 } host_options; /* those that are atomic change when a generation begins to serve */
 
 extern host_options options;
@@ -59,6 +61,8 @@ const char *option_set(const char *name, const char *value, int source);
  * mistake. stop_at_word: words after the first that is none belong to the script. */
 int options_parse(int argc, char **argv, const char *command, bool stop_at_word);
 void options_from_env(void);
+/* The value of that option: *text, or NULL there and *number. False: there is none. */
+bool option_get(const char *name, double *number, const char **text);
 /* From here on what the app sets is put aside, until it counts, or is forgotten. Who loads a generation. */
 void options_stage(void);
 void options_commit(void);
@@ -216,7 +220,8 @@ struct host_luag {
     enum { WANT_NOTHING, WANT_TURN, WANT_TICKET, WANT_FD, WANT_QUEUE } want;
     rt_pd *pd; /* WANT_FD, WANT_QUEUE */
     host_waitq *waitq;
-    int mode;
+    uint8_t mode;
+    bool steady;                /* --seed leaves it alone */
     bool answers;               /* it waits to write to its client */
     bool is_main;               /* it was started from outside of the VM */
     bool sheltered;             /* see host_shelter */
@@ -235,11 +240,10 @@ struct host_luag {
     bool resting;           /* the wait is one in queues */
     bool doomed;            /* its Lua raises an error wherever it is, until it has ended */
     bool of_request;        /* it answers one, or was started by who does */
-    bool steady;            /* --seed leaves it alone */
     bool parking;           /* it waits in lunapark.park, */
-    int n_ready;            /* for which so many values lie on its stack; -1: not readied */
-    int kept;   /* registry reference of a table of values for its next park, or LUA_NOREF */
-    int n_kept; /* so many; -1: none */
+    int16_t n_ready; /* for which so many values lie on its stack, 8,000 at most; -1: not readied */
+    int16_t n_kept;  /* so many are kept for its next park; -1: none */
+    int kept;        /* registry reference of a table of these, or LUA_NOREF */
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top); of a G that was
      * started from outside also with HOST_LOST when its VM was dropped. */
     void (*done)(host_luag *lg, int status);

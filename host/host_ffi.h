@@ -637,6 +637,34 @@ host_file *host_fs_take(host_job *job);
 /* Closes it, when no job works on it any more: the finalizer. */
 void host_file_free(host_file *f);
 
+/* ---- lines that somebody types (repl.c) ---- */
+
+/* Whether it is a terminal; then the history is in that file, if that is not NULL. Once, before the others. */
+int host_repl_open(const char *history);
+
+/* A job that reads a line from stdin. One at a time. */
+host_job *host_repl_read(const char *prompt);
+
+/* Of a read that has ended: 1 a line, without its break, 0 the end, -EINTR host_repl_interrupt, -errno. It lives as
+ * long as the job. */
+int host_repl_line(host_job *job, const char **line, size_t *len);
+
+/* Ends a read, if there is one. */
+void host_repl_interrupt(void);
+
+/* A job that ends when the tab key asks what may follow; then what stands before the cursor. It wants an answer
+ * within a second: what to insert, and what to list, each may be empty. */
+host_job *host_repl_question(void);
+const char *host_repl_before(host_job *job, size_t *len);
+void host_repl_answer(const char *insert, const char *list);
+
+/* ---- files that specs have loaded (changes.c) ---- */
+
+/* A job that watches n names of files and folders, C strings one behind another, and nothing else from then on; and one
+ * that ends when something has happened to one of them since. */
+host_job *host_changes_watch(const char *names, size_t len, int n);
+host_job *host_changes_wait(void);
+
 /* ---- generations (generation.c, admin.c) ---- */
 
 /* The number of the generation that serves, 0: none; and its id, cut off at cap. */

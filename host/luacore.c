@@ -5,6 +5,7 @@
 #include "bubble.h"
 #include "dump.h"
 #include "job.h"
+#include "repl.h"
 #include "source.h"
 
 #include <errno.h>
@@ -227,9 +228,22 @@ static int core_option(lua_State *L) {
     return 1;
 }
 
+/* option_value(name) -> a string or number, nil: it has none */
+static int core_option_value(lua_State *L) {
+    double number = 0;
+    const char *text;
+    if (!option_get(luaL_checkstring(L, 1), &number, &text)) return 0;
+    if (text)
+        lua_pushstring(L, text);
+    else
+        lua_pushnumber(L, number);
+    return 1;
+}
+
 /* exit(code): ends the process. What is buffered and logged is written; other Gs end where they are. */
 static int core_exit(lua_State *L) {
     int code = (int)luaL_optinteger(L, 1, 0);
+    repl_end();
     fflush(NULL);
     log_end();
     _exit(code);
@@ -321,6 +335,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"new_handler", core_new_handler},
         {"drop_handler", core_drop_handler},
         {"option", core_option},
+        {"option_value", core_option_value},
         {"dump", core_dump},
         {"source", core_source},
         {"watch_source", core_watch_source},

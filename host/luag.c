@@ -204,10 +204,10 @@ void luag_ready(lua_State *L, host_luag *lg) {
     int n = lua_gettop(L) - 1;
     if (lg->parking) {
         lua_State *to = lg->held ? lg->held : lg->L;
-        if (!lua_checkstack(to, n + 2)) luaL_error(L, "too many values");
+        if (!lua_checkstack(to, n + 2)) luaL_error(L, "ready: no room for %d values", n);
         if (lg->n_ready > 0) lua_pop(to, lg->n_ready); /* the latest counts */
         lua_xmove(L, to, n);
-        lg->n_ready = n;
+        lg->n_ready = (int16_t)n;
         luag_wake(lg);
         return;
     }
@@ -219,7 +219,7 @@ void luag_ready(lua_State *L, host_luag *lg) {
         lg->kept = luaL_ref(L, LUA_REGISTRYINDEX);
     else
         lua_rawseti(L, LUA_REGISTRYINDEX, lg->kept);
-    lg->n_kept = n;
+    lg->n_kept = (int16_t)n;
 }
 
 static int settle_wait(host_luag *lg);
@@ -353,7 +353,7 @@ static int enter_wait_fd(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int6
     int i = mode == RT_W;
     deadline_ns = nearer(limit_of(lg), deadline_ns);
     lg->pd = pd;
-    lg->mode = mode;
+    lg->mode = (uint8_t)mode;
     lg->deadline_ns = deadline_ns;
     if (q->holder[i]) { /* another G's turn: wait for its end, then let the caller try again */
         host_luag **at = &q->queue[i];

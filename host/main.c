@@ -50,13 +50,12 @@ int main(int argc, char **argv) {
         void (*run)(void *);
         bool takes_args;
     } commands[] = {
-        {"serve", command_serve, false},
-        {"run", command_run, true},
-        {"test", command_test, false},
-        {"check", command_check, false},
+        {"serve", command_serve, false}, {"run", command_run, true},
+        {"test", command_test, false},   {"check", command_check, false},
+        {"repl", command_repl, false},
     };
     int which = 0, skip = 1;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (strcmp(name, commands[i].name) == 0) {
             which = i;
             skip = 2;
@@ -69,7 +68,12 @@ int main(int argc, char **argv) {
     call.argc =
         options_parse(argc - skip, call.argv, commands[which].name, commands[which].takes_args);
     bool is_test = commands[which].run == command_test;
-    if (!is_test && call.argc < 1) usage();
+    bool is_repl = commands[which].run == command_repl;
+    if (is_repl && call.argc > 0) {
+        fprintf(stderr, "lunapark: repl takes no '%s'\ntry: lunapark repl --help\n", call.argv[0]);
+        return 64;
+    }
+    if (!is_test && !is_repl && call.argc < 1) usage();
     if (!is_test && !commands[which].takes_args && call.argc > 1) {
         fprintf(stderr, "lunapark: one script, not '%s' too\ntry: lunapark %s --help\n",
                 call.argv[1], commands[which].name);

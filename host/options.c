@@ -20,12 +20,12 @@
         .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
         .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
         .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1, .block_timeout = 10,        \
-        .seed = -1, .rounds = 1,                                                                   \
+        .seed = -1, .rounds = 1, .jobs = 1, .coverage_dir = "build/coverage",                      \
     }
 host_options options = DEFAULTS;
 
-enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8 };
-#define EVERYWHERE (SERVE | RUN | TEST | CHECK)
+enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16 };
+#define EVERYWHERE (SERVE | RUN | TEST | CHECK | REPL)
 
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
 typedef enum kind {
@@ -81,8 +81,10 @@ static option table[] = {
      "seconds that the app may take to load, its on_start included (default 10;\n"
      "0: no limit)",
      KIND_SECONDS, SERVE, &options.load_timeout, 0, 1e6, 0},
-    {"watch", "", "reload when a file changes that the app has loaded", KIND_FLAG, SERVE,
-     &options.watch, 0, 0, 0},
+    {"watch", "",
+     "serve: reload when a file changes that the app has loaded; test: run the spec\n"
+     "files again that have loaded it, until Ctrl-C",
+     KIND_FLAG, SERVE | TEST, &options.watch, 0, 0, 0},
     {"dev", "", "for development: --watch, and errors are shown in the browser", KIND_FLAG, SERVE,
      &options.dev, 0, 0, 0},
     {"live-reload", "",
@@ -99,7 +101,7 @@ static option table[] = {
     {"vm-memory", "BYTES",
      "how much LuaJIT may map for one VM; a handler that wants more gets\n"
      "\"not enough memory\" (default 1073741824; 0: no limit)",
-     KIND_LIMIT, SERVE | RUN | TEST, &options.vm_memory, 8 << 20, 1e15, 0},
+     KIND_LIMIT, SERVE | RUN | TEST | REPL, &options.vm_memory, 8 << 20, 1e15, 0},
     {"log-level", "LEVEL", "debug, info, warn or error (default info)", KIND_LEVEL, EVERYWHERE,
      &options.log_level, 0, 0, 0},
     {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
@@ -118,6 +120,14 @@ static option table[] = {
      KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
+    {"jobs", "N",
+     "how many spec files run at once, each in a process of its own (default 1: all\n"
+     "in this one)",
+     KIND_INT, TEST, &options.jobs, 1, 1024, 0},
+    {"coverage-dir", "DIR", "where busted's --coverage puts its pages (default build/coverage)",
+     KIND_STRING, TEST, &options.coverage_dir, 0, 0, 0},
+    {"strict", "", "luacheck's warnings count as errors", KIND_FLAG, CHECK, &options.strict, 0, 0,
+     0},
 };
 enum { N_OPTIONS = sizeof table / sizeof *table };
 
@@ -146,6 +156,7 @@ static unsigned command_bit(const char *command) {
     if (strcmp(command, "serve") == 0) return SERVE;
     if (strcmp(command, "run") == 0) return RUN;
     if (strcmp(command, "test") == 0) return TEST;
+    if (strcmp(command, "repl") == 0) return REPL;
     return CHECK;
 }
 
@@ -269,6 +280,19 @@ const char *option_set(const char *name, const char *value, int source) {
     if (source == FROM_APP && (o->to == &options.watch || o->to == &options.dev))
         return complain(o, value, "can't be set by the app, but by who starts it");
     return set(o, value, source);
+}
+
+bool option_get(const char *name, double *number, const char **text) {
+    option *o = find(name, strlen(name));
+    if (!o || o->kind == KIND_ADDR) return false;
+    *text = NULL;
+    if (o->kind == KIND_STRING)
+        *text = *(const char **)o->to;
+    else if (o->kind == KIND_SECONDS)
+        *number = *(_Atomic double *)o->to;
+    else
+        *number = (double)*(_Atomic int64_t *)o->to;
+    return o->kind != KIND_STRING || *text;
 }
 
 void options_from_env(void) {
@@ -453,7 +477,13 @@ static const struct {
      "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code.\n"
      "A block that takes too long, waits for what can never come, or leaves Gs, sockets or files\n"
      "behind, fails."},
-    {"check", "lunapark check APP.lua", "Loads an app and reports errors. Exit code 0 or 1."},
+    {"check", "lunapark check [options] APP.lua",
+     "Loads an app and reports errors, and what luacheck, if it is installed, finds in its files.\n"
+     "Exit code 0 or 1."},
+    {"repl", "lunapark repl [options]",
+     "Reads a line, runs it in a G, prints its values. Waiting calls work; other Gs run "
+     "meanwhile.\n"
+     "Ctrl-C ends a wait, Ctrl-D ends it all. Without a terminal, stdin is read as a script."},
     {"version", "lunapark version", "Prints the versions of Lunapark and of what is in it."},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -81,7 +81,7 @@ describe("lunapark", function()
       for _, args in ipairs { { "--help" }, { "-h" }, { "help" } } do
         local code, out, err = run(args)
         assert.same({ 0, "" }, { code, err })
-        for _, command in ipairs { "[serve] APP.lua", "run ", "test ", "check ", "version" } do
+        for _, command in ipairs { "[serve] APP.lua", "run ", "test ", "check ", "repl", "version" } do
           assert.is_truthy(out:find("lunapark " .. command, 1, true), command)
         end
       end
@@ -91,8 +91,8 @@ describe("lunapark", function()
       local options = {
         serve = { "listen", "procs", "max-body", "header-timeout", "idle-timeout", "handler-timeout",
           "drain-timeout", "pid-file" },
-        run = { "procs", "max-body" }, check = { "procs" }, version = {},
-        test = { "procs", "filter", "output", "tags" }, -- busted's, too
+        run = { "procs", "max-body" }, check = { "procs", "strict" }, version = {}, repl = { "vm-memory" },
+        test = { "procs", "filter", "output", "tags", "jobs", "watch", "coverage", "coverage-dir" }, -- busted's, too
       }
       for command, names in pairs(options) do
         local code, out, err = run { command, "--help" }

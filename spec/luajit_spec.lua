@@ -42,11 +42,15 @@ end
 describe("LuaJIT", function()
   after_each(child.clean)
 
-  local function holds(text)
+  ---@param text string A script. It prints "holds" in the end.
+  ---@param ... string Options of `run`.
+  local function holds(text, ...)
     local _, version = child.run { "version" }
     if version:find("as packaged", 1, true) then return pending "LuaJIT is as packaged" end
     for _, jit in ipairs { "jit.on()\n", "jit.off()\n" } do
-      local code, out, err = child.run { "run", child.script(jit .. text) }
+      local args = { "run", child.script(jit .. text) }
+      for i, option in ipairs { ... } do table.insert(args, i + 1, option) end
+      local code, out, err = child.run(args)
       assert.equal("", err)
       assert.equal("holds\n", out)
       assert.equal(0, code)
@@ -183,5 +187,394 @@ end
 assert(got == true, tostring(got))
 print "holds"
 ]])
+  end)
+
+  it("goes on in a loop over pairs() that leaves its trace in a finalizer", function()
+    holds([[
+local function last(t) local got for _, v in pairs(t) do got = v end return got end
+local function keys(t) local n = 0 for k, v in pairs(t) do n = n + (v and #k or 0) end return n end
+for _ = 1, 300 do
+  last { 1, 2, 3 }
+  keys { a = 1, b = 2, c = 3 }
+end
+local cases = {
+  { last, { "x", "y", "z" }, "z" },
+  { last, { 1, "y", nil, nil, k = true }, true },
+  { last, { [5] = "q" }, "q" },
+  { last, {}, nil },
+  { keys, { a = "x", bb = {}, ccc = print }, 6 },
+}
+local right = 0
+for _, case in ipairs(cases) do
+  local finalized = newproxy(true)
+  getmetatable(finalized).__gc = function()
+    for _ = 1, 50 do
+      if case[1](case[2]) == case[3] then right = right + 1 end
+    end
+  end
+  finalized = nil
+  collectgarbage()
+  collectgarbage()
+end
+assert(right == 250, right)
+print "holds"
+]])
+  end)
+
+  it("records __concat that is a vararg function, or pcall", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local second = setmetatable({}, { __concat = function(...) local _, v = ... return v end })
+local got
+for _ = 1, 4 do got = "a" .. "b" .. second end
+assert(got == second)
+local called = setmetatable({}, { __call = function(v) return v end, __concat = pcall })
+for _ = 1, 4 do got = called .. called .. "" end
+assert(got == true)
+print "holds"
+]])
+  end)
+
+  it("gives up recording __concat when an operand is wrong, without harm", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local glue = setmetatable({}, { __concat = function() return "" end })
+local function left(n)
+  for _ = 1, n do
+    local _ = {} .. (glue .. glue)
+  end
+end
+local function right(n, bad)
+  for _ = 1, n do
+    local _ = glue .. bad .. "a" .. "b"
+  end
+end
+for n = 1, 5 do
+  for _, join in ipairs { left, right } do
+    local ok, err = pcall(join, n, {})
+    assert(not ok and err:find "attempt to concatenate .*table value", err)
+  end
+end
+print "holds"
+]])
+  end)
+
+  it("calls the right one of several C functions with variable arguments", function()
+    holds([[
+local ffi = require "ffi"
+ffi.cdef "double sin(double, ...); double cos(double, ...);"
+local fns = ffi.new "double (*[2])(double, ...)"
+fns[0], fns[1] = ffi.C.cos, ffi.C.sin
+local got = require "table.new"(8, 0)
+jit.opt.start("hotloop=1")
+local fn = fns[0]
+for i = 1, 6 do
+  got[i] = fn(0)
+  fn = fns[i % 2]
+  fn(0)
+end
+for i = 1, 6 do assert(got[i] == i % 2, i) end
+print "holds"
+]])
+  end)
+
+  it("loads from a table before table.clear(), not after", function()
+    holds([[
+local ffi, clear = require "ffi", require "table.clear"
+local t, got = { 42 }, {}
+local same = t
+for i = 1, 100 do
+  local v = t[1]
+  clear(t)
+  got[i] = ffi.cast("int64_t", v)
+  same[1] = 42
+end
+for i = 1, 100 do assert(got[i] == 42, i) end
+print "holds"
+]])
+  end)
+
+  it("loads from a table before a new key moves it, not after", function()
+    holds([[
+local ffi = require "ffi"
+local n = 200000
+local t, got = {}, {}
+for i = 1, n do t[i] = 42 end
+local same = t
+for i = 1, 300 do
+  local v = t[n]
+  same[{}] = 10
+  got[-i] = ffi.cast("int64_t", v)
+  if i == 60 then for k = 1, n - 1 do t[k] = nil end end
+  same[n] = 42
+end
+for i = 1, 300 do assert(got[-i] == 42, tostring(got[-i])) end
+print "holds"
+]])
+  end)
+
+  it("checks the bounds of a table that takes another's place in the loop", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local function walk(n)
+  local t, others = { 1, 2, 3, 4, 5, 6, 7, 8 }, 0
+  for i = 1, n do
+    if t[i] ~= i then others = others + 1 end
+    t = {}
+  end
+  return others
+end
+local function put(n)
+  local t = { 1, 2, 3, 4, 5, 6, 7, 8 }
+  for i = 1, n do
+    t[i] = i
+    t = {}
+  end
+  return #t
+end
+for _ = 1, 1000 do
+  assert(walk(8) == 7)
+  assert(put(8) == 0)
+end
+print "holds"
+]])
+  end)
+
+  it("restores what is in a table that was not made yet, at each exit", function()
+    holds([[
+jit.opt.start("hotloop=4")
+local call_mt = { __call = function(self, param, state) return self.gen(param, state) end }
+local function wrap(gen, param, state)
+  return setmetatable({ gen = gen, param = param, state = state }, call_mt), param, state
+end
+local first, rest
+function rest(param, state, x, ...)
+  if x ~= nil then return { state[1], x }, ... end
+  local i = state[1] + 1
+  if param[3 * i - 1] == nil then return nil end
+  return first(param, { i, param[3 * i] })
+end
+function first(param, state)
+  local i, x = state[1], state[2]
+  local gen, of = param[3 * i - 2], param[3 * i - 1]
+  return rest(param, state, gen(of, x))
+end
+local function chain(...)
+  local param = {}
+  for i = 1, select("#", ...) do
+    param[3 * i - 2], param[3 * i - 1], param[3 * i] = wrap(ipairs((select(i, ...))))
+  end
+  return wrap(first, param, { 1, param[3] })
+end
+for _ = 1, 3 do
+  local gen, param, state = chain({ "a", "b", "c" }, { "q", "w", "e" })
+  local n = 0
+  while true do
+    state = gen(param, state)
+    if state == nil then break end
+    n = n + 1
+  end
+  assert(n == 6, n)
+end
+print "holds"
+]])
+  end)
+
+  it("stores twice to one key of a table that was not made yet", function()
+    holds([[
+local side
+local function made(n)
+  local t = {}
+  t.key = false
+  t.key = n == n
+  if side then end
+  return t.key
+end
+local function outer(n) return made(n) end
+jit.off(outer)
+jit.opt.start("hotloop=1", "hotexit=1", "tryside=1")
+outer(0) outer(0)
+side = true
+outer(0) outer(0)
+assert(made(0) == true)
+print "holds"
+]])
+  end)
+
+  it("calls __newindex where nil was stored under another name", function()
+    holds([[
+local rawset = rawset
+local function count(a, b)
+  local n = 0
+  local mt = { __newindex = function(t, k, v) n = n + 1 rawset(t, k, v) end }
+  setmetatable(a, mt)
+  setmetatable(b, mt)
+  for _ = 1, 4 do
+    a[10] = 1
+    b[10] = nil
+    a[10] = 1
+    b[10] = 1
+  end
+  return n
+end
+local big = {}
+for i = 1, 65536 do big[-i] = true end
+jit.opt.start("hotloop=1")
+count({}, big)
+local one = {}
+assert(count(one, one) == 5)
+print "holds"
+]])
+  end)
+
+  it("refuses NaN as a new key", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local t = require "table.new"(0, 3)
+local function set(t, k) t[k] = true end
+set(t, 0.1) set(t, 0.2)
+local ok, err = pcall(set, t, 0 / 0)
+assert(not ok and err:find "index is NaN", err)
+for k in pairs(t) do assert(k == k) end
+print "holds"
+]])
+  end)
+
+  it("takes a string for the number in select()", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local function first(...)
+  local got
+  for _ = 1, 4 do got = select("1", ...) end
+  return got
+end
+assert(first(1, 2, 3, 4) == 1)
+print "holds"
+]])
+  end)
+
+  it("keeps the order of math.min's and math.max's arguments", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local min, max = math.min, math.max
+for _, pair in ipairs { { 0, -0 }, { 1, 0 / 0 } } do
+  local a, b, got = pair[1], pair[2], {}
+  for i = 1, 4 do
+    got[i] = table.concat({ min(a, b), min(b, a), max(a, b), max(b, a) }, " ")
+  end
+  for i = 2, 4 do assert(got[i] == got[1], got[i]) end
+end
+print "holds"
+]])
+  end)
+
+  it("shifts masked integers of 64 bits", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local bit = require "bit"
+for _, name in ipairs { "lshift", "rshift", "arshift", "rol", "ror" } do
+  for _, from in ipairs { "i", "-i", "2 ^ 33 + i" } do
+    local text = "local shift, r = ... for i = 1, 5 do r[i] = shift(bit.band(" .. from .. ", mask), 32) end"
+    for _, mask in ipairs { "7LL", "0x700000007LL", "-8LL" } do
+      local compiled, plain = {}, {}
+      local code = (text:gsub("mask", mask))
+      loadstring(code)(bit[name], compiled)
+      local reference = loadstring(code)
+      jit.off(reference)
+      reference(bit[name], plain)
+      for i = 1, 5 do assert(compiled[i] == plain[i], name .. " " .. from .. " " .. mask) end
+    end
+  end
+end
+print "holds"
+]])
+  end)
+
+  it("gives up where a frame below has too many slots", function()
+    holds([[
+jit.opt.start("hotloop=1", "hotexit=1")
+local function build(...) return assert(loadstring(table.concat { ... })) end
+local xs = function(n) return ('"x", '):rep(n) end
+local down = build("local n = 0 local function f() n = n + 1 if n > 5 then n = 0 return end return ",
+  xs(40), "f() end return f")()
+local wide = build("local f, nothing = ... return function() local ", ("v, "):rep(150), "v nothing(", xs(40), "f()) end")
+wide = wide(down, function() end)
+for _ = 1, 200 do
+  wide()
+  down()
+end
+local compiled = 0
+local function count(what) if what == "stop" then compiled = compiled + 1 end end
+jit.attach(count, "trace")
+local sum = 0
+for i = 1, 1000 do sum = sum + i end
+jit.attach(count)
+assert(sum == 500500)
+assert(compiled > 0 or not jit.status(), "nothing is compiled any more")
+print "holds"
+]])
+  end)
+
+  it("formats with thousands of elements", function()
+    holds([[
+jit.opt.start("hotloop=1")
+local function formatted(text)
+  local got
+  for _ = 1, 5 do got = text:format(1, "x") end
+  return got
+end
+assert(formatted(("%%"):rep(25000)) == ("%"):rep(25000))
+assert(formatted("%d %s %%") == "1 x %")
+print "holds"
+]])
+  end)
+
+  it("raises in who resumes or readies when there is no memory for the other's stack", function()
+    holds([[
+local lp = require "lunapark"
+local function deep(n, wait)
+  if n > 0 then return (deep(n - 1, wait)) end
+  return (wait())
+end
+local cos, gs, args = {}, {}, {}
+for i = 1, 50 do
+  cos[i] = coroutine.create(deep)
+  coroutine.resume(cos[i], i * 10, coroutine.yield)
+  gs[i] = lp.go(deep, i * 10, lp.park)
+end
+lp.yield()
+for i = 1, 2000 do args[i] = i end
+local new = require "table.new"
+local got, kept, n, size = new(100, 0), new(400000, 0), 0, 65536
+local function try(resume, ready)
+  for i = 1, 50 do
+    local ok, err = pcall(resume, cos[i], unpack(args))
+    got[i] = ok and "done" or err
+    ok, err = pcall(ready, gs[i], unpack(args))
+    got[50 + i] = ok and "done" or err
+  end
+end
+try(tostring, tostring) -- makes the room that this stack needs
+collectgarbage "stop"
+local function fill() while n < 400000 do kept[n + 1] = ("x"):rep(size) .. n n = n + 1 end end
+while size >= 32 do
+  pcall(fill)
+  size = size / 2
+end
+assert(n < 400000)
+try(coroutine.resume, lp.ready)
+kept = nil
+collectgarbage "restart"
+collectgarbage()
+local refused = 0
+for i = 1, 100 do
+  if got[i] ~= "done" then refused = refused + 1 end
+  assert(got[i] == "done" or got[i] == "not enough memory" or got[i] == "ready: no room for 2000 values",
+    i .. ": " .. tostring(got[i]))
+end
+assert(refused > 50, refused)
+print "holds"
+os.exit(0)
+]], "--vm-memory", "33554432")
   end)
 end)

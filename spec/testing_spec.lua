@@ -70,7 +70,8 @@ describe("testing", function()
     assert.same({ "GET", "1, 2", "" }, client:get("/", { headers = { ["X-A"] = { 1, 2 } } }):json())
     assert.matches("method must be a string", helper.raised(client.request, client))
     assert.matches("target must be a string", helper.raised(client.get, client))
-    assert.matches("body must be a string, got table", helper.raised(client.post, client, "/", { body = {} }))
+    assert.matches("body must be a string or a function, got table",
+      helper.raised(client.post, client, "/", { body = {} }))
   end)
 
   it("gives headers of the server's type", function()
@@ -174,6 +175,248 @@ describe("testing", function()
     end)
   end)
 
+  it("is stopped after the block in which it was started", function()
+    -- Both are closed by the runner: the next test looks.
+    helper.stopped = { testing.serve(function() return "x" end).addr, testing.serve(function() return "y" end).addr }
+    assert.not_equal(helper.stopped[1], helper.stopped[2])
+  end)
+
+  it("was stopped after the block before", function()
+    for _, addr in ipairs(helper.stopped) do
+      helper.eventually(function()
+        local conn, err = net.dial(addr)
+        if conn then conn:close() end
+        return err == "connection refused"
+      end)
+    end
+  end)
+
+  it("says that nobody listens", function()
+    client = testing.serve(function() return "x" end)
+    local gone = client.addr
+    client:close()
+    helper.eventually(function()
+      local _, err = require("lunapark.testing.client").new(gone):get "/"
+      return err == "connection refused"
+    end)
+  end)
+
+  it("refuses unknown options, and what is none", function()
+    local app = function() return "x" end
+    assert.matches("serve: unknown option tiemout", helper.raised(testing.serve, app, { tiemout = 1 }))
+    assert.matches("serve: opts.timeout must be a number, got string",
+      helper.raised(testing.serve, app, { timeout = "1" }))
+    assert.matches("serve: opts must be a table, got number", helper.raised(testing.serve, app, 5))
+    client = testing.serve(app)
+    assert.matches("request: unknown option bdy", helper.raised(client.get, client, "/", { bdy = "x" }))
+    assert.matches("only one of body, json and form",
+      helper.raised(client.post, client, "/", { body = "x", json = 1 }))
+    assert.matches("opts.json: cannot encode as JSON: a function",
+      helper.raised(client.post, client, "/", { json = print }))
+    assert.matches("opts.query must be a table, got string",
+      helper.raised(client.get, client, "/", { query = "a=1" }))
+  end)
+
+  it("sends JSON, forms, queries and headers of its own", function()
+    client = testing.serve(function(req)
+      local kind = req.headers["content-type"]
+      if kind == "application/json" then return { json = req:json(), all = req.headers["x-all"] } end
+      if kind then return { form = req:form(), body = req:body() } end
+      return { query = req.query, target = req.target }
+    end, { headers = { ["X-All"] = "yes" } })
+    assert.same({ json = { a = { 1, 2 } }, all = "yes" }, client:post("/", { json = { a = { 1, 2 } } }):json())
+    assert.equal("no", client:post("/", { json = {}, headers = { ["x-all"] = "no" } }):json().all)
+    local r = client:post("/", { form = { name = "a b&c", n = { 1, 2 } } }):json()
+    assert.equal("n=1&n=2&name=a%20b%26c", r.body)
+    assert.equal("a b&c", r.form.name)
+    assert.equal("/?z=0&q=%C3%A4", client:get("/?z=0", { query = { q = "ä" } }):json().target)
+    assert.equal("/", client:get("/", { query = {} }):json().target)
+  end)
+
+  describe("streams", function()
+    it("a response in pieces as they come", function()
+      local go_on = lp.chan(0)
+      client = testing.serve(function(_, res)
+        for i = 1, 3 do
+          res:write("piece " .. i)
+          res:flush()
+          go_on:recv(5)
+        end
+      end)
+      local r = assert(client:get("/", { stream = true }))
+      assert.is_nil(r.body)
+      assert.equal(200, r.status)
+      for i = 1, 3 do
+        assert.equal("piece " .. i, r:read())
+        go_on:send(true, 5)
+      end
+      assert.same({}, { r:read() })
+      assert.same({}, { r:read() })
+      assert.matches("streamed", helper.raised(r.json, r))
+      assert.equal(1, #client.idle) -- and the connection is used again
+      assert.matches("n must be a number, 1 or more", helper.raised(r.read, r, 0))
+    end)
+
+    it("a body of known length in pieces no larger than asked for", function()
+      client = testing.serve(function() return ("x"):rep(10) end)
+      local r = assert(client:get("/", { stream = true }))
+      assert.same({ "xxxx", "xxxx", "xx" }, { r:read(4), r:read(4), r:read(4) })
+      assert.same({}, { r:read() })
+      assert.equal("xxxxxxxxxx", assert(client:get("/", { stream = true })):read_all())
+    end)
+
+    it("a request's body, and its response meanwhile", function()
+      client = testing.serve(function(req, res)
+        local piece = req:read()
+        while piece do
+          res:write("got " .. piece)
+          res:flush()
+          piece = req:read()
+        end
+      end)
+      local ask, n = lp.chan(0), 0
+      local r = assert(client:post("/", { stream = true, body = function()
+        n = n + 1
+        if n > 1 then ask:recv(5) end
+        return n <= 3 and tostring(n) or nil
+      end }))
+      for i = 1, 3 do
+        assert.equal("got " .. i, r:read())
+        ask:send(true, 5)
+      end
+      assert.same({}, { r:read() })
+      assert.equal(1, #client.idle)
+    end)
+
+    it("a request's body with a Content-Length", function()
+      client = testing.serve(function(req) return { req.headers["content-length"], req:body() } end)
+      local pieces = { "ab", "cd" }
+      local function body() return table.remove(pieces, 1) end
+      local r = client:put("/", { headers = { ["Content-Length"] = 4 }, body = body })
+      assert.same({ "4", "abcd" }, r:json())
+    end)
+
+    it("and says what is wrong with the body", function()
+      client = testing.serve(function(req) return req:body() end)
+      assert.same({ nil, "body: a piece must be a string, got number" },
+        { client:post("/", { body = function() return 5 end }) })
+      local _, err = client:post("/", { body = function() error "boom" end })
+      assert.matches("^body: .*boom$", err)
+      assert.equal("fine", client:post("/", { body = "fine" }).body)
+    end)
+
+    it("until it hangs up, or the server does", function()
+      local over = lp.chan(1)
+      client = testing.serve(function(_, res)
+        res:write "first"
+        res:flush()
+        local _, err = lp.sleep(5)
+        over:send(err)
+      end)
+      local r = assert(client:get("/", { stream = true }))
+      assert.equal("first", r:read())
+      r:close()
+      r:close()
+      assert.same({ nil, "closed" }, { r:read() })
+      assert.equal("canceled", over:recv(5))
+      client:close()
+      client = canned "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc"
+      r = assert(client:get("/", { stream = true }))
+      assert.equal("abc", r:read())
+      assert.same({ nil, "eof" }, { r:read() })
+      assert.same({ nil, "eof" }, { r:read() })
+    end)
+
+    it("and does not wait for ever", function()
+      client = testing.serve(function(_, res)
+        res:write "first"
+        res:flush()
+        lp.sleep(5)
+      end, { timeout = 0.05 })
+      local r = assert(client:get("/", { stream = true }))
+      assert.equal("first", r:read())
+      assert.same({ nil, "timeout" }, { r:read() })
+    end)
+  end)
+
+  it("takes another connection when the server has closed the idle one", function()
+    local served = 0
+    local ln = assert(net.listen "127.0.0.1:0")
+    lp.go(function()
+      while true do
+        local conn = ln:accept()
+        if not conn then return end
+        conn:set_deadline(5)
+        conn:read_until "\r\n\r\n"
+        served = served + 1
+        conn:write "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        conn:close()
+      end
+    end)
+    client = require("lunapark.testing.client").new(ln:addr(), { stop = function() ln:close() end })
+    for i = 1, 3 do
+      local r, err = client:get "/"
+      assert.equal("ok", r and r.body, err)
+      assert.equal(i, served)
+      helper.eventually(function()
+        return require("ffi").C.host_sock_ready(client.idle[1].sock, 1) == 1
+      end)
+    end
+  end)
+
+  it("follows redirects when told to", function()
+    local app = http.app()
+    app:get("/a/b", function(req) return { "b", req.query.x or "" } end)
+    app:get("/rel", function(_, res) return res:redirect("a/b?x=1", 302) end)
+    app:get("/abs", function(req, res) return res:redirect("http://" .. req.headers.host .. "/a/b#f", 301) end)
+    app:get("/away", function(_, res) return res:redirect("http://example.com/", 302) end)
+    app:get("/loop", function(_, res) return res:redirect("/loop", 302) end)
+    app:post("/see", function(req, res) req:body() return res:redirect("/a/b?x=see", 303) end)
+    app:post("/same", function(_, res) return res:redirect("/echo", 307) end)
+    app:post("/echo", function(req) return { req.method, req:body(), req.headers["content-type"] } end)
+    client = testing.serve(app)
+    assert.equal(302, client:get("/rel").status)
+    client.redirects = 3
+    local r = client:get "/rel"
+    assert.same({ "b", "1" }, r:json())
+    assert.equal("/a/b?x=1", r.target)
+    assert.same({ "b", "" }, client:get("/abs"):json())
+    assert.same({ "b", "see" }, client:post("/see", { body = "x" }):json())
+    assert.same({ "POST", '{"a":1}', "application/json" }, client:post("/same", { json = { a = 1 } }):json())
+    assert.same({ nil, "redirect to another server: http://example.com/" }, { client:get "/away" })
+    assert.same({ nil, "more than 3 redirects" }, { client:get "/loop" })
+    assert.equal(302, client:get("/loop", { redirects = 0 }).status)
+  end)
+
+  it("keeps cookies and sends them back", function()
+    local app = http.app()
+    app:get("/login", function(_, res)
+      res:cookie("id", "a b", { path = "/" })
+      res:cookie("deep", "1", { path = "/deep" })
+      res:cookie("secure", "1", { secure = true })
+      return "in"
+    end)
+    app:get("/logout", function(_, res) res:cookie("id", "", { max_age = 0 }) return "out" end)
+    app:any("/*rest", function(req) return { req.headers.cookie or "none" } end)
+    client = testing.serve(app)
+    local function sent(target, opts) return client:get(target, opts):json()[1] end
+    assert.equal("none", sent "/x")
+    client:get "/login"
+    assert.equal("id=a%20b", sent "/x")
+    assert.equal("deep=1; id=a%20b", sent "/deep/er")
+    assert.equal("id=a%20b", sent "/deeper")
+    assert.equal("a%20b", (client.cookies:get "id"))
+    assert.equal("own=1", sent("/x", { headers = { Cookie = "own=1" } }))
+    client:get "/logout"
+    assert.equal("none", sent "/x")
+    client.cookies:clear()
+    assert.equal("none", sent "/deep")
+    client:close()
+    client = testing.serve(app, { cookies = false })
+    client:get "/login"
+    assert.equal("none", sent "/x")
+  end)
+
   it("gives connections for bytes of one's own", function()
     local conn = testing.raw(function(req) return req.path end)
     collectgarbage()
@@ -182,6 +425,8 @@ describe("testing", function()
     local r, err, last = testing.read_reply(conn)
     assert.equal("/a", r and r.body, err)
     assert.is_false(last)
+    conn:write "GET / HTTP/1.1\r\nno colon\r\n\r\n"
+    assert.matches("^HTTP/1.1 400 Bad Request\r\n", (conn:read_until "\r\n\r\n"))
     conn:close()
   end)
 end)

@@ -17,7 +17,8 @@ local docs = {}
 -- Every file directly below lua/lunapark is a module for users, and what is in a directory belongs to the module
 -- of that name, except:
 local inner = {
-  admin = true, base = true, boot = true, dev = true, job = true, require = true, source = true, value = true,
+  admin = true, base = true, boot = true, check = true, dev = true, job = true, repl = true, repl_complete = true,
+  repl_format = true, require = true, source = true, value = true,
   waitq = true,
 }
 local part_of = {

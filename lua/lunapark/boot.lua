@@ -137,13 +137,16 @@ function boot.take_over(text)
   if not ok then return trim(msg) end
 end
 
---- check: loads it and lets go of it.
+--- check: loads it, lets go of it, and looks at its files.
 ---@param path string
 ---@return string? message
 function boot.check(path)
+  local check = require "lunapark.check"
+  check.begin(path)
   local handler, app = load_app(path)
   if not handler then return app end
-  if type(app) == "table" then return apply_options(path, rawget(app, "options")) end
+  local err = type(app) == "table" and apply_options(path, rawget(app, "options"))
+  return err or check.finish()
 end
 
 --- run: the script as the main G.
@@ -164,6 +167,7 @@ local function busted_help()
   cli:set_name "busted"
   local _, text = cli:parse { "--help" }
   text = tostring(text):gsub("^%S+: error: ", ""):gsub("; re%-run with %-%-help.*$", "")
+  text = text:gsub("%(requires%s+`LuaCov` to be%s+installed%)", "") -- testing/coverage.lua stands in for it
   io.stdout:write("\n", text, "\n")
 end
 
@@ -176,7 +180,9 @@ local hint
 function boot.test(...)
   arg = { [0] = "lunapark test", ... } -- luacheck: globals arg
   os.exit = boot.exit
-  require "lunapark.testing.virtual" -- before a spec takes os.time for itself
+  -- Spec files load our modules for themselves, when `install` has said what is to be noted.
+  local loaded = {}
+  for name, module in pairs(package.loaded) do loaded[name] = module end
   local found, runner = pcall(require, "busted.runner")
   if not found then return "busted is not installed (Debian: lua-busted)\n" .. tostring(runner) end
   for _, word in ipairs(arg) do
@@ -185,18 +191,26 @@ function boot.test(...)
   local rounds = require "lunapark.testing.rounds"
   if rounds.count() then boot.exit(rounds.run(rounds.count())) end
   hint = rounds.begin(arg)
-  -- Spec files load these modules for themselves.
-  local loaded = {}
-  for name, module in pairs(package.loaded) do loaded[name] = module end
+  local code = require("lunapark.testing.part").enter(arg)
+  if code then boot.exit(code) end
   require("lunapark.testing.runner").install()
   for name in pairs(package.loaded) do
     if name:find "^lunapark" then package.loaded[name] = loaded[name] end
   end
+  require "lunapark.testing.virtual" -- before a spec takes os.time for itself
   local ok, err = xpcall(runner, traceback, { standalone = false })
   if not ok then
     io.stderr:write(hint or "")
     return trim(err)
   end
+end
+
+--- repl: lines from stdin.
+function boot.repl()
+  arg = { [0] = "lunapark repl" } -- luacheck: globals arg
+  os.exit = boot.exit
+  local ok = require("lunapark.repl").run()
+  boot.exit(ok and 0 or 1)
 end
 
 --- os.exit for scripts: the process ends at once, with what is buffered written.

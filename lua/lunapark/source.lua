@@ -21,6 +21,7 @@ local originals = registry["lunapark.source"]
 -- The chunk, or nil and why not, and whether the file could be opened.
 local function load_file(path, ...)
   local bytes, err, opened = core.source(path)
+  if originals.on_load then originals.on_load(path, bytes) end
   if not bytes then
     return nil, ("cannot %s %s: %s"):format(opened and "read" or "open", path, err), opened
   end
@@ -75,6 +76,13 @@ function source.install()
   loadfile, dofile = our_loadfile, our_dofile -- luacheck: globals loadfile dofile
   -- 1 is package.preload, 2 the modules in the binary (vm.c), 4 and 5 are for modules in C.
   package.loaders[3] = our_searcher
+end
+
+--- From now on `fn(path, bytes)` is called for each file that this VM asks for, before it is compiled; without bytes if
+--- it could not be read. For test runs: coverage, --watch. nil: no more.
+---@param fn fun(path: string, bytes: string|nil)|nil
+function source.on_load(fn)
+  registry["lunapark.source"].on_load = fn
 end
 
 --- A file, or the files in a folder and below it, counts as loaded: a reload is due when it changes. Names that begin

@@ -6,8 +6,8 @@
 --
 -- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
 -- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
--- `client:close()`, or when the `it`, describe or file is over in which it was made (in a before_each: the `it`);
--- outside of specs, when the client and the connections made from it are collected.
+-- `client:close()`, or when the `it`, describe or file is over in which it was made (in a before_each: the `it`), or
+-- when the client and the connections made from it are collected.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -56,24 +56,32 @@ local function load_app(app, what)
   return app
 end
 
-local function serve(app)
+-- What is closed at the end of a block is not held until then.
+local weak_mt = {
+  __mode = "v",
+  __index = { close = function(self) if self[1] then self[1]:close() end end },
+}
+
+local function serve(app, opts)
   local bound, err = ffi.new("char[?]", 128), ffi.new("int[1]")
   local number = C.host_serve("127.0.0.1:0", core.new_handler(http.handler(app)), bound, 128, err)
   if number < 0 then error("serve: " .. ffi.string(C.host_strerror(err[0])), 3) end
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
-  local client = new_client.new(ffi.string(bound), server)
+  local client = new_client.new(ffi.string(bound), server, opts)
   if run then
-    run.close_later(server)
-    run.close_later(client)
+    run.close_later(setmetatable({ server }, weak_mt))
+    run.close_later(setmetatable({ client }, weak_mt))
   end
   return client
 end
 
 --- Serves an app on a free port. Raises when it cannot be loaded or started.
 ---@param app lunapark.App|function|string
+---@param opts? lunapark.testing.ClientOptions  timeout, redirects, cookies, headers of its client
 ---@return lunapark.testing.Client
-function testing.serve(app)
-  return serve(load_app(app, "serve"))
+function testing.serve(app, opts)
+  new_client.check_options(opts, "serve", 2)
+  return serve(load_app(app, "serve"), opts)
 end
 
 --- Serves an app and connects to it, for requests written by hand. See also `testing.read_reply`.
