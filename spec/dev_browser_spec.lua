@@ -3,6 +3,7 @@
 --
 -- LUNAPARK_SCREENSHOTS=/tmp/shots build/lunapark test spec/dev_browser_spec.lua     keeps pictures, for looking at
 
+local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 local browser = require "spec.support.browser"
 
@@ -45,6 +46,7 @@ describe("--dev in a browser", function()
 
   after_each(child.clean)
   teardown(browser.close)
+  testing.allow_leak("process", "socket") -- the browser, which stays for all of them, and its pipes
 
   local function serve(text)
     path = child.script(text)

@@ -240,7 +240,7 @@ describe("a reload", function()
   it("that is stopped by SIGTERM, before or after, loses no answer", function()
     for _, order in ipairs { { "HUP", "TERM" }, { "TERM", "HUP" }, { "HUP", 0.05, "TERM" }, { "TERM", 0.05, "HUP" } } do
       local s = reload.serve(files(1, [[
-        app:get("/long", function() lp.sleep(0.5) return now() end)]]), "--procs", "2")
+        app:get("/long", function() lp.sleep(1.5) return now() end)]]), "--procs", "2")
       local long = s:send "/long"
       local idle = s:dial()
       lp.sleep(0.2)
