@@ -30,13 +30,8 @@ function rounds.count()
   if n > 1 then return n end
 end
 
-<<<<<<< HEAD
---- Before busted runs, in the G in which it will: it wakes by the clock, and what the seed draws must not depend on
---- that. busted gets the number too: it shuffles specs by it, if it is told to.
-=======
 --- Before busted runs, in the G in which it will: it wakes by the clock, on which what the seed draws must not depend.
 --- busted gets the number too: it shuffles specs by it, if it is told to.
->>>>>>> 00292cfdce392ad9fb8e6d31ad09fd34643368e4
 ---@param args string[]  busted's
 ---@return string|nil hint  what the run is to say if it fails
 function rounds.begin(args)
