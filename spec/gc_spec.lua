@@ -55,22 +55,21 @@ describe("the garbage of a VM", function()
     return c, child.client(c.addr)
   end
 
-  -- The heap before and after the collection that the trace tells of next.
-  local function idle_collection(c, from)
-    local before, after
-    child.eventually(function()
-      before, after = c:stderr():match("GC VM 0: idle, (%d+) %-> (%d+) kB, [%d.]+ ms in %d+ steps\n", from)
-      return before
+  -- The heap after the next collection of more than 5 MB that the trace tells of: what the load of the app has left
+  -- may have one of its own.
+  local function after_collection(c, from)
+    return child.eventually(function()
+      for before, after in c:stderr():sub(from):gmatch "GC VM 0: idle, (%d+) %-> (%d+) kB, [%d.]+ ms in %d+ steps\n" do
+        if tonumber(before) > 5000 then return tonumber(after) end
+      end
     end, "a collection")
-    return tonumber(before), tonumber(after)
   end
 
   it("goes without any further request, and the process is at rest then", function()
     local c, client = serve "gctrace=1"
-    local from = #c:stderr()
+    local from = #c:stderr() + 1
     assert.equal("ok", client:get("/burst").body)
-    local before, after = idle_collection(c, from)
-    assert.is_true(before > 5000, before)
+    local after = after_collection(c, from)
     assert.is_true(after < 1000, after)
     if child.has_tsan then return end
     -- Sysmon sleeps deeply after five seconds; nobody else stirs.
