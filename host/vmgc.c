@@ -213,6 +213,8 @@ static rt_step gc_work(rt_g *g, host_vm *vm) {
         vm->gc.start_kb = count_kb(vm);
         vm->gc.n_steps = 0;
         vm->gc.spent_ns = 0;
+    } else if (count_kb(vm) > vm->gc.start_kb) {
+        vm->gc.start_kb = count_kb(vm); /* Lua has run in between */
     }
     vm->gc.state = GC_WORKS;
     if (collect(vm)) return gc_wait(g, vm, GC_WORKS, rt_nanotime() + PAUSE_NS);
