@@ -47,6 +47,8 @@ local function switches(pid)
   return n
 end
 
+require("lunapark.testing").block_timeout(60)
+
 describe("the garbage of a VM", function()
   after_each(child.clean)
 

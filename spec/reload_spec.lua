@@ -107,6 +107,8 @@ end
 
 local LOAD_TIMEOUT = tostring(1 * slow)
 
+testing.block_timeout(60)
+
 describe("a reload", function()
   after_each(reload.clean)
 

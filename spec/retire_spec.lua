@@ -35,6 +35,8 @@ end)
 return app
 ]]
 
+testing.block_timeout(60)
+
 describe("an old generation", function()
   local s, notes
 

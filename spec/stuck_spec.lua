@@ -268,6 +268,8 @@ local function count(text, what)
   end
 end
 
+testing.block_timeout(60)
+
 describe("a stuck handler", function()
   local server, client
 

@@ -66,6 +66,8 @@ local function read_pid(path)
   return pid
 end
 
+testing.block_timeout(60)
+
 describe("upgrade", function()
   setup(function() C.prctl(SUBREAPER, 1, 0, 0, 0) end)
   teardown(function() C.prctl(SUBREAPER, 0, 0, 0, 0) end)
