@@ -307,7 +307,7 @@ TSAN_OPTIONS  ?= halt_on_error=0:second_deadlock_stack=1:exitcode=99
 TEST_WRAP ?= $(if $(findstring thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 # Seconds for one C test program, and for all specs.
 TEST_TIMEOUT ?= 240
-SPEC_TIMEOUT ?= 600
+SPEC_TIMEOUT ?= 1200
 SPECS        ?= spec
 
 run_tests = ASAN_OPTIONS='$(ASAN_OPTIONS)' UBSAN_OPTIONS='$(UBSAN_OPTIONS)' TSAN_OPTIONS='$(TSAN_OPTIONS)' \

@@ -2,7 +2,7 @@
 # Runs test programs one after the other, then the specs if LUNAPARK names the binary, one line each,
 # and sums up: the last line is "N passed, N failed". Exit 1 if any failed.
 #
-#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=240] [SPEC_TIMEOUT=600] run_tests.sh PROGRAM...
+#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=240] [SPEC_TIMEOUT=1200] run_tests.sh PROGRAM...
 #
 # SECOND_TRY=1: what failed runs once more, alone, since a machine that is busy with something else fails tests
 # whose waits have a limit. What passes then counts as passed, and is named FLAKY: each is a fault to be looked
@@ -13,7 +13,7 @@
 set -u
 
 : "${SECOND_TRY:=0}"
-: "${B:=build}" "${TEST_TIMEOUT:=240}" "${SPEC_TIMEOUT:=600}" "${TEST_WRAP:=}" "${SPECS:=spec}"
+: "${B:=build}" "${TEST_TIMEOUT:=240}" "${SPEC_TIMEOUT:=1200}" "${TEST_WRAP:=}" "${SPECS:=spec}"
 logs=$B/test-logs
 mkdir -p "$logs"
 passed=0
