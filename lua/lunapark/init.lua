@@ -90,12 +90,6 @@ local function is_live(g)
   return not g.results and not g.err and C.host_serial(g.slot) == g.serial
 end
 
--- From C, in the VM: it has cancelled the G of this slot.
-registry["lunapark.canceled"] = function(slot)
-  local g = live[slot]
-  if g and is_live(g) then scope.cancel(g) end
-end
-
 --- Lets the other ready Gs of this VM, and those of others, run first.
 ---@return true|nil
 ---@return string? err  "timeout", "canceled": the others did run
