@@ -86,6 +86,16 @@ function Dict:get(key)
   return find(self.dict, key)
 end
 
+-- What set, add and replace end with; their own frame is gone then, so that errors are their callers'.
+local function put(self, key, value, ttl, what, how)
+  check_key(key, what)
+  local ns = ttl_ns(ttl, what)
+  local kind, number, data, len = parts(value, what)
+  local rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, how, 0)
+  if rc < 0 then return failed(rc) end
+  return true
+end
+
 --- Puts a value, whatever is there.
 ---@param key string
 ---@param value boolean|number|string|table|nil  nil deletes
@@ -93,12 +103,7 @@ end
 ---@return true|nil ok
 ---@return string? err  "too big": it is larger than the whole budget
 function Dict:set(key, value, ttl)
-  check_key(key, "set")
-  local ns = ttl_ns(ttl, "set")
-  local kind, number, data, len = parts(value, "set")
-  local rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, SET, 0)
-  if rc < 0 then return failed(rc) end
-  return true
+  return put(self, key, value, ttl, "set", SET)
 end
 
 --- Puts a value if there is none.
@@ -110,11 +115,7 @@ end
 function Dict:add(key, value, ttl)
   check_key(key, "add")
   if value == nil then error("add: value must not be nil", 2) end
-  local ns = ttl_ns(ttl, "add")
-  local kind, number, data, len = parts(value, "add")
-  local rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, ADD, 0)
-  if rc < 0 then return failed(rc) end
-  return true
+  return put(self, key, value, ttl, "add", ADD)
 end
 
 --- Puts a value if there is one.
@@ -124,12 +125,7 @@ end
 ---@return true|nil ok
 ---@return string? err  "not found", "too big"
 function Dict:replace(key, value, ttl)
-  check_key(key, "replace")
-  local ns = ttl_ns(ttl, "replace")
-  local kind, number, data, len = parts(value, "replace")
-  local rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, REPLACE, 0)
-  if rc < 0 then return failed(rc) end
-  return true
+  return put(self, key, value, ttl, "replace", REPLACE)
 end
 
 --- Adds to a number. Its time to live stays.
