@@ -27,7 +27,7 @@ endif
 # ---- Debian packages ---------------------------------------------------------------------------
 
 # libc6-dev: gcc only recommends it.
-DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson xz-utils libc-ares-dev libmd-dev libedit-dev
+DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson-dev xz-utils libc-ares-dev libmd-dev libedit-dev
 DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd redis-server lua-ldoc git
 # For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
 DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
@@ -63,9 +63,9 @@ LLHTTP_DIR ?= /usr/share/llhttp
 comma   := ,
 WRAPPED := lj_ccallback_enter lj_ccallback_leave lj_vm_pcall lj_dispatch_profile lj_err_unwind_dwarf
 WRAPPED += mmap64 munmap mremap mprotect __register_frame __deregister_frame fopen64 fclose popen pclose tmpfile64
-# The whole of LuaJIT and every symbol of ours: C modules (cjson.so, lfs.so) bind to the first, the
+# The whole of LuaJIT and every symbol of ours: C modules (lfs.so) bind to the first, the
 # FFI finds the second, and the linker sees neither of these uses.
-LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive -lcares -lmd -ledit -lm -ldl -pthread
+LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive -l:liblua5.1-cjson.a -lcares -lmd -ledit -lm -ldl -pthread
 
 # ---- files -------------------------------------------------------------------------------------
 

@@ -170,6 +170,7 @@ struct host_vm {
     struct source_set *sources; /* where it loads files from; NULL: the disk */
     /* atomic: it loads its app, or runs a block of a spec, and may take so long; 0: it does not */
     _Atomic int64_t loads_until_ns;
+    int64_t shared_ns; /* when it last let others run (luag_share) */
     _Atomic int64_t
         drain_ns;        /* atomic: it is retired, and what it runs has so long; 0: it is not */
     struct block *block; /* that block, or the last one; NULL: none yet (block.c) */
@@ -291,6 +292,9 @@ void luag_enter(host_luag *lg);
 void luag_leave(host_luag *lg);
 /* The Lua G that runs. Throws without one. */
 host_luag *luag_current(void);
+/* In Lua of a VM that loads its app: has those run who wait for the P, if the VM has run for a while. It is no wait:
+ * nothing else runs in the VM. */
+void luag_share(void);
 /* Runs it until it waits or ends. RT_EXIT: it has ended, done was called. */
 rt_step luag_resume(host_luag *lg);
 /* The step of a Lua G that runs no handler. */

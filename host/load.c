@@ -56,6 +56,7 @@ static int load_module(lua_State *L) {
     host_load *load = (host_load *)lua_topointer(L, 2); /* NOLINT: cdata's payload */
     if (!load) luaL_error(L, "bad argument #2");
     lua_settop(L, 2);
+    luag_share();
     guard g __attribute__((cleanup(end_load))) = {L, load, false};
     find_loader(L, name);
     lua_pushlightuserdata(L, (void *)&mark);

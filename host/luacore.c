@@ -155,6 +155,13 @@ static int core_yield(lua_State *L) {
     return luag_yield(L);
 }
 
+/* share(): between two parts of the load of an app */
+static int core_share(lua_State *L) {
+    (void)L;
+    luag_share();
+    return 0;
+}
+
 /* early(): lets others run now and then, in a VM with --seed */
 static int core_early(lua_State *L) {
     return luag_yield_early(L);
@@ -328,6 +335,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"wait_req", core_wait_req},
         {"wait_job", core_wait_job},
         {"yield", core_yield},
+        {"share", core_share},
         {"early", core_early},
         {"real", core_real},
         {"go", core_go},

@@ -25,6 +25,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define SHARE_NS (100 * 1000) /* a VM that loads runs so long before it lets others run */
+
 typedef struct luag_local {
     host_luag *lg;
 } luag_local; /* what an rt_g of a plain Lua G holds */
@@ -243,6 +245,18 @@ void luag_leave(host_luag *lg) {
     }
     if (__builtin_expect(rt_debug()->gctrace, 0)) vm_gc_note_peak(vm);
     vm_gc_ran(vm);
+}
+
+void luag_share(void) {
+    host_vm *vm = vm_current();
+    /* Not one that is late: only a VM that has its M for long can be ended. */
+    bool loads = atomic_load_explicit(&vm->loads_until_ns, memory_order_relaxed) == INT64_MAX;
+    if (!loads || rt_nanotime() - vm->shared_ns < SHARE_NS || vm_barrier(vm)) return;
+    host_luag *lg = luag_current();
+    luag_leave(lg);
+    rt_share();
+    luag_enter(lg);
+    vm->shared_ns = rt_nanotime();
 }
 
 /* Waits as lg->want says, and leaves the stack; why the wait ended: 0 or an RT_E... */

@@ -549,6 +549,19 @@ static void idle(rt_m *m, rt_p *p) {
     m_stop(m);
 }
 
+/* Who shares often keeps the ring from ever being empty, and so findrunnable from looking further: hence the look at
+ * timers and events here. */
+void rt_share(void) {
+    rt_m *m = rt_getm();
+    rt_g *g = m->curg, *driver = cell_driver(m->cell);
+    int64_t now = 0;
+    timers_run(m->p, &now);
+    poll_own(m, now);
+    m->curg = driver;
+    g_leave(driver, RT_YIELD);
+    rt_getm()->curg = g;
+}
+
 /* Waits for it if need be. */
 static rt_g *findrunnable(rt_m *m) {
     if (m->picked) {

@@ -198,6 +198,10 @@ bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg);
 void rt_cell_shuffle(rt_cell *c, uint64_t seed, rt_step_fn step);
 uint64_t rt_cell_random(rt_cell *c);
 
+/* For a G of a cell in the midst of its step: lets others have the P, those too for whom an event or a timer is there by
+ * now, and returns on the same stack, perhaps on another thread. Meanwhile nothing runs in its cell. */
+void rt_share(void);
+
 /* Something else than the caller, a G of a cell, could run here now: in its cell, on its P, or on any. */
 bool rt_others_ready(void);
 

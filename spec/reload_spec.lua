@@ -79,6 +79,8 @@ local BROKEN = {
     log = "it runs without waiting, in Lua, at [^\n]*app.lua:%d+$" },
   { name = "a loop with pcall", slow = true, log = "it runs without waiting, in",
     more = "local function f() while true do pcall(function() N = N end) end end jit.off(f, true) f()" },
+  { name = "modules without end", slow = true, log = "it runs without waiting, in",
+    more = "while true do package.loaded.part = nil require 'part' end" },
   { name = "a C function that blocks", slow = true, log = "it runs without waiting, in C %(.*read",
     more = "local f = io.open(os.getenv 'FIFO', 'r+') f:read(1)" },
 }
@@ -237,6 +239,35 @@ describe("a reload", function()
     local log = s:log()
     assert.is_nil(log:find(" error ", 1, true), log)
     assert.is_nil(log:find "generation 4", log)
+  end)
+
+  -- With one P, and less than the 20 ms after which it would be taken.
+  it("has requests answered between the modules that it loads", function()
+    local set, count = files(1), 12
+    local function handler(n)
+      return files(n, "local shared = require('lunapark.shared').dict 'loads' app:get('/loads', function() "
+        .. "return tostring(shared:get 'n' or 0) end)")["app.lua"]
+    end
+    set["app.lua"] = handler(1)
+    local s = reload.serve(set, "--procs", "1")
+    set = files(2)
+    set["app.lua"] = "for i = 1, " .. count .. " do require('m' .. i) end\n" .. handler(2)
+    for i = 1, count do
+      set["m" .. i .. ".lua"] = [[
+        local till = os.clock() + 0.001
+        repeat until os.clock() > till
+        require("lunapark.shared").dict('loads'):incr("n", 1, 0)]]
+    end
+    s.high = 2
+    s:write(set)
+    s.server:kill "HUP"
+    local seen, n = {}, 0
+    repeat
+      local loads = tonumber(s.client:get("/loads").body)
+      if loads > 0 and loads < count and not seen[loads] then seen[loads], n = true, n + 1 end
+    until loads >= count
+    assert.is_true(n >= 3, n .. " answers while it loaded")
+    s:verdict()
   end)
 
   it("that is stopped by SIGTERM, before or after, loses no answer", function()

@@ -17,7 +17,7 @@ present() {
     libluajit2-5.1-dev) [ -e /usr/include/luajit-2.1/lua.h ] ;;
     luajit2) command -v luajit ;;
     node-llhttp) [ -e /usr/share/llhttp/llhttp.c ] && [ -e /usr/share/include/llhttp/llhttp.h ] ;;
-    lua-cjson) luajit -e 'require "cjson"' ;;
+    lua-cjson-dev) [ -e "/usr/lib/$(gcc -print-multiarch)/liblua5.1-cjson.a" ] ;;
     lua-busted) luajit -e 'require "busted"' ;;
     lua-ldoc) command -v ldoc ;;
     lua-check) command -v luacheck ;;

@@ -83,6 +83,7 @@ function boot.serve(path, first, dev)
     -- Each VM loads the app, but its options are one process's: lists would grow with every VM.
     local err = first == "first" and apply_options(path, rawget(app, "options"))
     if err then return err end
+    core.share()
     local ok, msg = xpcall(app.start, traceback, app)
     if not ok then return trim(msg) end
     served = app

@@ -1,5 +1,5 @@
 /* cell: Gs of one cell never run two at once and keep the order of their posts; a cell is stolen as
- * a G is; no post is lost on a driver that goes to sleep; an endless cell starves nobody. */
+ * a G is; no post is lost on a driver that goes to sleep; an endless cell, or one that shares without end, starves nobody. */
 #include "harness.h"
 
 /* ---- Gs that several post, again and again ---- */
@@ -308,20 +308,25 @@ static void *go_ran(void *arg) {
     return NULL;
 }
 
-static void endless_cells_starve_nobody(void *arg) {
-    (void)arg;
-    crowd c = {0};
+/* Cells, two for each P, with three such Gs each. */
+static void start_endless(rt_step_fn step, crowd *c) {
     atomic_store(&stop, false);
     atomic_store(&cell_yields, 0);
-    for (int i = 0; i < 2 * rt_procs(); i++) { /* two for each P */
-        rt_cell *cell = rt_cell_new(NULL);
+    for (int i = 0; i < 2 * rt_procs(); i++) {
+        _Atomic int *n_inside = calloc(1, sizeof *n_inside);
+        CHECK(n_inside != NULL);
+        rt_cell *cell = rt_cell_new((void *)n_inside);
         for (int k = 0; k < 3; k++) {
-            rt_g *g = rt_new_step(yield_until_stopped, cell);
-            *(crowd **)rt_local(g) = &c;
-            crowd_enter(&c);
+            rt_g *g = rt_new_step(step, cell);
+            *(crowd **)rt_local(g) = c;
+            crowd_enter(c);
             rt_ready(g);
         }
     }
+}
+
+/* Who is ready, a timer, the poller and the global list have their turn. */
+static void all_have_their_turn(void) {
     for (int i = 0; i < 10; i++)
         rt_yield();
     rt_sleep(2 * MS); /* timers */
@@ -346,7 +351,97 @@ static void endless_cells_starve_nobody(void *arg) {
     join_foreign(t);
     EXPECT(atomic_load(&cell_yields) > 100);
     atomic_store(&stop, true);
+}
+
+static void endless_cells_starve_nobody(void *arg) {
+    (void)arg;
+    crowd c = {0};
+    start_endless(yield_until_stopped, &c);
+    all_have_their_turn();
     crowd_wait(&c);
+}
+
+/* The first of its cell: as long as it shares, the others do not run. */
+static rt_step share_until_stopped(rt_g *g) {
+    rt_cell *cell = rt_current_cell();
+    _Atomic int *n_inside = rt_cell_data(cell);
+    EXPECT_EQ(atomic_fetch_add(n_inside, 1), 0);
+    while (!atomic_load(&stop)) {
+        atomic_fetch_add(&cell_yields, 1);
+        rt_share();
+        EXPECT(rt_self() == g);
+        EXPECT(rt_current_cell() == cell);
+    }
+    EXPECT_EQ(atomic_fetch_sub(n_inside, 1), 1);
+    crowd_leave(*(crowd **)rt_local(g));
+    return RT_EXIT;
+}
+
+static void who_shares_starves_nobody(void *arg) {
+    (void)arg;
+    crowd c = {0};
+    start_endless(share_until_stopped, &c);
+    all_have_their_turn();
+    crowd_wait(&c);
+}
+
+typedef struct sharer {
+    crowd c;
+    rt_fd read_end;
+    int write_end;
+    _Atomic bool reads, sleeps; /* not any more: it has ended */
+} sharer;
+
+static void read_a_byte(void *arg) {
+    sharer *s = arg;
+    char b;
+    EXPECT_EQ(rt_fd_read(&s->read_end, &b, 1), 1);
+    atomic_store(&s->reads, false);
+    crowd_leave(&s->c);
+}
+
+static void sleep_a_little(void *arg) {
+    sharer *s = arg;
+    rt_sleep(MS);
+    atomic_store(&s->sleeps, false);
+    crowd_leave(&s->c);
+}
+
+static rt_step share_once(rt_g *g) {
+    sharer *s = *(sharer **)rt_local(g);
+    EXPECT_EQ(write(s->write_end, "x", 1), 1);
+    spin_for(2 * MS);
+    rt_share();
+    EXPECT(!atomic_load(&s->reads));
+    EXPECT(!atomic_load(&s->sleeps));
+    crowd_leave(&s->c);
+    return RT_EXIT;
+}
+
+/* With one P there is an order: whose event and timer were there before has run after it. */
+static void one_share_serves_events_and_timers(void *arg) {
+    (void)arg;
+    if (rt_procs() > 1) return;
+    sharer s = {.reads = true, .sleeps = true};
+    int ends[2];
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
+    CHECK_EQ(rt_fd_init(&s.read_end, ends[0]), 0);
+    s.write_end = ends[1];
+    for (int i = 0; i < 100; i++) {
+        atomic_store(&s.reads, true);
+        atomic_store(&s.sleeps, true);
+        for (int k = 0; k < 3; k++)
+            crowd_enter(&s.c);
+        rt_go(read_a_byte, &s);
+        rt_go(sleep_a_little, &s);
+        rt_yield();
+        rt_g *g = rt_new_step(share_once, rt_cell_new(NULL));
+        *(sharer **)rt_local(g) = &s;
+        rt_ready(g);
+        crowd_wait(&s.c);
+    }
+    EXPECT_EQ(rt_fd_close(&s.read_end), 0);
+    close(ends[1]);
 }
 
 /* While one G of the cell yields without end, others of it run that come by the mailbox. */
@@ -530,6 +625,8 @@ int main(void) {
         in_g_test(a_cell_is_stolen),
         in_g_test(no_post_is_lost_on_a_driver_that_parks),
         in_g_test(endless_cells_starve_nobody),
+        in_g_test(who_shares_starves_nobody),
+        in_g_test(one_share_serves_events_and_timers),
         in_g_test(a_yielder_does_not_starve_its_own_cell),
         in_g_test(a_g_moves_from_cell_to_cell),
         in_g_test(a_seed_repeats_a_random_order),

@@ -124,7 +124,7 @@ end
 local function show(entry, req, _, text, status)
   return respond(req, {
     status = status, reason = response.reason(status), title = ("%s %s"):format(req.method, req.path),
-    report = report.new(text, read_loaded, entry.handler or entry.run),
+    report = report.new(text, read_loaded, entry.route and entry.route.fn or entry.run),
     state = own_state(), generation = generation_name(),
   })
 end

@@ -10,15 +10,19 @@
 --
 -- req.path is the whole path in mounted apps too: a log line or a redirect made from it is right.
 
+local core = require "lunapark.core"
 local chain = require "lunapark.http.chain"
 local request = require "lunapark.http.request"
 local router = require "lunapark.http.router"
 local source = require "lunapark.source"
 
+-- Defining and compiling so many routes takes about as long as a VM that loads may run at a time.
+local MANY = 32
+
 ---@class lunapark.App
 ---@field package plan table|nil       compiled definitions; nil after a change
 ---@field package routes table[]
----@field package shapes table<string, string>  method and shape of each route -> its pattern
+---@field package shapes table<string, table<string, string>>  method -> shape of a route -> its pattern
 ---@field package middleware function[]
 ---@field package mounts table[]
 ---@field package parents lunapark.App[]
@@ -58,14 +62,20 @@ end
 
 local function define(self, what, method, pattern, fn)
   check_app(self, what, 4)
-  local segments = router.parse(pattern, what, 3)
-  check_function(fn, what .. " " .. pattern, 4)
-  local key = method .. " " .. router.shape(segments)
-  if self.shapes[key] then
-    error(("%s: path %q is there already, as %q"):format(what, pattern, self.shapes[key]), 3)
+  local pieces = router.parse(pattern, what, 3)
+  if type(fn) ~= "function" then check_function(fn, what .. " " .. pattern, 4) end
+  local shapes, shape = self.shapes[method], router.shape(pattern)
+  if not shapes then
+    shapes = {}
+    self.shapes[method] = shapes
   end
-  self.shapes[key] = pattern
-  self.routes[#self.routes + 1] = { method = method, pattern = pattern, segments = segments, fn = fn }
+  if shapes[shape] then
+    error(("%s: path %q is there already, as %q"):format(what, pattern, shapes[shape]), 3)
+  end
+  shapes[shape] = pattern
+  local n = #self.routes + 1
+  self.routes[n] = { method = method, pieces = pieces, fn = fn }
+  if n % MANY == 0 then core.share() end
   drop_plan(self)
   return self
 end
@@ -125,16 +135,17 @@ end
 ---@return lunapark.App self
 function App:mount(prefix, other)
   check_app(self, "mount", 3)
-  local segments = router.parse(prefix, "mount", 2)
+  local pieces = router.parse(prefix, "mount", 2)
   if getmetatable(other) ~= app_mt then
     error("mount " .. prefix .. ": app must be an app, got " .. type(other), 2)
   end
   if contains(other, self) then error("mount " .. prefix .. ": app would contain itself", 2) end
-  if segments[#segments].text == "" then segments[#segments] = nil end
-  if #segments > 0 and segments[#segments].kind == "rest" then
+  local last = pieces[#pieces]
+  if last == "" then pieces[#pieces] = nil end
+  if last:sub(1, 1) == "*" then
     error("mount " .. prefix .. ": a prefix cannot have a *rest", 2)
   end
-  self.mounts[#self.mounts + 1] = { segments = segments, app = other }
+  self.mounts[#self.mounts + 1] = { pieces = pieces, app = other }
   local ok, err = pcall(self.compile, self)
   if not ok then
     self.mounts[#self.mounts] = nil
@@ -218,7 +229,7 @@ end
 local function each_app(self, prefix, fn)
   fn(self, prefix)
   for _, mount in ipairs(self.mounts) do
-    each_app(mount.app, prefix .. router.show(mount.segments), fn)
+    each_app(mount.app, prefix .. router.show(mount.pieces), fn)
   end
 end
 
@@ -279,8 +290,9 @@ local misses = {
 
 local function fits(prefix, segments, n)
   if #prefix > n then return false end
-  for i, segment in ipairs(prefix) do
-    if segment.kind == "literal" and segment.text ~= segments[i] or segments[i] == "" then return false end
+  for i, piece in ipairs(prefix) do
+    local is_name = piece:sub(1, 1) == ":"
+    if not is_name and piece ~= segments[i] or segments[i] == "" then return false end
   end
   return true
 end
@@ -319,11 +331,15 @@ local function joined(a, b)
 end
 
 -- Whether there was none for these paths.
-local function add_route(plan, route, segments, scope)
-  return plan.router:add(route.method, segments, {
-    run = chain.compose(scope.middleware, route.fn), handler = route.fn, on_error = scope.on_error,
-    label = route.method .. " " .. router.show(segments),
+local function add_route(plan, route, scope)
+  return plan.router:add(route.method, route.pieces, {
+    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error, route = route, names = nil,
   })
+end
+
+-- The route as it is below a prefix.
+local function below(prefix, route)
+  return { method = route.method, pieces = joined(prefix, route.pieces), fn = route.fn }
 end
 
 -- Adds the routes of `self`, which is mounted below `prefix` in apps with this middleware and these error handlers.
@@ -334,18 +350,19 @@ local function add_app(plan, self, prefix, middleware, handlers)
     on_error = joined({ self.error_handler }, handlers),
   }
   plan.scopes[#plan.scopes + 1] = scope
-  for _, route in ipairs(self.routes) do
-    local segments = joined(prefix, route.segments)
-    if not add_route(plan, route, segments, scope) then
-      error(("%s %s is there twice"):format(route.method, router.show(segments)), 0)
+  for i, route in ipairs(self.routes) do
+    local whole = #prefix == 0 and route or below(prefix, route)
+    if not add_route(plan, whole, scope) then
+      error(("%s %s is there twice"):format(route.method, router.show(whole.pieces)), 0)
     end
     -- The prefix without a slash is a courtesy: a route that the outer app has there comes first.
-    if #prefix > 0 and #route.segments == 1 and route.segments[1].text == "" then
-      add_route(plan, route, prefix, scope)
+    if #prefix > 0 and #route.pieces == 1 and route.pieces[1] == "" then
+      add_route(plan, { method = route.method, pieces = prefix, fn = route.fn }, scope)
     end
+    if i % MANY == 0 then core.share() end
   end
   for _, mount in ipairs(self.mounts) do
-    add_app(plan, mount.app, joined(prefix, mount.segments), scope.middleware, scope.on_error)
+    add_app(plan, mount.app, joined(prefix, mount.pieces), scope.middleware, scope.on_error)
   end
 end
 

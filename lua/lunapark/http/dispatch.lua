@@ -9,8 +9,9 @@
 -- a streamed response began can only end it: dispatch returns without `host_stream_end`, and the host closes the
 -- connection, so that the client does not take a part for the whole.
 --
--- An *entry* is { run = fn(req, res), on_error = list of functions or false, label = string for the log }. `run` is the
--- handler itself, or a chain (chain.lua) that settles results on its way out and says so by a fourth result.
+-- An *entry* is { run = fn(req, res), on_error = list of functions or false }, and for the log its route (app.lua) or a
+-- label. `run` is the handler itself, or a chain (chain.lua) that settles results on its way out and says so by a
+-- fourth result.
 -- A *plan* says how entries are found: `fast[method number][path]`, `router:match`, `miss`. See app.lua.
 
 local ffi = require "ffi"
@@ -73,7 +74,9 @@ local function respond_reason(r, status)
 end
 
 local function describe(entry, req)
-  return ("%s %s (%s): "):format(req.method, req.path, entry.label)
+  local route = entry.route
+  local label = route and route.method .. " " .. router.show(route.pieces) or entry.label
+  return ("%s %s (%s): "):format(req.method, req.path, label)
 end
 
 -- Sends what a handler returned or told, or ends what it streamed.
@@ -164,7 +167,7 @@ local function find_entry(plan, r, req)
   if r.plain == 0 then req.path = path.join(segments, n) end
   local entry = plan.router:match(method, segments, n)
   if not entry then return plan:miss(method, segments, n, req) end
-  if entry.names or entry.rest then req.params = router.params(entry, segments, n) end
+  if entry.names then req.params = router.params(entry, segments, n) end
   return entry
 end
 

@@ -13,77 +13,85 @@
 -- Patterns without names need no tree at all: `statics` gives them as one table by path, which is what dispatch asks
 -- first. That is right because a literal segment beats the others everywhere.
 
+local byte, find, gsub, sub = string.byte, string.find, string.gsub, string.sub
 local concat, sort = table.concat, table.sort
 
+local NAME, REST = byte ":", byte "*" -- what a piece begins with that is not literal
+
 ---@class lunapark.Route
----@field names (string[]|false)    the pattern's names
----@field places (integer[]|false)  the segment each of them stands for
----@field rest (string|false)       the name of the tail
----@field first_rest integer        where the tail begins
+---@field names (string|false)[]|nil  what each segment before the tail is called; nil: it has neither names nor a tail
+---@field rest string|nil  the name of the tail
 
 local router = {}
 local methods = {}
 local mt = { __index = methods }
 
+-- `level` is the caller's of `parse`, as seen from inside.
+local function fail(pattern, what, level, why)
+  local shown = type(pattern) == "string" and ("%q"):format(pattern) or tostring(pattern)
+  error(("%s: path %s %s"):format(what, shown, why), level + 1)
+end
+
+-- What is wrong with piece i of n. `seen` has the names before it, and gets its own.
+local function check_name(piece, i, n, seen)
+  local name = sub(piece, 2)
+  if byte(piece) == REST then
+    if name == "" then name = "*" end
+    if i < n then return "has " .. piece .. " before its end" end
+  end
+  if name ~= "*" and not find(name, "^[%a_][%w_]*$") then return "has a bad name: " .. piece end
+  if seen[name] then return "has the name " .. name .. " twice" end
+  seen[name] = true
+end
+
 --- Takes a pattern apart.
 ---@param pattern string
 ---@param what string      begins the error's message: the function that was called
 ---@param level integer    whom errors blame, as in `error`
----@return table[]  segments: { kind = "literal" | "name" | "rest", text = string }
+---@return string[]  its pieces: "literal", ":name", "*rest"
 function router.parse(pattern, what, level)
   level = level + 1
-  local function fail(why)
-    local shown = type(pattern) == "string" and ("%q"):format(pattern) or tostring(pattern)
-    error(("%s: path %s %s"):format(what, shown, why), level + 1)
+  if type(pattern) ~= "string" then fail(pattern, what, level, "must be a string") end
+  if byte(pattern) ~= 47 then fail(pattern, what, level, "must begin with /") end
+  if find(pattern, "[?#]") then fail(pattern, what, level, "must not contain ? or #") end
+  local pieces, n, pos = {}, 0, 2
+  while pos do
+    local slash = find(pattern, "/", pos, true)
+    n = n + 1
+    pieces[n] = sub(pattern, pos, slash and slash - 1)
+    pos = slash and slash + 1
   end
-  if type(pattern) ~= "string" then fail "must be a string" end
-  if pattern:sub(1, 1) ~= "/" then fail "must begin with /" end
-  if pattern:find("[?#]") then fail "must not contain ? or #" end
-  local segments, seen = {}, {}
-  for text in pattern:sub(2):gmatch("([^/]*)/?") do
-    segments[#segments + 1] = { kind = "literal", text = text }
-  end
-  -- gmatch finds one more empty match behind the last character, unless that was all there is.
-  if #segments > 1 and pattern:sub(-1) ~= "/" then segments[#segments] = nil end
-  for i, segment in ipairs(segments) do
-    local mark, name = segment.text:match("^([:*])(.*)$")
-    if segment.text == "." or segment.text == ".." then fail("can never match: " .. segment.text .. " is resolved") end
-    if mark then
-      if mark == "*" and name == "" then name = "*" end
-      if name ~= "*" and not name:find("^[%a_][%w_]*$") then fail("has a bad name: " .. segment.text) end
-      if seen[name] then fail("has the name " .. name .. " twice") end
-      seen[name] = true
-      if mark == "*" and i < #segments then fail("has " .. segment.text .. " before its end") end
-      segments[i] = { kind = mark == "*" and "rest" or "name", text = name }
+  local seen
+  for i = 1, n do
+    local piece = pieces[i]
+    local mark = byte(piece)
+    if mark == NAME or mark == REST then
+      seen = seen or {}
+      local wrong = check_name(piece, i, n, seen)
+      if wrong then fail(pattern, what, level, wrong) end
+    elseif piece == "." or piece == ".." then
+      fail(pattern, what, level, "can never match: " .. piece .. " is resolved")
     end
   end
-  return segments
+  return pieces
 end
 
---- How segments look where only their kinds matter: the same for patterns that match the same paths.
----@param segments table[]
+--- How a pattern looks where names do not matter: the same for those that match the same paths.
+---@param pattern string  one that `parse` takes
 ---@return string
-function router.shape(segments)
-  local texts = {}
-  for i, segment in ipairs(segments) do
-    texts[i] = segment.kind == "literal" and segment.text or segment.kind == "name" and ":" or "*"
-  end
-  return "/" .. concat(texts, "/")
+function router.shape(pattern)
+  return (gsub(pattern, "/([:*])[^/]*", "/%1"))
 end
 
---- Segments as a pattern again, for people to read.
----@param segments table[]
+--- Pieces as a pattern again.
+---@param pieces string[]
 ---@return string
-function router.show(segments)
-  local marks, texts = { literal = "", name = ":", rest = "*" }, {}
-  for i, segment in ipairs(segments) do
-    texts[i] = segment.text == "*" and "*" or marks[segment.kind] .. segment.text
-  end
-  return "/" .. concat(texts, "/")
+function router.show(pieces)
+  return "/" .. concat(pieces, "/")
 end
 
 local function new_node()
-  return { literal = {}, name = false, rest = false, leaf = false }
+  return { literal = false, name = false, rest = false, leaf = false }
 end
 
 --- An empty router.
@@ -91,37 +99,55 @@ function router.new()
   return setmetatable({ root = new_node(), by_path = {} }, mt)
 end
 
+local function child_for(node, piece)
+  if byte(piece) == NAME then
+    node.name = node.name or new_node()
+    return node.name
+  end
+  node.literal = node.literal or {}
+  local child = node.literal[piece]
+  if not child then
+    child = new_node()
+    node.literal[piece] = child
+  end
+  return child
+end
+
+-- The names of the segments before the tail, and the tail's.
+local function names_of(pieces)
+  local names = {}
+  for i = 1, #pieces do
+    local piece = pieces[i]
+    local mark = byte(piece)
+    if mark == REST then return names, piece == "*" and "*" or sub(piece, 2) end
+    names[i] = mark == NAME and sub(piece, 2)
+  end
+  return names
+end
+
 --- Adds a route.
 ---@param method string      "GET" ..., or "ANY"
----@param segments table[]   what `parse` gave
+---@param pieces string[]    what `parse` gave
 ---@param route table        gets the fields of lunapark.Route; is what `match` answers
 ---@return boolean ok        false if there is one for the same method and paths
-function methods:add(method, segments, route)
-  local node, names, places, texts = self.root, {}, {}, {}
-  route.rest, route.first_rest = false, 0
-  local by_method
-  for i, segment in ipairs(segments) do
-    local kind, text = segment.kind, segment.text
-    if kind == "rest" then
-      node.rest = node.rest or {}
-      by_method, route.rest, route.first_rest = node.rest, text, i
-    elseif kind == "name" then
-      node.name = node.name or new_node()
-      node = node.name
-      names[#names + 1], places[#places + 1] = text, i
+function methods:add(method, pieces, route)
+  local node, kind, literal = self.root, "leaf", true
+  for i = 1, #pieces do
+    local mark = byte(pieces[i])
+    if mark == REST then
+      kind, literal = "rest", false
     else
-      node.literal[text] = node.literal[text] or new_node()
-      node, texts[#texts + 1] = node.literal[text], text
+      node, literal = child_for(node, pieces[i]), literal and mark ~= NAME
     end
   end
-  if not by_method then
-    node.leaf = node.leaf or {}
-    by_method = node.leaf
-  end
+  local by_method = node[kind] or {}
   if by_method[method] then return false end
-  by_method[method] = route
-  route.names, route.places = #names > 0 and names, #names > 0 and places
-  if #texts == #segments then self.by_path["/" .. concat(texts, "/")] = by_method end
+  node[kind], by_method[method] = by_method, route
+  if literal then
+    self.by_path[router.show(pieces)] = by_method
+  else
+    route.names, route.rest = names_of(pieces)
+  end
   return true
 end
 
@@ -132,7 +158,7 @@ end
 local function descend(node, segments, i, n, method)
   if i > n then return node.leaf and pick(node.leaf, method) end
   local segment = segments[i]
-  local child = node.literal[segment]
+  local child = node.literal and node.literal[segment]
   local found = child and descend(child, segments, i + 1, n, method)
   if found then return found end
   child = node.name
@@ -156,12 +182,12 @@ end
 ---@return table<string, string>
 function router.params(route, segments, n)
   local params, names = {}, route.names
-  if names then
-    for k = 1, #names do
-      params[names[k]] = segments[route.places[k]]
-    end
+  if not names then return params end
+  for i = 1, #names do
+    local name = names[i]
+    if name then params[name] = segments[i] end
   end
-  if route.rest then params[route.rest] = concat(segments, "/", route.first_rest, n) end
+  if route.rest then params[route.rest] = concat(segments, "/", #names + 1, n) end
   return params
 end
 
@@ -173,7 +199,7 @@ local function collect(node, segments, i, n, found)
     return
   end
   local segment = segments[i]
-  local child = node.literal[segment]
+  local child = node.literal and node.literal[segment]
   if child then collect(child, segments, i + 1, n, found) end
   if node.name and segment ~= "" then collect(node.name, segments, i + 1, n, found) end
   for method in pairs(node.rest or {}) do
