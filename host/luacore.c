@@ -3,6 +3,7 @@
  *
  * Arguments are checked by the Lua modules, which name them as their users do. */
 #include "bubble.h"
+#include "diskfile.h"
 #include "dump.h"
 #include "job.h"
 #include "repl.h"
@@ -296,7 +297,7 @@ static int core_source(lua_State *L) {
     }
     lua_pushnil(L);
     if (err == EFBIG)
-        lua_pushfstring(L, "larger than %d MiB", SOURCE_FILE_MAX >> 20);
+        lua_pushfstring(L, "larger than %d MiB", DISKFILE_MAX >> 20);
     else if (err == E2BIG)
         lua_pushfstring(L, "the app loads more than %d files or %d MiB", SOURCE_NAMES_MAX,
                         SOURCE_BYTES_MAX >> 20);

@@ -20,11 +20,8 @@
  * A name that could not be opened is kept as missing: `require` tries several places, and a file that comes to an
  * earlier one would be loaded instead. It is looked for each time it is asked for.
  *
- * Has a file changed? stat is asked first, and where device, inode, size, mode, mtime and ctime are as they were the
- * file is taken to be. Else its bytes decide, so touching or restoring a file changes nothing. Clocks of file systems
- * tick slowly, 4 ms and up to 2 s: two saves in one tick look the same to stat (not where Linux 6.13 and newer keeps
- * finer times). So a file that was changed less than 2 s before it was read has its bytes compared until it has not;
- * git calls such files racy. What is no regular file (a pipe) is read once and counts as unchanged.
+ * Has a file changed? Where stat tells a difference, or could not tell one (diskfile.c), its bytes decide, so touching
+ * or restoring a file changes nothing. What is no regular file (a pipe) is read once and counts as unchanged.
  *
  * The id is the tree that git makes of the files below the root, which is the folder where the app script really
  * lies: the output of `git write-tree` for an index of exactly these files, as they are on the disk (git's filters, as
@@ -41,11 +38,10 @@
  */
 #include "source.h"
 
-#include "gittree.h"
+#include "diskfile.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <fts.h>
 #include <limits.h>
 #include <pthread.h>
 #include <search.h>
@@ -53,32 +49,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "../runtime/runtime.h"
 
 enum {
-    RACY_S = 2,
     KEEP_SEEN = 2000, /* files of whatever kind that are looked at */
     KEEP_BYTES = 16 << 20,
 };
 
-/* What stat said before the file was read. */
-typedef struct stamp {
-    dev_t dev;
-    ino_t ino;
-    off_t size;
-    mode_t mode;
-    struct timespec mtime, ctime;
-    bool racy; /* it may have changed since, and look the same */
-} stamp;
-
 typedef struct file {
     source_file pub; /* bytes: NULL if it is only watched */
     git_id blob;
-    stamp stamp;
+    disk_stamp stamp;
 } file;
 
 typedef struct name {
@@ -102,104 +85,6 @@ struct source_set {
 static void *need(void *p) {
     if (!p) rt_throw("out of memory for the files of a generation");
     return p;
-}
-
-/* ---- reading ---- */
-
-static stamp stamp_of(const struct stat *st) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (stamp){
-        .dev = st->st_dev,
-        .ino = st->st_ino,
-        .size = st->st_size,
-        .mode = st->st_mode,
-        .mtime = st->st_mtim,
-        .ctime = st->st_ctim,
-        .racy = st->st_ctim.tv_sec + RACY_S >= now.tv_sec,
-    };
-}
-
-static bool same_time(struct timespec a, struct timespec b) {
-    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
-}
-
-static bool same_stamp(const stamp *a, const stamp *b) {
-    return a->dev == b->dev && a->ino == b->ino && a->size == b->size && a->mode == b->mode &&
-           same_time(a->mtime, b->mtime) && same_time(a->ctime, b->ctime);
-}
-
-static bool executable(const stamp *st) {
-    return st->mode & S_IXUSR;
-}
-
-/* To the end, whatever stat has said of it: files in /proc, pipes. 0 or errno. */
-static int read_all(int fd, size_t guess, char **bytes, size_t *len) {
-    size_t n = 0, cap = guess < SOURCE_FILE_MAX ? guess + 2 : SOURCE_FILE_MAX + 2;
-    char *buf = malloc(cap);
-    while (buf) {
-        ssize_t r = read(fd, buf + n, cap - 1 - n);
-        if (r < 0 && errno == EINTR) continue;
-        if (r < 0) {
-            int err = errno;
-            free(buf);
-            return err;
-        }
-        if (r == 0) {
-            buf[n] = 0;
-            *bytes = buf;
-            *len = n;
-            return 0;
-        }
-        n += (size_t)r;
-        if (n > SOURCE_FILE_MAX) {
-            free(buf);
-            return EFBIG;
-        }
-        if (n < cap - 1) continue;
-        cap = cap < SOURCE_FILE_MAX / 2 ? cap * 2 : SOURCE_FILE_MAX + 2;
-        char *grown = realloc(buf, cap);
-        if (!grown) free(buf);
-        buf = grown;
-    }
-    return ENOMEM;
-}
-
-/* Its bytes and what stat said before; st may be NULL. 0 or errno. */
-static int read_file(const char *path, char **bytes, size_t *len, stamp *st, bool *opened) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    *opened = fd >= 0;
-    if (fd < 0) return errno;
-    struct stat info;
-    int err = fstat(fd, &info) < 0 ? errno : 0;
-    if (!err && S_ISREG(info.st_mode) && info.st_size > SOURCE_FILE_MAX) err = EFBIG;
-    if (!err && st) *st = stamp_of(&info);
-    if (!err) err = read_all(fd, (size_t)info.st_size, bytes, len);
-    close(fd);
-    return err;
-}
-
-/* The same, of its bytes the blob's id alone. Of regular files. */
-static int hash_file(const char *path, git_id *blob, stamp *st, bool *opened) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* it may be a pipe */
-    *opened = fd >= 0;
-    if (fd < 0) return errno;
-    struct stat info;
-    int err = fstat(fd, &info) < 0 ? errno : 0;
-    if (!err && !S_ISREG(info.st_mode)) err = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
-    if (!err) {
-        *st = stamp_of(&info);
-        err = -git_blob_fd(fd, (uint64_t)info.st_size, blob);
-    }
-    close(fd);
-    return err;
-}
-
-char *source_read(const char *path, size_t *len, int *err, bool *opened) {
-    char *bytes = NULL;
-    bool was_opened;
-    *err = read_file(path, &bytes, len, NULL, opened ? opened : &was_opened);
-    return bytes;
 }
 
 /* ---- names and files ---- */
@@ -304,14 +189,14 @@ static file *load(source_set *s, const char *path, bool with_bytes, int *err, bo
 
     char *bytes = NULL;
     size_t len = 0;
-    stamp st = {0};
+    disk_stamp st = {0};
     git_id blob;
     if (with_bytes) {
-        *err = read_file(real, &bytes, &len, &st, opened);
+        *err = disk_read(real, &bytes, &len, &st, opened);
         if (!*err) blob = git_blob(bytes, len);
         if (!*err && s->n_bytes + len > SOURCE_BYTES_MAX) *err = E2BIG;
     } else {
-        *err = hash_file(real, &blob, &st, opened);
+        *err = disk_hash(real, &blob, &st, opened);
     }
     if (*err) goto no_file;
     if (!f) {
@@ -350,6 +235,13 @@ static file *load_name(source_set *s, const char *path, bool with_bytes, int *er
     return n ? f : NULL;
 }
 
+char *source_read(const char *path, size_t *len, int *err, bool *opened) {
+    char *bytes = NULL;
+    bool was_opened;
+    *err = disk_read(path, &bytes, len, NULL, opened ? opened : &was_opened);
+    return bytes;
+}
+
 const source_file *source_get(source_set *s, const char *path, int *err, bool *opened) {
     char abs[PATH_MAX];
     bool was_opened;
@@ -366,47 +258,6 @@ const source_file *source_get(source_set *s, const char *path, int *err, bool *o
 }
 
 /* ---- watched folders ---- */
-
-static int by_fts_name(const FTSENT **a, const FTSENT **b) {
-    return strcmp((*a)->fts_name, (*b)->fts_name);
-}
-
-static bool leads_to_file(const char *path) {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
-}
-
-/* Calls fn(arg, path) for each file below dir, in order, until it answers an error. 0 or errno. */
-static int walk(const char *dir, int (*fn)(void *arg, const char *path), void *arg) {
-    char *const roots[] = {(char *)dir, NULL};
-    FTS *fts = fts_open(roots, FTS_PHYSICAL | FTS_COMFOLLOW | FTS_NOCHDIR, by_fts_name);
-    if (!fts) return errno;
-    int err = 0;
-    FTSENT *e;
-    while (!err && (errno = 0, e = fts_read(fts))) {
-        if (e->fts_level > 0 && e->fts_name[0] == '.') {
-            if (e->fts_info == FTS_D) fts_set(fts, e, FTS_SKIP);
-            continue;
-        }
-        switch (e->fts_info) {
-        case FTS_DNR:
-        case FTS_ERR:
-        case FTS_NS:
-            /* What went while we walk is not there. */
-            if (e->fts_errno != ENOENT || e->fts_level == 0) err = e->fts_errno;
-            break;
-        case FTS_SL:
-            if (!leads_to_file(e->fts_path)) break;
-            err = fn(arg, e->fts_path);
-            break;
-        case FTS_F:
-            err = fn(arg, e->fts_path);
-        }
-    }
-    if (!err && !e) err = errno;
-    fts_close(fts);
-    return err;
-}
 
 typedef struct watching {
     source_set *set;
@@ -436,19 +287,19 @@ static int list(source_set *s, const char *path, bool loads, git_id *listing) {
     const char *dir = where(s, path, buf);
     watching w = {.set = s, .path = path, .len = strlen(dir), .loads = loads};
     SHA1Init(&w.listing);
-    int err = walk(dir, watch_one, &w);
+    int err = disk_walk(dir, watch_one, &w);
     SHA1Final(listing->sha1, &w.listing);
     return err;
 }
 
 static int watch_locked(source_set *s, const char *path) {
     char buf[PATH_MAX];
-    struct stat st;
+    disk_stamp st;
     name *n = find_name(s, path);
     if (n && n->kind != SOURCE_MISSING) return 0;
     git_id listing;
     int err = 0;
-    if (stat(where(s, path, buf), &st) != 0 || !S_ISDIR(st.st_mode)) {
+    if (!disk_stat(where(s, path, buf), &st) || !S_ISDIR(st.mode)) {
         bool opened;
         load_name(s, path, false, &err, &opened);
         return err;
@@ -478,15 +329,15 @@ int source_watch(source_set *s, const char *path) {
 
 /* The file that the path leads to has the bytes and the mode of f. */
 static bool same_file(file *f, const char *path) {
-    struct stat st;
-    if (stat(path, &st) != 0) return false;
+    disk_stamp now;
+    if (!disk_stat(path, &now)) return false;
     if (!S_ISREG(f->stamp.mode)) return true;
-    stamp now = stamp_of(&st);
-    if (same_stamp(&now, &f->stamp) && !f->stamp.racy) return true;
+    if (disk_same(&now, &f->stamp) && !f->stamp.racy) return true;
     git_id blob;
     bool opened;
-    if (hash_file(path, &blob, &now, &opened) != 0) return false;
-    if (memcmp(&blob, &f->blob, sizeof blob) != 0 || executable(&now) != executable(&f->stamp))
+    if (disk_hash(path, &blob, &now, &opened) != 0) return false;
+    if (memcmp(&blob, &f->blob, sizeof blob) != 0 ||
+        disk_executable(&now) != disk_executable(&f->stamp))
         return false;
     f->stamp = now;
     return true;
@@ -552,8 +403,8 @@ static int keep_one(void *arg, const char *path) {
     bool opened;
     char *bytes;
     size_t len;
-    stamp st;
-    if (read_file(real, &bytes, &len, &st, &opened) != 0) return 0;
+    disk_stamp st;
+    if (disk_read(real, &bytes, &len, &st, &opened) != 0) return 0;
     file *f = need(calloc(1, sizeof *f));
     *f = (file){{need(strdup(real)), bytes, len}, git_blob(bytes, len), st};
     need(tsearch(f, &k->set->kept, by_path));
@@ -564,7 +415,7 @@ static int keep_one(void *arg, const char *path) {
 bool source_keep(source_set *s) {
     pthread_mutex_lock(&s->lock);
     keeping k = {.set = s};
-    int err = walk(s->root, keep_one, &k);
+    int err = disk_walk(s->root, keep_one, &k);
     if (err) {
         tdestroy(s->kept, free_file);
         s->kept = NULL;
@@ -577,13 +428,8 @@ static void compare_kept(const void *node, VISIT visit, void *arg) {
     bool *same = arg;
     if (visit != postorder && visit != leaf) return;
     const file *f = *(file *const *)node;
-    struct stat st;
-    stamp now;
-    if (stat(f->pub.path, &st) == 0)
-        now = stamp_of(&st);
-    else
-        memset(&now, 0, sizeof now);
-    *same = *same && same_stamp(&now, &f->stamp);
+    disk_stamp now;
+    *same = *same && disk_stat(f->pub.path, &now) && disk_same(&now, &f->stamp);
 }
 
 bool source_settled(source_set *s) {
@@ -607,7 +453,7 @@ static void pick(git_file **list, size_t *n, const file *f, const char *path) {
     if ((*n & (*n - 1)) == 0) /* 0 or a power of two: full */
         *list = need(realloc(*list, (*n ? *n * 2 : 1) * sizeof **list));
     (*list)[(*n)++] =
-        (git_file){.path = path, .executable = executable(&f->stamp), .blob = f->blob};
+        (git_file){.path = path, .executable = disk_executable(&f->stamp), .blob = f->blob};
 }
 
 static void pick_file(const void *node, VISIT visit, void *arg) {

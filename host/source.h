@@ -9,7 +9,6 @@
 #include <stddef.h>
 
 enum {
-    SOURCE_FILE_MAX = 64 << 20, /* bytes of one file that is loaded */
     SOURCE_NAMES_MAX = 100000,  /* names that one set knows */
     SOURCE_BYTES_MAX = 1 << 30, /* bytes that it holds */
     SOURCE_ID_SIZE = 50,        /* 40 digits, perhaps "+" and 8 more, NUL */
@@ -32,7 +31,7 @@ source_set *source_set_new(const char *app_path);
 void source_set_free(source_set *s);
 
 /* The file: read from the disk the first time, the same bytes ever after. NULL: *err is errno, and *opened (may be
- * NULL) whether it could at least be opened; EFBIG: larger than SOURCE_FILE_MAX. A file that can not be opened is
+ * NULL) whether it could at least be opened; EFBIG: larger than DISKFILE_MAX. A file that can not be opened is
  * noted: the set has changed when it can be. */
 const source_file *source_get(source_set *s, const char *path, int *err, bool *opened);
 

@@ -1,6 +1,7 @@
 /* source: a set's files are the same ever after; its id is git's; what counts as a change. */
 #include "../host.h"
 
+#include "../diskfile.h"
 #include "../source.h"
 
 #include "../../runtime/test/harness.h"
@@ -354,8 +355,8 @@ static void what_can_not_be_loaded(void **state) {
     int err;
     bool opened;
     assert_true(put("app/big.lua", "") && put("app/max.lua", "") && shell("mkdir app/dir"));
-    assert_int_equal(truncate(path_of("app/big.lua"), SOURCE_FILE_MAX + 1), 0);
-    assert_int_equal(truncate(path_of("app/max.lua"), SOURCE_FILE_MAX), 0);
+    assert_int_equal(truncate(path_of("app/big.lua"), DISKFILE_MAX + 1), 0);
+    assert_int_equal(truncate(path_of("app/max.lua"), DISKFILE_MAX), 0);
     source_set *s = set_of_app();
     assert_null(source_get(s, path_of("app/big.lua"), &err, &opened));
     assert_int_equal(err, EFBIG);
@@ -367,7 +368,7 @@ static void what_can_not_be_loaded(void **state) {
     assert_int_equal(err, ENOENT);
     const source_file *f = source_get(s, path_of("app/max.lua"), &err, &opened);
     assert_non_null(f);
-    assert_int_equal(f->len, SOURCE_FILE_MAX);
+    assert_int_equal(f->len, DISKFILE_MAX);
     /* What stat knows no size of, and what has no end. */
     assert_non_null(f = source_get(s, "/proc/self/status", &err, &opened));
     assert_true(strncmp(f->bytes, "Name:", 5) == 0 && f->len == strlen(f->bytes));
