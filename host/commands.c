@@ -231,6 +231,7 @@ static void listen_all(void) {
     }
     for (int i = 0; i < n_listeners; i++)
         server_start(listeners[i]);
+    log_end(); /* what was logged before it stands before it */
     for (int i = 0; i < options.n_listen; i++) {
         const char *addr = listeners[i]->addr;
         bool tcp = strncmp(addr, "unix:", 5) != 0;

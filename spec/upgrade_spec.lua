@@ -115,13 +115,36 @@ describe("upgrade", function()
     return last
   end
 
-  -- Sends USR2 and waits until the new process serves, which it returns.
+  -- The inodes of all sockets that listen.
+  local function listening()
+    local found = {}
+    for name, form in pairs {
+      tcp = "^%s*%d+: %x+:%x+ %x+:%x+ 0A %S+ %S+ %S+ +%d+ +%d+ (%d+)", unix = "^%x+: %x+ %x+ 00010000 %x+ %x+ +(%d+)",
+    } do
+      for line in io.lines("/proc/net/" .. name) do
+        local inode = line:match(form)
+        if inode then found[inode] = true end
+      end
+    end
+    return found
+  end
+
+  -- What connects while it does may be answered by it, whoever else listens on the same socket.
+  local function listens(pid)
+    local found = listening()
+    for inode in assert(exec.run({ "ls", "-l", "/proc/" .. pid .. "/fd" })).stdout:gmatch "socket:%[(%d+)%]" do
+      if found[inode] then return true end
+    end
+    return false
+  end
+
+  -- Sends USR2 and waits until the new process serves alone, which it returns.
   local function upgrade(c)
     local before, at = served_by(c), #c:stderr()
     c:kill "USR2"
     child.eventually(function()
       if c:stderr():find("this process stays", at + 1, true) then error(c:stderr(), 0) end
-      return served_by(c) ~= before
+      return served_by(c) ~= before and not listens(c.pid)
     end, "the new process")
     local new = child.adopt(served_by(c), c)
     new.addr, new.addrs, new.app, new.pid_file = c.addr, c.addrs, c.app, c.pid_file

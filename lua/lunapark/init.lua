@@ -71,7 +71,7 @@ end
 --- Monotonic seconds: for measuring, not for dates. In testing.virtual those of its clock.
 ---@return number
 function lp.now()
-  return now_ns() * 1e-9
+  return now_ns() / 1e9
 end
 
 --- The running G.

@@ -173,7 +173,7 @@ function Dict:ttl(key)
   check_key(key, "ttl")
   local rc = C.host_dict_ttl(self.dict, key, #key, number_out)
   if rc < 0 then return failed(rc) end
-  return number_out[0] * 1e-9
+  return number_out[0] / 1e9
 end
 
 --- The keys, in no order. Those that come or go meanwhile may be there or not.
