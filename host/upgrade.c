@@ -356,5 +356,9 @@ void upgrade_wait(int64_t deadline_ns) {
 
 void upgrade_end(void) {
     pid_t pid = atomic_load(&up.pid);
-    if (pid && atomic_load(&up.state) != READY) kill(pid, SIGKILL);
+    if (!pid || atomic_load(&up.state) == READY) return;
+    kill(pid, SIGKILL);
+    /* It listens until it has ended: whoever sees us end shall not reach it any more. */
+    for (int64_t until = rt_nanotime() + NS_PER_SEC; rt_nanotime() < until; usleep(1000))
+        if (waitpid(pid, NULL, WNOHANG) != 0) break;
 }

@@ -19,7 +19,7 @@ void upgrade_stop(void);
 /* Waits until nothing of an upgrade is in progress, at the latest at deadline_ns. Native Gs. */
 void upgrade_wait(int64_t deadline_ns);
 
-/* The end of this process: kills a new one that should have ended and has not. Any G. */
+/* The end of this process: kills a new one that should have ended and has not. Any G; blocks for a second at most. */
 void upgrade_end(void);
 
 #endif
