@@ -358,6 +358,7 @@ void upgrade_end(void) {
     pid_t pid = atomic_load(&up.pid);
     if (!pid || atomic_load(&up.state) == READY) return;
     kill(pid, SIGKILL);
+    log_line(LOG_WARN, "SIGUSR2: new process %d was killed, since this one ends", (int)pid);
     /* It listens until it has ended: whoever sees us end shall not reach it any more. */
     for (int64_t until = rt_nanotime() + NS_PER_SEC; rt_nanotime() < until; usleep(1000))
         if (waitpid(pid, NULL, WNOHANG) != 0) break;

@@ -501,6 +501,7 @@ describe("upgrade", function()
     logged(c, "stopping")
     c:kill "TERM"
     assert.equal(0, c:wait())
+    assert.matches("warn SIGUSR2: new process %d+ was killed", c:stderr())
     assert.same({ nil, "connection refused" }, { net.dial(c.addr) })
   end)
 
