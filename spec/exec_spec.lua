@@ -169,9 +169,13 @@ describe("exec.run", function()
     for i, g in ipairs(gs) do
       assert.equal(i .. "\n", g:join())
     end
-    for _ = 1, 5 do exec.spawn({ "true" }, { stdin = "null", stdout = "null", stderr = "null" }) end
+    local pids = {}
+    for i = 1, 5 do pids[i] = exec.spawn({ "true" }, { stdin = "null", stdout = "null", stderr = "null" }).pid end
     collectgarbage()
     collectgarbage()
+    for _, pid in ipairs(pids) do
+      helper.eventually(function() return not exists(pid) end)
+    end
     helper.eventually(function() return zombies() == 0 end)
   end)
 

@@ -2,7 +2,9 @@
 # Runs test programs one after the other, then the specs if LUNAPARK names the binary, one line each,
 # and sums up: the last line is "N passed, N failed". Exit 1 if any failed.
 #
-#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=240] [SPEC_TIMEOUT=1200] run_tests.sh PROGRAM...
+#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=240] [SPEC_TIMEOUT=1200] [SPEC_JOBS=2] run_tests.sh PROGRAM...
+#
+# SPEC_JOBS: so many spec files at once. Most of their time they wait: two at once take half as long on two CPUs.
 #
 # SECOND_TRY=1: what failed runs once more, alone, since a machine that is busy with something else fails tests
 # whose waits have a limit. What passes then counts as passed, and is named FLAKY: each is a fault to be looked
@@ -13,7 +15,7 @@
 set -u
 
 : "${SECOND_TRY:=0}"
-: "${B:=build}" "${TEST_TIMEOUT:=240}" "${SPEC_TIMEOUT:=1200}" "${TEST_WRAP:=}" "${SPECS:=spec}"
+: "${B:=build}" "${TEST_TIMEOUT:=240}" "${SPEC_TIMEOUT:=1200}" "${SPEC_JOBS:=2}" "${TEST_WRAP:=}" "${SPECS:=spec}"
 logs=$B/test-logs
 mkdir -p "$logs"
 passed=0
@@ -112,7 +114,7 @@ if [ -n "${LUNAPARK:-}" ] && [ -n "$(find $SPECS -name '*_spec.lua' 2>/dev/null 
     # Sanitizers on a busy machine are slow, and specs have bounds of their own.
     export LUNAPARK_BLOCK_TIMEOUT="${LUNAPARK_BLOCK_TIMEOUT:-60}"
     log=$logs/spec.log
-    run "$SPEC_TIMEOUT" "$log" "$LUNAPARK" test --output=plainTerminal $SPECS
+    run "$SPEC_TIMEOUT" "$log" "$LUNAPARK" test --jobs "$SPEC_JOBS" --output=plainTerminal $SPECS
     status=$?
     # "12 successes / 1 failure / 0 errors / 0 pending : 0.01 seconds"
     counts=$(awk '/^[0-9]+ success(es)? \/ [0-9]+ failures? \/ [0-9]+ errors? \/ / { ok += $1; bad += $4 + $7; counted = 1 }
