@@ -21,6 +21,7 @@
 #include "conn.h"
 #include "costate.h"
 #include "runaway.h"
+#include "wait.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,24 +51,19 @@ static host_luag *waiter(lua_State *L) {
     return lg;
 }
 
-/* The same where time is real: for what comes from outside of the VM. */
-static host_luag *real_waiter(lua_State *L, const char *what) {
+host_luag *wait_begin(lua_State *L, const char *what) {
     host_luag *lg = waiter(L);
     if (lg->seat) bubble_refuse(L, what);
     return lg;
 }
 
-/* The words that a wait answers. They lie in the VM's registry from its beginning, at -1, -2, -3: a wait that ends takes
- * no memory, for which nobody could be told that there is none. */
-enum { CANCELED = -1, TIMEOUT = -2, CLOSED = -3 };
-
-static int word_of(int err) {
-    return err == RT_ETIMEOUT ? TIMEOUT : err == RT_ECLOSED ? CLOSED : CANCELED;
-}
-
-static int answer(lua_State *L, int word) {
+int wait_answer(lua_State *L, int word) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, word);
     return 1;
+}
+
+int wait_answer_error(lua_State *L, int err) {
+    return wait_answer(L, err == RT_ETIMEOUT ? TIMEOUT : err == RT_ECLOSED ? CLOSED : CANCELED);
 }
 
 void luag_open(lua_State *L) {
@@ -91,6 +87,10 @@ static int64_t limit_of(const host_luag *lg) {
 
 int64_t luag_limit(const host_luag *lg) {
     return limit_of(lg);
+}
+
+int64_t wait_until(const host_luag *lg, int64_t deadline_ns) {
+    return lg->sheltered ? deadline_ns : nearer(limit_of(lg), deadline_ns);
 }
 
 void luag_name(const host_luag *lg, char *buf, size_t size) {
@@ -139,17 +139,12 @@ bool luag_client_gone(host_luag *lg) {
 }
 
 /* What the poller has told the G (rt_cancel) becomes one of the reasons that the VM knows. */
-static bool canceled(host_luag *lg) {
+bool wait_canceled(host_luag *lg) {
     if (rt_canceled(lg->g)) {
         lg->canceled |= HOST_CANCELED_GONE;
         rt_clear_cancel(lg->g);
     }
     return lg->canceled != 0 && !lg->sheltered;
-}
-
-/* A client that has hung up may still take what is written. */
-static bool canceled_fd(host_luag *lg, bool answers) {
-    return canceled(lg) && (!answers || lg->canceled != HOST_CANCELED_GONE);
 }
 
 static int nothing(lua_State *L) {
@@ -172,7 +167,7 @@ static int rested(lua_State *L, host_luag *lg, int err) {
     }
     if (!err) return 0;
     queue_leave(lg);
-    return answer(L, word_of(err));
+    return wait_answer_error(L, err);
 }
 
 /* ---- park and ready: values go from stack to stack ---- */
@@ -185,7 +180,7 @@ static int unparked(lua_State *L, host_luag *lg, int err) {
     lg->n_ready = -1;
     if (n >= 0) return n;
     lua_pushlightuserdata(L, &luag_again);
-    return err ? 1 + answer(L, word_of(err)) : 1;
+    return err ? 1 + wait_answer_error(L, err) : 1;
 }
 
 /* The values that came before the park. */
@@ -274,16 +269,16 @@ static int leave_stack(lua_State *L, host_luag *lg) {
 }
 
 /* The same in any way that works; what the lua_CFunction then returns. */
-static int leave(lua_State *L, host_luag *lg) {
+int wait_leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
     int err = leave_stack(L, lg);
     if (lg->parking) return unparked(L, lg, err);
     if (lg->resting) return rested(L, lg, err);
-    return err ? answer(L, word_of(err)) : 0;
+    return err ? wait_answer_error(L, err) : 0;
 }
 
 static inline void open_ticket(host_luag *lg, rt_reason reason, int64_t deadline_ns) {
-    if (!lg->sheltered) deadline_ns = nearer(limit_of(lg), deadline_ns);
+    deadline_ns = wait_until(lg, deadline_ns);
     lg->want = WANT_TICKET;
     lg->deadline_ns = deadline_ns;
     lg->ticket = rt_wait_open(lg->g);
@@ -304,30 +299,30 @@ static void wait_for_good(lua_State *L, host_luag *lg) {
 
 static int wait_ticket(lua_State *L, host_luag *lg, rt_reason reason, int64_t deadline_ns) {
     open_ticket(lg, reason, deadline_ns);
-    return leave(L, lg);
+    return wait_leave(L, lg);
 }
 
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
-    if (canceled(lg)) return answer(L, CANCELED);
+    if (wait_canceled(lg)) return wait_answer(L, CANCELED);
     return wait_ticket(L, lg, reason, deadline_ns);
 }
 
 int luag_park(lua_State *L) {
     host_luag *lg = waiter(L);
     if (lg->n_kept >= 0) return take_kept(L, lg);
-    if (canceled(lg)) return unparked(L, lg, RT_ECANCELED);
+    if (wait_canceled(lg)) return unparked(L, lg, RT_ECANCELED);
     lg->parking = true;
     return wait_ticket(L, lg, RT_WAIT_PARK, 0);
 }
 
 int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
                    void (*begun)(host_luag *lg, void *arg), void *arg) {
-    host_luag *lg = real_waiter(L, "a file, a program or a name");
-    if (canceled(lg)) return answer(L, CANCELED);
+    host_luag *lg = wait_begin(L, "a file, a program or a name");
+    if (wait_canceled(lg)) return wait_answer(L, CANCELED);
     open_ticket(lg, reason, deadline_ns);
     begun(lg, arg);
-    return leave(L, lg);
+    return wait_leave(L, lg);
 }
 
 int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
@@ -339,169 +334,60 @@ int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
     } else if (lg->fired >= 0) {
         return rested(L, lg, 0);
     }
-    if (canceled(lg)) {
+    if (wait_canceled(lg)) {
         queue_leave(lg);
         if (lg->shared) shared_wait_settle(lg);
-        return answer(L, CANCELED);
+        return wait_answer(L, CANCELED);
     }
     if (q) queue_join(q, lg);
     lg->resting = true;
     open_ticket(lg, RT_WAIT_OTHER, deadline_ns);
     if (__builtin_expect(lg->shared != NULL, 0) && !shared_wait_begin(lg)) luag_wake(lg);
-    return leave(L, lg);
+    return wait_leave(L, lg);
 }
 
 int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns) {
-    host_luag *lg = real_waiter(L, "offload");
-    if (canceled(lg)) return answer(L, CANCELED);
+    host_luag *lg = wait_begin(L, "offload");
+    if (wait_canceled(lg)) return wait_answer(L, CANCELED);
     lg->want = WANT_TICKET;
-    lg->deadline_ns = lg->sheltered ? deadline_ns : nearer(limit_of(lg), deadline_ns);
+    lg->deadline_ns = wait_until(lg, deadline_ns);
     lg->ticket = rt_wait_open(lg->g);
     if (!call_open(c, lg, lg->ticket)) rt_wake(lg->g, lg->ticket, RT_WOKEN);
     rt_set_wait(lg->g, RT_WAIT_SYSCALL, lg->deadline_ns);
-    return leave(L, lg);
+    return wait_leave(L, lg);
 }
 
-/* Goes into q, or into the pollDesc. RT_PARKED: yield now; else 0 or an error. Raises nothing. */
-static int enter_wait_fd(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
-    int i = mode == RT_W;
-    deadline_ns = nearer(limit_of(lg), deadline_ns);
-    lg->pd = pd;
-    lg->mode = (uint8_t)mode;
-    lg->deadline_ns = deadline_ns;
-    if (q->holder[i]) { /* another G's turn: wait for its end, then let the caller try again */
-        host_luag **at = &q->queue[i];
-        while (*at)
-            at = &(*at)->next_wait;
-        *at = lg;
-        lg->next_wait = NULL;
-        lg->waitq = q;
-        lg->want = WANT_QUEUE;
-        lg->ticket = rt_wait_open(lg->g);
-        rt_set_wait(lg->g, RT_WAIT_OTHER, deadline_ns);
-        return RT_PARKED;
-    }
-    rt_set_deadline(lg->g, deadline_ns);
-    int r = rt_pd_prepare(pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, lg->g);
-    if (r == RT_ECANCELED && !canceled_fd(lg, lg->answers)) r = 0; /* tries again */
-    if (r != RT_PARKED) {
-        rt_set_deadline(lg->g, 0);
-        return r;
-    }
-    q->holder[i] = lg;
-    lg->waitq = q;
-    lg->want = WANT_FD;
-    return RT_PARKED;
-}
-
-/* With --seed: one wait in four lets others run first. */
-static bool early(const host_luag *lg) {
+bool wait_early(const host_luag *lg) {
     return __builtin_expect(lg->vm->view.seed != 0, 0) && !lg->steady &&
            rt_cell_random(lg->vm->cell) % 4 == 0;
 }
 
 int luag_yield_early(lua_State *L) {
     host_luag *lg = luag_current();
-    return early(lg) && !vm_barrier(lg->vm) ? luag_yield(L) : 0;
-}
-
-static int leave_or_answer(lua_State *L, host_luag *lg, int r) {
-    if (r == RT_PARKED) return leave(L, lg);
-    return r == 0 ? 0 : answer(L, word_of(r));
-}
-
-int luag_wait_fd(lua_State *L, host_waitq *q, rt_pd *pd, int mode, int64_t deadline_ns) {
-    host_luag *lg = real_waiter(L, "a descriptor");
-    if (early(lg)) return luag_yield(L); /* the caller tries again */
-    lg->answers = false;
-    if (canceled_fd(lg, false)) return answer(L, CANCELED);
-    return leave_or_answer(L, lg, enter_wait_fd(lg, q, pd, mode, deadline_ns));
-}
-
-int luag_wait_req(lua_State *L, host_req *req, int mode, int64_t deadline_ns) {
-    host_luag *lg = real_waiter(L, "a request");
-    lg->answers = mode == RT_W;
-    if (canceled_fd(lg, lg->answers)) return answer(L, CANCELED);
-    host_waitq *q;
-    rt_pd *pd = conn_pd_take(req, &q);
-    if (!pd) return answer(L, CLOSED);
-    int r = enter_wait_fd(lg, q, pd, mode, deadline_ns);
-    conn_pd_give(req);
-    return leave_or_answer(L, lg, r);
+    return wait_early(lg) && !vm_barrier(lg->vm) ? luag_yield(L) : 0;
 }
 
 int luag_yield(lua_State *L) {
     host_luag *lg = waiter(L);
     lg->want = WANT_TURN;
-    return leave(L, lg);
+    return wait_leave(L, lg);
 }
 
 /* ---- ending it ---- */
 
-static int ticket_result(host_luag *lg) {
+int wait_ticket_result(host_luag *lg) {
     rt_wake_code code = rt_wait_code(lg->g);
     return code == RT_WOKEN ? 0 : code == RT_TIMEOUT ? RT_ETIMEOUT : RT_ECANCELED;
-}
-
-static int fd_result(host_luag *lg) {
-    rt_set_deadline(lg->g, 0);
-    int err = rt_pd_check(lg->pd, lg->mode);
-    if (err) return err;
-    if (canceled_fd(lg, lg->answers))
-        err = RT_ECANCELED;
-    else if (lg->deadline_ns && lg->deadline_ns <= rt_nanotime())
-        err = RT_ETIMEOUT;
-    /* An event may have ended the same wait, and will not come again: the next wait tries first. */
-    if (err) rt_pd_kick(lg->pd, lg->mode);
-    return err;
-}
-
-/* lg no longer waits for its descriptor: the next one has its turn. So it has when lg was woken for its turn
- * and does not take it. */
-static void leave_waitq(host_luag *lg) {
-    int i = lg->mode == RT_W;
-    host_waitq *q = lg->waitq;
-    lg->waitq = NULL;
-    if (lg->want == WANT_FD) {
-        q->holder[i] = NULL;
-    } else {
-        host_luag **at = &q->queue[i];
-        while (*at != lg)
-            at = &(*at)->next_wait;
-        *at = lg->next_wait;
-    }
-    host_luag *next = q->queue[i];
-    if (next && !q->holder[i]) rt_wake(next->g, next->ticket, RT_WOKEN);
-}
-
-static void force_closed(host_luag *lg) {
-    lg->waitq = NULL;
-    rt_interrupt(lg->g, RT_WOKEN);
-}
-
-void waitq_close(host_waitq *q) {
-    for (int i = 0; i < 2; i++) {
-        if (q->holder[i]) force_closed(q->holder[i]);
-        for (host_luag *lg = q->queue[i]; lg; lg = lg->next_wait)
-            force_closed(lg);
-        q->holder[i] = q->queue[i] = NULL;
-    }
 }
 
 /* Why the wait ended: 0 or an RT_E... */
 static int wait_result(host_luag *lg) {
     switch (lg->want) {
     case WANT_TICKET:
-        return ticket_result(lg);
+        return wait_ticket_result(lg);
     case WANT_QUEUE:
-    case WANT_FD: {
-        bool closed = !lg->waitq;
-        int err = lg->want == WANT_FD ? fd_result(lg) : ticket_result(lg);
-        if (closed) return RT_ECLOSED;
-        if (err == RT_ECANCELED && !canceled_fd(lg, lg->answers)) err = 0; /* tries again */
-        leave_waitq(lg);
-        return err;
-    }
+    case WANT_FD:
+        return wait_fd_result(lg);
     default:
         return 0;
     }
@@ -519,7 +405,7 @@ static int end_wait(host_luag *lg) {
     int err = settle_wait(lg);
     if (lg->parking) return unparked(lg->L, lg, err);
     if (lg->resting) return rested(lg->L, lg, err);
-    return err ? answer(lg->L, word_of(err)) : 0;
+    return err ? wait_answer_error(lg->L, err) : 0;
 }
 
 rt_step luag_resume(host_luag *lg) {
@@ -592,7 +478,7 @@ void host_cancel_scope(int32_t slot) {
 
 int host_canceled(void) {
     host_luag *lg = luag_current();
-    canceled(lg);
+    wait_canceled(lg);
     return lg->canceled;
 }
 
