@@ -42,9 +42,10 @@ enum {
     LINGER_NS = NS_PER_SEC,
     DRAIN_IDLE_NS = NS_PER_SEC,
     LINGER_BYTES = 256 << 10,
-    POOL_MAX = 64,
     MAX_PS = 256
 };
+
+static _Atomic int64_t requests[MAX_PS]; /* bound to a VM by this P; others read */
 
 typedef struct conn_local {
     host_conn *conn; /* outside of handlers */
@@ -58,96 +59,7 @@ static inline conn_local *local_of(rt_g *g) {
 static rt_step conn_step(rt_g *g);
 static rt_step handler_step(rt_g *g);
 
-/* ---- the pool of xfers: a list per P, touched by the M that has it ---- */
-
-static struct {
-    host_xfer *free;
-    int n;
-    _Atomic int64_t requests; /* bound to a VM by this P; others read */
-} pools[MAX_PS];
-
-static void begin_xfer(host_xfer *x, host_conn *c) {
-    size_t n = offsetof(host_xfer, watch);
-    __asm__("" : "+r"(n)); /* else gcc makes a slow `rep stos` of it */
-    memset(x, 0, n);
-    x->conn = c;
-    x->server = c->server;
-    x->headers = (host_header *)x->room;
-    x->headers_cap = XFER_ROOM / sizeof *x->headers;
-}
-
-host_xfer *xfer_take(host_conn *c) {
-    int p = rt_p_id();
-    host_xfer *x = pools[p].free;
-    if (x) {
-        pools[p].free = x->next_free;
-        pools[p].n--;
-    } else {
-        x = malloc(sizeof *x);
-        if (!x || !watch_take(x)) {
-            free(x);
-            return NULL;
-        }
-    }
-    begin_xfer(x, c);
-    return x;
-}
-
-void xfer_give(host_xfer *x) {
-    if (x->in != x->room) free(x->in);
-    if (x->headers_cap >= HEADERS_GROWN) free(x->headers);
-    if (x->out) response_drop(x);
-    if (x->parser) free(x->parser);
-    if (x->req.body) free(x->req.body);
-    int p = rt_p_id();
-    if (pools[p].n >= POOL_MAX) {
-        watch_give(x);
-        free(x);
-        return;
-    }
-    x->next_free = pools[p].free;
-    pools[p].free = x;
-    pools[p].n++;
-}
-
-static void drop_xfer(host_conn *c) {
-    xfer_give(c->x);
-    c->x = NULL;
-}
-
 /* ---- reading ---- */
-
-static void use_room(host_xfer *x, size_t len) {
-    size_t cap = (len + sizeof(host_header) - 1) / sizeof(host_header) * sizeof(host_header);
-    x->in = x->room;
-    x->in_cap = (uint32_t)cap;
-    x->headers = (host_header *)(x->room + cap);
-    x->headers_cap = (uint16_t)((XFER_ROOM - cap) / sizeof(host_header));
-}
-
-static __attribute__((noinline)) int grow_in(host_xfer *x, size_t len) {
-    size_t cap = x->in_end + len;
-    /* As a rule it is never added to. */
-    if (x->in && cap < 2 * (size_t)x->in_cap) cap = 2 * (size_t)x->in_cap;
-    char *in = realloc(x->in == x->room ? NULL : x->in, cap);
-    if (!in) return -ENOMEM;
-    if (x->in == x->room) memcpy(in, x->room, x->in_end);
-    x->in = in;
-    x->in_cap = (uint32_t)cap;
-    x->req.buf = in;
-    return 0;
-}
-
-int conn_keep(host_xfer *x, const char *data, size_t len) {
-    if (len == 0) return 0;
-    if (!x->in && len <= XFER_ROOM_IN)
-        use_room(x, len);
-    else if (x->in_cap - x->in_end < len && grow_in(x, len) < 0)
-        return -ENOMEM;
-    memcpy(x->in + x->in_end, data, len);
-    x->in_end += (uint32_t)len;
-    return 0;
-}
 
 /* What the last read of this thread has brought. */
 static __thread char arrived[BODY_READ];
@@ -176,6 +88,11 @@ static void set_timeout(host_conn *c, int mode, double seconds) {
 }
 
 /* ---- the end ---- */
+
+static void drop_xfer(host_conn *c) {
+    xfer_give(c->x);
+    c->x = NULL;
+}
 
 static rt_step close_conn(host_conn *c) {
     if (c->x) drop_xfer(c);
@@ -267,8 +184,8 @@ static int bind_vm(host_conn *c) {
     if (!vm) return refuse_busy(c);
     c->phase = CONN_BOUND;
     watch_client(c, g);
-    _Atomic int64_t *requests = &pools[rt_p_id()].requests;
-    atomic_store_explicit(requests, atomic_load_explicit(requests, memory_order_relaxed) + 1,
+    _Atomic int64_t *bound = &requests[rt_p_id()];
+    atomic_store_explicit(bound, atomic_load_explicit(bound, memory_order_relaxed) + 1,
                           memory_order_relaxed);
     local_of(g)->x = x;
     rt_set_step(g, handler_step, vm->cell);
@@ -317,7 +234,7 @@ static int step_head(host_conn *c) {
     if (n > 0) {
         if (!x && !(x = c->x = xfer_take(c))) return close_conn(c);
         x->read_ns = x->in_end == 0 ? rt_nanotime() : 0;
-        if (conn_keep(x, arrived, (size_t)n) < 0) return close_conn(c);
+        if (xfer_keep(x, arrived, (size_t)n) < 0) return close_conn(c);
         return parse_head(c);
     }
     if (n != -EAGAIN || timeout) return close_conn(c); /* the end, a reset, or nothing to answer */
@@ -356,26 +273,7 @@ static int after_response(host_conn *c) {
         c->after_flush = CONN_HEAD;
         return NEXT;
     }
-    /* Pipelined: the same xfer starts anew, with the bytes that are left and what is queued. */
-    uint32_t left = x->in_end - x->in_pos;
-    memmove(x->in, x->in + x->in_pos, left);
-    char *in = x->in, *out = x->out;
-    size_t out_cap = x->out_cap, out_pos = x->out_pos, out_end = x->out_end;
-    host_header *headers = x->headers;
-    uint32_t in_cap = x->in_cap;
-    uint16_t headers_cap = x->headers_cap;
-    free(x->req.body);
-    free(x->parser);
-    begin_xfer(x, c);
-    x->in = in;
-    x->in_end = left;
-    x->in_cap = in_cap;
-    x->headers = headers;
-    x->headers_cap = headers_cap;
-    x->out = out;
-    x->out_pos = out_pos;
-    x->out_end = out_end;
-    x->out_cap = out_cap;
+    xfer_next(x); /* pipelined */
     x->read_ns = rt_nanotime();
     return NEXT;
 }
@@ -663,7 +561,7 @@ int host_req_fill(host_req *r) {
 
 int64_t host_p_requests(int32_t p) {
     if (p < 0 || p >= rt_procs()) return -1;
-    return atomic_load_explicit(&pools[p].requests, memory_order_relaxed);
+    return atomic_load_explicit(&requests[p], memory_order_relaxed);
 }
 
 int host_req_remote(host_req *r, char *buf, size_t cap) {

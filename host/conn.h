@@ -132,12 +132,16 @@ int response_queue(host_xfer *x, const char *data, size_t len);
 /* Lets go of the output and its buffer. */
 void response_drop(host_xfer *x);
 
-/* conn.c */
-/* Appends to in[.. in_end). 0 or -ENOMEM. */
-int conn_keep(host_xfer *x, const char *data, size_t len);
+/* xfer.c */
 /* A fresh xfer for c, or NULL; and back to the pool with what it holds. With a P. */
 host_xfer *xfer_take(host_conn *c);
 void xfer_give(host_xfer *x);
+/* Begins anew for the next request, with the bytes of it that are there, and what is queued. */
+void xfer_next(host_xfer *x);
+/* Appends to in[.. in_end). 0 or -ENOMEM. */
+int xfer_keep(host_xfer *x, const char *data, size_t len);
+
+/* conn.c */
 /* Starts a new G for a connection that has left the old one to its handler. The caller has c, and
  * afterwards not any more. */
 void conn_go(host_conn *c);

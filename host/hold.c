@@ -238,7 +238,7 @@ static void go_on(host_conn *c, host_xfer *x, int status) {
     c->phase = CONN_FLUSH;
     c->after_flush = CONN_LINGER;
     if (x->message_done && !x->close_after &&
-        conn_keep(fresh, x->in + x->in_pos, x->in_end - x->in_pos) == 0) {
+        xfer_keep(fresh, x->in + x->in_pos, x->in_end - x->in_pos) == 0) {
         fresh->message_done = true;
         c->after_flush = CONN_HEAD;
     }

@@ -256,7 +256,7 @@ int http1_body_of(host_xfer *x, const char *data, size_t len, bool keep) {
     int r = parse_body(x, data, len, keep, &used);
     if (r < 0) return r;
     x->in_pos = x->in_end = x->head_end;
-    if (used < len && conn_keep(x, data + used, len - used) < 0) return -ENOMEM;
+    if (used < len && xfer_keep(x, data + used, len - used) < 0) return -ENOMEM;
     return r;
 }
 
