@@ -282,8 +282,10 @@ static int read_luags(lua_State *L) {
 }
 
 static void put_vm_line(text *t, host_vm *vm) {
-    put(t, "VM %d: %d %s, %.1f MB mapped\n", vm->view.vm_id, vm->view.n_live,
-        vm->view.n_live == 1 ? "G" : "Gs", (double)vm->view.mapped / 1e6);
+    int n = __atomic_load_n(&vm->view.n_live, __ATOMIC_RELAXED);
+    int64_t mapped = __atomic_load_n(&vm->view.mapped, __ATOMIC_RELAXED);
+    put(t, "VM %d: %d %s, %.1f MB mapped\n", vm->view.vm_id, n, n == 1 ? "G" : "Gs",
+        (double)mapped / 1e6);
 }
 
 /* L: one of the VM's states on which a function may be called. */

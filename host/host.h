@@ -400,6 +400,9 @@ static inline void vm_enter_lua(host_vm *vm) {
     vm->in_lua = true;
 }
 
+/* To a number of the view that a dump may read meanwhile; by who runs the VM. */
+#define VIEW_ADD(number, by) __atomic_store_n(&(number), (number) + (by), __ATOMIC_RELAXED)
+
 static inline void vm_leave_lua(host_vm *vm) {
     vm->in_lua = false;
 }

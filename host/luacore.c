@@ -174,18 +174,10 @@ static int core_real(lua_State *L) {
     return 0;
 }
 
-static int nothing(lua_State *L) {
-    (void)L;
-    return 0;
-}
-
 /* go(fn, ...) -> slot: fn(...) runs as a G of this VM. */
 static int core_go(lua_State *L) {
     luaL_checktype(L, 1, LUA_TFUNCTION);
     host_luag *lg = luag_start(vm_current(), L, lua_gettop(L) - 1);
-    /* It may have made a coroutine by a call on the main state, and LuaJIT's cur_L is that since. */
-    lua_pushcfunction(L, nothing);
-    lua_call(L, 0, 0);
     lua_pushinteger(L, lg->slot);
     return 1;
 }

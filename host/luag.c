@@ -116,7 +116,7 @@ void luag_leave_request(host_luag *lg) {
 void luag_forget(host_luag *lg) {
     rt_set_deadline(lg->g, 0);
     lg->g = NULL;
-    lg->vm->view.n_live--;
+    VIEW_ADD(lg->vm->view.n_live, -1);
     luag_leave_request(lg);
     if (lg->seat) bubble_leave(lg);
     if (lg->is_main) lg->done(lg, HOST_LOST);
@@ -150,6 +150,13 @@ bool wait_canceled(host_luag *lg) {
 static int nothing(lua_State *L) {
     (void)L;
     return 0;
+}
+
+/* LuaJIT's cur_L is the coroutine that Lua was last called on, and compiled code that is left believes it: after a call on
+ * another, and before anything is raised. */
+static void set_current(lua_State *L) {
+    lua_pushcfunction(L, nothing);
+    lua_call(L, 0, 0);
 }
 
 /* What a wait in queues answers. */
@@ -201,7 +208,10 @@ void luag_ready(lua_State *L, host_luag *lg) {
     int n = lua_gettop(L) - 1;
     if (lg->parking) {
         lua_State *to = lg->held ? lg->held : lg->L;
-        if (!lua_checkstack(to, n + 2)) luaL_error(L, "ready: no room for %d values", n);
+        if (!lua_checkstack(to, n + 2)) {
+            set_current(L);
+            luaL_error(L, "ready: no room for %d values", n);
+        }
         if (lg->n_ready > 0) lua_pop(to, lg->n_ready); /* the latest counts */
         lua_xmove(L, to, n);
         lg->n_ready = (int16_t)n;
@@ -262,8 +272,7 @@ static int leave_stack(lua_State *L, host_luag *lg) {
     lg->held = NULL;
     int err = settle_wait(lg);
     luag_enter(lg);
-    lua_pushcfunction(L, nothing);
-    lua_call(L, 0, 0);
+    set_current(L);
     if (__builtin_expect(lg->doomed, 0)) runaway_doom(lg->vm);
     return err;
 }
@@ -544,7 +553,8 @@ static void plain_done(host_luag *lg, int status) {
 }
 
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
-    host_luag *lg = luag_take(vm);
+    host_luag *lg = luag_take(vm); /* which may call the main state, for a further coroutine */
+    set_current(from);
     if (!lg) luaL_error(from, "not enough memory");
     host_luag *starter = luag_current();
     if (starter->seat && !bubble_join(starter->seat->of, lg)) {

@@ -329,7 +329,7 @@ host_luag *luag_take(host_vm *vm) {
         vm->free = lg;
         return NULL;
     }
-    vm->view.n_live++;
+    VIEW_ADD(vm->view.n_live, 1);
     lg->serial = ++vm->serial;
     return lg;
 }
@@ -377,5 +377,5 @@ void luag_give(host_luag *lg, int status) {
     if (lg->seat) bubble_leave(lg);
     lg->next_free = vm->free;
     vm->free = lg;
-    vm->view.n_live--;
+    VIEW_ADD(vm->view.n_live, -1);
 }

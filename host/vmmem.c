@@ -141,13 +141,13 @@ static void record(host_vm *vm, void *p, size_t len) {
     __asan_unpoison_memory_region(p, hi - lo);
 #endif
     add_range(&vm->mem, lo, hi);
-    vm->view.mapped += (int64_t)(hi - lo);
+    VIEW_ADD(vm->view.mapped, (int64_t)(hi - lo));
     vm_gc_grown(vm);
 }
 
 static int64_t forget(host_vm *vm, const void *p, size_t len) {
     int64_t bytes = cut_range(&vm->mem, (uintptr_t)p, end_of(p, len));
-    vm->view.mapped -= bytes;
+    VIEW_ADD(vm->view.mapped, -bytes);
     return bytes;
 }
 
@@ -269,6 +269,12 @@ int __wrap_munmap(void *addr, size_t len) {
 }
 
 static void *remap(host_vm *vm, void *old, size_t old_len, size_t len, int flags, void *at) {
+#ifdef RT_TSAN
+    if (len > old_len) { /* it does not see that the pages go elsewhere; LuaJIT copies then */
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+#endif
     if ((len > old_len && too_much(vm, len - old_len)) || !RESERVE(vm->mem.ranges, 2)) {
         errno = ENOMEM;
         return MAP_FAILED;

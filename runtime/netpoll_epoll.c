@@ -69,10 +69,16 @@ static void take_break(rt_poller *po) {
     atomic_store(&po->broken, false);
 }
 
+#ifdef RT_TSAN
+enum { NO_PWAIT2 = 1 }; /* it does not know that call, and keeps a signal that comes meanwhile */
+#else
+enum { NO_PWAIT2 = 0 };
+#endif
+
 /* epoll_wait with a time in nanoseconds, where the kernel has it (5.11); else in milliseconds,
  * rounded up: too early would mean polling again, and again. */
 static int wait_ns(int epfd, struct epoll_event *evs, int64_t delay_ns) {
-    static _Atomic bool no_pwait2;
+    static _Atomic bool no_pwait2 = NO_PWAIT2;
     if (delay_ns > 0 && !atomic_load_explicit(&no_pwait2, memory_order_relaxed)) {
         struct timespec t = {delay_ns / NS_PER_SEC, delay_ns % NS_PER_SEC};
         int n = epoll_pwait2(epfd, evs, POLL_EVENTS, &t, NULL);

@@ -100,6 +100,7 @@ describe("lp.singleton", function()
   end)
 
   it("moves to another VM when its own is stuck", function()
+    if child.has_tsan then return pending "no signal reaches the loop" end
     local c, _, client, state = serve("--handler-timeout", "1", "--kill-after", "1")
     local first = state().vm
     -- Which VM a connection's requests meet depends on which P has it.

@@ -118,6 +118,28 @@ describe("--vm-memory", function()
     assert.same({ 0, "on\n", "" }, { code, out, err })
   end)
 
+  -- LuaJIT must know which coroutine runs when the error for a G that can't be made is raised: compiled code believes it.
+  it("leaves compiled code in the right coroutine", function()
+    local code, out, err = child.run { "run", "--vm-memory", tostring(LIMIT), child.script [[
+      local lp = require "lunapark"
+      local core = require "lunapark.core"
+      local numbers = {}
+      for i = 1, 1000 do numbers[i] = i end
+      local function sum()
+        local s = 0
+        for i = 1, #numbers do s = s + numbers[i] end
+        return s
+      end
+      local function nothing() end
+      for _ = 1, 10 do sum() end
+      local ok = pcall(function() while true do core.go(nothing) end end)
+      local s = sum()
+      lp.sleep(0.01)
+      print(ok, s)
+    ]] }
+    assert.same({ 0, "false\t500500\n", "" }, { code, out, err })
+  end)
+
   it("counts what lives, not garbage, and 0 is no limit", function()
     local text = [[
       local keep = {}
