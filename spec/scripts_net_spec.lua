@@ -195,6 +195,11 @@ describe("scripts/", function()
       assert.same({ 0, "" }, { code, err })
       assert.matches("^crawler: 3 pages, %d+ bytes, dead links: 0, [%d.]+ s\n$", out)
       site:close()
+      child.eventually(function()
+        local conn = net.dial(site.addr)
+        if conn then conn:close() end
+        return not conn
+      end, "the end of the site")
       code, out = run("crawler", site.addr)
       assert.equal(0, code)
       assert.matches("^dead link: / %(on the command line%): connection refused\ncrawler: 0 pages, ", out)

@@ -121,7 +121,8 @@ end
 local good = {
   "", "", "", "app:on_start(function() lp.sleep(0.02) end)", "app.options = { max_vms = 32, max_body = 1000000 }",
   "app:on_retire(function() error 'is logged' end)", "app:on_retire(function() lp.sleep(1e6) end)",
-  "for i = 1, 1e5 do N = N + 0 end", "app:on_start(function() lp.go(function() while true do lp.yield() lp.sleep(0.01) end end) end)",
+  "for i = 1, 1e5 do N = N + 0 end",
+  "app:on_start(function() lp.go(function() while true do lp.yield() lp.sleep(0.01) end end) end)",
 }
 
 local s = reload.serve(files(1), "--procs", tostring(procs), "--handler-timeout", tostring(2 * slow),
