@@ -82,7 +82,7 @@ local BROKEN = {
     more = "local function f() while true do pcall(function() N = N end) end end jit.off(f, true) f()" },
   { name = "modules without end", slow = true, log = "it runs without waiting, in",
     more = "while true do package.loaded.part = nil require 'part' end" },
-  { name = "a C function that blocks", slow = true, log = "it runs without waiting, in C %(.*read",
+  { name = "a C function that blocks", slow = true, no_tsan = true, log = "it runs without waiting, in C %(.*read",
     more = "local f = io.open(os.getenv 'FIFO', 'r+') f:read(1)" },
 }
 

@@ -118,7 +118,7 @@ describe("--vm-memory", function()
     assert.same({ 0, "on\n", "" }, { code, out, err })
   end)
 
-  -- LuaJIT must know which coroutine runs when the error for a G that can't be made is raised: compiled code goes by it.
+  -- LuaJIT must know which coroutine runs when the error for a G that can not be made is raised.
   it("leaves compiled code in the right coroutine", function()
     local code, out, err = child.run { "run", "--vm-memory", tostring(LIMIT), child.script [[
       local lp = require "lunapark"
