@@ -3,13 +3,7 @@ local waits = require "spec.support.waits"
 local helper = require "spec.helper"
 
 local LONG, pack, timed, raised = waits.LONG, waits.pack, waits.timed, helper.raised
-
--- A G that is in fn's wait now.
-local function waiting(fn, ...)
-  local g = lp.go(function(...) return pack(fn(...)) end, ...)
-  lp.yield()
-  return g
-end
+local waiting = waits.waiting
 
 -- A wait of that kind ends by its timeout, by the G's deadline, by cancellation, and may be polled.
 local function waits_well(wait)

@@ -20,6 +20,17 @@ function waits.pack(...)
   return { n = select("#", ...), ... }
 end
 
+--- A G that is in fn's wait now; and what fn returned, packed.
+function waits.waiting(fn, ...)
+  local g = lp.go(function(...) return waits.pack(fn(...)) end, ...)
+  lp.yield()
+  return g
+end
+
+function waits.answer(g)
+  return (g:join(LONG))
+end
+
 --- Two ends of a connection, and the listener.
 function waits.pair()
   local ln = assert(net.listen "127.0.0.1:0")
