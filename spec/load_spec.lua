@@ -1,7 +1,6 @@
 -- Many clients at once, and bad ones, against a server in a process of its own.
 
 local lp = require "lunapark"
-local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 local all = require("spec.helper").all
@@ -55,11 +54,8 @@ describe("under load", function()
     return server
   end
 
-  -- A connection that can't hang the spec.
   local function dial()
-    local conn = assert(net.dial(server.addr, { timeout = 20 }))
-    conn:set_deadline(20)
-    return conn
+    return child.dial(server.addr)
   end
 
   local function send(bytes)

@@ -279,9 +279,7 @@ describe("a stuck handler", function()
   end
 
   local function dial()
-    local conn = assert(net.dial(server.addr, { timeout = 20 }))
-    conn:set_deadline(20)
-    return conn
+    return child.dial(server.addr)
   end
 
   local function send(path)

@@ -145,9 +145,7 @@ describe("--handler-timeout", function()
   end
 
   local function dial()
-    local conn = assert(net.dial(server.addr, { timeout = 20 }))
-    conn:set_deadline(20)
-    return conn
+    return child.dial(server.addr)
   end
 
   local function send(bytes)

@@ -168,9 +168,7 @@ describe("upgrade", function()
   end
 
   local function dial(c)
-    local conn = assert(net.dial(c.addr, { timeout = 20 }))
-    conn:set_deadline(30)
-    return conn
+    return child.dial(c.addr)
   end
 
   -- n clients that ask all the time and count every answer by the pid that it names, and whatever else happens.

@@ -11,6 +11,7 @@
 
 local ffi = require "ffi"
 local lp = require "lunapark"
+local net = require "lunapark.net"
 local new_client = require "lunapark.testing.client"
 
 ffi.cdef [[
@@ -272,6 +273,13 @@ function child.serve(args)
   end, "listening")
   c.addr = c.addrs[1]
   return c
+end
+
+--- A connection that can't hang the spec.
+function child.dial(addr)
+  local conn = assert(net.dial(addr, { timeout = PATIENCE }))
+  conn:set_deadline(3 * PATIENCE)
+  return conn
 end
 
 --- A test client of that address, closed by `clean`.

@@ -5,7 +5,6 @@
 --   local load = s:load(8)  ...  load:stop()         -- raises what was wrong
 
 local lp = require "lunapark"
-local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 
@@ -150,9 +149,7 @@ end
 
 --- A connection of one's own, with a deadline.
 function Reloaded:dial()
-  local conn = assert(net.dial(self.addr, { timeout = 20 * reload.slow }))
-  conn:set_deadline(60)
-  return conn
+  return child.dial(self.addr)
 end
 
 local GET = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
