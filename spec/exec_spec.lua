@@ -13,7 +13,7 @@ local function exists(pid)
   if not f then return false end
   local text = f:read "*a"
   f:close()
-  return not text:find ") Z "
+  return text ~= nil and not text:find ") Z " -- nil: it went in between
 end
 
 local function zombies()

@@ -31,6 +31,8 @@ static void *read_all(void *arg) {
     reader *r = arg;
     FILE *f = fdopen(r->fd, "r");
     char line[1024];
+    for (int64_t lost = logq_read().lost; r->slow && logq_read().lost == lost;)
+        nanosleep(&(struct timespec){0, MS}, NULL); /* until the pipe and the queue are full */
     for (int n = 0; fgets(line, sizeof line, f); n++) {
         if (strstr(line, "the end")) break;
         read_line(r, line);
