@@ -41,7 +41,7 @@ static void take_signals(void) {
 }
 
 /* And it loses a signal that comes while it makes a fiber's record of them, when the fiber first calls a function that may
- * block: so that is done here, while none can come. One in a thousand is lost all the same. */
+ * block: so that is done here, while none can come. Some are lost all the same. */
 static void *make_fiber(void) {
     uint64_t all = UINT64_MAX, was;
     struct timespec none = {0, 0};
