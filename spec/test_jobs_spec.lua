@@ -91,6 +91,20 @@ describe("lunapark test --jobs", function()
     assert.same({ 0, expected .. "1..4\n" }, { code, out })
   end)
 
+  it("fails a file whose process ends badly after its last test", function()
+    local at_end = "require 'busted'.subscribe({ 'exit' }, function() %s end) it('passes', function() end)"
+    local p = project.new {
+      ["spec/a_spec.lua"] = at_end:format "require('lunapark.core').exit(99)",
+      ["spec/b_spec.lua"] = "local ffi = require 'ffi' ffi.cdef 'int raise(int)'\n" .. at_end:format "ffi.C.raise(9)",
+      ["spec/c_spec.lua"] = C,
+    }
+    local code, out = p:run { "test", "-o", "TAP", "--jobs", "2" }
+    assert.equal(1, code)
+    assert.matches("spec/a_spec.lua: its process ended with exit code 99", out)
+    assert.matches("spec/b_spec.lua: its process ended by signal KILL", out)
+    assert.matches("ok %d %- c passes\n", out)
+  end)
+
   it("fails a file whose process ends before its time", function()
     local p = project.new {
       ["spec/a_spec.lua"] = "it('leaves', function() os.exit(0) end)",

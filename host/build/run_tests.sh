@@ -96,10 +96,15 @@ for program; do
 done
 
 # Runs the spec files again, each alone, that have failures in $1: prints the names of those that fail again, and says
-# on stderr which did not.
+# on stderr which did not. A failure in a file that several specs share is theirs all; one that is nobody's stays.
 fail_again() {
-    grep -aoE '^(Failure|Error) -> [^ ]+_spec\.lua' "$1" | sed 's/.* -> //' | sort -u | while read -r file; do
-        if setsid env --default-signal timeout -k 5 "$SPEC_TIMEOUT" $TEST_WRAP "$LUNAPARK" test --output=plainTerminal "$file" \
+    grep -aoE '^(Failure|Error) -> [^ ]+' "$1" | sed 's/.* -> //' | sort -u | while read -r file; do
+        case $file in
+        *_spec.lua) echo "$file" ;;
+        *) grep -rlE "support\.$(basename "$file" .lua)\>" --include='*_spec.lua' $SPECS || echo "$file" ;;
+        esac
+    done | sort -u | while read -r file; do
+        if [ -f "$file" ] && setsid env --default-signal timeout -k 5 "$SPEC_TIMEOUT" $TEST_WRAP "$LUNAPARK" test --output=plainTerminal "$file" \
             >"$1.again" 2>&1 </dev/null; then
             echo "FLAKY: $file had failures, and passed when it ran alone" >&2
         else
@@ -120,7 +125,8 @@ if [ -n "${LUNAPARK:-}" ] && [ -n "$(find $SPECS -name '*_spec.lua' 2>/dev/null 
     counts=$(awk '/^[0-9]+ success(es)? \/ [0-9]+ failures? \/ [0-9]+ errors? \/ / { ok += $1; bad += $4 + $7; counted = 1 }
         END { print ok + 0, counted ? bad + 0 : 1 }' "$log")
     # A run that ended early has no counts to go by.
-    if [ "$status" != 0 ] && [ "$SECOND_TRY" = 1 ] && grep -aqE '^[0-9]+ success(es)? / ' "$log"; then
+    # Nor is there anything to try again where none has failed, but the run ended badly.
+    if [ "$status" != 0 ] && [ "$SECOND_TRY" = 1 ] && grep -aqE '^(Failure|Error) -> ' "$log"; then
         tail -n 200 "$log"
         end_session "$session"
         if [ -z "$(fail_again "$log")" ]; then

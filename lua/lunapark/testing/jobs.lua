@@ -108,7 +108,7 @@ end
 ---@field stdout string
 ---@field stderr string
 ---@field records table[]
----@field ended string|nil  how its process ended, if that was before all was said
+---@field ended string|nil  how its process ended, if that was before all was said, or badly though nothing has failed
 
 -- Removes files when they are no more of use; also when all is ended before that.
 local temporary = {}
@@ -145,6 +145,13 @@ function jobs.start(part, running, opts)
   end
 end
 
+local function has_failed(records)
+  for _, record in ipairs(records) do
+    local channel = record[1] == "event" and record[2][1]
+    if channel == "failure" or channel == "error" then return true end
+  end
+end
+
 -- Runs one file; `running` holds its process meanwhile.
 ---@return lunapark.testing.FileRun
 local function run_file(part, running)
@@ -158,7 +165,9 @@ local function run_file(part, running)
     local how = process:wait() or {}
     result.records = finish()
     local last = result.records[#result.records]
-    if not last or last[1] ~= "end" then
+    local whole = last and last[1] == "end"
+    -- Behind its last word it may still crash, or a sanitizer have something to report.
+    if not whole or how.code ~= 0 and not has_failed(result.records) then
       result.ended = how.signal and "by signal " .. how.signal or "with exit code " .. tostring(how.code)
     end
   else
