@@ -41,11 +41,12 @@ enum {
     VM_WAIT_NS = 2000000,
     LINGER_NS = NS_PER_SEC,
     DRAIN_IDLE_NS = NS_PER_SEC,
-    LINGER_BYTES = 256 << 10,
-    MAX_PS = 256
+    LINGER_BYTES = 256 << 10
 };
 
-static _Atomic int64_t requests[MAX_PS]; /* bound to a VM by this P; others read */
+static struct {
+    OF_ONE_P _Atomic int64_t n; /* bound to a VM by this P; others read */
+} requests[MAX_PS];
 
 typedef struct conn_local {
     host_conn *conn; /* outside of handlers */
@@ -184,7 +185,7 @@ static int bind_vm(host_conn *c) {
     if (!vm) return refuse_busy(c);
     c->phase = CONN_BOUND;
     watch_client(c, g);
-    _Atomic int64_t *bound = &requests[rt_p_id()];
+    _Atomic int64_t *bound = &requests[rt_p_id()].n;
     atomic_store_explicit(bound, atomic_load_explicit(bound, memory_order_relaxed) + 1,
                           memory_order_relaxed);
     local_of(g)->x = x;
@@ -561,7 +562,7 @@ int host_req_fill(host_req *r) {
 
 int64_t host_p_requests(int32_t p) {
     if (p < 0 || p >= rt_procs()) return -1;
-    return atomic_load_explicit(&requests[p], memory_order_relaxed);
+    return atomic_load_explicit(&requests[p].n, memory_order_relaxed);
 }
 
 int host_req_remote(host_req *r, char *buf, size_t cap) {

@@ -9,7 +9,7 @@
  *
  * A load takes a while: an app of 300 routes 2 ms in each VM, a large one as long as it likes. So a VM that loads has others
  * run between its modules, and as it defines and compiles routes, every 0.1 ms (luag_share). With one P that is
- * saturated, and two such loads each half second, p99 was 4 to 5 times that without reloads before, and is 1.3 times now. One
+ * saturated, and two such loads each half second, p99 was 4 to 5 times that without reloads before, and is 1.3 to 1.8 times now. One
  * long stretch is as any handler's: after 20 ms its P is taken.
  *
  * The switch is one store (pool_switch). A request that was given to a VM of the old generation and has not begun is

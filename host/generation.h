@@ -5,7 +5,7 @@
 #include "host.h"
 #include "source.h"
 
-enum { MAX_PS = 256, MAX_VMS = 4096 };
+enum { MAX_VMS = 4096 };
 
 /* One that has ended is used again, so that who has read pool_serving a moment ago finds a generation there. */
 struct generation {

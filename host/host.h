@@ -26,6 +26,10 @@ typedef struct bubble_seat bubble_seat; /* bubble.h */
 
 #define NS_PER_SEC INT64_C(1000000000)
 
+/* As many as rt_procs can say; and what each has for itself stands in cache lines of its own. */
+enum { MAX_PS = 256 };
+#define OF_ONE_P _Alignas(64)
+
 /* ---- options (options.c) ------------------------------------------------------------------- */
 
 enum { MAX_LISTEN = 16 };
@@ -395,13 +399,13 @@ void barrier_open(lua_State *L);
 
 /* Bracket the Lua of a G: before lua_resume, or when the stack of one that waited goes on; and when
  * that has returned, or the stack is left. */
+/* To a number of the view that a dump may read meanwhile; by who runs the VM. */
+#define VIEW_ADD(number, by) __atomic_store_n(&(number), (number) + (by), __ATOMIC_RELAXED)
+
 static inline void vm_enter_lua(host_vm *vm) {
     barrier_reset(vm);
     vm->in_lua = true;
 }
-
-/* To a number of the view that a dump may read meanwhile; by who runs the VM. */
-#define VIEW_ADD(number, by) __atomic_store_n(&(number), (number) + (by), __ATOMIC_RELAXED)
 
 static inline void vm_leave_lua(host_vm *vm) {
     vm->in_lua = false;

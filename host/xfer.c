@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { POOL_MAX = 64, MAX_PS = 256 };
+enum { POOL_MAX = 64 };
 
 /* ---- the pool: a list per P, touched by the M that has it ---- */
 
 static struct {
-    host_xfer *free;
+    OF_ONE_P host_xfer *free;
     int n;
 } pools[MAX_PS];
 

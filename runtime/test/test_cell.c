@@ -353,12 +353,16 @@ static void all_have_their_turn(void) {
     atomic_store(&stop, true);
 }
 
-static void endless_cells_starve_nobody(void *arg) {
-    (void)arg;
+static void starve_nobody(rt_step_fn step) {
     crowd c = {0};
-    start_endless(yield_until_stopped, &c);
+    start_endless(step, &c);
     all_have_their_turn();
     crowd_wait(&c);
+}
+
+static void endless_cells_starve_nobody(void *arg) {
+    (void)arg;
+    starve_nobody(yield_until_stopped);
 }
 
 /* The first of its cell: as long as it shares, the others do not run. */
@@ -379,10 +383,7 @@ static rt_step share_until_stopped(rt_g *g) {
 
 static void who_shares_starves_nobody(void *arg) {
     (void)arg;
-    crowd c = {0};
-    start_endless(share_until_stopped, &c);
-    all_have_their_turn();
-    crowd_wait(&c);
+    starve_nobody(share_until_stopped);
 }
 
 typedef struct sharer {

@@ -333,7 +333,7 @@ end
 -- Whether there was none for these paths.
 local function add_route(plan, route, scope)
   return plan.router:add(route.method, route.pieces, {
-    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error, route = route, names = nil,
+    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error, route = route,
   })
 end
 
