@@ -397,11 +397,11 @@ static inline void barrier_reset(host_vm *vm) {
 /* Puts our debug.sethook and gethook into the library of a new VM. May raise. */
 void barrier_open(lua_State *L);
 
-/* Bracket the Lua of a G: before lua_resume, or when the stack of one that waited goes on; and when
- * that has returned, or the stack is left. */
 /* To a number of the view that a dump may read meanwhile; by who runs the VM. */
 #define VIEW_ADD(number, by) __atomic_store_n(&(number), (number) + (by), __ATOMIC_RELAXED)
 
+/* Bracket the Lua of a G: before lua_resume, or when the stack of one that waited goes on; and when
+ * that has returned, or the stack is left. */
 static inline void vm_enter_lua(host_vm *vm) {
     barrier_reset(vm);
     vm->in_lua = true;
