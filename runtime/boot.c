@@ -4,6 +4,7 @@
  * them. */
 #include "impl.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,12 +25,13 @@ static void init_ps(int procs) {
     sched.procs = procs;
     size_t size = sizeof(rt_p) * (size_t)procs;
     sched.ps = aligned_alloc(CACHE_LINE, (size + CACHE_LINE - 1) & (size_t)-CACHE_LINE);
-    if (!sched.ps) rt_throw("out of memory for %d Ps", procs);
+    if (!sched.ps) debug_no_start("out of memory for %d Ps", procs);
     memset(sched.ps, 0, size);
     for (int i = procs - 1; i >= 0; i--) {
         rt_p *p = &sched.ps[i];
         p->id = i;
         p->poller = netpoll_new();
+        if (!p->poller) debug_no_start("cannot make a poller: %s", strerror(errno));
         atomic_store(&p->last_poll_ns, rt_nanotime());
         p->now_ns = rt_nanotime();
         if (i > 0) p_idle_put(p);
@@ -54,6 +56,7 @@ void rt_main(const rt_options *opts, void (*fn)(void *), void *arg) {
     main_call.fn = fn;
     main_call.arg = arg;
     rt_g *g = new_native(main_g, NULL, STACK_MAIN);
+    if (!g) debug_no_start("no memory for a stack of %d bytes", STACK_MAIN);
     g->site = __builtin_return_address(0);
     g_set_status(g, G_IDLE, G_RUNNABLE);
     g_enqueue(g);

@@ -45,6 +45,9 @@
  * A cell that was dropped (rt_cell_drop) runs its Gs' steps as ever, which are told by their owner to
  * end; only the stacks that Gs hold are given back instead of being gone on with.
  *
+ * The stack to go on with may be had before it is needed (rt_reserve_stack), where the lack of memory for it can still be
+ * told: a G that has begun to wait can't take that back.
+ *
  * Rejected: a stack per G (a waiting Lua G would cost 10 kB and not 3); to copy the frames out (C
  * keeps pointers into its stack).
  */
@@ -53,6 +56,7 @@
 #include "trace.h"
 
 #include <stdlib.h>
+#include <time.h>
 
 enum {
     SPARES = 4,       /* stacks that a cell keeps for the next Gs that leave theirs */
@@ -75,8 +79,9 @@ struct rt_cell {
     rt_step after;           /* the same */
     spare *spares;           /* the same */
     int n_spares;            /* the same */
-    rt_step_fn shuffled;     /* the same: Gs of this step are taken at random; NULL: in order */
-    uint64_t random;         /* the same: state of the generator */
+    rt_stack reserved;   /* the same: for the next G that leaves its stack, if there is no spare */
+    rt_step_fn shuffled; /* the same: Gs of this step are taken at random; NULL: in order */
+    uint64_t random;     /* the same: state of the generator */
     _Atomic bool dropped;
     rt_m *away;         /* sched.lock: its M, which has lost its P; NULL: it has not */
     rt_cell *next_away; /* sched.lock */
@@ -97,6 +102,10 @@ rt_cell *rt_current_cell(void) {
 
 rt_g *cell_driver(rt_cell *c) {
     return c->driver;
+}
+
+char *const *rt_cell_stack(const rt_cell *c) {
+    return &c->driver->ctx.stack.lo;
 }
 
 /* A G of the running cell goes to the end of its list. */
@@ -204,7 +213,15 @@ static bool commit_idle(rt_g *driver, void *arg) {
 
 static void loop(void *arg);
 
+bool rt_reserve_stack(rt_cell *c) {
+    if (c->spares || c->reserved.lo) return true;
+    c->reserved = stack_alloc(RT_CELL_STACK);
+    return c->reserved.lo;
+}
+
 void rt_leave_stack(rt_step step) {
+    while (!rt_reserve_stack(rt_getm()->cell))
+        nanosleep(&(struct timespec){.tv_nsec = 10 * NS_PER_MS}, NULL);
     rt_m *m = rt_getm();
     rt_cell *c = m->cell;
     rt_g *g = m->curg, *driver = c->driver;
@@ -217,13 +234,25 @@ void rt_leave_stack(rt_step step) {
         c->n_spares--;
         driver->ctx = s->ctx;
     } else {
-        rt_context_make(&driver->ctx, stack_alloc(RT_CELL_STACK), loop, c);
+        rt_context_make(&driver->ctx, c->reserved, loop, c);
+        c->reserved = (rt_stack){0};
     }
     atomic_fetch_add_explicit(&sched.n_held, 1, memory_order_relaxed);
     rt_context_switch(&g->ctx, &driver->ctx);
     /* Back, perhaps on another thread: enter_held has made this stack the driver's again. */
     g->ctx = (rt_context){0};
     atomic_fetch_sub_explicit(&sched.n_held, 1, memory_order_relaxed);
+}
+
+void rt_trim_stacks(void) {
+    enum { STAYS = 64 << 10 }; /* what is used all the time */
+    rt_cell *c = rt_getm()->cell;
+    rt_stack s = c->driver->ctx.stack;
+    char *here = __builtin_frame_address(0);
+    if (here - s.lo > STAYS) stack_trim(s, here - STAYS);
+    for (spare *at = c->spares; at; at = at->next)
+        if ((char *)at->ctx.sp - at->ctx.stack.lo > STAYS)
+            stack_trim(at->ctx.stack, (char *)at->ctx.sp - STAYS);
 }
 
 static void free_context(rt_context *ctx) {
@@ -297,7 +326,8 @@ static void loop(void *arg) {
         }
         g->fresh = false;
         g_set_status(g, G_RUNNABLE, G_RUNNING);
-        settle(c, g, run(c, &g));
+        rt_step step = run(c, &g); /* which may change g: see there */
+        settle(c, g, step);
         rt_p *p = rt_getm()->p;
         if (--turns <= 0 || atomic_load_explicit(&p->yield_now, memory_order_relaxed)) {
             atomic_store_explicit(&p->yield_now, false, memory_order_relaxed);
@@ -389,6 +419,13 @@ bool rt_cell_is_away(rt_cell *c) {
     return away;
 }
 
+int rt_cell_thread(rt_cell *c) {
+    rt_lock_acquire(&sched.lock);
+    int tid = c->away ? (int)c->away->tid : 0;
+    rt_lock_release(&sched.lock);
+    return tid;
+}
+
 bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg) {
     rt_lock_acquire(&sched.lock);
     rt_m *m = c->away;
@@ -401,9 +438,13 @@ bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg) {
 
 rt_cell *rt_cell_new(void *data) {
     rt_cell *c = calloc(1, sizeof *c);
-    if (!c) rt_throw("out of memory for a cell");
+    if (!c) return NULL;
     c->data = data;
     c->driver = new_native(loop, c, RT_CELL_STACK);
+    if (!c->driver) {
+        free(c);
+        return NULL;
+    }
     c->driver->site = __builtin_return_address(0);
     c->driver->drives = c;
     atomic_store(&c->mailbox, IDLE);

@@ -4,6 +4,8 @@
 #ifdef RT_ASAN
 #include <sanitizer/common_interface_defs.h>
 #include <sanitizer/asan_interface.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
 #endif
 #ifdef RT_TSAN
 #include <sanitizer/tsan_interface.h>
@@ -29,6 +31,23 @@ static void arrive(void *p) {
     first_call call = *(first_call *)p;
     __sanitizer_finish_switch_fiber(NULL, NULL, NULL);
     call.entry(call.arg);
+}
+
+/* Frames that were left and not returned from have their redzones in the shadow of the stack. Whatever comes to lie there
+ * next would trip over them. Whole pages of the shadow go back to the kernel: to write zeros would touch 1 MiB for a
+ * stack of 8. */
+static void clean_shadow(rt_stack s) {
+    size_t scale, offset;
+    __asan_get_shadow_mapping(&scale, &offset);
+    size_t per_page = getauxval(AT_PAGESZ) << scale; /* bytes whose shadow is a page */
+    char *lo = s.lo + (-(uintptr_t)s.lo & (per_page - 1)),
+         *hi = s.hi - ((uintptr_t)s.hi & (per_page - 1));
+    if ((size_t)(s.hi - s.lo) < 16 * per_page) lo = hi = s.hi;
+    __asan_unpoison_memory_region(s.lo, (size_t)(lo - s.lo));
+    __asan_unpoison_memory_region(hi, (size_t)(s.hi - hi));
+    void *shadow = (void *)(((uintptr_t)lo >> scale) + offset); /* NOLINT: an address as a number */
+    if (hi > lo && madvise(shadow, (size_t)(hi - lo) >> scale, MADV_DONTNEED) < 0)
+        __asan_unpoison_memory_region(lo, (size_t)(hi - lo));
 }
 #endif
 
@@ -59,8 +78,6 @@ void rt_context_make(rt_context *c, rt_stack stack, void (*entry)(void *), void 
     char *top = stack.hi;
     c->stack = stack;
 #ifdef RT_ASAN
-    /* Frames of whoever used the stack before left their redzones poisoned. */
-    __asan_unpoison_memory_region(stack.lo, (size_t)(stack.hi - stack.lo));
     top -= sizeof(first_call);
     *(first_call *)top = (first_call){entry, arg};
     c->fake = NULL;
@@ -85,6 +102,9 @@ void rt_context_adopt(rt_context *c, rt_stack stack) {
 }
 
 void rt_context_destroy(rt_context *c) {
+#ifdef RT_ASAN
+    if (c->stack.lo) clean_shadow(c->stack);
+#endif
 #ifdef RT_TSAN
     if (c->fiber) __tsan_destroy_fiber(c->fiber);
     c->fiber = NULL;

@@ -15,19 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define RT_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define RT_ASAN 1
-#endif
-#if __has_feature(thread_sanitizer)
-#define RT_TSAN 1
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__)
-#define RT_TSAN 1
-#endif
+#include "sanitizers.h"
 
 /* The stack's lowest and one past its highest byte; of the memory it can use, without guard. */
 typedef struct rt_stack {
@@ -51,7 +39,7 @@ void rt_context_make(rt_context *c, rt_stack stack, void (*entry)(void *), void 
 /* `c` becomes the context of the running thread's own stack, whose bounds are `stack`. */
 void rt_context_adopt(rt_context *c, rt_stack stack);
 
-/* What the sanitizers keep for a context that will never run again. */
+/* What the sanitizers keep for a context that will never run again, and for its stack. */
 void rt_context_destroy(rt_context *c);
 
 /* Leaves the running stack as `from` and goes on with `to`. Returns when somebody switches to

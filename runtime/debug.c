@@ -55,6 +55,16 @@ void debug_before_end(void) {
     if (fn) fn();
 }
 
+void debug_no_start(const char *fmt, ...) {
+    char text[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    debug_printf("lunapark: cannot start: %s\n", text);
+    _exit(1);
+}
+
 void rt_throw(const char *fmt, ...) {
     debug_before_end();
     char buf[512] = "lunapark: fatal: ";
@@ -81,8 +91,6 @@ const char *rt_reason_name(rt_reason r) {
 
 static const char *const status_names[] = {"idle",    "runnable", "running",
                                            "syscall", "waiting",  "dead"};
-
-enum { G_BLOCK = 64 };
 
 /* Calls fn for every G that is not dead; their fields may change meanwhile. */
 static void each_g(void (*fn)(rt_g *g, void *arg), void *arg) {

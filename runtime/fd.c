@@ -14,7 +14,7 @@
  * has hung up, the end may have come with the same edge as the data; rt_pd_wait returns at once then.
  *
  * Writes go on until all is written, 1 GiB at most a call. A socket is written with MSG_NOSIGNAL; what
- * else breaks raises SIGPIPE, which signal.c turns into nothing while signal_own_write says so. Then
+ * else breaks raises SIGPIPE, which signal.c turns into nothing while rt_own_write says so. Then
  * Go's rule: -EPIPE is an error like others, unless the descriptor is 1 or 2; such a program ends as
  * any other one does in a pipeline.
  *
@@ -27,8 +27,6 @@
 #include <netinet/in.h>
 #include <string.h>
 #include <unistd.h>
-
-enum { STREAM_UNKNOWN, STREAM_NO, STREAM_YES };
 
 const char *rt_strerror(int err) {
     switch (err) {
@@ -68,10 +66,10 @@ SYS static ssize_t sys_send(int fd, struct iovec *iov, int n) {
 
 SYS static ssize_t sys_writev(int fd, const struct iovec *iov, int n) {
     for (;;) {
-        signal_own_write(true);
+        rt_own_write(true);
         ssize_t r = writev(fd, iov, n);
         int err = errno;
-        signal_own_write(false);
+        rt_own_write(false);
         if (r >= 0) return r;
         if (err != EINTR) return -err;
     }
@@ -117,16 +115,15 @@ int rt_fd_close(rt_fd *f) {
 
 /* ---- reading ---- */
 
-/* Asked once, at the first short read. */
-SYS static bool short_read_tells(rt_fd *f) {
-    if (f->stream == STREAM_UNKNOWN) {
+SYS bool rt_short_read_tells(int fd, uint8_t *known) {
+    if (*known == RT_SHORT_UNKNOWN) {
         int protocol = 0;
         socklen_t len = sizeof protocol;
-        bool tcp = getsockopt(f->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) == 0 &&
+        bool tcp = getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len) == 0 &&
                    protocol == IPPROTO_TCP;
-        f->stream = tcp ? STREAM_YES : STREAM_NO;
+        *known = tcp ? RT_SHORT_TELLS : RT_SHORT_TELLS_NOTHING;
     }
-    return f->stream == STREAM_YES;
+    return *known == RT_SHORT_TELLS;
 }
 
 static size_t total(const struct iovec *iov, int n) {
@@ -136,7 +133,7 @@ static size_t total(const struct iovec *iov, int n) {
     return sum;
 }
 
-ssize_t read_locked(rt_fd *f, const struct iovec *iov, int n) {
+static ssize_t read_locked(rt_fd *f, const struct iovec *iov, int n) {
     if (!f->pd) return file_readv(f->fd, iov, n);
     if (n > MAX_IOV) n = MAX_IOV;
     size_t want = total(iov, n);
@@ -147,7 +144,8 @@ ssize_t read_locked(rt_fd *f, const struct iovec *iov, int n) {
         ssize_t r = -EAGAIN;
         if (!f->drained) r = sys_readv(f->fd, iov, n);
         if (r != -EAGAIN) {
-            f->drained = r > 0 && (size_t)r < want && r < MAX_RW && short_read_tells(f);
+            f->drained =
+                r > 0 && (size_t)r < want && r < MAX_RW && rt_short_read_tells(f->fd, &f->stream);
             return r;
         }
         f->drained = false;
@@ -213,7 +211,8 @@ static void advance(struct iovec **iov, int *n, size_t r) {
     }
 }
 
-ssize_t write_locked(rt_fd *f, struct iovec *iov, int n) {
+/* Advances iov over what was written. */
+static ssize_t write_locked(rt_fd *f, struct iovec *iov, int n) {
     ssize_t done = 0;
     for (;;) {
         int err = f->pd ? rt_pd_check(f->pd, RT_W) : 0;

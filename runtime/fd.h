@@ -1,4 +1,4 @@
-/* Between the files of the descriptor layer: fd.c, sock.c, file.c, pipe.c, copy.c. */
+/* Between the files of the descriptor layer: fd.c, sock.c, file.c. */
 #ifndef FD_H
 #define FD_H
 
@@ -15,11 +15,7 @@ enum { MAX_RW = 1 << 30, MAX_IOV = 1024 };
  * another thread, and the compiler believes that errno's address never changes. */
 #define SYS __attribute__((noinline))
 
-/* fd.c. As rt_fd_read and so on, the lock of the direction held. */
-ssize_t read_locked(rt_fd *f, const struct iovec *iov, int n);
-/* Advances iov over what was written. */
-ssize_t write_locked(rt_fd *f, struct iovec *iov, int n);
-/* For a descriptor that is a file: fields of a new rt_fd. */
+/* fd.c. For a descriptor that is a file: fields of a new rt_fd. */
 void fd_set_up(rt_fd *f, int fd, rt_pd *pd);
 
 /* file.c. One call each, offloaded. */
@@ -27,10 +23,7 @@ ssize_t file_readv(int fd, const struct iovec *iov, int n);
 ssize_t file_writev(int fd, const struct iovec *iov, int n);
 int file_close(int fd);
 
-/* signal.c. Between the two, SIGPIPE on this thread is of a write that looks at the error itself. The
- * G must not wait in between. */
-void signal_own_write(bool on);
-/* What a program's broken stdout or stderr does to it. */
+/* signal.c. What a program's broken stdout or stderr does to it. */
 void signal_broken_pipe(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* Who uses a descriptor, who reads, who writes, and is it closed: one word. See fdmutex.c. */
+/* One word that says who uses a descriptor, who reads, who writes, and whether it is closed. See fdmutex.c. */
 #ifndef FDMUTEX_H
 #define FDMUTEX_H
 
@@ -8,7 +8,7 @@
 
 #include "lock.h"
 
-/* Zeroed, it is that of a closed descriptor. */
+/* A zeroed fdmutex is that of a closed descriptor. */
 typedef struct rt_fdmutex {
     _Atomic uint64_t state;    /* atomic */
     rt_lock lock;              /* of everything below */
@@ -17,28 +17,28 @@ typedef struct rt_fdmutex {
     struct rt_g *closer;       /* lock: waits for `gone` */
 } rt_fdmutex;
 
-/* Between the files of the descriptor layer; runtime.h has what is public. */
+/* The functions are for the files of the descriptor layer alone. */
 
-/* For a new descriptor. Nobody else may know it yet. */
+/* Opens m, for a new descriptor, which nobody else knows yet. Does not wait. */
 void fdmutex_open(rt_fdmutex *m);
 
-/* One user more, until fdmutex_leave: the descriptor stays what it is. 0 or RT_ECLOSED. Any thread;
- * neither waits. */
+/* Counts the caller as a user until fdmutex_leave: until then the descriptor is not closed. 0 or RT_ECLOSED. Any
+ * thread. Do not wait. */
 int fdmutex_enter(rt_fdmutex *m);
 void fdmutex_leave(rt_fdmutex *m);
 
-/* The lock of one direction (RT_R, RT_W), and with it one user more. `reason` is shown while the G
- * queues. 0, RT_ECLOSED, or RT_ETIMEOUT or RT_ECANCELED if the G's own deadline, an interrupt or a
- * cancellation ended its wait. May wait: native Gs; where nobody else uses the direction, any thread. */
+/* Takes the lock of one direction (RT_R, RT_W) and counts the caller as a user. reason: what dumps show while the G
+ * queues. 0; RT_ECLOSED; RT_ETIMEOUT or RT_ECANCELED: the G's own deadline, an interrupt or a cancellation ended its
+ * wait. Native Gs; where nobody else uses the direction, any thread. */
 int fdmutex_lock(rt_fdmutex *m, int mode, int reason);
 void fdmutex_unlock(rt_fdmutex *m, int mode);
 
-/* Closes and turns away who queues; the caller is a user more and ends with fdmutex_drain. 0 or
- * RT_ECLOSED. Any thread; does not wait. */
+/* Closes m, turns away the Gs that queue, and counts the caller as a user until fdmutex_drain. 0 or RT_ECLOSED. Any
+ * thread. Does not wait. */
 int fdmutex_close(rt_fdmutex *m);
 
-/* Waits until the caller is the last user. After that nobody else touches the fdmutex. Native Gs; if
- * there is no other user, any thread. */
+/* Waits until the caller is the last user. After that nobody else touches m. Native Gs; if there is no other user, any
+ * thread. */
 void fdmutex_drain(rt_fdmutex *m);
 
 #endif

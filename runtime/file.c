@@ -53,9 +53,9 @@ SYS ssize_t file_writev(int fd, const struct iovec *iov, int n) {
     ssize_t r;
     rt_entersyscall();
     do {
-        signal_own_write(true);
+        rt_own_write(true);
         r = result(writev(fd, iov, n));
-        signal_own_write(false);
+        rt_own_write(false);
     } while (again(fd, r, POLLOUT));
     rt_exitsyscall();
     return r;
@@ -108,10 +108,10 @@ SYS static int call_open(const char *path, int flags, mode_t mode) {
     return r;
 }
 
-/* Outside a G (rt_fd_close may be) there is no P to give away. */
+/* Outside a G (rt_fd_close may be), or between the two brackets of somebody else, there is no P to give away. */
 SYS int file_close(int fd) {
     rt_g *g = rt_self();
-    bool offload = g && !g->step;
+    bool offload = g && !g->step && rt_p_id() >= 0;
     if (offload) rt_entersyscall();
     int r = (int)result(close(fd));
     if (offload) rt_exitsyscall();

@@ -1,6 +1,6 @@
 /* The runtime's own data: G, M, P, the scheduler. Only files of runtime/ include it.
  *
- * Each field says who may touch it: "owner" is whoever the state enum names, "lock" a lock, "atomic"
+ * Each field says who may touch it: "owner" the one that the state enum names, "lock" a lock, "atomic"
  * anybody by atomic operations. Fields without a word never change after their object was made. */
 #ifndef IMPL_H
 #define IMPL_H
@@ -30,6 +30,7 @@ enum {
     TIMER_BATCH = 64, /* timers that fire before Gs have their turn */
     CELL_SLICE = 64,  /* Gs that a cell runs before others get its M */
     CACHE_LINE = 64,
+    G_BLOCK = 64, /* Gs that are made at a time */
 };
 #define NS_PER_MS   INT64_C(1000000)
 #define NS_PER_SEC  INT64_C(1000000000)
@@ -60,8 +61,13 @@ struct rt_g {
     rt_cell *drives;         /* the cell whose loop this G is */
     rt_step_fn step;         /* owner: NULL for a native G */
     rt_context ctx;          /* owner: native, its stack; of a cell: a loop's stack that it holds */
-    void (*fn)(void *);      /* native: what it runs */
-    void *arg;
+    union {
+        struct {
+            void (*fn)(void *); /* native: what it runs */
+            void *arg;
+        };
+        _Alignas(8) char local[RT_G_LOCAL]; /* step, owner: room for whoever made it */
+    };
     const void *site;      /* where it was made: a return address in whoever called rt_go */
     rt_commit_fn commit;   /* owner: of the park that begins */
     void *commit_arg;      /* owner */
@@ -71,18 +77,65 @@ struct rt_g {
     _Atomic int64_t since_ns;          /* the owner writes, dumps read: when the wait began */
     _Atomic int64_t id;                /* owner writes: a new one each time the G is reused */
     _Atomic int64_t cancel; /* atomic: the id of the life that is cancelled, see wait.c */
-    _Alignas(8) char local[RT_G_LOCAL]; /* owner: room for whoever made the step G */
 };
 
 #if !defined(RT_ASAN) && !defined(RT_TSAN)
-_Static_assert(sizeof(struct rt_g) <= 256, "a G must stay small");
+_Static_assert(sizeof(struct rt_g) <= 192, "a G must stay small");
 #endif
+
+/* A bit for each legal transition: from * 8 + to. */
+#define MAY(from, to) (UINT64_C(1) << ((from)*8 + (to)))
+static const uint64_t g_legal =
+    MAY(G_IDLE, G_WAITING) | MAY(G_IDLE, G_RUNNABLE) | MAY(G_RUNNABLE, G_RUNNING) |
+    MAY(G_RUNNING, G_RUNNABLE) | MAY(G_RUNNING, G_WAITING) | MAY(G_RUNNING, G_SYSCALL) |
+    MAY(G_RUNNING, G_DEAD) | MAY(G_SYSCALL, G_RUNNING) | MAY(G_SYSCALL, G_RUNNABLE) |
+    MAY(G_WAITING, G_RUNNABLE) | MAY(G_WAITING, G_RUNNING) | MAY(G_DEAD, G_IDLE);
+#undef MAY
+
+/* Throws: g is to go from one state to another and may not, or is in a third. */
+_Noreturn void g_bad_status(const rt_g *g, uint32_t now, g_status from, g_status to);
+
+/* Every transition of a G's state. Only the owner moves the state, so no CAS is needed; a second owner is a bug that
+ * the comparison finds most of the time. Release: who takes the G over by loading its state sees its fields. Inlined,
+ * since each G that runs goes through two of them. */
+static inline void g_set_status(rt_g *g, g_status from, g_status to) {
+    uint32_t now = atomic_load_explicit(&g->status, memory_order_relaxed);
+    if (now != (uint32_t)from || !(g_legal >> (from * 8 + to) & 1)) g_bad_status(g, now, from, to);
+    atomic_store_explicit(&g->status, to, memory_order_release);
+}
 
 /* A queue of Gs linked by schedlink; whose it is, says who may touch it. */
 typedef struct g_list {
     rt_g *head, *tail;
     int32_t n;
 } g_list;
+
+static inline void g_list_push(g_list *l, rt_g *g) {
+    g->schedlink = NULL;
+    if (l->tail)
+        l->tail->schedlink = g;
+    else
+        l->head = g;
+    l->tail = g;
+    l->n++;
+}
+
+static inline void g_list_push_front(g_list *l, rt_g *g) {
+    g->schedlink = l->head;
+    if (!l->tail) l->tail = g;
+    l->head = g;
+    l->n++;
+}
+
+static inline rt_g *g_list_pop(g_list *l) {
+    rt_g *g = l->head;
+    if (!g) return NULL;
+    l->head = g->schedlink;
+    if (!l->head) l->tail = NULL;
+    l->n--;
+    g->schedlink = NULL;
+    return g;
+}
 
 /* ---- P ------------------------------------------------------------------------------------- */
 
@@ -128,7 +181,9 @@ struct rt_p {
     rt_lock timer_lock;
     timer_slot *timers;            /* timer_lock: 4-ary heap */
     uint32_t ntimers, timers_cap;  /* timer_lock */
-    _Atomic int64_t timer_next_ns; /* timer_lock writes, anybody reads: key of the first, or 0 */
+    rt_timer *roomless;            /* timer_lock: those for which the heap had no memory */
+    int64_t roomless_ns;           /* timer_lock: when to look at them */
+    _Atomic int64_t timer_next_ns; /* timer_lock writes, anybody reads: when to look, or 0 */
 
     rt_poller *poller;
     _Atomic int64_t last_poll_ns; /* atomic: when somebody polled last; 0 while an M blocks in it */
@@ -159,7 +214,7 @@ struct rt_m {
     rt_m *all_link;
     pthread_t thread;
     int32_t id;
-    void *sigstack;
+    char *sigstack;               /* above its guard; who makes the M gives it */
     _Atomic int32_t tid;          /* atomic: the kernel's name of the thread; 0: not started yet */
     _Atomic bool urged;           /* atomic: a SIGURG is on its way */
     _Atomic bool interrupted;     /* atomic: one came; whoever looks clears it */
@@ -182,6 +237,9 @@ typedef struct rt_sched {
     _Atomic int32_t n_idle_ms; /* lock writes */
     _Atomic(rt_m *) all_ms;    /* push only */
     _Atomic int32_t n_ms;
+    _Atomic int32_t next_m_id;
+    _Atomic int32_t n_claims;   /* threads that were claimed, see rt_claim_thread */
+    _Atomic bool starved;       /* lock writes: a P is idle for which no thread could be had */
     _Atomic int32_t n_spinning; /* atomic */
 
     g_list runq;            /* lock: the global queue */
@@ -215,10 +273,16 @@ extern rt_sched sched;
 rt_m *rt_getm(void);
 void rt_setm(rt_m *m);
 
-/* proc.c. Every transition of a G's state; throws at an illegal one. */
-void g_set_status(rt_g *g, g_status from, g_status to);
-void g_list_push(g_list *l, rt_g *g);
-rt_g *g_list_pop(g_list *l);
+/* g.c */
+void init_gs(void);
+/* A native G in state idle, NULL without memory. Its stack has at least stack_size bytes. */
+rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size);
+/* Ends g, which ran until now. On the stack of the loop or of another G, so g's own is free; g keeps one of the usual
+ * size. With a P. */
+void bury(rt_g *g);
+
+/* proc.c. Where a native G begins, on its own stack; arg is the G. */
+void native_main(void *arg);
 /* Does what `step` wants of g, which just left; `home` is the cell whose loop runs, or NULL. True:
  * the G's commit refused, run it again. */
 bool finish_step(rt_g *g, rt_step step, rt_cell *home);
@@ -227,13 +291,10 @@ void g_leave(rt_g *g, rt_step step);
 void schedule_loop(rt_m *m);
 /* A runnable G whose state is set: to its cell, or to a run queue. */
 void g_enqueue(rt_g *g);
-/* The same for all of l. m: this M, with a P or without. */
+/* Queues all Gs of l where they will run, their states are set. m: this M, with a P or without. */
 void inject(rt_m *m, g_list *l);
 /* Wakes one more M if there is an idle P and nobody looks for work yet. */
 void wakep(void);
-void init_gs(void);
-/* A native G in state idle. Its stack has at least stack_size bytes. */
-rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size);
 
 /* runq.c */
 void runq_put(rt_p *p, rt_g *g);
@@ -249,12 +310,15 @@ void p_acquire(rt_m *m, rt_p *p);
 rt_p *p_release(rt_m *m);
 void p_idle_put(rt_p *p);       /* sched.lock held */
 rt_p *p_idle_get(rt_p *wanted); /* sched.lock held; wanted if it is idle, else any, else NULL */
-/* Whoever takes an idle p for itself, not for the M in its poller, sends that M away. sched.lock. */
+/* Sends the M away that sits in the poller of p, which was idle and goes to `taker`. sched.lock held. */
 void p_evict(rt_p *p, rt_m *taker);
 /* If p is idle and no M sits in its poller (nobody has run it yet), one goes there. */
 void p_attend(rt_p *p);
-/* Some M shall run p, which the caller owns (status idle). Takes sched.lock released. */
+/* Some M shall run p, which the caller owns (status idle). If none can be had, p is idle and sched.starved set: sysmon
+ * tries again. Takes sched.lock released. */
 void m_start(rt_p *p, bool spinning);
+/* sched.starved: tries again to find an M for an idle P. True: one was found, or none is missing any more. */
+bool m_feed(void);
 /* Sleeps until somebody hands this M a P, then takes it. sched.lock held; returns without it. */
 void m_stop(rt_m *m);
 void m_init_main(void);
@@ -272,7 +336,7 @@ rt_g *cell_driver(rt_cell *c);
 /* c's M has lost its P, c's M is back; what has not begun goes to the global queue. sched.lock held. */
 void cell_away(rt_cell *c, rt_m *m);
 void cell_back(rt_cell *c);
-/* The same for what was posted to away cells since. True: there was something. sched.lock held. */
+/* Moves what was posted to away cells since to the global queue. True: there was something. sched.lock held. */
 bool cell_relieve(void);
 int32_t cells_away(void); /* sched.lock held */
 
@@ -283,32 +347,50 @@ bool timers_live(void);
 /* The part of rt_timer_set that is a store: true if that was enough. Several callers at a time. */
 bool timer_move_later(rt_timer *t, int64_t until);
 
-/* netpoll_epoll.c, behind netpoll.c: the table that a second backend would fill. */
-rt_poller *netpoll_new(void);
-int netpoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive);
-int netpoll_del(rt_poller *po, int fd);
-/* fd is one of the poller's own. */
-bool netpoll_owns(rt_poller *po, int fd);
-/* Polls; delay_ns < 0: until an event, 0: not at all. Ready Gs are added to l; how many. */
-int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l);
-/* Ends a poll that blocks now, or the next one that would. Any thread. */
-void netpoll_break(rt_poller *po);
+/* A poller's operations, one table for each interface of a kernel. netpoll.c alone calls them. */
+typedef struct poller_ops {
+    rt_poller *(*open)(void); /* NULL: errno says why */
+    /* Registers fd for both directions, edge-triggered; exclusive: a listener, for reading. 0 or -errno. Any thread. */
+    int (*add)(rt_poller *po, int fd, uint64_t tag, bool exclusive);
+    int (*del)(rt_poller *po, int fd);         /* 0 or -errno. Any thread */
+    bool (*owns)(const rt_poller *po, int fd); /* fd is one of the poller's own. Any thread */
+    /* Passes what came to netpoll_event, which adds Gs to l. delay_ns < 0: waits until something comes; 0: does not
+     * wait. How many events came. Any thread. */
+    int (*poll)(rt_poller *po, int64_t delay_ns, g_list *l);
+    /* Ends a poll that waits now, or the next one that would. Any thread, signal handlers too. */
+    void (*wake)(rt_poller *po);
+} poller_ops;
 
-/* netpoll.c: events of a tag. Adds the Gs that they ready to l. */
+/* netpoll_epoll.c */
+extern const poller_ops epoll_ops;
+
+/* netpoll.c */
+/* The table to use: epoll_ops if nobody says another. Before rt_main. */
+void netpoll_choose(const poller_ops *ops);
+/* NULL: errno says why. */
+rt_poller *netpoll_new(void);
+/* As the operation `wake`. */
+void netpoll_break(rt_poller *po);
+/* Events of a tag. Adds the Gs that they ready to l. */
 void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l);
 /* Ends g's wait for a descriptor, if that is what it does. */
 bool pd_leave(rt_g *g);
 /* Polls p's poller. */
 int netpoll_p(rt_p *p, int64_t delay_ns, g_list *l);
 /* As rt_pd_open, for descriptors of the runtime itself. */
-rt_pd *pd_open_system(int fd);
+rt_pd *pd_open_system(int fd, int *err);
 
 /* stack.c */
+/* lo is NULL without memory. */
 rt_stack stack_alloc(size_t size);
 void stack_free(rt_stack s);
+/* Does `at` lie in the guard below s, so that who touches it has overflowed s? Any thread, signal handlers too. */
+bool stack_guards(rt_stack s, const char *at);
 /* Gives pages back that the stacks of dead Gs in the global list have touched; how many stacks. Any
  * thread. */
 int stack_scavenge(void);
+/* Gives the pages of s back that lie whole below that address. */
+void stack_trim(rt_stack s, const void *below);
 int64_t stack_bytes(void);
 #if defined(RT_ASAN) || defined(RT_TSAN) /* their frames are larger, and they ask for more */
 enum { STACK_NATIVE = 256 << 10, STACK_M = 4 << 20, STACK_SIGNAL = 256 << 10 };
@@ -332,6 +414,10 @@ void sysmon_set_clock(const sysmon_clock *c);
 
 /* signal.c */
 void signal_init(bool keep_default);
+/* The stack for m's handlers. False: no memory. */
+bool signal_stack_new(rt_m *m);
+void signal_stack_free(rt_m *m);
+/* On m's thread. */
 void signal_init_m(rt_m *m);
 /* Makes the G that does the work of handlers. With a P. */
 void signal_start(void);
@@ -371,6 +457,8 @@ void check_dead(void); /* sched.lock held */
 /* Writes to stderr, by write(2) only. Any thread, signal handlers too. */
 void debug_emit(const char *s, size_t n);
 void debug_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Ends the process, which has not begun to work, with 1: "lunapark: cannot start: ..." */
+_Noreturn void debug_no_start(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Calls what rt_on_end was given, once. */
 void debug_before_end(void);
 

@@ -5,14 +5,22 @@
  * for a P in that order, or makes a new one; the P travels in next_p, written under sched.lock
  * before the wake-up and taken by the M after it.
  *
+ * Without a thread to be had (RLIMIT_NPROC, pids.max, no memory for its stacks) the P stays idle, and what waits for it is
+ * run by the Ms that there are: an M that is in another idle P's poller gets its own P, Ms that come back from system calls
+ * take idle Ps, and sysmon tries again (sched.starved) and polls for such Ps meanwhile. So that Ms do come back, or one is left
+ * that never went, calls that block for long claim a thread first (rt_claim_thread), and wait if they can't have one.
+ *
  * Threads are made by pthread_create with all signals blocked, so that none arrives before the M
  * has its alternate stack. An M never ends.
  */
 #include "impl.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define SAY_NS (10 * NS_PER_SEC)
 
 /* xorshift64*: S. Vigna, "An experimental exploration of Marsaglia's xorshift generators". */
 uint64_t m_rand(rt_m *m) {
@@ -80,23 +88,18 @@ void p_evict(rt_p *p, rt_m *taker) {
 
 /* ---- Ms ---- */
 
-static void *thread_main(void *arg) {
-    rt_m *m = arg;
-    rt_setm(m);
-    /* The context is this thread's own stack; its bounds are only the sanitizers' business. */
-    rt_context_adopt(&m->ctx, m->ctx.stack);
-    signal_init_m(m);
-    rt_lock_acquire(&sched.lock);
+/* Takes the P that was handed over. sched.lock held; released. */
+static void take_next(rt_m *m) {
     rt_p *p = m->next_p;
     m->next_p = NULL;
+    bool spin = m->to_spin;
     rt_lock_release(&sched.lock);
     p_acquire(m, p);
-    schedule_loop(m);
-    return NULL;
+    m->spinning = spin;
 }
 
 static void init_m(rt_m *m) {
-    m->id = atomic_fetch_add(&sched.n_ms, 1);
+    m->id = atomic_fetch_add(&sched.next_m_id, 1);
     m->rand = os_random() | 1;
     note_clear(&m->park);
     rt_m *head = atomic_load(&sched.all_ms);
@@ -105,22 +108,35 @@ static void init_m(rt_m *m) {
     while (!atomic_compare_exchange_weak(&sched.all_ms, &head, m));
 }
 
+static void *thread_main(void *arg) {
+    rt_m *m = arg;
+    rt_setm(m);
+    init_m(m);
+    /* The context is this thread's own stack; its bounds are only the sanitizers' business. */
+    rt_context_adopt(&m->ctx, m->ctx.stack);
+    signal_init_m(m);
+    rt_lock_acquire(&sched.lock);
+    if (m->next_p)
+        take_next(m);
+    else
+        m_stop(m);
+    schedule_loop(m);
+    return NULL;
+}
+
 void m_init_main(void) {
     rt_m *m = &sched.m0;
     rt_setm(m);
     init_m(m);
+    atomic_store(&sched.n_ms, 1);
+    if (!signal_stack_new(m)) debug_no_start("no memory for a signal stack");
     rt_context_adopt(&m->ctx, os_thread_stack());
     m->thread = pthread_self();
     signal_init_m(m);
 }
 
-static void new_m(rt_p *p, bool spinning) {
-    rt_m *m = calloc(1, sizeof *m);
-    if (!m) rt_throw("out of memory for an M");
-    init_m(m);
-    m->next_p = p;
-    m->spinning = spinning;
-    m->ctx.stack = stack_alloc(STACK_M);
+/* A thread for m, which has all that it needs: 0 or an error number. */
+static int start_thread(rt_m *m) {
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     int err =
@@ -131,32 +147,111 @@ static void new_m(rt_p *p, bool spinning) {
     if (!err) err = pthread_create(&m->thread, &attr, thread_main, m);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
-    if (err) rt_throw("cannot make a thread: %s (%d threads run)", strerror(err), m->id);
+    return err;
+}
+
+/* At most one line in SAY_NS. */
+static void say_starved(int err) {
+    static _Atomic int64_t said_ns;
+    int64_t now = rt_nanotime(), last = atomic_load(&said_ns);
+    if ((last && now - last < SAY_NS) || !atomic_compare_exchange_strong(&said_ns, &last, now))
+        return;
+    debug_printf("lunapark: cannot make a thread: %s (%d threads run)\n", strerror(err),
+                 atomic_load(&sched.n_ms));
+}
+
+/* An M that runs p, or sleeps if p is NULL. False: there is no memory or no thread for one. */
+static bool new_m(rt_p *p, bool spinning) {
+    int err = ENOMEM;
+    rt_m *m = calloc(1, sizeof *m);
+    if (!m) goto no_m;
+    m->next_p = p;
+    m->to_spin = spinning;
+    m->ctx.stack = stack_alloc(STACK_M);
+    if (!m->ctx.stack.lo) goto no_stack;
+    if (!signal_stack_new(m)) goto no_signal_stack;
+    atomic_fetch_add(&sched.n_ms, 1);
+    err = start_thread(m);
+    if (!err) return true;
+    atomic_fetch_sub(&sched.n_ms, 1);
+    signal_stack_free(m);
+no_signal_stack:
+    stack_free(m->ctx.stack);
+no_stack:
+    free(m);
+no_m:
+    say_starved(err);
+    return false;
+}
+
+/* sched.lock held: p goes to an M that sleeps. False: there is none. Else the lock is released. */
+static bool hand_to_sleeper(rt_p *p, bool spinning) {
+    rt_m *polls = p->poll_m, *m = polls ? polls : sched.idle_ms;
+    if (!m) return false;
+    if (polls) {
+        p->poll_m = NULL;
+    } else {
+        sched.idle_ms = m->idle_link;
+        atomic_fetch_sub(&sched.n_idle_ms, 1);
+    }
+    m->next_p = p;
+    m->to_spin = spinning;
+    rt_lock_release(&sched.lock);
+    if (polls)
+        netpoll_break(p->poller);
+    else
+        note_wake(&m->park);
+    return true;
+}
+
+/* sched.lock held: an idle P with an M in its poller, or NULL. */
+static rt_p *polled_p(void) {
+    for (rt_p *p = sched.idle_ps; p; p = p->idle_link)
+        if (p->poll_m) return p;
+    return NULL;
 }
 
 void m_start(rt_p *p, bool spinning) {
     rt_lock_acquire(&sched.lock);
-    rt_m *m = p->poll_m;
-    if (m) {
-        p->poll_m = NULL;
-        m->next_p = p;
-        m->to_spin = spinning;
+    while (!hand_to_sleeper(p, spinning)) {
         rt_lock_release(&sched.lock);
-        netpoll_break(p->poller);
-        return;
+        if (new_m(p, spinning)) return;
+        rt_lock_acquire(&sched.lock);
+        if (sched.idle_ms) continue;
+        /* Any M will do: the P that has one takes this one's place. */
+        p_idle_put(p);
+        atomic_store(&sched.starved, true);
+        rt_p *other = polled_p();
+        if (!other) {
+            if (spinning) atomic_fetch_sub(&sched.n_spinning, 1);
+            rt_lock_release(&sched.lock);
+            return;
+        }
+        p = p_idle_get(other);
     }
-    m = sched.idle_ms;
-    if (!m) {
-        rt_lock_release(&sched.lock);
-        new_m(p, spinning);
-        return;
-    }
-    sched.idle_ms = m->idle_link;
-    atomic_fetch_sub(&sched.n_idle_ms, 1);
-    m->next_p = p;
-    m->to_spin = spinning;
+}
+
+bool m_feed(void) {
+    rt_lock_acquire(&sched.lock);
+    atomic_store(&sched.starved, false);
+    rt_p *p = sched.idle_ps;
+    while (p && p->poll_m)
+        p = p->idle_link;
+    if (p) p_idle_get(p);
     rt_lock_release(&sched.lock);
-    note_wake(&m->park);
+    if (p) m_start(p, false);
+    return !atomic_load(&sched.starved);
+}
+
+bool rt_claim_thread(void) {
+    int32_t claims = atomic_fetch_add(&sched.n_claims, 1) + 1;
+    if (atomic_load(&sched.n_ms) > claims || new_m(NULL, false)) return true;
+    atomic_fetch_sub(&sched.n_claims, 1);
+    return false;
+}
+
+void rt_release_thread(void) {
+    atomic_fetch_sub(&sched.n_claims, 1);
 }
 
 void p_attend(rt_p *p) {
@@ -177,12 +272,7 @@ void m_stop(rt_m *m) {
     note_sleep(&m->park);
     note_clear(&m->park);
     rt_lock_acquire(&sched.lock);
-    rt_p *p = m->next_p;
-    m->next_p = NULL;
-    bool spin = m->to_spin;
-    rt_lock_release(&sched.lock);
-    p_acquire(m, p);
-    m->spinning = spin;
+    take_next(m);
 }
 
 void m_count_ms(int32_t *ms, int32_t *idle) {

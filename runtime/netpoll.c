@@ -17,6 +17,26 @@
  * that nobody waits for is kept as READY, so an edge that comes between a read that said EAGAIN and
  * the wait is not lost.
  *
+ * One G may wait for both directions at once, as a connection does that is blocked in writing and must go
+ * on reading. It stands in rg alone, with the bit PD_BOTH, and wg says PD_BOTH: "who waits for me as well
+ * stands in rg". So rg still decides alone who readies the G, and once:
+ *
+ *     rg  NIL --prepare--> WAIT+BOTH --commit--> G+BOTH --event--> READY, --the others--> NIL; G is readied
+ *     wg  NIL --prepare--> BOTH --event--> READY, --the others--> NIL; then whoever moved it moves rg
+ *                                                                 WAIT+BOTH or G+BOTH --> NIL
+ *
+ * What came stays in the words as READY, whoever woke the G, until it asks (answer_both): both directions may
+ * have become ready by then. Invariants, which model/netpoll.pml checks:
+ *
+ *   - rg says WAIT+BOTH before wg says BOTH: who finds BOTH in wg finds the G in rg, or somebody took it out;
+ *   - READY is in wg before the G is taken out of rg: a G that was taken out because of wg finds that;
+ *   - BOTH leaves wg at the latest when the G asks, so it never stands there for a G that does not wait.
+ *
+ * Somebody that moved wg may come to rg when the G waits anew, again for both; it takes the G out then for
+ * nothing, and the G answers 0. It never takes out one that waits for reading alone, which has no PD_BOTH.
+ * All these are sequentially consistent; none could be less, since each is a store before a load of
+ * something else (shut, until, hup, cancel, the other word).
+ *
  * One reader and one writer at a time: a second is a bug of the caller, which keeps queues (fd.c,
  * sock.c of the host). WAIT is another word for each G, so that a G which was turned back between its
  * prepare and its commit finds that out even if another is about to wait by then (a connection that
@@ -50,22 +70,25 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PD_NIL, PD_READY, PD_WAIT = 1 }; /* or a G; or a G + PD_WAIT: it is about to wait */
+/* Or a G, with PD_WAIT: it is about to wait, with PD_BOTH: for both directions. PD_BOTH alone: see above. */
+enum { PD_NIL, PD_READY, PD_WAIT = 1, PD_BOTH = 2, PD_BITS = PD_WAIT | PD_BOTH };
 
 struct rt_pd {
     _Atomic uintptr_t rg, wg; /* atomic; see above */
     _Atomic uint64_t fdseq;   /* atomic; grows at close */
     rt_timer rt, wt;          /* deadlines; set under lock */
-    rt_pd *link;              /* cache_lock: next free one */
-    rt_p *p;                  /* whose poller it is registered with */
-    rt_lock lock;             /* of rt_timer_set */
+    union {
+        rt_p *p;     /* whose poller it is registered with */
+        rt_pd *link; /* cache_lock: next free one */
+    };
+    rt_lock lock; /* of rt_timer_set */
     int fd;
     _Atomic bool shut; /* atomic: waits answer RT_ECLOSED */
+    bool system;       /* not counted as something the program waits for */
     _Atomic uint32_t
         hup; /* atomic: 1 + low bits of fdseq: in that use the peer will send no more */
     _Atomic(rt_g *) watcher; /* atomic: cancelled at hup, if it has the id; who has the fd writes */
     _Atomic int64_t watcher_id;
-    bool system; /* not counted as something the program waits for */
 };
 
 static struct {
@@ -75,6 +98,8 @@ static struct {
 
 enum { PD_BLOCK = 32 };
 
+static const poller_ops *ops = &epoll_ops; /* does not change once a poller is open */
+
 static inline _Atomic uintptr_t *word_of(rt_pd *pd, int mode) {
     return mode == RT_R ? &pd->rg : &pd->wg;
 }
@@ -83,8 +108,23 @@ static inline rt_timer *timer_of(rt_pd *pd, int mode) {
     return mode == RT_R ? &pd->rt : &pd->wt;
 }
 
-static inline bool is_g(uintptr_t word) {
-    return word != PD_NIL && !(word & PD_WAIT);
+/* The G that the word names, NULL: none. */
+static inline rt_g *g_of(uintptr_t word) {
+    return (rt_g *)(word & ~(uintptr_t)PD_BITS);
+}
+
+/* It waits, whoever moves the word has to ready it. */
+static inline bool is_parked(uintptr_t word) {
+    return g_of(word) && !(word & PD_WAIT);
+}
+
+/* wg said BOTH: takes the G that waits for both out of rg, or turns it back from there. NULL: none waited. */
+static rt_g *unblock_both(rt_pd *pd) {
+    uintptr_t old = atomic_load(&pd->rg);
+    while (g_of(old) && old & PD_BOTH)
+        if (atomic_compare_exchange_weak(&pd->rg, &old, PD_NIL))
+            return is_parked(old) ? g_of(old) : NULL;
+    return NULL;
 }
 
 /* Takes the waiting G out of the word, or leaves `leave` (NIL or READY) there. NULL: none waited. */
@@ -94,9 +134,12 @@ static inline rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
     for (;;) {
         if (old == PD_READY) return NULL;
         if (old == PD_NIL && leave == PD_NIL) return NULL;
-        /* A G that is taken out sees why by itself; only an event nobody waited for is kept. */
-        uintptr_t to = is_g(old) ? PD_NIL : leave;
-        if (atomic_compare_exchange_weak(word, &old, to)) return is_g(old) ? (rt_g *)old : NULL;
+        /* A G that is taken out sees why by itself; only an event nobody waited for is kept, or one that
+         * might have come for the other direction. */
+        uintptr_t to = is_parked(old) && !(old & PD_BOTH) ? PD_NIL : leave;
+        if (!atomic_compare_exchange_weak(word, &old, to)) continue;
+        if (old == PD_BOTH) return unblock_both(pd);
+        return is_parked(old) ? g_of(old) : NULL;
     }
 }
 
@@ -114,11 +157,13 @@ static bool expired(rt_pd *pd, int mode) {
 bool pd_leave(rt_g *g) {
     _Atomic uintptr_t *word = atomic_load(&g->word);
     if (!word) return false;
-    uintptr_t self = (uintptr_t)g, wait = self + PD_WAIT;
-    if (atomic_compare_exchange_strong(word, &wait, PD_NIL)) return true;
-    if (!atomic_compare_exchange_strong(word, &self, PD_NIL)) return false;
-    rt_ready(g);
-    return true;
+    uintptr_t old = atomic_load(word);
+    while (g_of(old) == g) {
+        if (!atomic_compare_exchange_weak(word, &old, PD_NIL)) continue;
+        if (is_parked(old)) rt_ready(g);
+        return true;
+    }
+    return false;
 }
 
 static void expire(rt_pd *pd, int mode) {
@@ -199,7 +244,7 @@ static rt_pd *open_on(rt_p *p, int fd, bool exclusive, bool system, int *err) {
     /* Counted first: an M that goes idle now must not take the poller for an empty one. */
     atomic_fetch_add(&p->n_fds, 1);
     if (!system) atomic_fetch_add(&sched.n_fds, 1);
-    *err = netpoll_add(p->poller, fd, tag_of(pd), exclusive);
+    *err = ops->add(p->poller, fd, tag_of(pd), exclusive);
     if (*err) {
         atomic_fetch_sub(&p->n_fds, 1);
         if (!system) atomic_fetch_sub(&sched.n_fds, 1);
@@ -218,11 +263,8 @@ rt_pd *rt_pd_open_listener(int fd, int p, int *err) {
     return open_on(&sched.ps[p], fd, true, false, err);
 }
 
-rt_pd *pd_open_system(int fd) {
-    int err;
-    rt_pd *pd = open_on(&sched.ps[0], fd, false, true, &err);
-    if (!pd) rt_throw("cannot poll descriptor %d: %s", fd, strerror(-err));
-    return pd;
+rt_pd *pd_open_system(int fd, int *err) {
+    return open_on(&sched.ps[0], fd, false, true, err);
 }
 
 void rt_pd_shut(rt_pd *pd) {
@@ -234,14 +276,14 @@ void rt_pd_shut(rt_pd *pd) {
 }
 
 void rt_pd_close(rt_pd *pd) {
-    if (is_g(atomic_load(&pd->rg)) || is_g(atomic_load(&pd->wg)))
+    if (is_parked(atomic_load(&pd->rg)) || is_parked(atomic_load(&pd->wg)))
         rt_throw("descriptor %d is closed while a G waits for it", pd->fd);
     rt_pd_set_deadline(pd, RT_R, 0);
     rt_pd_set_deadline(pd, RT_W, 0);
     /* Fails (EBADF, ENOENT) if the caller closed the descriptor before its time. The kernel has
      * forgotten it then, or, if a duplicate lives on, goes on telling of it: under a tag of before
      * give_pd, which netpoll_event drops. Either way the pollDesc is free. */
-    (void)netpoll_del(pd->p->poller, pd->fd);
+    (void)ops->del(pd->p->poller, pd->fd);
     atomic_fetch_sub(&pd->p->n_fds, 1);
     if (!pd->system) atomic_fetch_sub(&sched.n_fds, 1);
     give_pd(pd);
@@ -249,7 +291,7 @@ void rt_pd_close(rt_pd *pd) {
 
 bool rt_is_poll_descriptor(int fd) {
     for (int32_t i = 0; i < sched.procs; i++)
-        if (netpoll_owns(sched.ps[i].poller, fd)) return true;
+        if (ops->owns(sched.ps[i].poller, fd)) return true;
     return false;
 }
 
@@ -269,8 +311,12 @@ static void cancel_watcher(rt_pd *pd, uint64_t tag) {
     if (g && (atomic_load(&pd->fdseq) & 0xffff) == (tag & 0xffff)) rt_cancel(g, id);
 }
 
+void rt_pd_forget_hup(rt_pd *pd) {
+    atomic_store(&pd->hup, 0);
+}
+
 bool rt_pd_hup(rt_pd *pd) {
-    return atomic_load_explicit(&pd->hup, memory_order_relaxed) ==
+    return atomic_load(&pd->hup) ==
            (atomic_load_explicit(&pd->fdseq, memory_order_relaxed) & 0xffff) + 1;
 }
 
@@ -288,7 +334,26 @@ void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns) {
 
 /* ---- waiting ---- */
 
+/* Uses up an event that was kept. A look first: a CAS that fails costs as much as one that does not. */
+static bool take_ready(_Atomic uintptr_t *word) {
+    uintptr_t ready = PD_READY;
+    return atomic_load(word) == PD_READY && atomic_compare_exchange_strong(word, &ready, PD_NIL);
+}
+
+/* What the wait for both directions has brought. The caller stands in rg no more. After an error, what came is kept. */
+static int answer_both(rt_pd *pd) {
+    uintptr_t both = PD_BOTH;
+    if (atomic_load(&pd->wg) == PD_BOTH) atomic_compare_exchange_strong(&pd->wg, &both, PD_NIL);
+    if (atomic_load(&pd->shut)) return RT_ECLOSED;
+    if (expired(pd, RT_R) || expired(pd, RT_W)) return RT_ETIMEOUT;
+    int ready = 0;
+    if (take_ready(&pd->rg) || rt_pd_hup(pd)) ready |= RT_READABLE;
+    if (take_ready(&pd->wg)) ready |= RT_WRITABLE;
+    return ready;
+}
+
 int rt_pd_check(rt_pd *pd, int mode) {
+    if (mode == RT_RW) return answer_both(pd);
     if (atomic_load(&pd->shut)) return RT_ECLOSED;
     if (__builtin_expect(!expired(pd, mode), 1)) return 0;
     /* An event may have ended the same wait, and will not come again: the next wait tries first. */
@@ -302,13 +367,41 @@ static bool commit_pd(rt_g *g, void *word) {
     return atomic_compare_exchange_strong((_Atomic uintptr_t *)word, &wait, (uintptr_t)g);
 }
 
-/* Uses up an event that was kept. A look first: a CAS that fails costs as much as one that does not. */
-static bool take_ready(_Atomic uintptr_t *word) {
-    uintptr_t ready = PD_READY;
-    return atomic_load(word) == PD_READY && atomic_compare_exchange_strong(word, &ready, PD_NIL);
+static bool commit_both(rt_g *g, void *word) {
+    uintptr_t wait = (uintptr_t)g + PD_BOTH + PD_WAIT;
+    return atomic_compare_exchange_strong((_Atomic uintptr_t *)word, &wait, (uintptr_t)g + PD_BOTH);
+}
+
+/* Puts `who` into the word. False: an event came just now. */
+static bool stand(rt_pd *pd, int mode, uintptr_t who) {
+    uintptr_t old = PD_NIL;
+    if (atomic_compare_exchange_strong(word_of(pd, mode), &old, who)) return true;
+    if (old != PD_READY) rt_throw("two Gs wait for descriptor %d (%c)", pd->fd, mode);
+    return false;
+}
+
+/* rg first, see the essay. Then it looks again: who shut, expired, hung up or canceled before that has found nobody. */
+static int prepare_both(rt_pd *pd, rt_reason reason, rt_g *g) {
+    int r = answer_both(pd);
+    if (r) return r;
+    uintptr_t wait = (uintptr_t)g + PD_BOTH + PD_WAIT;
+    atomic_store(&g->word, &pd->rg);
+    if (stand(pd, RT_R, wait) && stand(pd, RT_W, PD_BOTH) && !atomic_load(&pd->shut) &&
+        !expired(pd, RT_R) && !expired(pd, RT_W) && !rt_pd_hup(pd) && !due(&g->timer) &&
+        !rt_canceled(g)) {
+        rt_set_park(g, commit_both, &pd->rg, reason);
+        return RT_PARKED;
+    }
+    /* Fails if somebody has turned it back; an event that did so is kept. */
+    atomic_compare_exchange_strong(&pd->rg, &wait, PD_NIL);
+    r = answer_both(pd);
+    if (r) return r;
+    if (due(&g->timer)) return RT_ETIMEOUT;
+    return rt_canceled(g) ? RT_ECANCELED : 0;
 }
 
 int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
+    if (mode == RT_RW) return prepare_both(pd, reason, g);
     _Atomic uintptr_t *word = word_of(pd, mode);
     int err = rt_pd_check(pd, mode);
     if (err) return err;
@@ -346,6 +439,7 @@ int rt_pd_wait(rt_pd *pd, int mode, rt_reason reason) {
     int r = rt_pd_prepare(pd, mode, reason, g);
     if (r != RT_PARKED) return r;
     g_leave(g, RT_PARK);
+    if (mode == RT_RW) return answer_both(pd);
     /* The commit may have failed because the word was moved from WAIT to READY: use that up. */
     take_ready(word_of(pd, mode));
     return rt_pd_check(pd, mode);
@@ -379,10 +473,22 @@ void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l) 
     if (hup) cancel_watcher(pd, tag);
 }
 
+void netpoll_choose(const poller_ops *table) {
+    ops = table;
+}
+
+rt_poller *netpoll_new(void) {
+    return ops->open();
+}
+
+void netpoll_break(rt_poller *po) {
+    ops->wake(po);
+}
+
 int netpoll_p(rt_p *p, int64_t delay_ns, g_list *l) {
     int32_t before = l->n;
     int64_t start_ns = TRACE_ON() ? rt_nanotime() : 0;
-    int n = netpoll_poll(p->poller, delay_ns, l);
+    int n = ops->poll(p->poller, delay_ns, l);
     if (start_ns && TRACE_ON()) trace_poll(p, start_ns, l->n - before);
     atomic_fetch_add_explicit(&p->n_polls, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->n_poll_events, l->n - before, memory_order_relaxed);

@@ -20,25 +20,25 @@
 struct rt_poller {
     int epfd, break_fd;
     _Atomic bool broken;   /* atomic: the eventfd was written and not read yet */
-    _Atomic uint32_t adds; /* atomic: a pollDesc travels through the kernel from netpoll_add to
-                            * netpoll_poll; C's memory model does not know that, so it is said here */
+    _Atomic uint32_t adds; /* atomic: a pollDesc travels through the kernel from epoll_add to
+                            * epoll_poll; C's memory model does not know that, so it is said here */
 };
 
 enum { BREAK_TAG = 0 }; /* no pollDesc stands at address 0 */
 
-rt_poller *netpoll_new(void) {
+static rt_poller *epoll_open(void) {
     rt_poller *po = calloc(1, sizeof *po);
-    if (!po) rt_throw("out of memory for a poller");
+    if (!po) return NULL;
     po->epfd = epoll_create1(EPOLL_CLOEXEC);
     po->break_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = BREAK_TAG};
     if (po->epfd < 0 || po->break_fd < 0 ||
         epoll_ctl(po->epfd, EPOLL_CTL_ADD, po->break_fd, &ev) < 0)
-        rt_throw("cannot make a poller: %s", strerror(errno));
+        return NULL; /* only while the process starts, which then ends */
     return po;
 }
 
-int netpoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive) {
+static int epoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive) {
     struct epoll_event ev = {.data.u64 = tag};
     atomic_fetch_add_explicit(&po->adds, 1, memory_order_release);
     ev.events =
@@ -46,15 +46,15 @@ int netpoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive) {
     return epoll_ctl(po->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 ? -errno : 0;
 }
 
-int netpoll_del(rt_poller *po, int fd) {
+static int epoll_del(rt_poller *po, int fd) {
     return epoll_ctl(po->epfd, EPOLL_CTL_DEL, fd, NULL) < 0 ? -errno : 0;
 }
 
-bool netpoll_owns(rt_poller *po, int fd) {
+static bool epoll_owns(const rt_poller *po, int fd) {
     return fd == po->epfd || fd == po->break_fd;
 }
 
-void netpoll_break(rt_poller *po) {
+static void epoll_wake(rt_poller *po) {
     if (atomic_exchange(&po->broken, true)) return;
     uint64_t one = 1;
     /* EAGAIN: the counter is full, so it is readable; EINTR does not happen on an eventfd. */
@@ -93,7 +93,7 @@ static int wait_ns(int epfd, struct epoll_event *evs, int64_t delay_ns) {
     return epoll_wait(epfd, evs, POLL_EVENTS, timeout_ms);
 }
 
-int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l) {
+static int epoll_poll(rt_poller *po, int64_t delay_ns, g_list *l) {
     struct epoll_event evs[POLL_EVENTS];
     int n = wait_ns(po->epfd, evs, delay_ns);
     if (n < 0) {
@@ -115,3 +115,12 @@ int netpoll_poll(rt_poller *po, int64_t delay_ns, g_list *l) {
     }
     return n;
 }
+
+const poller_ops epoll_ops = {
+    .open = epoll_open,
+    .add = epoll_add,
+    .del = epoll_del,
+    .owns = epoll_owns,
+    .poll = epoll_poll,
+    .wake = epoll_wake,
+};

@@ -43,17 +43,34 @@ static int set_groups_of(const char *user, gid_t gid) {
     }
 }
 
-int rt_drop_privileges(const char *user) {
-    char buf[16 << 10];
-    struct passwd pw, *found;
-    int err = getpwnam_r(user, &pw, buf, sizeof buf, &found);
-    if (err) return -err;
-    if (!found) return -ENOENT;
+int rt_find_user(const char *user, const char *group, uid_t *uid, gid_t *gid) {
+    enum { ROOM = 1 << 20 }; /* a group comes with the names of its members */
+    struct passwd pw, *found = NULL;
+    struct group gr, *found_group = NULL;
+    char *buf = malloc(ROOM);
+    if (!buf) return -ENOMEM;
+    int err = -getpwnam_r(user, &pw, buf, ROOM, &found);
+    if (!err && !found) err = -ENOENT;
+    if (!err) *uid = pw.pw_uid;
+    if (!err) *gid = pw.pw_gid;
+    if (!err && group) {
+        err = -getgrnam_r(group, &gr, buf, ROOM, &found_group);
+        if (!err && !found_group) err = -ESRCH;
+        if (!err) *gid = gr.gr_gid;
+    }
+    free(buf);
+    return err;
+}
+
+int rt_drop_privileges(const char *user, const char *group) {
+    uid_t uid;
+    gid_t gid;
+    int err = rt_find_user(user, group, &uid, &gid);
     /* Groups first: without uid 0 none of this is allowed any more. */
-    err = set_groups_of(user, pw.pw_gid);
-    if (!err) err = rt_setgid(pw.pw_gid);
-    if (!err) err = rt_setuid(pw.pw_uid);
+    if (!err) err = set_groups_of(user, gid);
+    if (!err) err = rt_setgid(gid);
+    if (!err) err = rt_setuid(uid);
     if (err) return err;
-    if (pw.pw_uid != 0 && (setuid(0) == 0 || seteuid(0) == 0)) return -EPERM; /* a way back */
+    if (uid != 0 && (setuid(0) == 0 || seteuid(0) == 0)) return -EPERM; /* a way back */
     return 0;
 }

@@ -46,9 +46,6 @@
 
 #include "trace.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 rt_sched sched;
 
 static __thread rt_m *tls_m;
@@ -85,192 +82,6 @@ int rt_procs(void) {
     return sched.procs;
 }
 
-/* ---- lists and states ---- */
-
-void g_list_push(g_list *l, rt_g *g) {
-    g->schedlink = NULL;
-    if (l->tail)
-        l->tail->schedlink = g;
-    else
-        l->head = g;
-    l->tail = g;
-    l->n++;
-}
-
-rt_g *g_list_pop(g_list *l) {
-    rt_g *g = l->head;
-    if (!g) return NULL;
-    l->head = g->schedlink;
-    if (!l->head) l->tail = NULL;
-    l->n--;
-    g->schedlink = NULL;
-    return g;
-}
-
-/* A bit for each legal transition: from * 8 + to. */
-#define MAY(from, to) (UINT64_C(1) << ((from)*8 + (to)))
-static const uint64_t legal =
-    MAY(G_IDLE, G_WAITING) | MAY(G_IDLE, G_RUNNABLE) | MAY(G_RUNNABLE, G_RUNNING) |
-    MAY(G_RUNNING, G_RUNNABLE) | MAY(G_RUNNING, G_WAITING) | MAY(G_RUNNING, G_SYSCALL) |
-    MAY(G_RUNNING, G_DEAD) | MAY(G_SYSCALL, G_RUNNING) | MAY(G_SYSCALL, G_RUNNABLE) |
-    MAY(G_WAITING, G_RUNNABLE) | MAY(G_WAITING, G_RUNNING) | MAY(G_DEAD, G_IDLE);
-
-static __attribute__((cold, noinline)) _Noreturn void bad_status(const rt_g *g, uint32_t now,
-                                                                 g_status from, g_status to) {
-    rt_throw("G %lld: state %u, asked to go from %d to %d", (long long)rt_id(g), now, from, to);
-}
-
-/* Only the owner moves the state, so no CAS is needed; a second owner is a bug that the comparison
- * finds most of the time. Release: who takes the G over by loading its state sees its fields. */
-void g_set_status(rt_g *g, g_status from, g_status to) {
-    uint32_t now = atomic_load_explicit(&g->status, memory_order_relaxed);
-    if (now != (uint32_t)from || !(legal >> (from * 8 + to) & 1)) bad_status(g, now, from, to);
-    atomic_store_explicit(&g->status, to, memory_order_release);
-}
-
-/* ---- making Gs and burying them ---- */
-
-enum { G_BLOCK = 64 };
-
-void init_gs(void) {
-    atomic_store(&sched.next_id, 0); /* the runtime's own G; the main G is 1 */
-}
-
-/* gfree_lock held. A block of new Gs for the global list; returns false without memory. Blocks are
- * never given back: a stale pointer to a G always points to a G, and its ticket tells. */
-static bool add_block(void) {
-    if (sched.n_blocks == sched.blocks_cap) {
-        uint32_t cap = sched.blocks_cap ? sched.blocks_cap * 2 : 64;
-        rt_g **blocks = realloc(sched.blocks, cap * sizeof *blocks);
-        if (!blocks) return false;
-        sched.blocks = blocks;
-        sched.blocks_cap = cap;
-    }
-    rt_g *gs = aligned_alloc(CACHE_LINE, G_BLOCK * ((sizeof *gs + CACHE_LINE - 1) & -CACHE_LINE));
-    if (!gs) return false;
-    memset(gs, 0, G_BLOCK * sizeof *gs);
-    for (int i = 0; i < G_BLOCK; i++) {
-        atomic_store_explicit(&gs[i].status, G_DEAD, memory_order_relaxed);
-        g_list_push(&sched.gfree, &gs[i]);
-    }
-    sched.blocks[sched.n_blocks++] = gs;
-    return true;
-}
-
-/* gfree_lock held. One from the global list, and some more for p's own. */
-static rt_g *refill(g_list *global, g_list *own) {
-    rt_g *g = g_list_pop(global);
-    for (int i = 0; own && i < GFREE_MAX / 2 && global->head; i++)
-        g_list_push(own, g_list_pop(global));
-    return g;
-}
-
-/* A dead G, moved to idle. with_stack: rather one that kept its stack, which is of STACK_NATIVE, and be it
- * from the global list: Gs that begin on one P and end on another would become ever more otherwise, since
- * a G that was given a stack keeps it. */
-static rt_g *take_g(bool with_stack) {
-    rt_m *m = rt_getm();
-    rt_p *p = m ? m->p : NULL;
-    rt_g *g = NULL;
-    if (p) g = g_list_pop(with_stack ? &p->stack_gfree : &p->gfree);
-    if (!g) {
-        rt_lock_acquire(&sched.gfree_lock);
-        if (with_stack) g = refill(&sched.stack_gfree, p ? &p->stack_gfree : NULL);
-        if (!g && with_stack && p) g = g_list_pop(&p->gfree);
-        if (!g) {
-            if (!sched.gfree.head && !add_block()) rt_throw("out of memory for a G");
-            g = refill(&sched.gfree, p ? &p->gfree : NULL);
-        }
-        rt_lock_release(&sched.gfree_lock);
-    }
-    g_set_status(g, G_DEAD, G_IDLE);
-    g->trimmed = false;
-    if (!g->timer.fn) rt_timer_init(&g->timer, wait_deadline, g);
-    atomic_store_explicit(&g->id,
-                          atomic_fetch_add_explicit(&sched.next_id, 1, memory_order_relaxed),
-                          memory_order_relaxed);
-    return g;
-}
-
-/* On the loop's stack, so g's own is free. It keeps one of the usual size. */
-static void bury(rt_g *g) {
-    g_set_status(g, G_RUNNING, G_DEAD);
-    rt_stack s = g->ctx.stack;
-    rt_context_destroy(&g->ctx);
-    if (s.hi - s.lo > STACK_NATIVE) {
-        stack_free(s);
-        g->ctx.stack = (rt_stack){0};
-    }
-    g->step = NULL;
-    g->cell = g->drives = NULL;
-    g->system = g->fresh = false;
-    rt_p *p = rt_getm()->p;
-    bool has_stack = g->ctx.stack.lo != NULL;
-    g_list *l = has_stack ? &p->stack_gfree : &p->gfree;
-    g_list_push(l, g);
-    if (l->n < GFREE_MAX) return;
-    g_list half = {0};
-    while (l->n > GFREE_MAX / 2)
-        g_list_push(&half, g_list_pop(l));
-    rt_lock_acquire(&sched.gfree_lock);
-    g_list *global = has_stack ? &sched.stack_gfree : &sched.gfree;
-    while (half.head)
-        g_list_push(global, g_list_pop(&half));
-    rt_lock_release(&sched.gfree_lock);
-}
-
-static void settle(void);
-
-/* Where a native G begins, on its own stack. */
-static void native_main(void *arg) {
-    rt_g *g = arg;
-    settle();
-    g->fn(g->arg);
-    g_leave(g, RT_EXIT);
-    rt_throw("G %lld runs on after its end", (long long)g->id);
-}
-
-rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size) {
-    bool usual = stack_size <= STACK_NATIVE;
-    rt_g *g = take_g(usual);
-    g->fn = fn;
-    g->arg = arg;
-    rt_stack s = g->ctx.stack;
-    if (!s.lo) s = stack_alloc(usual ? STACK_NATIVE : stack_size);
-    rt_context_make(&g->ctx, s, native_main, g);
-    return g;
-}
-
-static rt_g *start_native(rt_g *g, void *site) {
-    g->site = site;
-    g_set_status(g, G_IDLE, G_RUNNABLE);
-    g_enqueue(g);
-    return g;
-}
-
-rt_g *rt_go(void (*fn)(void *), void *arg) {
-    return start_native(new_native(fn, arg, STACK_NATIVE), __builtin_return_address(0));
-}
-
-rt_g *rt_go_stack(void (*fn)(void *), void *arg, size_t stack_size) {
-    return start_native(new_native(fn, arg, stack_size), __builtin_return_address(0));
-}
-
-rt_g *rt_new_step(rt_step_fn step, rt_cell *cell) {
-    rt_g *g = take_g(false);
-    g->site = __builtin_return_address(0);
-    g->step = step;
-    g->cell = cell;
-    g_set_status(g, G_IDLE, G_WAITING);
-    return g;
-}
-
-void rt_set_step(rt_g *g, rt_step_fn step, rt_cell *cell) {
-    g->fresh = cell && cell != g->cell;
-    g->step = step;
-    g->cell = cell;
-}
-
 /* ---- leaving and coming back ---- */
 
 /* g's commit refused to park it: it is next. */
@@ -296,6 +107,14 @@ static void settle_left(rt_m *m, rt_g *left) {
 static void settle(void) {
     rt_m *m = rt_getm();
     if (m->left) settle_left(m, m->left);
+}
+
+void native_main(void *arg) {
+    rt_g *g = arg;
+    settle();
+    g->fn(g->arg);
+    g_leave(g, RT_EXIT);
+    rt_throw("G %lld runs on after its end", (long long)g->id);
 }
 
 /* The next G of the ring, if it may run without a look at the rest of the world. */
@@ -549,14 +368,25 @@ static void idle(rt_m *m, rt_p *p) {
     m_stop(m);
 }
 
+/* global_get, for who does not hold the lock. */
+static rt_g *global_next(rt_p *p, int32_t max) {
+    if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) == 0) return NULL;
+    rt_lock_acquire(&sched.lock);
+    rt_g *g = global_get(p, max);
+    rt_lock_release(&sched.lock);
+    return g;
+}
+
 /* Who shares often keeps the ring from ever being empty, and so findrunnable from looking further: hence the look at
- * timers and events here. */
+ * timers and events here, and at the global queue, where those are for whom sysmon has found an event. */
 void rt_share(void) {
     rt_m *m = rt_getm();
     rt_g *g = m->curg, *driver = cell_driver(m->cell);
     int64_t now = 0;
     timers_run(m->p, &now);
     poll_own(m, now);
+    rt_g *first = global_next(m->p, 0);
+    if (first) runq_put(m->p, first);
     m->curg = driver;
     g_leave(driver, RT_YIELD);
     rt_getm()->curg = g;
@@ -580,21 +410,11 @@ static rt_g *findrunnable(rt_m *m) {
             timers_run(p, &now);
             if (now - atomic_load_explicit(&p->last_poll_ns, memory_order_relaxed) > FRESH_NS)
                 poll_own(m, now);
-            if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0) {
-                rt_lock_acquire(&sched.lock);
-                g = global_get(p, 1);
-                rt_lock_release(&sched.lock);
-                if (g) return g;
-            }
+            if ((g = global_next(p, 1))) return g;
         }
         if ((g = runq_get(p))) return g;
         if (timers_run(p, &now) && (g = runq_get(p))) return g;
-        if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0) {
-            rt_lock_acquire(&sched.lock);
-            g = global_get(p, 0);
-            rt_lock_release(&sched.lock);
-            if (g) return g;
-        }
+        if ((g = global_next(p, 0))) return g;
         poll_own(m, now);
         if ((g = runq_get(p))) return g;
 

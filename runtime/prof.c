@@ -16,8 +16,9 @@
  *
  * Folding happens at the end: each address becomes the start of its function, stacks that are equal
  * by functions are added up, and each gets a line "outermost;...;innermost count", which
- * flamegraph.pl and speedscope take. Code made at run time has no names yet: it is "0x7f12...", at the
- * outer end of its stack. (LuaJIT's frames: the issue on profiles of Lua.)
+ * flamegraph.pl and speedscope take. Code made at run time has no names: it is "0x7f12...", at the
+ * outer end of its stack. Who runs such code may put into the stack, in the handler, what stands for it
+ * (rt_prof_on_sample), and names that when the lines are written.
  *
  * Rejected: perf_event_open (not allowed in most containers); a hash table filled by the handler
  * (smaller, but a handler that waits for a bucket of the thread it interrupted waits for ever).
@@ -48,10 +49,12 @@ typedef struct sample {
     uintptr_t pc[DEPTH]; /* innermost first */
 } sample;
 
+static int (*edit)(const void *context, uintptr_t *pcs, int n, int max);
+static const char *(*name_of)(uintptr_t id);
+
 static struct {
     rt_lock lock;
     bool running;       /* lock */
-    bool has_handler;   /* lock */
     int hz;             /* lock */
     _Atomic bool on;    /* handlers take samples */
     sample *samples;    /* made at the first start, never given back */
@@ -97,6 +100,7 @@ static void on_sample(int signo, siginfo_t *info, void *context) {
             sample *s = &prof.samples[i];
             s->weight = weight;
             int depth = unwind(context, stack_of(m, sp_of(context)), s->pc, DEPTH);
+            if (edit) depth = edit(context, s->pc, depth, DEPTH);
             atomic_store_explicit(&s->depth, (uint32_t)depth, memory_order_release);
         } else {
             atomic_store(&prof.n, SAMPLES); /* lest it wraps */
@@ -139,6 +143,24 @@ void prof_init_m(rt_m *m) {
     rt_lock_release(&prof.lock);
 }
 
+void rt_prof_on_sample(int (*edits)(const void *context, uintptr_t *pcs, int n, int max),
+                       const char *(*names)(uintptr_t id)) {
+    edit = edits;
+    name_of = names;
+}
+
+/* It stays: a last SIGPROF may be on its way, and would kill us. Another one's would be put back by
+ * that one, with the same end, while we count on ours: so there must be none. */
+static int set_handler(void) {
+    struct sigaction now,
+        sa = {.sa_sigaction = on_sample, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
+    if (sigaction(SIGPROF, NULL, &now) < 0) return -errno;
+    if (now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_sample) return 0;
+    if (now.sa_handler != SIG_DFL && now.sa_handler != SIG_IGN) return -EBUSY;
+    sigfillset(&sa.sa_mask);
+    return sigaction(SIGPROF, &sa, NULL) < 0 ? -errno : 0;
+}
+
 static int set_up(void) {
     if (!prof.samples) {
         void *mem = mmap(NULL, sizeof(sample) * SAMPLES, PROT_READ | PROT_WRITE,
@@ -146,14 +168,7 @@ static int set_up(void) {
         if (mem == MAP_FAILED) return -errno;
         prof.samples = mem;
     }
-    if (!prof.has_handler) {
-        struct sigaction sa = {.sa_sigaction = on_sample,
-                               .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
-        sigfillset(&sa.sa_mask);
-        if (sigaction(SIGPROF, &sa, NULL) < 0) return -errno;
-        prof.has_handler = true; /* stays: a last SIGPROF may be on its way, and would kill us */
-    }
-    return 0;
+    return set_handler();
 }
 
 int rt_prof_start(int hz) {
@@ -192,9 +207,13 @@ static int by_pc(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+static bool is_named(uintptr_t pc) {
+    return (pc & RT_PROF_NAMED) != 0;
+}
+
 /* A caller's address is the one after the call, which may belong to the next function. */
 static uintptr_t inside(const sample *s, uint32_t i) {
-    return s->pc[i] - (i > 0);
+    return is_named(s->pc[i]) ? s->pc[i] : s->pc[i] - (i > 0);
 }
 
 /* Makes each address the start of its function. Each distinct one is looked up once. */
@@ -216,8 +235,8 @@ static int to_functions(sample **all, uint32_t n) {
     qsort(pcs, total, sizeof *pcs, by_pc);
     for (size_t i = 0; i < total; i++) {
         if (distinct && names[distinct - 1].pc == pcs[i]) continue;
-        rt_symbol s;
-        symbol_find((void *)pcs[i], &s); /* NOLINT: an address it is */
+        rt_symbol s = {0};
+        if (!is_named(pcs[i])) symbol_find((void *)pcs[i], &s); /* NOLINT: an address it is */
         names[distinct++] = (name){pcs[i], s.name ? s.start : pcs[i]};
     }
     for (uint32_t i = 0; i < n; i++)
@@ -236,12 +255,21 @@ static int by_stack(const void *a, const void *b) {
     return memcmp(x->pc, y->pc, x->depth * sizeof *x->pc);
 }
 
+/* A name of somebody else's may hold what separates them. */
+static void print_name(FILE *f, const char *s) {
+    for (; *s; s++)
+        fputc((unsigned char)*s < ' ' || *s == ';' ? '?' : *s, f);
+}
+
 static void print_stack(FILE *f, const sample *s, int64_t count) {
     for (uint32_t k = s->depth; k-- > 0;) {
-        rt_symbol y;
-        symbol_find((void *)s->pc[k], &y); /* NOLINT: an address it is */
+        rt_symbol y = {0};
+        if (is_named(s->pc[k]))
+            y.name = name_of(s->pc[k] & ~RT_PROF_NAMED);
+        else
+            symbol_find((void *)s->pc[k], &y); /* NOLINT: an address it is */
         if (y.name)
-            fputs(y.name, f);
+            print_name(f, y.name);
         else if (y.module)
             fprintf(f, "%s+0x%lx", y.module, (unsigned long)(s->pc[k] - y.start));
         else

@@ -34,7 +34,7 @@ typedef struct rt_stats {
     int32_t away;         /* VMs whose M has lost its P */
 } rt_stats;
 
-/* The same of one P. */
+/* What the scheduler counted of one P. */
 typedef struct rt_p_stats {
     int32_t status;      /* 0 idle, 1 running, 2 foreign, 3 syscall, 4 dead */
     int32_t runq;        /* Gs in its ring */

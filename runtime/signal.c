@@ -10,7 +10,7 @@
  *     SIGURG              interrupts one M (m_interrupt): sets a flag of the M
  *     SIGPROF             prof.c
  *     SIGUSR1, SIGQUIT    dump, dump and exit 2, unless the program asked otherwise
- *     SIGSEGV, SIGBUS,    name the G. On a guard page that is a stack overflow; anything else keeps
+ *     SIGSEGV, SIGBUS,    name the G. In a guard that is a stack overflow; anything else keeps
  *     SIGFPE, SIGILL      its default action
  *     SIGPIPE             see below
  *     the rest            keep theirs until rt_signal_notify or rt_signal_ignore
@@ -51,6 +51,9 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#ifdef RT_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
 
 enum { ASKED_DUMP = 1, ASKED_QUIT = 2 };
 enum { QUIT_NOT, QUIT_BEGAN };
@@ -133,35 +136,35 @@ void m_interrupt(rt_m *m) {
 
 /* ---- faults ---- */
 
-static bool (*fault_hook)(void *context);
+static bool (*fault_hook)(void *context, char *overflowed);
 
-static bool hook_takes(int signo, void *context) {
+static bool hook_takes(int signo, const siginfo_t *info, void *context) {
     const rt_m *m = rt_getm();
-    return signo == SIGSEGV && fault_hook && m && in_foreign_code(m) && fault_hook(context);
+    if (signo != SIGSEGV || !fault_hook || !m || !in_foreign_code(m)) return false;
+    rt_stack s = cell_driver(m->cell)->ctx.stack;
+    bool full = info->si_code > 0 && stack_guards(s, info->si_addr);
+#ifdef RT_ASAN
+    if (full) __asan_unpoison_memory_region(s.lo, (size_t)(s.hi - s.lo));
+#endif
+    return fault_hook(context, full ? s.lo : NULL);
 }
 
 #ifdef RT_ASAN
 static struct sigaction asan_segv; /* says more than ours */
 
 static void on_asan_fault(int signo, siginfo_t *info, void *uc) {
-    if (!hook_takes(signo, uc)) asan_segv.sa_sigaction(signo, info, uc);
+    if (!hook_takes(signo, info, uc)) asan_segv.sa_sigaction(signo, info, uc);
 }
 
-void rt_on_fault(bool (*fn)(void *context)) {
+void rt_on_fault(bool (*fn)(void *context, char *overflowed)) {
     fault_hook = fn;
     struct sigaction sa = {.sa_sigaction = on_asan_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigaddset(&sa.sa_mask, SIGURG);
     if (sigaction(SIGSEGV, &sa, &asan_segv) < 0) rt_throw("SIGSEGV: %s", strerror(errno));
 }
 #else
-void rt_on_fault(bool (*fn)(void *context)) {
+void rt_on_fault(bool (*fn)(void *context, char *overflowed)) {
     fault_hook = fn;
-}
-
-/* Frames of one function may be larger than the guard; what lies below it is another stack, whose
- * own addresses do not fault. */
-static bool overflows(rt_stack s, const char *at) {
-    return s.lo && at < s.lo && at >= s.lo - (64 << 10);
 }
 
 static void say_fault(int signo, const siginfo_t *info) {
@@ -173,14 +176,14 @@ static void say_fault(int signo, const siginfo_t *info) {
     char site[128] = "nobody";
     if (g && g->site) rt_symbol_print((const char *)g->site - 1, site, sizeof site);
     bool memory = signo == SIGSEGV || signo == SIGBUS;
-    if (memory && loop && overflows(loop->ctx.stack, at))
+    if (memory && loop && stack_guards(loop->ctx.stack, at))
         rt_throw("stack overflow: G %lld of VM G %lld, stack of %zu bytes, created by %s",
                  (long long)g->id, (long long)loop->id,
                  (size_t)(loop->ctx.stack.hi - loop->ctx.stack.lo), site);
-    if (memory && g && !g->step && overflows(g->ctx.stack, at))
+    if (memory && g && !g->step && stack_guards(g->ctx.stack, at))
         rt_throw("stack overflow: G %lld, stack of %zu bytes, created by %s", (long long)g->id,
                  (size_t)(g->ctx.stack.hi - g->ctx.stack.lo), site);
-    if (memory && overflows(m->ctx.stack, at))
+    if (memory && stack_guards(m->ctx.stack, at))
         rt_throw("stack overflow: M %d's loop, stack of %zu bytes, in G %lld, created by %s", m->id,
                  (size_t)(m->ctx.stack.hi - m->ctx.stack.lo), g ? (long long)g->id : 0LL, site);
     if (g)
@@ -190,7 +193,7 @@ static void say_fault(int signo, const siginfo_t *info) {
 
 /* On the M's alternate stack. */
 static void on_fault(int signo, siginfo_t *info, void *uc) {
-    if (hook_takes(signo, uc)) return;
+    if (hook_takes(signo, info, uc)) return;
     say_fault(signo, info);
     debug_before_end();
     signal(signo, SIG_DFL);
@@ -204,7 +207,7 @@ static void on_fault(int signo, siginfo_t *info, void *uc) {
 
 static __thread volatile sig_atomic_t own_write;
 
-SYS void signal_own_write(bool on) {
+SYS void rt_own_write(bool on) {
     own_write = on;
 }
 
@@ -383,6 +386,10 @@ static void answer(void *arg) {
 static void start_answer(void) {
     if (!atomic_load(&sig.asked) || atomic_exchange(&sig.answering, true)) return;
     rt_g *g = new_native(answer, NULL, STACK_NATIVE);
+    if (!g) { /* sysmon does it instead: signal_watch */
+        atomic_store(&sig.answering, false);
+        return;
+    }
     g->system = true;
     g_set_status(g, G_IDLE, G_RUNNABLE);
     g_enqueue(g);
@@ -419,10 +426,13 @@ static rt_step signal_step(rt_g *g) {
 
 void signal_start(void) {
     int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (fd < 0) rt_throw("no descriptor for signals: %s", strerror(errno));
-    sig.pd = pd_open_system(fd);
+    if (fd < 0) debug_no_start("no descriptor for signals: %s", strerror(errno));
+    int err;
+    sig.pd = pd_open_system(fd, &err);
+    if (!sig.pd) debug_no_start("cannot poll for signals: %s", strerror(-err));
     atomic_store(&sig.event_fd, fd);
     rt_g *g = rt_new_step(signal_step, NULL);
+    if (!g) debug_no_start("no memory for a G");
     g->system = true;
     rt_ready(g);
 }
@@ -446,14 +456,25 @@ void signal_init(bool keep_default) {
     if (err) rt_throw("cannot handle signals: %s", strerror(-err));
 }
 
+enum { SIGNAL_GUARD = 16 << 10 };
+
+bool signal_stack_new(rt_m *m) {
+    char *base = mmap(NULL, STACK_SIGNAL + SIGNAL_GUARD, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) return false;
+    m->sigstack = base + SIGNAL_GUARD;
+    if (mprotect(base, SIGNAL_GUARD, PROT_NONE) == 0) return true;
+    signal_stack_free(m);
+    return false;
+}
+
+void signal_stack_free(rt_m *m) {
+    munmap(m->sigstack - SIGNAL_GUARD, STACK_SIGNAL + SIGNAL_GUARD);
+    m->sigstack = NULL;
+}
+
 /* The thread was made with all signals blocked: they may come once it has a stack for them. */
 void signal_init_m(rt_m *m) {
-    enum { GUARD = 16 << 10 };
-    char *base = mmap(NULL, STACK_SIGNAL + GUARD, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED || mprotect(base, GUARD, PROT_NONE) < 0)
-        rt_throw("no memory for a signal stack: %s", strerror(errno));
-    m->sigstack = base + GUARD;
     stack_t ss = {.ss_sp = m->sigstack, .ss_size = STACK_SIGNAL};
     if (sigaltstack(&ss, NULL) < 0) rt_throw("sigaltstack: %s", strerror(errno));
     atomic_store(&m->tid, (int32_t)syscall(SYS_gettid));

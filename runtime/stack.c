@@ -1,8 +1,13 @@
-/* Stacks: mmap'd, with a guard page below, of sizes that are powers of two.
+/* Stacks: mmap'd, with a guard below, of sizes that are powers of two.
  *
  * The kernel commits pages as they are touched, so a stack costs what it has used, whatever its
- * size; that is our growth. An overflow hits the guard page and is reported by the SIGSEGV handler
- * (signal.c), which runs on the M's alternate stack.
+ * size; that is our growth. Huge pages would commit 2 MiB at the first touch, so there are none. An
+ * overflow hits the guard and is reported by the SIGSEGV handler (signal.c), which runs on the M's
+ * alternate stack.
+ *
+ * Our code and LuaJIT's touches each page on its way down (-fstack-clash-protection), that of other libraries need
+ * not: a frame of theirs that is larger than the guard would step over it, into what lies below. So the guard is as
+ * large as the stack, up to 1 MiB, which is the kernel's own measure for thread stacks.
  *
  * Stacks of the usual size stay with their dead G: 64 of these per P, warm, and the others in the
  * global list (proc.c), where the scavenger (sysmon calls it) takes the pages of those that lie idle.
@@ -15,8 +20,6 @@
  */
 #include "impl.h"
 
-#include <errno.h>
-#include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 
@@ -39,7 +42,10 @@ int64_t stack_bytes(void) {
     return count_get(&pool.bytes);
 }
 
-enum { SCAVENGE_BATCH = 256 }; /* stacks per call, which holds a lock */
+enum {
+    SCAVENGE_BATCH = 256, /* stacks per call, which holds a lock */
+    GUARD_MAX = 1 << 20,
+};
 
 /* 4 KiB on x86-64, up to 64 KiB on AArch64. */
 static size_t page_size(void) {
@@ -47,6 +53,15 @@ static size_t page_size(void) {
     size_t s = atomic_load_explicit(&size, memory_order_relaxed);
     if (s == 0) atomic_store_explicit(&size, s = getauxval(AT_PAGESZ), memory_order_relaxed);
     return s;
+}
+
+static size_t guard_of(size_t size) {
+    size_t page = page_size();
+    return size > GUARD_MAX ? GUARD_MAX : size < page ? page : size;
+}
+
+bool stack_guards(rt_stack s, const char *at) {
+    return s.lo && at < s.lo && at >= s.lo - guard_of((size_t)(s.hi - s.lo));
 }
 
 static unsigned class_of(size_t size) {
@@ -69,7 +84,7 @@ static int install_guard(char *base, size_t size) {
     return mprotect(base, size, PROT_NONE);
 }
 
-/* At least size bytes, rounded up to a power of two. Never fails: throws without memory. */
+/* At least size bytes, rounded up to a power of two; lo is NULL without memory. */
 rt_stack stack_alloc(size_t size) {
     unsigned c = class_of(size);
     size = (size_t)1 << (CLASS_MIN_BITS + c);
@@ -84,20 +99,28 @@ rt_stack stack_alloc(size_t size) {
         char *hi = (char *)f + sizeof *f;
         return (rt_stack){hi - size, hi};
     }
-    size_t guard = page_size();
+    size_t guard = guard_of(size);
     char *base = mmap(NULL, size + guard, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-    if (base == MAP_FAILED || install_guard(base, guard) < 0)
-        rt_throw("no memory for a stack of %zu bytes: %s%s", size, strerror(errno),
-                 errno == ENOMEM ? " (vm.max_map_count may be too low for so many stacks)" : "");
+    if (base == MAP_FAILED) return (rt_stack){0};
+    if (install_guard(base, guard) < 0) { /* vm.max_map_count may be too low for so many stacks */
+        munmap(base, size + guard);
+        return (rt_stack){0};
+    }
+    (void)madvise(base, size + guard,
+                  MADV_NOHUGEPAGE); /* a kernel without huge pages knows no such word */
     atomic_fetch_add(&pool.bytes, (int64_t)size);
     return (rt_stack){base + guard, base + guard + size};
 }
 
-/* The page at the top stays; what is below goes back to the kernel. */
+void stack_trim(rt_stack s, const void *below) {
+    size_t n = (size_t)((const char *)below - s.lo) & -page_size();
+    if (n > 0) madvise(s.lo, n, MADV_DONTNEED);
+}
+
+/* The page at the top stays. */
 static void trim(rt_stack s) {
-    size_t size = (size_t)(s.hi - s.lo), page = page_size();
-    if (size > page) madvise(s.lo, size - page, MADV_DONTNEED);
+    stack_trim(s, s.hi - page_size());
 }
 
 int stack_scavenge(void) {
@@ -129,5 +152,5 @@ void stack_free(rt_stack s) {
     rt_lock_release(&pool.lock);
     if (keep) return;
     atomic_fetch_sub(&pool.bytes, (int64_t)size);
-    munmap(s.lo - page_size(), size + page_size());
+    munmap(s.lo - guard_of(size), size + guard_of(size));
 }

@@ -9,6 +9,7 @@
  *   - takes Ps whose M is in a system call for more than one round, if there is anything to do;
  *   - takes Ps whose M runs the same foreign code for 20 ms, and from the cells that are stuck there the Gs
  *     that have not begun (syscall.c, cell.c);
+ *   - polls and runs timers for idle Ps for which no thread could be had, and tries again to have one (m.c);
  *   - tells a P that runs the same G for 10 ms to let others run (a cell looks between its Gs);
  *   - keeps now_ns of a P whose G does not stop at most 10 ms behind;
  *   - gives pages of unused stacks back, every second;
@@ -32,6 +33,8 @@
 #include <string.h>
 
 #define SCAVENGE_NS (1 * NS_PER_SEC)
+#define FEED_MIN_NS (10 * NS_PER_MS)
+#define FEED_MAX_NS (1 * NS_PER_SEC)
 
 enum { ROUND_MIN_US = 20, ROUND_MAX_US = 10000, IDLE_ROUNDS = 50, DEEP_ROUNDS = 500 };
 
@@ -56,7 +59,7 @@ static bool retake(rt_p *p) {
     return true;
 }
 
-/* The same out of foreign code. */
+/* Takes p out of foreign code, and has another M run it. */
 static bool retake_foreign(rt_p *p, uint32_t word) {
     if (!foreign_retake(p, word)) return false;
     atomic_fetch_add(&sched.n_handoffs, 1);
@@ -118,6 +121,33 @@ static bool watch_p(rt_p *p, watch *w, int64_t now) {
         }
     }
     return did;
+}
+
+/* ---- Ps without an M ---- */
+
+/* For an idle P in whose poller no M sits, since no thread could be had: events and timers. */
+static void tend_p(rt_p *p, int64_t now) {
+    rt_lock_acquire(&sched.lock);
+    bool alone = p->in_idle && !p->poll_m;
+    rt_lock_release(&sched.lock);
+    if (!alone) return;
+    timers_run(p, &now);
+    g_list l = {0};
+    if (count_get(&p->n_fds) > 0) netpoll_p(p, 0, &l);
+    inject(NULL, &l);
+}
+
+/* Each round while threads are missing; tries to make one after FEED_MIN_NS, then ever more seldom. */
+static void tend_starved(int64_t now) {
+    static int64_t next_ns, pause_ns; /* sysmon's */
+    for (int32_t i = 0; i < sched.procs; i++)
+        tend_p(&sched.ps[i], now);
+    if (now < next_ns) return;
+    bool fed = m_feed();
+    pause_ns = fed || pause_ns == 0         ? FEED_MIN_NS
+               : pause_ns * 2 < FEED_MAX_NS ? pause_ns * 2
+                                            : FEED_MAX_NS;
+    next_ns = now + pause_ns;
 }
 
 /* ---- schedtrace ---- */
@@ -205,7 +235,9 @@ static void *sysmon(void *arg) {
 
         int64_t now = the_clock->now();
         bool all_idle = atomic_load(&sched.n_idle_ps) == sched.procs;
-        if (all_idle && idle_rounds > DEEP_ROUNDS) {
+        bool starved = atomic_load(&sched.starved);
+        if (starved) tend_starved(now);
+        if (all_idle && !starved && idle_rounds > DEEP_ROUNDS) {
             if (!next_line) {
                 sleep_deeply(0);
                 idle_rounds = 0;
@@ -242,6 +274,6 @@ void sysmon_start(void) {
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int err = pthread_create(&t, NULL, sysmon, NULL);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (err) rt_throw("cannot make sysmon's thread: %s", strerror(err));
+    if (err) debug_no_start("cannot make sysmon's thread: %s", strerror(err));
     pthread_detach(t);
 }

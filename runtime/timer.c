@@ -26,11 +26,18 @@
  * An idle P's heap is waited for by the M in its poller, which is broken out if the first key moves
  * earlier; a busy P's is looked at between its Gs, by thieves, and by sysmon.
  *
+ * Without memory for a larger heap a timer goes to the P's list of those without room, which is looked at every
+ * ROOMLESS_NS: what is due fires, what finds room moves to the heap. So setting a timer never fails; for want of memory
+ * the timer is late. The key of such a timer is 0, hence not after any time that its owner may set.
+ *
  * Four children a node: half the depth of a binary heap, and the children share a cache line.
  */
 #include "impl.h"
 
 #include <stdlib.h>
+
+#define ROOMLESS_NS (10 * NS_PER_MS)
+#define ROOMLESS    UINT32_MAX /* index of a timer in that list */
 
 int64_t rt_nanotime(void) {
     struct timespec t;
@@ -77,17 +84,32 @@ static void sift_down(rt_p *p, uint32_t i, timer_slot s) {
 
 static void note_first(rt_p *p) {
     int64_t first = p->ntimers ? p->timers[0].key : 0;
+    if (p->roomless && (first == 0 || p->roomless_ns < first)) first = p->roomless_ns;
     if (first != atomic_load_explicit(&p->timer_next_ns, memory_order_relaxed))
         atomic_store(&p->timer_next_ns, first);
 }
 
+static bool grow(rt_p *p) {
+    uint32_t cap = p->timers_cap ? p->timers_cap * 2 : TIMER_HEAP_MIN;
+    timer_slot *timers = realloc(p->timers, cap * sizeof *timers);
+    if (!timers) return false;
+    p->timers = timers;
+    p->timers_cap = cap;
+    return true;
+}
+
+static void put_aside(rt_p *p, rt_timer *t) {
+    if (!p->roomless) p->roomless_ns = rt_nanotime() + ROOMLESS_NS;
+    t->next = p->roomless;
+    p->roomless = t;
+    atomic_store_explicit(&t->key, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->index, ROOMLESS, memory_order_relaxed);
+}
+
 static void insert(rt_p *p, rt_timer *t, int64_t key) {
-    if (p->ntimers == p->timers_cap) {
-        uint32_t cap = p->timers_cap ? p->timers_cap * 2 : TIMER_HEAP_MIN;
-        timer_slot *timers = realloc(p->timers, cap * sizeof *timers);
-        if (!timers) rt_throw("out of memory for %u timers", cap);
-        p->timers = timers;
-        p->timers_cap = cap;
+    if (p->ntimers == p->timers_cap && !grow(p)) {
+        put_aside(p, t);
+        return;
     }
     atomic_store_explicit(&t->key, key, memory_order_relaxed);
     sift_up(p, p->ntimers++, (timer_slot){key, t});
@@ -116,26 +138,31 @@ bool timer_move_later(rt_timer *t, int64_t until) {
                           atomic_load_explicit(&t->key, memory_order_relaxed) <= until);
 }
 
+static void set_home(rt_timer *t, const rt_p *p) {
+    atomic_store_explicit(&t->home, (uint32_t)p->id + 1, memory_order_relaxed);
+}
+
 void rt_timer_set(rt_timer *t, int64_t until) {
     if (timer_move_later(t, until)) return;
     rt_m *m = rt_getm();
     /* Any will do. From foreign code the one that the M had, and most likely gets back. */
     rt_p *here = m && m->p ? m->p : m && m->old_p ? m->old_p : &sched.ps[0];
-    rt_p *home = atomic_load_explicit(&t->home, memory_order_relaxed);
-    if (!home) atomic_store_explicit(&t->home, home = here, memory_order_relaxed);
+    uint32_t number = atomic_load_explicit(&t->home, memory_order_relaxed);
+    rt_p *home = number ? &sched.ps[number - 1] : here;
+    if (!number) set_home(t, here);
     rt_lock_acquire(&home->timer_lock);
     if (atomic_load_explicit(&t->index, memory_order_relaxed) != 0) {
         if (atomic_load_explicit(&t->key, memory_order_relaxed) > until) rekey(home, t, until);
     } else {
         if (home != here) {
-            atomic_store_explicit(&t->home, here, memory_order_relaxed);
+            set_home(t, here);
             rt_lock_release(&home->timer_lock);
             home = here;
             rt_lock_acquire(&home->timer_lock);
         }
         insert(home, t, until);
     }
-    bool first = home->timers[0].t == t;
+    bool first = home->roomless || home->timers[0].t == t;
     note_first(home);
     rt_lock_release(&home->timer_lock);
     /* The P's own M looks at the heap before it sleeps; any other sleeper must look again. */
@@ -144,6 +171,33 @@ void rt_timer_set(rt_timer *t, int64_t until) {
 
 /* ---- time passes ---- */
 
+/* timer_lock held, but for the moment in which t's function runs. */
+static void fire(rt_p *p, rt_timer *t) {
+    note_first(p);
+    rt_lock_release(&p->timer_lock);
+    t->fn(t->arg);
+    rt_lock_acquire(&p->timer_lock);
+}
+
+/* timer_lock held: looks at those without room. How many have fired. */
+static int64_t admit(rt_p *p, int64_t now_ns) {
+    int64_t fired = 0;
+    rt_timer *next, *t = p->roomless;
+    p->roomless = NULL;
+    for (; t; t = next) {
+        next = t->next;
+        atomic_store(&t->index, 0);
+        int64_t until = atomic_load(&t->until);
+        if (until > now_ns) {
+            insert(p, t, until);
+        } else if (until != 0) {
+            fire(p, t);
+            fired++;
+        }
+    }
+    return fired;
+}
+
 bool timers_run(rt_p *p, int64_t *now_ns) {
     int64_t next = atomic_load_explicit(&p->timer_next_ns, memory_order_relaxed);
     if (next == 0) return false;
@@ -151,6 +205,7 @@ bool timers_run(rt_p *p, int64_t *now_ns) {
     if (next > *now_ns) return false;
     int64_t fired = 0;
     rt_lock_acquire(&p->timer_lock);
+    if (p->roomless && p->roomless_ns <= *now_ns) fired = admit(p, *now_ns);
     for (int left = TIMER_BATCH; left > 0 && p->ntimers && p->timers[0].key <= *now_ns; left--) {
         rt_timer *t = p->timers[0].t;
         int64_t until = atomic_load(&t->until);
@@ -166,11 +221,8 @@ bool timers_run(rt_p *p, int64_t *now_ns) {
             continue;
         }
         if (until == 0) continue;
-        note_first(p);
-        rt_lock_release(&p->timer_lock);
-        t->fn(t->arg);
+        fire(p, t);
         fired++;
-        rt_lock_acquire(&p->timer_lock);
     }
     note_first(p);
     rt_lock_release(&p->timer_lock);
@@ -186,6 +238,8 @@ bool timers_live(void) {
         rt_lock_acquire(&p->timer_lock);
         for (uint32_t k = 0; !live && k < p->ntimers; k++)
             live = atomic_load(&p->timers[k].t->until) != 0;
+        for (rt_timer *t = p->roomless; !live && t; t = t->next)
+            live = atomic_load(&t->until) != 0;
         rt_lock_release(&p->timer_lock);
         if (live) return true;
     }

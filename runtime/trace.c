@@ -63,7 +63,7 @@ _Atomic bool trace_is_on;
 
 static struct {
     rt_lock lock;
-    FILE *file;               /* lock; NULL: none is recorded */
+    bool running;             /* lock: one is recorded */
     int64_t start_ns;         /* lock */
     _Atomic uint32_t session; /* lock; anybody reads */
     rt_lock others_lock;      /* of who writes to others */
@@ -355,23 +355,20 @@ static int64_t write_all(FILE *f) {
 
 /* ---- start and stop ---- */
 
-int rt_trace_start(const char *path) {
-    FILE *f = fopen(path, "we");
-    if (!f) return -errno;
+int rt_trace_start(void) {
     rt_lock_acquire(&trace.lock);
-    bool busy = trace.file != NULL;
+    bool busy = trace.running;
     if (!busy) {
-        trace.file = f;
+        trace.running = true;
         trace.start_ns = rt_nanotime();
         atomic_fetch_add(&trace.session, 1);
         atomic_store(&trace_is_on, true);
     }
     rt_lock_release(&trace.lock);
-    if (busy) fclose(f);
     return busy ? -EBUSY : 0;
 }
 
-int rt_trace_stop(int64_t *dropped) {
+int rt_trace_stop(FILE *file, int64_t *dropped) {
     int err = -EINVAL;
     int64_t n = 0;
     atomic_store(&trace_is_on, false);
@@ -379,11 +376,11 @@ int rt_trace_stop(int64_t *dropped) {
     bool native = g && !g->step;
     if (native) rt_entersyscall();
     rt_lock_acquire(&trace.lock);
-    if (trace.file) {
-        n = write_all(trace.file);
-        err = ferror(trace.file) ? -EIO : 0;
-        if (fclose(trace.file) != 0 && !err) err = -errno;
-        trace.file = NULL;
+    if (trace.running) {
+        err = 0;
+        if (file) n = write_all(file);
+        if (file && (fflush(file) != 0 || ferror(file))) err = -EIO;
+        trace.running = false;
     }
     rt_lock_release(&trace.lock);
     if (native) rt_exitsyscall();

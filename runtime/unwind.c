@@ -196,120 +196,163 @@ static void set_rule(rules *r, uint64_t reg, enum rule_kind kind, int64_t off) {
 
 enum { REMEMBERED = 4 };
 
+/* A run of CFA instructions. */
+typedef struct cfa_run {
+    const entry *e;
+    const rules *initial; /* the CIE's outcome, NULL while it is made */
+    rules *r;             /* the row so far */
+    const uint8_t *p;     /* the next operand or instruction */
+    rules saved[REMEMBERED];
+    int n_saved;
+} cfa_run;
+
+/* How far op moves the location, times code_align. -1: not at all. */
+static int64_t advance_by(cfa_run *c, uint8_t op) {
+    if ((op & 0xc0) == 0x40) return op & 0x3f;
+    const uint8_t *p = c->p;
+    switch (op) {
+    case 0x02:
+        c->p += 1;
+        return p[0];
+    case 0x03:
+        c->p += 2;
+        return p[0] | p[1] << 8;
+    case 0x04:
+        c->p += 4;
+        return (uint32_t)get_s32(p);
+    default:
+        return -1;
+    }
+}
+
+static void restore_rule(cfa_run *c, uint64_t reg) {
+    if (c->initial && reg < REGS) set_rule(c->r, reg, c->initial->kind[reg], c->initial->off[reg]);
+}
+
+/* Expressions are not evaluated. */
+static void skip_expression(cfa_run *c) {
+    uint64_t n = uleb(&c->p);
+    c->p += n;
+}
+
+/* Instructions about the canonical frame address. False: op is none. */
+static bool set_cfa(cfa_run *c, uint8_t op) {
+    rules *r = c->r;
+    switch (op) {
+    case 0x0c: /* def_cfa */
+        r->cfa_reg = uleb(&c->p);
+        r->cfa_off = (int64_t)uleb(&c->p);
+        r->cfa_expr = false;
+        return true;
+    case 0x0d: /* def_cfa_register */
+        r->cfa_reg = uleb(&c->p);
+        return true;
+    case 0x0e: /* def_cfa_offset */
+        r->cfa_off = (int64_t)uleb(&c->p);
+        return true;
+    case 0x0f: /* def_cfa_expression */
+        skip_expression(c);
+        r->cfa_expr = true;
+        return true;
+    case 0x12: /* def_cfa_sf */
+        r->cfa_reg = uleb(&c->p);
+        r->cfa_off = sleb(&c->p) * c->e->data_align;
+        r->cfa_expr = false;
+        return true;
+    case 0x13: /* def_cfa_offset_sf */
+        r->cfa_off = sleb(&c->p) * c->e->data_align;
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Instructions about one register. False: op is none. */
+static bool set_register(cfa_run *c, uint8_t op) {
+    uint64_t reg;
+    if ((op & 0xc0) == 0x80) {
+        set_rule(c->r, op & 0x3f, AT_CFA, (int64_t)uleb(&c->p) * c->e->data_align);
+        return true;
+    }
+    if ((op & 0xc0) == 0xc0) {
+        restore_rule(c, op & 0x3f);
+        return true;
+    }
+    switch (op) {
+    case 0x05: /* offset_extended */
+        reg = uleb(&c->p);
+        set_rule(c->r, reg, AT_CFA, (int64_t)uleb(&c->p) * c->e->data_align);
+        return true;
+    case 0x06: /* restore_extended */
+        restore_rule(c, uleb(&c->p));
+        return true;
+    case 0x07:
+        set_rule(c->r, uleb(&c->p), UNDEFINED, 0);
+        return true;
+    case 0x08:
+        set_rule(c->r, uleb(&c->p), SAME, 0);
+        return true;
+    case 0x09: /* register */
+        reg = uleb(&c->p);
+        uleb(&c->p);
+        set_rule(c->r, reg, BEYOND_US, 0);
+        return true;
+    case 0x10: /* expression, val_expression */
+    case 0x16:
+        reg = uleb(&c->p);
+        skip_expression(c);
+        set_rule(c->r, reg, BEYOND_US, 0);
+        return true;
+    case 0x11: /* offset_extended_sf */
+        reg = uleb(&c->p);
+        set_rule(c->r, reg, AT_CFA, sleb(&c->p) * c->e->data_align);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Instructions about whole rows, and those without effect here. False: op is none, or too many rows are remembered. */
+static bool set_row(cfa_run *c, uint8_t op) {
+    switch (op) {
+    case 0x00: /* nop */
+    case 0x2d: /* aarch64: the return address is signed from here on */
+        return true;
+    case 0x0a: /* remember_state */
+        if (c->n_saved == REMEMBERED) return false;
+        c->saved[c->n_saved++] = *c->r;
+        return true;
+    case 0x0b: /* restore_state */
+        if (c->n_saved == 0) return false;
+        *c->r = c->saved[--c->n_saved];
+        return true;
+    case 0x2e: /* GNU_args_size */
+        uleb(&c->p);
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Runs CFA instructions until the row of pc. `initial` is the CIE's outcome, NULL while it is made.
  * False: something we do not know. */
 static bool run_cfa(const entry *e, const uint8_t *p, const uint8_t *end, uintptr_t pc, rules *r,
                     const rules *initial) {
+    cfa_run c;
+    c.e = e;
+    c.initial = initial;
+    c.r = r;
+    c.p = p;
+    c.n_saved = 0;
     uintptr_t loc = e->start;
-    rules saved[REMEMBERED];
-    int n_saved = 0;
-    while (p < end) {
-        uint8_t op = *p++;
-        uint64_t reg = op & 0x3f, delta = 0;
-        bool advance = false;
-        switch (op & 0xc0) {
-        case 0x40:
-            delta = reg;
-            advance = true;
-            break;
-        case 0x80:
-            set_rule(r, reg, AT_CFA, (int64_t)uleb(&p) * e->data_align);
-            continue;
-        case 0xc0:
-            if (initial && reg < REGS) set_rule(r, reg, initial->kind[reg], initial->off[reg]);
-            continue;
-        }
-        if (!advance) switch (op) {
-            case 0x00: /* nop */
-            case 0x2d: /* aarch64: the return address is signed from here on */
-                break;
-            case 0x02:
-                delta = *p++;
-                advance = true;
-                break;
-            case 0x03:
-                delta = (uint64_t)p[0] | (uint64_t)p[1] << 8;
-                p += 2;
-                advance = true;
-                break;
-            case 0x04:
-                delta = (uint32_t)get_s32(p);
-                p += 4;
-                advance = true;
-                break;
-            case 0x05: /* offset_extended */
-                reg = uleb(&p);
-                set_rule(r, reg, AT_CFA, (int64_t)uleb(&p) * e->data_align);
-                break;
-            case 0x06: /* restore_extended */
-                reg = uleb(&p);
-                if (initial && reg < REGS) set_rule(r, reg, initial->kind[reg], initial->off[reg]);
-                break;
-            case 0x07:
-                set_rule(r, uleb(&p), UNDEFINED, 0);
-                break;
-            case 0x08:
-                set_rule(r, uleb(&p), SAME, 0);
-                break;
-            case 0x09: /* register */
-                reg = uleb(&p);
-                uleb(&p);
-                set_rule(r, reg, BEYOND_US, 0);
-                break;
-            case 0x0a:
-                if (n_saved == REMEMBERED) return false;
-                saved[n_saved++] = *r;
-                break;
-            case 0x0b:
-                if (n_saved == 0) return false;
-                *r = saved[--n_saved];
-                break;
-            case 0x0c: /* def_cfa */
-                r->cfa_reg = uleb(&p);
-                r->cfa_off = (int64_t)uleb(&p);
-                r->cfa_expr = false;
-                break;
-            case 0x0d:
-                r->cfa_reg = uleb(&p);
-                break;
-            case 0x0e:
-                r->cfa_off = (int64_t)uleb(&p);
-                break;
-            case 0x0f: { /* def_cfa_expression */
-                uint64_t n = uleb(&p);
-                p += n;
-                r->cfa_expr = true;
-                break;
-            }
-            case 0x10: /* expression, val_expression */
-            case 0x16: {
-                reg = uleb(&p);
-                uint64_t n = uleb(&p);
-                p += n;
-                set_rule(r, reg, BEYOND_US, 0);
-                break;
-            }
-            case 0x11: /* offset_extended_sf */
-                reg = uleb(&p);
-                set_rule(r, reg, AT_CFA, sleb(&p) * e->data_align);
-                break;
-            case 0x12: /* def_cfa_sf */
-                r->cfa_reg = uleb(&p);
-                r->cfa_off = sleb(&p) * e->data_align;
-                r->cfa_expr = false;
-                break;
-            case 0x13:
-                r->cfa_off = sleb(&p) * e->data_align;
-                break;
-            case 0x2e: /* GNU_args_size */
-                uleb(&p);
-                break;
-            default:
-                return false;
-            }
-        if (advance) {
-            loc += delta * e->code_align;
+    while (c.p < end) {
+        uint8_t op = *c.p++;
+        int64_t delta = advance_by(&c, op);
+        if (delta >= 0) {
+            loc += (uint64_t)delta * e->code_align;
             if (loc > pc) return true;
+        } else if (!set_register(&c, op) && !set_cfa(&c, op) && !set_row(&c, op)) {
+            return false;
         }
     }
     return true;

@@ -37,6 +37,12 @@ static bool open_pair(rt_fd *a, rt_fd *b) {
            EXPECT_EQ(rt_fd_init(a, s[0]), 0) && EXPECT_EQ(rt_fd_init(b, s[1]), 0);
 }
 
+static bool open_pipe(rt_fd *r, rt_fd *w) {
+    int p[2];
+    return EXPECT_EQ(pipe2(p, O_NONBLOCK | O_CLOEXEC), 0) && EXPECT_EQ(rt_fd_init(r, p[0]), 0) &&
+           EXPECT_EQ(rt_fd_init(w, p[1]), 0);
+}
+
 /* A TCP connection; *peer is a bare descriptor that blocks. */
 static bool open_tcp_to(rt_fd *a, int *peer) {
     struct sockaddr_in sa = loopback(0);
@@ -108,6 +114,12 @@ static bool read_full(rt_fd *f, void *buf, size_t n) {
         at += (size_t)r;
     }
     return true;
+}
+
+/* Finer than a look at the clock, which takes longer than what it has to hit. */
+static void spin_finely(uint64_t *seed) {
+    for (volatile uint64_t n = random_below(seed, 400); n > 0; n--)
+        ;
 }
 
 /* ---- a G that makes one call ---- */

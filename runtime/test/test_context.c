@@ -38,7 +38,7 @@ static void drop_there(rt_stack s) {
 #ifdef RT_ASAN
     there.fake = NULL;
 #endif
-    (void)s; /* not given back: ASan still has redzones of its frames there */
+    stack_free(s);
 }
 
 __attribute__((noinline)) static bool values_live_over_a_switch(uint64_t x) {
@@ -170,6 +170,40 @@ static void stacks_are_reused_and_come_back_clean(void **state) {
     assert_true(stack_bytes() - before < 20 * (4 << 20));
 }
 
+/* In a child, since no sanitizer lives through a fault. */
+static bool faults(const char *at) {
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGSEGV, SIG_DFL);
+        *(volatile char *)at;
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+static void a_frame_that_is_larger_than_a_page_hits_the_guard(void **state) {
+    (void)state;
+    static const struct {
+        size_t size, guard;
+    } kinds[] = {{RT_CELL_STACK, 1 << 20},
+                 {STACK_NATIVE, STACK_NATIVE},
+                 {STACK_M, STACK_M < 1 << 20 ? STACK_M : 1 << 20}};
+    for (int i = 0; i < 3; i++) {
+        rt_stack s = stack_alloc(kinds[i].size);
+        assert_true((size_t)(s.hi - s.lo) == kinds[i].size);
+        assert_false(faults(s.lo));
+        for (size_t below = 1; below <= kinds[i].guard; below = below * 2 + (below == 1))
+            assert_true(faults(s.lo - below) && stack_guards(s, s.lo - below));
+        assert_true(faults(s.lo - kinds[i].guard) && stack_guards(s, s.lo - kinds[i].guard));
+        assert_false(stack_guards(s, s.lo - kinds[i].guard - 1));
+        assert_false(stack_guards(s, s.lo));
+        stack_free(s);
+    }
+}
+
 /* ---- in a child: no way back ---- */
 
 __attribute__((noinline)) static int64_t descend_forever(int64_t n) {
@@ -208,6 +242,7 @@ int main(void) {
         cmocka_unit_test(entry_gets_its_argument_on_an_aligned_stack),
         cmocka_unit_test(a_context_goes_on_on_another_thread),
         cmocka_unit_test(stacks_are_reused_and_come_back_clean),
+        cmocka_unit_test(a_frame_that_is_larger_than_a_page_hits_the_guard),
         cmocka_unit_test(an_overflow_says_whose),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,11 +62,30 @@ static void signal_self_soon(int signo) {
     pthread_detach(foreign(signal_later, (void *)(intptr_t)signo));
 }
 
+/* When the Gs of makes_gs, the VM's and the main G stand where the dump must show them. */
+static void *signal_at_rest(void *arg) {
+    rt_stats s;
+    do {
+        usleep(1000);
+        rt_read_stats(&s);
+    } while (s.g_syscall != 1 || s.g_waiting < 7 || s.g_runnable + s.g_running > 0);
+    kill(getpid(), (int)(intptr_t)arg);
+    return NULL;
+}
+
+static rt_g *main_g;
+
+static void wake_main(rt_dump_how how) {
+    if (how == RT_DUMP_WAITS) rt_interrupt(main_g, RT_CANCELED);
+}
+
 static void child_dump(void *arg) {
     (void)arg;
+    main_g = rt_self();
     if (makes_gs()) _exit(9);
-    signal_self_soon(SIGUSR1);
-    rt_sleep(400 * MS);
+    rt_on_dump(wake_main);
+    pthread_detach(foreign(signal_at_rest, (void *)(intptr_t)SIGUSR1));
+    if (rt_sleep(60 * SEC) == 0) _exit(8);
     say("still here\n");
     _exit(0);
 }
@@ -74,18 +93,29 @@ static void child_dump(void *arg) {
 static void child_quit(void *arg) {
     (void)arg;
     if (makes_gs()) _exit(9);
-    signal_self_soon(SIGQUIT);
+    pthread_detach(foreign(signal_at_rest, (void *)(intptr_t)SIGQUIT));
     rt_sleep(60 * SEC);
 }
 
+static _Atomic int spinning;
+
 static void spins(void *arg) {
     (void)arg;
+    atomic_fetch_add(&spinning, 1);
     spin_for(60 * SEC);
+}
+
+/* Both Ps are held: a P whose M is still on its way would do it before sysmon does. */
+static void *quit_when_stuck(void *arg) {
+    while (atomic_load(&spinning) < 2)
+        usleep(1000);
+    kill(getpid(), SIGQUIT);
+    return arg;
 }
 
 static void child_stuck(void *arg) {
     (void)arg;
-    signal_self_soon(SIGQUIT);
+    pthread_detach(foreign(quit_when_stuck, NULL));
     rt_go(spins, NULL);
     rt_yield();
     spins(NULL);
@@ -151,36 +181,43 @@ static void assert_says(const char *said, const char *what) {
     if (!strstr(said, what)) fail_msg("\"%s\" is not in: %s", what, said);
 }
 
-static void assert_lists_all(const char *said) {
+/* And for how long: less than the child has lived. */
+static void assert_shows_g(const char *said, const char *what) {
+    assert_says(said, what);
+    char *end, *at = strstr(said, what) + strlen(what);
+    double s = strtod(at, &end);
+    if (end == at || s < 0 || s > 100 || strncmp(end, " s, created by ", 15) != 0)
+        fail_msg("no time after \"%s\": %s", what, said);
+}
+
+/* `in_vm`: what it says of the G in a VM, which has a line of its own unless there is a hook that lists those. */
+static void assert_lists_all(const char *said, const char *in_vm, int lines_of_gs) {
     static const char *const lines[] = {
-        "lunapark: 2 Ps (",
-        "P 0: ",
-        "P 1: ",
-        "G 1 native: waiting, sleep, 0.",
-        " native: waiting, sleep, 0.",
-        " native: waiting, park, 0.",
-        " native: waiting, read, 0.",
-        " native: syscall, system call, 0.",
-        " step: waiting, join, 0.",
-        " in VM: waiting, join, 0.",
-        " VM: waiting, VM idle, 0.",
-        ", created by makes_gs+0x",
-        ", created by main+0x",
+        "lunapark: 2 Ps (", "P 0: ", "P 1: ", ", created by makes_gs+0x", ", created by main+0x",
+    };
+    static const char *const gs[] = {
+        "G 1 native: waiting, sleep, ",    " native: waiting, sleep, ",
+        " native: waiting, park, ",        " native: waiting, read, ",
+        " native: syscall, system call, ", " step: waiting, join, ",
+        " VM: waiting, VM idle, ",
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
         assert_says(said, lines[i]);
+    for (size_t i = 0; i < sizeof gs / sizeof *gs; i++)
+        assert_shows_g(said, gs[i]);
+    assert_says(said, in_vm);
     /* Each on a line of its own. */
     int n = 0;
     for (const char *at = said; (at = strstr(at, "\nG ")); at++)
         n++;
-    assert_int_equal(n, 8);
+    assert_int_equal(n, lines_of_gs);
 }
 
 static void sigusr1_shows_all_and_changes_nothing(void **state) {
     (void)state;
     char said[8192];
     assert_child_exits("dump", 0, said, sizeof said);
-    assert_lists_all(said);
+    assert_lists_all(said, "\n1 G in VMs: waiting, join, up to ", 7);
     assert_says(said, "still here");
 }
 
@@ -189,7 +226,7 @@ static void sigquit_shows_all_and_ends(void **state) {
     char said[8192];
     assert_child_exits("quit", 2, said, sizeof said);
     assert_says(said, "lunapark: SIGQUIT\n");
-    assert_lists_all(said);
+    assert_lists_all(said, " in VM: waiting, join, ", 8);
 }
 
 static void sysmon_does_it_if_nobody_can(void **state) {

@@ -165,6 +165,38 @@ static void put(modeled *m, size_t at, const uint8_t *p, size_t n) {
     m->n += n;
 }
 
+static void book_and_ack(modeled *m, const uint8_t *fresh, size_t n, size_t some, uint64_t *seed) {
+    void *at;
+    ssize_t room = rt_linkbuf_book(&m->b, random_below(seed, 2) ? n : 0, &at);
+    if (!EXPECT(room > 0 || n == 0)) return;
+    if (n > (size_t)room) n = (size_t)room;
+    memcpy(at, fresh, n);
+    memset((char *)at + n, 0xdd, (size_t)room - n); /* all of it is ours until ack */
+    if (some && random_below(seed, 2)) {            /* reading goes on meanwhile */
+        rt_linkbuf_skip(&m->b, some);
+        take(m, some);
+    }
+    rt_linkbuf_ack(&m->b, n);
+    put(m, m->n, fresh, n);
+}
+
+static void expect_first(modeled *m, const void *p, size_t some) {
+    if (!EXPECT(p) || !some) return;
+    EXPECT(memcmp(p, m->flat, some) == 0);
+    keep(m, p, some);
+}
+
+static void move_all(modeled *m, modeled *o, size_t some, bool end) {
+    check_kept(o);
+    o->n_kept = 0; /* its unread spans are m's now */
+    if (end)
+        EXPECT_EQ(rt_linkbuf_append(&m->b, &o->b), 0);
+    else
+        EXPECT_EQ(rt_linkbuf_insert(&m->b, some, &o->b), 0);
+    put(m, end ? m->n : some, o->flat, o->n);
+    o->n = 0;
+}
+
 static void one_step(modeled *ms, uint64_t *seed) {
     modeled *m = &ms[random_below(seed, BUFS)], *o = &ms[random_below(seed, BUFS)];
     uint8_t fresh[120];
@@ -173,8 +205,6 @@ static void one_step(modeled *ms, uint64_t *seed) {
     if (random_below(seed, 2) && some > 30) some = random_below(seed, 30);
     for (size_t i = 0; i < n; i++)
         fresh[i] = (uint8_t)random_next(seed);
-    void *at;
-    const void *p;
     switch (random_below(seed, 11)) {
     case 0:
     case 1:
@@ -183,34 +213,14 @@ static void one_step(modeled *ms, uint64_t *seed) {
         put(m, m->n, fresh, n);
         break;
     case 2:
-    case 3: {
-        if (m->n + n > MODEL_MAX) break;
-        ssize_t room = rt_linkbuf_book(&m->b, random_below(seed, 2) ? n : 0, &at);
-        if (!EXPECT(room > 0 || n == 0)) break;
-        if (n > (size_t)room) n = (size_t)room;
-        memcpy(at, fresh, n);
-        memset((char *)at + n, 0xdd, (size_t)room - n); /* all of it is ours until ack */
-        if (some && random_below(seed, 2)) {            /* reading goes on meanwhile */
-            rt_linkbuf_skip(&m->b, some);
-            take(m, some);
-        }
-        rt_linkbuf_ack(&m->b, n);
-        put(m, m->n, fresh, n);
+    case 3:
+        if (m->n + n <= MODEL_MAX) book_and_ack(m, fresh, n, some, seed);
         break;
-    }
     case 4:
-        p = rt_linkbuf_peek(&m->b, some);
-        if (EXPECT(p) && some) {
-            EXPECT(memcmp(p, m->flat, some) == 0);
-            keep(m, p, some);
-        }
+        expect_first(m, rt_linkbuf_peek(&m->b, some), some);
         break;
     case 5:
-        p = rt_linkbuf_next(&m->b, some);
-        if (EXPECT(p) && some) {
-            EXPECT(memcmp(p, m->flat, some) == 0);
-            keep(m, p, some);
-        }
+        expect_first(m, rt_linkbuf_next(&m->b, some), some);
         take(m, some);
         break;
     case 6:
@@ -228,20 +238,8 @@ static void one_step(modeled *ms, uint64_t *seed) {
         put(o, o->n, m->flat, some);
         take(m, some);
         break;
-    case 9:
-    case 10: {
-        if (m == o || m->n + o->n > MODEL_MAX) break;
-        bool end = random_below(seed, 2);
-        check_kept(o);
-        o->n_kept = 0; /* its unread spans are m's now */
-        if (end)
-            EXPECT_EQ(rt_linkbuf_append(&m->b, &o->b), 0);
-        else
-            EXPECT_EQ(rt_linkbuf_insert(&m->b, some, &o->b), 0);
-        put(m, end ? m->n : some, o->flat, o->n);
-        o->n = 0;
-        break;
-    }
+    default:
+        if (m != o && m->n + o->n <= MODEL_MAX) move_all(m, o, some, random_below(seed, 2));
     }
     check_all(m);
     check_all(o);

@@ -261,7 +261,7 @@ static void data_and_end_in_one_event_are_both_seen(void *arg) {
         int peer;
         crowd c = {0};
         CHECK(open_tcp_to(&e.f, &peer));
-        rt_pd_set_deadline(e.f.pd, RT_R, rt_nanotime() + 10 * SEC);
+        rt_pd_set_deadline(e.f.pd, RT_R, rt_nanotime() + PATIENCE_NS);
         if (i % 3 == 0) { /* before the reader looks */
             EXPECT_EQ(send(peer, data, sizeof data, MSG_NOSIGNAL), (ssize_t)sizeof data);
             close(peer);
@@ -319,7 +319,7 @@ static void an_error_is_not_an_end(void *arg) {
     CHECK_EQ(rt_fd_connect(&f, (struct sockaddr *)&sa, sizeof sa), 0);
     CHECK_EQ(rt_fd_write(&f, "x", 1), 1);
     rt_sleep(2 * MS); /* the poller sees the error before the reader does */
-    rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + 5 * SEC);
+    rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + PATIENCE_NS);
     CHECK_EQ(rt_fd_read(&f, buf, 8), -ECONNREFUSED);
     CHECK(!rt_pd_hup(f.pd));
     int64_t until = rt_nanotime() + 50 * MS;

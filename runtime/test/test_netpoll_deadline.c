@@ -132,7 +132,7 @@ static void a_timeout_does_not_eat_the_edge(void *arg) {
         int r = rt_pd_wait(a.pd, RT_R, RT_WAIT_READ);
         CHECK(r == 0 || r == RT_ETIMEOUT);
         rt_pd_set_deadline(a.pd, RT_R, 0);
-        rt_pd_set_deadline(a.pd, RT_R, rt_nanotime() + 5 * SEC);
+        rt_pd_set_deadline(a.pd, RT_R, rt_nanotime() + PATIENCE_NS);
         if (r == RT_ETIMEOUT) CHECK_EQ(rt_pd_wait(a.pd, RT_R, RT_WAIT_READ), 0);
         CHECK_EQ(read(a.fd, buf, 8), 1);
         rt_pd_set_deadline(a.pd, RT_R, 0);
@@ -144,7 +144,7 @@ static ssize_t wait_for_edge(rt_fd *f) {
     int r = rt_pd_wait(f->pd, RT_R, RT_WAIT_READ);
     if (r != RT_ETIMEOUT) return r;
     rt_pd_set_deadline(f->pd, RT_R, 0);
-    rt_pd_set_deadline(f->pd, RT_R, rt_nanotime() + 5 * SEC);
+    rt_pd_set_deadline(f->pd, RT_R, rt_nanotime() + PATIENCE_NS);
     return rt_pd_wait(f->pd, RT_R, RT_WAIT_READ);
 }
 

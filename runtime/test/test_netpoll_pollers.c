@@ -1,8 +1,94 @@
-/* netpoll: the pollers of all Ps, unused ones too; a listener that they share; connections accepted
- * and made, by the thousand. */
+/* netpoll: the table of a poller's operations; the pollers of all Ps, unused ones too; a listener that they share;
+ * connections accepted and made, by the thousand. */
 #include "net.h"
 
 #include <sys/resource.h>
+
+/* ---- the table that this program chooses: epoll's, counted ---- */
+
+static struct {
+    _Atomic int opened, added, deleted, asked, polled, woken;
+    _Atomic int refuse; /* what the next add answers instead; 0: nothing */
+} calls;
+
+static rt_poller *counted_open(void) {
+    atomic_fetch_add(&calls.opened, 1);
+    return epoll_ops.open();
+}
+
+static int counted_add(rt_poller *po, int fd, uint64_t tag, bool exclusive) {
+    int refuse = atomic_exchange(&calls.refuse, 0);
+    if (refuse) return refuse;
+    atomic_fetch_add(&calls.added, 1);
+    return epoll_ops.add(po, fd, tag, exclusive);
+}
+
+static int counted_del(rt_poller *po, int fd) {
+    atomic_fetch_add(&calls.deleted, 1);
+    return epoll_ops.del(po, fd);
+}
+
+static bool counted_owns(const rt_poller *po, int fd) {
+    atomic_fetch_add(&calls.asked, 1);
+    return epoll_ops.owns(po, fd);
+}
+
+static int counted_poll(rt_poller *po, int64_t delay_ns, g_list *l) {
+    atomic_fetch_add(&calls.polled, 1);
+    return epoll_ops.poll(po, delay_ns, l);
+}
+
+static void counted_wake(rt_poller *po) {
+    atomic_fetch_add(&calls.woken, 1);
+    epoll_ops.wake(po);
+}
+
+static const poller_ops counted = {
+    .open = counted_open,
+    .add = counted_add,
+    .del = counted_del,
+    .owns = counted_owns,
+    .poll = counted_poll,
+    .wake = counted_wake,
+};
+
+static void the_chosen_table_is_used(void *arg) {
+    (void)arg;
+    rt_fd a, b;
+    char buf[8];
+    CHECK_EQ(atomic_load(&calls.opened), rt_procs());
+    int added = atomic_load(&calls.added), deleted = atomic_load(&calls.deleted);
+    CHECK(open_pair(&a, &b));
+    CHECK_EQ(atomic_load(&calls.added), added + 2);
+    int polled = atomic_load(&calls.polled), woken = atomic_load(&calls.woken);
+    rt_pd_set_deadline(a.pd, RT_R, rt_nanotime() + 20 * MS);
+    CHECK_EQ(rt_fd_read(&a, buf, 8), RT_ETIMEOUT);
+    CHECK(atomic_load(&calls.polled) > polled);
+    netpoll_break(sched.ps[0].poller);
+    CHECK(atomic_load(&calls.woken) > woken);
+    close_pair(&a, &b);
+    CHECK_EQ(atomic_load(&calls.deleted), deleted + 2);
+    int asked = atomic_load(&calls.asked);
+    CHECK(!rt_is_poll_descriptor(-1));
+    CHECK_EQ(atomic_load(&calls.asked), asked + rt_procs());
+}
+
+static void what_the_table_refuses_is_refused(void *arg) {
+    (void)arg;
+    rt_fd a, b;
+    rt_stats before, after;
+    CHECK(open_pair(&a, &b));
+    int fd = dup(b.fd), deleted = atomic_load(&calls.deleted);
+    rt_fd f;
+    rt_read_stats(&before);
+    atomic_store(&calls.refuse, -ENOSPC);
+    CHECK_EQ(rt_fd_init(&f, fd), -ENOSPC);
+    rt_read_stats(&after);
+    CHECK_EQ(after.fds, before.fds);
+    CHECK_EQ(atomic_load(&calls.deleted), deleted);
+    close(fd);
+    close_pair(&a, &b);
+}
 
 /* ---- pollers ---- */
 
@@ -268,6 +354,8 @@ int main(void) {
     note_inherited();
     const struct CMUnitTest tests[] = {
         in_g_test(descriptors_of_unused_ps_are_polled), /* first: see there */
+        in_g_test(the_chosen_table_is_used),
+        in_g_test(what_the_table_refuses_is_refused),
         in_g_test(one_connects_and_talks),
         in_g_test(a_refused_connection_says_so),
         in_g_test(pollers_share_a_listener),
@@ -275,5 +363,6 @@ int main(void) {
         in_g_test(no_descriptor_goes_to_a_child),
         in_g_test(thousands_of_connections_echo),
     };
+    netpoll_choose(&counted);
     RUN_TESTS("netpoll_pollers", tests);
 }

@@ -99,8 +99,9 @@ static void child_drop(void *arg) {
     unsigned u = pw->pw_uid, g = pw->pw_gid;
     snprintf(uid, sizeof uid, "%u\t%u\t%u\t%u", u, u, u, u);
     snprintf(gid, sizeof gid, "%u\t%u\t%u\t%u", g, g, g, g);
-    if (rt_drop_privileges("no such user") != -ENOENT || !all_have("Uid:", "0\t0\t0\t0")) _exit(1);
-    int err = rt_drop_privileges("nobody");
+    if (rt_drop_privileges("no such user", NULL) != -ENOENT || !all_have("Uid:", "0\t0\t0\t0"))
+        _exit(1);
+    int err = rt_drop_privileges("nobody", NULL);
     if (err) {
         fprintf(stderr, "%s\n", strerror(-err));
         _exit(2);
@@ -108,7 +109,7 @@ static void child_drop(void *arg) {
     if (!all_have("Uid:", uid) || !all_have("Gid:", gid)) _exit(3);
     if (threads_with("Groups:", "0", &(int){0})) _exit(4);
     if (setuid(0) == 0) _exit(5);
-    if (rt_drop_privileges("root") != -EPERM) _exit(6);
+    if (rt_drop_privileges("root", NULL) != -EPERM) _exit(6);
     end_threads();
     _exit(0);
 }

@@ -128,7 +128,7 @@ static void yielders_all_progress(void *arg) {
         atomic_store(&yields[i], 0);
         crowd_go(&c, yield_until_all_have_enough, &yields[i]);
     }
-    int64_t until = rt_nanotime() + 10 * SEC;
+    int64_t until = rt_nanotime() + PATIENCE_NS;
     while (!everybody_has(ROUNDS(YIELDS)) && rt_nanotime() < until)
         rt_yield();
     EXPECT(everybody_has(ROUNDS(YIELDS)));
@@ -229,7 +229,7 @@ static void *give_tokens(void *arg) {
     table *t = arg;
     uint64_t seed = 7;
     for (int64_t i = 0; i < t->rounds; i++) {
-        int64_t until = rt_nanotime() + 10 * SEC;
+        int64_t until = rt_nanotime() + PATIENCE_NS;
         while (atomic_load(&t->ping.got) < i && rt_nanotime() < until)
             sched_yield();
         if (random_below(&seed, 2)) spin_for((int64_t)random_below(&seed, 20000));
@@ -345,7 +345,7 @@ static void nobody_starves_beneath_gs_that_ready_each_other(void *arg) {
     rt_sleep(5 * MS); /* a timer beneath them */
     atomic_store(&count, 0);
     pthread_t t = foreign(go_one, NULL); /* into the global list */
-    int64_t until = rt_nanotime() + 10 * SEC;
+    int64_t until = rt_nanotime() + PATIENCE_NS;
     while (atomic_load(&count) == 0 && rt_nanotime() < until)
         rt_sleep(MS);
     EXPECT_EQ(atomic_load(&count), 1);
@@ -388,7 +388,7 @@ static void full_queues_starve_neither_timers_nor_descriptors(void *arg) {
     for (int i = 0; i < 3; i++)
         rt_sleep(MS);
     pthread_t t = foreign(go_and_write_one, &p[1]);
-    rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + 10 * SEC);
+    rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + PATIENCE_NS);
     EXPECT_EQ(rt_fd_read(&f, &b, 1), 1);
     EXPECT_SOON(atomic_load(&count) == 1);
     atomic_store(&stop, true);
@@ -405,7 +405,7 @@ static void spin_until_two_met(void *arg) {
     (void)arg;
     atomic_fetch_or(&ps_seen, 1u << rt_p_id());
     atomic_fetch_add(&meeting, 1);
-    int64_t until = rt_nanotime() + 10 * SEC;
+    int64_t until = rt_nanotime() + PATIENCE_NS;
     while (atomic_load(&meeting) < 2 && rt_nanotime() < until)
         ;
     EXPECT(atomic_load(&meeting) >= 2);

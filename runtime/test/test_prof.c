@@ -189,6 +189,56 @@ static void it_can_run_again_and_again(void *arg) {
     crowd_wait(&c);
 }
 
+/* Who stands beneath whom is the tests' own: on the thread of a sample. */
+static _Atomic bool edits;
+
+static int add_below(const void *context, uintptr_t *pcs, int n, int max) {
+    (void)context;
+    if (!atomic_load(&edits) || n < 2 || n + 1 > max) return n;
+    pcs[1] = RT_PROF_NAMED | 5;
+    pcs[2] = RT_PROF_NAMED | 6;
+    return 3;
+}
+
+static const char *name_below(uintptr_t id) {
+    return id == 5 ? "five" : id == 6 ? "s;i\nx" : "none of ours";
+}
+
+static void frames_may_be_changed(void *arg) {
+    (void)arg;
+    rt_prof_result r;
+    atomic_store(&edits, true);
+    CHECK_EQ(rt_prof_start(1000), 0);
+    prof_outer(100 * MS);
+    char *text = stop_and_fold(&r);
+    atomic_store(&edits, false);
+#ifndef RT_TSAN
+    EXPECT(samples_with(text, "s?i?x;five;", "five;burn") > 0);
+#endif
+    EXPECT(!strstr(text, "none of ours"));
+    free(text);
+}
+
+static void other_handler(int signo) {
+    (void)signo;
+}
+
+/* LuaJIT's profiler has one, and puts back what was there before. */
+static void another_handler_is_left_alone(void *arg) {
+    (void)arg;
+    struct sigaction was, now, other = {.sa_handler = SIG_DFL};
+    CHECK_EQ(sigaction(SIGPROF, &other, &was), 0);
+    other.sa_handler = other_handler;
+    CHECK_EQ(sigaction(SIGPROF, &other, NULL), 0);
+    CHECK_EQ(rt_prof_start(100), -EBUSY);
+    CHECK_EQ(sigaction(SIGPROF, NULL, &now), 0);
+    CHECK(now.sa_handler == other_handler);
+    other.sa_handler = SIG_DFL;
+    CHECK_EQ(sigaction(SIGPROF, &other, NULL), 0);
+    CHECK_EQ(rt_prof_start(100), 0);
+    CHECK_EQ(rt_prof_stop(NULL, NULL), 0);
+}
+
 static void a_full_buffer_is_counted(void *arg) {
     (void)arg;
 #if defined(RT_TINY) && !defined(RT_TSAN)
@@ -201,11 +251,17 @@ static void a_full_buffer_is_counted(void *arg) {
 }
 
 int main(void) {
+    rt_prof_on_sample(add_below, name_below);
     const struct CMUnitTest tests[] = {
-        in_g_test(native_stacks_are_whole),  in_g_test(steps_and_cells_are_sampled),
-        in_g_test(new_ms_are_sampled),       in_g_test(sleep_is_not_sampled),
-        in_g_test(wrong_uses_say_so),        in_g_test(it_can_run_again_and_again),
+        in_g_test(native_stacks_are_whole),
+        in_g_test(steps_and_cells_are_sampled),
+        in_g_test(new_ms_are_sampled),
+        in_g_test(sleep_is_not_sampled),
+        in_g_test(wrong_uses_say_so),
+        in_g_test(it_can_run_again_and_again),
         in_g_test(a_full_buffer_is_counted),
+        in_g_test(frames_may_be_changed),
+        in_g_test(another_handler_is_left_alone),
     };
     RUN_TESTS("prof", tests);
 }

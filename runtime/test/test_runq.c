@@ -213,7 +213,7 @@ static void owner_and_thieves_lose_and_double_nothing(void **state) {
                 if (g) take(g);
             }
         }
-        int64_t until = rt_nanotime() + 10 * SEC;
+        int64_t until = rt_nanotime() + PATIENCE_NS;
         while (atomic_load(&n_taken) < GS && rt_nanotime() < until) {
             rt_g *g = runq_get(&ps[0]);
             if (g) take(g);

@@ -272,7 +272,7 @@ static void an_interrupt_sets_its_ms_flag(void *arg) {
     for (int i = 0; i < 20; i++) {
         atomic_store(&m->interrupted, false);
         m_interrupt(m);
-        int64_t until = rt_nanotime() + 5 * SEC;
+        int64_t until = rt_nanotime() + PATIENCE_NS;
         /* usleep: TSan calls handlers at calls of libc. No switch, so this stays on m. */
         while (!atomic_load(&m->interrupted) && rt_nanotime() < until)
             usleep(10);
@@ -426,7 +426,7 @@ static const struct {
     {"overflow", child_overflow, SIGABRT, "stack overflow: G 2, stack of 65536 bytes",
      "child_overflow+"},
     {"overflow_in_cell", child_overflow_in_cell, SIGABRT,
-     "stack overflow: G 3 of VM G 2, stack of 2097152", "child_overflow_in_cell+"},
+     "stack overflow: G 3 of VM G 2, stack of 8388608", "child_overflow_in_cell+"},
     {"overflow_in_loop", child_overflow_in_loop, SIGABRT, "loop, stack of",
      "child_overflow_in_loop+"},
     {"fault", child_fault, SIGSEGV, "signal 11 at (nil) in G 2", "child_fault+"},

@@ -3,6 +3,8 @@
  * here depends on how long anything takes, but for bounds on what does not come. */
 #include "harness.h"
 
+#include <sys/socket.h>
+
 static struct {
     note go;                  /* the test lets the next round begin */
     note done;                /* sysmon stands: it asks for its sleep */
@@ -173,7 +175,7 @@ static void an_overdue_timer_of_a_busy_p_wakes_another(void *arg) {
     if (rt_procs() == 1) return;
     take_hand();
     /* Those who look for work have found none, and sleep. */
-    for (int64_t until = rt_nanotime() + 5 * SEC; rt_nanotime() < until;)
+    for (int64_t until = rt_nanotime() + PATIENCE_NS; rt_nanotime() < until;)
         if (atomic_load(&sched.n_idle_ps) == sched.procs - 1 && atomic_load(&sched.n_spinning) == 0)
             break;
     spin_for(20 * MS);
@@ -185,7 +187,8 @@ static void an_overdue_timer_of_a_busy_p_wakes_another(void *arg) {
     bool alone = !atomic_load(&fired);
     round_at(due + NS_PER_MS);
     round_at(due + NS_PER_MS + 1);
-    for (int64_t until = rt_nanotime() + 10 * SEC; !atomic_load(&fired) && rt_nanotime() < until;)
+    for (int64_t until = rt_nanotime() + PATIENCE_NS;
+         !atomic_load(&fired) && rt_nanotime() < until;)
         ;
     EXPECT(atomic_load(&fired));
     EXPECT(alone);
@@ -362,6 +365,76 @@ static void a_p_in_foreign_code_is_taken_after_20_ms(void *arg) {
     EXPECT(!foreign_run.kept);
 }
 
+/* ---- who shares a P ---- */
+
+typedef struct sharer {
+    crowd c;
+    rt_fd read_end;
+    int write_end;
+    _Atomic bool reads, sleeps; /* not any more: it has ended */
+    bool polled;                /* sysmon finds the event before it shares */
+} sharer;
+
+static void read_a_byte(void *arg) {
+    sharer *s = arg;
+    char b;
+    EXPECT_EQ(rt_fd_read(&s->read_end, &b, 1), 1);
+    atomic_store(&s->reads, false);
+    crowd_leave(&s->c);
+}
+
+static void sleep_a_little(void *arg) {
+    sharer *s = arg;
+    rt_sleep(MS);
+    atomic_store(&s->sleeps, false);
+    crowd_leave(&s->c);
+}
+
+static rt_step share_once(rt_g *g) {
+    sharer *s = *(sharer **)rt_local(g);
+    EXPECT_EQ(write(s->write_end, "x", 1), 1);
+    spin_for(2 * MS);
+    int64_t events = count_get(&own_p()->n_poll_events);
+    if (s->polled) {
+        round_at(rt_nanotime() + UNPOLLED_NS + 1);
+        EXPECT_EQ(count_get(&own_p()->n_poll_events), events + 1);
+    }
+    rt_share();
+    EXPECT(!atomic_load(&s->reads));
+    EXPECT(!atomic_load(&s->sleeps));
+    crowd_leave(&s->c);
+    return RT_EXIT;
+}
+
+/* With one P there is an order: whose event and timer were there before has run after it, whoever has found the event. */
+static void one_share_serves_events_and_timers(void *arg) {
+    (void)arg;
+    if (rt_procs() > 1) return;
+    take_hand();
+    sharer s = {.reads = true, .sleeps = true};
+    int ends[2];
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
+    CHECK_EQ(rt_fd_init(&s.read_end, ends[0]), 0);
+    s.write_end = ends[1];
+    for (int i = 0; i < 100; i++) {
+        atomic_store(&s.reads, true);
+        atomic_store(&s.sleeps, true);
+        s.polled = i % 2;
+        for (int k = 0; k < 3; k++)
+            crowd_enter(&s.c);
+        rt_go(read_a_byte, &s);
+        rt_go(sleep_a_little, &s);
+        rt_yield();
+        rt_g *g = rt_new_step(share_once, rt_cell_new(NULL));
+        *(sharer **)rt_local(g) = &s;
+        rt_ready(g);
+        crowd_wait(&s.c);
+    }
+    EXPECT_EQ(rt_fd_close(&s.read_end), 0);
+    close(ends[1]);
+    let_go();
+}
+
 int main(void) {
     sysmon_set_clock(&by_hand);
     const struct CMUnitTest tests[] = {
@@ -372,6 +445,7 @@ int main(void) {
         in_g_test(a_call_without_work_lasts_10_ms),
         in_g_test(a_call_with_work_lasts_a_round),
         in_g_test(an_overdue_timer_of_a_busy_p_wakes_another),
+        in_g_test(one_share_serves_events_and_timers),
         in_g_test(pages_of_free_stacks_go_back_every_second),
         in_g_test(it_sleeps_longer_when_there_is_nothing_to_do),
         cmocka_unit_test(it_sleeps_deeply_until_a_p_is_taken),

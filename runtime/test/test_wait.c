@@ -170,11 +170,12 @@ static void *wake_about_then(void *arg) {
 static void deadline_and_wake_up_are_one_end(void *arg) {
     (void)arg;
     uint64_t seed = 5;
-    int64_t woken = 0, late = 0;
+    int64_t rounds = 0;
     duel.g = rt_self();
     atomic_store(&duel.ticket, 0);
     pthread_t t = foreign(wake_about_then, NULL);
-    for (int64_t end = rt_nanotime() + SEC / 2; rt_nanotime() < end;) {
+    /* On a busy machine few fit into the time. */
+    for (int64_t end = rt_nanotime() + SEC / 2; rounds < 10 || rt_nanotime() < end; rounds++) {
         int64_t deadline = rt_nanotime() + 100000 + (int64_t)random_below(&seed, 100000);
         atomic_store(&duel.at_ns, deadline - 50000 + (int64_t)random_below(&seed, 150000));
         atomic_store(&duel.won, -1);
@@ -185,11 +186,9 @@ static void deadline_and_wake_up_are_one_end(void *arg) {
         while (atomic_load(&duel.won) < 0)
             rt_yield();
         EXPECT_EQ(atomic_load(&duel.won), code == RT_WOKEN);
-        *(code == RT_WOKEN ? &woken : &late) += 1;
     }
     atomic_store(&duel.ticket, UINT64_MAX);
     join_foreign(t);
-    CHECK(woken + late > 10);
 }
 
 static void a_deadline_in_the_past_ends_the_wait(void *arg) {
