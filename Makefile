@@ -17,6 +17,9 @@ PREFIX ?= /usr/local
 LUAJIT ?= luajit
 APP    ?= scripts/hello.lua
 LISTEN ?= 127.0.0.1:8080
+FUZZ_S ?= 60
+SEED   ?=
+ROUND  ?=
 V      ?=
 # The LuaJIT that is linked; one for all builds of a tree.
 LUAJIT_DIR ?= build/luajit
@@ -33,6 +36,7 @@ DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd redis-server lua-ldoc
 DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
 DEPS_DOCS  := lua-ldoc
 DEPS_LINT  := clang-format clang-tidy lua-check clang
+DEPS_FUZZ  := clang libclang-rt-14-dev
 DEPS_BENCH := wrk curl valgrind
 # What the runtime is measured beside; without it bench-runtime leaves its columns out.
 DEPS_BENCH_GO := golang-go
@@ -46,26 +50,30 @@ MULTIARCH := $(shell $(CC) -print-multiarch)
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Werror
 # Defined as empty, so that a source which says `#define _GNU_SOURCE` itself repeats the same thing.
-BASE := -std=gnu11 -O2 -g -pthread -D_GNU_SOURCE= $(DEFS)
+# The last: a frame larger than a page touches each of its pages, so that no overflow steps over a guard (runtime/stack.c).
+BASE := -std=gnu11 -O2 -g -pthread -D_GNU_SOURCE= $(DEFS) -fstack-clash-protection
 ifneq ($(SAN),)
 # An undefined-behaviour report ends the program: one that only prints would pass its test.
 BASE     += -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
 LDFLAGS  += -fsanitize=$(SAN)
 endif
 # -isystem: the warnings are for our code, not for the packages' headers.
-INC    := -isystem /usr/include/luajit-2.1 -isystem /usr/share/include/llhttp -I$(B)/gen -I$(LUAJIT_DIR)
+INC    := -isystem /usr/include/luajit-2.1 -isystem /usr/share/include/llhttp -I$(B)/gen -isystem $(LUAJIT_DIR)
 CFLAGS  = $(BASE) $(WARN) $(INC)
 
 LUAJIT_LIB := $(LUAJIT_DIR)/libluajit.a
+# lua-cjson, two of whose calls of Lua are ours: host/vm/strbuf.c.
+CJSON      := $(B)/gen/cjson.a
+CJSON_LIB  ?= /usr/lib/$(MULTIARCH)/liblua5.1-cjson.a
 LLHTTP_DIR ?= /usr/share/llhttp
 # What LuaJIT's objects call of each other or of libc comes to us first:
-# __wrap_NAME in host/barrier.c (the first line), host/vmmem.c (the second).
+# __wrap_NAME in host/vm/barrier.c (the first line), host/vm/vmmem.c (the second).
 comma   := ,
 WRAPPED := lj_ccallback_enter lj_ccallback_leave lj_vm_pcall lj_dispatch_profile lj_err_unwind_dwarf
 WRAPPED += mmap64 munmap mremap mprotect __register_frame __deregister_frame fopen64 fclose popen pclose tmpfile64
 # The whole of LuaJIT and every symbol of ours: C modules (lfs.so) bind to the first, the
 # FFI finds the second, and the linker sees neither of these uses.
-LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive -l:liblua5.1-cjson.a -lcares -lmd -ledit -lm -ldl -pthread
+LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive $(CJSON) -lcares -lmd -ledit -lm -ldl -pthread
 
 # ---- files -------------------------------------------------------------------------------------
 
@@ -73,23 +81,31 @@ RT_OBJS  := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/*.c)) $(B)/runtime/contex
 RT_LIB   := $(B)/liblunapark_rt.a
 LLHTTP   := $(addprefix $(B)/llhttp/,api.o http.o llhttp.o)
 GEN_OBJS := $(B)/gen/abi.o $(B)/gen/embed.o
-MAIN_OBJ := $(B)/host/main.o
+HOST_ROOMS := base vm net shared sys http generation command
+MAIN_OBJ := $(B)/host/command/main.o
 # Every object of the host but main.o: what its tests are linked with.
-HOST_OBJS := $(filter-out $(MAIN_OBJ),$(patsubst %.c,$(B)/%.o,$(wildcard host/*.c))) $(GEN_OBJS) $(LLHTTP)
+HOST_OBJS := $(filter-out $(MAIN_OBJ),$(patsubst %.c,$(B)/%.o,$(wildcard $(HOST_ROOMS:%=host/%/*.c)))) $(GEN_OBJS) $(LLHTTP)
 
 # Each of these sources is one program.
 programs_of = $(patsubst %.c,$(B)/%,$(wildcard $(1)))
 RT_TESTS   := $(call programs_of,runtime/test/test_*.c)
 HOST_TESTS := $(call programs_of,host/test/test_*.c)
+# What host/test/faults.lua preloads into the servers that it tries.
+FAULTS := $(B)/host/test/fault.so
+# The target of `make fuzz`, and the test that plays its scripts again: host/fuzz/play.c.
+FUZZ       := $(B)/host/fuzz/conn
+PLAYERS    := $(FUZZ) $(B)/host/test/test_fuzz_conn
+PLAY_OBJS  := $(addprefix $(B)/host/fuzz/,play.o answers.o)
 RT_TOOLS   := $(call programs_of,runtime/examples/*.c runtime/bench/*.c)
 RT_BENCH   := $(call programs_of,runtime/bench/*.c)
 # Programs that call the host from inside.
 HOST_INSIDE := $(B)/host/bench/shared
 HOST_TOOLS := $(filter-out $(HOST_INSIDE),$(call programs_of,host/bench/*.c))
 
-FFI_HEADERS := runtime/runtime_ffi.h host/host_ffi.h host/abi.h
+# In the order of their types: LuaJIT reads them as one text.
+FFI_HEADERS := runtime/runtime_ffi.h $(foreach r,base vm net http shared sys generation command,host/$r/$r_ffi.h) host/base/abi.h
 LUA_FILES   := $(shell LC_ALL=C find lua -name '*.lua' | LC_ALL=C sort)
-OUR_C       := $(sort $(wildcard $(foreach d,runtime host,$(addprefix $d/,*.[ch] test/*.[ch] bench/*.[ch] examples/*.[ch]))))
+OUR_C       := $(sort $(wildcard $(foreach d,runtime host $(HOST_ROOMS:%=host/%),$(addprefix $d/,*.[ch] test/*.[ch] bench/*.[ch] fuzz/*.[ch] examples/*.[ch]))))
 
 # ---- what people call --------------------------------------------------------------------------
 
@@ -100,9 +116,9 @@ endif
 # What a target does after it installed its packages: no second look at them.
 again := $(MAKE) --no-print-directory NEED=known
 
-.PHONY: all run test test-runtime asan tsan lint lint-format lint-tidy lint-lua format bench aarch64
-.PHONY: bench-reload bench-runtime bench-runtime-callgrind model docs
-.PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-lint deps-bench deps-model deps-cross need FORCE
+.PHONY: all run test test-runtime asan faults tsan lint lint-format lint-tidy lint-lua lint-size lint-edges lint-headers format bench aarch64
+.PHONY: fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
+.PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-lint deps-fuzz deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
 	@:
@@ -122,8 +138,25 @@ test-runtime: deps-test ## the C tests of runtime/ alone
 asan: ## the same tests under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory test B=build/asan SAN=address,undefined
 
+faults: ## makes each allocation, mapping, thread and descriptor of a server fail in turn; hours without FAULT_S=seconds
+	+@$(again) all $(FAULTS)
+	@B=$(B) LUNAPARK='$(abspath $(B)/lunapark)' $(B)/lunapark run host/test/faults.lua $(FAULT_S)
+
 tsan: ## the same tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory test B=build/tsan SAN=thread
+
+# Without the names of new functions: who finds them out is a process whose pipes stay, and look like descriptors left.
+fuzz: deps-fuzz ## libFuzzer on the connection state machine, FUZZ_S seconds (60); what it finds goes to host/fuzz/regress
+	+@$(again) B=build/fuzz CC=clang SAN=fuzzer-no-link,address,undefined fuzz-target
+	@mkdir -p build/fuzz/corpus
+	@ASAN_OPTIONS='$(ASAN_OPTIONS)' UBSAN_OPTIONS='$(UBSAN_OPTIONS)' build/fuzz/host/fuzz/conn -max_total_time=$(FUZZ_S) \
+		-timeout=30 -detect_leaks=0 -print_funcs=0 -rss_limit_mb=4096 -max_len=4096 -dict=host/fuzz/http.dict -print_final_stats=1 \
+		-artifact_prefix=host/fuzz/regress/ build/fuzz/corpus host/fuzz/conn host/fuzz/regress
+
+fuzz-apps: deps-test ## clients that do everything to an app under AddressSanitizer, FUZZ_S seconds (60); SEED=, ROUND= of a run that failed
+	+@$(again) B=build/asan SAN=address,undefined all
+	@ASAN_OPTIONS='$(ASAN_OPTIONS)' UBSAN_OPTIONS='$(UBSAN_OPTIONS)' LUNAPARK='$(abspath build/asan/lunapark)' \
+		build/asan/lunapark run host/fuzz/apps.lua $(or $(SEED),$$(date +%s)) $(FUZZ_S) $(ROUND)
 
 docs: deps-docs ## the reference of the Lua modules, from the annotations in their sources, to $(B)/doc
 	+@$(again) all
@@ -133,7 +166,7 @@ docs: deps-docs ## the reference of the Lua modules, from the annotations in the
 		{ cat $(B)/doc-src/log; exit 1; }
 	@echo "docs: $(B)/doc/index.html"
 
-lint: lint-format lint-tidy lint-lua ## clang-format, clang-tidy, luacheck; changes nothing
+lint: lint-format lint-tidy lint-lua lint-size lint-edges lint-headers ## clang-format, clang-tidy, luacheck, lengths, includes; changes nothing
 
 format: deps-lint ## lays our C out as .clang-format says
 	@clang-format -i $(OUR_C)
@@ -168,7 +201,7 @@ aarch64: deps-cross ## cross-compiles the runtime and its programs for AArch64
 install: all ## the binary, the example scripts and a systemd unit to PREFIX
 	install -D -m 755 $(B)/lunapark $(DESTDIR)$(PREFIX)/bin/lunapark
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' host/lunapark.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/lunapark.service
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' host/command/lunapark.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/lunapark.service
 	install -d $(DESTDIR)$(PREFIX)/share/lunapark/scripts
 	install -m 644 scripts/*.lua $(DESTDIR)$(PREFIX)/share/lunapark/scripts
 
@@ -180,7 +213,7 @@ help: ## this list
 
 # ---- packages ----------------------------------------------------------------------------------
 
-deps: ## installs the Debian packages that the build needs (deps-test, -docs, -browser, -lint, -bench, -model, -cross: more)
+deps: ## installs the Debian packages that the build needs (deps-test, -docs, -browser, -lint, -fuzz, -bench, -model, -cross: more)
 	@host/build/deps.sh install $(DEPS_BUILD)
 deps-test:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_TEST)
@@ -190,6 +223,8 @@ deps-browser:
 	@host/build/deps.sh install $(DEPS_BROWSER)
 deps-lint:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_LINT)
+deps-fuzz:
+	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_FUZZ)
 deps-bench:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_BENCH)
 deps-model:
@@ -234,16 +269,20 @@ $(RT_LIB): $(RT_OBJS) $(B)/files
 	$(Q)rm -f $@ && $(CC_AR) rcs $@ $(RT_OBJS)
 CC_AR = $(if $(filter aarch64-linux-gnu-%,$(CC)),aarch64-linux-gnu-ar,ar)
 
+$(CJSON): $(CJSON_LIB) Makefile | need
+	@mkdir -p $(@D)
+	$(Q)objcopy --redefine-sym lua_gettop=cjson_gettop --redefine-sym lua_newuserdata=cjson_newuserdata $< $@
+
 # One call makes both.
 $(LUAJIT_DIR)/luajit_config.h: host/build/luajit.sh $(wildcard host/build/luajit/*.fix) | need
 	@CC=gcc host/build/luajit.sh $(LUAJIT_DIR)
 $(LUAJIT_LIB): $(LUAJIT_DIR)/luajit_config.h
 	@touch $@
-$(B)/host/main.o $(B)/host/vm.o: $(LUAJIT_DIR)/luajit_config.h
+$(addprefix $(B)/host/,command/main.o vm/vm.o vm/luaframes.o test/test_luaframes.o): $(LUAJIT_DIR)/luajit_config.h
 # Errors of Lua that pass through it run its cleanups.
-$(B)/host/load.o: private CFLAGS += -fexceptions
+$(B)/host/vm/load.o: private CFLAGS += -fexceptions
 
-$(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
+$(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(MAIN_OBJ) $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS)
 
@@ -251,9 +290,17 @@ $(RT_TESTS) $(RT_TOOLS): $(B)/%: $(B)/%.o $(RT_LIB)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(RT_LIB) -pthread -lm $(if $(findstring /test/,$@),-lcmocka)
 
-$(HOST_TESTS): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
+$(HOST_TESTS) $(FUZZ): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON)
 	$(call say,LD ,$@)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS) -lcmocka
+	$(Q)$(CC) $(LDFLAGS) $(OWN_LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS) -lcmocka
+$(PLAYERS): $(PLAY_OBJS)
+$(PLAYERS): private OWN_LDFLAGS = $(addprefix -Wl$(comma)--wrap=,clock_gettime server_add_conn server_remove_conn)
+$(FUZZ): private OWN_LDFLAGS += -fsanitize=fuzzer
+
+$(FAULTS): host/test/fault.c $(B)/flags | need
+	$(call say,LD ,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -O2 -g -D_GNU_SOURCE= $(WARN) -fPIC -shared -MMD -MP -o $@ $< -ldl
 
 GO_BENCH := $(B)/runtime/bench/go/bench
 $(GO_BENCH): $(wildcard runtime/bench/go/*.go)
@@ -261,7 +308,7 @@ $(GO_BENCH): $(wildcard runtime/bench/go/*.go)
 	@mkdir -p $(@D)
 	$(Q)go build -o $@ $^
 
-$(HOST_INSIDE): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
+$(HOST_INSIDE): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS)
 
@@ -273,7 +320,8 @@ $(HOST_TOOLS): $(B)/%: $(B)/%.o
 .PHONY: runtime-programs
 runtime-programs: $(RT_LIB) $(RT_TOOLS) ; @:
 programs: $(RT_TOOLS) $(HOST_TOOLS) $(HOST_INSIDE) ; @:
-tests: $(RT_TESTS) $(HOST_TESTS) ; @:
+tests: $(RT_TESTS) $(HOST_TESTS) $(FAULTS) ; @:
+fuzz-target: $(FUZZ) ; @:
 
 -include $(shell [ -d $(B) ] && find $(B)/runtime $(B)/host $(B)/gen -name '*.d' 2>/dev/null)
 
@@ -306,8 +354,8 @@ TSAN_OPTIONS  ?= halt_on_error=0:second_deadlock_stack=1:exitcode=99
 # gcc 12's TSan dies on kernels that randomize more address bits than it knows of.
 TEST_WRAP ?= $(if $(findstring thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 # Seconds for one C test program, and for all specs.
-TEST_TIMEOUT ?= 240
-SPEC_TIMEOUT ?= 1200
+TEST_TIMEOUT ?= 900
+SPEC_TIMEOUT ?= 3600
 SPECS        ?= spec
 
 run_tests = ASAN_OPTIONS='$(ASAN_OPTIONS)' UBSAN_OPTIONS='$(UBSAN_OPTIONS)' TSAN_OPTIONS='$(TSAN_OPTIONS)' \
@@ -326,4 +374,16 @@ lint-tidy: deps-lint
 TIDY_NOISE := /dev/null
 
 lint-lua: deps-lint
-	@luacheck --quiet --no-color --no-cache $(wildcard lua spec scripts host/build host/bench)
+	@luacheck --quiet --no-color --no-cache $(wildcard lua spec scripts host/build host/bench host/fuzz)
+
+# Files and functions that are too long.
+lint-size: deps
+	@$(LUAJIT) host/build/size.lua $(shell find lua spec scripts host -name '*.lua') $(filter host/%,$(OUR_C)) $(OUR_C)
+
+# Which folder of host/ includes which.
+lint-edges: deps
+	@$(LUAJIT) host/build/edges.lua
+
+# A header says what it needs.
+lint-headers: deps
+	@for h in $(wildcard $(foreach d,runtime $(HOST_ROOMS:%=host/%),$d/*.h)); do $(CC) $(CFLAGS) -fsyntax-only -x c $$h || exit 1; done

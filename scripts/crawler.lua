@@ -13,7 +13,7 @@ local PAGES = 200
 
 local function site()
   local app = http.app()
-  app:get("/", function() return '<a href="/page/1">begin</a>' end)
+  app:get("/", function() return http.html '<a href="/page/1">begin</a>' end)
   app:get("/page/:n", function(req)
     local n = tonumber(req.params.n)
     if not n or n < 1 or n > PAGES then return 404 end
@@ -23,7 +23,7 @@ local function site()
       -- One link too many, on page 100.
       if child <= PAGES + 1 then links[#links + 1] = ('<a href="/page/%d">%d</a>'):format(child, child) end
     end
-    return table.concat(links, "\n")
+    return http.html(table.concat(links, "\n"))
   end)
   return app
 end

@@ -1,5 +1,6 @@
 -- The admin listener of `serve`: reloads by HTTP.
 
+local ffi = require "ffi"
 local fs = require "lunapark.fs"
 local child = require "spec.support.child"
 
@@ -18,9 +19,13 @@ end
 -- A server of an app that answers "one", its script, and a client of its admin listener.
 local function serve(...)
   local path = child.script(APP:format "one")
-  local c = child.serve { path, "--admin", "127.0.0.1:0", ... }
+  local args = { path, "--admin", "127.0.0.1:0", ... }
+  if type(args[#args]) == "table" then args.env = table.remove(args) end
+  local c = child.serve(args)
   child.eventually(function() return c:stderr():find "lunapark: admin on " end, "the admin listener")
-  return c, path, child.client(c:stderr():match "admin on http://(%S+)\n")
+  local admin = child.client((c:stderr():match "admin on http://(%S+)\n"):gsub("^0%.0%.0%.0", "127.0.0.1"))
+  admin.headers = { ["X-Lunapark"] = "1" }
+  return c, path, admin
 end
 
 local ID = "^" .. ("%x"):rep(40) .. "$"
@@ -82,6 +87,80 @@ describe("the admin listener", function()
     assert.equal(405, admin:get("/reload").status)
   end)
 
+  it("wants a header with a POST that a form can't send", function()
+    local _, _, admin = serve()
+    admin.headers = {}
+    for _, headers in ipairs {
+      {}, { ["X-Lunapark"] = "0" }, { ["Content-Type"] = "application/x-www-form-urlencoded" },
+      { Authorization = "Bearer x" }, { Authorization = "Basic x" },
+    } do
+      local r = admin:post("/reload", { headers = headers })
+      assert.equal(403, r.status)
+      assert.matches("wants the header X%-Lunapark: 1", r:json().error)
+    end
+    assert.equal(1, admin:get("/"):json().generation.number)
+    assert.equal(200, admin:post("/reload", { headers = { ["X-Lunapark"] = "1" } }).status)
+  end)
+
+  it("answers by address and as localhost, not by the name of a site that leads there", function()
+    local _, _, admin = serve()
+    for _, host in ipairs {
+      "evil.example", "evil.example:9000", "localhost.evil.example", "127.0.0.1.evil.example", "notlocalhost",
+      "1.2.3", "0x7f000001",
+    } do
+      for _, method in ipairs { "GET", "POST" } do
+        local r = admin:request(method, method == "GET" and "/" or "/reload", { headers = { Host = host } })
+        assert.equal(421, r.status, host)
+        assert.is_nil(r:json().stats)
+      end
+    end
+    for _, host in ipairs {
+      "127.0.0.1", "127.0.0.1:1", "10.1.2.3:80", "LocalHost", "app.localhost:80", "[::1]", "[::1]:80",
+    } do
+      assert.equal(200, admin:get("/", { headers = { Host = host } }).status, host)
+    end
+  end)
+
+  for what, given in pairs {
+    ["on the command line"] = { "--admin-token", "s3cret.token" },
+    ["in the environment"] = { { LUNAPARK_ADMIN_TOKEN = "s3cret.token" } },
+  } do
+    it("wants the token " .. what .. ", for everything", function()
+      local _, _, admin = serve("--admin", "0.0.0.0:0", unpack(given))
+      for _, auth in ipairs {
+        "", "Bearer", "Bearer ", "Bearer s3cret.toke", "Bearer s3cret.tokenn", "Bearer S3cret.token", "s3cret.token",
+        "Basic s3cret.token", "Bearer s3cret.token x",
+      } do
+        local headers = { Authorization = auth ~= "" and auth or nil }
+        for _, r in ipairs { admin:get("/", { headers = headers }), admin:post("/reload", { headers = headers }) } do
+          assert.same({ 401, "Bearer" }, { r.status, r.headers["www-authenticate"] }, auth)
+          assert.is_nil(r:json().generation)
+        end
+      end
+      admin.headers = { Authorization = "bearer s3cret.token", Host = "admin.example" }
+      assert.equal(1, admin:get("/"):json().generation.number)
+      assert.equal(200, admin:post("/reload").status)
+      admin.headers.Origin = "http://admin.example"
+      assert.equal(403, admin:post("/reload").status)
+    end)
+  end
+
+  for _, addr in ipairs { "0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:80", "[::ffff:192.0.2.1]:80", "[fe80::1]:80" } do
+    it("is not on " .. addr .. " without a token", function()
+      local code, _, err = child.run { child.script(APP:format "one"), "--listen", "127.0.0.1:0", "--admin", addr }
+      assert.equal(64, code)
+      assert.matches("^lunapark: %-%-admin %S+, which other machines can reach, needs %-%-admin%-token", err)
+    end)
+  end
+
+  it("does not take a token that no header can carry, and does not show it", function()
+    for _, token in ipairs { "", "a b", "sécret", "a\n" } do
+      local code, _, err = child.run { child.script(APP:format "one"), "--admin-token", token }
+      assert.equal(64, code)
+      assert.matches("^lunapark: %-%-admin%-token: must be one word of printable ASCII\n", err)
+    end
+  end)
+
   it("ends with the server", function()
     local c, _, admin = serve()
     admin:get "/"
@@ -95,6 +174,39 @@ describe("the admin listener", function()
     local c = child.serve { path, "--admin", "unix:" .. socket }
     child.eventually(function() return c:stderr():find "lunapark: admin on unix:" end, "the admin listener")
     assert.equal("600", ("%o"):format(fs.stat(socket).mode % 512))
+    local admin = child.client("unix:" .. socket) -- whose owner needs neither header nor name
+    assert.equal(200, admin:get("/", { headers = { Host = "any.example" } }).status)
+    assert.equal(200, admin:post("/reload", { headers = { Host = "any.example" } }).status)
+  end)
+
+  it("makes a socket file that was nobody else's for a moment", function()
+    local socket = child.file()
+    local name = socket:match "[^/]*$"
+    ffi.cdef [[
+    typedef struct { int wd; uint32_t mask, cookie, len; char name[]; } admin_spec_event;
+    int inotify_init1(int flags);
+    int inotify_add_watch(int fd, const char *path, uint32_t mask);
+    ptrdiff_t read(int fd, void *to, size_t n);
+    int close(int fd);
+    ]]
+    local IN_ATTRIB, IN_CREATE, NONBLOCK = 0x4, 0x100, 0x800
+    local fd = ffi.C.inotify_init1(NONBLOCK)
+    assert(ffi.C.inotify_add_watch(fd, socket:match "^(.*)/", IN_ATTRIB + IN_CREATE) >= 0)
+    local c = child.serve { child.script(APP:format "one"), "--admin", "unix:" .. socket }
+    c:said "lunapark: admin on unix:"
+    local seen, buffer = {}, ffi.new "char[65536]"
+    while true do
+      local n, at = tonumber(ffi.C.read(fd, buffer, 65536)), 0
+      if n <= 0 then break end
+      while at < n do
+        local e = ffi.cast("admin_spec_event *", buffer + at)
+        if e.len > 0 and ffi.string(e.name) == name then seen[#seen + 1] = e.mask end
+        at = at + 16 + e.len
+      end
+    end
+    ffi.C.close(fd)
+    assert.same({ IN_CREATE }, seen, "what befell the file: its mode is that of its beginning")
+    assert.equal("600", ("%o"):format(fs.stat(socket).mode % 512))
   end)
 
   for what, case in pairs {
@@ -102,7 +214,9 @@ describe("the admin listener", function()
     ["an address that is not ours"] = { addr = "192.0.2.1:80", code = 1, says = "cannot listen on 192.0.2.1:80: " },
   } do
     it("says what is wrong with " .. what, function()
-      local code, _, err = child.run { child.script(APP:format "one"), "--listen", "127.0.0.1:0", "--admin", case.addr }
+      local code, _, err = child.run {
+        child.script(APP:format "one"), "--listen", "127.0.0.1:0", "--admin", case.addr, "--admin-token", "x",
+      }
       assert.equal(case.code, code)
       assert.matches(case.says, err)
     end)

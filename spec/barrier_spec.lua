@@ -1,5 +1,5 @@
 -- Where a wait can not work: it says so and why, and afterwards waits work as ever. Were LuaJIT to call
--- callbacks, finalizers or hooks in another way than host/barrier.c expects, these would fail or crash.
+-- callbacks, finalizers or hooks in another way than host/vm/barrier.c expects, these would fail or crash.
 
 local ffi = require "ffi"
 local lp = require "lunapark"
@@ -227,6 +227,21 @@ describe("a wait", function()
       end
       assert.is_table(held)
       assert.same({ [FINALIZER] = true }, errs)
+    end)
+
+    it("an error does not reach the message handler of who collects", function()
+      local handled
+      local log = helper.stderr_of(function()
+        assert(xpcall(function()
+          getmetatable(newproxy(true)).__gc = function() error "in a finalizer" end
+          for _ = 1, 2 do collectgarbage() end
+        end, function(err)
+          handled = err
+          return {}
+        end))
+      end, "a finalizer raised: ")
+      assert.is_nil(handled)
+      assert.matches("error a finalizer raised: spec/barrier_spec.lua:%d+: in a finalizer\n", log)
     end)
 
     it("works again after an error in it, which is logged and raised nowhere", function()

@@ -209,7 +209,7 @@ end)
 local SUITES = os.getenv "LUNAPARK_SUITES" or "build/suites"
 
 describe("of the specs of others, as many pass as under plain luajit:", function()
-  testing.block_timeout(240)
+  testing.block_timeout(300)
 
   -- Counts and the names of those that fail.
   local function outcome(argv, dir)

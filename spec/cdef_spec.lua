@@ -1,4 +1,4 @@
--- The declarations that LuaJIT parses against what the C compiler made of the same text (host/abi.h).
+-- The declarations that LuaJIT parses against what the C compiler made of the same text (host/base/abi.h).
 
 local ffi = require "ffi"
 local cdef = require "lunapark.cdef"

@@ -169,92 +169,101 @@ describe("lunapark.chan", function()
   -- Producers and consumers with timeouts, cancellations and selects at random: whatever a send said was sent is
   -- received exactly once, and nothing else; of each producer in order, by one channel and one consumer.
   describe("at random", function()
-    local function stress(seed)
-      math.randomseed(seed)
-      local random = math.random
-      local chans = {}
-      for i = 1, 3 do
-        chans[i] = lp.chan(({ 0, 1, 7 })[i])
+    local random = math.random
+
+    local function patience()
+      local r = random()
+      if r < 0.2 then return 0 end
+      if r < 0.5 then return random() * 0.0005 end
+    end
+
+    -- What was sent, received and received twice, on three channels.
+    local function new_run()
+      local chans = { lp.chan(0), lp.chan(1), lp.chan(7) }
+      return { chans = chans, sent = {}, received = {}, twice = 0, next = 0, total = 0 }
+    end
+
+    local function note(run, v)
+      if run.received[v] then run.twice = run.twice + 1 end
+      run.received[v] = true
+      run.total = run.total + 1
+    end
+
+    local function send_one(run)
+      local chans = run.chans
+      run.next = run.next + 1
+      local v = run.next
+      local r = random(4)
+      if r == 1 then
+        local i, _, ok = lp.select {
+          { chans[1], "send", v }, { chans[2], "send", v }, { chans[3], "send", v }, timeout = patience(),
+        }
+        if i and ok then run.sent[v] = true end
+      elseif r == 2 then -- either direction, also with itself
+        local ch = chans[random(3)]
+        local i, got, ok = lp.select { { ch, "send", v }, { ch, "recv" }, timeout = patience() }
+        if i == 1 and ok then run.sent[v] = true end
+        if i == 2 and ok then note(run, got) end
+      elseif chans[random(3)]:send(v, patience()) then
+        run.sent[v] = true
       end
-      local sent, received, twice = {}, {}, 0
-      local next_value, total = 0, 0
-      local function patience()
-        local r = random()
-        if r < 0.2 then return 0 end
-        if r < 0.5 then return random() * 0.0005 end
+    end
+
+    local function recv_one(run)
+      local chans = run.chans
+      if random(3) == 1 then
+        local i, v, ok = lp.select {
+          { chans[1], "recv" }, { chans[2], "recv" }, { chans[3], "recv" }, timeout = patience(),
+        }
+        if i and ok then note(run, v) end
+      else
+        local v = chans[random(3)]:recv(patience())
+        if v then note(run, v) end
       end
-      local function note(v)
-        if received[v] then twice = twice + 1 end
-        received[v] = true
-        total = total + 1
-      end
-      local function send_one()
-        next_value = next_value + 1
-        local v = next_value
-        local r = random(4)
-        if r == 1 then
-          local i, _, ok = lp.select {
-            { chans[1], "send", v }, { chans[2], "send", v }, { chans[3], "send", v }, timeout = patience(),
-          }
-          if i and ok then sent[v] = true end
-        elseif r == 2 then -- either direction, also with itself
-          local ch = chans[random(3)]
-          local i, got, ok = lp.select { { ch, "send", v }, { ch, "recv" }, timeout = patience() }
-          if i == 1 and ok then sent[v] = true end
-          if i == 2 and ok then note(got) end
-        elseif chans[random(3)]:send(v, patience()) then
-          sent[v] = true
-        end
-      end
-      local function recv_one()
-        if random(3) == 1 then
-          local i, v, ok = lp.select {
-            { chans[1], "recv" }, { chans[2], "recv" }, { chans[3], "recv" }, timeout = patience(),
-          }
-          if i and ok then note(v) end
-        else
-          local v = chans[random(3)]:recv(patience())
-          if v then note(v) end
-        end
-      end
-      local running, gs = 0, {}
-      local function worker(op, k)
-        running = running + 1
+    end
+
+    -- Runs 20 Gs to their ends, some of them by cancellation; how many are left.
+    local function run_all(run)
+      local running, gs = 20, {}
+      for k = 1, 20 do
+        local op = k % 2 == 0 and send_one or recv_one
         gs[k] = lp.go(function()
           for _ = 1, 60 do
-            op()
+            op(run)
             if random(5) == 1 then lp.yield() end
           end
           running = running - 1
           gs[k] = nil
         end)
       end
-      for k = 1, 20 do
-        worker(k % 2 == 0 and send_one or recv_one, k)
-      end
-      local canceler = lp.go(function()
+      lp.go(function()
         while running > 0 do
           lp.sleep(random() * 0.0005)
           local g = gs[random(20)]
           if g and random(3) == 1 then g:cancel() end
-          if next_value > 500 or random(20) == 1 then -- those that wait for ever
+          if run.next > 500 or random(20) == 1 then -- those that wait for ever
             for k = 1, 20 do
               if gs[k] then gs[k]:cancel() end
             end
           end
         end
-      end)
-      canceler:join(LONG)
-      assert.equal(0, running, "seed " .. seed)
-      for _, ch in ipairs(chans) do
+      end):join(LONG)
+      return running
+    end
+
+    local function stress(seed)
+      math.randomseed(seed)
+      local run = new_run()
+      assert.equal(0, run_all(run), "seed " .. seed)
+      for _, ch in ipairs(run.chans) do
         ch:close()
         for v in ch:iter() do
-          note(v)
+          note(run, v)
         end
       end
-      assert.equal(0, twice, "seed " .. seed)
-      assert.same(sent, received, "seed " .. seed)
-      return total
+      assert.equal(0, run.twice, "seed " .. seed)
+      assert.same(run.sent, run.received, "seed " .. seed)
+      return run.total
     end
 
     it("every value is delivered exactly once", function()
@@ -287,5 +296,26 @@ describe("lunapark.chan", function()
     for _, a in ipairs(aborted) do
       assert.is_true(a[2] ~= 7, tostring(a[1]) .. ": not compiled")
     end
+  end)
+
+  it("holds no value that a send which timed out had", function()
+    local weak, ch = setmetatable({}, { __mode = "v" }), lp.chan()
+    weak[1] = {}
+    assert.same({ nil, "timeout" }, { ch:send(weak[1], 0.001) })
+    collectgarbage()
+    collectgarbage()
+    assert.is_nil(weak[1])
+  end)
+
+  it("goes on waiting after wakeups that nothing has caused", function()
+    local ch = lp.chan()
+    local g = lp.go(function() return pack(ch:recv()) end)
+    for _ = 1, 4 do
+      lp.yield()
+      require("ffi").C.host_wake(g.slot)
+    end
+    lp.yield()
+    ch:send "value"
+    assert.same({ "value", n = 1 }, (g:join(LONG)))
   end)
 end)

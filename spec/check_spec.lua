@@ -72,4 +72,66 @@ describe("lunapark check", function()
     assert.equal(1, code)
     assert.matches("luacheck is not installed", err)
   end)
+
+  describe("of what blocks", function()
+    local FINDS = [[
+local http = require "lunapark.http"
+local lp, ffi = require "lunapark", nil
+ffi = require("ffi")
+local C, lib = require "ffi".C
+ffi.cdef "int usleep(unsigned); int flock(int, int); int getpid(void); unsigned sleep(unsigned);"
+local nap = C.usleep -- C.sleep(1)
+local app = http.app()
+app:get("/", function()
+  nap(10) C.getpid()
+  lp.offload(C.usleep, 10)
+  os.exit(1)
+  require("ffi").C
+    .flock(1, 2)
+  C.usleep(1) -- a timer of ours: lunapark: ignore
+  return "os.exit()" .. [=[ C.sleep(1)
+]=] .. app.os.exit()
+end)
+app.later = function() return require("socket.http"), require "lib.later", C.sleep end
+return app
+]]
+    -- luacheck: push no max line length
+    local SAYS = [[
+app.lua:9:3: (blocks) ffi.C.usleep holds this VM with all its requests: use lunapark.sleep
+app.lua:11:3: (exit) os.exit raises under serve: use lunapark.stop
+app.lua:12:3: (blocks) ffi.C.flock holds this VM with all its requests: use lunapark.offload, which gives it a thread of its own
+app.lua:18:31: (blocks) socket waits by itself and holds this VM: use lunapark.net
+lib/later.lua:1:10: (blocks) ffi.C.read holds this VM with all its requests: use lunapark.net, or net.fd(fd) and a descriptor that does not block
+]]
+    -- luacheck: pop
+    local later = [[
+return { ffi.C.read(0, nil, 0) }
+]]
+
+    local function check(...)
+      local p = files { ["app.lua"] = FINDS, ["lib/later.lua"] = later }
+      return p:run({ "check", ... }, nil, {
+        PATH = "/nowhere", LUNAPARK_LUA = os.getenv "LUNAPARK_LUA", ASAN_OPTIONS = os.getenv "ASAN_OPTIONS",
+      })
+    end
+
+    it("names calls with their lines, and what to use", function()
+      assert.same({ 0, SAYS, "" }, { check "app.lua" })
+    end)
+
+    it("fails with --strict", function()
+      local code, out, err = check("--strict", "app.lua")
+      assert.same({ 1, SAYS }, { code, out })
+      assert.matches("^lunapark: .*luacheck is not installed", err)
+    end)
+  end)
+
+  it_with_luacheck("fails with --strict for a call that blocks", function()
+    local p = files { ["lib/later.lua"] = 'return { y = require("ffi").C.sleep(1) }' }
+    local code, out, err = p:run { "check", "--strict", "app.lua" }
+    assert.same({ 1, "lib/later.lua:1:14: (blocks) ffi.C.sleep holds this VM with all its requests: use "
+      .. "lunapark.sleep\n" }, { code, out })
+    assert.equal("lunapark: calls that block count as errors (--strict)\n", err)
+    assert.equal(0, (p:run { "check", "app.lua" }))
+  end)
 end)

@@ -73,10 +73,15 @@ describe("lunapark", function()
         return seen
       end
       local places = require "spec.support.places"
-      for _, name in ipairs { "coroutine.wrap", "coroutine.resume", "pcall", "__index", "an iterator of for" } do
-        for _, yieldable in ipairs(seen_in(places.by_name[name].run)) do assert.is_true(yieldable, name) end
+      local in_coroutines = { ["coroutine.wrap"] = 8, ["coroutine.resume"] = 6 }
+      for name, n in pairs(in_coroutines) do
+        local seen = seen_in(places.by_name[name].run)
+        local yieldable = 0
+        for _, is in ipairs(seen) do yieldable = yieldable + (is and 1 or 0) end
+        assert.equal(n, yieldable, name)
       end
-      for _, name in ipairs { "table.sort", "string.gsub, a function", "string.gsub, a table with __index" } do
+      for _, name in ipairs { "pcall", "__index", "an iterator of for", "table.sort", "string.gsub, a function",
+        "string.gsub, a table with __index" } do
         for _, yieldable in ipairs(seen_in(places.by_name[name].run)) do assert.is_false(yieldable, name) end
       end
     end)

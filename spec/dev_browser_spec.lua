@@ -29,14 +29,14 @@ local function find(id)
   if id == "7" then error("no user " .. id) end
   return id
 end
-app:get("/", function() return "<!doctype html><title>t</title><h1>one</h1>" end)
+app:get("/", function() return http.html "<!doctype html><title>t</title><h1>one</h1>" end)
 app:get("/form", function()
-  return '<!doctype html><form method="post" action="/send?s=1"><button id="b">Send</button></form>'
+  return http.html '<!doctype html><form method="post" action="/send?s=1"><button id="b">Send</button></form>'
 end)
-app:post("/send", function(req) return "<!doctype html><h1>sent " .. req.query.s .. "</h1>" end)
+app:post("/send", function(req) return http.html("<!doctype html><h1>sent " .. req.query.s .. "</h1>") end)
 app:get("/users/:id", function(req)
   local user = find(req.params.id)
-  return "<h1>user " .. user .. "</h1>"
+  return http.html("<h1>user " .. user .. "</h1>")
 end)
 return app
 ]]

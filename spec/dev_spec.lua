@@ -1,12 +1,12 @@
--- `lunapark serve --dev`, as its clients see it: what is told of failures, what `changed` answers, and which answers
--- become pages that load themselves anew. spec/dev_browser_spec.lua has a browser.
+-- `lunapark serve --dev`, as its clients see it: what is told of failures, and what `changed` answers.
+-- dev_pages_spec.lua has the pages that load themselves anew, dev_browser_spec.lua a browser.
 
 local exec = require "lunapark.exec"
 local lp = require "lunapark"
 local child = require "spec.support.child"
+local dev = require "spec.support.dev"
 
-local HTML = { Accept = "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8" }
-local NAVIGATES = { Accept = "text/html,*/*;q=0.8", ["Sec-Fetch-Dest"] = "document" }
+local HTML = dev.HTML
 local STATE = "^%d+%.%d+%.%d+$"
 
 local APP = [[
@@ -46,7 +46,7 @@ local function lacks(text, part)
 end
 
 describe("--dev", function()
-  local path, server, client, dirs
+  local path, server, client, served, dirs
 
   before_each(function() dirs = {} end)
   after_each(function()
@@ -57,9 +57,8 @@ describe("--dev", function()
   end)
 
   local function serve_file(file, ...)
-    path = file
-    server = child.serve { path, "--dev", ... }
-    client = child.client(server.addr)
+    path, served = file, dev.serve(file, ...)
+    server, client = served.server, served.client
   end
 
   local function serve(text, ...)
@@ -70,18 +69,10 @@ describe("--dev", function()
     return assert(client:get(target, { headers = headers }))
   end
 
-  local function state()
-    local r = get "/.lunapark/changed"
-    assert.equal(200, r.status)
-    return r.body
-  end
+  local function state() return served:state() end
 
   -- Saves the app and waits until that has come to something.
-  local function save(text)
-    local before = state()
-    write(path, text)
-    child.eventually(function() return state() ~= before end, "a reload")
-  end
+  local function save(text) served:save(text) end
 
   local function folder()
     local made = assert(exec.run { "mktemp", "-d" })
@@ -135,7 +126,7 @@ describe("--dev", function()
       serve(APP)
       local evil = "</style><script>alert(1)</script>'\""
       local r = get("/boom/%3C%2Fspan%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E?%3Cb%3E=%3Cb%3E", {
-        Accept = "text/html", ["X-Evil"] = evil, Host = "<i>&host",
+        Accept = "text/html", ["X-Evil"] = evil,
       })
       assert.equal(500, r.status)
       contains(r.body, "boom &lt;/span&gt;&lt;script&gt;alert(1)&lt;/script&gt;")
@@ -421,6 +412,54 @@ return app
     end)
   end)
 
+  it("is not for the name of a site that leads here", function()
+    local socket = child.file()
+    serve(APP, "--listen", "127.0.0.1:0", "--listen", "unix:" .. socket)
+    local by_file = child.client("unix:" .. socket)
+    local function all_answer(status, headers)
+      for _, target in ipairs { "/", "/nowhere", "/boom/x", "/.lunapark/changed", "/.lunapark/dev.js" } do
+        local r = get(target, headers)
+        if status == 421 then
+          assert.equal(421, r.status, target)
+          lacks(r.body, "boom")
+        else
+          assert.not_equal(421, r.status, target)
+        end
+      end
+    end
+    for _, host in ipairs { "evil.example", "localhost.evil.example:80" } do
+      all_answer(421, { Host = host })
+    end
+    for _, host in ipairs { "localhost:3000", "my.localhost", "[::1]:80", "192.168.1.7" } do
+      all_answer(200, { Host = host })
+    end
+    assert.equal("one", by_file:get("/", { headers = { Host = "evil.example" } }).body)
+    write(path, "return = 1")
+    child.eventually(function() return get "/".status == 500 end, "a reload that fails")
+    all_answer(421, { Host = "evil.example", Accept = "text/html" })
+  end)
+
+  it("listens where other machines are with --dev=public alone", function()
+    local script = child.script(APP)
+    for _, addr in ipairs { "0.0.0.0:0", "[::]:0", "192.0.2.1:80" } do
+      local code, _, err = child.run { script, "--dev", "--listen", "127.0.0.1:0", "--listen", addr }
+      assert.equal(64, code)
+      assert.matches("^lunapark: %-%-dev shows the app's source, and other machines can reach ", err)
+      contains(err, "--dev=public")
+    end
+    local own = child.script((APP:gsub("return app%s*$", 'app.options = { listen = "0.0.0.0:0" }\nreturn app')))
+    assert.equal(64, (child.run { own, "--dev" }))
+    assert.equal("0.0.0.0", child.serve({ own, listeners = 1, env = { LUNAPARK_DEV = "public" } }).addr:match "^[^:]*")
+    local c = child.serve { script, "--dev=public", "--listen", "0.0.0.0:0" }
+    local there = child.client((c.addr:gsub("^0%.0%.0%.0", "127.0.0.1")))
+    local r = there:get("/boom/x", { headers = { Host = "app.example" } })
+    assert.equal(500, r.status)
+    contains(r.body, 'error("boom " .. what)')
+    local code, _, err = child.run { script, "--dev=all" }
+    assert.equal(64, code)
+    contains(err, "--dev: must be true, false (1 or 0) or public, got 'all'")
+  end)
+
   it("has its paths to itself, and only with --dev", function()
     local own = "local app = require('lunapark.http').app()\n"
       .. "app:get('/*all', function(req) return 'app ' .. req.path end)\n"
@@ -437,103 +476,52 @@ return app
     assert.equal("Internal Server Error", get("/boom", HTML).body)
   end)
 
-  describe("has pages load themselves anew", function()
-    local PAGES = [[
-local http = require "lunapark.http"
-local app = http.app()
-local WHOLE = "<!doctype html>\n<html><body><p>a</body> is not the end</p></BODY></html>"
-local function page(path, fn) app:get(path, fn) app:post(path, fn) end
-page("/whole", function() return WHOLE end)
-page("/fragment", function() return "<p>part</p>" end)
-page("/text", function() return "a <b> c" end)
-app:get("/latin", function() return 200, "\228", { ["Content-Type"] = "text/plain; charset=iso-8859-1" } end)
-app:get("/json", function() return { html = WHOLE } end)
-app:get("/js", function() return 200, "<html>", { ["Content-Type"] = "text/javascript" } end)
-app:get("/typed", function() return 200, "x</body>", { ["Content-Type"] = "TEXT/HTML;charset=utf-8", ETag = '"1"' } end)
-app:get("/plain", function(_, res) res.headers = { ["Content-Type"] = "text/html" } return WHOLE end)
-app:get("/file", function() return 200, WHOLE, { ["Content-Disposition"] = "attachment" } end)
-app:get("/gzip", function() return 200, WHOLE, { ["Content-Encoding"] = "gzip" } end)
-app:get("/part", function() return 206, WHOLE end)
-app:get("/stream", function(_, res) res:write(WHOLE) end)
-app:get("/missing", function() return 404, WHOLE end)
-app:get("/redirect", function(_, res) res:redirect "/whole" end)
-app:get("/error", function() error "x" end)
-local lp = require "lunapark"
-local dict = require("lunapark.shared").dict "waiting"
-app:get("/waits", function()
-  dict:set("n", 1)
-  lp.retired(15)
-  return "<p>old</p>"
+  describe("names handlers that block:", function()
+    -- One that reads a FIFO until a byte comes, and one that sleeps in C, half a second each time, until it is told.
+    local BLOCKS = [[
+local ffi = require "ffi"
+ffi.cdef "int open(const char *, int, ...); int64_t read(int, void *, size_t); int usleep(unsigned);"
+local app = require("lunapark.http").app()
+app:get("/ok", function() return "ok" end)
+app:get("/read", function()
+  local fd, byte = ffi.C.open(%q, 2), ffi.new "char[1]"
+  while ffi.C.read(fd, byte, 1) < 0 do end
+  return "read"
 end)
-app:get("/waiting", function() return tostring(dict:get "n") end)
-app:on_error(function() return 500, WHOLE end)
+local lp, seen = require "lunapark", require("lunapark.shared").dict "seen"
+app:get("/naps", function()
+  local cut = 0
+  repeat
+    cut = cut - ffi.C.usleep(500000)
+    lp.sleep(0.001)
+  until seen:get "it"
+  return tostring(cut)
+end)
+app:get("/seen", function() seen:set("it", true) return "ok" end)
 return app
 ]]
-    local TAG = '<script src="/%.lunapark/dev%.js" data%-state="%d+%.1%.0" data%-method="(%u+)" async></script>'
 
-    it("if they are pages", function()
-      serve(PAGES)
-      local r = get("/whole", NAVIGATES)
-      assert.matches("^<!doctype html>\n<html><body><p>a</body> is not the end</p>" .. TAG .. "</BODY></html>$", r.body)
-      assert.equal("no-store", r.headers["cache-control"])
-      assert.equal("GET", (get("/whole", HTML).body:match(TAG)))
-      assert.matches("^<p>part</p>" .. TAG .. "$", get("/fragment", NAVIGATES).body)
-      assert.matches(TAG, get("/plain", NAVIGATES).body)
-      assert.matches(TAG, get("/error", NAVIGATES).body)
-      assert.matches("^x" .. TAG .. "</body>$", get("/typed", NAVIGATES).body)
-      assert.is_nil(get("/typed", NAVIGATES).headers.etag)
-      r = get("/missing", NAVIGATES)
-      assert.equal(404, r.status)
-      assert.matches(TAG, r.body)
-      r = assert(client:post("/whole", { headers = NAVIGATES }))
-      assert.equal("POST", (r.body:match(TAG)))
+    it("with the line, what they wait for, and when they are back", function()
+      dirs[1] = os.tmpname()
+      os.remove(dirs[1])
+      assert(exec.run { "mkfifo", dirs[1] })
+      serve(BLOCKS:format(dirs[1]))
+      local g = lp.go(function() return get("/read").body end)
+      server:logged "warn GET /read has held VM %d for %d+%.%d s without waiting, in C %([^)]*read"
+      assert.equal("ok", get("/ok").body)
+      local fifo = assert(io.open(dirs[1], "w"))
+      fifo:write "x"
+      fifo:close()
+      assert.equal("read", g:join())
+      contains(server:logged "(warn GET /read came back after [^\n]*)\n", path:match "[^/]*$" .. ":7: VM")
     end)
 
-    it("if a window of its own shows text", function()
-      serve(PAGES)
-      local r = get("/text", NAVIGATES)
-      assert.equal("text/html; charset=utf-8", r.headers["content-type"])
-      assert.matches("<pre[^>]*>a &lt;b&gt; c</pre>" .. TAG, r.body)
-      for _, headers in ipairs { HTML, {}, { ["Sec-Fetch-Dest"] = "empty" }, { ["Sec-Fetch-Dest"] = "iframe" } } do
-        r = get("/text", headers)
-        assert.same({ "a <b> c", "text/plain; charset=utf-8" }, { r.body, r.headers["content-type"] })
-      end
-    end)
-
-    it("and nothing else", function()
-      serve(PAGES)
-      for _, target in ipairs { "/json", "/js", "/latin", "/file", "/gzip", "/part", "/stream", "/redirect" } do
-        lacks(get(target, NAVIGATES).body, "/.lunapark/")
-      end
-      for _, headers in ipairs {
-        {}, { Accept = "*/*" }, { Accept = "text/html", ["Sec-Fetch-Dest"] = "empty" },
-        { Accept = "text/html", ["Sec-Fetch-Dest"] = "script" },
-      } do
-        lacks(get("/whole", headers).body, "/.lunapark/")
-        lacks(get("/fragment", headers).body, "/.lunapark/")
-      end
-      lacks(get("/fragment", HTML).body, "/.lunapark/")
-      local r = assert(client:request("HEAD", "/whole", { headers = NAVIGATES }))
-      assert.same({ 200, "" }, { r.status, r.body })
-    end)
-
-    it("as of the generation that has made them, not of the one that serves by then", function()
-      serve(PAGES)
-      local c = child.client(server.addr)
-      local g = lp.go(function() return c:get("/waits", { headers = NAVIGATES }) end)
-      child.eventually(function() return get "/waiting".body == "1" end, "the request")
-      save(PAGES .. "-- changed")
-      assert.matches("%.2%.0$", state())
-      assert.matches("^<p>old</p>" .. TAG .. "$", assert(g:join(20)).body)
-    end)
-
-    it("unless --live-reload=0, or the app, says no", function()
-      serve(PAGES, "--live-reload=0")
-      lacks(get("/whole", NAVIGATES).body, "/.lunapark/")
-      assert.equal("a <b> c", get("/text", NAVIGATES).body)
-      child.clean()
-      serve((PAGES:gsub("return app%s*$", "app.options = { live_reload = false }\nreturn app")))
-      lacks(get("/whole", NAVIGATES).body, "/.lunapark/")
+    it("and ends no sleep early by that", function()
+      serve(BLOCKS:format "none")
+      local g = lp.go(function() return get("/naps").body end)
+      server:logged "warn GET /naps has held VM %d for 0%.%d s without waiting, in a sleep or a poll of C"
+      assert.equal("ok", get("/seen").body)
+      assert.equal("0", g:join())
     end)
   end)
 end)

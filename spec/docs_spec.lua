@@ -11,6 +11,15 @@ describe("the reference", function()
     assert.same({}, docs.check(docs.pages()))
   end)
 
+  it("has a page for each module that users require, and for no other", function()
+    local names = {}
+    for _, page in ipairs(docs.pages()) do names[#names + 1] = page.name end
+    assert.same({
+      "lunapark", "lunapark.dns", "lunapark.exec", "lunapark.fs", "lunapark.http", "lunapark.json", "lunapark.log",
+      "lunapark.net", "lunapark.shared", "lunapark.signal", "lunapark.testing",
+    }, names)
+  end)
+
   it("has the functions and classes that API.md names", function()
     local found = {}
     for _, page in ipairs(docs.pages()) do
@@ -22,7 +31,8 @@ describe("the reference", function()
     end
     for _, name in ipairs {
       "lunapark.go", "lunapark.park", "lunapark.ready", "lunapark.chan", "lunapark.select", "lunapark.mutex",
-      "lunapark.after", "lunapark.offload", "lunapark.stats", "lunapark.G:join", "lunapark.Chan:recv",
+      "lunapark.after", "lunapark.offload", "lunapark.stats", "lunapark.stop", "lunapark.retired",
+      "lunapark.G:join", "lunapark.Chan:recv",
       "lunapark.Timer:stop", "lunapark.Scope:go", "lunapark.net.dial", "lunapark.net.copy", "lunapark.net.fd",
       "lunapark.Conn:read_line", "lunapark.Conn:set_deadline", "lunapark.Listener:accept", "lunapark.Udp:recv",
       "lunapark.Fd:wait_read", "lunapark.dns.lookup", "lunapark.Resolver:query", "lunapark.exec.run",

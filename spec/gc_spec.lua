@@ -47,7 +47,7 @@ local function switches(pid)
   return n
 end
 
-require("lunapark.testing").block_timeout(60)
+require("lunapark.testing").block_timeout(300)
 
 describe("the garbage of a VM", function()
   after_each(child.clean)
@@ -97,6 +97,16 @@ describe("the garbage of a VM", function()
       said = now
       lp.sleep(0.7)
     end, "rest")
+  end)
+
+  it("goes also if it was made while other garbage was being collected", function()
+    local c, client = serve "gctrace=1,gcforce=50"
+    for i = 1, 30 do
+      assert.equal("ok", client:get("/burst").body)
+      lp.sleep(0.008 + 0.0005 * i) -- the collection begins 10 ms after the last Lua, and takes some
+      assert.equal("ok", client:get("/little").body)
+      c:said("finalized\n", i)
+    end
   end)
 
   it("stays if the script has stopped the collector", function()

@@ -1,4 +1,5 @@
 local lp = require "lunapark"
+local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 local waits = require "spec.support.waits"
 local helper = require "spec.helper"
@@ -191,5 +192,31 @@ describe("lunapark", function()
     assert.is_true(later ~= g and later ~= other)
     assert.matches("^G %d+%.%d+ %(spec/go_spec.lua:%d+%)$", tostring(g))
     assert.are_not.equal(tostring(g), tostring(later))
+  end)
+
+  it("is named by the line that called into our modules, however deep in them it is started", function()
+    local started
+    local client = testing.serve(function(req) return req:body() end)
+    client:post("/", { body = function()
+      started = started or tostring(lp.self())
+    end })
+    client:close()
+    assert.matches("^G %d+%.%d+ %(spec/go_spec.lua:%d+%)$", started)
+    -- Without such a line, by our own outermost.
+    assert.matches("^G %d+%.%d+ %(lunapark/init.lua:%d+%)$", tostring(lp.go(lp.go, lp.yield):join()))
+  end)
+
+  it("takes more arguments than a new coroutine has room for", function()
+    local many = {}
+    for i = 1, 5000 do many[i] = i end
+    for _ = 1, 20 do
+      local g = lp.go(function(...)
+        collectgarbage()
+        return select("#", ...), (select(5000, ...))
+      end, unpack(many))
+      assert.same({ 5000, 5000 }, { g:join() })
+    end
+    local ok, err = pcall(function() lp.go(function() end, unpack({}, 1, 7900)) end)
+    assert.is_true(ok or err:find("not enough memory", 1, true) ~= nil, err)
   end)
 end)

@@ -88,4 +88,18 @@ describe("http headers", function()
     headers.merge(h, other)
     assert.equal("X-A=1 Set-Cookie=a=1 Set-Cookie=b=2", list(h))
   end)
+
+  it("do not keep for ever which names clients have made up", function()
+    local function make_up(from, to)
+      for i = from, to do
+        h["A" .. i] = "1"
+        h["A" .. i] = nil
+      end
+      collectgarbage()
+      collectgarbage()
+      return collectgarbage "count"
+    end
+    local before = make_up(1, 2000)
+    assert.is_true(make_up(2001, 22000) - before < 200)
+  end)
 end)

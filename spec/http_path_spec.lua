@@ -28,7 +28,22 @@ describe("http paths", function()
     assert.equal("a|", split "/a/.")
     assert.equal("b", split "/a/%2e%2E/b")
     assert.equal("...", split "/...")
-    assert.equal("../x", split "/..%2Fx")
+  end)
+
+  it("with a separator and dots in one segment are errors, however they are spelled", function()
+    for _, raw in ipairs {
+      "/..%2Fx", "/..%2fx", "/%2e%2e%2fx", "/%2E.%2Fx", "/.%2Fx", "/x%2F..", "/x%2F.", "/a%2F..%2Fb",
+      "/a/b/..%2F..%2Fc",
+      "/..%5Cx", "/..\\x", "/x\\..", "/a\\..\\b", "/a%5C.%2Fb", "/%2F..", "/..%2F", "/a/..%2F..",
+    } do
+      assert.same({ nil, "dots behind an escaped slash" }, { split(raw) }, raw)
+    end
+    assert.equal("a/b|c", split "/a%2fb/c")
+    assert.equal("a\\b", split "/a%5Cb")
+    assert.equal("a\\b", split "/a\\b")
+    assert.equal("/", split "/%2F")
+    assert.equal("..a/b..|.../c", split "/..a%2Fb../...%2Fc")
+    assert.equal("..%2Fx", split "/..%252Fx")
   end)
 
   it("above the root, with bad escapes or NULs are errors", function()

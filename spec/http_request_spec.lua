@@ -64,6 +64,23 @@ describe("http request", function()
       "host accept cookie cookie x-new" }, seen)
   end)
 
+  it("cannot climb out of a folder by its path", function()
+    app:get("/files/*rest", function(req) return req.params.rest end)
+    app:get("/one/:name", function(req) return req.params.name end)
+    for _, served in ipairs { app, function(req) return req.path end } do
+      for _, target in ipairs {
+        "/files/..%2f..%2fetc%2fpasswd", "/files/a/%2e%2e%2Fb", "/files/x%2f..%2f..%2f..", "/one/..%2f..%2fx",
+        "/files/..%5c..%5cx", "/files/a%2f.%2fb",
+      } do
+        if client then client:close() end
+        local r = ask(served, "GET", target)
+        assert.same({ 400, "Bad Request" }, { r.status, r.body }, target)
+      end
+    end
+    assert.equal("a/b/c", ask(app, "GET", "/files/a%2Fb/c").body)
+    assert.equal("a/b", ask(app, "GET", "/one/a%2Fb").body)
+  end)
+
   it("has cookies", function()
     local r = ask(function(req) return req:cookie "b" .. req:cookie "c" .. tostring(req:cookie "d") end, "GET", "/",
       { headers = { Cookie = { "a=1; b=two%20words", "c=3" } } })
@@ -189,5 +206,24 @@ describe("http request", function()
     assert.equal("x", client:get("/").body)
     helper.eventually(function() return seen end)
     assert.matches("request is over", seen)
+  end)
+
+  it("whose body does not come in time is the client's fault: 408, and a warning", function()
+    client = testing.serve(function(req) return assert(lp.deadline(0.01, req.body, req)) end)
+    local conn = assert(client:connect())
+    conn:write "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"
+    local log = helper.stderr_of(function() assert.equal(408, testing.read_reply(conn).status) end)
+    assert.matches("warn POST /", log)
+    conn:close()
+  end)
+
+  it("says which version of HTTP it is", function()
+    client = testing.serve(function(req) return req.version end)
+    for _, version in ipairs { "1.0", "1.1" } do
+      local conn = assert(client:connect())
+      conn:write(("GET / HTTP/%s\r\nHost: x\r\n\r\n"):format(version))
+      assert.equal(version, testing.read_reply(conn).body)
+      conn:close()
+    end
   end)
 end)

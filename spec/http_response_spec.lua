@@ -24,7 +24,9 @@ describe("http response", function()
   it("is what the handler returns", function()
     check(ask(function() return "hi" end), 200, "hi", TEXT)
     check(ask(function() return "" end), 200, "", TEXT)
-    check(ask(function() return "<p>" end), 200, "<p>", HTML)
+    check(ask(function() return http.html "<p>" end), 200, "<p>", HTML)
+    check(ask(function() return 404, http.html "<p>" end), 404, "<p>", HTML)
+    check(ask(function(_, res) res.body = http.html "<p>" end), 200, "<p>", HTML)
     check(ask(function() return { a = 1 } end), 200, '{"a":1}', JSON)
     check(ask(function() return json.empty_array end), 200, "[]", JSON)
     check(ask(function() return 404 end), 404, "Not Found", TEXT)
@@ -35,6 +37,53 @@ describe("http response", function()
     check(ask(function() return 200, "\0\r\n<" end), 200, "\0\r\n<", TEXT)
     check(ask(function() return ("abc"):gsub("b", "x") end), 200, "axc", TEXT)
     check(ask(function() end), 204, "", nil)
+  end)
+
+  it("is text whatever it looks like, and browsers are told not to guess", function()
+    for _, body in ipairs { "<p>", "<!doctype html><script>alert(1)</script>", " <html>", "\239\187\191<b>", "{}" } do
+      for _, fn in ipairs {
+        function() return body end, function() return 201, body end, function(_, res) res:write(body) end,
+        function(_, res) res.body = body end, function(_, res) res.headers["X-A"] = "1" return body end,
+      } do
+        local r = ask(fn)
+        assert.same({ body, TEXT }, { r.body, r.headers["content-type"] })
+        assert.same({ "nosniff" }, r.headers:get_all "x-content-type-options")
+      end
+    end
+    for _, fn in ipairs {
+      function() return http.html "x" end, function() return { 1 } end, function() return 404 end,
+      function() error "x" end, function(_, res) res:json { 1 } end,
+    } do
+      assert.same({ "nosniff" }, ask(fn).headers:get_all "x-content-type-options")
+    end
+  end)
+
+  it("leaves both to a handler that says the type, or what may be guessed", function()
+    local r = ask(function() return 200, "x", { ["Content-Type"] = "image/x" } end)
+    assert.same({ "image/x", nil }, { r.headers["content-type"], r.headers["x-content-type-options"] })
+    for _, fn in ipairs { function(_, res) res:write "x" end, function() return "x" end } do
+      r = ask(function(req, res)
+        res.headers["X-Content-Type-Options"] = "mine"
+        return fn(req, res)
+      end)
+      check(r, 200, "x", TEXT)
+      assert.same({ "mine" }, r.headers:get_all "x-content-type-options")
+    end
+    check(ask(function() return 204 end), 204, "", nil)
+  end)
+
+  it("can be HTML, which stays so in middleware", function()
+    local app = http.app()
+    app:use(function(_, res, next)
+      local page = next()
+      res.headers["X-Body"] = res.body
+      return "<!doctype html>" .. page .. "<hr>"
+    end)
+    app:get("/", function() return http.html("<p>" .. http.escape "<'&\">") end)
+    local r = ask(app)
+    check(r, 200, "<!doctype html><p>&lt;&#39;&amp;&quot;&gt;<hr>", HTML)
+    assert.equal("<p>&lt;&#39;&amp;&quot;&gt;", r.headers["x-body"])
+    assert.matches("html: text must be a string, got nil", helper.raised(http.html))
   end)
 
   it("takes headers of each form", function()
@@ -131,7 +180,7 @@ describe("http response", function()
     end)
     check(r, 203, "abcdef", "text/x")
     assert.same({ "6", nil }, { r.headers["content-length"], r.headers["transfer-encoding"] })
-    check(ask(function(_, res) res:write "<html>" end), 200, "<html>", HTML)
+    check(ask(function(_, res) res:write "<html>" end), 200, "<html>", TEXT)
     check(ask(function(_, res) return res:flush() end), 200, "", TEXT)
   end)
 
@@ -200,4 +249,39 @@ describe("http response", function()
       assert.matches(case[2], log)
     end)
   end
+
+  it("closes the connection if the handler says so", function()
+    client = testing.serve(function(_, res) res.headers.Connection = "Close" return "x" end)
+    local conn = assert(client:connect())
+    conn:write "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    local r, _, last = testing.read_reply(conn)
+    assert.same({ "x", "close", true }, { r.body, r.headers.connection, last })
+    assert.same({ nil, "eof" }, { conn:read() })
+    conn:close()
+  end)
+
+  it("has one Date, and it is the server's", function()
+    local r = ask(function(_, res) res.headers.Date = "yesterday" return "x" end)
+    local dates = r.headers:get_all "date"
+    assert.equal(1, #dates)
+    assert.matches("^%a%a%a, %d%d %a%a%a %d%d%d%d %d%d:%d%d:%d%d GMT$", dates[1])
+  end)
+
+  it("flush waits until the kernel has all", function()
+    local pieces, flushed
+    client = testing.serve(function(_, res)
+      pieces = 0
+      for _ = 1, 3 do -- the kernel makes room once more for a connection that has not moved
+        while lp.deadline(0.1, res.write, res, ("x"):rep(10000)) do pieces = pieces + 1 end
+      end
+      flushed = { lp.deadline(0.05, res.flush, res) }
+      lp.sleep(helper.PATIENCE)
+    end)
+    local conn = assert(client:connect())
+    conn:write "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    helper.eventually(function() return flushed end)
+    assert.is_true(pieces > 0)
+    assert.same({ nil, "timeout" }, flushed)
+    conn:close()
+  end)
 end)

@@ -17,7 +17,7 @@ local leaks = { "leaks: C", "leaks: Gs", "leaks: Lua", "leaks: descriptors", "le
 -- The resident size also knows what neither counts; pages that were never touched before make it grow by up to 600.
 local ROOM = { malloc = 128, lua = 256, rss = 1024 }
 
-require("lunapark.testing").block_timeout(60)
+require("lunapark.testing").block_timeout(300)
 
 describe("nothing leaks:", function()
   local dir

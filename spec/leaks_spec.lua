@@ -161,6 +161,16 @@ describe("a test that leaves", function()
     assert.matches("<testsuites [^>]*tests='2'", out)
     assert.matches("<testsuites [^>]*failures='1'", out)
   end)
+
+  it("too many things to name them all is told of the first", function()
+    local _, _, out = run [[
+      it("x", function()
+        KEPT = { io.open "/etc/hostname" }
+        for i = 1, 300 do KEPT[i + 1] = io.open "/etc/passwd" end
+      end)
+    ]]
+    assert.matches("file /etc/hostname", out)
+  end)
 end)
 
 describe("testing.serve in a spec", function()

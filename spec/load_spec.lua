@@ -59,9 +59,7 @@ describe("under load", function()
   end
 
   local function send(bytes)
-    local conn = dial()
-    assert(conn:write(bytes))
-    return conn
+    return child.send(server.addr, bytes)
   end
 
   after_each(child.clean)
@@ -106,7 +104,7 @@ describe("under load", function()
     for _, conn in ipairs(conns) do
       conn:close()
     end
-    assert.is_true(took >= 1 and took < 10, took .. " s")
+    assert.is_true(took >= 1 and took < 60, took .. " s") -- not 1,000 s
   end)
 
   it("2,000 handlers in sleep take less than 4 kB each", function()

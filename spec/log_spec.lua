@@ -320,6 +320,13 @@ describe("lunapark.log", function()
       local line = server:said("lines\\nstack traceback:"):match '({[^\n]*lines[^\n]*})\n'
       assert.equal("error", json.decode(line).level)
     end)
+
+    it("render nothing of what is off", function()
+      local rendered = false
+      log.level "info"
+      log.debug("off", { v = setmetatable({}, { __tostring = function() rendered = true return "v" end }) })
+      assert.is_false(rendered)
+    end)
   end)
 
   it("refuses misuse, naming the argument", function()

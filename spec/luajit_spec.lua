@@ -1,6 +1,7 @@
 --- What host/build/luajit.sh mends in LuaJIT. Each script broke the process that ran it, so each has one of its own.
 
 local child = require "spec.support.child"
+local holds = require "spec.support.luajit"(pending)
 
 -- Calls deep(n, list), which raises for each of the list's bad values beneath compiled code, n frames up.
 local DEEP = [[
@@ -41,21 +42,6 @@ end
 
 describe("LuaJIT", function()
   after_each(child.clean)
-
-  ---@param text string A script. It prints "holds" in the end.
-  ---@param ... string Options of `run`.
-  local function holds(text, ...)
-    local _, version = child.run { "version" }
-    if version:find("as packaged", 1, true) then return pending "LuaJIT is as packaged" end
-    for _, jit in ipairs { "jit.on()\n", "jit.off()\n" } do
-      local args = { "run", child.script(jit .. text) }
-      for i, option in ipairs { ... } do table.insert(args, i + 1, option) end
-      local code, out, err = child.run(args)
-      assert.equal("", err)
-      assert.equal("holds\n", out)
-      assert.equal(0, code)
-    end
-  end
 
   it("keeps frames whole when a C function raises beneath compiled code", function()
     holds(DEEP .. [[
@@ -278,168 +264,6 @@ print "holds"
 ]])
   end)
 
-  it("loads from a table before table.clear(), not after", function()
-    holds([[
-local ffi, clear = require "ffi", require "table.clear"
-local t, got = { 42 }, {}
-local same = t
-for i = 1, 100 do
-  local v = t[1]
-  clear(t)
-  got[i] = ffi.cast("int64_t", v)
-  same[1] = 42
-end
-for i = 1, 100 do assert(got[i] == 42, i) end
-print "holds"
-]])
-  end)
-
-  it("loads from a table before a new key moves it, not after", function()
-    holds([[
-local ffi = require "ffi"
-local n = 200000
-local t, got = {}, {}
-for i = 1, n do t[i] = 42 end
-local same = t
-for i = 1, 300 do
-  local v = t[n]
-  same[{}] = 10
-  got[-i] = ffi.cast("int64_t", v)
-  if i == 60 then for k = 1, n - 1 do t[k] = nil end end
-  same[n] = 42
-end
-for i = 1, 300 do assert(got[-i] == 42, tostring(got[-i])) end
-print "holds"
-]])
-  end)
-
-  it("checks the bounds of a table that takes another's place in the loop", function()
-    holds([[
-jit.opt.start("hotloop=1")
-local function walk(n)
-  local t, others = { 1, 2, 3, 4, 5, 6, 7, 8 }, 0
-  for i = 1, n do
-    if t[i] ~= i then others = others + 1 end
-    t = {}
-  end
-  return others
-end
-local function put(n)
-  local t = { 1, 2, 3, 4, 5, 6, 7, 8 }
-  for i = 1, n do
-    t[i] = i
-    t = {}
-  end
-  return #t
-end
-for _ = 1, 1000 do
-  assert(walk(8) == 7)
-  assert(put(8) == 0)
-end
-print "holds"
-]])
-  end)
-
-  it("restores what is in a table that was not made yet, at each exit", function()
-    holds([[
-jit.opt.start("hotloop=4")
-local call_mt = { __call = function(self, param, state) return self.gen(param, state) end }
-local function wrap(gen, param, state)
-  return setmetatable({ gen = gen, param = param, state = state }, call_mt), param, state
-end
-local first, rest
-function rest(param, state, x, ...)
-  if x ~= nil then return { state[1], x }, ... end
-  local i = state[1] + 1
-  if param[3 * i - 1] == nil then return nil end
-  return first(param, { i, param[3 * i] })
-end
-function first(param, state)
-  local i, x = state[1], state[2]
-  local gen, of = param[3 * i - 2], param[3 * i - 1]
-  return rest(param, state, gen(of, x))
-end
-local function chain(...)
-  local param = {}
-  for i = 1, select("#", ...) do
-    param[3 * i - 2], param[3 * i - 1], param[3 * i] = wrap(ipairs((select(i, ...))))
-  end
-  return wrap(first, param, { 1, param[3] })
-end
-for _ = 1, 3 do
-  local gen, param, state = chain({ "a", "b", "c" }, { "q", "w", "e" })
-  local n = 0
-  while true do
-    state = gen(param, state)
-    if state == nil then break end
-    n = n + 1
-  end
-  assert(n == 6, n)
-end
-print "holds"
-]])
-  end)
-
-  it("stores twice to one key of a table that was not made yet", function()
-    holds([[
-local side
-local function made(n)
-  local t = {}
-  t.key = false
-  t.key = n == n
-  if side then end
-  return t.key
-end
-local function outer(n) return made(n) end
-jit.off(outer)
-jit.opt.start("hotloop=1", "hotexit=1", "tryside=1")
-outer(0) outer(0)
-side = true
-outer(0) outer(0)
-assert(made(0) == true)
-print "holds"
-]])
-  end)
-
-  it("calls __newindex where nil was stored under another name", function()
-    holds([[
-local rawset = rawset
-local function count(a, b)
-  local n = 0
-  local mt = { __newindex = function(t, k, v) n = n + 1 rawset(t, k, v) end }
-  setmetatable(a, mt)
-  setmetatable(b, mt)
-  for _ = 1, 4 do
-    a[10] = 1
-    b[10] = nil
-    a[10] = 1
-    b[10] = 1
-  end
-  return n
-end
-local big = {}
-for i = 1, 65536 do big[-i] = true end
-jit.opt.start("hotloop=1")
-count({}, big)
-local one = {}
-assert(count(one, one) == 5)
-print "holds"
-]])
-  end)
-
-  it("refuses NaN as a new key", function()
-    holds([[
-jit.opt.start("hotloop=1")
-local t = require "table.new"(0, 3)
-local function set(t, k) t[k] = true end
-set(t, 0.1) set(t, 0.2)
-local ok, err = pcall(set, t, 0 / 0)
-assert(not ok and err:find "index is NaN", err)
-for k in pairs(t) do assert(k == k) end
-print "holds"
-]])
-  end)
-
   it("takes a string for the number in select()", function()
     holds([[
 jit.opt.start("hotloop=1")
@@ -577,5 +401,125 @@ assert(refused > 50, refused)
 print "holds"
 os.exit(0)
 ]], "--vm-memory", "33554432")
+  end)
+
+  -- In both, what dies lies between things that live: no piece of the heap is large enough for the table.
+  it("collects garbage where there is no memory for a smaller table of strings", function()
+    holds([[
+SINK = 1
+local head, long = nil, ("x"):rep(100)
+local function fill(n)
+  for i = 1, n do head = { next = head, s = long .. i } end
+end
+local function forget()
+  local node = head
+  while node do node.s = false node = node.next end
+end
+local function litter(n)
+  for i = 1, n do SINK = { i } end
+end
+for _ = 1, 100 do fill(100) forget() litter(100) end -- they are compiled
+local ok, err = pcall(fill, 1e9)
+assert(not ok and err == "not enough memory", err)
+forget()
+pcall(collectgarbage) -- the small pieces are free now
+collectgarbage "restart"
+litter(1e6)
+head = nil
+collectgarbage()
+print "holds"
+os.exit(0)
+]], "--vm-memory", "16777216")
+  end)
+
+  it("collects garbage where there is no memory for a smaller table of finalizers", function()
+    holds([[
+SINK = 1
+local ffi = require "ffi"
+local new, nothing = ffi.typeof "int[1]", function() end
+local head
+local function fill(n)
+  for i = 1, n do head = { next = head, pad = { i, i, i, i, i, i }, c = ffi.gc(new(), nothing) } end
+end
+local function forget()
+  local node, n = head, 0
+  while node do
+    n = n + 1
+    node.pad = false
+    if n % 8 == 0 then node.c = false end
+    node = node.next
+  end
+end
+local function litter(n)
+  for i = 1, n do SINK = { i } end
+end
+for _ = 1, 100 do fill(100) forget() litter(100) end -- they are compiled
+local ok, err = pcall(fill, 1e9)
+assert(not ok and err == "not enough memory", err)
+forget()
+for _ = 1, 3 do
+  pcall(collectgarbage) -- the small pieces are free now
+  collectgarbage "restart"
+  litter(1e6)
+end
+head = nil
+collectgarbage()
+print "holds"
+os.exit(0)
+]], "--vm-memory", "16777216")
+  end)
+
+  it("a C function that calls back now and then is called by compiled code", function()
+    holds [[
+local ffi = require "ffi"
+ffi.cdef "void qsort(void *base, size_t n, size_t size, int (*compare)(const int *, const int *));"
+local compare = ffi.cast("int (*)(const int *, const int *)", function(a, b) return a[0] - b[0] end)
+local function sort_all(a, sizes)
+  for i = 1, #sizes do ffi.C.qsort(a, sizes[i], 4, compare) end
+end
+local sizes = {}
+for i = 1, 500 do sizes[i] = 1 end
+local a = ffi.new("int[4]", 4, 3, 2, 1)
+for _ = 1, 20 do sort_all(a, sizes) end
+sizes[500] = 4
+sort_all(a, sizes)
+assert(a[0] == 1 and a[3] == 4)
+print "holds"
+os.exit(0)
+]]
+  end)
+
+  it("a __tostring that collects all garbage leaves string.format a buffer to write to", function()
+    holds [[
+local t = setmetatable({}, { __tostring = function()
+  local _ = ("x"):rep(100000)
+  for _ = 1, 12 do collectgarbage() end
+  return "name"
+end })
+for _ = 1, 200 do
+  local keep = {}
+  for k = 1, 500 do keep[k] = { k } end
+  assert(("%s|%5s|%d"):format(t, t, 5) == "name| name|5")
+  for k = 1, 500 do assert(keep[k][1] == k) end
+end
+print "holds"
+]]
+  end)
+
+  it("a __tostring that uses a coroutine leaves string.format a buffer that can grow", function()
+    holds [[
+local long, kept = ("y"):rep(100000), {}
+local a, b, c, d, e, f, g, h, i = 1, 2, 3, 4, 5, 6, 7, 8, 9
+local function other() coroutine.wrap(function() return ("x"):rep(10) end)() end
+local t = setmetatable({}, { __tostring = function()
+  other()
+  for _ = 1, 3 do collectgarbage() end -- the coroutine, and half of the buffer each time
+  for k = 1, 1000 do kept[k] = function() return a, b, c, d, e, f, g, h, i end end -- as large as a coroutine
+  return ""
+end })
+for _ = 1, 20 do assert(("%s%s"):format(t, long) == "" .. long) end
+a, b, c, d, e, f, g, h, i = 1, 2, 3, 4, 5, 6, 7, 8, 9
+print "holds"
+]]
   end)
 end)

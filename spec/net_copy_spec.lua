@@ -339,4 +339,45 @@ describe("net.copy", function()
     assert.matches("copy: n must be a whole number, 0 or more", helper.raised(net.copy, a, a, -1))
     assert.matches("copy: n must be a whole number", helper.raised(net.copy, a, a, "1"))
   end)
+
+  it("sends by buffer what the kernel does not send itself", function()
+    local a, b = pair()
+    local want = helper.text_of "/proc/self/limits"
+    local f = assert(io.open "/proc/self/limits")
+    assert.equal(#want, net.copy(a, f))
+    f:close()
+    assert.equal(want, b:read_exact(#want))
+  end)
+
+  it("to a peer that is gone is an error, and no signal ends the process", function()
+    local child = require "spec.support.child"
+    finally(child.clean)
+    local name = os.tmpname()
+    paths[#paths + 1] = name
+    local f = assert(io.open(name, "w"))
+    f:write(("x"):rep(4e6))
+    f:close()
+    local code, out, err = child.run { "run", child.script(([[
+      local lp, net = require "lunapark", require "lunapark.net"
+      local ln = net.listen "127.0.0.1:0"
+      local function gone()
+        local a = assert(net.dial(ln:addr()))
+        local b = ln:accept()
+        b:close()
+        a:write "into the void"
+        lp.sleep(0.05)
+        return a
+      end
+      local _, err = net.copy(gone(), assert(io.open %q))
+      print(err)
+      local src, feeder = net.dial(ln:addr()), ln:accept()
+      lp.go(function() feeder:write(("y"):rep(1e6)) feeder:close() end)
+      _, err = net.copy(gone(), src)
+      print(err)
+    ]]):format(name)) }
+    assert.equal(0, code, err)
+    local words = { ["broken pipe"] = true, ["connection reset by peer"] = true }
+    for line in out:gmatch "[^\n]+" do assert.is_true(words[line], line) end
+    assert.equal(2, helper.count(out, "\n"))
+  end)
 end)

@@ -4,6 +4,7 @@ local dns = require "lunapark.dns"
 local net = require "lunapark.net"
 local child = require "spec.support.child"
 local dead_host = require "spec.support.dead_host"
+local helper = require "spec.helper"
 local nameserver = require "spec.support.nameserver"
 local pairs_of = require "spec.support.pairs"
 
@@ -52,11 +53,11 @@ describe("net with names", function()
   it("dials the next address as soon as the first has failed", function()
     local ln, port = listen "127.0.0.2:0"
     local r = resolver("127.0.0.1", "127.0.0.2")
-    local started = lp.now()
-    local c = keep(net.dial("host.test:" .. port, { resolver = r }))
-    assert.equal("127.0.0.2:" .. port, c:remote_addr())
-    assert.is_true(lp.now() - started < 0.2)
-    keep(ln:accept())
+    assert.is_true(helper.quickly(0.2, function() -- less than the head start
+      local c = keep(net.dial("host.test:" .. port, { resolver = r }))
+      assert.equal("127.0.0.2:" .. port, c:remote_addr())
+      keep(ln:accept())
+    end))
   end)
 
   it("gives a dead address a head start only", function()
@@ -70,7 +71,7 @@ describe("net with names", function()
     local c = keep(net.dial("host.test:" .. port, { resolver = r }))
     local took = lp.now() - started
     assert.equal("127.0.0.2:" .. port, c:remote_addr())
-    assert.is_true(took >= 0.24 and took < 2, took)
+    assert.is_true(took >= 0.24, took)
     keep(ln:accept())
     -- the loser is closed: what is new is c and its other side
     assert.is_true(lp.stats().fds <= fds + 2)
@@ -131,13 +132,17 @@ describe("net with names", function()
   end)
 
   it("holds up nobody while it looks a name up", function()
-    server = nameserver.new(keep, function() end)
-    local r = dns.resolver { servers = { server.addr }, search = {}, tries = 1, timeout = 5 }
+    local ln, port = listen "127.0.0.1:0"
     local ticks = 0
+    server = nameserver.new(keep, function(q)
+      helper.eventually(function() return ticks >= 5 end)
+      return q.type == "A" and { { "A", "127.0.0.1" } } or {}
+    end)
+    local r = dns.resolver { servers = { server.addr }, search = {}, tries = 1, timeout = helper.PATIENCE }
     local ticker = lp.every(0.005, function() ticks = ticks + 1 end)
-    assert.same({ nil, "timeout" }, { net.dial("slow.test:80", { resolver = r, timeout = 0.1 }) })
+    keep(net.dial("slow.test:" .. port, { resolver = r }))
+    keep(ln:accept())
     ticker:stop()
-    assert.is_true(ticks >= 5)
   end)
 
   it("asks the servers of LUNAPARK_DNS, for listeners and datagrams too", function()

@@ -5,6 +5,11 @@ local net = require "lunapark.net"
 local helper = require "spec.helper"
 local pairs_of = require "spec.support.pairs"
 
+ffi.cdef [[
+int getsockname(int fd, void *addr, unsigned *len);
+int getpeername(int fd, void *addr, unsigned *len);
+int getsockopt(int fd, int level, int name, void *value, unsigned *len);
+]]
 ffi.cdef "void qsort(int *base, size_t n, size_t width, int (*compare)(const int *, const int *));"
 
 -- Runs fn beneath an FFI callback, where nobody may wait. LuaJIT does not compile such calls.
@@ -21,6 +26,29 @@ local function beneath_callback(fn)
   compare:free()
 end
 jit.off(beneath_callback, true)
+
+-- What Linux calls them.
+local SOL_SOCKET, SO_KEEPALIVE, IPPROTO_TCP, TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL = 1, 9, 6, 1, 4, 5
+
+-- The descriptor of a connection over IPv4, by its port.
+local function descriptor_of(conn)
+  local port = tonumber(conn:local_addr():match ":(%d+)$")
+  local addr, len = ffi.new "uint8_t[128]", ffi.new("unsigned[1]", 128)
+  for fd = 3, 1000 do
+    len[0] = 128
+    if ffi.C.getsockname(fd, addr, len) == 0 and addr[2] * 256 + addr[3] == port then
+      local peer = len[0] == 16 and ffi.C.getpeername(fd, addr, len) == 0
+      if peer then return fd end
+    end
+  end
+  error("no descriptor has port " .. port)
+end
+
+local function option(fd, level, name)
+  local value, len = ffi.new "int[1]", ffi.new("unsigned[1]", 4)
+  assert(ffi.C.getsockopt(fd, level, name, value, len) == 0)
+  return value[0]
+end
 
 describe("net", function()
   local open = pairs_of.new()
@@ -224,6 +252,56 @@ describe("net", function()
         assert.same({ nil, "canceled" }, { g:join(5) })
       end
     end)
+
+    it("hand their turn on if they are canceled as it comes", function()
+      local a, b = pair()
+      local gs = {}
+      for i = 1, 3 do
+        gs[i] = lp.go(function() return b:read_line() end)
+        lp.yield()
+      end
+      gs[1]:cancel()
+      gs[2]:cancel() -- its wait ends before it hears that it is its turn
+      assert.same({ nil, "canceled" }, { gs[1]:join(helper.PATIENCE) })
+      assert.same({ nil, "canceled" }, { gs[2]:join(helper.PATIENCE) })
+      a:write "line\n"
+      assert.equal("line", gs[3]:join(helper.PATIENCE))
+    end)
+
+    it("keep their turn while they wait for more", function()
+      local a, b = pair()
+      local exact = lp.go(b.read_exact, b, 10)
+      lp.yield()
+      local any = lp.go(b.read, b)
+      lp.yield()
+      a:write "12345"
+      lp.sleep(0.005)
+      a:write "67890"
+      assert.equal("1234567890", exact:join(helper.PATIENCE))
+      a:write "rest"
+      assert.equal("rest", any:join(helper.PATIENCE))
+    end)
+
+    it("lose nothing that comes as a read times out", function()
+      local a, b = pair()
+      local text, got = {}, {}
+      local writer = lp.go(function()
+        for i = 1, 300 do
+          text[i] = ("%d,"):format(i)
+          a:write(text[i])
+          lp.sleep(0.001)
+        end
+        a:close()
+      end)
+      while true do
+        local piece, err = lp.deadline(0.001, b.read, b)
+        got[#got + 1] = piece
+        if err == "eof" then break end
+        assert(piece or err == "timeout", err)
+      end
+      writer:join()
+      assert.equal(table.concat(text), table.concat(got))
+    end)
   end)
 
   describe("write", function()
@@ -277,13 +355,43 @@ describe("net", function()
       b:write "still"
       assert.equal("still", a:read())
     end)
+
+    it("does not slip into another one that waits for room", function()
+      local a, b = pair()
+      local n = 16 * 2 ^ 20
+      local long = lp.go(function() return a:write(("x"):rep(n) .. "\n") end)
+      lp.yield()
+      lp.sleep(0.01)
+      local got = 0
+      while got < 2 ^ 20 do got = got + #assert(b:read()) end -- there is room again, and the long one has not run
+      local short = lp.go(function() return a:write "y\n" end)
+      lp.yield()
+      assert.equal(n - got, #assert(b:read_line(n)))
+      assert.equal("y", b:read_line())
+      long:join()
+      short:join()
+    end)
   end)
 
-  it("sets options, and refuses misuse", function()
+  it("sets options of its descriptor", function()
     local a = pair()
-    assert.is_true(a:set_keepalive(60))
-    assert.is_true(a:set_keepalive(nil))
+    local fd = descriptor_of(a)
+    assert.equal(1, option(fd, IPPROTO_TCP, TCP_NODELAY))
     assert.is_true(a:set_nodelay(false))
+    assert.equal(0, option(fd, IPPROTO_TCP, TCP_NODELAY))
+    assert.is_true(a:set_nodelay(true))
+    assert.equal(1, option(fd, IPPROTO_TCP, TCP_NODELAY))
+    assert.equal(0, option(fd, SOL_SOCKET, SO_KEEPALIVE))
+    assert.is_true(a:set_keepalive(60))
+    assert.equal(1, option(fd, SOL_SOCKET, SO_KEEPALIVE))
+    assert.equal(60, option(fd, IPPROTO_TCP, TCP_KEEPIDLE))
+    assert.equal(60, option(fd, IPPROTO_TCP, TCP_KEEPINTVL))
+    assert.is_true(a:set_keepalive(nil))
+    assert.equal(0, option(fd, SOL_SOCKET, SO_KEEPALIVE))
+  end)
+
+  it("refuses misuse of its options", function()
+    local a = pair()
     assert.matches("set_keepalive: seconds must be a whole number, 1 or more", helper.raised(a.set_keepalive, a, 0))
     assert.matches("set_keepalive: seconds must be 32767 or less", helper.raised(a.set_keepalive, a, 1e5))
     assert.matches("set_nodelay: on must be a boolean", helper.raised(a.set_nodelay, a, 1))

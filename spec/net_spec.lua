@@ -1,7 +1,30 @@
+local ffi = require "ffi"
 local lp = require "lunapark"
 local testing = require "lunapark.testing"
 local net = require "lunapark.net"
 local helper = require "spec.helper"
+
+ffi.cdef [[
+int getsockopt(int fd, int level, int name, void *value, unsigned *size);
+int getsockname(int fd, void *addr, unsigned *size);
+]]
+
+-- The descriptor of a connection: the one with its local port.
+local function fd_of(c)
+  local port, addr, size = tonumber(c:local_addr():match ":(%d+)$"), ffi.new "uint8_t[128]", ffi.new "unsigned[1]"
+  for fd = 3, 1000 do
+    size[0] = 128
+    if ffi.C.getsockname(fd, addr, size) == 0 and addr[2] * 256 + addr[3] == port then return fd end
+  end
+  error "no descriptor has its port"
+end
+
+-- What the kernel has for an option of a connection.
+local function option_of(c, level, name)
+  local value, size = ffi.new "int[1]", ffi.new("unsigned[1]", 4)
+  assert(ffi.C.getsockopt(fd_of(c), level, name, value, size) == 0)
+  return value[0]
+end
 
 describe("net", function()
   local open
@@ -383,5 +406,34 @@ describe("net", function()
     assert.matches("write: data must be a string or a list", helper.raised(a.write, a, 5))
     assert.matches("write: data%[2%] must be a string", helper.raised(a.write, a, { "x", {} }))
     assert.matches("net_spec", helper.raised(function() a:read(0) end))
+  end)
+
+  it("dial's timeout is over when it has connected", function()
+    local ln = keep(net.listen "127.0.0.1:0")
+    local a = assert(net.dial(ln:addr(), { timeout = 0.5 })) -- keep would set another deadline
+    local b = keep(ln:accept())
+    lp.sleep(0.6)
+    local n = 16 * 2 ^ 20 -- so that the write has to wait
+    local reader = lp.go(function()
+      lp.sleep(0.01)
+      return #b:read_exact(n)
+    end)
+    local ok, err = a:write(("x"):rep(n))
+    a:close()
+    assert.is_true(ok, err)
+    assert.equal(n, reader:join())
+  end)
+
+  it("set_nodelay and set_keepalive reach the kernel", function()
+    local a = pair()
+    local IPPROTO_TCP, NODELAY, KEEPIDLE, SOL_SOCKET, KEEPALIVE = 6, 1, 4, 1, 9
+    assert(a:set_nodelay(false))
+    assert.equal(0, option_of(a, IPPROTO_TCP, NODELAY))
+    assert(a:set_nodelay(true))
+    assert.equal(1, option_of(a, IPPROTO_TCP, NODELAY))
+    assert(a:set_keepalive(77))
+    assert.same({ 1, 77 }, { option_of(a, SOL_SOCKET, KEEPALIVE), option_of(a, IPPROTO_TCP, KEEPIDLE) })
+    assert(a:set_keepalive())
+    assert.equal(0, option_of(a, SOL_SOCKET, KEEPALIVE))
   end)
 end)

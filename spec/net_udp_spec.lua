@@ -148,4 +148,18 @@ describe("net.udp", function()
       assert.matches(name .. ": seconds must be", helper.raised(u[name], u, "x"))
     end
   end)
+
+  it("gives a datagram to who waits for it, not to who comes later", function()
+    local a, b = keep(net.udp "127.0.0.1:0"), keep(net.udp "127.0.0.1:0")
+    local got = {}
+    local first = lp.go(function() got.first = b:recv() end)
+    lp.yield()
+    a:send("1", b:local_addr())
+    local late = lp.go(function() got.late = b:recv() end)
+    late:join(0.01)
+    a:send("2", b:local_addr())
+    first:join(helper.PATIENCE)
+    late:join(helper.PATIENCE)
+    assert.same({ first = "1", late = "2" }, got)
+  end)
 end)

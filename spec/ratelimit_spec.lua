@@ -45,11 +45,11 @@ describe("scripts/ratelimit.lua", function()
     end)
   end)
 
-  it("holds for an hour of traffic, and forgets who is gone, in less than 100 ms", function()
+  it("holds for an hour of traffic, and forgets who is gone, in less than 100 ms of CPU", function()
     local best = math.huge
-    for _ = 1, 10 do -- others may have the machine meanwhile
+    for _ = 1, 10 do -- others may share the CPU's caches meanwhile
       shared.dict("ratelimit"):flush()
-      local begin = lp.now()
+      local begin = os.clock()
       local served, refused = {}, {}
       testing.virtual(function()
         local start = lp.now()
@@ -71,7 +71,7 @@ describe("scripts/ratelimit.lua", function()
         assert.equal(HOUR + 10, math.floor(lp.now() - start + 0.5))
         assert.equal(nil, shared.dict("ratelimit"):get "10.0.0.1")
       end)
-      best = math.min(best, lp.now() - begin)
+      best = math.min(best, os.clock() - begin)
       for i = 1, 10 do
         local allowed = math.min(HOUR * 2 / i, HOUR + 4)
         assert.is_true(math.abs(served[i] - allowed) <= 1, i .. ": " .. served[i])
@@ -79,7 +79,7 @@ describe("scripts/ratelimit.lua", function()
       end
       if best < 0.1 then break end
     end
-    assert.is_true(best < 0.1 * SLOW, "it took " .. best .. " s")
+    assert.is_true(best < 0.1 * SLOW, "it took " .. best .. " s of CPU")
   end)
 
   it("has limited memory", function()

@@ -1,12 +1,12 @@
 -- `lunapark repl`: its parts, lines from a pipe, and a terminal.
 
 local ffi = require "ffi"
-local complete = require("lunapark.repl_complete").complete
-local format = require "lunapark.repl_format"
+local complete = require("lunapark.command.repl_complete").complete
+local format = require "lunapark.command.repl_format"
 local lp = require "lunapark"
 local net = require "lunapark.net"
 local project = require "spec.support.project"
-local repl = require "lunapark.repl"
+local repl = require "lunapark.command.repl"
 
 ffi.cdef [[
 int posix_openpt(int flags);

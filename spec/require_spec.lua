@@ -140,6 +140,20 @@ describe("require", function()
     end
   end)
 
+  it("loads a module of Lunapark again, when a handler had no room for it", function()
+    local name, runs = "lunapark.never_there", 0
+    package.preload[name] = function()
+      runs = runs + 1
+      if runs < 3 then error "not enough memory" end
+      return "loaded"
+    end
+    for _ = 1, 2 do assert.matches("not enough memory", raised(require, name)) end
+    assert.equal("loaded", require(name))
+    assert.equal("loaded", require(name))
+    assert.equal(3, runs)
+    package.preload[name], package.loaded[name] = nil, nil
+  end)
+
   it("reports a module that requires itself, through whatever chain", function()
     local direct = module("direct", function(name)
       lp.yield()

@@ -3,6 +3,7 @@
 local http = require "lunapark.http"
 local lp = require "lunapark"
 local testing = require "lunapark.testing"
+local child = require "spec.support.child"
 local helper = require "spec.helper"
 
 describe("server", function()
@@ -24,16 +25,9 @@ describe("server", function()
   end)
 
   -- Sends bytes on a connection of its own.
-  local function send(...)
-    local conn = assert(client:connect())
-    assert(conn:write { ... })
-    return conn
-  end
+  local function send(...) return child.send(client.addr, { ... }) end
 
-  local function reply(conn, method)
-    local r, err = testing.read_reply(conn, method)
-    return assert(r, err)
-  end
+  local reply = child.reply
 
   -- The status that these bytes are answered with; the server then closes.
   local function refused(...)
@@ -226,15 +220,17 @@ describe("server", function()
   end)
 
   it("answers others while some wait", function()
+    local gate, begun = lp.chan(), nil
     app:get("/slow", function()
-      lp.sleep(0.1)
-      return "slow"
+      begun = true
+      return gate:recv()
     end)
     local done
     local g = lp.go(function() done = client:get("/slow").body end)
-    lp.sleep(0.005)
+    helper.eventually(function() return begun end)
     assert.equal("Hello", client:get("/").body)
     assert.is_nil(done)
+    gate:send "slow"
     g:join()
     assert.equal("slow", done)
   end)
@@ -250,6 +246,64 @@ describe("server", function()
         "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
       } do
         assert.equal(400, refused(bytes), ("%q"):format(bytes))
+      end
+    end)
+
+    it("answers 400 to a folded line of a head, before any handler runs", function()
+      local ran = 0
+      app:use(function(_, _, next)
+        ran = ran + 1
+        return next()
+      end)
+      for _, head in ipairs {
+        "X-A: abc\r\n def\r\n", "X-A: abc\r\n\tdef\r\n", "X-A: a\r\n b\r\n c\r\n", "X-A: abc\n def\r\n",
+        "X-A:\r\n abc\r\n",
+        "X-A: abc\r\n \r\n", "X-A: abc\r\n\t\r\nX-B: c\r\n", " X-A: abc\r\n", "Connection:\r\n close\r\n",
+        "Transfer-Encoding:\r\n chunked\r\n", "Content-Length:\r\n 3\r\n", "Expect: 100-\r\n continue\r\n",
+        "Content-Length: 31\r\nFoo: aa\r\n bb\r\nZ: \r\n",
+      } do
+        for _, bytes in ipairs {
+          "POST /echo HTTP/1.1\r\nHost: x\r\n" .. head .. "\r\n", "GET / HTTP/1.1\r\n" .. head .. "Host: x\r\n\r\n",
+        } do
+          assert.equal(400, refused(bytes), ("%q"):format(bytes))
+          local conn = assert(client:connect())
+          for c in bytes:gmatch "." do
+            if not conn:write(c) then break end -- refused already
+            lp.yield()
+          end
+          assert.equal(400, reply(conn).status, ("%q, byte by byte"):format(bytes))
+          conn:close()
+        end
+      end
+      assert.equal(0, ran)
+      client:get "/"
+      assert.equal(1, ran)
+    end)
+
+    it("takes what only looks like a folded line", function()
+      local conn = send("\r\nPOST /echo HTTP/1.1\r\nHost: x\r\nX-A:  a\t b \r\nX-B:\r\nContent-Length: 8\r\n\r\n",
+        " \r\n a\n\tb",
+        "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n \r\n \r\n0\r\nX: y \r\nZ:\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+      assert.equal(" \r\n a\n\tb", reply(conn).body)
+      assert.equal(" \r\n ", reply(conn).body)
+      assert.equal("Hello", reply(conn).body)
+      conn:close()
+    end)
+
+    it("answers 400 to a folded line of the trailers", function()
+      local head = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+      for _, trailers in ipairs {
+        "X-A: abc\r\n def\r\n", "X-A:\r\n\tabc\r\n", "X-A: abc\r\nX-B: c\r\n \r\n", " X-A: abc\r\n",
+      } do
+        assert.equal(400, refused(head, "3\r\nabc\r\n0\r\n", trailers, "\r\n"), ("%q"):format(trailers))
+        local conn = send(head)
+        for c in ("3\r\nabc\r\n0\r\n" .. trailers .. "\r\n"):gmatch "." do
+          if not conn:write(c) then break end
+          lp.yield()
+        end
+        assert.equal(400, reply(conn).status, ("%q, byte by byte"):format(trailers))
+        conn:close()
       end
     end)
 
@@ -294,10 +348,11 @@ describe("server", function()
 
   describe("with a client that vanishes", function()
     it("in a head, forgets it", function()
+      local fds = lp.stats().fds
       for _, bytes in ipairs { "", "G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r" } do
         send(bytes):close()
       end
-      lp.sleep(0.01)
+      helper.eventually(function() return lp.stats().fds <= fds end, "the end of the connections")
     end)
 
     it("in a body, ends the handler quietly", function()
@@ -338,18 +393,21 @@ describe("server", function()
     end)
 
     it("while the handler waits, logs no error", function()
-      local finished
+      local waits, woke
       app:get("/wait", function()
-        lp.sleep(0.02)
-        finished = true
+        waits = true
+        woke = { lp.sleep(3600) }
         return ("x"):rep(1000000)
       end)
       local log = helper.stderr_of(function()
-        send("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"):close()
-        lp.sleep(0.06)
+        local conn = send "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
+        helper.eventually(function() return waits end)
+        conn:close()
+        helper.eventually(function() return woke end)
+        lp.sleep(0.01)
       end)
       assert.equal("", log)
-      assert.is_true(finished == true or finished == nil)
+      assert.same({ nil, "canceled" }, woke)
     end)
   end)
 
@@ -383,14 +441,16 @@ describe("server", function()
   end)
 
   it("lets requests in flight end when it stops", function()
+    local begun
     app:get("/slow", function()
+      begun = true
       lp.sleep(0.03)
       return "done"
     end)
     local other = testing.serve(app)
     local body
     local g = lp.go(function() body = other:get("/slow").body end)
-    lp.sleep(0.005)
+    helper.eventually(function() return begun end)
     other:close()
     g:join()
     assert.equal("done", body)

@@ -415,6 +415,24 @@ describe("shared.chan", function()
         lp.yield()
         while true do end
       end)
+      app:get("/hang/ordered", function()
+        local ordered = shared.chan("ordered", 10)
+        for _ = 1, 3 do lp.go(function() ordered:recv() end) end
+        lp.yield()
+        shared.dict("flags"):set("hangs", true)
+        while true do end
+      end)
+      app:get("/hangs", function() return tostring(shared.dict("flags"):get "hangs") end)
+      app:get("/fill", function()
+        local ordered = shared.chan("ordered", 10)
+        for i = 1, 6 do assert(ordered:send(i)) end
+        return { len = ordered:len() }
+      end)
+      app:get("/drain", function()
+        local ordered, list = shared.chan("ordered", 10), {}
+        while ordered:len() > 0 do list[#list + 1] = ordered:recv(0) end
+        return { list = list }
+      end)
       app:get("/give", function() return { ok = held:send("precious", 0) or false } end)
       app:get("/take", function() return { v = held:recv(0) or false } end)
       return app
@@ -478,5 +496,45 @@ describe("shared.chan", function()
       helper.eventually(function() return client:get("/take"):json().v == false end)
       assert.is_false(client:get("/take"):json().v)
     end)
+
+    it("what was handed to Gs of a VM that is dropped goes back in front of what came later", function()
+      if child.has_tsan then return end -- it delivers no signal to a thread that calls nothing
+      local server = child.serve {
+        child.script(app), "--procs", "2", "--handler-timeout", "1", "--kill-after", "0.5",
+      }
+      local client = child.client(server.addr)
+      local hang = lp.go(function() return child.client(server.addr):get("/hang/ordered").status end)
+      child.eventually(function() return client:get("/hangs").body == "true" end, "three who wait")
+      -- Three of the six are handed over, three stay.
+      assert.equal(3, client:get("/fill"):json().len)
+      assert.equal(504, hang:join())
+      child.eventually(function() return server:stderr():find "is dropped" end)
+      local list = {}
+      child.eventually(function()
+        for _, v in ipairs(client:get("/drain"):json().list) do list[#list + 1] = v end
+        return #list == 6
+      end, "six messages")
+      assert.same({ 1, 2, 3, 4, 5, 6 }, list)
+    end)
+  end)
+
+  it("wakes all who wait when it is closed, however many they are", function()
+    local full, empty, gs = chan(1), chan(1), {}
+    full:send "first"
+    for i = 1, 100 do
+      gs[i] = i % 2 == 0 and waiting(empty.recv, empty) or waiting(full.send, full, i)
+    end
+    full:close()
+    empty:close()
+    for i = 1, 100 do
+      assert.same({ nil, "closed", n = 2 }, answer(gs[i]))
+    end
+    assert.equal("first", full:recv(0))
+    assert.same({ nil, "closed" }, { full:recv(0) })
+  end)
+
+  it("is looked at once by a recv of 0 s, in virtual time too", function()
+    local ch = chan(1)
+    require("lunapark.testing").virtual(function() assert.same({ nil, "timeout" }, { ch:recv(0) }) end)
   end)
 end)

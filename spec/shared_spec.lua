@@ -296,7 +296,7 @@ describe("shared.dict", function()
       local client = child.client(server.addr)
       client:get "/hit"
       assert.is_true(client:get("/loop").status >= 500)
-      child.eventually(function() return server:stderr():find "is dropped" or server:stderr():find "is free again" end)
+      child.eventually(function() return server:stderr():find "is dropped" or server:stderr():find "is replaced" end)
       for _ = 1, 20 do
         assert.equal(200, client:get("/hit").status)
       end
@@ -304,5 +304,31 @@ describe("shared.dict", function()
       assert.equal(21, t.all)
       assert.is_true(t.turns > 0)
     end)
+  end)
+
+  it("calls fn again when somebody has deleted or changed the key meanwhile", function()
+    dict:set("k", 1)
+    local seen = {}
+    dict:update("k", function(v)
+      seen[#seen + 1] = tostring(v)
+      if #seen == 1 then dict:delete "k" end
+      if #seen == 2 then dict:set("k", 10) end
+      return (v or 0) + 1
+    end)
+    assert.same({ "1", "nil", "10" }, seen)
+    assert.equal(11, dict:get "k")
+  end)
+
+  it("gives each value its own time, whatever stood there before", function()
+    for _, value in ipairs { 1, "text" } do
+      dict:set("k", value, 50)
+      dict:set("k", value)
+      assert.equal(0, dict:ttl "k")
+      dict:set("k", value, 50)
+      assert.is_true(dict:ttl "k" > 40)
+      dict:set("k", value, 0.01)
+      lp.sleep(0.02)
+      assert.is_nil(dict:get "k")
+    end
   end)
 end)

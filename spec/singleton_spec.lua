@@ -144,4 +144,15 @@ describe("lp.singleton", function()
     g:cancel()
     g:join()
   end)
+
+  it("runs again after an error where there is one VM", function()
+    local server = child.serve { child.script [[
+      local state = require("lunapark.shared").dict "s"
+      require("lunapark").singleton("one", function()
+        if state:incr("n", 1, 0) == 1 then error "first" end
+      end)
+      return function() return tostring(state:get "n") end
+    ]], "--procs", "1", "--max-vms", "1" }
+    child.eventually(function() return child.client(server.addr):get("/").body == "2" end, "the second run")
+  end)
 end)

@@ -4,7 +4,7 @@
 local exec = require "lunapark.exec"
 local child = require "spec.support.child"
 local helper = require "spec.helper"
-local source = require "lunapark.source"
+local source = require "lunapark.std.source"
 
 local dir -- of the files below
 
@@ -155,9 +155,9 @@ describe("source", function()
   it("is installed once, whoever asks", function()
     local load_file, searcher = loadfile, package.loaders[3]
     source.install()
-    package.loaded["lunapark.source"] = nil
-    require("lunapark.source").install()
-    package.loaded["lunapark.source"] = source
+    package.loaded["lunapark.std.source"] = nil
+    require("lunapark.std.source").install()
+    package.loaded["lunapark.std.source"] = source
     assert.equal(load_file, loadfile)
     assert.equal(searcher, package.loaders[3])
   end)

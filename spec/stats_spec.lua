@@ -1,5 +1,6 @@
 local lp = require "lunapark"
 local testing = require "lunapark.testing"
+local helper = require "spec.helper"
 
 describe("lunapark", function()
   describe("stats", function()
@@ -15,7 +16,7 @@ describe("lunapark", function()
         assert.is_number(s[name], name)
       end
       assert.is_true(s.memory.lua > 0)
-      assert.is_true(s.memory.stacks >= 0)
+      assert.is_true(s.memory.stacks > 0)
       assert.is_true(s.ms >= 1 and s.gs.running >= 1 and s.lua_gs >= 1)
       assert.equal(s.procs, #s.ps)
       for _, p in ipairs(s.ps) do
@@ -31,10 +32,12 @@ describe("lunapark", function()
       for i = 1, 500 do
         gs[i] = lp.go(lp.park)
       end
-      lp.sleep(0.02)
-      local during = lp.stats()
-      -- A few others, of specs before this one, may end meanwhile.
-      assert.is_true(during.gs.waiting >= before.gs.waiting + 450)
+      local during
+      helper.eventually(function()
+        during = lp.stats()
+        -- A few others, of specs before this one, may end meanwhile.
+        return during.gs.waiting >= before.gs.waiting + 450
+      end, "sleepers")
       assert.is_true(during.lua_gs >= before.lua_gs + 450)
       for _, g in ipairs(gs) do
         lp.ready(g)
@@ -74,7 +77,8 @@ describe("lunapark", function()
       assert.is_true(after.memory.lua < before.memory.lua + 64 * 1024,
         ("%d bytes became %d"):format(before.memory.lua, after.memory.lua))
       assert.is_true(after.memory.stacks <= before.memory.stacks + 256 * 1024)
-      assert.is_true(after.gs.dead <= before.gs.dead + 100)
+      -- Each P may keep 64 for itself, whichever ran the VM, and they are made by 64.
+      assert.is_true(after.gs.dead <= before.gs.dead + 64 * (after.procs + 1), after.gs.dead - before.gs.dead)
       assert.is_true(after.lua_gs <= before.lua_gs)
     end
 
@@ -89,18 +93,21 @@ describe("lunapark", function()
     end
 
     it("with Gs that wait in comparators: their stacks are counted, and given back", function()
+      local gate
       local function sort()
         table.sort({ 2, 1 }, function(a, b)
-          lp.sleep(0.01)
+          gate:recv()
           return a < b
         end)
       end
       local stacks
       for _ = 1, 3 do
         local gs = {}
+        gate = lp.chan()
         for i = 1, 100 do gs[i] = lp.go(sort) end
         lp.yield()
         assert.equal(100, lp.stats().held_stacks)
+        gate:close()
         for i = 1, 100 do gs[i]:join() end
         local s = lp.stats()
         assert.equal(0, s.held_stacks)

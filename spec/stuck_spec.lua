@@ -1,11 +1,14 @@
--- Handlers that run without waiting, and how they end; against servers in processes of their own. No timing here is
--- tight: "soon" is a second, where a stuck server would take forever.
+-- Handlers that run without waiting, and how they end; against servers in processes of their own. A request that waited
+-- for a stuck VM would be answered 504, or never: so what is answered 200 was not held up.
 
 local ffi = require "ffi"
 local lp = require "lunapark"
 local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
+local helper = require "spec.helper"
+
+local all, count = helper.all, helper.count
 
 ffi.cdef [[
 int mkfifo(const char *path, unsigned mode);
@@ -23,258 +26,23 @@ local under_tsan = {
 local function not_under_tsan(title, fn)
   if not tsan then it(title, fn) end
 end
-local slow = tsan and 5 or 1
 
-local APP = [[
-local ffi = require "ffi"
-local lp = require "lunapark"
-local net = require "lunapark.net"
-require "lunapark.cdef"
-ffi.cdef "int usleep(unsigned); int open(const char *, int, ...); int64_t read(int, void *, size_t); int close(int);"
-ffi.cdef "void qsort(void *base, size_t n, size_t size, int (*compare)(const int *, const int *));"
-local C = ffi.C
-local app = require("lunapark.http").app()
-
-local function interpreted(fn)
-  jit.off(fn, true)
-  return fn
-end
-
-local bomb -- what some of these are beneath
-local function sort_with(inner)
-  local first = true
-  local t = { 5, 3, 2, 4, 1 }
-  table.sort(t, function(a, b)
-    if first then
-      first = false
-      inner()
-    end
-    return a < b
-  end)
-end
-
-local kinds = {
-  loop = function() while true do end end,
-  calls = function() local x = 0 while true do x = x + math.sin(x) end end,
-  interpreted = interpreted(function()
-    local t = {}
-    while true do pcall(function() t[1] = (t[1] or 0) + 1 end) end
-  end),
-  gsub = function() return #(("a"):rep(20e6):gsub("a*b", "")) .. "" end,
-  usleep = function(req)
-    for _ = 1, (tonumber(req.query.s) or 60) * 100 do C.usleep(10000) end
-    return "slept"
-  end,
-  read = function()
-    local fd = C.open(os.getenv "FIFO", 2) -- O_RDWR: only read waits
-    local n = C.read(fd, ffi.new "char[1]", 1)
-    C.close(fd)
-    return "read " .. tonumber(n)
-  end,
-
-  -- A pcall does not catch it for good, however deep.
-  pcalls = interpreted(function()
-    local function nest(n)
-      while true do pcall(nest, n + 1) end
-    end
-    nest(0)
-  end),
-  message = function()
-    xpcall(error, function() while true do end end)
-  end,
-  message_interpreted = interpreted(function()
-    local spin = interpreted(function() while true do end end)
-    while true do xpcall(spin, spin) end
-  end),
-  hook = interpreted(function()
-    debug.sethook(interpreted(function() while true do end end), "", 1)
-    while true do end
-  end),
-  hook_compiled = function()
-    debug.sethook(function() while true do end end, "", 1)
-    for _ = 1, 1e9 do end
-  end,
-  finalizer = interpreted(function()
-    getmetatable(newproxy(true)).__gc = interpreted(function() while true do end end)
-    collectgarbage()
-  end),
-  finalizer_compiled = function()
-    local function spin(n) for _ = 1, n do end end
-    for _ = 1, 200 do spin(100) end
-    getmetatable(newproxy(true)).__gc = function() spin(1 / 0) end
-    collectgarbage()
-  end,
-  wrap = function()
-    -- Beneath a coroutine of its own beneath a sort, on a stack that has waited.
-    local gen = coroutine.wrap(function()
-      sort_with(function()
-        lp.sleep(0.01)
-        while true do end
-      end)
-    end)
-    gen()
-  end,
-  wrap_interpreted = interpreted(function()
-    local gen = coroutine.wrap(interpreted(function()
-      sort_with(interpreted(function()
-        lp.sleep(0.01)
-        while true do end
-      end))
-    end))
-    gen()
-  end),
-  allocates = function()
-    local t = {}
-    while true do t[#t % 100000 + 1] = { ("x"):rep(#t % 50) } end
-  end,
-  sine = function() -- hardly ever out of libm
-    local x = 1e300
-    while true do x = 1e300 + math.sin(x) end
-  end,
-  strings = function()
-    while true do local _ = ("x"):rep(1e6):gsub("x", "y") end
-  end,
-  coroutines = function()
-    while true do coroutine.wrap(function() coroutine.yield(1) end)() end
-  end,
-  compiles = function()
-    local n = 0
-    while true do
-      n = n + 1
-      loadstring("local x = 0 for i = 1, 200 do x = x + i * " .. n .. " end return x")()
-    end
-  end,
-}
-
-for name, fn in pairs(kinds) do app:get("/" .. name, fn) end
-
-local inside = false
-app:get("/", function()
-  -- Nobody else runs in this VM between two waits.
-  if inside then error "two at once" end
-  inside = true
-  local till = lp.now() + 0.0003
-  repeat until lp.now() >= till
-  inside = false
-  return "hello"
-end)
-app:get("/vm", function() return tostring(lp.stats().vm) end)
-app:get("/vms", function() return C.host_vms(0) .. " " .. C.host_vms(1) .. " " .. C.host_vms(2) end)
-app:get("/stats", function()
-  local s, live = lp.stats(), 0
-  for state, n in pairs(s.gs) do if state ~= "dead" then live = live + n end end
-  return { fds = s.fds, gs = live, vms = C.host_vms(0), stuck = C.host_vms(1), spare = C.host_vms(2), vm = s.vm }
-end)
-app:get("/sleep", function(req)
-  local ok, err = lp.sleep(tonumber(req.query.s) or 60)
-  return (err or "slept") .. " " .. lp.stats().vm
-end)
-app:get("/in_sort", function()
-  sort_with(function() lp.sleep(60) end)
-  return "sorted"
-end)
-local count = 0
-app:get("/counted", function()
-  count = count + 1
-  return count .. " " .. lp.stats().vm
-end)
-app:get("/echo", function()
-  local listener = assert(net.listen "127.0.0.1:0")
-  lp.go(function()
-    while true do
-      local conn = listener:accept()
-      if not conn then return end
-      lp.go(function()
-        while true do
-          local line = conn:read_line()
-          if not line then return end
-          conn:write(line .. "\n")
-        end
-      end)
-    end
-  end)
-  return listener:addr()
-end)
-app:get("/deadline", function()
-  lp.deadline(0.1, function() while true do end end)
-end)
-app:get("/tick", function(req)
-  local path = req.query.path
-  lp.go(function()
-    while lp.sleep(0.01) do
-      local f = assert(io.open(path, "a"))
-      f:write "."
-      f:close()
-    end
-  end)
-  return "ticks"
-end)
-app:get("/callback", function(req)
-  -- The C function must come back before anything is ended.
-  local a, waits = ffi.new("int[4]", 4, 3, 2, 1), true
-  local till = lp.now() + tonumber(req.query.s)
-  local compare = ffi.cast("int (*)(const int *, const int *)", function(x, y)
-    if waits then
-      repeat until lp.now() > till
-      waits = false
-    end
-    return x[0] - y[0]
-  end)
-  C.qsort(a, 4, 4, compare)
-  bomb = ("sorted %d%d%d%d"):format(a[0], a[1], a[2], a[3])
-  compare:free()
-  while true do end
-end)
-app:get("/bomb", function() return bomb or "nothing" end)
-app:get("/waits", function(req)
-  local spin = tonumber(req.query.s)
-  for _ = 1, 4 do
-    local till = lp.now() + spin
-    while lp.now() < till do end
-    lp.sleep(0.01)
-  end
-  return "waited"
-end)
-app:get("/spin", function(req)
-  local till = lp.now() + tonumber(req.query.s)
-  while lp.now() < till do end
-  return "spun " .. lp.stats().vm
-end)
-local hooked = 0
-app:get("/users_hook", interpreted(function(req)
-  if req.query.set then
-    debug.sethook(function() hooked = hooked + 1 end, "l", 1000)
-    while true do end
-  end
-  local fn, mask, n = debug.gethook()
-  local before = hooked
-  local x = 0
-  for _ = 1, 10 do
-    x = x + 1
-  end
-  return ("%s %s %s %s"):format(type(fn), mask, n, hooked > before)
-end))
-return app
-]]
+local APP = helper.text_of "spec/support/stuck_app.lua"
 
 local GET = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 
-local function count(text, what)
-  local n, at = 0, 1
-  while true do
-    local from, to = text:find(what, at, true)
-    if not from then return n end
-    n, at = n + 1, to + 1
-  end
-end
+testing.block_timeout(300)
 
-testing.block_timeout(60)
+-- For tests that count VMs: stuck is who has run for so many ms. On a busy machine 20, as usual, pass in any handler.
+local STEADY = "retake=250"
 
 describe("a stuck handler", function()
   local server, client
 
   local function serve(...)
-    server = child.serve { child.script(APP), ... }
+    local args = type(...) == "table" and ... or { ... }
+    table.insert(args, 1, child.script(APP))
+    server = child.serve(args)
     client = child.client(server.addr)
   end
 
@@ -283,16 +51,10 @@ describe("a stuck handler", function()
   end
 
   local function send(path)
-    local conn = dial()
-    assert(conn:write(GET:format(path)))
-    return conn
+    return child.send(server.addr, GET:format(path))
   end
 
-  local function reply(conn)
-    local r, err, last = testing.read_reply(conn)
-    assert(r, err)
-    return r, last
-  end
+  local reply = child.reply
 
   local function vms()
     local n, stuck, spare = client:get("/vms").body:match "(%d+) (%d+) (%d+)"
@@ -303,43 +65,45 @@ describe("a stuck handler", function()
     child.eventually(function() return select(2, vms()) == n end, n .. " stuck VMs")
   end
 
+  local function until_vms(...)
+    local want = table.concat({ ... }, " ")
+    child.eventually(function() return client:get("/vms").body == want end, want .. ": VMs, stuck ones, spares")
+  end
+
+  local function until_begun(n)
+    child.eventually(function() return tonumber(client:get("/begun").body) >= n end, n .. " handlers")
+  end
+
   local function until_log(what)
-    if not pcall(child.eventually, function() return server:stderr():find(what) end, what) then
-      error(("no %q in the log: %s"):format(what, server:stderr()), 2)
-    end
+    server:logged(what)
   end
 
-  -- Requests from 8 clients, about 200 a second, for so many seconds. Each must be answered 200. Returns how many there
-  -- were and how long the slowest took.
-  local function load(seconds, path, expected)
-    local gs, n, worst = {}, 0, 0
-    local till = lp.now() + seconds
-    for i = 1, 8 do
-      gs[i] = lp.go(function()
-        local c = child.client(server.addr)
-        repeat
-          local start = lp.now()
-          local r, err = c:get(path or "/")
-          assert(r, err)
-          assert(r.status == 200 and (expected or "hello") == r.body, r.status .. " " .. r.body)
-          n, worst = n + 1, math.max(worst, lp.now() - start)
-          lp.sleep(0.04)
-        until lp.now() > till
-        return true
-      end)
-    end
-    for i = 1, 8 do
-      local ok, err = gs[i]:join()
-      if not ok then error(err, 0) end
-    end
-    return n, worst
+  -- Requests from 8 clients, so many each, about 200 a second. All must be answered 200.
+  local function load(n)
+    all(8, function()
+      local c = child.client(server.addr)
+      for _ = 1, n do
+        local r, err = c:get "/"
+        assert(r, err)
+        assert(r.status == 200 and r.body == "hello", r.status .. " " .. r.body)
+        lp.sleep(0.04)
+      end
+    end)
   end
 
-  local function cpu_ticks()
-    local f = assert(io.open("/proc/" .. server.pid .. "/stat"))
-    local utime = f:read("*a"):match "%) %S %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ (%d+)"
-    f:close()
-    return tonumber(utime)
+  -- Waits until the server's threads have come to rest. One that spins takes 30 ticks, on a busy machine a few.
+  local function until_quiet()
+    local function cpu_ticks()
+      local f = assert(io.open("/proc/" .. server.pid .. "/stat"))
+      local utime = f:read("*a"):match "%) %S %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ (%d+)"
+      f:close()
+      return tonumber(utime)
+    end
+    child.eventually(function()
+      local before = cpu_ticks()
+      lp.sleep(0.3)
+      return cpu_ticks() - before <= (tsan and 15 or 2)
+    end, "the runaway's end")
   end
 
   local function fifo()
@@ -361,7 +125,13 @@ describe("a stuck handler", function()
 
   after_each(function()
     local alive = server and not server:poll()
-    if alive then assert.equal("hello", client:get("/").body) end
+    if alive then
+      child.eventually(function() -- a busy machine may let even this handler be late
+        local r = assert(client:get "/")
+        assert.is_true(r.status == 504 or r.body == "hello")
+        return r.status == 200
+      end, "an answer")
+    end
     server = nil
     child.clean()
   end)
@@ -370,14 +140,11 @@ describe("a stuck handler", function()
     for _, kind in ipairs { "loop", "calls", "interpreted", "gsub", "usleep", "read" } do
       it("in " .. kind .. " hurts nobody else with --procs " .. procs, function()
         local path = fifo()
-        server = child.serve { child.script(APP), "--procs", procs, env = { FIFO = path } }
-        client = child.client(server.addr)
+        serve { "--procs", procs, env = { FIFO = path } }
         assert.equal("hello", client:get("/").body)
         local conn = send("/" .. kind)
         until_stuck(1)
-        local n, worst = load(1)
-        assert.is_true(worst < 1 * slow, worst .. " s")
-        assert.is_true(n > 20, n)
+        load(25)
         assert.equal(1, (select(2, vms())))
         conn:close()
       end)
@@ -385,34 +152,36 @@ describe("a stuck handler", function()
   end
 
   it("is answered 504, and its VM serves again when it comes back", function()
-    serve("--procs", "1", "--handler-timeout", "0.3")
-    local conn = dial()
-    assert(conn:write(GET:format "/usleep?s=1.5" .. GET:format "/"))
+    local path = fifo()
+    serve { "--procs", "1", "--handler-timeout", "1", env = { FIFO = path, LUNAPARK_DEBUG = STEADY } }
     local start = lp.now()
-    local r, last = reply(conn)
-    local took = lp.now() - start
+    local conn = child.send(server.addr, GET:format "/read" .. GET:format "/")
+    local r, last = reply(conn) -- while it is stuck
     assert.same({ 504, true }, { r.status, last })
-    assert.is_true(took > 0.25 and took < 1.3 * slow, took .. " s")
+    assert.is_true(lp.now() - start >= 1)
+    until_vms(3, 1, 1)
+    until_log "GET /read has held VM 0 for"
+    write_fifo(path)
     -- What it returns in the end is nobody's.
     assert.same({ nil, "eof" }, { conn:read() })
     conn:close()
     until_stuck(0)
-    until_log "GET /usleep came back after %d+%.%d s: VM 0 is free again"
-    assert.matches("warn GET /usleep: no answer in 0.3 s, the client was answered 504\n", server:stderr())
-    local n, _, spare = vms()
-    assert.same({ 3, 2 }, { n, spare })
+    until_log "GET /read came back after %d+%.%d s at %S+:%d+: VM 0 is free again"
+    server:said "warn GET /read: no answer in 1 s, the client was answered 504\n"
+    until_vms(3, 0, 2)
     -- VM 0 is the spare now: another one stuck, it serves.
-    conn = send "/usleep?s=2"
+    conn = send "/read"
     child.eventually(function() return client:get("/vm").body == "0" end, "VM 0")
+    write_fifo(path)
     conn:close()
   end)
 
   not_under_tsan("says where it is", function()
     local path = fifo()
-    server = child.serve { child.script(APP), "--procs", "1", "--handler-timeout", "0", env = { FIFO = path } }
-    client = child.client(server.addr)
+    serve { "--procs", "1", "--handler-timeout", "0", env = { FIFO = path } }
     local a, b, c = send "/loop", send "/interpreted", send "/read"
-    until_log "warn GET /loop has held VM %d for %d+%.%d s without waiting, in compiled code"
+    until_log("warn GET /loop has held VM %d for %d+%.%d s without waiting, in compiled code "
+      .. "%(GET /loop, /[^\n]+%.lua:%d+%)\n")
     until_log "warn GET /interpreted has held VM %d for %d+%.%d s without waiting, in"
     until_log "warn GET /read has held VM %d for %d+%.%d s without waiting, in C %(.*read"
     write_fifo(path)
@@ -425,12 +194,15 @@ describe("a stuck handler", function()
 
   -- kind, how the log says it ended
   local DROPPED_JIT, DROPPED, ERROR = "was ended in compiled code: VM %d+ is dropped",
-    "was ended in [%w ]+: VM %d+ is dropped", "was ended by an error: VM %d+ is free again"
+    "was ended in [%w ]+: VM %d+ is dropped %(GET /[%w_]+, /[^\n]+%.lua:%d+%)\n",
+    "was ended by an error: VM %d+ is replaced, at [^\n]+:%d+ %(GET /[%w_]+, /[^\n]+%.lua:%d+%)\n"
+  local FINALIZER = "was ended in [%w ]+, in the finalizer at [^\n]+%.lua:%d+: VM %d+ is dropped"
   local EITHER = "was ended "
   local ends = {
     { "loop", DROPPED_JIT }, { "calls", DROPPED_JIT }, { "interpreted", ERROR }, { "pcalls", ERROR },
-    { "message", DROPPED }, { "message_interpreted", DROPPED }, { "hook", DROPPED }, { "hook_compiled", DROPPED },
-    { "finalizer", DROPPED }, { "finalizer_compiled", DROPPED }, { "wrap", DROPPED_JIT },
+    { "message", DROPPED }, { "message_ends", ERROR },
+    { "message_interpreted", DROPPED }, { "hook", DROPPED }, { "hook_compiled", DROPPED },
+    { "finalizer", FINALIZER }, { "finalizer_compiled", FINALIZER }, { "wrap", DROPPED_JIT },
     { "wrap_interpreted", ERROR }, { "allocates", EITHER }, { "strings", EITHER }, { "coroutines", EITHER },
     { "compiles", EITHER }, { "usleep", EITHER }, { "sine", DROPPED_JIT },
   }
@@ -438,18 +210,16 @@ describe("a stuck handler", function()
     local kind, how = case[1], case[2]
     local ended_it = under_tsan[kind] and it or not_under_tsan
     ended_it("is ended --kill-after later: " .. kind, function()
-      serve("--procs", "1", "--handler-timeout", "0.2", "--kill-after", "0.1")
-      assert.equal("hello", client:get("/").body)
+      serve {
+        "--procs", "1", "--handler-timeout", "0.4", "--kill-after", "0.1", env = { LUNAPARK_DEBUG = STEADY },
+      }
       local conn = send("/" .. kind)
       assert.equal(504, (reply(conn)).status)
       conn:close()
       until_log("error GET /" .. kind .. " " .. how)
       until_stuck(0)
-      local before = cpu_ticks()
-      lp.sleep(0.3)
-      assert.is_true(cpu_ticks() - before < 15, "it still runs")
-      child.eventually(function() return (select(3, vms())) == 1 end, "a spare")
-      assert.same({ 2, 0, 1 }, { vms() })
+      until_quiet()
+      until_vms(2, 0, 1)
       -- And again, in another VM.
       conn = send("/" .. kind)
       assert.equal(504, (reply(conn)).status)
@@ -464,19 +234,19 @@ describe("a stuck handler", function()
     for i, kind in ipairs(tsan and
       { "interpreted", "allocates", "coroutines", "strings" } or { "loop", "interpreted", "pcalls", "calls" }) do
       conns[i] = send("/" .. kind)
-      if i % 2 == 0 then load(0.1) end
+      if i % 2 == 0 then load(3) end
     end
     for i = 1, 4 do
       assert.equal(504, (reply(conns[i])).status)
       conns[i]:close()
     end
-    load(0.5)
+    load(12)
     until_stuck(0)
     assert.equal(4, count(server:said(" was ended ", 4), " was ended "), server:stderr())
   end)
 
   it("leaves what has not begun to another VM", function()
-    serve("--procs", "1", "--max-vms", "16", "--handler-timeout", "20")
+    serve("--procs", "1", "--max-vms", "16", "--handler-timeout", "100")
     local stuck = {}
     for round = 1, 4 do
       local conns = {}
@@ -484,14 +254,11 @@ describe("a stuck handler", function()
       for i = 1, 20 do
         assert(conns[i]:write(i == 10 and GET:format "/loop" or GET:format("/vm"):rep(3)))
       end
-      local start = lp.now()
       for i = 1, 20 do
         for _ = 1, i == 10 and 0 or 3 do
-          local r = reply(conns[i])
-          assert(r.status == 200 and not stuck[r.body], r.body)
+          assert.equal(200, (reply(conns[i])).status)
         end
       end
-      assert.is_true(lp.now() - start < 1 * slow)
       until_stuck(round)
       for i = 1, 20 do
         if i ~= 10 then
@@ -507,10 +274,9 @@ describe("a stuck handler", function()
 
   it("in every VM there may be: 503, until one comes back", function()
     local path = fifo()
-    server = child.serve {
-      child.script(APP), "--procs", "1", "--max-vms", "2", "--handler-timeout", "30", env = { FIFO = path },
+    serve {
+      "--procs", "1", "--max-vms", "2", "--handler-timeout", "100", env = { FIFO = path, LUNAPARK_DEBUG = STEADY },
     }
-    client = child.client(server.addr)
     local a = send "/read"
     until_stuck(1)
     child.eventually(function() return (vms()) == 2 end, "a spare")
@@ -528,8 +294,9 @@ describe("a stuck handler", function()
       assert.same({ 503, false }, { again.status, last })
     end
     conn:close()
-    local full = "error all 2 VMs are stuck: requests are answered 503 (--max-vms)\n"
-    assert.equal(1, count(server:said(full), full))
+    local by = "VM %d by GET /read %(GET /read, /[^\n]+%.lua:%d+%)"
+    until_log("error all 2 VMs are stuck: requests are answered 503 %(%-%-max%-vms%): " .. by .. "; " .. by .. "\n")
+    assert.equal(1, count(server:stderr(), "VMs are stuck"))
     if not tsan then
       server:kill "USR1"
       until_log "G %d+"
@@ -545,12 +312,17 @@ describe("a stuck handler", function()
   end)
 
   not_under_tsan("dropped, takes along what belongs to its VM, and nothing else", function()
-    serve("--procs", "1", "--handler-timeout", "30", "--kill-after", "0.1")
+    local gate = fifo()
+    serve {
+      "--procs", "1", "--handler-timeout", "100", "--kill-after", "0.1",
+      env = { FIFO = gate, LUNAPARK_DEBUG = STEADY },
+    }
     -- VM 0 is made the spare, VM 1 the one that goes.
-    local kept = send "/sleep?s=4"
+    local kept = send "/sleep?s=8"
     for _ = 1, 3 do assert.matches(" 0$", client:get("/counted").body) end
-    local conn = send "/usleep?s=0.3"
+    local conn = send "/read"
     child.eventually(function() return client:get("/vm").body == "1" end, "VM 1")
+    write_fifo(gate)
     assert.equal(200, (reply(conn)).status)
     conn:close()
 
@@ -583,10 +355,11 @@ describe("a stuck handler", function()
     end
     assert.same({ nil, "eof" }, { echo:read() })
     echo:close()
-    lp.sleep(0.05)
-    local n = ticks()
-    lp.sleep(0.1)
-    assert.equal(n, ticks())
+    child.eventually(function()
+      local n = ticks()
+      lp.sleep(0.2)
+      return n == ticks()
+    end, "the end of the ticks")
     assert.equal("slept 0", reply(kept).body)
     kept:close()
     -- VM 0 has not lost its state.
@@ -596,21 +369,23 @@ describe("a stuck handler", function()
   end)
 
   it("and two requests of a VM never run at once", function()
-    serve("--procs", "2", "--handler-timeout", "0.2", "--kill-after", "0.1")
+    serve("--procs", "2", "--handler-timeout", "2", "--kill-after", "0.1")
     for _, kind in ipairs { tsan and "strings" or "loop", "interpreted", "usleep?s=0.5" } do
       send("/" .. kind):close()
-      load(0.5)
+      load(12)
     end
   end)
 
   not_under_tsan("beneath an FFI callback is ended when the C code has come back", function()
     serve("--procs", "1", "--handler-timeout", "0.1", "--kill-after", "0.1")
-    local conn = send "/callback?s=3"
+    local gate = fifo()
+    local conn = send("/callback?gate=" .. gate)
     assert.equal(504, (reply(conn)).status)
     conn:close()
     lp.sleep(0.5)
-    assert.equal(1, (select(2, vms())), server:stderr())
+    until_stuck(1)
     assert.is_nil(server:stderr():find(" was ended ", 1, true), server:stderr())
+    write_fifo(gate)
     until_log "GET /callback was ended "
     until_stuck(0)
   end)
@@ -628,7 +403,7 @@ describe("a stuck handler", function()
       end
       until_stuck(0)
     end
-    load(0.2)
+    load(5)
     assert.is_nil(server:poll())
   end)
 
@@ -653,7 +428,7 @@ describe("a stuck handler", function()
     serve("--procs", "1", "--handler-timeout", "0.3", "--kill-after", "0.2")
     local conns = {}
     for i, kind in ipairs { "loop", "interpreted", "usleep?s=0.4" } do conns[i] = send("/" .. kind) end
-    until_stuck(3)
+    until_begun(3)
     for i = 1, 3 do conns[i]:close() end
     until_log "GET /loop was ended in compiled code"
     until_log "GET /interpreted was ended by an error"
@@ -661,34 +436,52 @@ describe("a stuck handler", function()
   end)
 
   not_under_tsan("does not keep a stop waiting longer than its client, nor --drain-timeout", function()
-    serve("--procs", "1", "--handler-timeout", "0.3", "--kill-after", "60", "--drain-timeout", "10")
+    serve("--procs", "1", "--handler-timeout", "0.3", "--kill-after", "300", "--drain-timeout", "200")
     local conn = send "/loop"
     until_stuck(1)
-    local start = lp.now()
     server:kill "TERM"
     assert.equal(504, (reply(conn)).status)
     conn:close()
     assert.equal(0, server:wait())
-    assert.is_true(lp.now() - start < 5)
 
-    serve("--procs", "2", "--handler-timeout", "60", "--drain-timeout", "0.3")
-    local conns = { send "/loop", send "/interpreted", send "/usleep" }
+    serve("--procs", "2", "--handler-timeout", "200", "--drain-timeout", "0.3")
+    local conns = { send "/loop", send "/interpreted", send "/usleep?s=300" }
     until_stuck(3)
-    start = lp.now()
     server:kill "TERM"
     assert.equal(0, server:wait())
-    assert.is_true(lp.now() - start < 5)
     assert.matches("stopped with requests unfinished after 0.3 s", server:stderr())
     for i = 1, 3 do conns[i]:close() end
   end)
 
   not_under_tsan("ended by an error leaves the user's debug.sethook as it was", function()
-    serve("--procs", "1", "--max-vms", "1", "--handler-timeout", "0.2", "--kill-after", "0.2")
+    serve("--procs", "1", "--max-vms", "1", "--handler-timeout", "100", "--kill-after", "0.2")
+    local later = send "/users_hook" -- in the VM, until a handler was ended there
+    until_begun(1)
     local conn = send "/users_hook?set=1"
-    assert.equal(504, (reply(conn)).status)
-    conn:close()
-    child.eventually(function() return client:get("/vm").status == 200 end, "the VM")
-    assert.equal("function l 1000 true", client:get("/users_hook").body, server:stderr())
+    assert.equal("function l 1000 true", reply(later).body, server:stderr())
     server:said "GET /users_hook was ended by an error"
+    later:close()
+    conn:close()
+  end)
+
+  it("of the only VM, while none loads to take its place: 503 at --handler-timeout", function()
+    server = child.serve { child.script [[
+      local lp = require "lunapark"
+      local loads = require("lunapark.shared").dict "loads"
+      if loads:incr("n", 1, 0) > 1 then error "no second one" end
+      require("ffi").cdef "int usleep(unsigned);"
+      local app = require("lunapark.http").app()
+      app:get("/stick", function() for _ = 1, 300 do require("ffi").C.usleep(10000) end return "back" end)
+      app:get("/", function() return "hello" end)
+      return app
+    ]], "--procs", "1", "--handler-timeout", "0.5", "--kill-after", "60" }
+    client = child.client(server.addr)
+    assert.equal("hello", client:get("/").body)
+    local stick = lp.go(function() return child.client(server.addr):get "/stick" end)
+    server:said "has held VM"
+    local r = assert(client:get "/")
+    assert.same({ 503, "1" }, { r.status, r.headers["retry-after"] })
+    stick:join()
+    child.eventually(function() return client:get("/").status == 200 end, "the VM")
   end)
 end)

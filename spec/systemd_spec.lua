@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local exec = require "lunapark.exec"
 local net = require "lunapark.net"
 local child = require "spec.support.child"
+local helper = require "spec.helper"
 
 ffi.cdef [[
 int prctl(int option, unsigned long arg, unsigned long, unsigned long, unsigned long);
@@ -59,8 +60,8 @@ describe("systemd:", function()
     fds = {}
   end)
 
-  local function socket(family, kind, addr, len)
-    local fd = C.socket(family, kind + NONBLOCK + CLOEXEC, 0)
+  local function socket(family, kind, addr, len, blocks)
+    local fd = C.socket(family, kind + (blocks and 0 or NONBLOCK) + CLOEXEC, 0)
     assert(fd >= 0)
     fds[#fds + 1] = fd
     assert.equal(0, C.bind(fd, addr, len))
@@ -71,9 +72,9 @@ describe("systemd:", function()
   describe("$NOTIFY_SOCKET", function()
     local manager, buf
 
-    -- What comes next, or nil after `seconds`.
-    local function message(seconds)
-      assert(manager:wait_read(seconds or 20))
+    -- What comes next.
+    local function message()
+      assert(manager:wait_read(helper.PATIENCE))
       local n = C.recv(fds[1], buf, 4096, 0)
       return ffi.string(buf, n)
     end
@@ -103,6 +104,25 @@ describe("systemd:", function()
         assert.same({ nil, "timeout" }, { manager:wait_read(0.05) })
       end)
     end
+
+    it("hears of a reload: its beginning, on the monotonic clock, and its end", function()
+      local where = child.file()
+      listen(where)
+      local path = child.script(APP)
+      local c = child.serve { path, env = { NOTIFY_SOCKET = where } }
+      assert.equal("READY=1", message())
+      local before = require("lunapark").now() * 1e6
+      local f = assert(io.open(path, "a"))
+      f:write "-- changed\n"
+      f:close()
+      c:kill "HUP"
+      local usec = tonumber(message():match "^RELOADING=1\nMONOTONIC_USEC=(%d+)$")
+      assert.is_true(before <= usec + 1 and usec <= require("lunapark").now() * 1e6, usec)
+      assert.equal("READY=1", message())
+      c:kill "TERM"
+      assert.equal("STOPPING=1", message())
+      assert.equal(0, c:wait())
+    end)
 
     it("that is full, gone, or nonsense holds nothing up", function()
       local where = child.file()
@@ -140,8 +160,8 @@ describe("systemd:", function()
         binary = "/bin/sh", fd3 = fd, listeners = args and 0 or 1, unpack(args or {}) }
     end
 
-    local function inet_socket()
-      local fd = socket(INET, STREAM, "\2\0\0\0\127\0\0\1" .. ("\0"):rep(8), 16)
+    local function inet_socket(blocks)
+      local fd = socket(INET, STREAM, "\2\0\0\0\127\0\0\1" .. ("\0"):rep(8), 16, blocks)
       local addr, len = ffi.new "uint8_t[16]", ffi.new("unsigned[1]", 16)
       C.getsockname(fd, addr, len)
       return fd, "127.0.0.1:" .. addr[2] * 256 + addr[3]
@@ -166,6 +186,19 @@ describe("systemd:", function()
       new:kill "TERM"
       assert.equal(0, new:wait())
       assert(net.dial(addr)):close() -- it listens on for the next start
+    end)
+
+    it("may block: nobody waits in the kernel for the next client", function()
+      local fd, addr = inet_socket(true)
+      local c = serve(fd, { "--listen", addr, "--procs", "1" })
+      local client = child.client(addr)
+      for _ = 1, 3 do
+        assert.equal("hello", client:get("/").body) -- on one connection, while the acceptor waits
+        assert.equal("hello", ask(addr))
+      end
+      client:close()
+      c:kill "TERM"
+      assert.equal(0, c:wait())
     end)
 
     it("leaves the file of a unix socket alone", function()
@@ -211,7 +244,7 @@ describe("systemd:", function()
   end)
 
   it("the unit says what the program does", function()
-    local f = assert(io.open "host/lunapark.service")
+    local f = assert(io.open "host/command/lunapark.service")
     local text = f:read "*a"
     f:close()
     for _, line in ipairs { "Type=notify", "NotifyAccess=main", "ExecReload=/bin/kill -HUP $MAINPID",

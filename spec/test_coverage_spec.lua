@@ -126,4 +126,20 @@ end
     assert.equal(0, code)
     assert.matches("Coverage: cannot make file/x: ", err)
   end)
+
+  it("counts how often a line ran, compiled too; not spec files, nor what .luacov leaves out", function()
+    local p = project.new {
+      ["lib.lua"] = "return function()\n  local n = 0\n  for i = 1, 10000 do\n    n = n + 1\n  end\n  return n\nend\n",
+      ["other.lua"] = "return 1\n",
+      ["tests/a_spec.lua"] = "it('a', function() require 'lib' () require 'other' end)\n",
+    }
+    p:run { "test", "--coverage", "tests" }
+    assert.matches("10000", p:read "build/coverage/lib.lua.html" or "")
+    local index = p:read "build/coverage/index.html"
+    assert.is_truthy(index:find("other.lua", 1, true))
+    assert.is_nil(index:find("a_spec", 1, true))
+    p:write(".luacov", "return { include = { '^lib$' } }")
+    p:run { "test", "--coverage", "tests" }
+    assert.is_nil((p:read "build/coverage/index.html"):find("other.lua", 1, true))
+  end)
 end)

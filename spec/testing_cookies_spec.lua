@@ -1,4 +1,6 @@
+local lp = require "lunapark"
 local cookies = require "lunapark.testing.cookies"
+local testing = require "lunapark.testing"
 
 local function jar_with(fields, host, target)
   local jar = cookies.new()
@@ -65,5 +67,30 @@ describe("testing's cookie jar", function()
     local value, cookie = jar:get "a"
     assert.equal("1", value)
     assert.is_true(cookie.secure and cookie.http_only)
+  end)
+
+  it("keeps the 1,000 cookies that were set last", function()
+    local fields = {}
+    for i = 1, 1001 do fields[i] = ("c%d=%d"):format(i, i) end
+    local jar = cookies.new()
+    jar:take(fields, "h", "/")
+    assert.is_nil((jar:get "c1"))
+    assert.equal("2", (jar:get "c2"))
+    jar:take({ "c2=again" }, "h", "/") -- takes no place of another
+    jar:take({ "new=1" }, "h", "/")
+    assert.is_nil((jar:get "c3"))
+    assert.equal("again", (jar:get "c2"))
+    assert.equal("1", (jar:get "new"))
+  end)
+
+  it("sends a cookie until it expires", function()
+    testing.virtual(function()
+      local jar = cookies.new()
+      jar:take({ "a=1; Max-Age=10" }, "h", "/")
+      lp.sleep(9)
+      assert.equal("a=1", jar:field("h", "/"))
+      lp.sleep(2)
+      assert.is_nil(jar:field("h", "/"))
+    end)
   end)
 end)

@@ -132,6 +132,13 @@ describe("testing", function()
         "both Transfer-Encoding and Content-Length",
       ["HTTP/1.1 200 OK\r\nContent-Length: 1, 1\r\n\r\n"] = "bad Content-Length: 1, 1",
       ["HTTP/1.1 200 OK\r\nno colon\r\n\r\n"] = "malformed header line: no colon",
+      ["HTTP/1.1 200 OK\r\nno(token): x\r\n\r\n"] = "malformed header line: no(token): x",
+      ["HTTP/1.1 200 OK\r\na: b\rc\r\n\r\n"] = "malformed header line: a: b\rc",
+      ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2x\r\nab\r\n0\r\n\r\n"] = "malformed chunk size: 2x",
+      ["HTTP/1.1 200 OK\r\n" .. (("a: %s\r\n"):format(("b"):rep(1000))):rep(300) .. "\r\n"] = "the head is too long",
+      [("HTTP/1.1 100 Continue\r\n\r\n"):rep(12000)] = "the head is too long",
+      ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" .. ("a: b\r\n"):rep(50000) .. "\r\n"] =
+        "the head is too long",
       ["nonsense\r\n\r\n"] = "malformed status line: nonsense",
     } do
       client = canned(text)
@@ -175,20 +182,24 @@ describe("testing", function()
     end)
   end)
 
-  it("is stopped after the block in which it was started", function()
-    -- Both are closed by the runner: the next test looks.
-    helper.stopped = { testing.serve(function() return "x" end).addr, testing.serve(function() return "y" end).addr }
-    assert.not_equal(helper.stopped[1], helper.stopped[2])
-  end)
+  describe("of a block", function()
+    local addrs
 
-  it("was stopped after the block before", function()
-    for _, addr in ipairs(helper.stopped) do
-      helper.eventually(function()
-        local conn, err = net.dial(addr)
-        if conn then conn:close() end
-        return err == "connection refused"
-      end)
-    end
+    it("is there in that block", function()
+      addrs = { testing.serve(function() return "x" end).addr, testing.serve(function() return "y" end).addr }
+      assert.not_equal(addrs[1], addrs[2])
+      for _, addr in ipairs(addrs) do assert(net.dial(addr)):close() end
+    end)
+
+    teardown(function()
+      for _, addr in ipairs(addrs) do
+        helper.eventually(function()
+          local conn, err = net.dial(addr)
+          if conn then conn:close() end
+          return err == "connection refused"
+        end, "its end after the block")
+      end
+    end)
   end)
 
   it("says that nobody listens", function()
@@ -294,6 +305,19 @@ describe("testing", function()
       local function body() return table.remove(pieces, 1) end
       local r = client:put("/", { headers = { ["Content-Length"] = 4 }, body = body })
       assert.same({ "4", "abcd" }, r:json())
+    end)
+
+    it("a request's body no further when the response has come", function()
+      client = testing.serve(function() return "early" end)
+      local pieces, heard = 0, nil
+      local r = assert(client:post("/", { timeout = 1000, body = function()
+        pieces = pieces + 1
+        if pieces == 1 then return "x" end
+        heard = { lp.sleep(1e6) }
+      end }))
+      assert.equal("early", r.body)
+      assert.same({ nil, "canceled" }, heard)
+      assert.equal(0, #client.idle)
     end)
 
     it("and says what is wrong with the body", function()
@@ -440,5 +464,25 @@ describe("testing", function()
     conn:write "GET / HTTP/1.1\r\nno colon\r\n\r\n"
     assert.matches("^HTTP/1.1 400 Bad Request\r\n", (conn:read_until "\r\n\r\n"))
     conn:close()
+  end)
+
+  it("follows a POST that was sent elsewhere by a GET", function()
+    local app = http.app()
+    app:post("/old", function(_, res) return res:redirect "/new" end)
+    app:any("/new", function(req) return req.method end)
+    client = testing.serve(app)
+    assert.equal("GET", client:post("/old", { body = "x", redirects = 1 }).body)
+  end)
+
+  it("gives up a request at its timeout", function()
+    client = testing.serve(function() lp.sleep(1e6) end)
+    client.timeout = 1e6
+    assert.same({ nil, "timeout" }, { client:get("/", { timeout = 0.02 }) })
+  end)
+
+  it("keeps no connection that the server closes", function()
+    client = testing.serve(function(_, res) res.headers.Connection = "close" return "x" end)
+    client:get "/"
+    assert.equal(0, #client.idle)
   end)
 end)

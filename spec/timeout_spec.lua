@@ -2,10 +2,11 @@
 -- own.
 
 local lp = require "lunapark"
-local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
-local all = require("spec.helper").all
+local helper = require "spec.helper"
+
+local all, count, reply = helper.all, helper.count, child.reply
 
 local APP = [[
 local lp = require "lunapark"
@@ -43,7 +44,7 @@ end)
 app:get("/nested_stream", function(req, res)
   -- Writing renews the request's deadline, but not that of lp.deadline.
   local start = lp.now()
-  local err = lp.deadline(0.5, function()
+  local err = lp.deadline(1.8, function()
     while true do
       res:write "x"
       res:flush()
@@ -52,8 +53,8 @@ app:get("/nested_stream", function(req, res)
     end
   end)
   res:write((" %s %.1f"):format(err, lp.now() - start))
-  for _ = 1, 6 do
-    if not lp.sleep(0.1) then return end
+  for _ = 1, 5 do
+    if not lp.sleep(0.4) then return end
     res:write "."
     res:flush()
   end
@@ -93,7 +94,7 @@ app:get("/early", function(_, res)
   res.headers:set("Content-Length", "4")
   res:write "done"
   res:flush()
-  require("ffi").C.host_stream_end(rawget(res, "ptr"))
+  require("ffi").C.host_stream_end(rawget(res, "ptr"), rawget(res, "serial"))
   note("early", select(2, lp.sleep(5)))
 end)
 app:get("/go", function()
@@ -133,6 +134,17 @@ return app
 
 local GET = "GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 
+-- What a handler has noted under that name, when it has.
+local function seen_by(client, name)
+  local value
+  child.eventually(function()
+    local r = client:get("/seen/" .. name)
+    value = r.body
+    return r.status == 200 and value ~= "nothing"
+  end, "what " .. name .. " saw")
+  return value
+end
+
 describe("--handler-timeout", function()
   local server, client
 
@@ -149,35 +161,11 @@ describe("--handler-timeout", function()
   end
 
   local function send(bytes)
-    local conn = dial()
-    assert(conn:write(bytes))
-    return conn
+    return child.send(server.addr, bytes)
   end
 
-  local function reply(conn)
-    local r, err, last = testing.read_reply(conn)
-    assert(r, err)
-    return r, last
-  end
-
-  -- What a handler has noted under that name, when it has.
   local function seen(name)
-    local value
-    child.eventually(function()
-      local r = client:get("/seen/" .. name)
-      value = r.body
-      return r.status == 200 and value ~= "nothing"
-    end, "what " .. name .. " saw")
-    return value
-  end
-
-  local function count(text, what)
-    local n, at = 0, 1
-    while true do
-      local from, to = text:find(what, at, true)
-      if not from then return n end
-      n, at = n + 1, to + 1
-    end
+    return seen_by(client, name)
   end
 
   local function descriptors()
@@ -189,7 +177,13 @@ describe("--handler-timeout", function()
   end
 
   after_each(function()
-    if server and not server:poll() then assert.equal("hello", client:get("/").body) end
+    if server and not server:poll() then
+      child.eventually(function() -- a busy machine may let even this handler be late
+        local r = assert(client:get "/")
+        assert.is_true(r.status == 504 or r.body == "hello")
+        return r.status == 200
+      end, "an answer")
+    end
     server = nil
     child.clean()
   end)
@@ -201,7 +195,7 @@ describe("--handler-timeout", function()
     local r, last = reply(conn)
     local took = lp.now() - start
     assert.same({ 504, "Gateway Timeout", true }, { r.status, r.body, last })
-    assert.is_true(took > 0.25 and took < 5, took .. " s")
+    assert.is_true(took > 0.25, took .. " s")
     assert.same({ nil, "eof" }, { conn:read() })
     conn:close()
     assert.equal("timeout", seen "sleep")
@@ -211,10 +205,10 @@ describe("--handler-timeout", function()
   end)
 
   it("lets a handler that is fast enough alone, also on the same connection", function()
-    serve "0.3"
+    serve "1.5"
     local conn = dial()
     for _ = 1, 4 do
-      conn:write(GET:format "/sleep?s=0.1")
+      conn:write(GET:format "/sleep?s=0.5")
       local r, last = reply(conn)
       assert.same({ 200, "slept", false }, { r.status, r.body, last })
     end
@@ -248,7 +242,7 @@ describe("--handler-timeout", function()
   end)
 
   it("does not send what came before it after it, and drops requests behind it", function()
-    serve "0.3"
+    serve "1.5"
     local conn = send(GET:format "/" .. GET:format "/seen/x" .. GET:format "/sleep" .. GET:format "/")
     assert.equal("hello", reply(conn).body)
     assert.equal("nothing", reply(conn).body)
@@ -288,7 +282,7 @@ describe("--handler-timeout", function()
   end)
 
   it("of nested deadlines the nearer one counts", function()
-    serve "0.4"
+    serve "1.5"
     local r = client:get "/nested?s=0.1"
     assert.same({ 200, "timeout" }, { r.status, r.body })
     assert.equal(504, client:get("/nested?s=3").status)
@@ -296,28 +290,29 @@ describe("--handler-timeout", function()
   end)
 
   it("is renewed by what is written, and cuts off who writes nothing more", function()
-    serve "0.3"
-    local r = client:get "/stream?n=8&s=0.1"
-    assert.same({ 200, "1 2 3 4 5 6 7 8 end" }, { r.status, r.body })
+    serve "1.5"
+    local r = client:get "/stream?n=5&s=0.4"
+    assert.same({ 200, "1 2 3 4 5 end" }, { r.status, r.body })
     local start = lp.now()
     local err
     r, err = client:get "/silent"
     local took = lp.now() - start
     assert.same({ nil, "eof" }, { r, err })
-    assert.is_true(took > 0.25 and took < 5, took .. " s")
+    assert.is_true(took > 1.4, took .. " s")
     assert.equal("timeout", seen "silent")
     assert.equal("closed", seen "silent_write")
-    assert.matches("warn GET /silent: nothing written for 0.3 s, the response was broken off\n",
+    assert.matches("warn GET /silent: nothing written for 1.5 s, the response was broken off\n",
       server:said "broken off\n")
-    r, err = client:get "/stream?n=3&s=2"
+    r, err = client:get "/stream?n=3&s=600"
     assert.same({ nil, "eof" }, { r, err })
     assert.equal("timeout", seen "stream")
   end)
 
   it("renewed, does not renew lp.deadline", function()
-    serve "0.3"
+    serve "1.5"
     local r = assert(client:get "/nested_stream")
-    assert.matches("^x+ timeout 0%.[5-9]%.+end$", r.body)
+    local took = r.body:match "^x+ timeout (%d+%.%d)%.....end$"
+    assert.is_true(took and tonumber(took) >= 1.8, r.body)
   end)
 
   it("cuts a client off that reads nothing", function()
@@ -330,7 +325,7 @@ describe("--handler-timeout", function()
   end)
 
   it("leaves a connection alone whose response is complete", function()
-    serve "0.3"
+    serve "1.5"
     local conn = send(GET:format "/early" .. GET:format "/")
     assert.equal("done", reply(conn).body)
     assert.equal("hello", reply(conn).body)
@@ -341,21 +336,20 @@ describe("--handler-timeout", function()
   end)
 
   it("answers for handlers that never wait, on time, and others meanwhile", function()
-    server = child.serve { child.script(APP), "--procs", "1", "--handler-timeout", "0.3" }
+    server = child.serve { child.script(APP), "--procs", "1", "--handler-timeout", "0.3", "--kill-after", "600" }
     client = child.client(server.addr)
     local start = lp.now()
     local conns = {}
-    for i = 1, 3 do conns[i] = send(GET:format "/spin?s=1.2") end
+    for i = 1, 3 do conns[i] = send(GET:format "/spin?s=600") end
     for _, conn in ipairs(conns) do
-      assert.equal(504, (reply(conn)).status)
+      assert.equal(504, (reply(conn)).status) -- while they spin
       conn:close()
     end
-    local took = lp.now() - start
-    assert.is_true(took > 0.25 and took < 1.1, took .. " s")
+    assert.is_true(lp.now() - start > 0.25)
   end)
 
   it("counts for 1,000 at once, and leaves nothing behind", function()
-    serve "0.5"
+    serve "2"
     local control = dial()
     local function stats()
       assert(control:write(GET:format "/stats"))
@@ -386,17 +380,13 @@ describe("--handler-timeout", function()
       for round = 1, 15 do
         local conn = send(GET:format(("/spin?s=%.4f"):format(0.0001)) ..
           GET:format(("/sleep?s=%.4f"):format(0.05 + ((i * 15 + round) % 21 - 10) * 0.0002)) .. GET:format "/")
-        assert(reply(conn).body == "spun")
-        local r, last = reply(conn)
-        if r.status == 504 then
-          assert(last)
-          late = late + 1
-        else
-          assert(r.status == 200 and r.body == "slept", r.status)
-          ok = ok + 1
-          local next_one = reply(conn)
-          assert(next_one.status == 504 or next_one.body == "hello")
-        end
+        local expected, n = { "spun", "slept", "hello" }, 0
+        repeat
+          local r, last = reply(conn)
+          n = n + 1
+          assert(r.status == 504 and last or r.status == 200 and r.body == expected[n], r.status)
+        until n == 3 or last
+        if n == 3 then ok = ok + 1 else late = late + 1 end
         conn:close()
       end
     end)
@@ -405,18 +395,31 @@ describe("--handler-timeout", function()
   end)
 
   it("does not make a stop wait for handlers that have lost their clients", function()
-    serve("0.2", "--drain-timeout", "10")
+    serve("1", "--drain-timeout", "10")
+    local gs = client:get("/stats"):json().lua_gs
     local conn = send(GET:format "/sleep")
     local g = lp.go(function() return reply(conn).status end)
-    lp.sleep(0.05)
-    local start = lp.now()
+    child.eventually(function() return client:get("/stats"):json().lua_gs > gs end, "the handler")
     server:kill "TERM"
     assert.equal(504, (g:join()))
     conn:close()
     assert.equal(0, server:wait())
-    local took = lp.now() - start
-    assert.is_true(took < 5, took .. " s")
     assert.is_nil(server:stderr():find("unfinished", 1, true))
+  end)
+
+  it("is each handler's own, not that of one which had its coroutine before", function()
+    server = child.serve { child.script [[
+      local lp = require "lunapark"
+      local app = require("lunapark.http").app()
+      app:get("/join", function() return tostring(lp.go(lp.sleep, 0.3):join()) end)
+      app:get("/sleep", function() return tostring(lp.sleep(0.7)) end)
+      app:get("/", function() return "hello" end)
+      return app
+    ]], "--procs", "1", "--max-vms", "1", "--handler-timeout", "2" }
+    client = child.client(server.addr)
+    all(4, function() assert.equal("true", child.client(server.addr):get("/join").body) end)
+    lp.sleep(1.5) -- the deadlines of those four pass while the next ones sleep
+    all(12, function() assert.equal("true", child.client(server.addr):get("/sleep").body) end)
   end)
 end)
 
@@ -429,20 +432,11 @@ describe("a client that hangs up", function()
   end
 
   local function send(bytes)
-    local conn = assert(net.dial(server.addr, { timeout = 20 }))
-    conn:set_deadline(20)
-    assert(conn:write(bytes))
-    return conn
+    return child.send(server.addr, bytes)
   end
 
   local function seen(name)
-    local value
-    child.eventually(function()
-      local r = client:get("/seen/" .. name)
-      value = r.body
-      return r.status == 200 and value ~= "nothing"
-    end, "what " .. name .. " saw")
-    return value
+    return seen_by(client, name)
   end
 
   after_each(child.clean)
@@ -451,10 +445,8 @@ describe("a client that hangs up", function()
     serve()
     local conn = send(GET:format "/sleep")
     lp.sleep(0.05)
-    local start = lp.now()
     conn:close()
     assert.equal("canceled", seen "sleep")
-    assert.is_true(lp.now() - start < 4)
     conn = send(GET:format "/often")
     lp.sleep(0.05)
     conn:close()

@@ -7,13 +7,12 @@ local LONG, pack, raised = waits.LONG, waits.pack, helper.raised
 
 describe("lunapark.after", function()
   it("runs fn once, in s seconds, with its arguments", function()
-    local ch = lp.chan(1)
-    local start = lp.now()
-    lp.after(0.01, function(...) ch:send { lp.now() - start, pack(...) } end, 1, nil, 3)
-    local got = ch:recv(LONG)
-    assert.is_true(got[1] >= 0.01)
-    assert.same({ 1, nil, 3, n = 3 }, got[2])
-    assert.same({ nil, "timeout" }, { ch:recv(0.02) })
+    testing.virtual(function()
+      local ch, start = lp.chan(2), lp.now()
+      lp.after(10, function(...) ch:send { lp.now() - start, pack(...) } end, 1, nil, 3)
+      assert.same({ 10, { 1, nil, 3, n = 3 } }, ch:recv())
+      assert.same({ nil, "timeout" }, { ch:recv(100) })
+    end)
   end)
 
   it("of 0 or less runs it when the caller waits, of infinity never", function()
@@ -27,37 +26,39 @@ describe("lunapark.after", function()
   end)
 
   it("may be stopped, before it runs", function()
-    local ran = 0
-    local t = lp.after(0.005, function() ran = ran + 1 end)
-    assert.is_true(t:stop())
-    assert.is_false(t:stop())
-    local done = lp.after(0.001, function() ran = ran + 10 end)
-    lp.sleep(0.02)
-    assert.equal(10, ran)
-    assert.is_false(done:stop())
-    local early = lp.after(0.001, function() ran = ran + 100 end)
-    early:stop() -- its G has not begun
-    lp.sleep(0.005)
-    assert.equal(10, ran)
+    testing.virtual(function()
+      local ran = {}
+      local t = lp.after(5, function() ran[#ran + 1] = "stopped" end)
+      assert.is_true(t:stop())
+      assert.is_false(t:stop())
+      local waits_already = lp.after(5, function() ran[#ran + 1] = "stopped while it waited" end)
+      local done = lp.after(1, function() ran[#ran + 1] = "done" end)
+      lp.sleep(2)
+      assert.is_false(done:stop())
+      assert.is_true(waits_already:stop())
+      lp.sleep(20)
+      assert.same({ "done" }, ran)
+    end)
   end)
 
   it("has neither the deadline nor the scope of who made it", function()
-    local ch = lp.chan(1)
-    lp.deadline(0.002, lp.after, 0.01, function() ch:send { lp.sleep(0.001) } end)
-    assert.same({ true }, ch:recv(LONG))
-    lp.scope(function()
-      lp.after(0.01, function() ch:send "after the scope" end)
+    testing.virtual(function()
+      local ch = lp.chan(1)
+      lp.deadline(2, lp.after, 10, function() ch:send { lp.sleep(1) } end)
+      assert.same({ true }, ch:recv())
+      lp.scope(function()
+        lp.after(10, function() ch:send "after the scope" end)
+      end)
+      assert.equal(0, ch:len())
+      assert.equal("after the scope", ch:recv())
     end)
-    assert.equal(0, ch:len())
-    assert.equal("after the scope", ch:recv(LONG))
   end)
 
   it("logs an error of fn", function()
     testing.allow_leak "error"
     local log = helper.stderr_of(function()
       lp.after(0.001, function() error "in after" end)
-      lp.sleep(1.1)
-    end)
+    end, "in after")
     assert.matches("timer_spec.lua:%d+: in after\n\tstack traceback:", log)
   end)
 
@@ -73,51 +74,45 @@ end)
 
 describe("lunapark.every", function()
   it("runs fn again and again, without drift", function()
-    local times, start = {}, lp.now()
-    local ch = lp.chan()
-    local t = lp.every(0.01, function(tag)
-      times[#times + 1] = lp.now() - start
-      lp.sleep(0.004)
-      if #times == 5 then ch:send(tag) end
-    end, "tag")
-    local due = t.at
-    assert.equal("tag", ch:recv(LONG))
-    t:stop()
-    for i = 1, 5 do
-      assert.is_true(times[i] >= i * 0.01, ("run %d at %f"):format(i, times[i]))
-    end
-    -- However late a run was, the next one keeps the beat.
-    local periods = (t.at - due) / 1e7
-    assert.is_true(periods >= 4 and math.abs(periods - math.floor(periods + 0.5)) < 1e-6, periods)
-    lp.sleep(0.03)
-    assert.equal(5, #times)
+    testing.virtual(function()
+      local times, start, ch = {}, lp.now(), lp.chan()
+      local t = lp.every(10, function(tag)
+        times[#times + 1] = lp.now() - start
+        lp.sleep(#times) -- however long a run takes, the next one keeps the beat
+        if #times == 5 then ch:send(tag) end
+      end, "tag")
+      assert.equal("tag", ch:recv())
+      t:stop()
+      lp.sleep(100)
+      assert.same({ 10, 20, 30, 40, 50 }, times)
+    end)
   end)
 
   it("leaves out what is due while fn runs", function()
-    local runs, start = 0, lp.now()
-    local t
-    t = lp.every(0.002, function()
-      runs = runs + 1
-      lp.sleep(0.011)
-      if runs == 3 then t:stop() end
+    testing.virtual(function()
+      local times, start, t = {}, lp.now(), nil
+      t = lp.every(2, function()
+        times[#times + 1] = lp.now() - start
+        lp.sleep(11)
+        if #times == 3 then t:stop() end
+      end)
+      lp.sleep(100)
+      assert.same({ 2, 14, 26 }, times)
     end)
-    helper.eventually(function() return runs == 3 end)
-    assert.is_true(lp.now() - start >= 0.002 + 2 * 0.011)
-    lp.sleep(0.02)
-    assert.equal(3, runs)
   end)
 
   it("goes on after an error, and logs it", function()
     local runs = 0
     local log = helper.stderr_of(function()
-      local t
-      t = lp.every(0.002, function()
-        runs = runs + 1
-        if runs == 3 then t:stop() end
-        error("error " .. runs)
+      testing.virtual(function()
+        local t
+        t = lp.every(2, function()
+          runs = runs + 1
+          if runs == 3 then t:stop() end
+          error("error " .. runs)
+        end)
+        lp.sleep(100)
       end)
-      helper.eventually(function() return runs == 3 end)
-      lp.sleep(0.01)
     end)
     assert.equal(3, runs)
     for i = 1, 3 do
@@ -126,28 +121,24 @@ describe("lunapark.every", function()
   end)
 
   it("is stopped from inside, from outside, and by a cancellation of its G", function()
-    local runs, t = 0, nil
-    t = lp.every(0.001, function()
-      runs = runs + 1
-      assert(t:stop())
-      assert(not t:stop())
+    testing.virtual(function()
+      local inside, outside, canceled, t = 0, 0, 0, nil
+      t = lp.every(1, function()
+        inside = inside + 1
+        assert(t:stop())
+        assert(not t:stop())
+      end)
+      local others = lp.every(1, function() outside = outside + 1 end)
+      local last = lp.every(1, function()
+        canceled = canceled + 1
+        lp.self():cancel()
+      end)
+      lp.sleep(3.5)
+      assert.is_true(others:stop())
+      lp.sleep(10)
+      assert.same({ 1, 3, 1 }, { inside, outside, canceled })
+      assert.is_false(last:stop())
     end)
-    lp.sleep(0.01)
-    assert.equal(1, runs)
-    local others = lp.every(0.001, function() runs = runs + 1 end)
-    helper.eventually(function() return runs > 3 end)
-    assert.is_true(others:stop())
-    local seen = runs
-    lp.sleep(0.005)
-    assert.equal(seen, runs)
-    local canceled = 0
-    local last = lp.every(0.001, function()
-      canceled = canceled + 1
-      lp.self():cancel()
-    end)
-    lp.sleep(0.01)
-    assert.equal(1, canceled)
-    assert.is_false(last:stop())
   end)
 
   it("leaves no G behind when it is stopped", function()
@@ -176,5 +167,18 @@ describe("lunapark.every", function()
     assert.matches("timer_spec.lua:%d+: every: s must be a number of seconds, got x",
       raised(function() lp.every("x", print) end))
     assert.matches("every: fn must be a function, got nil", raised(lp.every, 1))
+  end)
+
+  it("leaves out what it has missed", function()
+    testing.virtual(function()
+      local start, at = lp.now(), {}
+      local t = lp.every(1, function()
+        at[#at + 1] = lp.now() - start
+        if #at == 1 then lp.sleep(3.5) end
+      end)
+      lp.sleep(7.5)
+      t:stop()
+      assert.same({ 1, 5, 6, 7 }, at)
+    end)
   end)
 end)

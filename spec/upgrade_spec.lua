@@ -66,7 +66,7 @@ local function read_pid(path)
   return pid
 end
 
-testing.block_timeout(60)
+testing.block_timeout(300)
 
 describe("upgrade", function()
   setup(function() C.prctl(SUBREAPER, 1, 0, 0, 0) end)
@@ -332,6 +332,24 @@ describe("upgrade", function()
     assert.equal(0, c:wait())
   end)
 
+  it("leaves no client in the kernel's queue", function()
+    local c = serve { "--procs", "1" }
+    c:kill "STOP"
+    local conns = {}
+    for i = 1, 300 do
+      conns[i] = dial(c)
+      assert(conns[i]:write(GET:format "/"))
+    end
+    c:kill "USR2"
+    c:kill "CONT"
+    for _, conn in ipairs(conns) do
+      local r, err = testing.read_reply(conn)
+      assert.equal(200, assert(r, err).status)
+      conn:close()
+    end
+    assert.equal(0, c:wait())
+  end)
+
   it("gives up the old process' requests after --drain-timeout", function()
     local c = serve { "--drain-timeout", "0.2" }
     local conn = dial(c)
@@ -392,7 +410,7 @@ describe("upgrade", function()
     it("since the app is broken, changes nothing", function()
       local c = serve {}
       fails(c, "exited with status 1 before it was ready", function() write_file(c.app, "local = 1") end)
-      assert.matches(":1: ", c:stderr())
+      c:said ":1: "
       write_file(c.app, APP .. "return app\n")
       works_then(c)
     end)
@@ -413,44 +431,51 @@ describe("upgrade", function()
           write_file(c.app, (text .. "return app\n"):format "'unix:/nonexistent/socket'")
         end)
       end
-      assert.matches("cannot listen on unix:/nonexistent/socket", c:stderr())
+      c:said "cannot listen on unix:/nonexistent/socket"
       assert.equal(tostring(c.pid), ask { addr = c.addrs[2] })
     end)
 
-    it("since the binary is another, or none, changes nothing", function()
+    -- A name of the binary; a function that points it at another file, or the binary again; one that makes it a script.
+    local function linked()
       local link = child.file()
       local cwd = child.binary:sub(1, 1) ~= "/" and exec.run({ "pwd" }).stdout:gsub("\n", "") .. "/" or ""
       local function point(to)
-        C.symlink(to, link .. ".new")
+        C.symlink(to or cwd .. child.binary, link .. ".new")
         assert.equal(0, C.rename(link .. ".new", link))
       end
-      point(cwd .. child.binary)
+      point()
+      return link, point, function(text)
+        os.remove(link)
+        write_file(link, text)
+        exec.run { "chmod", "755", link }
+      end
+    end
+
+    it("since the binary is another, or none, changes nothing", function()
+      local link, point, script = linked()
       local c = serve { binary = link }
       fails(c, "exited with status 1", function() point "/bin/false" end)
       fails(c, link:gsub("%p", "%%%0") .. ": [Nn]o such file or directory", function() os.remove(link) end)
-      fails(c, link:gsub("%p", "%%%0") .. ": [Ee]xec format error", function()
-        write_file(link, "nothing to run\n")
-        exec.run { "chmod", "755", link }
-      end)
-      fails(c, "was killed by SIGKILL", function() write_file(link, "#!/bin/sh\nkill -KILL $$\n") end)
-      point(cwd .. child.binary)
+      fails(c, link:gsub("%p", "%%%0") .. ": [Ee]xec format error", function() script "nothing to run\n" end)
+      fails(c, "was killed by SIGKILL", function() script "#!/bin/sh\nkill -KILL $$\n" end)
+      point()
       works_then(c)
     end)
 
     it("since what starts is none of ours, changes nothing", function()
-      local link = child.file()
-      local c
-      C.symlink(child.binary, link)
-      if child.binary:sub(1, 1) ~= "/" then
-        os.remove(link)
-        C.symlink(exec.run({ "pwd" }).stdout:gsub("\n", "") .. "/" .. child.binary, link)
-      end
-      c = serve { binary = link }
-      os.remove(link)
-      fails(c, "exited with status 3", function()
-        write_file(link, "#!/bin/sh\necho nonsense >&3\nexit 3\n")
-        exec.run { "chmod", "755", link }
+      local link, _, script = linked()
+      local c = serve { binary = link }
+      fails(c, "exited with status 3", function() script "#!/bin/sh\necho nonsense >&3\nexit 3\n" end)
+    end)
+
+    it("since the binary is not ready in time and ignores SIGTERM, changes nothing", function()
+      local link, point, script = linked()
+      local c = serve { "--upgrade-timeout", "0.3", "--drain-timeout", "0.2", binary = link }
+      fails(c, "was not ready in 0.3 s and was killed by SIGKILL", function()
+        script "#!/bin/sh\ntrap '' TERM\nexec sleep 1000\n"
       end)
+      point()
+      works_then(c)
     end)
   end)
 
@@ -492,7 +517,14 @@ describe("upgrade", function()
     -- The old one sleeps meanwhile: see support/child.lua.
     if child.has_tsan then return end
     local c = serve {}
-    write_file(c.app, "io.stderr:write 'the new one loads\\n' while true do end\n")
+    -- SIGTERM, which the old one passes on, would end it while it loads: then there would be nothing to kill.
+    write_file(c.app, [[
+      local ffi = require "ffi"
+      ffi.cdef "void *signal(int signo, void *handler);"
+      ffi.C.signal(15, ffi.cast("void *", 1)) -- SIG_IGN
+      io.stderr:write "the new one loads\n"
+      while true do end
+    ]])
     c:kill "USR2"
     logged(c, "the new one loads")
     c:kill "TERM"
@@ -525,7 +557,7 @@ describe("upgrade", function()
     for start, name in pairs { ["cd " .. dir .. ";"] = "./lunapark", ["PATH=" .. dir .. ":$PATH;"] = "lunapark" } do
       local c = serve { shell = start, binary = name }
       local new = upgrade(c)
-      assert.matches("starting " .. dir:gsub("%p", "%%%0") .. "/[./]*lunapark as process", c:stderr())
+      c:logged("starting " .. dir:gsub("%p", "%%%0") .. "/[./]*lunapark as process")
       assert.equal(0, c:wait())
       assert.equal(tostring(new.pid), ask(new))
       new:kill "TERM"

@@ -21,7 +21,7 @@ end
 describe("testing.virtual", function()
   describe("time", function()
     it("jumps to what is waited for: an hour of sleeps takes milliseconds", function()
-      local begin = lp.now()
+      local begin, cpu = lp.now(), os.clock()
       local passed = virtual(function()
         local start = lp.now()
         for _ = 1, 3600 do
@@ -30,7 +30,8 @@ describe("testing.virtual", function()
         return lp.now() - start
       end)
       assert.equal(3600, passed)
-      assert.is_true(lp.now() - begin < 1)
+      assert.is_true(os.clock() - cpu < 1)
+      assert.is_true(lp.now() - begin < 60)
     end)
 
     it("stands still while a G inside runs", function()
@@ -256,7 +257,7 @@ describe("testing.virtual", function()
         lp.go(second):join()
       end
       local err = raised(virtual, main)
-      assert.is_true(lp.now() - begin < 1)
+      assert.is_true(lp.now() - begin < 10)
       local file = "spec/virtual_spec.lua:"
       assert.matches("virtual: all Gs inside wait for each other %- deadlock!\n", err)
       for _, text in ipairs {
@@ -349,8 +350,7 @@ describe("testing.virtual", function()
         end
         forever = function() while true do lp.sleep(1) end end
         err = raised(virtual, main)
-        lp.sleep(1.2) -- until the error of a G that nobody joins is logged
-      end)
+      end, "testing.virtual is over")
       assert.matches("virtual: Gs that it has started did not end:\n  G [%d.]+, created at spec/virtual_spec.lua:" ..
         line_of(main) + 1 .. ": spec/virtual_spec.lua:" .. line_of(forever) ..
         ": goes on waiting after it was canceled$", err)
@@ -474,8 +474,7 @@ describe("testing.virtual", function()
         lp.go(error, "nobody hears this")
         lp.sleep(3600)
       end)
-      lp.sleep(1.2)
-    end)
+    end, "nobody hears this")
     assert.matches("ended with an error: .*nobody hears this", log)
   end)
 

@@ -45,6 +45,106 @@ end)
 return app
 ]]
 
+local HELD = [[
+local fs = require "lunapark.fs"
+local http = require "lunapark.http"
+local json = require "lunapark.json"
+local lp = require "lunapark"
+local net = require "lunapark.net"
+local app = http.app()
+
+app:get("/held", function() collectgarbage() return tostring(lp.stats().memory.held) end)
+-- Each string stands a hundred times in the text.
+app:get("/json/:mb", function(req)
+  local s, list = ("x"):rep(tonumber(req.params.mb) * 1e4), {}
+  for i = 1, 100 do list[i] = s end
+  local ok, err = pcall(json.encode, list)
+  json.encode {}
+  return ok and "fits" or err
+end)
+app:post("/whole", function(req) return tostring(#req:body()) end)
+app:get("/file", function(req) local s, err = fs.read(req.query.path) return s and #s .. " bytes" or err end)
+app:get("/endless", function(req)
+  local c = assert(net.dial(req.query.addr))
+  local s, err = c:read_until("\n", 1e9)
+  c:close()
+  return s and "a line" or err
+end)
+return app
+]]
+
+describe("--vm-memory", function()
+  after_each(child.clean)
+
+  local function serve(...)
+    local c = child.serve { child.script(HELD), "--vm-memory", tostring(LIMIT), "--procs", "1", ... }
+    local client = child.client(c.addr)
+    return c, client, function(path)
+      local r = assert(client:get(path))
+      return r.body, r.status
+    end
+  end
+
+  it("counts the text that cjson writes, and raises where there is no room for it", function()
+    local c, _, get = serve()
+    assert.equal("fits", (get "/json/2"))
+    for _ = 1, 3 do
+      assert.matches("not enough memory", (get "/json/40"))
+      assert.equal("fits", (get "/json/2"))
+      assert.is_true(tonumber((get "/held")) < 1e6, "what is not needed any more goes")
+    end
+    assert.is_nil(c:poll())
+  end)
+
+  it("counts the bodies of all its requests: those that have no room get 503", function()
+    local c, client, get = serve("--max-body", tostring(100e6))
+    local body = ("b"):rep(10e6)
+    local statuses, gs = {}, {}
+    for i = 1, 6 do
+      local one = child.client(c.addr)
+      gs[i] = lp.go(function()
+        local status = assert(one:post("/whole", { body = body })).status
+        statuses[status] = (statuses[status] or 0) + 1
+      end)
+      gs[i]:join()
+    end
+    assert.same({ [200] = 6 }, statuses, "one after another they fit")
+    local r = assert(client:post("/whole", { body = ("b"):rep(40e6) }))
+    assert.equal(503, r.status)
+    local held = child.eventually(function()
+      local n = tonumber((get "/held"))
+      return n < 1e6 and n
+    end, "the end of what was held")
+    assert.is_true(held < 1e6)
+  end)
+
+  it("bounds what a socket reads ahead, and a file", function()
+    local _, _, get = serve()
+    local net = require "lunapark.net"
+    local ln = assert(net.listen "127.0.0.1:0")
+    local g = lp.go(function()
+      local conn = assert(ln:accept())
+      local piece = ("e"):rep(65536)
+      while conn:write(piece) do end
+      conn:close()
+    end)
+    assert.matches("memory", (get("/endless?addr=" .. ln:addr())))
+    g:join()
+    ln:close()
+    local path = child.file ""
+    local f = assert(io.open(path, "w"))
+    f:seek("set", 4 * LIMIT)
+    f:write "end"
+    f:close()
+    assert.matches("memory", (get("/file?path=" .. path)))
+    f = assert(io.open(path, "w"))
+    f:write "short"
+    f:close()
+    assert.equal("5 bytes", (get("/file?path=" .. path)))
+    assert.is_true(tonumber((get "/held")) < 1e6)
+  end)
+end)
+
 describe("--vm-memory", function()
   after_each(child.clean)
 
@@ -67,10 +167,37 @@ describe("--vm-memory", function()
         assert.is_true(tonumber(mapped) <= LIMIT * 17 / 16, mapped)
       end
     end
-    assert.matches("not enough memory", c:stderr())
+    c:said "not enough memory"
     assert.is_nil(c:poll())
     c:kill "TERM"
     assert.equal(0, c:wait())
+  end)
+
+  it("answers a request once, whatever the finalizers do of what its handler leaves", function()
+    local c = child.serve { child.script [[
+local http = require "lunapark.http"
+local dict = require("lunapark.shared").dict "served"
+local app = http.app()
+app:get("/greedy", function()
+  dict:incr("n", 1, 0)
+  local object = newproxy(true)
+  getmetatable(object).__gc = function() while true do end end
+  local t = {}
+  pcall(function() while true do t[#t + 1] = { object } end end)
+  t = nil
+  error "greedy"
+end)
+app:get("/served", function() return tostring(dict:get "n") end)
+return app
+]], "--vm-memory", tostring(LIMIT), "--procs", "1", "--handler-timeout", "1", "--kill-after", "0.1",
+      "--drain-timeout", "3" }
+    local client = child.client(c.addr)
+    assert.is_true(client:get("/greedy").status >= 500)
+    c:logged "a finalizer was ended in [%w ]+, in the finalizer at [^\n]+:7: VM %d+ is dropped"
+    assert.equal("1", client:get("/served").body)
+    c:kill "TERM"
+    assert.equal(0, c:wait())
+    assert.is_nil(c:stderr():find "unfinished", "nothing of it goes on")
   end)
 
   it("hurts no handler that waits meanwhile", function()

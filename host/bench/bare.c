@@ -30,6 +30,7 @@ enum {
 
 static const char default_answer[] = "HTTP/1.1 200 OK\r\n"
                                      "Content-Type: text/plain; charset=utf-8\r\n"
+                                     "X-Content-Type-Options: nosniff\r\n"
                                      "Content-Length: 13\r\n"
                                      "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
                                      "\r\n"

@@ -2,8 +2,13 @@
  * from one VM to the other; ns per value.
  *
  *     shared [ROUNDS] */
-#include "../host.h"
+#include "../base/base.h"
+#include "../vm/luag.h"
+#include "../command/rooms.h"
+#include "../shared/shared_ffi.h"
+#include "../vm/vm.h"
 
+#include <lauxlib.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,6 +116,7 @@ static void bench(void *arg) {
 }
 
 int main(int argc, char **argv) {
+    rooms_open();
     if (argc > 1) rounds = (int)strtol(argv[1], NULL, 10);
     rt_main(&(rt_options){.procs = TWO}, bench, NULL);
 }

@@ -1,6 +1,6 @@
 --- Reads the LuaLS annotations of a Lua file: what docs.lua makes the reference from.
 --
---   local file = annotations.read("lua/lunapark/net.lua")
+--   local file = annotations.read("lua/lunapark/net/init.lua")
 --   file.head                   -- the comment on top, lines
 --   file.classes["lunapark.Listener"].methods[1].name
 --   file.functions[1]           -- functions of tables that are no classes, and local ones

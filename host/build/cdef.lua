@@ -3,7 +3,7 @@
 --     luajit cdef.lua OUT.lua OUT.c HEADER...
 --
 -- OUT.lua is the module lunapark.cdef: it declares them once and returns the text. OUT.c is the table
--- of host/abi.h: the same names with the sizes, offsets and addresses that the C compiler gives them.
+-- of host/base/abi.h: the same names with the sizes, offsets and addresses that the C compiler gives them.
 -- What this script does not understand is an error, never left out: else the comparison of the two
 -- would have holes that nobody sees.
 

@@ -14,44 +14,39 @@ local base = "lua/lunapark/"
 
 local docs = {}
 
--- Every file directly below lua/lunapark is a module for users, and what is in a directory belongs to the module
--- of that name, except:
-local inner = {
-  admin = true, base = true, boot = true, check = true, dev = true, job = true, repl = true, repl_complete = true,
-  repl_format = true, require = true, source = true, value = true,
-  waitq = true,
-}
-local part_of = {
-  retire = "lunapark", singleton = "lunapark",
-  shared_chan = "lunapark.shared",
-  chan = "lunapark", offload = "lunapark", scope = "lunapark", sync = "lunapark", timer = "lunapark", init = "lunapark",
-}
+-- What scripts require stands directly below lua/lunapark: a file, or a folder with an init.lua, of which its other
+-- files are parts. These folders are parts of `lunapark` itself. Other folders have no page.
+local part_of = { core = "lunapark", sync = "lunapark" }
 
 -- ---- what there is -------------------------------------------------------------------------------------------
-
-local function page_name(path)
-  local dir = path:match "^([%w_]+)/"
-  if dir then return not inner[dir] and "lunapark." .. dir or nil end
-  local name = path:match "^([%w_]+)%.lua$"
-  if not inner[name] then return part_of[name] or "lunapark." .. name end
-end
 
 local function module_name(path)
   return ("lunapark." .. path:gsub("%.lua$", ""):gsub("/", ".")):gsub("%.init$", "")
 end
 
+-- The page of a file, whose path below lua/lunapark it is, beside all paths; nil: of none.
+local function page_name(path, paths)
+  local dir = path:match "^([%w_]+)/"
+  if not dir then return module_name(path) end
+  return part_of[dir] or paths[dir .. "/init.lua"] and "lunapark." .. dir
+end
+
 -- The files below lua/lunapark, read, by the names that debug.getinfo tells.
 local function read_files()
-  local files = {}
+  local files, paths = {}, {}
   local list = assert(io.popen("LC_ALL=C find " .. base .. " -name '*.lua' | LC_ALL=C sort"))
   for path in list:lines() do
+    paths[#paths + 1] = path
+    paths[path:sub(#base + 1)] = true
+  end
+  list:close()
+  for _, path in ipairs(paths) do
     local file = annotations.read(path)
     file.module = module_name(path:sub(#base + 1))
-    file.page = page_name(path:sub(#base + 1))
+    file.page = page_name(path:sub(#base + 1), paths)
     files[#files + 1] = file
     files["@" .. path:gsub("^lua/", "")] = file
   end
-  list:close()
   return files
 end
 

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Builds the LuaJIT that is linked into lunapark: luajit.sh DIR makes DIR/libluajit.a and DIR/luajit_config.h.
+# Builds the LuaJIT that is linked into lunapark: luajit.sh DIR makes DIR/libluajit.a, DIR/luajit_config.h and, of its
+# headers, those that tell how it lays out its state, in DIR/lj (host/vm/luaframes.c).
 #
 # It is Debian's, from Debian's source package, with the faults of that version mended that crash servers or
 # give wrong results. Each luajit/*.fix tells of one and makes the edits: a word or a few lines, where the source is as
 # expected. spec/luajit_spec.lua has the scripts.
 #
 # Where no source package can be fetched the packaged library is taken, and luajit_config.h says that its side traces
-# must stay off (vm.c). The other faults are there then.
+# must stay off (vm.c), and that there are no headers: profiles name no Lua functions. The other faults are there then.
 set -u
 
 dir=$1
@@ -59,21 +60,24 @@ fix() {
 }
 
 compile() {
-    make -C "$work/src" -j2 amalg PREFIX=/usr MULTILIB="lib/$multiarch" Q= E=@: MAKEFLAGS= MFLAGS= &&
-        cp "$work/src/src/libluajit.a" "$dir/libluajit.a"
+    make -C "$work/src" -j2 amalg PREFIX=/usr MULTILIB="lib/$multiarch" Q= E=@: MAKEFLAGS= MFLAGS= \
+        TARGET_CFLAGS=-fstack-clash-protection &&
+        cp "$work/src/src/libluajit.a" "$dir/libluajit.a" &&
+        mkdir -p "$dir/lj" && cp "$work"/src/src/*.h "$dir/lj/"
 }
 
 echo "lunapark: building LuaJIT from Debian's source, about a minute"
 if { fetch && fix && compile; } >"$log" 2>&1 </dev/null; then
-    side=1
+    own=1
 else
     tail -n 3 "$log" >&2
     echo "lunapark: that failed ($log); the packaged library is used, without side traces: compiled Lua is slower" >&2
     cp "$packaged" "$dir/libluajit.a" || exit 1
-    side=0
+    own=0
 fi
 rm -rf "$work"
 cat >"$dir/luajit_config.h" <<END
 /* Made by host/build/luajit.sh. */
-#define LUAJIT_SIDE_TRACES $side
+#define LUAJIT_SIDE_TRACES $own
+#define LUAJIT_HEADERS $own
 END

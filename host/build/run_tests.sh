@@ -2,20 +2,15 @@
 # Runs test programs one after the other, then the specs if LUNAPARK names the binary, one line each,
 # and sums up: the last line is "N passed, N failed". Exit 1 if any failed.
 #
-#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=240] [SPEC_TIMEOUT=1200] [SPEC_JOBS=2] run_tests.sh PROGRAM...
+#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=900] [SPEC_TIMEOUT=3600] [SPEC_JOBS=2] run_tests.sh PROGRAM...
 #
 # SPEC_JOBS: so many spec files at once. Most of their time they wait: two at once take half as long on two CPUs.
-#
-# SECOND_TRY=1: what failed runs once more, alone, since a machine that is busy with something else fails tests
-# whose waits have a limit. What passes then counts as passed, and is named FLAKY: each is a fault to be looked
-# into, here or in the product.
 #
 # Each runs in a session of its own, by which the processes that it leaves behind are found and
 # killed. Outputs are kept in $B/test-logs and shown if something failed.
 set -u
 
-: "${SECOND_TRY:=0}"
-: "${B:=build}" "${TEST_TIMEOUT:=240}" "${SPEC_TIMEOUT:=1200}" "${SPEC_JOBS:=2}" "${TEST_WRAP:=}" "${SPECS:=spec}"
+: "${B:=build}" "${TEST_TIMEOUT:=900}" "${SPEC_TIMEOUT:=3600}" "${SPEC_JOBS:=2}" "${TEST_WRAP:=}" "${SPECS:=spec}"
 logs=$B/test-logs
 mkdir -p "$logs"
 passed=0
@@ -81,59 +76,19 @@ for program; do
     skipped=$(sed -n 's/.*\[  SKIPPED \] \([0-9]*\) test(s).*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
     bad=$((begun - ok - skipped))
     [ "$begun" = 0 ] && bad=1 # it tested nothing
-    if [ "$bad$status" != 00 ] && [ "$SECOND_TRY" = 1 ]; then
-        cp "$log" "$log.first"
-        tail -n 40 "$log"
-        end_session "$session"
-        if run "$TEST_TIMEOUT" "$log" "$program"; then
-            echo "FLAKY: $name failed, and passed when it ran again ($log.first)"
-            status=0 bad=0 ok=$(grep -ac '\[       OK \] ' "$log")
-        else
-            cp "$log.first" "$log"
-        fi
-    fi
     report "$name" "$status" "$log" "$ok" $bad
 done
-
-# Runs the spec files again, each alone, that have failures in $1: prints the names of those that fail again, and says
-# on stderr which did not. A failure in a file that several specs share is theirs all; one that is nobody's stays.
-fail_again() {
-    grep -aoE '^(Failure|Error) -> [^ ]+' "$1" | sed 's/.* -> //' | sort -u | while read -r file; do
-        case $file in
-        *_spec.lua) echo "$file" ;;
-        *) grep -rlE "support\.$(basename "$file" .lua)\>" --include='*_spec.lua' $SPECS || echo "$file" ;;
-        esac
-    done | sort -u | while read -r file; do
-        if [ -f "$file" ] && setsid env --default-signal timeout -k 5 "$SPEC_TIMEOUT" $TEST_WRAP "$LUNAPARK" test --output=plainTerminal "$file" \
-            >"$1.again" 2>&1 </dev/null; then
-            echo "FLAKY: $file had failures, and passed when it ran alone" >&2
-        else
-            echo "$file"
-            cat "$1.again" >&2
-        fi
-    done
-}
 
 if [ -n "${LUNAPARK:-}" ] && [ -n "$(find $SPECS -name '*_spec.lua' 2>/dev/null | head -n 1)" ]; then
     export LUNAPARK
     # Sanitizers on a busy machine are slow, and specs have bounds of their own.
-    export LUNAPARK_BLOCK_TIMEOUT="${LUNAPARK_BLOCK_TIMEOUT:-60}"
+    export LUNAPARK_BLOCK_TIMEOUT="${LUNAPARK_BLOCK_TIMEOUT:-300}"
     log=$logs/spec.log
     run "$SPEC_TIMEOUT" "$log" "$LUNAPARK" test --jobs "$SPEC_JOBS" --output=plainTerminal $SPECS
     status=$?
     # "12 successes / 1 failure / 0 errors / 0 pending : 0.01 seconds"
     counts=$(awk '/^[0-9]+ success(es)? \/ [0-9]+ failures? \/ [0-9]+ errors? \/ / { ok += $1; bad += $4 + $7; counted = 1 }
         END { print ok + 0, counted ? bad + 0 : 1 }' "$log")
-    # A run that ended early has no counts to go by.
-    # Nor is there anything to try again where none has failed, but the run ended badly.
-    if [ "$status" != 0 ] && [ "$SECOND_TRY" = 1 ] && grep -aqE '^(Failure|Error) -> ' "$log"; then
-        tail -n 200 "$log"
-        end_session "$session"
-        if [ -z "$(fail_again "$log")" ]; then
-            status=0
-            counts="$((${counts% *} + ${counts#* })) 0"
-        fi
-    fi
     report "$SPECS" "$status" "$log" "${counts% *}" "${counts#* }"
 fi
 

@@ -10,6 +10,7 @@ local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 package.path = "./?.lua;" .. package.path
 local child = require "spec.support.child"
+local generator = require "spec.support.generator"
 local reload = require "spec.support.reload"
 
 local seed, seconds, procs = tonumber(arg[1] or 1), tonumber(arg[2] or 20), tonumber(arg[3])
@@ -23,14 +24,6 @@ local slow = reload.slow
 -- its stream is cut off. ThreadSanitizer keeps the signal back by which they are ended.
 local loops = seed % 2 == 0 and not child.has_tsan
 
--- Numbers of one's own (minimal standard).
-local function generator(state)
-  state = state % 2147483646 + 1
-  return function(n)
-    state = state * 16807 % 2147483647
-    return state % n + 1
-  end
-end
 local pick = generator(seed)
 
 local APP = [[

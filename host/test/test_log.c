@@ -1,6 +1,10 @@
 /* The log: threads hammer it while its reader dawdles, and every line is whole, in order, or counted as lost; a line
  * keeps to its length whatever is in it. */
-#include "../log.h"
+#include "../base/base.h"
+#include "../base/log.h"
+#include "../base/logline.h"
+#include "../base/logq.h"
+#include "../base/options.h"
 
 #include "../../runtime/test/harness.h"
 

@@ -1,8 +1,7 @@
 /* notify: each message as the manager's socket gets it; what is no socket changes nothing. */
-#include "../notify.h"
+#include "../command/notify.h"
 
 #include "../../runtime/test/harness.h"
-#include "../host.h"
 
 #include <inttypes.h>
 #include <sys/un.h>

@@ -1,7 +1,9 @@
 /* shared: counts are exact and the budget is kept while threads hammer a dict; entries come and go as told. */
-#include "../host.h"
+#include "../shared/shared_ffi.h"
 
 #include "../../runtime/test/harness.h"
+
+#include <malloc.h>
 
 enum { THREADS = 4, TEXT = 300 };
 
@@ -226,12 +228,97 @@ static void keys_come_in_pieces(void *arg) {
     EXPECT(host_dict_keys(d, &cursor, buf, 2) < -2);
 }
 
+/* ---- memory ---- */
+
+static size_t in_use(void) {
+#if defined(RT_ASAN) || defined(RT_TSAN) /* malloc is theirs, and says nothing */
+    return 0;
+#else
+    return mallinfo2().uordblks + mallinfo2().hblkhd;
+#endif
+}
+
+static host_dict *numbered(const char *what, int i) {
+    char name[32];
+    int n = snprintf(name, sizeof name, "%s %d", what, i);
+    return host_dict_open(name, (size_t)n, 0);
+}
+
+static void empty_dicts_cost_little(void *arg) {
+    (void)arg;
+    size_t before = in_use();
+    for (int i = 0; i < 100; i++)
+        EXPECT(numbered("empty", i) != NULL);
+    EXPECT(in_use() - before < 100 * 8192);
+}
+
+static void buckets_come_and_go_with_entries(void *arg) {
+    (void)arg;
+    enum { KEYS = 20000 };
+    host_dict *d = host_dict_open("grows", 5, 64 << 20);
+    size_t before = in_use();
+    char key[16];
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < KEYS; i++) {
+            snprintf(key, sizeof key, "k%d", i);
+            EXPECT_EQ(set_number(d, key, i, 0, HOST_ADD), 0);
+        }
+        for (int i = 0; i < KEYS; i++) {
+            snprintf(key, sizeof key, "k%d", i);
+            EXPECT_EQ(number_at(d, key), i);
+        }
+        EXPECT_EQ(figures(d).keys, KEYS);
+        EXPECT_EQ(figures(d).evictions, 0);
+        if (round == 1) {
+            host_dict_flush(d);
+        } else {
+            for (int i = 0; i < KEYS; i++) {
+                snprintf(key, sizeof key, "k%d", i);
+                EXPECT_EQ(host_dict_delete(d, key, strlen(key)), 1);
+            }
+        }
+        EXPECT_EQ(figures(d).bytes, 0);
+        EXPECT(in_use() < before + 65536);
+    }
+}
+
+static void *fill(void *arg) {
+    static _Atomic int next;
+    int own = atomic_fetch_add(&next, 1);
+    char key[24];
+    for (int i = 0; i < ROUNDS(20000); i++) {
+        snprintf(key, sizeof key, "%d %d", own, i);
+        if (set_number(arg, key, i, 0, HOST_SET) != 0) break;
+    }
+    return NULL;
+}
+
+static void threads_grow_it_together(void **state) {
+    (void)state;
+    host_dict *d = host_dict_open("together", 8, 1 << 30);
+    on_threads(fill, d);
+    EXPECT_EQ(figures(d).keys, THREADS * ROUNDS(20000));
+    char key[24];
+    for (int own = 0; own < THREADS; own++)
+        for (int i = 0; i < ROUNDS(20000); i++) {
+            snprintf(key, sizeof key, "%d %d", own, i);
+            EXPECT_EQ(number_at(d, key), i);
+        }
+    fail_if_recorded();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(threads_count_together), cmocka_unit_test(a_swap_loses_nothing),
-        cmocka_unit_test(threads_hammer_it),      in_g_test(the_least_recently_used_goes),
-        in_g_test(one_value_may_take_it_all),     in_g_test(entries_expire),
+        cmocka_unit_test(threads_count_together),
+        cmocka_unit_test(a_swap_loses_nothing),
+        cmocka_unit_test(threads_hammer_it),
+        in_g_test(the_least_recently_used_goes),
+        in_g_test(one_value_may_take_it_all),
+        in_g_test(entries_expire),
         in_g_test(keys_come_in_pieces),
+        in_g_test(empty_dicts_cost_little),
+        in_g_test(buckets_come_and_go_with_entries),
+        cmocka_unit_test(threads_grow_it_together),
     };
     RUN_TESTS("shared", tests);
 }

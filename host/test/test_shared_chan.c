@@ -1,7 +1,13 @@
 /* shared_chan, shared_wait: between VMs on several threads, what was said to be sent is received once, in the
  * order of its sender, whatever times out, is cancelled or closed meanwhile; what was handed to a G that can't take it
  * any more goes back. */
-#include "../host.h"
+#include "../vm/job.h"
+#include "../vm/luag.h"
+#include "../command/rooms.h"
+#include "../shared/shared_ffi.h"
+#include "../vm/vm.h"
+
+#include <lauxlib.h>
 
 #include "../../runtime/test/harness.h"
 
@@ -190,7 +196,7 @@ static void everything_is_received_once(void *arg) {
         run_all(vms, 1, check, seed + round * 100, ROUNDS(4000));
     }
     for (int i = 0; i < VMS; i++)
-        vm_free(vms[i]);
+        vm_drop(vms[i]);
     EXPECT_EQ(host_chans(), 0);
 }
 
@@ -250,11 +256,12 @@ static void nobody_waits_for_ever(void *arg) {
     run_all(vms, VMS, meet, 0, ROUNDS(20000));
     run_all(vms, 1, check_meet, 0, ROUNDS(20000));
     for (int i = 0; i < VMS; i++)
-        vm_free(vms[i]);
+        vm_drop(vms[i]);
     EXPECT_EQ(host_chans(), 0);
 }
 
 int main(void) {
+    rooms_open();
     const struct CMUnitTest tests[] = {
         in_g_test(everything_is_received_once),
         in_g_test(nobody_waits_for_ever),

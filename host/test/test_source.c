@@ -1,8 +1,11 @@
 /* source: a set's files are the same ever after; its id is git's; what counts as a change. */
-#include "../host.h"
+#include "../generation/diskfile.h"
+#include "../vm/luag.h"
+#include "../command/rooms.h"
+#include "../generation/source.h"
+#include "../vm/vm.h"
 
-#include "../diskfile.h"
-#include "../source.h"
+#include <lauxlib.h>
 
 #include "../../runtime/test/harness.h"
 #include "files.h"
@@ -428,7 +431,7 @@ static script run_in_vm(source_set *set, const char *text) {
     crowd_enter(&s.ended);
     luag_spawn(vm, push_script, &s, script_done, NULL, &s);
     crowd_wait(&s.ended);
-    vm_free(vm);
+    vm_drop(vm);
     return s;
 }
 
@@ -437,13 +440,14 @@ static void vms_of_a_set_load_the_same(void *arg) {
     CHECK(put("app/main.lua", "return 'main ' .. require 'mod' .. dofile(DIR .. '/inc.lua')"));
     CHECK(put("app/mod.lua", "return 'mod '") && put("app/inc.lua", "return 'inc'"));
     char text[1024];
-    snprintf(text, sizeof text,
-             "require('lunapark.source').install() DIR = '%s/app' package.path = DIR .. '/?.lua'\n"
-             "local ok, err = loadfile(DIR .. '/none.lua')\n"
-             "assert(not ok and err:find('none.lua: No such file', 1, true), err)\n"
-             "assert(require('lunapark.source').watch(DIR))\n"
-             "return loadfile(DIR .. '/main.lua')()",
-             test_dir);
+    snprintf(
+        text, sizeof text,
+        "require('lunapark.std.source').install() DIR = '%s/app' package.path = DIR .. '/?.lua'\n"
+        "local ok, err = loadfile(DIR .. '/none.lua')\n"
+        "assert(not ok and err:find('none.lua: No such file', 1, true), err)\n"
+        "assert(require('lunapark.std.source').watch(DIR))\n"
+        "return loadfile(DIR .. '/main.lua')()",
+        test_dir);
     source_set *s = set_of_app();
     script first = run_in_vm(s, text);
     EXPECT_EQ(strcmp(first.said, "main mod inc"), 0);
@@ -463,6 +467,7 @@ static void vms_of_a_set_load_the_same(void *arg) {
     { #f, f, make_dir, remove_dir, NULL }
 
 int main(void) {
+    rooms_open();
     struct CMUnitTest in_vms = in_g_test(vms_of_a_set_load_the_same);
     in_vms.setup_func = make_dir;
     in_vms.teardown_func = remove_dir;

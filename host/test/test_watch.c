@@ -1,8 +1,6 @@
 /* watch: whatever happens to a watched file is told, once for a burst; to others, nothing is; watches are given
  * back. */
-#include "../host.h"
-
-#include "../watch.h"
+#include "../generation/watch.h"
 
 #include <malloc.h>
 #include <sys/resource.h>
@@ -69,7 +67,7 @@ static void forget(source_set *s) {
 
 /* Something is told, soon; what comes late belongs to the next one. */
 static void expect_told(const char *what) {
-    int64_t until = rt_nanotime() + 10 * SEC;
+    int64_t until = rt_nanotime() + PATIENCE_NS;
     while (atomic_load(&told) == 0 && rt_nanotime() < until)
         rt_sleep(2 * MS);
     settle_for(80 * MS);

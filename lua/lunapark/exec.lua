@@ -3,23 +3,23 @@
 --   local r = assert(exec.run({ "git", "log", "-1" }, { cwd = "/srv/app", timeout = 5 }))
 --   print(r.code, r.stdout)
 --
--- A program is a list of its name and its arguments, and no shell looks at it, unless `opts.shell` is true. It starts
--- with all signals at their defaults, no descriptors but 0 to 2, and as the leader of a process group: `kill` and
--- timeouts reach what it has started, too.
+-- A program is a list of its name and its arguments. No shell looks at the list, unless `opts.shell` is true. A program
+-- starts with all signals at their defaults, no descriptors but 0 to 2, and as the leader of a process group: `kill`
+-- and timeouts also reach the processes that it has started.
 --
--- `run` collects what the program writes and returns when it has ended. `spawn` returns at once, with its streams as
--- connections of lunapark.net. A process that nobody waits for is no zombie for long, and goes on when its handle
--- is gone. With the VM of an app that a reload has replaced, the processes that it has handles of are killed.
+-- `run` collects the output of a program and returns when the program has ended. `spawn` returns at once, with the
+-- program's streams as connections of lunapark.net. A process that is not waited for is no zombie for long, and goes on
+-- when its handle is gone. When the VM of an app ends after a reload, the processes that it has handles of are killed.
 --
--- How it works: host/exec.c.
+-- How it works: host/sys/exec.c.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
-local base = require "lunapark.base"
+local base = require "lunapark.core.base"
 local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
-local run_job = require("lunapark.job").run
+local run_job = require("lunapark.core.job").run
 local lp = require "lunapark"
 
 local C = ffi.C
@@ -37,31 +37,27 @@ local how = { pipe = C.HOST_PIPE, inherit = C.HOST_INHERIT, null = C.HOST_NOTHIN
 ---@class lunapark.ExecResult
 ---@field code integer?    its exit code
 ---@field signal string?   or the name of the signal that has ended it: "TERM"
----@field stdout string?   of exec.run: what it wrote
+---@field stdout string?   of exec.run: its output
 ---@field stderr string?
 
 ---@class lunapark.SpawnOptions
 ---@field env table<string, string|number>?  its whole environment; without it ours
 ---@field cwd string?      its directory
 ---@field shell boolean?   the program is a command line for /bin/sh; further words are its $0, $1 ...
----@field timeout number?  seconds until its group gets TERM
----@field grace number?    seconds from there until it gets KILL; 2 without it
----@field stdin string?    "pipe" (what it is without it), "null" or "inherit"
----@field stdout string?   the same
----@field stderr string?   the same, or "stdout": where that goes
+---@field timeout number?  seconds until its process group gets TERM
+---@field grace number?    seconds from TERM until the group gets KILL; 2 without it
+---@field stdin string?    "pipe" (the default), "null" or "inherit"
+---@field stdout string?   "pipe" (the default), "null" or "inherit"
+---@field stderr string?   "pipe" (the default), "null", "inherit", or "stdout": it goes where stdout goes
 
 ---@class lunapark.RunOptions: lunapark.SpawnOptions
----@field stdin string?      what it reads; "inherit": our stdin; without it nothing
+---@field stdin string?      the program's input; "inherit": our stdin; without it nothing
+---@field input string?      the program's input, also if it is the word "inherit"; instead of stdin
 ---@field stdout string?     "inherit" or "null"; without it collected
 ---@field stderr string?     "inherit", "null" or "stdout"; without it collected
----@field max_output number? bytes of each stream, above which it is killed; 16 MiB without it
+---@field max_output number? bytes of each stream; a program that writes more is killed; 16 MiB without it
 
 -- ---- arguments ------------------------------------------------------------------------------------------
-
-local function check_string(s, what, name, level)
-  if type(s) ~= "string" then error(("%s: %s must be a string, got %s"):format(what, name, type(s)), level + 1) end
-  if s:find("\0", 1, true) then error(("%s: %s must not contain a NUL byte"):format(what, name), level + 1) end
-end
 
 local function check_number(n, what, name, level)
   if n ~= nil and (type(n) ~= "number" or n ~= n or n < 0) then
@@ -79,7 +75,7 @@ local function argv_block(argv, shell, what)
   if #argv == 0 then error(what .. ": argv must not be empty", 4) end
   for i, word in ipairs(argv) do
     if type(word) == "number" then word = tostring(word) end
-    check_string(word, what, ("argv[%d]"):format(i), 4)
+    base.check_text(word, what, ("argv[%d]"):format(i), 5)
     words[#words + 1] = word
   end
   return concat(words, "\0") .. "\0", #words, words[1]
@@ -90,12 +86,12 @@ local function env_block(env, what)
   if type(env) ~= "table" then error(("%s: opts.env must be a table, got %s"):format(what, type(env)), 4) end
   local list = {}
   for name, value in pairs(env) do
-    check_string(name, what, "a name in opts.env", 4)
+    base.check_text(name, what, "a name in opts.env", 5)
     if name == "" or name:find("=", 1, true) then
       error(("%s: opts.env has a name that is none: '%s'"):format(what, name), 4)
     end
     if type(value) == "number" then value = tostring(value) end
-    check_string(value, what, "opts.env." .. name, 4)
+    base.check_text(value, what, "opts.env." .. name, 5)
     list[#list + 1] = name .. "=" .. value .. "\0"
   end
   return concat(list), #list
@@ -104,7 +100,7 @@ end
 local function stream(opts, name, default, allowed, what)
   local word = opts[name] or default
   if type(word) ~= "string" or not allowed:find(" " .. word .. " ", 1, true) then
-    error(("%s: opts.%s must be one of%s, got %s"):format(what, name, allowed:gsub("%s+$", ""), tostring(word)), 3)
+    error(("%s: opts.%s must be one of%sgot %s"):format(what, name, allowed:gsub(" $", ", "), tostring(word)), 3)
   end
   return how[word]
 end
@@ -117,7 +113,7 @@ local function check_opts(opts, what)
   check_number(opts.timeout, what, "opts.timeout", 3)
   check_number(opts.grace, what, "opts.grace", 3)
   check_number(opts.max_output, what, "opts.max_output", 3)
-  if opts.cwd ~= nil then check_string(opts.cwd, what, "opts.cwd", 3) end
+  if opts.cwd ~= nil then base.check_text(opts.cwd, what, "opts.cwd", 4) end
   return opts
 end
 
@@ -125,7 +121,7 @@ end
 
 ---@class lunapark.Process
 ---@field pid integer
----@field stdin lunapark.Conn?   to write to; close it to tell the end
+---@field stdin lunapark.Conn?   to write to; closing it is the end of the program's input
 ---@field stdout lunapark.Conn?  to read from
 ---@field stderr lunapark.Conn?
 ---@field private proc ffi.cdata*  host_proc
@@ -162,19 +158,20 @@ local function take_process(job, program, cwd)
     C.host_proc_kill(proc, 9)
     return nil, err
   end
-  if note then note("process", self) end
   return self
 end
 
--- Starts it; the streams are C's numbers. May wait. Called by what users call.
+-- Starts a program; the streams are C's numbers. May wait. Called by a function that users call.
 local function start(argv, opts, what, stdin, stdout, stderr)
   local words, argc, program = argv_block(argv, opts.shell, what)
   local env, envc = env_block(opts.env, what)
-  local job = C.host_exec(words, #words, argc, env, #env, envc, opts.cwd, stdin, stdout, stderr)
-  return run_job(job, take_process, program, opts.cwd)
+  local job = C.host_exec(words, #words, argc, env, #env, envc, opts.cwd, stdin, stdout, stderr, 1)
+  local p, err = run_job(job, take_process, program, opts.cwd)
+  if p and note then note("process", p) end
+  return p, err
 end
 
--- Waits until it is a zombie.
+-- Waits until the process is a zombie.
 local function wait_end(self, at)
   while not self.result and C.host_proc_ended(self.proc) == 0 do
     local watch = C.host_proc_watch(self.proc, err_out)
@@ -198,10 +195,10 @@ local function reap(self)
   return self.result
 end
 
---- Waits until it has ended.
+--- Waits until the process has ended.
 ---@param s? number  seconds; without it as long as the caller's deadline allows
 ---@return lunapark.ExecResult|nil result  its code or signal
----@return string? err  "timeout", "canceled": it runs on
+---@return string? err  "timeout", "canceled": the process runs on
 function Process:wait(s)
   check_number(s, "wait", "s", 2)
   local ok, err = wait_end(self, moment(s))
@@ -225,10 +222,10 @@ local function signal_number(sig)
   return type(sig) == "string" and signals[(sig:gsub("^SIG", ""))]
 end
 
---- Sends it, and all of its process group, a signal.
+--- Sends a signal to the process and its process group.
 ---@param sig? string|integer  "TERM" without it; "KILL", "SIGHUP", 9
 ---@return true|nil ok
----@return string? err  "no such process": it has ended
+---@return string? err  "no such process": the process has ended
 function Process:kill(sig)
   local n = signal_number(sig)
   if not n then error("kill: sig must be a signal's name or number, got " .. tostring(sig), 2) end
@@ -237,7 +234,8 @@ function Process:kill(sig)
   return true
 end
 
--- Ends the group: TERM, KILL for those that are left, and the process is reaped unless our waits are ended.
+-- Ends the process group: TERM, later KILL for the processes that are left. Reaps the process unless our waits are
+-- ended.
 local function terminate(self, grace)
   C.host_proc_kill(self.proc, 15)
   wait_end(self, moment(grace))
@@ -245,7 +243,41 @@ local function terminate(self, grace)
   if wait_end(self, moment(10)) then reap(self) end
 end
 
---- Starts a program. May wait, for its file to be read.
+-- ---- what os.execute and io.popen need (std/blocking.lua) ---------------------------------------------------
+
+--- Starts a command line. In a script it is started as LuaJIT would start it: in our process group and with our stdin.
+--- Under `serve`, where it must end with its request and no terminal is its own, it gets a process group of its own and
+--- no input. May wait.
+---@param line string
+---@param stdin string   as in lunapark.SpawnOptions
+---@param stdout string
+---@return lunapark.Process|nil process
+---@return string? err
+function exec.shell(line, stdin, stdout)
+  local serves = debug.getregistry()["lunapark.serves"]
+  if serves and stdin == "inherit" then stdin = "null" end
+  local words, argc = argv_block(line, true, "shell")
+  local group = serves and 1 or 0
+  local job = C.host_exec(words, #words, argc, "", 0, -1, nil, how[stdin], how[stdout], C.HOST_INHERIT, group)
+  return run_job(job, take_process, "/bin/sh")
+end
+
+--- Waits for the end of a process of exec.shell. When the wait is ended early the process gets TERM, and later KILL.
+---@param p lunapark.Process
+---@return integer|nil status  as waitpid has it: 256 times the exit code, or the signal that has ended the process
+---@return string? err  "timeout", "canceled"
+function exec.status(p)
+  C.host_proc_bind(p.proc, 1)
+  local ok, err = wait_end(p)
+  if not ok then
+    lp.detach(terminate, p, GRACE)
+    return base.heard(err)
+  end
+  local status = C.host_proc_reap(p.proc)
+  return status < 0 and -status or status * 256
+end
+
+--- Starts a program. May wait until the program's file is read.
 ---@param argv string[]|string  its name, found by PATH, and its arguments; a string only with opts.shell
 ---@param opts? lunapark.SpawnOptions
 ---@return lunapark.Process|nil process
@@ -279,7 +311,7 @@ local function gather(c, list, max)
   end
 end
 
--- A program may end, or close its stdin, without having read everything: that is its own business.
+-- That a program ends, or closes its stdin, before it has read everything is no failure.
 local function feed(c, text)
   c:write(text)
   c:close()
@@ -292,10 +324,34 @@ local function close_streams(p)
   end
 end
 
--- Waits until all has been written and read and the process has ended: true, or nil, why not.
-local function attend(p, opts, at, out, err)
+-- The program's input; nil: none of ours.
+local function input_of(opts)
+  for _, name in ipairs { "stdin", "input" } do
+    local text = opts[name]
+    if text ~= nil and type(text) ~= "string" then
+      error(("run: opts.%s must be a string, got %s"):format(name, type(text)), 3)
+    end
+  end
+  if opts.input and opts.stdin then error("run: opts.input and opts.stdin are both set", 3) end
+  return opts.input or opts.stdin ~= "inherit" and opts.stdin or nil
+end
+
+-- Ends a program that is not waited for any more. Its output is read meanwhile, or else it would die of SIGPIPE.
+local function terminate_alone(p, grace)
+  if p.stdin then p.stdin:close() end
+  local function drain(c)
+    while c:read() do end
+  end
+  if p.stdout then lp.go(drain, p.stdout) end
+  if p.stderr then lp.go(drain, p.stderr) end
+  terminate(p, grace)
+  close_streams(p)
+end
+
+-- Waits until the input is written, the output is read and the process has ended: true; or nil, why not.
+local function attend(p, opts, text, at, out, err)
   local gs, max = {}, opts.max_output or MAX_OUTPUT
-  if p.stdin then gs[1] = lp.go(feed, p.stdin, opts.stdin) end
+  if p.stdin then gs[1] = lp.go(feed, p.stdin, text) end
   if p.stderr then gs[#gs + 1] = lp.go(gather, p.stderr, err, max) end
   if p.stdout then gs[#gs + 1] = lp.go(gather, p.stdout, out, max) end
   for i = #gs, 1, -1 do
@@ -309,9 +365,9 @@ end
 
 --- Runs a program to its end. May wait.
 ---
---- When its time is over, its process group gets TERM, and after `opts.grace` KILL; then it answers nil, "timeout" and
---- what there was until then. When it is the caller's deadline that ends the wait, or a cancellation, the same happens,
---- but nobody waits for it.
+--- When the program's time is over, its process group gets TERM, and after `opts.grace` KILL; then `run` answers nil,
+--- "timeout" and the output until then. When the caller's deadline or a cancellation ends the wait, the program is
+--- ended in the same way, but `run` does not wait for it.
 ---@param argv string[]|string  its name, found by PATH, and its arguments; a string only with opts.shell
 ---@param opts? lunapark.RunOptions
 ---@return lunapark.ExecResult|nil result
@@ -319,9 +375,8 @@ end
 ---@return lunapark.ExecResult? partial
 function exec.run(argv, opts)
   opts = check_opts(opts, "run")
-  local text = opts.stdin
-  if text ~= nil and type(text) ~= "string" then error("run: opts.stdin must be a string, got " .. type(text), 2) end
-  local stdin = how[text == "inherit" and "inherit" or text and "pipe" or "null"]
+  local text = input_of(opts)
+  local stdin = how[text and "pipe" or opts.stdin and "inherit" or "null"]
   local stdout = stream(opts, "stdout", "pipe", " pipe null inherit ", "run")
   local stderr = stream(opts, "stderr", "pipe", " pipe null inherit stdout ", "run")
   local at = opts.timeout and opts.timeout < 9e9 and lp.now() + opts.timeout
@@ -330,18 +385,18 @@ function exec.run(argv, opts)
   C.host_proc_bind(p.proc, 1)
   local out, errors = {}, {}
   local ok
-  ok, err = attend(p, opts, at, out, errors)
+  ok, err = attend(p, opts, text, at, out, errors)
   local interrupted = err == "canceled" or err == "timeout" and not (at and lp.now() >= at)
-  if not ok then
-    if interrupted then
-      lp.detach(terminate, p, opts.grace or GRACE)
+  if interrupted then
+    lp.detach(terminate_alone, p, opts.grace or GRACE)
+  else
+    if ok then
+      reap(p)
     else
       terminate(p, err == "timeout" and (opts.grace or GRACE) or 0)
     end
-  else
-    reap(p)
+    close_streams(p)
   end
-  close_streams(p)
   local r = p.result or {}
   local result = {
     code = r.code, signal = r.signal, stdout = stdout == how.pipe and concat(out) or nil,

@@ -1,31 +1,33 @@
 --- Gs: starting them, waiting, waking.
 --
--- Every function here that waits lets the other Gs of the VM run, and nothing else: between two waits
--- a G has its VM for itself, so plain Lua code needs no locks.
+-- A function that waits lets the other Gs of its VM run. Between two waits a G has its VM for itself, so plain Lua code
+-- needs no locks.
 --
--- A G's handle is a table. What its coroutine is to C, `slot`, is used again by later Gs, so a handle
--- is alive only while the table of live handles has it in its slot. That table belongs to the VM, not to
--- this module: busted loads modules anew for each spec file.
+-- A G's handle is a table. C knows the G's coroutine by its slot. Later Gs use the slot again, so a handle is alive
+-- only while the table of live handles has it in its slot. That table belongs to the VM and not to this module: busted
+-- loads modules anew for each spec file.
 --
--- `ready` and `park` meet in the handle. ready leaves its values there and wakes the G if it is in park;
--- park takes what is there before it waits. Both run in the same VM, so nothing can come in between,
--- and a ready that comes first is not lost.
+-- `ready` and `park` meet in the handle. `ready` leaves its values there and wakes the G if the G is in `park`. `park`
+-- takes the values that are there before it waits. Both run in one VM, so nothing comes in between, and a `ready` that
+-- comes first is not lost.
 --
--- A wakeup tells nothing: whoever waits looks at what it waits for, and waits again. So a note that somebody
--- left behind (a wait that raised because it cannot wait there) does no harm.
+-- A wakeup carries no meaning: a G that wakes looks at what it waits for, and waits again if that is not there. So a
+-- wakeup that is left over from a wait that raised does no harm.
 --
--- Which Gs end together, and whom a cancellation reaches: scope.lua.
+-- core/scope.lua says which Gs end together and which Gs a cancellation reaches. host/vm/spin.c ends a G whose waits
+-- fail
+-- again and again for one reason.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
-local base = require "lunapark.base"
-local scope = require "lunapark.scope"
+local base = require "lunapark.core.base"
+local scope = require "lunapark.core.scope"
 
 local C = ffi.C
 local now_ns, deadline_in, check_seconds, heard = base.now_ns, base.deadline_in, base.check_seconds, base.heard
 local rethrow, real_ns, early = base.rethrow, base.real_ns, base.early
-local wait = core.wait
+local wait, failed = core.wait, core.failed
 local reasons = core.reasons
 local view, live = base.view, base.live
 local int32 = ffi.typeof("int32_t")
@@ -40,10 +42,11 @@ local lp = {}
 ---@field private [1] integer       slot and serial once more, for C (core.ready)
 ---@field private [2] number
 ---@field private parked string?    why it waits in lp.park
----@field private joiners lunapark.G[]?
+---@field private joiners lunapark.G[]?  Gs that wait in join
 ---@field private results table?    what fn returned, with n; when it has ended well
 ---@field private err string?       why it ended, with traceback
 ---@field private report_at number?  when its error is logged unless somebody joins
+---@field private route string?     for that: the request in which it was started
 ---@field private reported boolean?  its error was logged
 ---@field private where string?     where it was started; nil: not by lp.go
 ---@field private scope lunapark.Scope?  where the Gs that it starts belong
@@ -68,7 +71,7 @@ local function check_g(v, what)
   if not is_g(v) then error(what .. ": g must be a G, got " .. type(v), 3) end
 end
 
---- Monotonic seconds: for measuring, not for dates. In testing.virtual those of its clock.
+--- Monotonic seconds: for measuring, not for dates. Inside testing.virtual they are those of the virtual clock.
 ---@return number
 function lp.now()
   return now_ns() / 1e9
@@ -90,14 +93,14 @@ local function is_live(g)
   return not g.results and not g.err and C.host_serial(g.slot) == g.serial
 end
 
---- Lets the other ready Gs of this VM, and those of others, run first.
+--- Lets the other ready Gs run first, those of this VM and those of other VMs.
 ---@return true|nil
----@return string? err  "timeout", "canceled": the others did run
+---@return string? err  "timeout", "canceled": also after the other Gs have run
 function lp.yield()
   core.yield()
-  if C.host_canceled() ~= 0 then return heard "canceled" end
+  if C.host_canceled() ~= 0 then return heard(failed "canceled") end
   local limit = C.host_deadline()
-  if limit ~= 0 and limit <= now_ns() then return nil, "timeout" end
+  if limit ~= 0 and limit <= now_ns() then return nil, failed "timeout" end
   return true
 end
 
@@ -133,8 +136,8 @@ local function parked_for(g, ...)
   return ...
 end
 
---- Waits until somebody calls `lp.ready(g, ...)` for the running G, and returns those values. A ready
---- that came before is not lost.
+--- Waits until `lp.ready(g, ...)` is called with the running G, and returns the values of that call. A call that came
+--- before is not lost.
 ---@param reason? string  shown in dumps
 ---@return any ...
 function lp.park(reason)
@@ -146,11 +149,11 @@ function lp.park(reason)
   return parked_for(g, unparked(reason, park()))
 end
 
---- Wakes a G from `lp.park`, now or when it gets there. Only the latest call before that counts.
----@type fun(g: lunapark.G, ...: any): boolean  the values are what its park returns; false if g has ended
+--- Wakes a G from `lp.park`, now or when the G gets there. Of several calls before that the latest counts.
+---@type fun(g: lunapark.G, ...: any): boolean  `lp.park` returns the values; false if g has ended
 lp.ready = core.ready
 
--- Told of what is made, under `lunapark test` only: testing/leaks.lua.
+-- Under `lunapark test` this function is told of each G that is made: testing/leaks.lua.
 local note = registry["lunapark.note"]
 
 -- ---- starting and ending -------------------------------------------------------------------------
@@ -162,7 +165,7 @@ registry["lunapark.unreported"] = pending
 local function report(g)
   if not g.report_at then return end
   g.report_at, g.reported = nil, true
-  local msg = ("%s, ended with an error: %s"):format(scope.describe(g), tostring(g.err))
+  local msg = ("%s%s, ended with an error: %s"):format(scope.describe(g), g.route, tostring(g.err))
   C.host_log(3, msg, #msg)
 end
 
@@ -171,12 +174,13 @@ function lp.report_errors()
   for i = pending.first, pending.last do report(pending[i]) end
 end
 
--- One G for all of them. It has not the deadline of the G that failed first.
+-- One G reports all of them. The deadline of the G that failed first does not count for it. In a VM that ends the
+-- errors are reported at once, since no G of it will join.
 local function reporter()
   C.host_set_deadline(0)
   while pending.first <= pending.last do
     local g = pending[pending.first]
-    while g.report_at and g.report_at > real_ns() do wait(reasons.sleep, g.report_at) end
+    while g.report_at and g.report_at > real_ns() and wait(reasons.sleep, g.report_at) ~= "canceled" do end
     report(g)
     pending[pending.first] = nil
     pending.first = pending.first + 1
@@ -184,9 +188,11 @@ local function reporter()
   pending.reporting = false
 end
 
--- Whoever wants the error has a second to call join.
+-- A G that wants the error has a second to call join.
 local function report_later(g)
   g.report_at = real_ns() + 1e9
+  local route = ffi.string(C.host_route())
+  g.route = route ~= "" and ", in " .. route or ""
   if note then note("error", g) end
   pending.last = pending.last + 1
   pending[pending.last] = g
@@ -231,22 +237,33 @@ local function body(g, fn, ...)
   finish(g, xpcall(fn, traceback, ...))
 end
 
--- "file:line" of the Lua code that called into this module. Called by a function that users call.
+-- "file:line" of the Lua code that called into our modules; where none has, of our outermost. Called by a function that
+-- users call.
 local function place()
-  local level = 3
+  local level, found = 3, "?"
   while true do
     local info = debug.getinfo(level, "Sl")
-    if not info then return "?" end
-    if info.what ~= "C" and info.currentline > 0 and not info.source:find("^@lunapark/[%w]+%.lua$") then
-      return info.short_src .. ":" .. info.currentline
+    if not info then return found end
+    if info.what ~= "C" and info.currentline > 0 then
+      found = info.short_src .. ":" .. info.currentline
+      if info.source:sub(1, 10) ~= "@lunapark/" then return found end
     end
     level = level + 1
   end
 end
 
+-- C's numbers of the places where Gs were started, by place.
+local places = {}
+
 local function start(s, where, fn, ...)
   local g = setmetatable({ 0, 0, where = where }, G)
   local slot = core.go(body, g, fn, ...)
+  local number = places[where]
+  if not number then
+    number = C.host_label(where, #where)
+    places[where] = number ~= 0 and number or nil
+  end
+  C.host_set_place(slot, number)
   local serial = C.host_serial(slot)
   g[1], g[2], g.slot, g.serial = slot, serial, slot, serial
   live[slot] = g
@@ -257,12 +274,12 @@ end
 
 scope.setup(place, start)
 
---- Starts fn(...) as a G of this VM. It runs when the caller waits, inherits the caller's deadline and scope,
---- and ends when fn returns. An error in it ends it alone, unless it belongs to an `lp.scope`: `join` returns it, and
---- if nobody joins within a second it is logged.
+--- Starts fn(...) as a G of this VM. The G runs when the caller waits, inherits the caller's deadline and scope, and
+--- ends when fn returns. An error ends this G alone, unless the G belongs to an `lp.scope`. `join` returns the error;
+--- an error that is not joined within a second is logged.
 ---
---- Gs that the handler of a request starts are cancelled with it, when its client goes away. When the handler has
---- returned they go on, to the handler's deadline at most.
+--- When the client of a request goes away, the Gs that its handler has started are cancelled with the handler. When the
+--- handler has returned, these Gs go on, to the handler's deadline at most.
 ---@param fn fun(...): ...
 ---@param ... any
 ---@return lunapark.G
@@ -271,8 +288,8 @@ function lp.go(fn, ...)
   return start(scope.of(current()), place(), fn, ...)
 end
 
---- Starts fn(...) as `lp.go` does, but with neither the caller's deadline nor its scope: for what is to go on when
---- the request or the scope that it was started from is over.
+--- Starts fn(...) as a G of this VM with neither the caller's deadline nor its scope: for work that goes on when the
+--- caller's request or scope is over. Otherwise the G is as one that `lp.go` starts.
 ---@param fn fun(...): ...
 ---@param ... any
 ---@return lunapark.G
@@ -283,13 +300,13 @@ function lp.detach(fn, ...)
   return g
 end
 
---- Runs fn(s), where `s:go(f, ...)` starts Gs, and returns when all Gs of the scope have ended: those, the ones that fn
---- started by `lp.go`, and all that they started, except by `lp.detach`. May wait, longer than the caller's deadline
---- if need be: the Gs have that deadline, too, but it is they who end.
+--- Runs fn(s) and returns when all Gs of the scope have ended. To the scope belong the Gs that `s:go(f, ...)` starts,
+--- the Gs that fn starts by `lp.go`, and all Gs that these start, except by `lp.detach`. The scope's Gs have the
+--- caller's deadline, too; `lp.scope` waits for their end even if that takes longer than the deadline.
 ---
---- The first error, of a G or of fn, ends the waits of all others (they answer nil, "canceled"), those of fn included,
---- and is raised here when they have ended: a string has the traceback of where it was raised and names the G.
---- Cancelling the G that calls lp.scope cancels the scope's Gs. Between two waits nothing is ended.
+--- The first error, of a G or of fn, ends the waits of the other Gs and of fn: they answer nil, "canceled". When all
+--- have ended, `lp.scope` raises that error; a string gets the traceback of where it was raised and the name of its G.
+--- Cancelling the G that calls `lp.scope` cancels the scope's Gs. Nothing is ended between two waits.
 ---@param fn fun(s: lunapark.Scope): ...
 ---@return any ...  what fn returned
 function lp.scope(fn)
@@ -306,8 +323,8 @@ end
 
 --- Waits until the G has ended.
 ---@param s? number  seconds; without it as long as the caller's deadline allows
----@return any ...  what its function returned; nil and the error with its traceback if it raised; nil and
----"timeout" or "canceled" if it has not ended
+---@return any ...  what the G's function returned; nil and the error with its traceback if the function raised; nil
+---and "timeout" or "canceled" if the G has not ended
 function G:join(s)
   check_g(self, "join")
   check_seconds(s, "join", true)
@@ -319,8 +336,12 @@ function G:join(s)
     self.joiners = self.joiners or {}
     table.insert(self.joiners, me)
     local at = deadline_in(s)
-    local err
-    repeat err = wait(reasons.join, at) until err or self.results or self.err
+    local ok, err
+    repeat ok, err = pcall(wait, reasons.join, at) until not ok or err or self.results or self.err
+    if not ok then
+      leave_joiners(self, me)
+      error(err, 0)
+    end
     if not self.results and not self.err then
       leave_joiners(self, me)
       return heard(err)
@@ -331,9 +352,9 @@ function G:join(s)
   return unpack(self.results, 1, self.results.n)
 end
 
---- Ends the wait that the G is in, or its next one: it answers nil, "canceled", and so does every later
---- one, at once. So do those of the Gs in the scopes that it stands in, and in a request of all that it started.
---- Nothing is ended between two waits.
+--- Ends the wait that the G is in, or else its next wait: it answers nil, "canceled". Every later wait of the G answers
+--- that at once. The Gs of the scopes that the G stands in are cancelled with it; with a handler all Gs that it
+--- started. Nothing is ended between two waits.
 function G:cancel()
   check_g(self, "cancel")
   if not is_live(self) then return end
@@ -347,8 +368,8 @@ local function leave_deadline(old, ok, ...)
   return ...
 end
 
---- Runs fn(...) with a deadline: from then on every wait in it answers nil, "timeout". Of nested
---- deadlines the nearest counts. Gs that fn starts inherit it.
+--- Runs fn(...) with a deadline. When the deadline has passed, every wait in fn answers nil, "timeout". Of nested
+--- deadlines the nearest counts. Gs that fn starts inherit the deadline.
 ---@param s number|nil  seconds from now; nil: none of its own
 ---@param fn fun(...): ...
 ---@param ... any
@@ -368,11 +389,10 @@ local stats_t = ffi.typeof("rt_stats")
 local p_stats_t = ffi.typeof("rt_p_stats")
 local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
 
---- What the process does: Gs by state, Ps with what each has done, Ms, steals, polls, timers, memory; VMs that
---- serve, those that are stuck, those that serve and are spare, all that there are, which may be such as load and such
---- as a reload has replaced; stacks held by Gs that wait in the midst of a C function; sockets that
---- the collector has closed since nobody did; lines that were logged, those of them that wait to be written, and lines
---- that were lost; channels that VMs share.
+--- Figures of the process: Gs by state; Ps and what each has done; Ms; steals; polls; timers; memory; VMs: those that
+--- serve, those of them that are stuck or spare, and all, with those that load or were replaced by a reload; stacks
+--- held by Gs that wait in the midst of a C function; sockets that the collector had to close; lines of the log:
+--- written, waiting, lost; channels that VMs share.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -387,7 +407,8 @@ function lp.stats()
     poll_events = tonumber(s.poll_events), timers = tonumber(s.timers),
     timers_fired = tonumber(s.timers_fired), handoffs = tonumber(s.handoffs), fds = tonumber(s.fds),
     memory = {
-      lua = collectgarbage("count") * 1024, mapped = tonumber(view.mapped), stacks = tonumber(s.stack_bytes),
+      lua = collectgarbage("count") * 1024, mapped = tonumber(view.mapped), held = C.host_charged(),
+      stacks = tonumber(s.stack_bytes),
     },
     vm = view.vm_id, lua_gs = view.n_live,
     vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), all_vms = C.host_vms(3),
@@ -410,10 +431,11 @@ end
 -- ---- what else lp has: each module is loaded when one of its functions is first used -----------------------
 
 local module_of = {
-  chan = "chan", select = "chan",
-  mutex = "sync", rwlock = "sync", semaphore = "sync", waitgroup = "sync", cond = "sync", once = "sync",
-  after = "timer", every = "timer",
-  offload = "offload", retired = "retire", singleton = "singleton",
+  chan = "sync.chan", select = "sync.chan",
+  mutex = "sync.locks", rwlock = "sync.locks", semaphore = "sync.locks", waitgroup = "sync.locks", cond = "sync.locks",
+  once = "sync.locks",
+  after = "sync.timer", every = "sync.timer",
+  offload = "core.offload", retired = "core.retire", singleton = "core.singleton", stop = "core.stop",
 }
 
 return setmetatable(lp, {

@@ -1,13 +1,13 @@
---- JSON by lua-cjson, with settings of its own, so that nobody else's `require "cjson"` changes them.
+--- JSON by lua-cjson, with settings that a `require "cjson"` elsewhere does not change.
 --
--- `encode` raises, because what it gets is the program's own; the message says where in the value the trouble is
--- ("cannot encode a function at .user.callback"). `decode` returns `nil, err`, because what it gets comes from outside:
+-- `encode` raises, because its value is the program's own; the message says where in the value the trouble is ("cannot
+-- encode a function at .user.callback"). `decode` returns `nil, err`, because its text comes from outside:
 --
 --   local t, err = json.decode(text)
 --   if t == nil then return 400, err end        -- null decodes to json.null, never to nil
 --
--- An empty Lua table is the object {}. lua-cjson 2.1 cannot write an empty array at all, so `json.empty_array` is a
--- table whose only element is a string nobody else can know; cjson writes it, and encode replaces what it wrote. The
+-- An empty Lua table is the object {}. lua-cjson 2.1 cannot write an empty array at all. So `json.empty_array` is a
+-- table whose only element is a string that no one else can know; cjson writes it, and encode replaces it by []. The
 -- search for it is only paid for once a program has asked for `json.empty_array`.
 --
 -- Numbers are written with cjson's 14 digits; a larger integer, such as an id of 64 bits, belongs in a string.
@@ -20,7 +20,7 @@ local cjson_decode, cjson_encode = cjson.decode, cjson.encode
 -- A document nested deeper than this is an attack on the stack, not data.
 cjson.decode_max_depth(128)
 cjson.encode_max_depth(128)
--- NaN and Infinity are no JSON; reading or writing them would only move the error to somebody else.
+-- NaN and Infinity are no JSON; reading or writing them would only move the error to another program.
 cjson.decode_invalid_numbers(false)
 cjson.encode_invalid_numbers(false)
 -- { [1000000] = 1 } as an array would be a million nulls: refuse instead of turning it into an object with string keys.
@@ -47,7 +47,7 @@ setmetatable(json, {
 
 local scalars = { ["nil"] = true, boolean = true, string = true }
 
--- Finds what cjson refused: what it is, and the way to it.
+-- Finds the value that cjson refused: its type, and the way to it.
 local function culprit(value, where, depth)
   local kind = type(value)
   if scalars[kind] or value == json.null then return nil end
@@ -72,7 +72,7 @@ local function explain(value, message)
   return "cannot encode as JSON: " .. what .. (where ~= "" and " at " .. where or "")
 end
 
---- Encodes without raising. For callers that answer with the reason.
+--- Encodes a value and does not raise. For callers that answer with the reason.
 ---@param value any
 ---@return string|nil text
 ---@return string? err
@@ -95,7 +95,7 @@ end
 --- Decodes a text.
 ---@param text string
 ---@return any value    json.null for null; nil if the text is not JSON
----@return string? err  what is wrong, and where
+---@return string? err  the mistake and its place
 function json.decode(text)
   if type(text) ~= "string" then error("json.decode: text must be a string, got " .. type(text), 2) end
   local ok, value = pcall(cjson_decode, text)

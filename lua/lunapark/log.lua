@@ -8,21 +8,22 @@
 --   2024-05-06T07:08:09.123Z info user logged in ip=10.0.0.7 user="Ann Lee"
 --   {"time":"2024-05-06T07:08:09.123Z","level":"info","msg":"user logged in","ip":"10.0.0.7","user":"Ann Lee"}
 --
--- the second with `--log-format json`. `--log-level` says which levels are logged: that one and those above.
+-- the second line with `--log-format json`. `--log-level` is the lowest level that is logged.
 --
--- Logging never waits, and what is logged raises nothing: a value whose __tostring fails is logged as that. A thread
--- of the host writes the lines (host/logq.c). If whoever reads them is so slow that a megabyte of them waits, further
--- ones are lost; the log says how many, and so does `lp.stats().log.lost`.
+-- Logging does not wait and does not raise: for a value whose __tostring fails the line says so. A thread of the host
+-- writes the lines (host/base/logq.c). If the reader of the log is so slow that a megabyte of lines waits, further
+-- lines are
+-- lost; the log says how many, and so does `lp.stats().log.lost`.
 --
--- Pairs are sorted by their keys. Values: numbers, booleans and strings as such; tables without __tostring as JSON, in
--- both formats, cut where they are large, deep or contain themselves; the rest by tostring. In JSON a key that the line
--- itself has (time, level, msg) gets "fields." in front.
+-- Pairs are sorted by their keys. Numbers, booleans and strings are written as such; tables without __tostring as JSON
+-- in both formats, cut where they are large, deep or contain themselves; other values by tostring. In JSON a key that
+-- the line itself has (time, level, msg) gets "fields." in front.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
-local base = require "lunapark.base"
-local job = require "lunapark.job"
+local base = require "lunapark.core.base"
+local job = require "lunapark.core.job"
 
 local new_table = require "table.new"
 
@@ -36,10 +37,10 @@ local floor, concat = math.floor, table.concat
 
 -- More pairs than this are counted, not written.
 local MAX_PAIRS = 64
--- Of a table as JSON, in bytes and levels. C has a limit of 4096 for the whole.
+-- Limits of a table as JSON, in bytes and levels. C has a limit of 4096 for the whole line.
 local TABLE_MAX, TABLE_STRING_MAX, TABLE_DEPTH = 3000, 500, 8
 
--- Whole numbers up to this one are all numbers of Lua.
+-- Up to here every whole number is a number of Lua.
 local EXACT = 2 ^ 53
 
 local log = {}
@@ -143,7 +144,7 @@ local function json_of(t)
   return concat(out)
 end
 
--- What C gets for a value that is no number and no string.
+-- The text that C gets for a value that is no number and no string.
 local function render(v)
   local kind = type(v)
   if kind == "boolean" then return JSON, v and "true" or "false" end
@@ -155,13 +156,13 @@ end
 
 -- ---- lines -----------------------------------------------------------------------------------------------
 
----@class lunapark.LogWork  what a call needs: the pairs as lists, and as C gets them
+---@class lunapark.LogWork  the pairs of a call as lists, and as C gets them
 ---@field keys string[]
 ---@field values any[]
 ---@field kinds integer[]
 ---@field pairs ffi.cdata*
 
--- That of the next call. One that begins in the midst of another, in a __tostring or a finalizer, has its own.
+-- The lists of the next call. A call in the midst of another, in a __tostring or a finalizer, has lists of its own.
 ---@type lunapark.LogWork|nil
 local spare
 
@@ -209,7 +210,7 @@ local function write(level, msg, t)
     end
     k, v = next(t, k)
   end
-  -- From here on the user's code may run, and change t.
+  -- From here on code of the user may run and change t.
   for i = 1, n do
     k, v = keys[i], values[i]
     local kind = type(v)
@@ -250,16 +251,16 @@ local function logger(level, what)
   end
 end
 
---- Logs a line, if its level is enabled. Does not wait.
+--- Logs a line at level debug, if that level is logged. Does not wait.
 ---@type fun(msg: any, pairs?: table)  msg: text, else what tostring makes of it; pairs: {key = value}
 log.debug = logger(0, "debug")
---- The same at level info.
+--- Logs a line at level info, if that level is logged. Does not wait.
 ---@type fun(msg: any, pairs?: table)  as for log.debug
 log.info = logger(1, "info")
---- The same at level warn.
+--- Logs a line at level warn, if that level is logged. Does not wait.
 ---@type fun(msg: any, pairs?: table)  as for log.debug
 log.warn = logger(2, "warn")
---- The same at level error.
+--- Logs a line at level error, if that level is logged. Does not wait.
 ---@type fun(msg: any, pairs?: table)  as for log.debug
 log.error = logger(3, "error")
 
@@ -274,7 +275,7 @@ local function number_of(level, what)
   return n
 end
 
---- Whether lines of this level are logged: for what is costly to find out.
+--- Whether lines of this level are logged. For values that are costly to find out.
 ---@param level "debug"|"info"|"warn"|"error"
 ---@return boolean
 function log.enabled(level)
@@ -282,7 +283,7 @@ function log.enabled(level)
 end
 
 --- The lowest level that is logged, in all VMs of the process.
----@param new? "debug"|"info"|"warn"|"error"  it is this one from now on, as if by --log-level
+---@param new? "debug"|"info"|"warn"|"error"  the level from now on, in place of --log-level
 ---@return string level  what it was before
 function log.level(new)
   local old = names[C.host_log_level()]
@@ -297,8 +298,8 @@ local function flushed(j)
   return nil, "timeout"
 end
 
---- Waits until what the process has logged until now is written, or lost. When the process ends that is done anyway,
---- for a second at most.
+--- Waits until all lines that the process has logged so far are written, or lost. A process that ends does so by
+--- itself, for a second at most.
 ---@param s? number  seconds; 1 without it
 ---@return true|nil
 ---@return string? err  "timeout", "canceled"

@@ -8,21 +8,21 @@
 --   local stop = signal.notify("INT", "TERM")
 --   local i = lp.select { { stop, "recv" }, { jobs, "recv" } }
 --
--- What notify returns is a channel (lp.chan) on which the names of signals arrive, and which has `stop` besides. As in
--- Go: while anybody wants a signal, its default action is off, so a script that asks for INT is not ended by it; each
--- of those who want it gets it; when the last of them stops, or its VM ends, the default action is back. As in the
--- kernel, a signal that comes again before its name was received is received once.
+-- notify returns a channel (lp.chan) on which the names of signals arrive; the channel has a method `stop` besides. As
+-- in Go, the default action of a signal is off while a receiver wants it: a script that asks for INT is not ended by
+-- INT. Every receiver that wants the signal gets it. When the last of them stops, or its VM ends, the default action is
+-- back. As in the kernel, a signal that comes again before its name was received is received once.
 --
--- Each VM has its own receivers: a server's app is loaded in several VMs, and each of these gets the signal.
+-- Each VM has receivers of its own: a server's app is loaded in several VMs, and each of these gets the signal.
 --
--- Names are those of signal(7), "TERM" or "SIGTERM". Who asks for one that can't be had gets an error: KILL and STOP,
--- which nobody can catch; SEGV, BUS, FPE, ILL, URG and PROF, which are the runtime's. Under `serve` (and `check`) TERM
--- and INT, which stop the server, HUP, which is for a reload, and USR2, which is for an upgrade, are the host's. USR1
--- and QUIT, which print all Gs, can be had, and do not print them then.
+-- Names are those of signal(7), "TERM" or "SIGTERM". notify raises for signals that can't be had: KILL and STOP, which
+-- no process can catch; SEGV, BUS, FPE, ILL, URG and PROF, which are the runtime's; and under `serve` and `check` those
+-- of the host: TERM and INT stop the server, HUP reloads it, USR2 upgrades it. USR1 and QUIT can be had; they do not
+-- print all Gs then.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
-local chan = require "lunapark.chan"
+local chan = require "lunapark.sync.chan"
 
 local C = ffi.C
 local EBUSY = -16
@@ -33,9 +33,9 @@ local signal = {}
 
 ---@class lunapark.SignalReceiver: lunapark.Chan
 ---@field stop fun(self: lunapark.SignalReceiver): true|nil, string?
----@field signals table<integer, string>  what it still wants, by number
+---@field signals table<integer, string>  the signals that it still wants, by number
 
--- The receivers of this VM by the signals that they want. They are of the VM, and not of this module: busted
+-- The receivers of this VM by the signals that they want. The table belongs to the VM and not to this module: busted
 -- loads modules anew for each spec file.
 local state = registry["lunapark.signals"]
 
@@ -106,7 +106,7 @@ local function stop(ch)
   return getmetatable(ch).close(ch)
 end
 
---- Wants signals. Their names arrive on the channel that it returns.
+--- Makes a receiver of signals: a channel on which their names arrive.
 ---
 --- The channel's methods are those of lp.chan: `s:recv([seconds])` answers a name, or nil and "timeout", "canceled" or,
 --- after `s:stop()`, "closed"; `s:iter()`; `lp.select { { s, "recv" } }`.
@@ -136,11 +136,11 @@ function signal.notify(...)
   return ch
 end
 
---- The receiver gets no more signals, as by `s:stop()`: names that arrived before can still be received, then recv
---- answers "closed". Gs that wait for it get that at once.
+--- Stops a receiver, as `s:stop()` does: it gets no more signals. Names that arrived before can still be received, then
+--- recv answers "closed". Gs that wait in recv get "closed" at once.
 ---@param s lunapark.SignalReceiver
 ---@return true|nil
----@return string? err  "closed": it was stopped before
+---@return string? err  "closed": the receiver was stopped before
 function signal.stop(s)
   if type(s) ~= "table" or type(s.signals) ~= "table" or s.stop ~= stop then
     error("stop: s must be what notify returned, got " .. type(s), 2)
@@ -148,9 +148,9 @@ function signal.stop(s)
   return stop(s)
 end
 
---- Takes signals from all receivers of this VM; one that has none left is stopped. If no other VM wants them, they have
---- their default action again.
----@param ... string  names of signals; none: all
+--- Takes signals from all receivers of this VM. A receiver that has none left is stopped. Signals that no other VM
+--- wants have their default action again.
+---@param ... string  names of signals; without any: all signals
 function signal.reset(...)
   local list = {}
   for i = 1, select("#", ...) do list[i] = number_of((select(i, ...)), "reset") end

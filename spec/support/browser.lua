@@ -12,7 +12,7 @@ local exec = require "lunapark.exec"
 local json = require "lunapark.json"
 local lp = require "lunapark"
 
-local PATIENCE = 30
+local PATIENCE = 60
 local MAX_MESSAGE = 64 * 2 ^ 20
 
 local browser = {}
@@ -119,9 +119,9 @@ function Page:text()
   return self:eval "document.body ? document.body.innerText : ''" or ""
 end
 
---- Waits until the expression is true; raises with what the page shows after 20 seconds.
+--- Waits until the expression is true; raises with what the page shows after PATIENCE seconds.
 function Page:wait(expression)
-  local give_up = lp.now() + 20
+  local give_up = lp.now() + PATIENCE
   while not self:eval(expression) do
     if lp.now() > give_up then
       error(("browser: %s did not become true; the page: %s"):format(expression, self:text():sub(1, 2000)), 2)

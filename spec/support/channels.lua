@@ -26,10 +26,7 @@ local function raised_in_finalizer(fn)
   return err
 end
 
----@param describe function  busted's
----@param it function
----@param chan fun(n?: integer): table  makes a channel
-return function(describe, it, chan)
+local function closing(describe, it, chan)
   describe("close", function()
     it("leaves what is in the buffer, then answers closed for ever", function()
       local ch = chan(2)
@@ -69,7 +66,9 @@ return function(describe, it, chan)
       assert.same({ nil, "closed" }, { full:recv() })
     end)
   end)
+end
 
+local function iterating(describe, it, chan)
   describe("iter", function()
     it("ends with the channel, and with the G's waits", function()
       local ch, open = chan(3), chan()
@@ -104,7 +103,9 @@ return function(describe, it, chan)
       end))
     end)
   end)
+end
 
+local function waiting_in_vain(describe, it, chan)
   describe("waits", function()
     it("time out", function()
       local ch = chan()
@@ -165,7 +166,11 @@ return function(describe, it, chan)
       g:cancel()
       assert.same({ true, n = 1 }, answer(g))
     end)
+  end)
+end
 
+local function waiting_anywhere(describe, it, chan)
+  describe("waits", function()
     it("keep their place through a ready that is for a later park", function()
       local ch = chan()
       local g = lp.go(function()
@@ -218,7 +223,9 @@ return function(describe, it, chan)
       assert.same({ nil, "timeout" }, { ch:send(1, 0.001) })
     end)
   end)
+end
 
+local function finalizers(it, chan)
   it("finalizers may send while the G is about to wait", function()
     local ch, text = chan(1), ("from a finalizer"):rep(2000)
     local stop = false
@@ -243,4 +250,15 @@ return function(describe, it, chan)
     g:join()
     collectgarbage()
   end)
+end
+
+---@param describe function  busted's
+---@param it function
+---@param chan fun(n?: integer): table  makes a channel
+return function(describe, it, chan)
+  closing(describe, it, chan)
+  iterating(describe, it, chan)
+  waiting_in_vain(describe, it, chan)
+  waiting_anywhere(describe, it, chan)
+  finalizers(it, chan)
 end

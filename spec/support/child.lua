@@ -10,9 +10,10 @@
 -- If this process ends before, a shell that reads from it sees the end of that pipe and kills them.
 
 local ffi = require "ffi"
-local lp = require "lunapark"
 local net = require "lunapark.net"
+local testing = require "lunapark.testing"
 local new_client = require "lunapark.testing.client"
+local helper = require "spec.helper"
 
 ffi.cdef [[
 int posix_spawnp(int *pid, const char *path, const void *actions, const void *attr, char *const *argv,
@@ -32,12 +33,11 @@ extern char **environ;
 local C = ffi.C
 local WNOHANG = 1
 local RDONLY, REPLACE, CLOEXEC = 0, 577, 524288 -- REPLACE: O_WRONLY | O_CREAT | O_TRUNC
-local signals = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15, STOP = 19 }
+local signals = { HUP = 1, INT = 2, QUIT = 3, KILL = 9, USR1 = 10, USR2 = 12, TERM = 15, CONT = 18, STOP = 19 }
 
--- Generous: sanitizer builds on a busy machine are slow, and only a failing spec waits so long.
-local PATIENCE = 20
+local PATIENCE = helper.PATIENCE
 
-local child = { binary = os.getenv "LUNAPARK" or "build/lunapark" }
+local child = { binary = os.getenv "LUNAPARK" or "build/lunapark", eventually = helper.eventually }
 
 --- ThreadSanitizer's processes stir by themselves, and deliver no signal to a thread that calls nothing.
 ffi.cdef "void __tsan_init(void);"
@@ -47,17 +47,6 @@ ffi.cdef "void __asan_init(void);"
 child.has_asan = pcall(function() return C.__asan_init end)
 
 local children, files, clients = {}, {}, {}
-
---- Waits until `condition()` is true and returns what it returned; raises after 20 seconds.
-function child.eventually(condition, what)
-  local give_up = lp.now() + PATIENCE
-  while true do
-    local value = condition()
-    if value then return value end
-    if lp.now() > give_up then error((what or "it") .. " did not happen in time", 2) end
-    lp.sleep(0.002)
-  end
-end
 
 local function read_file(path)
   local f = io.open(path)
@@ -212,14 +201,19 @@ function Child:stderr() return read_file(self.err_path) end
 --- log is written by a thread of its own, so a line may come after the answer that it tells of.
 function Child:said(text, n)
   return child.eventually(function()
-    local all, found, at = self:stderr(), 0, 1
-    while true do
-      local _, stop = all:find(text, at, true)
-      if not stop then break end
-      found, at = found + 1, stop + 1
-    end
-    return found >= (n or 1) and all
-  end, ("%q in stderr"):format(text))
+    local all = self:stderr()
+    return helper.count(all, text) >= (n or 1) and all
+  end, function() return ("%q in stderr: %s"):format(text, self:stderr()) end)
+end
+
+--- Waits until its stderr matches this pattern: what string.match returns.
+function Child:logged(pattern)
+  local found
+  child.eventually(function()
+    found = { self:stderr():match(pattern) }
+    return found[1]
+  end, function() return ("%q in stderr: %s"):format(pattern, self:stderr()) end)
+  return unpack(found)
 end
 
 --- Its exit code, minus the signal's number if one has ended it; nil while it runs.
@@ -280,6 +274,22 @@ function child.dial(addr)
   local conn = assert(net.dial(addr, { timeout = PATIENCE }))
   conn:set_deadline(3 * PATIENCE)
   return conn
+end
+
+--- Sends bytes on a connection of their own.
+---@param addr string
+---@param bytes string|string[]
+function child.send(addr, bytes)
+  local conn = child.dial(addr)
+  assert(conn:write(bytes))
+  return conn
+end
+
+--- The next answer on it, and whether it is the last.
+function child.reply(conn, method)
+  local r, err, last = testing.read_reply(conn, method)
+  assert(r, err)
+  return r, last
 end
 
 --- A test client of that address, closed by `clean`.

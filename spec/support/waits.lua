@@ -1,5 +1,6 @@
 --- What the specs of Gs and their waits share.
 
+local assert = require "luassert"
 local lp = require "lunapark"
 local net = require "lunapark.net"
 
@@ -16,6 +17,13 @@ function waits.timed(fn, ...)
   return lp.now() - start, unpack(results, 1, 3)
 end
 
+--- Runs fn, which ends by a cancellation or a deadline that must not take LONG: its results.
+function waits.soon(fn, ...)
+  local t = waits.pack(waits.timed(fn, ...))
+  assert.is_true(t[1] < LONG / 2, "it took " .. t[1] .. " s")
+  return unpack(t, 2, 4)
+end
+
 function waits.pack(...)
   return { n = select("#", ...), ... }
 end
@@ -29,6 +37,31 @@ end
 
 function waits.answer(g)
   return (g:join(LONG))
+end
+
+--- Asserts that a wait of that kind ends by its timeout, by the G's deadline, by cancellation, and may be polled.
+---@param wait fun(s?: number)
+function waits.end_well(wait)
+  local seconds, ok, err = waits.timed(wait, 0.01)
+  assert.same({ nil, "timeout" }, { ok, err })
+  assert.is_true(seconds >= 0.01 and seconds < LONG)
+  assert.same({ nil, "timeout", n = 2 }, waits.pack(wait(0)))
+  assert.same({ nil, "timeout", n = 2 }, waits.pack(lp.deadline(0.005, wait)))
+  for _, s in ipairs { false, LONG } do
+    local g = waits.waiting(wait, s or nil)
+    g:cancel()
+    assert.same({ nil, "canceled", n = 2 }, waits.answer(g))
+  end
+end
+
+--- Calls fn, which waits, where a plain yield would not do.
+function waits.in_comparator(fn)
+  local t = { 3, 1, 2 }
+  table.sort(t, function(a, b)
+    fn()
+    return a < b
+  end)
+  assert.same({ 1, 2, 3 }, t)
 end
 
 --- Two ends of a connection, and the listener.

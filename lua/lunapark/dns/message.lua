@@ -1,7 +1,8 @@
 --- DNS replies, from bytes to records (RFC 1035).
 --
--- Replies come from strangers. Here hostile bytes can at most raise an error, or give a wrong string: every read is
--- checked against the end, and a compressed name may only point to what stands before it, so it ends.
+-- Replies come from strangers. Hostile bytes can at most raise an error here, or give a wrong string: every read is
+-- checked against the end, and a compressed name may only point to bytes before it, so it ends. It ends soon: the
+-- pointers of a name are limited, or each name of a reply of 64 KB could follow a chain of 8,000 of them.
 
 local bit = require "bit"
 local ffi = require "ffi"
@@ -9,6 +10,9 @@ require "lunapark.cdef"
 
 local C = ffi.C
 local byte, sub = string.byte, string.sub
+
+-- Pointers of a name: a name has 127 labels at most and needs no pointer between two pointers.
+local MAX_POINTERS = 128
 
 local message = {}
 
@@ -41,13 +45,14 @@ end
 
 -- The name at `at`, and where what follows it begins.
 local function name_at(m, at)
-  local labels, n, after, length = {}, 0, nil, 0
+  local labels, n, after, length, pointers = {}, 0, nil, 0, 0
   while true do
     local len = u8(m, at)
     if len == 0 then return table.concat(labels, ".", 1, n), after or at + 1 end
     if len >= 192 then
       local to = bit.band(u16(m, at), 0x3fff) + 1
-      if to >= at then malformed() end
+      pointers = pointers + 1
+      if to >= at or pointers > MAX_POINTERS then malformed() end
       after = after or at + 2
       at = to
     else
@@ -79,7 +84,7 @@ local function strings(m, at, stop)
   return list
 end
 
--- What the data of each type says, into record r. It stands at [at, stop).
+-- For each type: reads the record's data, which stands at [at, stop), into r.
 local readers = {}
 
 function readers.A(r, m, at, stop) r.address = address(m, at, stop) end

@@ -1,12 +1,12 @@
 --- An app: routes, middleware, mounted apps, and what to do with errors.
 --
--- Definitions are kept as they are made; requests are answered from a *plan* compiled from them at the first request
--- (or by `start`), in which mounted apps are dissolved: one router with every route under its full path, each with the
--- middleware of the apps around it composed into one function. A definition made later drops the plan.
+-- Definitions are kept as they are made. Requests are answered from a *plan* that is compiled from them at the first
+-- request (or by `start`). In a plan mounted apps are dissolved: one router has every route under its full path, and
+-- each route has the middleware of the apps around it composed into one function. A later definition drops the plan.
 --
 -- Middleware of an app surrounds everything below its prefix, in the order of `use`, whether the routes were defined
--- before or after, and also the answers "404", "405" and the one to OPTIONS, which are therefore entries like others.
--- Which app answers those is decided by *scopes*: the mount prefixes, the deepest that fits the path.
+-- before or after. It also surrounds the answers "404" and "405" and the answer to OPTIONS, which are therefore entries
+-- like others. *Scopes* decide which app gives these answers: the deepest mount prefix that fits the path.
 --
 -- req.path is the whole path in mounted apps too: a log line or a redirect made from it is right.
 
@@ -14,9 +14,9 @@ local core = require "lunapark.core"
 local chain = require "lunapark.http.chain"
 local request = require "lunapark.http.request"
 local router = require "lunapark.http.router"
-local source = require "lunapark.source"
+local source = require "lunapark.std.source"
 
--- Defining and compiling so many routes takes about as long as a VM that loads may run at a time.
+-- A VM that loads may run about as long as it takes to define and compile so many routes.
 local MANY = 32
 
 ---@class lunapark.App
@@ -51,7 +51,7 @@ local function drop_plan(self)
   end
 end
 
--- In these, `level` is the caller's as seen from inside.
+-- In these functions `level` is the stack level of the caller, as seen from inside.
 local function check_app(self, what, level)
   if getmetatable(self) ~= app_mt then error(what .. ": call it with a colon, app:" .. what .. "(...)", level) end
 end
@@ -80,7 +80,7 @@ local function define(self, what, method, pattern, fn)
   return self
 end
 
---- Defines what answers a method and a path. `:name` stands for one segment, `*rest` for the tail.
+--- Defines the handler of a method and a path. `:name` stands for one segment, `*rest` for the tail.
 ---@param pattern string
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
 ---@return lunapark.App self
@@ -104,13 +104,13 @@ function App:head(pattern, fn) return (define(self, "head", "HEAD", pattern, fn)
 ---@see lunapark.App.get
 function App:options(pattern, fn) return (define(self, "options", "OPTIONS", pattern, fn)) end
 
---- Defines what answers every method that has no route of its own for the path.
+--- Defines the handler of a path for every method that has no route of its own.
 ---@param pattern string
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
 ---@return lunapark.App self
 function App:any(pattern, fn) return (define(self, "any", "ANY", pattern, fn)) end
 
---- Puts middleware around everything the app answers; what was put first is outermost. See chain.lua.
+--- Puts middleware around all answers of the app. The first middleware is outermost. See chain.lua.
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response, next: fun(err?: any): any, any, any): any, any, any
 ---@return lunapark.App self
 function App:use(fn)
@@ -156,9 +156,9 @@ function App:mount(prefix, other)
   return self
 end
 
---- Says what answers when a handler raises: it returns what a handler does, res.status is set (500, or what the client
---- did wrong). `err` is what was raised, `traceback` a text. Returning nothing leaves the plain answer; with --dev, the
---- page that shows the error.
+--- Sets the function that answers when a handler raises. It returns what a handler returns; res.status is set already
+--- (500, or the status for what the client did wrong). `err` is the value that was raised, `traceback` a text. If it
+--- returns nothing, the client gets the plain answer; with --dev, the page that shows the error.
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response, err: any, traceback: string): any, any, any
 ---@return lunapark.App self
 function App:on_error(fn)
@@ -169,7 +169,7 @@ function App:on_error(fn)
   return self
 end
 
---- Has a function called once in each VM before requests come; it may wait.
+--- Sets a function that is called once in each VM before requests come. It may wait.
 ---@param fn function
 ---@return lunapark.App self
 function App:on_start(fn)
@@ -179,8 +179,9 @@ function App:on_start(fn)
   return self
 end
 
---- Has a function called when a reload has replaced the app, or the server stops, and its VM gets no more requests,
---- while those that it has still run. It may wait, as long as they may.
+--- Sets a function that is called when the VM gets no more requests, while its last requests still run: a reload has
+--- replaced the app, the server stops, or the VM is replaced since a handler in it was ended (--kill-after). The
+--- function may wait, as long as these requests may.
 ---@param fn function
 ---@return lunapark.App self
 function App:on_retire(fn)
@@ -190,8 +191,8 @@ function App:on_retire(fn)
   return self
 end
 
---- Has a reload look at a file, or at all files in a folder and below it, as it looks at the Lua files that the app has
---- loaded: templates, data that is read at load. With --watch a change of them reloads the app.
+--- Makes a reload look at a file, or at all files in a folder and below it, as it looks at the Lua files that the app
+--- has loaded. With --watch a change of such a file reloads the app. For templates, and for data that is read at load.
 ---@param path string
 ---@return lunapark.App self
 function App:watch(path)
@@ -202,9 +203,9 @@ function App:watch(path)
   return self
 end
 
---- Says what the app's VM leaves to a VM of the next generation, which gives it to `take_over`'s function: nil, a
---- boolean, a number, a string, or a table of such. It is called right before a reload switches, while requests still
---- run. It may wait; what it raises makes the reload fail.
+--- Sets the function whose value the app's VM leaves to a VM of the next generation, for `take_over`: nil, a boolean, a
+--- number, a string, or a table of these. It is called right before a reload switches, while requests still run. It may
+--- wait. An error in it makes the reload fail.
 ---@param fn fun(): any
 ---@return lunapark.App self
 function App:hand_over(fn)
@@ -214,8 +215,9 @@ function App:hand_over(fn)
   return self
 end
 
---- Says what to do with what a VM of the last generation has left: fn is called after on_start's functions, before
---- requests come, once for each such VM; at the first start not at all. What it raises makes the reload fail.
+--- Sets the function that gets the value that a VM of the last generation has left (`hand_over`). It is called after
+--- the functions of `on_start` and before requests come, once for each such VM; at the first start not at all. An error
+--- in it makes the reload fail.
 ---@param fn fun(value: any)
 ---@return lunapark.App self
 function App:take_over(fn)
@@ -225,7 +227,7 @@ function App:take_over(fn)
   return self
 end
 
--- Calls fn(app, prefix) for the app and for those that are mounted in it, under their prefixes.
+-- Calls fn(app, prefix) for the app and for the apps that are mounted in it, with their prefixes.
 local function each_app(self, prefix, fn)
   fn(self, prefix)
   for _, mount in ipairs(self.mounts) do
@@ -233,7 +235,7 @@ local function each_app(self, prefix, fn)
   end
 end
 
---- What the `hand_over` functions return, by the prefix of the app; nil if that is nothing. For the host.
+--- The values of the `hand_over` functions, by the prefix of the app; nil if there are none. For the host.
 ---@return table<string, any>|nil
 function App:leave_values()
   local values = {}
@@ -260,15 +262,15 @@ local function run_all(self, list)
   end
 end
 
---- Calls what `on_start` was given, of mounted apps too. For the host, once in each VM. Raises what they raise, and
---- what is wrong with the routes.
+--- Calls the functions of `on_start`, also those of mounted apps. Raises their errors, and mistakes in the routes. For
+--- the host, once in each VM.
 function App:start()
   self:compile()
   run_all(self, "starts")
 end
 
---- Calls what `on_retire` was given, also if one of them raises: what they raised is returned. For the host, when the
---- VM is about to end.
+--- Calls all functions of `on_retire`, and returns the errors that they raise. For the host, when the VM is about to
+--- end.
 ---@return string|nil err
 function App:retire()
   local errs = {}
@@ -281,7 +283,7 @@ function App:retire()
   return #errs > 0 and table.concat(errs, "\n") or nil
 end
 
--- Answers where there is no route. req.allow is what dispatch's `miss` found.
+-- Answers where there is no route. dispatch's `miss` has set req.allow.
 local misses = {
   [404] = function() return 404 end,
   [405] = function(req) return 405, nil, { Allow = req.allow } end,

@@ -1,17 +1,19 @@
 --- Middleware: functions around a handler, `function(req, res, next) ... end`.
 --
--- `next()` runs what lies further in and *settles* its results: when it returns, res.status, res.headers and res.body
--- are the answer as it stands, and nothing was sent yet (unless the handler streams). What it returns are the handler's
--- own results. So each of these does what it looks like:
+-- `next()` runs the functions further in and *settles* their results: when it returns, res.status, res.headers and
+-- res.body are the answer as it stands, and nothing was sent yet (unless the handler streams). `next()` returns the
+-- handler's own results. So each of these lines does what it looks like:
 --
 --   return next()                                     -- hands the answer on
 --   next(); res.headers["X-Time"] = elapsed           -- changes something about it
 --   local text = next(); return text .. "!"           -- replaces it
 --   if not allowed then return 403 end; return next() -- answers in its place
 --
--- A chain returns a fourth result, `settled`, when `res` already says what the first three do. A chain is composed
--- once, when routes are compiled. `next` is a table with __call, not a closure: the JIT cannot compile making one.
+-- A chain returns a fourth result, `settled`, when `res` already says what the first three results say. A chain is
+-- composed once, when routes are compiled. `next` is a table with __call, since the JIT cannot compile making a
+-- closure.
 
+local live = require("lunapark.http.exchange").live
 local response = require "lunapark.http.response"
 
 local chain = {}
@@ -27,7 +29,7 @@ function next_mt.__call(self, err)
   if self.called then error("next: called twice", 2) end
   self.called = true
   local a, b, c, done = self.inner(self.req, self.res)
-  if done ~= settled and self.req.ptr.state == 0 then response.settle(self.res, a, b, c) end
+  if done ~= settled and live(self.req, 2).state == 0 then response.settle(self.res, a, b, c) end
   self.a, self.b, self.c = a, b, c
   return a, b, c
 end

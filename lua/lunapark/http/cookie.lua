@@ -5,8 +5,10 @@
 -- contains a bad escape, because another program wrote it, is returned as it stands.
 
 local path = require "lunapark.http.path"
+local trim = require("lunapark.core.text").trim
 
-local find, format, gmatch, gsub, match = string.find, string.format, string.gmatch, string.gsub, string.match
+local find, format, gmatch, gsub = string.find, string.format, string.gmatch, string.gsub
+local match, sub = string.match, string.sub
 
 local cookie = {}
 
@@ -17,8 +19,9 @@ local cookie = {}
 function cookie.get(field, name)
   if not field then return nil end
   for pair in gmatch(field, "[^;]+") do
-    local key, value = match(pair, "^%s*([^=%s]+)%s*=%s*(.-)%s*$")
+    local key, at = match(pair, "^%s*([^=%s]+)%s*=()")
     if key == name then
+      local value = trim(sub(pair, at))
       value = match(value, '^"(.*)"$') or value
       return find(value, "%", 1, true) and path.decode(value) or value
     end
@@ -51,7 +54,7 @@ local order = { "path", "domain", "maxage", "expires", "secure", "httponly", "sa
 ---@param value string|number
 ---@param opts? table  path (default "/"), domain, max_age (seconds), expires (seconds since 1970), secure, http_only,
 ---same_site ("lax", "strict", "none")
----@param level? integer  whom errors blame, as in `error`
+---@param level? integer  as for `error`
 ---@return string
 function cookie.format(name, value, opts, level)
   level = (level or 1) + 1

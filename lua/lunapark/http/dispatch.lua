@@ -1,22 +1,23 @@
 --- From a host_req to a response: finds the entry, calls it, sends what it answers, and turns failures into responses.
 --
 -- This is the path of every request, and a handler that returns a string must cost next to nothing here. So a plain
--- path without names is one table lookup; request and response start as tables with one field; and a string or table
--- returned to a response that nobody touched goes to the host in one call. Everything else takes `complete`.
+-- path without names is one table lookup; request and response start as tables with one field; and a string, table or
+-- page returned with an untouched response goes to the host in one call. Everything else takes `complete`.
 --
--- What a handler raises never reaches the client. The nearest `on_error` gets it, from the app of the route outwards;
--- without one the client gets the status in words, and the log method, path, route and traceback. What is raised after
--- a streamed response began can only end it: dispatch returns without `host_stream_end`, and the host closes the
--- connection, so that the client does not take a part for the whole.
+-- An error of a handler does not reach the client. The nearest `on_error` gets it, from the app of the route outwards;
+-- without one the client gets the status in words, and the log gets method, path, route and traceback. An error after a
+-- streamed response began can only end the response: dispatch returns without `host_stream_end`, and the host closes
+-- the connection, so that the client does not take a part for the whole.
 --
 -- An *entry* is { run = fn(req, res), on_error = list of functions or false }, and for the log its route (app.lua) or a
 -- label. `run` is the handler itself, or a chain (chain.lua) that settles results on its way out and says so by a
 -- fourth result.
--- A *plan* says how entries are found: `fast[method number][path]`, `router:match`, `miss`. See app.lua.
+-- A *plan* finds entries: `fast[method number][path]`, `router:match`, `miss`. See app.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local chain = require "lunapark.http.chain"
+local html_mt = require("lunapark.http.html").mt
 local json = require "lunapark.json"
 local path = require "lunapark.http.path"
 local request = require "lunapark.http.request"
@@ -24,7 +25,7 @@ local response = require "lunapark.http.response"
 local router = require "lunapark.http.router"
 
 local C = ffi.C
-local byte = string.byte
+local byte, find = string.byte, string.find
 local traceback = debug.traceback
 local raw_path, method_names = request.raw_path, request.method_names
 local request_mt, response_mt = request.mt, response.mt
@@ -32,7 +33,7 @@ local settled_mark = chain.settled
 
 -- What host_respond calls its content types, and its answers.
 local TEXT, HTML, JSON = 1, 2, 3
-local EPIPE = -32
+local EAGAIN, EPIPE = -11, -32
 local HUNG_UP = 1 -- of host_req_lost; else a status
 local DEBUG, WARN, ERROR = 0, 2, 3
 
@@ -56,59 +57,71 @@ local function log(level, message)
   C.host_log(level, message, #message)
 end
 
--- The message handler of handlers: keeps what was raised and where. An abort needs no place.
+-- The message handler of handlers: keeps the error and its place. An abort needs no place.
 local function on_raise(err)
   if getmetatable(err) == request.abort_mt then return err end
   return { err = err, text = traceback(tostring(err), 2) }
 end
 
--- The message handler of `complete`: what was returned is at fault, not the code that found out.
+-- The message handler of `complete`: the value that was returned is at fault, not the code that found out.
 local function on_bad_result(err)
   if getmetatable(err) == request.abort_mt then return err end
   return { err = err, text = tostring(err) }
 end
 
-local function respond_reason(r, status)
+local function respond_reason(r, id, status)
   local text = response.reason(status)
-  return C.host_respond(r, status, TEXT, "", 0, text, #text)
+  return C.host_respond(r, id, status, TEXT, "", 0, text, #text)
+end
+
+local function label_of(entry)
+  local route = entry.route
+  return route and route.method .. " " .. router.show(route.pieces) or entry.label
+end
+
+-- C's number of the entry's words for the log, which can't ask a stuck VM: its route and its handler's place.
+local function number_of(entry)
+  local info = debug.getinfo(entry.route and entry.route.fn or entry.run, "S")
+  local text = ("%s, %s:%d"):format(label_of(entry), info.short_src, info.linedefined)
+  entry.number = C.host_label(text, #text)
+  return entry.number
 end
 
 local function describe(entry, req)
-  local route = entry.route
-  local label = route and route.method .. " " .. router.show(route.pieces) or entry.label
+  local label = label_of(entry)
   return ("%s %s (%s): "):format(req.method, req.path, label)
 end
 
--- Sends what a handler returned or told, or ends what it streamed.
+-- Sends the answer that a handler returned or told `res`, or ends the answer that it streamed.
 local function complete(entry, req, res, a, b, c, settled)
   local r = req.ptr
   if r.state == 0 then
     if settled ~= settled_mark then response.settle(res, a, b, c) end
-    -- When the client is gone nobody is left to be told.
+    -- The client may be gone: there is no one to be told.
     response.send(res)
   elseif r.state == 1 then
     local kind = type(a)
     if kind == "string" or kind == "table" or kind == "number" then
       log(WARN, describe(entry, req) .. "returned a " .. kind .. " after it had written: ignored")
     end
-    C.host_stream_end(r)
+    C.host_stream_end(r, req.serial)
   end
 end
 
--- What show answers, or nil when it fails itself.
+-- The answer of show, or nil when show fails itself.
 local function try_to_show(show, entry, req, res, text, status)
   local ok, rc = xpcall(show, traceback, entry, req, res, text, status)
   if ok then return rc end
   log(ERROR, describe(entry, req) .. "its failure can not be shown: " .. tostring(rc))
 end
 
--- Lets the on_error functions answer. Whether one of them did.
+-- Lets the on_error functions answer. Returns whether one of them did.
 local function answer_error(entry, req, res, err, text, status, show)
   for _, on_error in ipairs(entry.on_error) do
     response.reset(res, status)
     local ok, a, b, c = xpcall(on_error, on_raise, req, res, err, text)
     if ok then
-      -- One that only looks at the error, and says nothing, leaves the plain answer.
+      -- A function that only looks at the error and returns nothing leaves the plain answer.
       if a == nil and b == nil and not res.body then
         if show then return false end
         a = res.status
@@ -123,6 +136,12 @@ local function answer_error(entry, req, res, err, text, status, show)
   return false
 end
 
+-- When the client has left, a failure is no reason to wake an operator: often a wait was canceled and ends in an
+-- `assert`. But the end of a loop over such waits (host/vm/spin.c) is a fault of the handler.
+local function level_when_gone(text)
+  return text and find(text, "^%l+: this G has waited %d+ times since") and WARN or DEBUG
+end
+
 -- Answers for a handler that raised.
 local function fail(entry, req, res, failure, show)
   local r = req.ptr
@@ -133,23 +152,23 @@ local function fail(entry, req, res, failure, show)
   elseif type(failure) == "table" then
     err, text = failure.err, failure.text
   end
-  local lost = C.host_req_lost(r)
+  local lost = C.host_req_lost(r, req.serial)
   if lost > HUNG_UP then
-    -- Nobody is left to be told, but what happens to a handler after that is worth a log line all the same.
+    -- There is no one to be told, but the error is worth a line of the log.
     log(status < 500 and WARN or ERROR,
       ("%safter the client was answered %d: %s"):format(describe(entry, req), lost, text or tostring(err)))
     return
   end
   if r.state ~= 0 then
-    log(lost == HUNG_UP and DEBUG or ERROR,
+    log(lost == HUNG_UP and level_when_gone(text) or ERROR,
       describe(entry, req) .. "after the response had begun: " .. (text or tostring(err)))
     return
   end
   if entry.on_error and answer_error(entry, req, res, err, text or tostring(err), status, show) then return end
-  local rc = show and text and try_to_show(show, entry, req, res, text, status) or respond_reason(r, status)
+  local rc = show and text and try_to_show(show, entry, req, res, text, status) or respond_reason(r, req.serial, status)
   if text then
-    -- A wait that was canceled because the client left often ends in an `assert`: no reason to wake anybody.
-    log((rc == EPIPE or lost == HUNG_UP) and DEBUG or status < 500 and WARN or ERROR, describe(entry, req) .. text)
+    log((rc == EPIPE or lost == HUNG_UP) and level_when_gone(text) or status < 500 and WARN or ERROR,
+      describe(entry, req) .. text)
   end
 end
 
@@ -158,7 +177,7 @@ local segments = {}
 
 local star = { run = function() return 204 end, on_error = false, label = "OPTIONS *" }
 
--- The entry for what is not in `fast`; nil for a path that is none.
+-- The entry of a path that is not in `fast`; nil for a malformed path.
 local function find_entry(plan, r, req)
   local raw, method = raw_path(r), method_names[r.method]
   if byte(raw) ~= 47 then return raw == "*" and method == "OPTIONS" and star or nil end
@@ -181,25 +200,31 @@ function dispatch.new(source, show)
     local r = by_address[address] or cast_request(address)
     local plan = source.plan or source:compile()
     local entry = r.plain == 1 and plan.fast[r.method][raw_path(r)]
-    local req, res = setmetatable({ ptr = r }, request_mt), setmetatable({ ptr = r }, response_mt)
+    local id = r.id
+    local req = setmetatable({ ptr = r, serial = id }, request_mt)
+    local res = setmetatable({ ptr = r, serial = id }, response_mt)
     if not entry then
       entry = find_entry(plan, r, req)
       if not entry then
-        respond_reason(r, 400)
+        respond_reason(r, id, 400)
         return
       end
     end
+
+    r.label = entry.number or number_of(entry)
 
     local ok, a, b, c, settled = xpcall(entry.run, on_raise, req, res)
 
     local kind = ok and settled ~= settled_mark and r.state == 0 and rawget(res, "status") == nil
       and rawget(res, "headers") == nil and type(a)
     if kind == "string" then
-      C.host_respond(r, 200, byte(a) == 60 and HTML or TEXT, "", 0, a, #a)
+      if C.host_respond(r, id, 200, TEXT, "", 0, a, #a) == EAGAIN then response.send_rest(req, a) end
+    elseif kind == "table" and getmetatable(a) == html_mt then
+      if C.host_respond(r, id, 200, HTML, "", 0, a.text, #a.text) == EAGAIN then response.send_rest(req, a.text) end
     else
       local text = kind == "table" and json.try_encode(a)
       if text then
-        C.host_respond(r, 200, JSON, "", 0, text, #text)
+        if C.host_respond(r, id, 200, JSON, "", 0, text, #text) == EAGAIN then response.send_rest(req, text) end
       else
         if ok then
           ok, a = xpcall(complete, on_bad_result, entry, req, res, a, b, c, settled)
@@ -207,7 +232,6 @@ function dispatch.new(source, show)
         if not ok then fail(entry, req, res, a, show) end
       end
     end
-    req.ptr, res.ptr = nil, nil
   end
 end
 

@@ -1,4 +1,4 @@
---- Header fields: one type for what a client sent, what a handler sets and what the test client received.
+--- Header fields: one type for those of a request, of a response, and of a response that a client received.
 --
 -- `headers["content-type"]` finds a field whatever the case of its name; `headers["X-Id"] = "7"` sets one. Order is
 -- kept, repeats are joined on reading as HTTP says: with ", ", cookies with "; ", and Set-Cookie never (its values
@@ -13,9 +13,11 @@
 -- request while lazy, else false), so every string key is free for names. Method names win over
 -- field names: a field called "add" in lower case is read with `get("add")`.
 --
--- What a program sets is validated, because a line break in a value would let a client write headers of its own.
+-- Fields that a program sets are validated, because a line break in a value would let a client write headers of its
+-- own.
 
 local ffi = require "ffi"
+local live = require("lunapark.http.exchange").live
 
 local band, bor = require("bit").band, require("bit").bor
 local byte, find, lower = string.byte, string.find, string.lower
@@ -32,7 +34,7 @@ local headers = { mt = mt }
 -- them up from data.
 local known, known_left = {}, 1000
 
--- In all of these `level` says whom an error blames, as seen from inside the function that gets it.
+-- In all of these functions `level` says whom an error blames, as seen from inside the function that gets it.
 local function check_name(name, level)
   if type(name) ~= "string" or not find(name, "^[%w!#$%%&'*+%-.^_`|~]+$") then
     error("headers: name must be a token, got " .. (type(name) == "string" and ("%q"):format(name) or type(name)),
@@ -67,10 +69,10 @@ local function same_name(buf, off, low)
   return true
 end
 
--- A lazy object's request, as cdata. Indexing `ptr` raises when the request is over.
-local function request_of(h)
-  local req = h[-1]
-  return req and req.ptr
+-- A lazy object's request, as cdata. Raises when the request is over.
+local function request_of(h, level)
+  local x = h[-1]
+  return x and live(x, level + 1)
 end
 
 -- Appends a field that was checked. New keys need rawset, as plain assignment is for names.
@@ -83,8 +85,8 @@ local function append(h, name, low, value)
 end
 
 -- Copies the fields of a lazy object.
-local function materialize(h)
-  local r = request_of(h)
+local function materialize(h, level)
+  local r = request_of(h, level + 1)
   if not r then return end
   local buf = r.buf
   h[-1] = false
@@ -112,7 +114,7 @@ end
 
 local function set(h, name, value, level)
   local low = known[name] or check_name(name, level + 1)
-  materialize(h)
+  materialize(h, level)
   if value == nil then return remove(h, low, 0) end
   if type(value) == "table" then
     local values = {}
@@ -157,7 +159,7 @@ end
 ---@param name string
 ---@return string[]  empty if there is none
 function methods:get_all(name)
-  local low, r = lower(name), request_of(self)
+  local low, r = lower(name), request_of(self, 2)
   local search, from = r and next_lazy or next_listed, r or self
   local values = {}
   local value, place = search(from, low, 0)
@@ -172,28 +174,37 @@ end
 ---@param name string
 ---@return string|nil
 function methods:get(name)
-  local low, r = lower(name), request_of(self)
+  local low, r = lower(name), request_of(self, 2)
   local search, from = r and next_lazy or next_listed, r or self
   local value, place = search(from, low, 0)
   if not value or low == "set-cookie" or not search(from, low, place) then return value end
   return concat(methods.get_all(self, low), low == "cookie" and "; " or ", ")
 end
 
---- Sets a field, in place of all fields of that name; nil removes them. The same as `headers[name] = value`.
+--- Sets a field, in place of all fields of that name; nil removes them. `headers[name] = value` does this, too.
 ---@param name string
 ---@param value string|number|(string|number)[]|nil  a list gives one line for each
 function methods:set(name, value)
   set(self, name, value, 3)
 end
 
---- Adds a field and keeps those of the same name.
+--- Adds a field, and keeps the fields of that name.
 ---@param name string
 ---@param value string|number
 function methods:add(name, value)
   local low = known[name] or check_name(name, 3)
   value = check_value(name, value, 3)
-  materialize(self)
+  materialize(self, 2)
   append(self, name, low, value)
+end
+
+--- Adds a field that a peer has sent, whose name is a token and whose value has no CR, LF or NUL. Nothing is remembered
+--- of the name.
+---@param h lunapark.Headers  that are no request's
+---@param name string
+---@param value string
+function headers.received(h, name, value)
+  append(h, name, lower(name), value)
 end
 
 local function iterate(h, i)
@@ -205,7 +216,7 @@ end
 ---@return lunapark.Headers
 ---@return integer
 function methods:each()
-  materialize(self)
+  materialize(self, 2)
   return iterate, self, 0
 end
 
@@ -226,13 +237,13 @@ function headers.new()
 end
 
 --- The headers of a request, read from its connection's buffer when asked for.
----@param req lunapark.Request
+---@param x lunapark.Exchange  its request or response
 ---@return lunapark.Headers
-function headers.of_request(req)
-  return setmetatable({ [0] = 0, [-1] = req }, mt)
+function headers.of_request(x)
+  return setmetatable({ [0] = 0, [-1] = x }, mt)
 end
 
---- Takes over what a plain table says: name -> value or list of values.
+--- Sets the fields of a table (name -> value or list of values) or of other headers.
 ---@param h lunapark.Headers
 ---@param fields table|lunapark.Headers
 function headers.merge(h, fields)

@@ -6,6 +6,7 @@
 
 local app = require "lunapark.http.app"
 local dispatch = require "lunapark.http.dispatch"
+local html = require "lunapark.http.html"
 
 ---@class lunapark.http
 local http = {}
@@ -15,6 +16,16 @@ local http = {}
 function http.app()
   return app.new()
 end
+
+--- A body that is HTML; a mere string is text. See html.lua.
+---@param text string
+---@return lunapark.Html
+http.html = html.new
+
+--- Text as it stands in HTML, between tags and in quoted attributes.
+---@param text any
+---@return string
+http.escape = html.escape
 
 --- Whether a value can answer requests: an app, or a function(req, res).
 ---@param value any

@@ -5,6 +5,10 @@
 -- (%2e%2e) included: what a route or a handler sees is what a file server further down would see, and there is no
 -- second spelling that slips past a check. Empty segments ("//") are segments; only the routes decide what they mean.
 --
+-- A segment whose slash was escaped is a name with a slash in it, and handlers put names together to paths of files:
+-- "..%2Fetc" would climb there, where dots are not resolved any more. So a segment that holds a separator (a slash, or
+-- a backslash, which is one to other systems) and beside it "." or ".." is an error. "a%2Fb" stays as it is.
+--
 -- In a query "+" is a space and a bad escape stands for itself, because forms typed by hand contain lone "%" signs and
 -- nothing is routed by them. In a path "+" is a plus and a bad escape is an error.
 
@@ -27,19 +31,27 @@ local function decode(s)
 end
 path.decode = decode
 
+-- Whether a segment has "." or ".." between separators of its own.
+local function hides_dots(segment)
+  if not find(segment, "[/\\]") then return false end
+  return find("/" .. gsub(segment, "\\", "/") .. "/", "/%.%.?/") ~= nil
+end
+
 --- Splits a raw path that begins with "/" into decoded segments with "." and ".." resolved. "/" has one segment, "".
 ---@param raw string
----@param out string[]  gets the segments at 1 .. n; what stands behind them is left as it was
+---@param out string[]  gets the segments at 1 .. n; its other elements are left as they are
 ---@return integer|nil n  how many
----@return string? err    "bad percent escape", "NUL in path" or "above the root"
+---@return string? err    "bad percent escape", "NUL in path", "dots behind an escaped slash" or "above the root"
 function path.split(raw, out)
   local n, pos = 0, 2
+  local odd = find(raw, "[%%\\]") ~= nil
   while true do
     local slash = find(raw, "/", pos, true)
     local segment = sub(raw, pos, slash and slash - 1 or -1)
-    if find(segment, "%", 1, true) then
+    if odd then
       segment = decode(segment)
       if not segment then return nil, "bad percent escape" end
+      if hides_dots(segment) then return nil, "dots behind an escaped slash" end
       -- C ends a file name at a NUL; what comes after it would be checked and then not be used.
       if find(segment, "\0", 1, true) then return nil, "NUL in path" end
     end
@@ -60,7 +72,7 @@ function path.split(raw, out)
   end
 end
 
---- The path that `n` segments make.
+--- The path of n segments.
 ---@param segments string[]
 ---@param n integer
 ---@return string

@@ -1,23 +1,26 @@
 --- A request, as a handler sees it.
 --
--- Nothing of it is made before it is touched: the object starts as a table with the connection's host_req, and each
--- field comes from the connection's buffer at its first reading and is kept. A handler that only returns a string pays
--- for nothing else.
+-- No field is made before it is read: the object starts as a table with the connection's host_req; a field comes from
+-- the connection's buffer at its first reading, and is kept. A handler that only returns a string pays for nothing
+-- else.
 --
--- The host_req is valid until the handler returns. Then dispatch clears `ptr`; what was read before stays readable,
--- anything else raises "request is over" (a G that outlives its request must take what it needs along).
+-- The host_req is this request's until the handler has ended (exchange.lua). Fields that were read before stay readable
+-- after that; any other use raises "request is over". A G that outlives its request must take along what it needs.
 --
--- A body that cannot be had is not an ordinary value: `return 200, req:body()` must not become an empty 200. So
--- `body` and `read` raise an *abort* when the body is too large (413), malformed (400) or the client went away;
--- dispatch turns the first two into their status and lets the third end quietly. A handler that catches one may
--- inspect `err.status`. A timeout is a wait's answer like any other: `nil, "timeout"`.
--- A body that came but says nonsense (`json`, `form`) is `nil, err`, for the handler to answer in its own words. One
--- that stumbles over the nil and raises answers 400 (415), as that is what the client did wrong; the log says where.
+-- A body that cannot be had is no ordinary value: `return 200, req:body()` must not become an empty 200. So `body` and
+-- `read` raise an *abort* when the body is too large (413), malformed (400), or more than the VM has room for (503), or
+-- when the client went away. dispatch answers the status of the abort; without a client the request ends quietly. A
+-- handler that catches an abort may inspect `err.status`. A timeout is a wait's answer like any other: `nil,
+-- "timeout"`.
+--
+-- A body that came and is nonsense (`json`, `form`) is `nil, err`, for the handler to answer in its own words. A
+-- handler that stumbles over the nil and raises answers 400 (415), since the client is at fault; the log says where.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local cookie = require "lunapark.http.cookie"
+local exchange = require "lunapark.http.exchange"
 local headers = require "lunapark.http.headers"
 local json = require "lunapark.json"
 local path = require "lunapark.http.path"
@@ -25,25 +28,24 @@ local path = require "lunapark.http.path"
 local C = ffi.C
 local find, match = string.find, string.match
 local concat, ffi_string = table.concat, ffi.string
-local wait_req = core.wait_req
+local live, wait_req = exchange.live, core.wait_req
 
--- Answers of host_req_fill, which are -errno.
-local EAGAIN, EMSGSIZE, EPROTO = -11, -90, -71
+-- The answers of host_req_fill: -errno.
+local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 
----@class lunapark.Request
+---@class lunapark.Request: lunapark.Exchange
 ---@field method string         "GET"
 ---@field path string           decoded, dot segments resolved, without the query
 ---@field target string         as the client sent it
 ---@field query table<string, string|string[]>  decoded; a list where a name was repeated
----@field params table<string, string>  what the route's :names and *rest stand for, decoded
+---@field params table<string, string>  the segments of the route's :names and *rest, decoded
 ---@field headers lunapark.Headers
 ---@field version string        "1.1" or "1.0"
 ---@field remote_addr string    the client's "host:port"
----@field host string|nil       the authority it asked for, with the port if there was one
+---@field host string|nil       the authority that was asked for, with the port if there was one
 ---@field scheme string         "http"
 ---@field id number             counts the requests of this process
----@field ctx table             for middleware and handlers to leave each other things
----@field package ptr ffi.cdata*  the host_req; nil when the request is over
+---@field ctx table             values that middleware and handlers leave for each other
 ---@field package whole string?   the body, once it was asked for
 ---@field package allow string?   the methods that the path has, if not this one
 ---@field package blame integer?  the status if the handler fails now
@@ -52,13 +54,14 @@ local methods = {}
 local request = {}
 
 ---@class lunapark.Abort
----@field status integer|nil  what the client gets; nil: it is not there any more
+---@field status integer|nil  what the client gets; nil: the client has left
 ---@field message string
 local abort_mt = { __name = "lunapark.Abort", __tostring = function(abort) return abort.message end }
 request.abort_mt = abort_mt
 
 local too_large = setmetatable({ status = 413, message = "request body is too large" }, abort_mt)
 local malformed = setmetatable({ status = 400, message = "request body is malformed" }, abort_mt)
+local no_room = setmetatable({ status = 503, message = "no memory for the request body" }, abort_mt)
 local gone = setmetatable({ message = "the client is gone" }, abort_mt)
 
 -- llhttp's number -> name, filled as methods are seen.
@@ -85,40 +88,36 @@ end
 
 local address = ffi.new("char[?]", 128)
 
--- Fields made at first reading.
+-- Fields that are made of the host_req r at their first reading.
 local getters = {}
 
-function getters.method(req) return method_names[req.ptr.method] end
-function getters.target(req) return span(req.ptr, req.ptr.target) end
-function getters.query(req) return path.parse_query(span(req.ptr, req.ptr.query)) end
+function getters.method(_, r) return method_names[r.method] end
+function getters.target(_, r) return span(r, r.target) end
+function getters.query(_, r) return path.parse_query(span(r, r.query)) end
 function getters.params() return {} end
 function getters.headers(req) return headers.of_request(req) end
-function getters.version(req) return req.ptr.minor == 0 and "1.0" or "1.1" end
+function getters.version(_, r) return r.minor == 0 and "1.0" or "1.1" end
 function getters.scheme() return "http" end
-function getters.id(req) return tonumber(req.ptr.id) end
+function getters.id(req) return req.serial end
 function getters.ctx() return {} end
 
-function getters.path(req)
-  local raw = request.raw_path(req.ptr)
-  if req.ptr.plain == 1 then return raw end
-  -- Dispatch refuses what cannot be split and sets the path of what is not plain; this is for a bare "*".
+function getters.path(_, r)
+  local raw = request.raw_path(r)
+  if r.plain == 1 then return raw end
+  -- dispatch refuses a path that cannot be split and sets a path that is not plain; this is for a bare "*".
   local segments = {}
   local n = path.split(raw, segments)
   return n and path.join(segments, n) or raw
 end
 
-function getters.remote_addr(req)
-  local n = C.host_req_remote(req.ptr, address, 128)
+function getters.remote_addr(req, r)
+  local n = C.host_req_remote(r, req.serial, address, 128)
   return n > 0 and ffi_string(address, n) or ""
 end
 
 -- The authority of an absolute target wins over the Host field (RFC 9112, 3.2.2).
 function getters.host(req)
   return match(req.target, "^%a[%w+.-]*://([^/?]+)") or req.headers:get("host")
-end
-
-function getters.ptr()
-  error("request is over", 3)
 end
 
 request.mt = {
@@ -128,22 +127,24 @@ request.mt = {
     if method then return method end
     local getter = getters[key]
     if getter then
-      local value = getter(req)
+      local value = getter(req, live(req, 2))
       req[key] = value
       return value
     end
   end,
 }
 
--- Reads more of the body. true: some came or it is complete; nil, "timeout".
-local function fill(req)
+-- Reads more of the body. true: bytes came, or the body is complete; nil, "timeout".
+local function fill(req, r)
+  local id = req.serial
   while true do
-    local rc = C.host_req_fill(req.ptr)
+    local rc = C.host_req_fill(r, id)
     if rc >= 0 then return true end
     if rc == EMSGSIZE then error(too_large, 0) end
     if rc == EPROTO then error(malformed, 0) end
+    if rc == ENOMEM then error(no_room, 0) end
     if rc ~= EAGAIN then error(gone, 0) end
-    local why = wait_req(req.ptr, 1)
+    local why = wait_req(r, id, 1)
     if why == "timeout" then
       req.blame = 408
       return nil, why
@@ -152,7 +153,7 @@ local function fill(req)
   end
 end
 
--- Takes the next n bytes of those that are here.
+-- Takes the next n bytes that are here.
 local function take(r, n)
   local pos = tonumber(r.body_pos)
   local piece = ffi_string(r.body + pos, n)
@@ -160,24 +161,25 @@ local function take(r, n)
   return piece
 end
 
---- The whole body, or what `read` left of it. May wait. Raises an abort, see above.
----@return string|nil body  the same at each call
+--- The whole body, or the rest that `read` has left. May wait. Raises an abort, see above.
+---@return string|nil body  each call returns it
 ---@return string? err      "timeout"
 function methods:body()
   local whole = rawget(self, "whole")
   if whole then return whole end
-  local r = self.ptr
+  local r = live(self, 2)
   if r.has_body == 0 then return "" end
   while r.body_complete == 0 do
-    local ok, err = fill(self)
+    local ok, err = fill(self, r)
     if not ok then return nil, err end
   end
+  live(self, 2)
   whole = take(r, tonumber(r.body_len - r.body_pos))
   self.whole = whole
   return whole
 end
 
---- A piece of the body: what is there, or what comes next. May wait. Raises an abort, see above.
+--- A piece of the body: the bytes that are there, or the next that come. May wait. Raises an abort, see above.
 ---@param n? integer   at most so many bytes
 ---@return string|nil piece  nil at the end of the body
 ---@return string? err       "timeout"
@@ -185,19 +187,20 @@ function methods:read(n)
   if n ~= nil and (type(n) ~= "number" or n < 1) then
     error("read: n must be 1 or more, got " .. tostring(n), 2)
   end
-  local r = self.ptr
+  local r = live(self, 2)
   if r.has_body == 0 then return nil end
   while true do
     local there = tonumber(r.body_len - r.body_pos)
     if there > 0 then return take(r, n and n < there and n or there) end
     if r.body_complete == 1 then return nil end
-    local ok, err = fill(self)
+    local ok, err = fill(self, r)
     if not ok then return nil, err end
+    live(self, 2)
   end
 end
 
 --- The body parsed as JSON. May wait; raises as `body`.
----@return any value       json.null for null; nil if it is not JSON
+---@return any value       json.null for null; nil if the body is not JSON
 ---@return string? err
 function methods:json()
   local body, err = methods.body(self)

@@ -1,31 +1,33 @@
 --- A response, as a handler and the middleware around it see it.
 --
--- Most handlers just return a value, and then this object stays an empty table. It is for those that say more: a
--- status, headers, a cookie, or a body in pieces. What is told here is only *noted* (`status`, `headers`, `body`) and
--- sent when the outermost middleware has returned, so that middleware can look at an answer and change it after
--- `next()`. `settle` notes what a handler returned in the same three fields.
+-- Most handlers just return a value, and this object stays an empty table. Handlers use it to say more: a status,
+-- headers, a cookie, or a body in pieces. Status, headers and body are only *noted* here, and sent when the outermost
+-- middleware has returned, so that middleware can look at an answer and change it after `next()`. `settle` notes the
+-- results of a handler in these three fields.
 --
--- `write` ends that: the head goes out with the first piece. What is told later goes nowhere, and is no error either:
+-- `write` ends that: the head goes out with the first piece. Headers that are set later are dropped, without an error:
 -- middleware that adds a header after `next()` cannot know which handlers stream. With a Content-Length among the
 -- headers the body must have that length, without one it is chunked.
 --
 -- Framing belongs to the host: Content-Length and Transfer-Encoding decide where the next response on the connection
--- begins, Connection whether there is one, so these fields are taken out of what a handler (or a proxy that hands
--- headers on) set, and the host writes its own; the same with Date, which it keeps anyway.
+-- begins, Connection whether there is one. So these fields of a handler (or of a proxy that hands headers on) are left
+-- out, and the host writes its own; and so with Date. With the type that it names the host says
+-- `X-Content-Type-Options: nosniff` (html.lua); a handler that sets this field has its own word sent.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local cookie = require "lunapark.http.cookie"
+local exchange = require "lunapark.http.exchange"
 local headers = require "lunapark.http.headers"
+local html_mt = require("lunapark.http.html").mt
 local json = require "lunapark.json"
 
 local C = ffi.C
-local byte = string.byte
 local concat, ffi_string = table.concat, ffi.string
-local wait_req = core.wait_req
+local live, wait_req, failed = exchange.live, core.wait_req, core.failed
 
-local EAGAIN, E2BIG = -11, -7
+local EAGAIN, E2BIG, ETIMEDOUT = -11, -7, -110
 
 local response = {}
 
@@ -33,11 +35,10 @@ local response = {}
 local NONE, TEXT, HTML, JSON = 0, 1, 2, 3
 response.TEXT, response.HTML, response.JSON = TEXT, HTML, JSON
 
----@class lunapark.Response
----@field status integer|nil            nil until told: 200 with a body, 204 without
+---@class lunapark.Response: lunapark.Exchange
+---@field status integer|nil            nil until it is set: 200 with a body, 204 without
 ---@field headers lunapark.Headers
----@field body string|nil               a body that is noted, not sent
----@field package ptr ffi.cdata*        the host_req; nil when the request is over
+---@field body string|lunapark.Html|nil  a body that is noted, not sent
 ---@field package ctype integer|nil     the content type noted with body, unless headers have one
 local methods = {}
 
@@ -51,11 +52,10 @@ response.mt = {
       res.headers = h
       return h
     end
-    if key == "ptr" then error("request is over", 3) end
   end,
 }
 
---- The words that go with a status.
+--- The reason phrase of a status.
 ---@param status integer
 ---@return string
 local function reason(status)
@@ -69,14 +69,18 @@ local function check_status(status, level)
   end
 end
 
-local function sniff(text)
-  return byte(text) == 60 and HTML or TEXT
-end
-response.sniff = sniff
-
 local framing = { ["content-length"] = true, ["transfer-encoding"] = true, connection = true, date = true }
 
--- The lines of what was set, with CRLFs; whether there is a Content-Type; the Content-Length if there is one.
+-- The host's lines without its nosniff.
+local type_lines = {
+  [NONE] = "",
+  [TEXT] = "Content-Type: text/plain; charset=utf-8\r\n",
+  [HTML] = "Content-Type: text/html; charset=utf-8\r\n",
+  [JSON] = "Content-Type: application/json\r\n",
+}
+
+-- The lines of the headers that were set, with CRLFs; whether there is a Content-Type; the Content-Length if there is
+-- one; whether there is an X-Content-Type-Options.
 local function head_of(res)
   local h = rawget(res, "headers")
   if not h then return "", false end
@@ -85,25 +89,36 @@ local function head_of(res)
     headers.merge(own, h)
     h = own
   end
-  local parts, n, typed, length = {}, 0, false, nil
+  local parts, n, typed, length, guarded = {}, 0, false, nil, false
   for i = 0, h[0] - 1 do
     local low = h[3 * i + 2]
     if low == "content-length" then
       length = tonumber(h[3 * i + 3])
     elseif low == "content-type" then
       typed = true
+    elseif low == "x-content-type-options" then
+      guarded = true
     elseif low == "connection" and h[3 * i + 3]:lower() == "close" then
-      res.ptr.close = 1 -- the one thing about the connection that a handler may decide
+      live(res, 1).close = 1 -- the one thing about the connection that a handler may decide
     end
     if not framing[low] then
       parts[n + 1], parts[n + 2], parts[n + 3], parts[n + 4] = h[3 * i + 1], ": ", h[3 * i + 3], "\r\n"
       n = n + 4
     end
   end
-  return concat(parts), typed, length
+  return concat(parts), typed, length, guarded
 end
 
---- Notes what a handler returned. Raises when it is no answer.
+-- A body that was noted as a page becomes its text.
+local function unwrap(res)
+  local body = res.body
+  if getmetatable(body) == html_mt then
+    res.body, res.ctype = body.text, HTML
+  end
+end
+response.unwrap = unwrap
+
+--- Notes the results of a handler. Raises when they are no answer.
 ---@param res lunapark.Response
 ---@param a any  string, table, number (then b and c are body and headers), nil, or nil and an error
 ---@param b any
@@ -124,8 +139,10 @@ function response.settle(res, a, b, c)
     a, kind = b, type(b)
   end
   if kind == "string" then
-    -- What follows a string is ignored, for the sake of `return text:gsub(...)`, which has two results.
-    res.body, res.ctype = a, sniff(a)
+    -- Results behind a string are ignored, for the sake of `return text:gsub(...)`, which has two.
+    res.body, res.ctype = a, TEXT
+  elseif kind == "table" and getmetatable(a) == html_mt then
+    res.body, res.ctype = a.text, HTML
   elseif kind == "table" then
     res.body, res.ctype = json.encode(a), JSON
   elseif kind ~= "nil" then
@@ -136,18 +153,21 @@ function response.settle(res, a, b, c)
   end
 end
 
--- Sends the head of a streamed response. `first`: the first piece of the body, or "".
-local function begin(res, first)
+-- Sends the head of a streamed response.
+local function begin(res)
   local r = res.ptr
   local status = res.status or 200
   check_status(status, 3)
-  local head, typed, length = head_of(res)
-  local ctype = (typed or status == 204 or status == 304) and NONE or res.ctype or sniff(first)
-  return C.host_stream_begin(r, status, ctype, head, #head, length or -1)
+  local head, typed, length, guarded = head_of(res)
+  local ctype = (typed or status == 204 or status == 304) and NONE or res.ctype or TEXT
+  if guarded then
+    head, ctype = type_lines[ctype] .. head, NONE
+  end
+  return C.host_stream_begin(r, res.serial, status, ctype, head, #head, length or -1)
 end
 
---- Takes back what was noted, for an error's answer. Headers that say something about the body go with it; others, such
---- as those that a browser needs before it shows an answer to a script, stay.
+--- Takes back the noted answer, for an error's answer. Headers about the body go, too; other headers, such as those
+--- that a browser needs before it shows an answer to a script, stay.
 ---@param res lunapark.Response
 ---@param status integer
 function response.reset(res, status)
@@ -159,73 +179,94 @@ function response.reset(res, status)
   end
 end
 
---- Sends what was noted.
+--- Goes on with a whole response of which host_respond said -EAGAIN: waits until the client has read most of it. When
+--- the wait is ended early (the VM retires), or nothing can wait here, the connection gets a copy of the rest.
+---@param x lunapark.Exchange  the request or the response
+---@param body string          the body that host_respond got
+---@return integer rc   0, or why the client does not get the response
+function response.send_rest(x, body)
+  local r, id = x.ptr, x.serial
+  local rc
+  repeat
+    local ok, why = pcall(wait_req, r, id, 2)
+    rc = C.host_respond_rest(r, id, body, #body, (not ok or why) and 1 or 0)
+  until rc ~= EAGAIN
+  return rc
+end
+
+--- Sends the noted answer. May wait, as send_rest.
 ---@param res lunapark.Response
 ---@return integer rc  of host_respond: 0, or -EPIPE when the client is gone
 function response.send(res)
-  local r = res.ptr
+  local r, id = res.ptr, res.serial
+  unwrap(res)
   local body = res.body or ""
   local status = res.status or (res.body and 200 or 204)
   check_status(status, 0)
-  local head, typed, length = head_of(res)
-  if body == "" and length and length > 0 and response.is_head(r) then
+  local head, typed, length, guarded = head_of(res)
+  if body == "" and length and length > 0 and response.is_head(res) then
     -- An answer to HEAD that knows the length of the body it does not have.
-    local rc = C.host_stream_begin(r, status, typed and NONE or res.ctype or NONE, head, #head, length)
-    return rc == 0 and C.host_stream_end(r) or rc
+    local rc = C.host_stream_begin(r, id, status, typed and NONE or res.ctype or NONE, head, #head, length)
+    return rc == 0 and C.host_stream_end(r, id) or rc
   end
   local bare = typed or not res.body or status == 204 or status == 304
-  local ctype = bare and NONE or res.ctype or sniff(body)
-  return C.host_respond(r, status, ctype, head, #head, body, #body)
+  local ctype = bare and NONE or res.ctype or TEXT
+  if guarded then
+    head, ctype = type_lines[ctype] .. head, NONE
+  end
+  local rc = C.host_respond(r, id, status, ctype, head, #head, body, #body)
+  return rc == EAGAIN and response.send_rest(res, body) or rc
 end
 
 local head_id
 
 --- Whether a request is a HEAD request.
----@param r ffi.cdata*  host_req
+---@param res lunapark.Response
 ---@return boolean
-function response.is_head(r)
+function response.is_head(res)
   head_id = head_id or C.host_method_id("HEAD", 4)
-  return r.method == head_id
+  return live(res, 2).method == head_id
 end
 
---- Sends a piece of the body; the first one sends the head. May wait until the client has taken earlier pieces.
+--- Sends a piece of the body. The first piece sends the head, too. May wait until the client has taken earlier pieces.
 ---@param piece string|number
 ---@return true|nil ok
----@return string? err  "closed" when the client is gone or was answered already, "timeout", "canceled"
+---@return string? err  "closed": the client is gone or was answered already; "timeout", also when the client reads less
+---                     than --min-rate; "canceled"
 function methods:write(piece)
   if type(piece) == "number" then piece = tostring(piece) end
   if type(piece) ~= "string" then error("write: piece must be a string, got " .. type(piece), 2) end
-  local r = self.ptr
+  local r, id = live(self, 2), self.serial
   if r.state == 0 then
-    local rc = begin(self, piece)
-    if rc < 0 then return nil, "closed" end
+    local rc = begin(self)
+    if rc < 0 then return nil, failed("closed", r) end
   end
   if piece == "" then return true end -- an empty chunk would mean the end
-  local rc = C.host_stream_write(r, piece, #piece)
-  if rc == 0 then return true end
-  if rc == EAGAIN then
-    local why = wait_req(r, 2)
+  local rc = C.host_stream_write(r, id, piece, #piece)
+  while rc == EAGAIN do
+    local why = wait_req(r, id, 2)
     if why then return nil, why end
-    return true
+    rc = C.host_stream_write(r, id, "", 0)
   end
+  if rc == 0 then return true end
   if rc == E2BIG then error("write: more than the Content-Length that was set", 2) end
-  return nil, "closed"
+  return nil, failed(rc == ETIMEDOUT and "timeout" or "closed", r)
 end
 
---- Sends the head, if it was not, and waits until the kernel has everything that was written.
+--- Sends the head, unless it was sent, and waits until the kernel has everything that was written.
 ---@return true|nil ok
 ---@return string? err  as `write`
 function methods:flush()
-  local r = self.ptr
+  local r, id = live(self, 2), self.serial
   if r.state == 0 then
-    local rc = begin(self, "")
-    if rc < 0 then return nil, "closed" end
+    local rc = begin(self)
+    if rc < 0 then return nil, failed("closed", r) end
   end
   while true do
-    local rc = C.host_stream_flush(r)
+    local rc = C.host_stream_flush(r, id)
     if rc == 0 then return true end
-    if rc ~= EAGAIN then return nil, "closed" end
-    local why = wait_req(r, 2)
+    if rc ~= EAGAIN then return nil, failed(rc == ETIMEDOUT and "timeout" or "closed", r) end
+    local why = wait_req(r, id, 2)
     if why then return nil, why end
   end
 end

@@ -1,4 +1,4 @@
---- Routes: from a method and a path to what was registered for them.
+--- Routes: from a method and a path to the route that was registered for them.
 --
 -- Patterns form a tree by segment. A node has children by literal text, at most one child for ":name" (names belong to
 -- the patterns, so "/:a/x" and "/:b/y" share it), and at most one "*rest". A lookup goes down the literal child first,
@@ -19,20 +19,20 @@ local concat, sort = table.concat, table.sort
 local NAME, REST = byte ":", byte "*" -- what a piece begins with that is not literal
 
 ---@class lunapark.Route
----@field names (string|false)[]|nil  what each segment before the tail is called; nil: it has neither names nor a tail
+---@field names (string|false)[]|nil  the name of each segment before the tail; nil: there are neither names nor a tail
 ---@field rest string|nil  the name of the tail
 
 local router = {}
 local methods = {}
 local mt = { __index = methods }
 
--- `level` is the caller's of `parse`, as seen from inside.
+-- `level` is that of the caller of `parse`, as seen from inside.
 local function fail(pattern, what, level, why)
   local shown = type(pattern) == "string" and ("%q"):format(pattern) or tostring(pattern)
   error(("%s: path %s %s"):format(what, shown, why), level + 1)
 end
 
--- What is wrong with piece i of n. `seen` has the names before it, and gets its own.
+-- The mistake in piece i of n, or nil. `seen` has the names of the pieces before, and gets the name of this one.
 local function check_name(piece, i, n, seen)
   local name = sub(piece, 2)
   if byte(piece) == REST then
@@ -47,7 +47,7 @@ end
 --- Takes a pattern apart.
 ---@param pattern string
 ---@param what string      begins the error's message: the function that was called
----@param level integer    whom errors blame, as in `error`
+---@param level integer    as for `error`
 ---@return string[]  its pieces: "literal", ":name", "*rest"
 function router.parse(pattern, what, level)
   level = level + 1
@@ -76,8 +76,8 @@ function router.parse(pattern, what, level)
   return pieces
 end
 
---- How a pattern looks where names do not matter: the same for those that match the same paths.
----@param pattern string  one that `parse` takes
+--- The shape of a pattern, without its names: patterns that match the same paths have one shape.
+---@param pattern string  valid for `parse`
 ---@return string
 function router.shape(pattern)
   return (gsub(pattern, "/([:*])[^/]*", "/%1"))
@@ -127,9 +127,9 @@ end
 
 --- Adds a route.
 ---@param method string      "GET" ..., or "ANY"
----@param pieces string[]    what `parse` gave
----@param route table        gets the fields of lunapark.Route; is what `match` answers
----@return boolean ok        false if there is one for the same method and paths
+---@param pieces string[]    of `parse`
+---@param route table        gets the fields of lunapark.Route; `match` answers it
+---@return boolean ok        false: there is a route for the same method and paths
 function methods:add(method, pieces, route)
   local node, kind, literal = self.root, "leaf", true
   for i = 1, #pieces do
@@ -175,7 +175,7 @@ function methods:match(method, segments, n)
   return descend(self.root, segments, 1, n, method) or nil
 end
 
---- The names of a route with what they stand for.
+--- The names of a route with the segments that they stand for.
 ---@param route lunapark.Route
 ---@param segments string[]
 ---@param n integer
@@ -207,7 +207,7 @@ local function collect(node, segments, i, n, found)
   end
 end
 
---- What an Allow field says for a path.
+--- The value of an Allow field for a path.
 ---@param segments string[]
 ---@param n integer
 ---@return string|nil  nil when no method has a route there

@@ -1,15 +1,15 @@
 --- Connections: reading and writing.
 --
--- The work is done by the host's sockets through the FFI: they try, and say -EAGAIN; then core.wait_sock waits, and the
--- call is tried again. A socket has one buffer for what was read and not yet taken; `read`, `read_line` and the others
--- take from it, so they may be mixed. What a failed call did not return is still in the buffer, except at the end of
--- the stream, where `read_exact`, `read_line` and `read_until` hand it out as a third value.
+-- The host's sockets do the work through the FFI: a call tries, and says -EAGAIN; then core.wait_sock waits, and the
+-- call is tried again. A socket has one buffer for bytes that were read and not yet taken. `read`, `read_line` and the
+-- others take from it, so they may be mixed. Bytes that a failed call did not return are still in the buffer. At the
+-- end of the stream `read_exact`, `read_line` and `read_until` return them as a third value.
 --
 -- The two directions are independent: one G may read while another writes. In each, one G works at a time (turn.lua),
 -- so that lines and messages written by several Gs come out whole.
 --
--- Nobody can come in between where nobody waits. So each call is first made without a turn, by functions that don't
--- wait; only when they find that they would have to, it is made again with the turn and with functions that do. Most
+-- Without a wait no other G comes in between. So each call is first made without a turn, by functions that don't wait.
+-- Only when they find that they would have to wait, the call is made again with the turn, by functions that wait. Most
 -- calls end before that, and cost no more than their FFI calls.
 
 local ffi = require "ffi"
@@ -22,16 +22,16 @@ local C = ffi.C
 local concat = table.concat
 local ffi_string = ffi.string
 local run_turn, leave = turn.run, turn.leave
-local wait_sock, writev = core.wait_sock, core.writev
+local wait_sock, writev, word_of = core.wait_sock, core.writev, core.failed
 local message, result = common.message, common.result
 local check_count = common.check_count
 
 local EAGAIN, READ, WRITE = common.EAGAIN, common.READ, common.WRITE
 -- What a function that doesn't wait answers when it would have to.
 local AGAIN = {}
--- Lines and other delimited pieces longer than this are somebody's attack or mistake, unless the caller knows better.
+-- A line or other delimited piece that is longer is an attack or a mistake, unless the caller says another limit.
 local MAX_LINE = 65536
--- A list of so few bytes is joined: cheaper than to tell the kernel of each piece.
+-- A list of so few bytes is joined, which is cheaper than to tell the kernel of each piece.
 local JOIN_BYTES = 16384
 
 local conn = {}
@@ -42,9 +42,9 @@ local conn = {}
 ---@field package reading lunapark.Turn
 ---@field package writing lunapark.Turn
 ---@field set_deadline fun(self: lunapark.Conn, seconds: number|nil)  Makes reads and writes fail with "timeout" from
----a moment on, those that wait already too. Seconds from now; 0: at once; nil: no deadline.
----@field set_read_deadline fun(self: lunapark.Conn, seconds: number|nil)   The same for reads alone.
----@field set_write_deadline fun(self: lunapark.Conn, seconds: number|nil)  The same for writes alone.
+---a moment on, also those that wait already. Seconds from now; 0: at once; nil: no deadline.
+---@field set_read_deadline fun(self: lunapark.Conn, seconds: number|nil)   A deadline for reads alone.
+---@field set_write_deadline fun(self: lunapark.Conn, seconds: number|nil)  A deadline for writes alone.
 local Conn = {}
 local conn_mt = { __name = "lunapark.Conn", __index = Conn }
 common.add_deadlines(Conn)
@@ -59,7 +59,7 @@ function conn.new(sock)
   }, conn_mt)
 end
 
---- Is it a connection?
+--- Whether a value is a connection.
 ---@param v any
 ---@return boolean
 function conn.is(v)
@@ -82,20 +82,18 @@ local function take(buffer, n, skip)
   return text
 end
 
--- Reads more into the buffer, of which `wanted` bytes are missing. Two of them: this one doesn't wait.
+-- Two functions read more into the buffer, of which `wanted` bytes are missing. This one doesn't wait.
 local function fill_now(sock, wanted)
   local n = C.host_sock_fill(sock, wanted)
   if n > 0 then return true end
   if n == EAGAIN then return nil, AGAIN end
-  if n == 0 then return nil, "eof" end
-  return nil, message(n)
+  return nil, word_of(n == 0 and "eof" or message(n), sock)
 end
 
 local function wait_and_fill(sock, wanted, n)
   while true do
     if n > 0 then return true end
-    if n == 0 then return nil, "eof" end
-    if n ~= EAGAIN then return nil, message(n) end
+    if n ~= EAGAIN then return nil, word_of(n == 0 and "eof" or message(n), sock) end
     local why = wait_sock(sock, READ)
     if why then return nil, why end
     n = C.host_sock_fill(sock, wanted)
@@ -194,7 +192,7 @@ local function wait_and(self, fn, a, b)
   return text, err, partial
 end
 
--- Runs one of them, in its turn if need be. What turn.run does is written out: most reads wait once.
+-- Runs a reading function, in its turn if it has to wait. turn.run is written out here: most reads wait once.
 local function reading(self, fn, a, b)
   local t = self.reading
   if t.busy then return run_turn(t, fn, self, fill_wait, a, b) end
@@ -214,7 +212,7 @@ local function check_max(max, what)
   end
 end
 
---- Reads what there is, at least one byte. May wait.
+--- Reads the bytes that are there, at least one. May wait.
 ---@param n? integer  at most so many bytes
 ---@return string|nil bytes
 ---@return string? err  "eof" at the end of the stream
@@ -233,7 +231,7 @@ function Conn:read_exact(n)
   return reading(self, read_exact, n)
 end
 
---- Reads a line that ends with LF or CRLF, and returns it without. May wait.
+--- Reads a line that ends with LF or CRLF, and returns it without that end. May wait.
 ---@param max? integer  the longest line accepted, 65536 without it
 ---@return string|nil line
 ---@return string? err      "too long": the line is still there
@@ -243,7 +241,7 @@ function Conn:read_line(max)
   return reading(self, read_line, max or MAX_LINE)
 end
 
---- Reads up to a delimiter, takes that too, and returns what stands before it. May wait.
+--- Reads up to a delimiter, takes the delimiter too, and returns the bytes before it. May wait.
 ---@param delimiter string
 ---@param max? integer  the most bytes accepted before it, 65536 without it
 ---@return string|nil bytes
@@ -260,7 +258,7 @@ end
 --- Reads up to the end of the stream. May wait.
 ---@param max? integer  the most bytes accepted; no limit without it
 ---@return string|nil bytes
----@return string? err  "too long": it is all still there
+---@return string? err  "too long": all bytes are still there
 function Conn:read_all(max)
   check_max(max, "read_all")
   return reading(self, read_all, max)
@@ -268,7 +266,7 @@ end
 
 -- ---- writing ---------------------------------------------------------------------------------------------
 
--- Writes a string from byte `sent` on. How many of its bytes were sent comes third.
+-- Writes a string from byte `sent` on. The third value is how many of its bytes were sent.
 local function write_rest(sock, data, sent)
   local bytes, len = ffi.cast("const char *", data), #data
   while sent < len do
@@ -279,13 +277,13 @@ local function write_rest(sock, data, sent)
       local why = wait_sock(sock, WRITE)
       if why then return nil, why, sent end
     else
-      return nil, message(n), sent
+      return nil, word_of(message(n), sock), sent
     end
   end
   return true, nil, #data -- and keeps the string alive until here
 end
 
--- The same for a list of strings, from byte `skip` of string `first` on.
+-- Writes a list of strings, from byte `skip` of string `first` on.
 local function write_list(sock, list, first, skip)
   local rc
   while true do
@@ -296,7 +294,7 @@ local function write_list(sock, list, first, skip)
       local why = wait_sock(sock, WRITE)
       if why then return nil, why end
     else
-      return nil, message(rc)
+      return nil, word_of(message(rc), sock)
     end
   end
 end
@@ -310,14 +308,13 @@ local function write_string(self, data)
     if n >= 0 then
       sent = n
     elseif n ~= EAGAIN then
-      return nil, message(n)
+      return nil, word_of(message(n), sock)
     end
   end
   return run_turn(t, write_rest, sock, data, sent)
 end
 
--- A copy of the list, all strings, and how many bytes that are: what becomes of the user's list during a wait is none
--- of ours.
+-- A copy of the list, as strings, and how many bytes that are. The user may change the list during a wait.
 local function strings_of(list)
   local copy, bytes = {}, 0
   for i = 1, #list do
@@ -357,32 +354,32 @@ end
 
 -- ---- the rest --------------------------------------------------------------------------------------------
 
---- Says that nothing more will be written; the other side reads "eof".
+--- Ends the writing direction: the other side reads "eof".
 ---@return true|nil ok
 ---@return string? err
 function Conn:close_write()
   return result(C.host_sock_close_write(self.sock))
 end
 
---- Closes at once. Gs that wait get "closed". Closing twice is harmless.
+--- Closes the connection at once. Gs that wait get "closed". Closing twice is harmless.
 ---@return true
 function Conn:close()
   C.host_sock_close(self.sock) -- what was not taken is not read any more
   return true
 end
 
---- The own address.
+--- The address of this side.
 ---@return string|nil addr  "host:port" or "unix:path"
 ---@return string? err
 function Conn:local_addr() return common.address_of(self.sock, 0) end
 
---- The other side's address.
+--- The address of the other side.
 ---@return string|nil addr  "host:port" or "unix:path"
 ---@return string? err
 function Conn:remote_addr() return common.address_of(self.sock, 1) end
 
---- Whether small pieces are sent at once, without waiting for more (TCP_NODELAY). They are, unless this is
---- turned off.
+--- Sets whether small pieces are sent at once, without waiting for more (TCP_NODELAY). A new connection sends them at
+--- once.
 ---@param on boolean
 ---@return true|nil ok
 ---@return string? err
@@ -391,8 +388,8 @@ function Conn:set_nodelay(on)
   return result(C.host_sock_set_nodelay(self.sock, on and 1 or 0))
 end
 
---- Probes the other side after so many seconds of silence, and so often again, so that a dead one is found
---- out. Never waits.
+--- Probes the other side after so many seconds of silence, and at such intervals again, so that a dead side is found
+--- out. Does not wait.
 ---@param seconds integer|nil  1 .. 32767; nil: no probes
 ---@return true|nil ok
 ---@return string? err

@@ -4,12 +4,12 @@
 --   file -> connection           sendfile
 --   anything else                a loop of reads and writes
 --
--- What stands in the source's buffer goes first. The source's reading turn is held to the end, the destination's
--- writing turn while what one read has brought is written: somebody else may write while the source is silent.
+-- Bytes in the source's buffer go first. The copy holds the source's reading turn to the end, and the destination's
+-- writing turn while the bytes of one read are written: other Gs may write while the source is silent.
 --
--- No byte is lost: what was taken from a connection and then not written goes back into its buffer, and a file's
--- position moves by what was written. (Sources that are neither have no way back.) The kernel may refuse splice or
--- sendfile; the loop then goes on from the byte that was reached.
+-- No byte is lost: bytes that were taken from a connection and not written go back into its buffer, and a file's
+-- position moves by the bytes that were written. Other sources have no way back. When the kernel refuses splice or
+-- sendfile, the loop goes on from the byte that was reached.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -24,7 +24,7 @@ local message = common.message
 
 local EAGAIN, READ, WRITE = common.EAGAIN, common.READ, common.WRITE
 local CHUNK = 65536
--- The kernel does not do it with these: EPERM, EINVAL, ENOSYS, EOPNOTSUPP, EOVERFLOW.
+-- The kernel refuses splice or sendfile with these: EPERM, EINVAL, ENOSYS, EOPNOTSUPP, EOVERFLOW.
 local refusals = { [-1] = true, [-22] = true, [-38] = true, [-95] = true, [-75] = true }
 
 local copy = {}
@@ -44,7 +44,7 @@ local function fail(c, err)
   return true
 end
 
--- Makes a wait; what a failed one says.
+-- Waits for a socket. True: the wait failed.
 local function wait(c, sock, mode)
   local why = wait_sock(sock, mode)
   if why then return fail(c, why) end
@@ -52,7 +52,7 @@ end
 
 -- ---- from a connection -----------------------------------------------------------------------------------
 
--- The buffer's bytes to a connection, straight from where they stand. In dst's turn.
+-- Writes the buffer's bytes to a connection, straight from the buffer. In dst's turn.
 local function put_buffer(c, dst, buffer)
   while c.left > 0 do
     local len = buffer["end"] - buffer.pos
@@ -69,7 +69,7 @@ local function put_buffer(c, dst, buffer)
   end
 end
 
--- The same to what has `write`: all of it, or nothing goes.
+-- Gives the buffer's bytes to a dst with a method `write`, which takes all of them or none.
 local function give_buffer(c, dst, buffer)
   local len = buffer["end"] - buffer.pos
   if len > c.left then len = c.left end
@@ -81,7 +81,7 @@ local function give_buffer(c, dst, buffer)
   count(c, len)
 end
 
--- In dst's turn, if it is a connection. A turn that can't be had is a failure, too.
+-- Calls fn(c, dst, ...) in dst's turn. A turn that can't be had is a failure, too.
 local function in_turn(c, dst, fn, ...)
   local ok, err = turn.run(dst.writing, function(...)
     fn(...)
@@ -112,7 +112,7 @@ local function by_buffer(c, dst, src)
   end
 end
 
--- What became of a step towards dst that moved n bytes, or why not: true if the copy ends here.
+-- Takes note of a step towards dst: n bytes were moved, or n says why not. True: the copy ends here.
 local function stepped(c, dst, n)
   if n > 0 then
     count(c, n)
@@ -127,7 +127,7 @@ local function stepped(c, dst, n)
   end
 end
 
--- All that the pipe holds, to dst. In dst's turn.
+-- Moves all bytes of the pipe to dst. In dst's turn.
 local function pump(c, dst, pipe)
   while C.host_pipe_len(pipe) > 0 do
     if stepped(c, dst, C.host_pipe_pump(pipe, dst.sock)) then return true end
@@ -157,7 +157,7 @@ local function by_splice(c, dst, src)
   kept = nil
   if not pipe then
     pipe = C.host_pipe_open(err_out)
-    -- Out of descriptors; the loop needs none.
+    -- No descriptor is left; the loop needs none.
     if pipe == nil then return by_buffer(c, dst, src) end
     ffi.gc(pipe, C.host_pipe_free)
   end
@@ -165,7 +165,7 @@ local function by_splice(c, dst, src)
   if C.host_pipe_len(pipe) > 0 then C.host_pipe_unread(pipe, src.sock) end
   if C.host_pipe_len(pipe) == 0 and not kept then
     kept = pipe
-  else -- the source is closed: what it has sent goes with it
+  else -- the source is closed: its bytes in the pipe go with it
     C.host_pipe_free(ffi.gc(pipe, nil))
   end
   if not ok then error(err, 0) end
@@ -200,7 +200,7 @@ local function by_loop(c, dst, src)
     end
     if conn.is(dst) then
       if write_some(c, dst, text) then
-        -- A file that can go back, goes.
+        -- A file's position goes back, if it can.
         if io.type(src) == "file" then src:seek("cur", -(#text - (c.moved - c.before))) end
         return
       end
@@ -247,13 +247,13 @@ local function check(v, what, method)
   end
 end
 
---- Copies n bytes, or all there will be, from one stream to another. May wait.
----@param dst lunapark.Conn|file*|table  or what has `dst:write(string)` -> true | nil, err
----@param src lunapark.Conn|file*|table  or what has `src:read(n)` -> string | nil, err
+--- Copies n bytes, or all up to the end, from one stream to another. May wait.
+---@param dst lunapark.Conn|file*|table  a table has `dst:write(string)` -> true | nil, err
+---@param src lunapark.Conn|file*|table  a table has `src:read(n)` -> string | nil, err
 ---@param n? integer  the most bytes that are copied; all without it
 ---@return integer|nil count  less than n if the source has ended before
 ---@return string? err
----@return integer? count  with an error: how many have been copied
+---@return integer? count  with an error: how many bytes have been copied
 function copy.copy(dst, src, n)
   check(dst, "dst", "write")
   check(src, "src", "read")

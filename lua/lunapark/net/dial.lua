@@ -1,17 +1,18 @@
 --- Connecting: to one address, or to the first of several that answers (RFC 8305, "Happy Eyeballs").
 --
 -- A name may have addresses that are dead, or of a family that leads nowhere from here, and a dead address says nothing
--- for minutes. So its addresses are tried one after another with a head start of 250 ms each, or less when one before
--- has failed, and the first that connects wins; the others are closed. They alternate between the families, IPv6
--- first, unless the resolver has put IPv4 first: it sorts by RFC 6724, and knows if there is a way for IPv6 at all.
+-- for minutes. So the addresses are tried one after another with a head start of 250 ms each, or less when an earlier
+-- attempt has failed. The first connection wins; the others are closed. The addresses alternate between the families,
+-- IPv6 first, unless the resolver has put IPv4 first: it sorts by RFC 6724, and knows if there is a way for IPv6 at
+-- all.
 --
--- Each attempt is a G in a scope: whoever cancels the caller, or its deadline, ends all of them, and the scope
--- does not return before the last socket is closed. An attempt that connects when another one has won closes its own.
+-- Each attempt is a G in a scope. A cancellation of the caller, or its deadline, ends all attempts, and the scope does
+-- not return before the last socket is closed. An attempt that connects after another has won closes its connection.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
-local base = require "lunapark.base"
+local base = require "lunapark.core.base"
 local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
 local lp = require "lunapark"
@@ -51,7 +52,7 @@ local function connect(addr, timeout)
 end
 dial.connect = connect
 
---- In turns of one family and the other, beginning with that of the first.
+--- The addresses in an order that alternates between the families, beginning with the family of the first.
 ---@param addrs string[]
 ---@return string[]
 function dial.alternate(addrs)
@@ -70,9 +71,9 @@ end
 
 ---@class lunapark.Race
 ---@field slot integer   of the G that waits for its end
----@field ended integer  so many attempts
+---@field ended integer  how many attempts have ended
 ---@field conn lunapark.Conn?  the winner
----@field err string?    why the first that failed did
+---@field err string?    why the first attempt that failed has failed
 
 local function attempt(race, addr)
   local c, err = connect(addr)
@@ -87,8 +88,8 @@ local function attempt(race, addr)
   C.host_wake(race.slot)
 end
 
--- Waits for a winner, for the end of more than `ended` attempts, or until at_ns, if that is not nil. Nil, or why the
--- caller's own time is over.
+-- Waits for a winner, for the end of more than `ended` attempts, or until at_ns (nil: no such moment). Returns nil, or
+-- why the caller's own time is over.
 local function watch(race, ended, at_ns)
   while not race.conn and race.ended <= ended do
     local err = wait(CONNECT, at_ns)
@@ -119,7 +120,7 @@ end
 --- Connects to the first of several addresses that answers. May wait.
 ---@param addrs string[]  at least one; without names
 ---@return lunapark.Conn|nil conn
----@return string? err  "timeout", "canceled", or why the first one failed
+---@return string? err  "timeout", "canceled", or why the first attempt failed
 function dial.first(addrs)
   if #addrs == 1 then return connect(addrs[1]) end
   local race = { slot = base.view.slot, ended = 0 }

@@ -4,11 +4,11 @@
 --   local f = assert(net.fd(s:getfd()))
 --   f:wait_write(5)
 --
--- The library reads and writes, and its descriptor stays its own: `close` only ends the waiting, and has to come
--- before the library closes the descriptor, whose number may be another one's at once.
+-- The library reads and writes, and its descriptor stays its own: `close` only ends the waiting. Call it before the
+-- library closes the descriptor, since the number may belong to another descriptor at once.
 --
--- The poller tells of changes, not of states, and what the library has left unread is no change. So a wait first asks
--- whether the descriptor is ready, and asks again when it ends.
+-- The poller tells of changes, not of states, and bytes that the library has left unread are no change. So a wait first
+-- asks whether the descriptor is ready, and asks again when it ends.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -37,11 +37,11 @@ local words = {
 local Fd = {}
 local fd_mt = { __name = "lunapark.Fd", __index = Fd }
 
---- A descriptor of another library, to be waited for. Never waits. Blocking descriptors will do, but a call that blocks
---- holds up the VM.
+--- Makes a handle to wait for a descriptor of another library. A descriptor that blocks will do, but a call of the
+--- library that blocks holds up the VM. Does not wait.
 ---@param number integer  the descriptor
 ---@return lunapark.Fd|nil fd
----@return string? err  "bad file descriptor"; or that it can't be waited for, as plain files
+---@return string? err  "bad file descriptor"; or words for a descriptor that can't be waited for, as a plain file's
 function fd.new(number)
   common.check_count(number, "fd", "fd", 0)
   if number > 0x7fffffff then error("fd: fd must be a descriptor, got " .. number, 2) end
@@ -54,7 +54,7 @@ local function wait(sock, mode, deadline_ns)
   while true do
     local ready = C.host_sock_ready(sock, mode)
     if ready > 0 then return true end
-    if ready < 0 then return nil, message(ready) end
+    if ready < 0 then return nil, common.words(ready, sock) end
     local why = wait_sock(sock, mode, deadline_ns)
     if why then return nil, why end
   end
@@ -63,7 +63,7 @@ end
 local function wait_in_turn(self, mode, seconds)
   local ready = C.host_sock_ready(self.sock, mode)
   if ready > 0 then return true end
-  if ready < 0 then return nil, message(ready) end
+  if ready < 0 then return nil, common.words(ready, self.sock) end
   local deadline_ns
   if seconds and seconds < 9e9 then
     deadline_ns = tonumber(C.rt_nanotime()) + (seconds > 0 and seconds * 1e9 or 0)
@@ -71,7 +71,8 @@ local function wait_in_turn(self, mode, seconds)
   return turn.run_until(self.turns[mode], deadline_ns, wait, self.sock, mode, deadline_ns)
 end
 
---- Waits until something can be read, the other side has ended, or it is broken: the library's next call tells.
+--- Waits until bytes can be read, the other side has ended, or the connection is broken: the library's next call tells
+--- which.
 ---@param s? number  seconds
 ---@return true|nil ok
 ---@return string? err  "timeout", "canceled", "closed"
@@ -80,7 +81,7 @@ function Fd:wait_read(s)
   return wait_in_turn(self, common.READ, s)
 end
 
---- Waits until something can be written, a connection is made, or it is broken.
+--- Waits until bytes can be written, a connection is made, or it is broken: the library's next call tells which.
 ---@param s? number  seconds
 ---@return true|nil ok
 ---@return string? err  "timeout", "canceled", "closed"

@@ -1,7 +1,7 @@
 --- Host names in addresses: "example.org:80" becomes "[2001:db8::7]:80", "192.0.2.7:80".
 --
--- What C reads by itself (numeric hosts, localhost, unix paths) stays as it is and costs one call. For other names the
--- resolver is loaded when the first one comes: most programs need none of it.
+-- Hosts that C reads by itself (numbers, localhost, unix paths) stay as they are and cost one call. The resolver is
+-- loaded with the first other name: most programs never need it.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -10,7 +10,7 @@ local C = ffi.C
 
 local names = {}
 
---- Does the address stand for itself?
+--- Whether an address has no name in it that must be looked up.
 ---@param addr string
 ---@return boolean
 function names.is_plain(addr)
@@ -24,7 +24,7 @@ local function split(addr)
   return host, port
 end
 
---- The addresses that an address with a name stands for, those to try first standing first. May wait.
+--- The addresses that an address with a name stands for, in the order in which to try them. May wait.
 ---@param addr string
 ---@param resolver? lunapark.Resolver  the default one without it
 ---@return string[]|nil addrs
@@ -41,7 +41,8 @@ function names.resolve(addr, resolver)
   return addrs
 end
 
---- The first of them, or the address itself: where one has to do. May wait for a name.
+--- The first address that an address with a name stands for, or the address itself, if it has no name. May wait for the
+--- look-up of the name.
 ---@param addr string
 ---@return string|nil addr
 ---@return string? err

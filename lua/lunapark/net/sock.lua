@@ -7,11 +7,12 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.core.base"
 
 local C = ffi.C
 local ffi_string = ffi.string
 local EVIRTUAL = C.HOST_EVIRTUAL
--- Told of what is made, under `lunapark test` only: testing/leaks.lua.
+-- Under `lunapark test` this function is told of each socket that is made: testing/leaks.lua.
 local note = debug.getregistry()["lunapark.note"]
 
 local sock = {}
@@ -21,7 +22,7 @@ sock.READ, sock.WRITE, sock.BOTH = 1, 2, 3
 
 local messages = {} -- by code, so that a failure makes no string twice
 
---- What a negative answer of the host means, in words. Raises if it is that there is no real I/O in virtual time.
+--- A negative answer of the host in words. Raises on the answer that there is no real I/O in virtual time.
 ---@param rc integer
 ---@return string
 local function message(rc)
@@ -36,7 +37,16 @@ local function message(rc)
 end
 sock.message = message
 
---- Gives a new socket to the collector, for the case that nobody closes it.
+--- A negative answer of a call that would wait for s if s were open, in words.
+---@param rc integer
+---@param s ffi.cdata*  host_sock
+---@return string
+function sock.words(rc, s)
+  local text = message(rc)
+  return text == "closed" and core.failed(text, s) or text
+end
+
+--- Gives a new socket a finalizer, for the case that the program does not close it.
 ---@param s ffi.cdata*  host_sock
 ---@return ffi.cdata*
 function sock.keep(s)
@@ -45,7 +55,7 @@ function sock.keep(s)
   return s
 end
 
---- true, or nil and what a negative code means.
+--- true, or nil and the words for a negative answer.
 ---@param rc integer
 ---@return true|nil ok
 ---@return string? err
@@ -67,14 +77,14 @@ function sock.address_of(s, peer)
   return ffi_string(address, n)
 end
 
---- Raises unless addr is a string; called by what users call.
+--- Raises unless addr is a string that C sees whole. Called by a function that users call.
 ---@param addr any
 ---@param what string  the function's name
 function sock.check_addr(addr, what)
-  if type(addr) ~= "string" then error(what .. ": addr must be a string, got " .. type(addr), 3) end
+  base.check_text(addr, what, "addr", 4)
 end
 
---- The same for seconds; nil is allowed.
+--- Raises unless seconds is a number of seconds or nil.
 ---@param seconds any
 ---@param what string
 ---@param name string  the argument's name
@@ -84,7 +94,7 @@ function sock.check_seconds(seconds, what, name)
   end
 end
 
---- The same for counts.
+--- Raises unless n is a whole number, `least` or more.
 ---@param n any
 ---@param what string
 ---@param name string
@@ -96,7 +106,7 @@ function sock.check_count(n, what, name, least)
   end
 end
 
---- Sets a deadline, or clears it with nil. 0 and less: it is over at once.
+--- Sets a deadline, or clears it with nil. A deadline of 0 or less is over at once.
 ---@param s ffi.cdata*  host_sock
 ---@param mode integer  READ, WRITE, BOTH
 ---@param seconds number|nil

@@ -1,10 +1,11 @@
 --- One G at a time: the order of the Gs that read, or write, or accept on one socket.
 --
 -- A *turn* is handed on in order, like the permit of a semaphore: `leave` gives it straight to the first G that waits,
--- so nobody can slip past. A G that gives up leaves its place, or passes the turn on if it had just been given it.
--- It is not lp.park that waits here: a `ready` that a user means for a later park must neither end this wait nor get
--- lost in it.
--- Socket deadlines do not reach a G in the queue; they end the call of the G in front, and then its own.
+-- so no G slips past. A G that gives up leaves its place, or passes the turn on if it had just been given it. lp.park
+-- is not used here: a `ready` that a user means for a later park must neither end this wait nor get lost in it.
+--
+-- The deadline of a socket does not reach a G in the queue. It ends the call of the G in front, and then the call of
+-- the next.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -15,12 +16,12 @@ local C = ffi.C
 local wait, OTHER = core.wait, core.reasons.other
 
 ---@class lunapark.Turn
----@field private busy boolean   somebody has the turn
+---@field private busy boolean   a G has the turn
 ---@field private first integer  places first .. last are Gs that wait, or false where one gave up
 ---@field private last integer
 local turn = {}
 
---- A turn that nobody has.
+--- A turn that no G has.
 ---@return lunapark.Turn
 function turn.new()
   return { busy = false, first = 1, last = 0 }
@@ -76,8 +77,8 @@ local function done(t, ok, ...)
   return ...
 end
 
---- Calls fn(...) in its turn, which ends with it, also by an error: no memory, or a place where no G may wait. May
---- wait.
+--- Takes the turn, calls fn(...), and leaves the turn, also after an error (no memory, or a place where no G may wait).
+--- May wait.
 ---@param t lunapark.Turn
 ---@param fn fun(...): ...
 ---@param ... any
@@ -88,7 +89,7 @@ function turn.run(t, fn, ...)
   return done(t, pcall(fn, ...))
 end
 
---- The same, giving up at a deadline.
+--- Takes the turn unless the deadline comes first, calls fn(...), and leaves the turn, also after an error. May wait.
 ---@param t lunapark.Turn
 ---@param deadline_ns number|nil
 ---@param fn fun(...): ...

@@ -4,8 +4,8 @@
 --   u:send("ping", "127.0.0.1:9000")
 --   local data, from = u:recv()
 --
--- A datagram is sent and received whole. Several Gs may receive on one socket: those that have to wait take turns,
--- and each gets the next datagram.
+-- A datagram is sent and received whole. Several Gs may receive on one socket: they take turns in waiting, and each
+-- gets the next datagram.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -17,7 +17,7 @@ local turn = require "lunapark.net.turn"
 local C = ffi.C
 local ffi_string = ffi.string
 local wait_sock = core.wait_sock
-local message, result, check_addr = common.message, common.result, common.check_addr
+local message, words, result, check_addr = common.message, common.words, common.result, common.check_addr
 
 local EAGAIN, READ, WRITE = common.EAGAIN, common.READ, common.WRITE
 -- No datagram of the internet is longer; unix ones may be.
@@ -27,7 +27,7 @@ local udp = {}
 
 local err_out = ffi.new("int[1]")
 local from = ffi.new("char[?]", 256)
--- Nobody waits between the call that fills it and the one that takes from it, so all sockets share it.
+-- All sockets share this buffer: no G waits between the call that fills it and the call that takes from it.
 local buffer, buffer_size = nil, 0
 
 ---@class lunapark.Udp
@@ -35,15 +35,15 @@ local buffer, buffer_size = nil, 0
 ---@field package sending lunapark.Turn
 ---@field package receiving lunapark.Turn
 ---@field set_deadline fun(self: lunapark.Udp, seconds: number|nil)  Makes `send` and `recv` fail with "timeout" from a
----moment on, those that wait already too. Seconds from now; 0: at once; nil: no deadline.
----@field set_read_deadline fun(self: lunapark.Udp, seconds: number|nil)   The same for `recv` alone.
----@field set_write_deadline fun(self: lunapark.Udp, seconds: number|nil)  The same for `send` alone.
+---moment on, also those that wait already. Seconds from now; 0: at once; nil: no deadline.
+---@field set_read_deadline fun(self: lunapark.Udp, seconds: number|nil)   A deadline for `recv` alone.
+---@field set_write_deadline fun(self: lunapark.Udp, seconds: number|nil)  A deadline for `send` alone.
 local Udp = {}
 local udp_mt = { __name = "lunapark.Udp", __index = Udp }
 common.add_deadlines(Udp)
 
---- A datagram socket of an address. May wait for a name, and for nothing else.
----@param addr string  its own: "host:port", port 0: any free one; the family of `addr` is that of the socket
+--- A datagram socket of an address. May wait for the look-up of a name, and for nothing else.
+---@param addr string  of this side: "host:port", port 0: any free one; the socket is of the family of `addr`
 ---@return lunapark.Udp|nil udp
 ---@return string? err
 function udp.new(addr)
@@ -55,8 +55,8 @@ function udp.new(addr)
   return setmetatable({ sock = common.keep(sock), sending = turn.new(), receiving = turn.new() }, udp_mt)
 end
 
---- Sends and receives only to and from that address from now on; `send` needs none then. May wait for a name, and for
---- nothing else.
+--- Connects the socket: from now on it sends to this address and receives from it alone, and `send` needs no address.
+--- May wait for the look-up of a name, and for nothing else.
 ---@param addr string
 ---@return true|nil ok
 ---@return string? err
@@ -71,7 +71,7 @@ local function send(sock, data, addr)
   while true do
     local n = C.host_sock_send(sock, data, #data, addr)
     if n >= 0 then return true end
-    if n ~= EAGAIN then return nil, message(n) end
+    if n ~= EAGAIN then return nil, words(n, sock) end
     local why = wait_sock(sock, WRITE)
     if why then return nil, why end
   end
@@ -81,7 +81,7 @@ end
 ---@param data string
 ---@param addr? string  where to; not needed after `connect`. A name is looked up each time
 ---@return true|nil ok
----@return string? err  "connection refused": an earlier one found nobody; "message too long"
+---@return string? err  "connection refused": nobody received an earlier datagram; "message too long"
 function Udp:send(data, addr)
   if type(data) ~= "string" then error("send: data must be a string, got " .. type(data), 2) end
   if addr ~= nil then
@@ -92,7 +92,7 @@ function Udp:send(data, addr)
   end
   local n = C.host_sock_send(self.sock, data, #data, addr)
   if n >= 0 then return true end
-  if n ~= EAGAIN then return nil, message(n) end
+  if n ~= EAGAIN then return nil, words(n, self.sock) end
   return turn.run(self.sending, send, self.sock, data, addr)
 end
 
@@ -101,7 +101,7 @@ local function recv_now(sock, max)
   local n = C.host_sock_recv(sock, buffer, max, from, 256)
   if n > max then return ffi_string(buffer, max), ffi_string(from), true end
   if n >= 0 then return ffi_string(buffer, n), ffi_string(from) end
-  return nil, n ~= EAGAIN and message(n) or EAGAIN
+  return nil, n ~= EAGAIN and words(n, sock) or EAGAIN
 end
 
 local function recv(sock, max)
@@ -114,10 +114,10 @@ local function recv(sock, max)
 end
 
 --- Receives a datagram. May wait.
----@param max? integer  the longest that is wanted, 65536 without it: a longer one is cut
+---@param max? integer  bytes, 65536 without it: a longer datagram is cut
 ---@return string|nil data
----@return string addr  whom it came from, or the error
----@return true? cut  it was longer
+---@return string addr  the sender's, or the error
+---@return true? cut  the datagram was longer
 function Udp:recv(max)
   if max == nil then
     max = MAX
@@ -135,19 +135,19 @@ function Udp:recv(max)
   return turn.run(self.receiving, recv, self.sock, max)
 end
 
---- Closes it. Gs that wait get "closed". Closing twice is harmless.
+--- Closes the socket. Gs that wait get "closed". Closing twice is harmless.
 ---@return true
 function Udp:close()
   C.host_sock_close(self.sock)
   return true
 end
 
---- The own address, with the port that was chosen when port 0 was asked for.
+--- The address of this side, with the port that was chosen when port 0 was asked for.
 ---@return string|nil addr
 ---@return string? err
 function Udp:local_addr() return common.address_of(self.sock, 0) end
 
---- The address it is connected to.
+--- The address that the socket is connected to.
 ---@return string|nil addr
 ---@return string? err
 function Udp:remote_addr() return common.address_of(self.sock, 1) end

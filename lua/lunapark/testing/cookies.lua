@@ -1,10 +1,15 @@
---- A jar for the test client's cookies: what Set-Cookie fields say is sent back, by RFC 6265's rules for one server.
+--- A jar for the test client's cookies, which come in Set-Cookie fields and are sent back by the rules of RFC 6265.
 --
--- A cookie goes back to the host that has set it, or, with Domain, to that domain and those below it; to its path and
--- what is below that; until Max-Age or Expires. Secure ones are kept, and not sent, since the client speaks plain HTTP.
--- Values are as they stand in the field: nothing is decoded.
+-- A cookie goes back to the host that has set it, or, with Domain, to that domain and the domains below it; to its path
+-- and the paths below it; until Max-Age or Expires. Secure cookies are kept and not sent, since the client speaks plain
+-- HTTP. Values are as they stand in the field: nothing is decoded.
+
+local trim = require("lunapark.core.text").trim
 
 local concat = table.concat
+
+-- A jar has no more cookies: the one that was set longest ago goes.
+local MOST = 1000
 
 ---@class lunapark.testing.Cookie
 ---@field name string
@@ -45,7 +50,7 @@ local function seconds_of(year, month, day, hour, min, sec)
   return ((days * 24 + hour) * 60 + min) * 60 + sec
 end
 
--- An Expires attribute; nil: it is none.
+-- The moment of an Expires attribute; nil: the text is no date.
 local function parse_date(text)
   local day, month, year, hour, min, sec = text:match "(%d%d?)[ -](%a%a%a)%a*[ -](%d%d%d?%d?) (%d%d?):(%d%d):(%d%d)"
   month = month and months[month:lower()]
@@ -72,15 +77,22 @@ local function path_of(target)
   return target:match "^[^?#]*"
 end
 
+-- The texts before the first "=" and behind it; without one the whole text, and nil.
+local function halves(part)
+  local at = part:find("=", 1, true)
+  if not at then return trim(part) end
+  return trim(part:sub(1, at - 1)), trim(part:sub(at + 1))
+end
+
 -- name=value; Attribute=value; Flag ... nil: no cookie.
 local function parse(field)
   local pair, rest = field:match "^([^;]*)(.*)$"
-  local name, value = pair:match "^%s*(.-)%s*=%s*(.-)%s*$"
-  if not name or name == "" then return nil end
+  local name, value = halves(pair)
+  if not value or name == "" then return nil end
   local attributes = {}
   for part in rest:gmatch "[^;]+" do
-    local key, setting = part:match "^%s*(.-)%s*=%s*(.-)%s*$"
-    attributes[(key or part:match "^%s*(.-)%s*$"):lower()] = setting or ""
+    local key, setting = halves(part)
+    attributes[key:lower()] = setting or ""
   end
   return name, value, attributes
 end
@@ -99,12 +111,13 @@ local function put(self, cookie)
   self.made = self.made + 1
   cookie.number = old and old.number or self.made
   self.list[#self.list + 1] = cookie
+  if #self.list > MOST then table.remove(self.list, 1) end
 end
 
---- Takes what a response has set; a cookie for another domain is refused.
+--- Takes the cookies that a response has set. A cookie for another domain is refused.
 ---@param fields string[]  values of Set-Cookie fields
----@param host string      to which the request went
----@param target string    its path
+---@param host string      of the request
+---@param target string    of the request
 function Jar:take(fields, host, target)
   for _, field in ipairs(fields) do
     local name, value, attributes = parse(field)
@@ -144,7 +157,7 @@ function Jar:field(host, target)
   return concat(found, "; ")
 end
 
---- The value of a cookie, whatever its path; nil: there is none.
+--- The value of a cookie of any path; nil: there is none.
 ---@param name string
 ---@return string|nil value
 ---@return lunapark.testing.Cookie|nil cookie
@@ -154,7 +167,7 @@ function Jar:get(name)
   end
 end
 
---- Puts a cookie there by hand, for all paths of a host.
+--- Puts a cookie into the jar, for all paths of a host.
 ---@param host string
 ---@param name string
 ---@param value string
@@ -164,7 +177,7 @@ function Jar:set(host, name, value)
   })
 end
 
---- Empties it.
+--- Empties the jar.
 function Jar:clear()
   self.list = {}
 end

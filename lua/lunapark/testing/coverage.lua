@@ -1,18 +1,18 @@
 --- `lunapark test --coverage`: which lines of the app's Lua were run.
 --
--- busted turns coverage on by LuaCov's module, `luacov.runner`; under Lunapark that is this one (testing/part.lua), so
--- -c, --coverage and `coverage = true` in .busted all work. LuaCov itself hooks each coroutine that is made by
--- coroutine.create or wrap, and knows nothing of Gs. LuaJIT has one hook for a whole VM: ours sees all Gs, those of
--- served apps too. Compiled code calls no hooks, so the JIT is off, and specs run several times slower.
+-- busted turns coverage on by LuaCov's module, `luacov.runner`. Under Lunapark this module stands in for it
+-- (testing/part.lua), so -c, --coverage and `coverage = true` in .busted all work. LuaCov itself hooks each coroutine
+-- that is made by coroutine.create or wrap, and knows nothing of Gs. LuaJIT has one hook for a whole VM: ours sees all
+-- Gs, also those of served apps. Compiled code calls no hooks, so the JIT is off, and specs run several times slower.
 --
--- Which lines can be run is no guess by their text: a file is compiled once more when it is loaded, and the lines are
--- those of its bytecodes (jit.util). Two of these stand at the `end` of a function and are left out: the making of it,
--- and the return that ends each function even where nobody gets there.
+-- The lines that can be run are not guessed by their text: a file is compiled once more when it is loaded, and the
+-- lines are those of its bytecodes (jit.util). Two bytecodes at the `end` of a function are left out: the making of the
+-- function, and the return that ends each function even where it is never reached.
 --
--- Counted are files that are loaded by require, dofile or loadfile after the start, run or not: but no spec files,
--- nothing in a folder `spec`, and nothing below /usr, where busted is. A configuration, `.luacov` or
--- --coverage-config-file, returns a table as LuaCov's does; of that count `include` and `exclude`, lists of Lua
--- patterns for paths without `.lua`. Other processes that a spec starts are not seen, nor is a run that does not end.
+-- Files count that are loaded by require, dofile or loadfile after the start, run or not. Spec files, files in a folder
+-- `spec` and files below /usr, where busted is, do not count. A configuration, `.luacov` or --coverage-config-file,
+-- returns a table as LuaCov's does; its `include` and `exclude` are used, lists of Lua patterns for paths without
+-- `.lua`. Other processes that a spec starts are not seen, nor is a run that does not end.
 
 local util = require "jit.util"
 
@@ -20,9 +20,9 @@ local getinfo = debug.getinfo
 
 local coverage = {}
 
--- Counts: by path and line; 0: it can be run, and was not.
+-- Counts by path and line; 0: the line can be run, and was not.
 
--- Opcodes, by functions of which we know where they have them.
+-- Opcodes, taken from functions that are known to have them.
 local RET0 = util.funcbc(function() end, 1) % 256
 local FNEW = util.funcbc(function() return function() end end, 1) % 256
 local UCLO = util.funcbc(function() -- KSHORT, FNEW, UCLO, RET0
@@ -53,7 +53,7 @@ end
 
 --- The lines of a Lua text that can be run, each with a count of 0.
 ---@param text string
----@return table<integer, integer>|nil lines  nil: it is no Lua
+---@return table<integer, integer>|nil lines  nil: the text is no Lua
 function coverage.lines(text)
   local chunk = load(text, "=coverage")
   if not chunk then return nil end
@@ -66,16 +66,17 @@ end
 
 ---@type table<string, table<integer, integer>>
 local counts = {}
--- Counts by the name of the chunk: false if nobody wants to know.
+-- Counts by the name of the chunk; false: the chunk does not count.
 local by_source = {}
 local specs = {}
 local include, exclude = {}, {}
 
--- Seen from here, if it lies here.
+-- The path as seen from the current folder, if it lies below that.
 local function short(path)
   local pl = require "pl.path"
   path = pl.normpath(pl.abspath(path))
-  local here = pl.currentdir():gsub("/*$", "/")
+  local here = pl.currentdir()
+  if here:sub(-1) ~= "/" then here = here .. "/" end
   if path:sub(1, #here) == here then return path:sub(#here + 1) end
   return path
 end
@@ -129,19 +130,19 @@ local function configure(path)
   include, exclude = config.include or {}, config.exclude or {}
 end
 
---- Begins to count, in all Gs of this VM. The JIT is off from here on.
+--- Begins to count in all Gs of this VM. The JIT is off from here on.
 function coverage.start()
   jit.off()
   jit.flush()
-  require("lunapark.source").on_load(loaded)
+  require("lunapark.std.source").on_load(loaded)
   debug.sethook(hook, "l")
 end
 
---- Ends it.
+--- Ends the counting.
 ---@return table<string, table<integer, integer>>
 function coverage.stop()
   debug.sethook()
-  require("lunapark.source").on_load(nil)
+  require("lunapark.std.source").on_load(nil)
   for path in next, specs do counts[short(path)] = nil end
   return counts
 end
@@ -159,7 +160,7 @@ end
 
 -- ---- as busted calls it ---------------------------------------------------------------------------------
 
---- What is done with the counts when the run ends; another process of a test run sends them to where they are summed.
+--- Called with the counts when the run ends. In a process of a larger test run it sends them to the process that sums.
 ---@param total table<string, table<integer, integer>>
 function coverage.finish(total)
   coverage.report(total, require("lunapark.core").option_value "coverage_dir")
@@ -182,7 +183,7 @@ coverage.runner = setmetatable({ configuration = { include = {}, exclude = {} } 
   end,
 })
 
---- Writes the pages, and a table to stderr, where it harms no output handler's document.
+--- Writes the pages, and a table to stderr: stdout may be an output handler's document.
 ---@param total table<string, table<integer, integer>>
 ---@param dir string
 function coverage.report(total, dir)

@@ -1,4 +1,6 @@
---- What coverage looks like: a table of files as text, and HTML pages with their lines.
+--- Coverage for people: a table of files as text, and HTML pages with their lines.
+
+local pieces = require("lunapark.core.text").pieces
 
 local pages = {}
 
@@ -17,8 +19,8 @@ end
 
 ---@class lunapark.testing.FileSum
 ---@field path string
----@field lines integer   that can be run
----@field missed integer  of these
+---@field lines integer   how many can be run
+---@field missed integer  how many of these were not run
 ---@field percent number
 
 local function percent(lines, missed)
@@ -85,7 +87,7 @@ local function page(file, counts, text)
   local out = { head(file.path), ('<p><a href="index.html">all files</a>: %d lines, %d missed\n<pre>\n'):format(
     file.lines, file.missed) }
   local number = 0
-  for line in (text:gsub("\n$", "") .. "\n"):gmatch "(.-)\n" do
+  for line in pieces(text:gsub("\n$", "") .. "\n", "\n") do
     number = number + 1
     local n = counts[number]
     out[#out + 1] = ('<span class="line%s" id="%d"><span class="n">%d</span><span class="c">%s</span>%s</span>'):format(
@@ -105,14 +107,14 @@ local function write(path, text)
   return true
 end
 
--- Those of an earlier run, and nothing else.
+-- Removes the pages of an earlier run, and no other file.
 local function clear(dir)
   for path in require("pl.path").dir(dir) do
     if path:match "%.lua%.html$" then os.remove(dir .. "/" .. path) end
   end
 end
 
---- Writes index.html and a page for each file to the directory, which is made if it is not there.
+--- Writes index.html and a page for each file to the directory. Makes the directory if it is not there.
 ---@param files lunapark.testing.FileSum[]
 ---@param total table<string, table<integer, integer>>
 ---@param dir string

@@ -12,13 +12,13 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
-local base = require "lunapark.base"
+local base = require "lunapark.core.base"
 local http = require "lunapark.http"
 local new_client = require "lunapark.testing.client"
 local virtual = require "lunapark.testing.virtual"
 
 local C = ffi.C
--- The run of `lunapark test` that this is loaded in; see runner.lua.
+-- Set under `lunapark test`: see runner.lua.
 local run = debug.getregistry()["lunapark.testing"]
 
 ---@class lunapark.testing
@@ -58,8 +58,12 @@ end
 
 local function serve(app, opts)
   local bound, err = ffi.new("char[?]", 128), ffi.new("int[1]")
-  local number = C.host_serve("127.0.0.1:0", core.new_handler(http.handler(app)), bound, 128, err)
-  if number < 0 then error("serve: " .. ffi.string(C.host_strerror(err[0])), 3) end
+  local handler = core.new_handler(http.handler(app))
+  local number = C.host_serve("127.0.0.1:0", handler, bound, 128, err)
+  if number < 0 then
+    if number == -1 then core.drop_handler(handler) end
+    error("serve: " .. ffi.string(C.host_strerror(err[0])), 3)
+  end
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
   local client = new_client.new(ffi.string(bound), server, opts)
   if run then
@@ -69,9 +73,9 @@ local function serve(app, opts)
   return client
 end
 
---- Serves an app on a free port. Raises when it cannot be loaded or started.
+--- Serves an app on a free port. Raises when the app cannot be loaded or started.
 ---@param app lunapark.App|function|string
----@param opts? lunapark.testing.ClientOptions  timeout, redirects, cookies, headers of its client
+---@param opts? lunapark.testing.ClientOptions  timeout, redirects, cookies, headers of the client
 ---@return lunapark.testing.Client
 function testing.serve(app, opts)
   new_client.check_options(opts, "serve", 2)
@@ -89,7 +93,7 @@ end
 
 --- Reads one response from a connection. May wait.
 ---@param conn lunapark.Conn
----@param method? string  what was asked, "GET" without it
+---@param method? string  of the request, "GET" without it
 ---@return lunapark.testing.Reply|nil reply
 ---@return string? err
 ---@return boolean? last  the connection has no further response
@@ -98,17 +102,17 @@ function testing.read_reply(conn, method)
 end
 
 testing.virtual = virtual
---- What a test may leave behind: for the running `it` and its before_each and after_each blocks; called elsewhere, for
---- all tests of that describe or file.
----@param ... any  kinds: "G", "timer", "socket", "file", "process", "error" (of a G that nobody joins); or objects: Gs,
----timers, connections, listeners, files, processes. Without any: everything
+--- Sets what a test may leave behind. A call in an `it`, or in a before_each or after_each block, is for the running
+--- `it`; a call elsewhere is for all tests of the describe or file.
+---@param ... any  kinds: "G", "timer", "socket", "file", "process", "error" (of a G that is not joined); or objects:
+---Gs, timers, connections, listeners, files, processes. Without any: everything
 function testing.allow_leak(...)
   if run then run.allow_leak(...) end
 end
 
---- How long a block may take, in place of --block-timeout: the running one, from now on, and those that follow in the
---- same `it`, describe or file.
----@param s number  seconds; 0: as long as it likes
+--- Sets how long a block may take, in place of --block-timeout: the running block, from now on, and the later blocks of
+--- the same `it`, describe or file.
+---@param s number  seconds; 0: no limit
 function testing.block_timeout(s)
   base.check_seconds(s, "block_timeout")
   if s < 0 then error("block_timeout: s must not be negative, got " .. s, 2) end

@@ -1,23 +1,25 @@
 --- `lunapark test --jobs N`: spec files at once, each in a process of its own.
 --
--- A process, and not a VM: specs change what belongs to the process (signals, descriptors, the log, the environment),
--- and one that crashes or ends with a deadlock is one failed file. Each runs this same command line, with
--- `--part=FILE` in front, which says which file is meant; the runner there is as always, but its output handler writes
--- busted's events down (testing/record.lua). Here they are published again, file by file in the order of files, to the
--- output handler that was asked for. So any handler works, its document is one document and its sums are the
--- sums. What a file's specs print is kept whole and comes before its results.
+-- A file gets a process and not a VM, because specs change state of the process (signals, descriptors, the log, the
+-- environment); a process that crashes or ends with a deadlock is one failed file. Each process runs this command line
+-- with `--part=FILE` in front, which names the spec file. Its runner is the usual one; its output handler writes
+-- busted's events down (testing/record.lua). This process publishes the events again, file by file in the order of
+-- files, to the output handler that was asked for. So any handler works: its document is one document, its sums are the
+-- sums. The output of a file's specs is kept whole and comes before its results.
 --
--- What is different: each file is insulated, whatever --no-auto-insulate says; a helper script runs once per file.
+-- Two things differ from a run without --jobs: each file is insulated, whatever --no-auto-insulate says, and a helper
+-- script runs once per file.
 
 local ffi = require "ffi"
 local exec = require "lunapark.exec"
 local lp = require "lunapark"
+local pieces_of = require("lunapark.core.text").pieces
 local report = require "lunapark.testing.report"
 local signal = require "lunapark.signal"
 
--- Bytes that a spec file may print; more is left out.
+-- Bytes that a spec file may print; the rest is left out.
 local MAX_OUTPUT = 64 * 2 ^ 20
--- Seconds between TERM and KILL for those that still run when all is to end.
+-- Seconds between TERM and KILL for processes that still run at the end.
 local GRACE = 2
 
 ffi.cdef "int getpid(void);"
@@ -26,8 +28,8 @@ local jobs = {}
 
 -- ---- which files ----------------------------------------------------------------------------------------
 
---- What busted makes of the command line, with .busted and its own defaults. nil: it is wrong, or asks for something
---- else than a run; busted says so itself.
+--- The command line as busted reads it, with .busted and its own defaults. nil: the command line is wrong, or asks for
+--- something else than a run; busted says so itself.
 ---@param words string[]
 ---@return table|nil args
 function jobs.parse(words)
@@ -39,7 +41,7 @@ function jobs.parse(words)
   return args
 end
 
---- Which output handler busted takes if none is named.
+--- The name of the output handler that busted takes if none is named.
 ---@return string
 function jobs.default_output()
   local ok, term = pcall(require, "term")
@@ -60,7 +62,7 @@ end
 
 --- The spec files that a command line means, as busted finds them.
 ---@param args table  of jobs.parse
----@param missing fun(message: string)  called for a root that is not there, and when there is nothing
+---@param missing fun(message: string)  called for a root that is not there, and when there is no spec file
 ---@return string[]|nil paths  relative to the directory of -C
 ---@return string? err
 function jobs.files(args, missing)
@@ -75,7 +77,7 @@ end
 
 -- ---- processes ------------------------------------------------------------------------------------------
 
---- Our own command line with a part in front: what runs it.
+--- The command line that runs a part: our own with the part in front.
 ---@param path string  of the part file
 ---@return string[]
 function jobs.command(path)
@@ -83,7 +85,7 @@ function jobs.command(path)
   local text = file:read "*a"
   file:close()
   local argv = {}
-  for word in text:gmatch "([^%z]*)%z" do
+  for word in pieces_of(text, "\0") do
     if word:sub(1, 7) ~= "--part=" then argv[#argv + 1] = word end
   end
   argv[1] = "/proc/" .. ffi.C.getpid() .. "/exe"
@@ -108,9 +110,9 @@ end
 ---@field stdout string
 ---@field stderr string
 ---@field records table[]
----@field ended string|nil  how its process ended, if that was before all was said, or badly though nothing has failed
+---@field ended string|nil  how its process ended, if it ended before its last record, or badly though no test failed
 
--- Removes files when they are no more of use; also when all is ended before that.
+-- Removes files that are of no more use, also when the run is ended early.
 local temporary = {}
 
 local function drop(...)
@@ -122,12 +124,12 @@ local function drop(...)
 end
 
 --- Starts a process for a part.
----@param part table        what report.lua says of it, but for its report
+---@param part table        as in report.lua, without its report
 ---@param running table<lunapark.Process, true>
 ---@param opts table         of exec.spawn
 ---@return lunapark.Process|nil process
 ---@return string? err
----@return fun(): table[] finish  its records, once; to be called in any case
+---@return fun(): table[] finish  returns its records; to be called once in any case
 function jobs.start(part, running, opts)
   local part_file, report_file = report.new_file(), report.new_file()
   temporary[part_file], temporary[report_file] = true, true
@@ -166,7 +168,7 @@ local function run_file(part, running)
     result.records = finish()
     local last = result.records[#result.records]
     local whole = last and last[1] == "end"
-    -- Behind its last word it may still crash, or a sanitizer have something to report.
+    -- After its last record the process may still crash, or a sanitizer may report.
     if not whole or how.code ~= 0 and not has_failed(result.records) then
       result.ended = how.signal and "by signal " .. how.signal or "with exit code " .. tostring(how.code)
     end
@@ -177,7 +179,7 @@ local function run_file(part, running)
   return result
 end
 
---- Ends processes: TERM, and KILL for those that do not heed it.
+--- Ends processes by TERM, and by KILL if they do not heed that.
 ---@param running table<lunapark.Process, true>
 function jobs.stop(running)
   for process in next, running do process:kill "TERM" end
@@ -207,7 +209,7 @@ end
 
 -- ---- events ---------------------------------------------------------------------------------------------
 
--- Publishes the events of one file. Its elements become elements here, below the root.
+-- Publishes the events of one file. The file's elements become elements here, below the root.
 local function replay(busted, path, result)
   local elements, open_test = {}, nil
   local function element_of(copy)
@@ -291,14 +293,14 @@ end
 
 ---@class lunapark.testing.JobsOptions
 ---@field jobs integer      how many at once
----@field files string[]?   which; without it those that the command line means
----@field loads boolean?    each is to tell what it has loaded
+---@field files string[]?   the spec files; without it those that the command line means
+---@field loads boolean?    each process tells the files that it has loaded
 ---@field say fun(path: string, result: lunapark.testing.FileRun)?
 
---- Runs spec files in processes, and prints what the output handler makes of it.
+--- Runs spec files in processes, and prints their results by the output handler.
 ---@param words string[]  the command line, without our own options
 ---@param opts lunapark.testing.JobsOptions
----@return integer|nil code  busted's exit code; nil: nothing was run, which is for busted to explain
+---@return integer|nil code  busted's exit code; nil: no file was run, and busted is to say why
 function jobs.run(words, opts)
   local args = jobs.parse(words)
   if not args then return nil end

@@ -1,27 +1,27 @@
---- What a test leaves behind: Gs, timers, sockets, files, processes, errors that nobody has looked at.
+--- What a test leaves behind: Gs, timers, sockets, files, processes, errors that were not looked at.
 --
--- Under `lunapark test`, and only there, the modules that make such things tell of each (`note`, below), and where in
--- the spec it was made is kept until the test is over. What was made by the G of an `it`, or by a G that was started
--- by it, and so on, is that test's; what setup and before_each make, and the Gs that they start, is not. A test that
--- passes otherwise fails when something of its is left after its after_each blocks: its author has either forgotten
--- that, or says `testing.allow_leak`.
+-- Under `lunapark test`, and only there, the modules that make such objects tell of each (`note`, below), and its place
+-- in the spec is kept until the test is over. An object belongs to a test if the G of the `it` made it, or a G that
+-- this G started, and so on. Objects that setup and before_each make, and Gs that they start, belong to no test. A test
+-- that passes otherwise fails when an object of it is left after its after_each blocks: its author has forgotten the
+-- object, or says `testing.allow_leak`.
 --
---   G, timer   it has not ended. One that is about to gets a moment, a tenth of a second.
---   socket     it is open, or was until the collector came: a connection, a listener, a datagram socket, a descriptor
---              of another library that is waited for
---   file       of lunapark.fs, io.open, io.popen, io.tmpfile: it is open
---   process    of lunapark.exec: it runs
---   error      a G has raised, and nobody has joined it. Elsewhere that is a line in the log.
+--   G, timer   has not ended. A G that is about to end gets a moment, a tenth of a second.
+--   socket     is open, or was until the collector came: a connection, a listener, a datagram socket, a descriptor of
+--              another library that is waited for
+--   file       of lunapark.fs, io.open, io.popen, io.tmpfile: is open
+--   process    of lunapark.exec: runs
+--   error      a G has raised, and was not joined. Elsewhere that is a line in the log.
 --
--- Handlers of testing.serve are Gs that no test has started, and what they make is nobody's.
+-- Handlers of testing.serve are Gs that no test has started; the objects that they make belong to no test.
 --
--- Channels need no look of their own: one in whose queue somebody waits has a G that waits.
+-- Channels need no look of their own: a channel in whose queue a G waits has a G that is left.
 --
--- A leaked G is ended (host/block.c), since it would go on in the midst of the next test.
+-- A leaked G is ended (host/vm/block.c), since it would go on in the midst of the next test.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
-local base = require "lunapark.base"
+local base = require "lunapark.core.base"
 local lp = require "lunapark"
 
 local C = ffi.C
@@ -41,13 +41,13 @@ local GRACE, TURNS = 0.1, 20
 ---@type table<lunapark.G, lunapark.testing.Owner>
 local owner_of = setmetatable({}, { __mode = "k" })
 
---- An owner: of what an `it` makes, or another block.
+--- An owner of the objects that an `it` or another block makes.
 ---@return lunapark.testing.Owner
 function leaks.owner()
   return { gs = {}, things = {}, look_at = 100, errors = {} }
 end
 
---- What g makes from now on is the owner's, g itself is not.
+--- Objects that g makes from now on belong to the owner. g itself does not.
 ---@param g lunapark.G
 ---@param owner lunapark.testing.Owner
 function leaks.own(g, owner)
@@ -56,14 +56,8 @@ end
 
 -- ---- where something is made -----------------------------------------------------------------------------
 
-local from_disk = os.getenv "LUNAPARK_LUA"
-local OURS = { "@lunapark/", from_disk and "@" .. from_disk .. "/lunapark/" or nil }
-
 local function is_ours(source)
-  for _, prefix in ipairs(OURS) do
-    if source:sub(1, #prefix) == prefix then return true end
-  end
-  return false
+  return source:sub(1, 10) == "@lunapark/"
 end
 
 -- "file:line" of the code that called into Lunapark.
@@ -83,8 +77,8 @@ end
 
 local address = ffi.new("char[?]", 128)
 
--- The entry does not keep the object, or that would never be collected; its finalizer keeps the entry. `cdata` is what
--- has the finalizer `free`; is_open(cdata) tells.
+-- The entry does not keep the object, or the object would never be collected; the object's finalizer keeps the entry.
+-- `cdata` has the finalizer `free`; is_open(cdata) tells whether the object is open.
 local function watch(entry, cdata, free, is_open)
   local ref = setmetatable({ cdata }, { __mode = "v" })
   entry.object = ref
@@ -98,7 +92,7 @@ local function watch(entry, cdata, free, is_open)
   end)
 end
 
--- Adds an entry to the owner's list, from which now and then those are taken that are no leaks any more.
+-- Adds an entry to the owner's list. Now and then entries that are no leaks any more are taken from the list.
 local function add(owner, entry)
   local things = owner.things
   if #things >= owner.look_at then
@@ -150,7 +144,7 @@ function noters.timer(owner, t)
   owner.gs[t.g] = "timer"
 end
 
--- It has become somebody's who outlives the test, or is closed by the runner.
+-- The object has an owner that outlives the test, or the runner closes it.
 function noters.kept(owner, object)
   for i = #owner.things, 1, -1 do
     if owner.things[i].object[1] == object then table.remove(owner.things, i) end
@@ -188,7 +182,7 @@ local function note(kind, object)
   if owner then noters[kind](owner, object) end
 end
 
---- From now on what is made is noted, by modules that are loaded from now on.
+--- Modules that are loaded from now on note the objects that they make.
 function leaks.install()
   registry["lunapark.note"] = note
   for _, name in ipairs { "open", "popen" } do
@@ -205,7 +199,7 @@ local function is_live(g)
   return not g.results and not g.err and C.host_serial(g.slot) == g.serial
 end
 
--- Whether something of it may end by itself in a moment.
+-- Whether an object of the owner may end by itself in a moment.
 local function any_runs(owner)
   for g in pairs(owner.gs) do
     if is_live(g) then return true end
@@ -229,7 +223,7 @@ local function is_allowed(allowed, kind, object)
   return false
 end
 
---- Lets the Gs and processes go on that are about to end; returns when none is left, or soon after.
+--- Lets Gs and processes that are about to end go on. Returns when none is left, or a moment later.
 ---@param owner lunapark.testing.Owner
 ---@param briefly? boolean  a few turns only
 function leaks.settle(owner, briefly)
@@ -248,7 +242,7 @@ local function describe(kind, where, text)
   return ("%s%s, made at %s"):format(kind, text and " " .. text or "", where)
 end
 
---- What is left of it: lines for the user, and whether Gs are among it.
+--- The objects of the owner that are left, as lines for the user, and whether Gs are among them.
 ---@param owner lunapark.testing.Owner
 ---@param allowed table  kinds and objects that may be
 ---@return string[] lines
@@ -276,13 +270,13 @@ function leaks.left(owner, allowed)
   return lines, gs
 end
 
---- The errors that `left` has told need not be in the log, too.
+--- Keeps the errors that `left` has told out of the log.
 ---@param owner lunapark.testing.Owner
 function leaks.said(owner)
   for _, g in ipairs(owner.errors) do g.report_at = nil end
 end
 
---- Ends the Gs that are left, but for those that may be. Waits, until they have ended or a little longer.
+--- Ends the Gs that are left, except those that are allowed. Waits until they have ended, for a limited time.
 ---@param owner lunapark.testing.Owner
 ---@param allowed table
 ---@param first? lunapark.G  one more

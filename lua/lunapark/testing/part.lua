@@ -1,5 +1,5 @@
---- What `lunapark test` does around a run of busted: --jobs, --watch, --coverage; and its part when another process of
---- the same test run has started it (testing/jobs.lua, testing/watch.lua).
+--- The work of `lunapark test` around a run of busted: --jobs, --watch, --coverage; and the run of a part that another
+--- process of the test run has asked for (testing/jobs.lua, testing/watch.lua).
 
 local core = require "lunapark.core"
 local coverage = require "lunapark.testing.coverage"
@@ -10,7 +10,7 @@ ffi.cdef "char *SHA1Data(const uint8_t *data, size_t len, char *text);"
 
 local part = {}
 
--- A module of busted as it would be found without our package.preload.
+-- Loads a module of busted as it would be found without our package.preload.
 local function original(name)
   for i = 2, #package.loaders do
     local found = package.loaders[i](name)
@@ -19,7 +19,7 @@ local function original(name)
   error(("module '%s' not found"):format(name), 0)
 end
 
--- busted's runner finds this file alone, and has this seed.
+-- Makes busted's runner find this file alone, with this seed.
 local function narrow(given)
   local name = "busted.modules.test_file_loader"
   package.preload[name] = function()
@@ -32,7 +32,7 @@ local function narrow(given)
   end
 end
 
---- The digits that a content is known by.
+--- The digest of a file's content.
 ---@param bytes string
 ---@return string
 function part.digest(bytes)
@@ -40,7 +40,7 @@ function part.digest(bytes)
   return ffi.string(ffi.C.SHA1Data(bytes, #bytes, text))
 end
 
---- A path without ./ and ../ in it, seen from the root.
+--- An absolute path without ./ and ../ in it.
 ---@param path string
 ---@return string
 function part.absolute(path)
@@ -48,11 +48,11 @@ function part.absolute(path)
   return pl.normpath(pl.abspath(path))
 end
 
--- Which files were asked for, with what was in them. What the system has installed does not change under a test run.
+-- Notes the files that are asked for, with their content. Files of the system do not change during a test run.
 local function note_loads()
   local loads = {}
   local absolute, digest = part.absolute, part.digest
-  require("lunapark.source").on_load(function(path, bytes)
+  require("lunapark.std.source").on_load(function(path, bytes)
     path = absolute(path)
     if path:sub(1, 5) ~= "/usr/" and loads[path] == nil then loads[path] = bytes and digest(bytes) or false end
   end)
@@ -113,9 +113,9 @@ local function asks(words)
   end
 end
 
---- Before busted's runner: sees to what is ours in the command line.
----@param words string[]  what options.c has left of it; changed
----@return integer|nil code  the run is over; nil: it is to be done here
+--- Handles our own options, before busted's runner.
+---@param words string[]  the command line as options.c has left it; changed
+---@return integer|nil code  the run is over; nil: busted's runner is to run here
 function part.enter(words)
   package.preload["luacov.runner"] = function() return coverage.runner end
   local path = words[1] and words[1]:match "^%-%-part=(.*)"

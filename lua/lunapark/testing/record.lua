@@ -7,10 +7,10 @@ local record = {}
 
 ---@type lunapark.testing.Report  of this process
 local out
--- What busted calls an element, and its number here.
+-- The numbers of busted's elements.
 local ids, last_id = {}, 0
 
--- Names and times; not what an element contains.
+-- The names and times of an element, without what it contains.
 local function describe(element)
   local copy = { id = ids[element] }
   for name, value in next, element do

@@ -1,7 +1,7 @@
---- What a process of a test run tells the one that has started it: records in a file, one behind another.
+--- Reports of a process of a test run to the process that has started it: records in a file, one behind another.
 --
 -- A record is a list of plain values (string.buffer's format), with its length in front. It is written at once, so when
--- the process dies, all that it has said until then can be read. What it was told comes the same way: a part file.
+-- the process dies, all earlier records can be read. A process gets its task in such a file, too: a part file.
 --
 -- Part: { role = "file", file = PATH, report = PATH, run = N, runs = N, seed = N?, loads = true? }: run this spec file
 -- alone; { role = "run", files = PATHS, report = PATH }: run these, and tell what each has loaded.
@@ -47,7 +47,7 @@ function Report:close()
   self.file:close()
 end
 
---- The records in a file; one that is not whole is left out, with those behind it.
+--- The records in a file, up to the first that is not whole.
 ---@param path string
 ---@return table[] records  each with `n`
 function report.read(path)

@@ -1,13 +1,14 @@
 --- `lunapark test --rounds N`: the whole run again and again, each time with another seed.
 --
--- Each round is a process of its own, this binary with the same arguments, so rounds share nothing and even one that
--- crashes is counted. Seeds are `--seed` and those that follow, or random to begin with. The first round that fails
--- is the last; its output is printed as it is, or, if all are well, the last one's, so that an output handler's report
--- is one run's. What is said of the rounds goes to stderr.
+-- Each round is a process of its own, this binary with the same arguments. So rounds share nothing, and a round that
+-- crashes is counted. The seeds are `--seed` and the numbers that follow, or begin at random. The first round that
+-- fails is the last. The output of the last round is printed as it is, so that an output handler's report is one run's.
+-- Words about the rounds go to stderr.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
-local base = require "lunapark.base"
+local base = require "lunapark.core.base"
+local pieces = require("lunapark.core.text").pieces
 
 local C = ffi.C
 local view = base.view
@@ -23,17 +24,17 @@ function rounds.seed()
   if view.seed ~= 0 then return view.seed - 1 end
 end
 
---- How many rounds there are to be; nil without --rounds.
+--- The number of rounds; nil without --rounds.
 ---@return integer|nil
 function rounds.count()
   local n = C.host_rounds()
   if n > 1 then return n end
 end
 
---- Before busted runs, in the G in which it will: it wakes by the clock, on which what the seed draws must not depend.
---- busted gets the number too: it shuffles specs by it, if it is told to.
+--- Prepares a run with a seed, in the G in which busted will run: the draws of the seed must not depend on the clock,
+--- which wakes that G. busted gets the seed, too, and shuffles specs by it if it is told to.
 ---@param args string[]  busted's
----@return string|nil hint  what the run is to say if it fails
+---@return string|nil hint  the words of a run that fails
 function rounds.begin(args)
   local seed = rounds.seed()
   if not seed then return end
@@ -43,13 +44,13 @@ function rounds.begin(args)
   return ("lunapark: seed %d: --seed %d repeats this order\n"):format(seed, seed)
 end
 
--- What this process was started with, from behind "test", without our two options.
+-- The arguments of this process behind "test", without our two options.
 local function own_args()
   local f = assert(io.open "/proc/self/cmdline")
   local text = f:read "*a"
   f:close()
   local args, skip = {}, 2
-  for word in text:gmatch "(.-)%z" do
+  for word in pieces(text, "\0") do
     if skip > 0 then
       skip = skip - 1
     elseif word == "--seed" or word == "--rounds" then

@@ -1,24 +1,25 @@
 --- `lunapark test`: busted, whose blocks run in Gs.
 --
--- busted is as it was installed; its options, outputs and exit code are its own. What is added hangs on the functions
--- of its core, which the runner makes once for the whole run (`install`):
+-- busted is as it was installed; its options, outputs and exit code are its own. We replace functions of its core,
+-- which its runner makes once for the whole run (`install`):
 --
 --   * busted.safe runs a block. Each block (it, before_each, setup, a describe's body, a file ...) gets a G of its own,
---     and the runner's G waits for it: at most --block-timeout, and not when nobody can ever wake it (host/block.c).
---     Then the block fails, with what all Gs of the VM are doing, and is ended with the Gs that it has started.
---   * busted.getTrace says where an error was raised. The block's G knows; the runner's raises the error again.
---   * busted.register gets the executors of `it`, `describe` and files, around which we note what was made in
---     them: it is closed when they end, or is a leak (leaks.lua).
---   * busted.safe_publish tells that a test has ended. When something of a test is left by then, it may be that its
---     after_each blocks tidy up: so the news of its end is held back until they have run. For all other tests nothing
---     comes in another order than without us.
+--     and the runner's G waits for it, at most --block-timeout, and not longer than it can still be woken
+--     (host/vm/block.c). Then the block fails, with a dump of all Gs of the VM, and is ended with the Gs that it
+--     started.
+--   * busted.getTrace says where an error was raised. The block's G knows; the runner's G raises the error again.
+--   * busted.register gets the executors of `it`, `describe` and files. Around them we note the objects that are made:
+--     they are closed when the element ends, or are leaks (leaks.lua).
+--   * busted.safe_publish tells that a test has ended. When objects of a test are left by then, its after_each blocks
+--     may tidy up: so the news of its end is held back until they have run. For all other tests the order stays
+--     busted's.
 --
 -- A leak, a deadlock and a block that takes too long are failures of an `it`, and errors elsewhere, as busted counts
 -- what assert raises.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
-local base = require "lunapark.base"
+local base = require "lunapark.core.base"
 local core = require "lunapark.core"
 local leaks = require "lunapark.testing.leaks"
 local lp = require "lunapark"
@@ -33,10 +34,10 @@ local LOOK = 0.15
 
 ---@class lunapark.testing.Frame
 ---@field element table    of busted: an it, a describe or a file
----@field closers table[]  what is to be closed when it ends, unless it was collected before; so many:
----@field n_closers integer
----@field allowed table    what testing.allow_leak has said in it
----@field limit number?    what testing.block_timeout has said in it
+---@field closers table[]  objects to close when it ends; those that were collected are gone
+---@field n_closers integer  how many were put into closers
+---@field allowed table    by testing.allow_leak
+---@field limit number?    by testing.block_timeout
 ---@field owner lunapark.testing.Owner?  of an it
 ---@field held table?      of an it: the arguments of the news of its end
 
@@ -69,17 +70,17 @@ local function name_of(element, descriptor)
   return ("%s%s (%s:%d)"):format(descriptor, name, place_of(element))
 end
 
--- What busted shows of an error that belongs to the element as a whole.
+-- busted's form of an error that belongs to the element as a whole.
 local function trace_of(element)
   local file, line = place_of(element)
   return { short_src = file, source = "@" .. file, currentline = line, traceback = "", what = "Lua" }
 end
 
--- What all Gs of the VM do, but for this one, the runner's.
+-- A dump of all Gs of the VM except this one, the runner's.
 local function dump()
   local lines, ours = {}, false
   for line in core.dump():gmatch "[^\n]+" do
-    if line:find "^  %S" then ours = line:find "^  G [%d.]+[^:]*: running" ~= nil end
+    if line:find "^  %S" then ours = line:find "^  G [%d.][^:]*: running" ~= nil end
     if not ours then lines[#lines + 1] = line end
   end
   return table.concat(lines, "\n")
@@ -114,8 +115,8 @@ end
 
 ---@class lunapark.testing.Block
 ---@field name string
----@field limit number    how many seconds it may take; 0: any number
----@field give_up number  until when, therefore
+---@field limit number    seconds that it may take; 0: no limit
+---@field give_up number  the moment at which the limit is over
 ---@field given_up boolean?
 ---@field results table?  of xpcall, when it has ended
 ---@field err any?
@@ -127,10 +128,10 @@ local running
 local function set_limit(block, seconds)
   block.limit = seconds
   block.give_up = seconds > 0 and base.real_ns() * 1e-9 + seconds or math.huge -- a block may call it in virtual time
-  C.host_block_begin(block.name, seconds > 0 and block.give_up * 1e9 or 0)
+  C.host_block_limit(seconds > 0 and block.give_up * 1e9 or 0)
 end
 
--- That of the innermost element that has one of its own.
+-- The limit of the innermost element that has one.
 local function limit_here()
   for i = #frames, 1, -1 do
     if frames[i].limit then return frames[i].limit end
@@ -142,7 +143,7 @@ local function too_long(block)
   return ("the block has taken longer than %g s (--block-timeout)"):format(block.limit)
 end
 
--- Waits for g: nothing when it has ended, or why not, with what all Gs do.
+-- Waits for g. Returns nothing when g has ended; else why not, with a dump of all Gs.
 local function await(g, block)
   local mark
   while true do
@@ -158,7 +159,7 @@ local function await(g, block)
   end
 end
 
--- Runs a block and returns what it returns; raises what it raises.
+-- Runs a block, and returns its results or raises its error.
 local function run_in_g(run, element, descriptor)
   local frame = frames[#frames]
   local is_test = descriptor == "it" or descriptor == "finally"
@@ -167,11 +168,12 @@ local function run_in_g(run, element, descriptor)
   local g = lp.detach(body, block, run, element)
   g.where = block.name
   leaks.own(g, owner)
+  C.host_block_begin(block.name)
   set_limit(block, limit_here())
   running = block
   local why = await(g, block)
   running = nil
-  C.host_block_begin("", 0)
+  C.host_block_begin ""
   if why then
     block.given_up = true
     leaks.end_gs(owner, {}, g)
@@ -180,14 +182,14 @@ local function run_in_g(run, element, descriptor)
   local results = block.results
   if not results then relay(g.err, trace_of(element)) end
   if not results[1] then relay(block.err, block.trace) end
-  -- Nobody could look at it meanwhile: something has run without waiting.
+  -- Nothing could look at the clock meanwhile: code has run without waiting.
   if lp.now() >= block.give_up then fail(element, too_long(block)) end
   return unpack(results, 2, results.n)
 end
 
 -- ---- what an element makes -------------------------------------------------------------------------------
 
--- What testing.allow_leak has said in the running elements.
+-- The leaks that are allowed in the running elements.
 local function all_allowed()
   local list = {}
   for _, frame in ipairs(frames) do
@@ -203,7 +205,7 @@ local function close_all(frame)
   end
 end
 
--- The end of a test of which something was left: true if it is a leak.
+-- The end of a test that has left objects: true if they are leaks.
 local function look_for_leaks(frame)
   local owner, allowed = frame.owner, all_allowed()
   leaks.settle(owner)
@@ -240,7 +242,7 @@ local function in_frame(executor, is_test)
   end
 end
 
--- The news of a test's end: held back if something of it is left. True: it is.
+-- The news of a test's end. Held back if the test has left objects; then true.
 local function hold_back(descriptor, channel, element, parent, status)
   local frame = frames[#frames]
   if channel[1] ~= "test" or channel[2] ~= "end" or status ~= "success" then return false end
@@ -284,7 +286,7 @@ local function hook(b)
   return b
 end
 
--- For lunapark.testing, of which each spec file loads its own.
+-- For lunapark.testing, which each spec file loads anew.
 local testing = {}
 
 --- obj:close() is called when the running it, describe or file ends.

@@ -6,13 +6,13 @@
 --     assert.equal(3600, lp.now() - start)
 --   end)
 --
--- How the clock moves, and what is refused: host/bubble.c. Here is what the caller sees, and the clocks of `os`, which
--- are replaced once by functions that ask where they are called. What took os.time for itself before this module was
--- loaded has the real one; `lunapark test` loads it before any spec.
+-- host/vm/bubble.c moves the clock and refuses what can't be done. Here are the function for users, and the clocks of
+-- `os`, which are replaced once by functions that ask where they are called. Code that took os.time for itself before
+-- this module was loaded has the real clock; `lunapark test` loads the module before any spec.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
-local base = require "lunapark.base"
+local base = require "lunapark.core.base"
 local core = require "lunapark.core"
 
 local C = ffi.C
@@ -50,7 +50,7 @@ install()
 
 -- ---- the bubble ----------------------------------------------------------------------------------------
 
--- Ends what fn has left: what there is to say of the bubble.
+-- Ends the Gs that fn has left. Returns the bubble's verdict and text.
 local function close()
   C.host_bubble_end()
   C.host_shelter(1)
@@ -73,19 +73,20 @@ local function finish(ok, ...)
   return ...
 end
 
---- Runs fn() in virtual time: for it and for all Gs that it starts, the clock of `lp.now`, `lp.sleep`, timers,
---- deadlines and timeouts, `os.time`, `os.date` and `os.clock` stands still while one of them runs, and jumps to the
---- next moment that one of them waits for when all wait. What is due at the same time comes in the order in which it
---- was asked for. TTLs in lunapark.shared dicts follow it too, for calls from inside.
+--- Runs fn() in virtual time. Fn and all Gs that it starts have a clock of their own. The clock stands still while one
+--- of them runs; when all wait, it jumps to the next moment that one of them waits for. Waits for the same moment end
+--- in the order in which they began. `lp.now`, `lp.sleep`, timers, deadlines and timeouts, `os.time`, `os.date` and
+--- `os.clock` follow this clock, and so do TTLs in lunapark.shared dicts for calls from inside.
 ---
---- Real I/O inside raises: sockets, files and programs, names, lunapark.offload, waiting in shared channels.
---- What Lua's own io functions do is done. Raises with a dump of all Gs inside if they wait for each other for ever.
+--- Real I/O inside raises: sockets, files and programs, names, lunapark.offload, waiting in shared channels. Lua's own
+--- io functions work. Raises with a dump of all Gs inside if they wait for each other for ever.
 ---
---- When fn returns, the Gs that are left are cancelled and must end: it raises naming those that do not. A G that was
---- cancelled and begins its 101st wait gets an error there. The caller's own deadline, which is in real time, and
---- its cancellation end all of it.
+--- When fn returns, the Gs that are left are cancelled and must end: virtual raises naming the Gs that do not. A G that
+--- was cancelled and begins its 101st wait gets an error there. The caller's own deadline, which is in real time, and a
+--- cancellation of the caller end all of it.
 ---@param fn fun(): ...
----@param opts? { start: number? }  start: what os.time() tells at first, in seconds since 1970; without it what it is
+---@param opts? { start: number? }  start: what os.time() tells at first, in seconds since 1970; without it the real
+---time
 ---@return any ...  what fn returned; nil, "timeout" if the caller's deadline came
 local function virtual(fn, opts)
   if type(fn) ~= "function" then error("virtual: fn must be a function, got " .. type(fn), 2) end

@@ -1,12 +1,13 @@
 --- `lunapark test --watch`: runs the spec files that changed files reach, again and again, until Ctrl-C.
 --
--- Each round is a process, `lunapark test --part=FILE`, which runs the spec files that it is told (in processes of
--- their own, testing/jobs.lua) and says of each which files it has loaded, or looked for, and what was in them. Here
--- these are watched (host/changes.c), together with the folders of the spec files and .busted. When something happens,
--- files are compared by what is in them, so what was only touched changes nothing.
+-- Each round is a process, `lunapark test --part=FILE`. It runs the spec files that it is told (in processes of their
+-- own, testing/jobs.lua), and tells for each which files it has loaded, or looked for, and their contents. This process
+-- watches these files (host/generation/changes.c), together with the folders of the spec files and .busted. After an
+-- event files
+-- are compared by their contents, so a file that was only touched starts no round.
 --
--- A file counts that is loaded by require, dofile or loadfile. What a spec reads otherwise, or what programs load that
--- it starts, is not known.
+-- Files count that are loaded by require, dofile or loadfile. Files that a spec reads otherwise, or that programs load
+-- which it starts, are not known.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -14,14 +15,14 @@ local fs = require "lunapark.fs"
 local jobs = require "lunapark.testing.jobs"
 local lp = require "lunapark"
 local part = require "lunapark.testing.part"
-local run_job = require("lunapark.job").run
+local run_job = require("lunapark.core.job").run
 local signal = require "lunapark.signal"
 
 local C = ffi.C
 
 local watch = {}
 
--- By spec file: what it has loaded, { [path] = digest or false }.
+-- The files that each spec file has loaded: { [path] = digest or false }.
 local known = {}
 local running = {}
 
@@ -54,7 +55,8 @@ local function reached(files)
 end
 
 local function short(path)
-  local here = require("pl.path").currentdir():gsub("/*$", "/")
+  local here = require("pl.path").currentdir()
+  if here:sub(-1) ~= "/" then here = here .. "/" end
   return path:sub(1, #here) == here and path:sub(#here + 1) or path
 end
 
@@ -65,7 +67,7 @@ local function names_of(changed)
   return table.concat(names, ", ")
 end
 
--- One round. A spec file that says nothing of its loads has itself alone.
+-- One round. A spec file that tells no loads has loaded itself alone.
 local function round(files, base)
   for _, file in ipairs(files) do
     local path = part.absolute(base .. "/" .. file)
@@ -85,7 +87,7 @@ local function round(files, base)
   end
 end
 
--- Watches all that is known, and the folders in which spec files may come.
+-- Watches all known files, and the folders in which spec files may come.
 local function watch_all(args, base)
   local seen, list = {}, {}
   local function add(path)
@@ -116,7 +118,7 @@ end
 
 --- Runs until Ctrl-C.
 ---@param words string[]  the command line, without our own options
----@return integer|nil code  nil: busted is to say what is wrong with the command line
+---@return integer|nil code  nil: the command line is wrong, and busted is to say so
 function watch.run(words)
   if not jobs.parse(words) then return nil end
   local stop = signal.notify("INT", "TERM")
@@ -145,7 +147,7 @@ function watch.run(words)
     end
     if problem then say(problem) end
     watch_all(args, base)
-    -- What has changed since it was loaded, before it was watched.
+    -- Files may have changed after they were loaded and before they were watched.
     local args_now, files_now = list_files(words)
     if #(args_now and reached(files_now) or {}) == 0 then
       if #again > 0 or problem then say "waiting for changes; Ctrl-C ends" end

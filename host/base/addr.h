@@ -1,0 +1,26 @@
+/* Addresses: `host:port`, `:port`, `[v6]:port` with a numeric host or localhost, and `unix:path`. See addr.c. */
+#ifndef ADDR_H
+#define ADDR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+enum { HOST_ADDR_MAX = 128 }; /* bytes of an address as text, with the 0 */
+
+typedef struct host_addr {
+    struct sockaddr_storage sa;
+    socklen_t len;
+} host_addr;
+
+/* Reads an address. Any thread. Does not wait. 0 or -EINVAL. */
+int addr_parse(const char *s, host_addr *a);
+
+/* True for a loopback address and a unix socket: only this machine reaches those. False also for what is no address.
+ * Any thread. Does not wait. */
+bool addr_is_local(const char *s);
+
+/* Writes an address as text, with a 0, into buf: its length. Any thread. Does not wait. */
+int addr_format(const struct sockaddr *sa, socklen_t len, char *buf, size_t cap);
+
+#endif

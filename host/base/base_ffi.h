@@ -1,0 +1,63 @@
+/* What Lua sees of the log, of addresses and options. The rules are those of vm_ffi.h, but for the thread: any
+ * thread. */
+#ifndef BASE_FFI_H
+#define BASE_FFI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ffi:begin */
+/* ---- the log (log.c) ---- */
+
+enum { HOST_LOG_STRING, HOST_LOG_NUMBER, HOST_LOG_JSON };
+
+/* A key and its value: a string, a number, or JSON that is written as it is, of 4096 bytes at most. */
+typedef struct host_log_pair {
+    const char *key, *text;
+    double number;
+    uint32_t key_len, text_len;
+    int32_t kind;
+} host_log_pair;
+
+/* Appends a line to the log, if the level is enabled: 0 debug .. 3 error. In text, the lines of msg stay, and each
+ * after the first is indented. */
+void host_log(int level, const char *msg, size_t len);
+void host_log_pairs(int level, const char *msg, size_t len, const host_log_pair *pairs, int n);
+int host_log_enabled(int level);
+
+/* The lowest level that is logged, in all VMs. */
+int host_log_level(void);
+void host_log_set_level(int level);
+
+/* The number of lines that were (0) queued, (1) lost, or that are (2) not written yet. */
+double host_log_count(int which);
+
+/* s as a JSON string into buf, of cap bytes, 64 at least: its length. It is cut if it is too long. */
+int host_log_quote(const char *s, size_t len, char *buf, size_t cap);
+
+/* ---- names of routes and lines (label.c) ---- */
+
+/* The number of a name that the log says of a route, or of a place where Gs are started. 0: there are too many. */
+int host_label(const char *text, size_t len);
+
+/* The name of such a number; "": none. */
+const char *host_label_text(int number);
+
+/* ---- addresses (addr.c) ---- */
+
+/* 0: addr is `host:port`, `[v6]:port` with numeric host, or `unix:path`; else -EINVAL. */
+int host_addr_check(const char *addr);
+
+/* Writes an IP address, of 4 or 16 bytes, as text: its length, or -EINVAL. */
+int host_ip_text(const char *bytes, size_t len, char *buf, size_t cap);
+
+/* Reads an IP address: the number of its bytes; 0: text is none. */
+int host_ip_bytes(const char *text, uint8_t *bytes);
+
+/* ---- options (options.c) ---- */
+
+/* --rounds; 1 without. */
+int host_rounds(void);
+/* ffi:end */
+
+#endif

@@ -1,0 +1,557 @@
+/* Options: one table for parsing, --help, the environment and what an app may set.
+ *
+ * The command line wins over the environment (LUNAPARK_MAX_BODY=...), that over the app
+ * (app.options.max_body), that over the default.
+ *
+ * What an app sets while it loads is put aside (staged), and counts when its generation begins to serve. What the app of
+ * the last generation has set, and this one does not, is the default again. Where to listen, and names of files, are
+ * fixed when the first generation serves.
+ */
+#include "options.h"
+
+#include "addr.h"
+#include "base_ffi.h"
+#include "log.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULTS                                                                                   \
+    {                                                                                              \
+        .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
+        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
+        .min_rate = 240, .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1,            \
+        .block_timeout = 10, .seed = -1, .rounds = 1, .jobs = 1, .coverage_dir = "build/coverage", \
+    }
+host_options options = DEFAULTS;
+
+enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16 };
+#define EVERYWHERE (SERVE | RUN | TEST | CHECK | REPL)
+
+/* KIND_LIMIT: KIND_INT, or 0 for none. */
+typedef enum kind {
+    KIND_ADDR,
+    KIND_INT,
+    KIND_LIMIT,
+    KIND_SECONDS,
+    KIND_LEVEL,
+    KIND_FORMAT,
+    KIND_STRING,
+    KIND_FLAG
+} kind;
+
+typedef struct option {
+    const char *name, *arg, *help;
+    kind kind;
+    unsigned commands;
+    void *to;
+    double min, max;
+    int source; /* who set it last */
+} option;
+
+static option table[] = {
+    {"listen", "ADDR",
+     "where to listen: HOST:PORT (port 0 picks one) or unix:PATH; repeatable\n"
+     "(default 127.0.0.1:8080)",
+     KIND_ADDR, SERVE, NULL, 0, 0, 0},
+    {"procs", "N", "how many Gs run at once (default: the CPUs this process may use)", KIND_INT,
+     EVERYWHERE, &options.procs, 1, 256, 0},
+    {"max-body", "BYTES", "largest request body (default 1048576)", KIND_INT, SERVE | RUN | TEST,
+     &options.max_body, 0, 1e15, 0},
+    {"header-timeout", "S", "seconds for a request head to arrive (default 10)", KIND_SECONDS,
+     SERVE | RUN | TEST, &options.header_timeout, 0.001, 1e6, 0},
+    {"idle-timeout", "S", "seconds a connection may be silent (default 75)", KIND_SECONDS,
+     SERVE | RUN | TEST, &options.idle_timeout, 0.001, 1e6, 0},
+    {"max-conns", "N",
+     "how many connections there may be; then the one that has been idle for longest\n"
+     "is closed for a new one, which gets 503 if none is idle (default: what the limit\n"
+     "of descriptors leaves beside a reserve for files and other sockets)",
+     KIND_INT, SERVE | RUN | TEST, &options.max_conns, 1, INT_MAX, 0},
+    {"max-conns-per-addr", "N",
+     "the same of one address (of one /64, with IPv6); others get 503 (default 0: no\n"
+     "limit)",
+     KIND_LIMIT, SERVE | RUN | TEST, &options.max_conns_per_addr, 1, INT_MAX, 0},
+    {"min-rate", "BYTES_PER_S",
+     "bytes a second that a request's body, or the reading of an answer, must move on\n"
+     "average over each --idle-timeout that is spent waiting for the client; a slower\n"
+     "one is closed (default 240; 0: no limit)",
+     KIND_LIMIT, SERVE | RUN | TEST, &options.min_rate, 1, 1e12, 0},
+    {"handler-timeout", "S",
+     "seconds a handler may take to answer, then the client gets 504; a response that\n"
+     "has begun is cut off when nothing of it was written, or taken by the client, for\n"
+     "so long (default 30; 0: no limit)",
+     KIND_SECONDS, SERVE | RUN | TEST, &options.handler_timeout, 0, 1e6, 0},
+    {"kill-after", "S",
+     "seconds that a handler past its time may run on without waiting, then it is\n"
+     "ended: by an error, or with its whole VM (default 5)",
+     KIND_SECONDS, SERVE, &options.kill_after, 0, 1e6, 0},
+    {"max-vms", "N",
+     "how many VMs may be made when handlers hold theirs (default: 4 for each of\n"
+     "--procs, 8 at least)",
+     KIND_INT, SERVE, &options.max_vms, 1, 4096, 0},
+    {"drain-timeout", "S",
+     "seconds that a stop, or an old generation after a reload, waits for requests\n"
+     "in flight (default 30)",
+     KIND_SECONDS, SERVE, &options.drain_timeout, 0, 1e6, 0},
+    {"load-timeout", "S",
+     "seconds that the app may take to load, its on_start included (default 10;\n"
+     "0: no limit)",
+     KIND_SECONDS, SERVE, &options.load_timeout, 0, 1e6, 0},
+    {"watch", "",
+     "serve: reload when a file changes that the app has loaded; test: run the spec\n"
+     "files again that have loaded it, until Ctrl-C",
+     KIND_FLAG, SERVE | TEST, &options.watch, 0, 0, 0},
+    {"dev", "",
+     "for development: --watch, and errors are shown in the browser; for this machine:\n"
+     "only asked by address or as localhost it answers, and listens only there, unless\n"
+     "it is --dev=public",
+     KIND_FLAG, SERVE, &options.dev, 0, 0, 0},
+    {"live-reload", "",
+     "with --dev, a browser loads the app's pages anew after each reload; =0 turns it\n"
+     "off (default 1)",
+     KIND_FLAG, SERVE, &options.live_reload, 0, 0, 0},
+    {"admin", "ADDR",
+     "where the admin API listens: GET /, POST /reload, /profile and /trace; for those\n"
+     "whom you trust (HOST:PORT or unix:PATH; default: nowhere); who else than this\n"
+     "machine can reach it needs --admin-token",
+     KIND_STRING, SERVE, &options.admin, 0, 0, 0},
+    {"admin-token", "TOKEN",
+     "what requests to the admin API over TCP have to carry: Authorization: Bearer\n"
+     "TOKEN; LUNAPARK_ADMIN_TOKEN does not show it to who lists processes",
+     KIND_STRING, SERVE, &options.admin_token, 0, 0, 0},
+    {"upgrade-timeout", "S",
+     "seconds that the new process of SIGUSR2 may take until it serves (default 30)", KIND_SECONDS,
+     SERVE, &options.upgrade_timeout, 0.001, 1e6, 0},
+    {"vm-memory", "BYTES",
+     "how much memory one VM may have: what LuaJIT maps for it, bodies of its\n"
+     "requests, what its sockets have read, files that it reads, JSON that it\n"
+     "writes; a handler that wants more gets \"not enough memory\", a body that\n"
+     "has no room is answered 503 (default 1073741824; 0: no limit)",
+     KIND_LIMIT, SERVE | RUN | TEST | REPL, &options.vm_memory, 8 << 20, 1e15, 0},
+    {"log-level", "LEVEL", "debug, info, warn or error (default info)", KIND_LEVEL, EVERYWHERE,
+     &options.log_level, 0, 0, 0},
+    {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
+     EVERYWHERE, &options.log_format, 0, 0, 0},
+    {"seed", "N",
+     "ready Gs run in a random order, and waits let others run first now and then, as\n"
+     "the seed says: it repeats a run, up to what comes from outside; busted gets it too",
+     KIND_INT, RUN | TEST, &options.seed, 0, 2147483647, 0},
+    {"rounds", "N",
+     "run all up to N times, each time with the next seed (from --seed on, or a random\n"
+     "one); stops at the first that fails and tells its seed",
+     KIND_INT, TEST, &options.rounds, 1, 1000000, 0},
+    {"block-timeout", "S",
+     "seconds that a block of a spec (it, before_each ...) may take, then it fails\n"
+     "(default 10; 0: no limit)",
+     KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
+    {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
+     &options.pid_file, 0, 0, 0},
+    {"user", "NAME[:GROUP]",
+     "the user that serves, when root starts it: --listen, --admin and --pid-file are\n"
+     "bound and made by root, then all else is that user's, the app's files too; the\n"
+     "user's groups, or GROUP in place of the first (default: who starts it)",
+     KIND_STRING, SERVE, &options.user, 0, 0, 0},
+    {"jobs", "N",
+     "how many spec files run at once, each in a process of its own (default 1: all\n"
+     "in this one)",
+     KIND_INT, TEST, &options.jobs, 1, 1024, 0},
+    {"coverage-dir", "DIR", "where busted's --coverage puts its pages (default build/coverage)",
+     KIND_STRING, TEST, &options.coverage_dir, 0, 0, 0},
+    {"strict", "", "luacheck's warnings, and calls that block, count as errors", KIND_FLAG, CHECK,
+     &options.strict, 0, 0, 0},
+};
+enum { N_OPTIONS = sizeof table / sizeof *table };
+
+int host_rounds(void) {
+    return (int)options.rounds;
+}
+
+static char complaint[512];
+
+static struct {
+    bool on;
+    host_options options;
+    int source[N_OPTIONS]; /* before it began */
+} staged;
+
+static host_options *target(void) {
+    return staged.on ? &staged.options : &options;
+}
+
+/* Where o is in h. */
+static void *place(const option *o, host_options *h) {
+    return (char *)h + ((char *)o->to - (char *)&options);
+}
+
+static unsigned command_bit(const char *command) {
+    if (strcmp(command, "serve") == 0) return SERVE;
+    if (strcmp(command, "run") == 0) return RUN;
+    if (strcmp(command, "test") == 0) return TEST;
+    if (strcmp(command, "repl") == 0) return REPL;
+    return CHECK;
+}
+
+/* - and _ are the same, so that apps can write max_body. */
+static bool same_name(const char *a, const char *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != b[i] && !(a[i] == '-' && b[i] == '_')) return false;
+    return a[n] == 0;
+}
+
+static option *find(const char *name, size_t n) {
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (same_name(table[i].name, name, n)) return &table[i];
+    return NULL;
+}
+
+static const char *complain(const option *o, const char *value, const char *want) {
+    snprintf(complaint, sizeof complaint, "%s: %s, got '%s'", o->name, want, value);
+    return complaint;
+}
+
+static const char *add_listener(option *o, const char *value, int source) {
+    host_addr a;
+    if (addr_parse(value, &a) < 0)
+        return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
+    host_options *h = target();
+    if (source > o->source) h->n_listen = 0; /* a stronger source starts the list anew */
+    if (h->n_listen == MAX_LISTEN) return complain(o, value, "too many listeners");
+    char *copy = strdup(value);
+    if (!copy) return "not enough memory";
+    h->listen[h->n_listen++] = copy;
+    return NULL;
+}
+
+static const char *set_number(option *o, const char *value) {
+    char *end;
+    char want[128];
+    errno = 0;
+    double v = strtod(value, &end);
+    bool none = o->kind == KIND_LIMIT && v == 0;
+    bool fits = none || (v >= o->min && v <= o->max); /* NaN does not */
+    bool seconds = o->kind == KIND_SECONDS;
+    bool whole = seconds || (fits && v == (double)(int64_t)v);
+    if (end == value || *end || errno || !fits || !whole) {
+        snprintf(want, sizeof want, "must be %sa %s from %.15g to %.15g",
+                 o->kind == KIND_LIMIT ? "0 or " : "",
+                 seconds ? "number of seconds" : "whole number", o->min, o->max);
+        return complain(o, value, want);
+    }
+    if (seconds)
+        *(_Atomic double *)place(o, target()) = v;
+    else
+        *(_Atomic int64_t *)place(o, target()) = (int64_t)v;
+    return NULL;
+}
+
+/* One of the words, by its number. */
+static const char *set_word(option *o, const char *value, const char *const *words,
+                            const char *want) {
+    for (int i = 0; words[i]; i++)
+        if (strcmp(value, words[i]) == 0) {
+            *(_Atomic int64_t *)place(o, target()) = i;
+            return NULL;
+        }
+    return complain(o, value, want);
+}
+
+static const char *set_flag(option *o, const char *value) {
+    bool dev = o->to == &options.dev;
+    int64_t yes = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
+    if (dev && strcmp(value, "public") == 0) yes = DEV_PUBLIC;
+    if (!yes && strcmp(value, "0") != 0 && strcmp(value, "false") != 0)
+        return complain(o, value,
+                        dev ? "must be true, false (1 or 0) or public"
+                            : "must be true or false (1 or 0)");
+    *(_Atomic int64_t *)place(o, target()) = yes;
+    return NULL;
+}
+
+/* Can it stand in a header field as one word? */
+static bool is_token(const char *s) {
+    const char *at = s;
+    while (*at > ' ' && *at < 127)
+        at++;
+    return at > s && !*at;
+}
+
+static const char *set_string(option *o, const char *value) {
+    host_addr a;
+    if (o->to == &options.admin_token && !is_token(value))
+        return "admin-token: must be one word of printable ASCII"; /* and is not shown */
+    if (o->to == &options.admin && addr_parse(value, &a) < 0)
+        return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
+    char *copy = strdup(value);
+    if (!copy) return "not enough memory";
+    *(const char **)place(o, target()) = copy;
+    return NULL;
+}
+
+static const char *set(option *o, const char *value, int source) {
+    static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
+    static const char *const formats[] = {"text", "json", NULL};
+    if (source < o->source) return NULL;
+    const char *err = NULL;
+    switch (o->kind) {
+    case KIND_ADDR:
+        err = add_listener(o, value, source);
+        break;
+    case KIND_INT:
+    case KIND_LIMIT:
+    case KIND_SECONDS:
+        err = set_number(o, value);
+        break;
+    case KIND_LEVEL:
+        err = set_word(o, value, levels, "must be debug, info, warn or error");
+        break;
+    case KIND_FORMAT:
+        err = set_word(o, value, formats, "must be text or json");
+        break;
+    case KIND_STRING:
+        err = set_string(o, value);
+        break;
+    case KIND_FLAG:
+        err = set_flag(o, value);
+        break;
+    }
+    if (!err) o->source = source;
+    return err;
+}
+
+const char *option_set(const char *name, const char *value, int source) {
+    option *o = find(name, strlen(name));
+    if (!o) {
+        snprintf(complaint, sizeof complaint, "unknown option '%s'", name);
+        return complaint;
+    }
+    if (source == FROM_APP && o->to == &options.procs)
+        return "procs: can't be set by the app, which is loaded when they run already";
+    if (source == FROM_APP &&
+        (o->to == &options.watch || o->to == &options.dev || o->to == &options.user))
+        return complain(o, value, "can't be set by the app, but by who starts it");
+    return set(o, value, source);
+}
+
+bool option_get(const char *name, double *number, const char **text) {
+    option *o = find(name, strlen(name));
+    if (!o || o->kind == KIND_ADDR) return false;
+    *text = NULL;
+    if (o->kind == KIND_STRING)
+        *text = *(const char **)o->to;
+    else if (o->kind == KIND_SECONDS)
+        *number = *(_Atomic double *)o->to;
+    else
+        *number = (double)*(_Atomic int64_t *)o->to;
+    return o->kind != KIND_STRING || *text;
+}
+
+void options_from_env(void) {
+    for (int i = 0; i < N_OPTIONS; i++) {
+        char name[64] = "LUNAPARK_";
+        size_t n = strlen(name);
+        for (const char *s = table[i].name; *s; s++)
+            name[n++] = (char)(*s == '-' ? '_' : *s >= 'a' && *s <= 'z' ? *s - 'a' + 'A' : *s);
+        name[n] = 0;
+        const char *value = getenv(name);
+        if (!value) continue;
+        const char *err = set(&table[i], value, FROM_ENV);
+        if (err) {
+            fprintf(stderr, "lunapark: environment: %s: %s\n", name, err);
+            exit(64);
+        }
+    }
+}
+
+/* ---- what an app sets ---- */
+
+static const char *string_of(const option *o, host_options *h) {
+    return *(const char **)place(o, h);
+}
+
+static bool same_listeners(void) {
+    bool same = staged.options.n_listen == options.n_listen;
+    for (int i = 0; same && i < options.n_listen; i++)
+        same = strcmp(staged.options.listen[i], options.listen[i]) == 0;
+    return same;
+}
+
+static void free_staged(void) {
+    for (int i = 0; i < staged.options.n_listen; i++)
+        if (i >= options.n_listen || staged.options.listen[i] != options.listen[i])
+            free((char *)staged.options.listen[i]);
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (table[i].kind == KIND_STRING &&
+            string_of(&table[i], &staged.options) != string_of(&table[i], &options))
+            free((char *)string_of(&table[i], &staged.options));
+}
+
+void options_stage(void) {
+    static host_options defaults = DEFAULTS;
+    staged.on = true;
+    staged.options = options;
+    for (int i = 0; i < N_OPTIONS; i++) {
+        option *o = &table[i];
+        staged.source[i] = o->source;
+        if (o->source != FROM_APP) continue;
+        o->source = FROM_DEFAULT;
+        if (o->kind == KIND_ADDR)
+            staged.options.n_listen = 0;
+        else
+            memcpy(place(o, &staged.options), place(o, &defaults), 8);
+    }
+}
+
+void options_drop(void) {
+    free_staged();
+    staged.on = false;
+    for (int i = 0; i < N_OPTIONS; i++)
+        table[i].source = staged.source[i];
+}
+
+static void commit(option *o, bool first) {
+    if (o->kind == KIND_ADDR || o->kind == KIND_STRING) {
+        bool same = o->kind == KIND_ADDR ? same_listeners()
+                                         : string_of(o, &staged.options) == string_of(o, &options);
+        if (!first && !same)
+            log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
+        return;
+    }
+    *(_Atomic int64_t *)o->to =
+        *(_Atomic int64_t *)place(o, &staged.options); /* or a double's bits */
+}
+
+void options_commit(void) {
+    static bool done;
+    for (int i = 0; i < N_OPTIONS; i++)
+        commit(&table[i], !done);
+    if (done) {
+        free_staged();
+    } else {
+        for (int i = 0; i < staged.options.n_listen; i++)
+            options.listen[i] = staged.options.listen[i];
+        options.n_listen = staged.options.n_listen;
+        for (int i = 0; i < N_OPTIONS; i++)
+            if (table[i].kind == KIND_STRING)
+                memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
+    }
+    done = true;
+    staged.on = false;
+}
+
+/* ---- the command line ---- */
+
+static _Noreturn void usage_error(const char *command, const char *what) {
+    fprintf(stderr, "lunapark: %s\ntry: lunapark %s --help\n", what, command);
+    exit(64);
+}
+
+int options_parse(int argc, char **argv, const char *command, bool stop_at_word) {
+    unsigned bit = command_bit(command);
+    int kept = 0, i = 0;
+    for (; i < argc; i++) {
+        const char *a = argv[i];
+        if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) {
+            options_help(command);
+            if (bit != TEST) exit(0);
+            argv[kept++] = argv[i]; /* busted's come after ours */
+            continue;
+        }
+        if (a[0] != '-' || a[1] == 0) {
+            argv[kept++] = argv[i];
+            if (!stop_at_word) continue;
+            i++;
+            break;
+        }
+        if (strcmp(a, "--") == 0) {
+            i++;
+            break;
+        }
+        const char *eq = strchr(a, '=');
+        size_t n = eq ? (size_t)(eq - a) : strlen(a);
+        option *o = strncmp(a, "--", 2) == 0 ? find(a + 2, n - 2) : NULL;
+        if (o && !(o->commands & bit)) o = NULL;
+        if (!o && bit == TEST) { /* busted's */
+            argv[kept++] = argv[i];
+            continue;
+        }
+        char what[256];
+        if (!o) {
+            snprintf(what, sizeof what, "unknown option %s", a);
+            usage_error(command, what);
+        }
+        const char *value = eq ? eq + 1 : o->kind == KIND_FLAG ? "1" : ++i < argc ? argv[i] : NULL;
+        if (!value) {
+            snprintf(what, sizeof what, "--%s wants a value (%s)", o->name, o->arg);
+            usage_error(command, what);
+        }
+        const char *err = set(o, value, FROM_COMMAND_LINE);
+        if (err) {
+            snprintf(what, sizeof what, "--%s", err);
+            usage_error(command, what);
+        }
+    }
+    while (i < argc)
+        argv[kept++] = argv[i++];
+    return kept;
+}
+
+static void print_options(unsigned bit) {
+    printf("\nOptions (also LUNAPARK_NAME=value in the environment):\n");
+    for (int i = 0; i < N_OPTIONS; i++) {
+        option *o = &table[i];
+        if (!(o->commands & bit)) continue;
+        char left[64];
+        snprintf(left, sizeof left, "--%s %s", o->name, o->arg);
+        printf("  %-22s ", left);
+        for (const char *s = o->help; *s; s++) {
+            putchar(*s);
+            if (*s == '\n') printf("%25s", "");
+        }
+        putchar('\n');
+    }
+    printf("  %-22s this text\n", "--help");
+}
+
+static const struct {
+    const char *name, *usage, *text;
+} commands[] = {
+    {"serve", "lunapark [serve] APP.lua [options]",
+     "Serves an app: a Lua file that returns lunapark.http's app, or a function(req, res).\n"
+     "SIGTERM or SIGINT stops it when what is in flight is answered; a second one at once.\n"
+     "SIGUSR2 starts the binary anew, which goes on with the same sockets, and stops when that "
+     "serves."},
+    {"run", "lunapark run [options] SCRIPT.lua [args]",
+     "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
+     "Exit code 1 if it raises, 2 if all its Gs wait for each other."},
+    {"test", "lunapark test [options] [busted's options] [paths]",
+     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code.\n"
+     "A block that takes too long, waits for what can never come, or leaves Gs, sockets or files\n"
+     "behind, fails."},
+    {"check", "lunapark check [options] APP.lua",
+     "Loads an app and reports errors, calls that block a thread, and what luacheck, if it is "
+     "installed,\n"
+     "finds in its files. Exit code 0 or 1."},
+    {"repl", "lunapark repl [options]",
+     "Reads a line, runs it in a G, prints its values. Waiting calls work; other Gs run "
+     "meanwhile.\n"
+     "Ctrl-C ends a wait, Ctrl-D ends it all. Without a terminal, stdin is read as a script."},
+    {"version", "lunapark version", "Prints the versions of Lunapark and of what is in it."},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+void options_help(const char *command) {
+    for (int i = 0; command && i < N_COMMANDS; i++) {
+        if (strcmp(commands[i].name, command) != 0) continue;
+        printf("usage: %s\n\n%s\n", commands[i].usage, commands[i].text);
+        if (strcmp(command, "version") != 0) print_options(command_bit(command));
+        return;
+    }
+    printf("usage: lunapark COMMAND ...\n\n");
+    for (int i = 0; i < N_COMMANDS; i++)
+        printf("  %s\n", commands[i].usage);
+    printf("\nlunapark COMMAND --help tells more.\n");
+}

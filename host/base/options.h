@@ -1,0 +1,66 @@
+/* Options of the command line, the environment and the app. See options.c. */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { MAX_LISTEN = 16 };
+
+/* --dev=public: --dev for clients on other machines too. */
+enum { DEV_PUBLIC = 2 };
+
+/* The atomic ones change when a generation begins to serve. Any thread reads. */
+typedef struct host_options {
+    const char *listen[MAX_LISTEN];
+    int n_listen;
+    _Atomic int64_t procs;   /* 0: as many as there are CPUs */
+    _Atomic int64_t max_vms; /* 0: by the number of Ps */
+    _Atomic int64_t max_body;
+    _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
+        upgrade_timeout;          /* seconds */
+    _Atomic int64_t min_rate;     /* bytes a second; 0: no limit */
+    _Atomic int64_t max_conns;    /* 0: as many as the limit of descriptors leaves room for */
+    _Atomic double load_timeout;  /* seconds; 0: no limit */
+    _Atomic double block_timeout; /* seconds; 0: no limit */
+    _Atomic int64_t log_level;    /* LOG_DEBUG .. LOG_ERROR; a script may change it */
+    _Atomic int64_t log_format;   /* LOG_TEXT or LOG_JSON */
+    const char *pid_file, *admin, *admin_token, *user;
+    _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
+    _Atomic int64_t watch, live_reload, strict; /* yes or no */
+    _Atomic int64_t dev;                        /* no, yes, DEV_PUBLIC */
+    _Atomic int64_t jobs;                       /* spec files that run at once */
+    const char *coverage_dir;
+    _Atomic int64_t seed;               /* -1: none */
+    _Atomic int64_t rounds;             /* 1: one */
+    _Atomic int64_t max_conns_per_addr; /* 0: no limit */
+} host_options;
+
+extern host_options options;
+
+/* Who sets an option; a later one is stronger. */
+enum { FROM_DEFAULT, FROM_APP, FROM_ENV, FROM_COMMAND_LINE };
+
+/* Sets the option `name` (words joined by - or _), unless a stronger source has set it. NULL, or what is wrong, in a
+ * static buffer. One thread at a time. */
+const char *option_set(const char *name, const char *value, int source);
+
+/* Takes --name value and --name=value out of argv from index 1 on; the number of words that stay. stop_at_word: words
+ * from the first one on that is no option belong to the script. Prints a mistake and exits with 64. Of main. */
+int options_parse(int argc, char **argv, const char *command, bool stop_at_word);
+void options_from_env(void);
+
+/* The value of an option: *text; or *number, with *text NULL. False: no option has this name. Any thread. */
+bool option_get(const char *name, double *number, const char **text);
+
+/* Options of an app that loads. From options_stage on, what the app sets is put aside; options_commit makes it count,
+ * options_drop forgets it. The G that loads a generation. */
+void options_stage(void);
+void options_commit(void);
+void options_drop(void);
+
+/* Prints the options of a command. */
+void options_help(const char *command);
+
+#endif

@@ -1,0 +1,81 @@
+/* The admin listener (--admin): lunapark.command.admin, a Lua app of ours in a VM of its own, which belongs to no generation: it
+ * answers while apps are loaded, get stuck or end. */
+#include "admin.h"
+
+#include "../base/log.h"
+#include "../base/options.h"
+#include "../generation/generation.h"
+#include "../http/server.h"
+#include "../vm/job.h"
+#include "../vm/vm.h"
+#include "../vm/vmcall.h"
+#include "command_ffi.h"
+#include "commands.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+host_vm *admin_vm(void) {
+    host_vm *vm = vm_new(-1);
+    if (!vm) start_failed("admin: not enough memory");
+    vm->gc.serves = true;
+    server_ends_with(vm);
+    vm_call *c = vm_call_begin(vm, "admin", 0, NULL);
+    vm_call_wait(c, 0);
+    if (vm_call_error(c)) start_failed("admin: %s", vm_call_error(c));
+    vm_call_free(c);
+    return vm;
+}
+
+/* ---- reloads, for Lua ---- */
+
+typedef struct reload_job {
+    reload_result result;
+    char *what;
+} reload_job;
+
+static void run(void *arg) {
+    reload_job *r = arg;
+    r->result = generation_reload(&r->what);
+}
+
+static void free_job(void *arg) {
+    reload_job *r = arg;
+    generation_free_text(r->what);
+    free(r);
+}
+
+host_job *host_reload(void) {
+    reload_job *r = calloc(1, sizeof *r);
+    return r ? job_new(run, free_job, r) : NULL;
+}
+
+const char *host_reload_result(host_job *job, int *result) {
+    reload_job *r = job_arg(job);
+    *result = r->result;
+    return r->what;
+}
+
+int host_generation(char *id, size_t cap) {
+    char now[SOURCE_ID_SIZE];
+    int number = generation_now(now);
+    if (cap > 0) {
+        strncpy(id, now, cap - 1);
+        id[cap - 1] = 0;
+    }
+    return number;
+}
+
+int host_admin_token(const char *given, size_t len) {
+    const char *token = options.admin_token;
+    if (!token) return -1;
+    size_t n = strlen(token);
+    unsigned differ = n != len;
+    for (size_t i = 0; i < len; i++)
+        differ |= (unsigned char)given[i] ^ (unsigned char)token[i < n ? i : 0];
+    return !differ;
+}
+
+const char *host_version(void) {
+    return LUNAPARK_VERSION;
+}

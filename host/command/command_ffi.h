@@ -1,0 +1,74 @@
+/* What Lua sees of the process and its terminal. The rules are those of vm_ffi.h. */
+#ifndef COMMAND_FFI_H
+#define COMMAND_FFI_H
+
+#include "../vm/vm_ffi.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ffi:begin */
+/* ---- lines that somebody types (repl.c) ---- */
+
+/* 1: stdin is a terminal; then the history is in that file, if it is not NULL. Once, before the other functions. */
+int host_repl_open(const char *history);
+
+/* A job that reads a line from stdin. One at a time. */
+host_job *host_repl_read(const char *prompt);
+
+/* Of a read that has ended: 1: a line, without its break, which lives as long as the job; 0: the end; -EINTR:
+ * host_repl_interrupt; -errno. */
+int host_repl_line(host_job *job, const char **line, size_t *len);
+
+/* Ends a read, if there is one. */
+void host_repl_interrupt(void);
+
+/* A job that ends when the tab key asks what may follow. host_repl_answer is wanted within a second. */
+host_job *host_repl_question(void);
+
+/* Of such a job that has ended: what stands before the cursor. */
+const char *host_repl_before(host_job *job, size_t *len);
+
+/* What to insert, and what to list; each may be empty. */
+void host_repl_answer(const char *insert, const char *list);
+
+/* ---- the process and its generations (admin.c, commands.c) ---- */
+
+/* The number of the generation that serves, 0: none; and its id, cut off at cap. */
+int host_generation(char *id, size_t cap);
+
+/* A job that reloads. */
+host_job *host_reload(void);
+
+/* Of a job that has ended. *result: 0 a new generation serves, 1 the files are the same, 2 the load has failed. The id,
+ * or why, as long as the job is there. */
+const char *host_reload_result(host_job *job, int *result);
+
+const char *host_version(void);
+
+/* Compares with --admin-token: 1 the same, 0 another one, -1 there is none. Takes as long for one wrong token as for
+ * another of that length. */
+int host_admin_token(const char *given, size_t len);
+
+/* ---- recordings (recording.c) ---- */
+
+enum { HOST_RECORD_PROFILE, HOST_RECORD_TRACE };
+
+/* A job that records for so many seconds. NULL: no memory. */
+host_job *host_record(int kind, double seconds);
+
+/* Of a job that has ended: its bytes; the samples of a profile; the samples, or events of a trace, that found no room. 0,
+ * -EBUSY: there is another recording of that kind, or -errno. */
+int host_record_result(host_job *job, double *size, double *samples, double *dropped);
+
+/* Copies from byte `at` of a recording on. How many bytes, n at most; 0: that is the end; -errno. Of a job whose result is
+ * 0. */
+int host_record_read(host_job *job, double at, uint8_t *buf, size_t n);
+
+/* ---- the process ends (commands.c) ---- */
+
+/* serve stops as by SIGTERM, with this exit code; while it loads, as soon as it serves. The first call counts. */
+void host_stop(int code);
+/* ffi:end */
+
+#endif

@@ -1,0 +1,294 @@
+/* What serve, run, test, check and repl do, on the main G.
+ *
+ * Each makes its VMs and calls a function of lunapark.command.boot in them, as a Lua G of that VM, so that a
+ * script may wait, start Gs and open sockets while it loads. What Lua reports comes back as the
+ * values of that function: nothing when all is well, or a message.
+ */
+#include "commands.h"
+
+#include "../base/log.h"
+#include "../base/options.h"
+#include "../generation/generation.h"
+#include "../generation/pool.h"
+#include "../http/server.h"
+#include "../sys/signals.h"
+#include "../vm/block.h"
+#include "../vm/dump.h"
+#include "../vm/vmcall.h"
+#include "admin.h"
+#include "command_ffi.h"
+#include "inherit.h"
+#include "notify.h"
+#include "pidfile.h"
+#include "recording.h"
+#include "repl.h"
+#include "upgrade.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Ends the process: what is buffered and logged is written, other Gs end where they are. */
+static _Noreturn void finish(int code) {
+    repl_end();
+    fflush(NULL);
+    log_end();
+    _exit(code);
+}
+
+/* ---- run, test, check, repl ---- */
+
+static _Noreturn void one_vm(const char *fn, void *call) {
+    command_call *c = call;
+    pool_init();
+    dump_init();
+    struct iovec *args = calloc((size_t)c->argc + 1, sizeof *args);
+    host_vm *vm = vm_new(0);
+    if (!args || !vm) start_failed("not enough memory");
+    for (int i = 0; i < c->argc; i++)
+        args[i] = (struct iovec){c->argv[i], strlen(c->argv[i])};
+    vm_call *main_call = vm_call_begin(vm, fn, c->argc, args);
+    bool lost = vm_call_wait(main_call, 0) == CALL_LOST;
+    const char *err = lost ? block_lost() : vm_call_error(main_call);
+    log_end(); /* what was logged before it stands before it */
+    if (err) fprintf(stderr, "lunapark: %s\n", err);
+    finish(err ? 1 : 0);
+}
+
+void command_run(void *call) {
+    one_vm("run", call);
+}
+
+void command_check(void *call) {
+    signals_reserve(); /* as serve would */
+    one_vm("check", call);
+}
+
+void command_test(void *call) {
+    one_vm("test", call);
+}
+
+void command_repl(void *call) {
+    one_vm("repl", call);
+}
+
+/* ---- serve ---- */
+
+/* The admin listener is the last of them. */
+static host_server *listeners[MAX_LISTEN + 1];
+static int n_listeners;
+
+/* ---- stopping ---- */
+
+/* What scripts say: lunapark.stop. */
+static struct {
+    _Atomic int code; /* atomic: the first one that was asked for; -1: none */
+    _Atomic bool serving, begun;
+} own_stop = {.code = -1};
+
+static _Noreturn void end_serving(void) {
+    upgrade_end();
+    pidfile_remove();
+    int code = atomic_load(&own_stop.code);
+    finish(code < 0 ? 0 : code);
+}
+
+static void drain_main(void *arg) {
+    (void)arg;
+    int64_t deadline = rt_nanotime() + (int64_t)(options.drain_timeout * 1e9);
+    generation_stop(deadline);
+    if (!server_wait_all(deadline))
+        log_line(LOG_WARN, "stopped with requests unfinished after %g s", options.drain_timeout);
+    upgrade_wait(deadline + 2 * NS_PER_SEC);
+    end_serving();
+}
+
+/* Requests in flight are answered, within the drain timeout; then the process ends. Nothing, if that has begun before.
+ * tell, unless NULL: called first, since the process may end at once. */
+static void stop_serving(void (*stop)(host_server *), void (*tell)(void)) {
+    static _Atomic bool stopped;
+    if (atomic_exchange(&stopped, true)) return;
+    if (tell) tell();
+    for (int i = 0; i < n_listeners; i++)
+        stop(listeners[i]);
+    if (!rt_go(drain_main, NULL)) drain_main(NULL); /* a second signal is not heard then */
+}
+
+/* ---- stopping because a script says so ---- */
+
+static void stop_main(void *arg) {
+    (void)arg;
+    if (atomic_exchange(&own_stop.begun, true)) return;
+    log_line(LOG_INFO, "lunapark.stop: stopping");
+    upgrade_stop();
+    stop_serving(server_stop, notify_stopping);
+}
+
+void host_stop(int code) {
+    int none = -1;
+    if (!atomic_compare_exchange_strong(&own_stop.code, &none, code)) return;
+    if (!atomic_load(&own_stop.serving) || rt_go(stop_main, NULL)) return;
+    log_line(LOG_ERROR, "lunapark.stop: not enough memory");
+    atomic_store(&own_stop.code, -1);
+}
+
+/* A script may have said it while it was loaded. */
+static void stop_if_told(void) {
+    atomic_store(&own_stop.serving, true);
+    if (atomic_load(&own_stop.code) >= 0 && !rt_go(stop_main, NULL)) stop_main(NULL);
+}
+
+/* ---- upgrades ---- */
+
+static void upgrade_ready(pid_t pid) {
+    log_line(LOG_INFO, "SIGUSR2: process %d serves, this one stops", (int)pid);
+    notify_main_pid(pid);
+    stop_serving(server_hand_over, NULL); /* the service goes on without us */
+}
+
+/* The new process may have got as far as to write its pid. */
+static void upgrade_failed(void) {
+    int err = pidfile_is_ours() ? 0 : pidfile_write();
+    if (err) log_line(LOG_ERROR, "%s: %s", options.pid_file, rt_strerror(err));
+}
+
+/* ---- signals ---- */
+
+/* Before anybody is told that we listen: who knows may send one. It waits for serve_until_signal. */
+static void catch_signals(void) {
+    static const int wanted[] = {SIGTERM, SIGINT, SIGUSR2};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (rt_signal_notify(wanted[i]) < 0) start_failed("cannot handle signal %d", wanted[i]);
+}
+
+/* Says in the log what came of it. */
+static void reload(void *arg) {
+    (void)arg;
+    char *what;
+    notify_reloading();
+    generation_reload(&what);
+    notify_ready();
+    generation_free_text(what);
+}
+
+/* A second signal to stop does not wait. */
+static _Noreturn void serve_until_signal(void) {
+    bool asked = false;
+    for (;;) {
+        int signo = signals_wait();
+        if (signo == SIGHUP) {
+            if (!rt_go(reload, NULL)) log_line(LOG_ERROR, "reload failed: not enough memory");
+            continue;
+        }
+        if (signo == SIGUSR2) {
+            upgrade_start(listeners, n_listeners, upgrade_ready, upgrade_failed);
+            continue;
+        }
+        if (asked) end_serving();
+        asked = true;
+        log_line(LOG_INFO, "%s: stopping", signo == SIGTERM ? "SIGTERM" : "SIGINT");
+        upgrade_stop();
+        stop_serving(server_stop, notify_stopping);
+    }
+}
+
+/* The app tells further options. */
+static void load_app(const char *path) {
+    signals_reserve();
+    pool_init();
+    dump_init();
+    recording_init();
+    char *err = generation_start(path, !inherit_is_upgrade());
+    if (!err) return;
+    log_end();
+    fprintf(stderr, "lunapark: %s\n", err);
+    finish(1);
+}
+
+/* vm: that answers there, the admin's; NULL: the generation's. Who may reach a port is the user's care. */
+static host_server *open_listener(const char *addr, host_vm *vm) {
+    int err;
+    bool owns_path;
+    int fd = inherit_take(addr, &owns_path);
+    host_server *s = fd < 0 ? server_open(addr, vm != NULL, 0, vm, &err)
+                            : server_adopt(fd, addr, owns_path, 0, vm, &err);
+    if (s) return s;
+    fprintf(stderr, "lunapark: cannot listen on %s: %s\n", addr, rt_strerror(err));
+    finish(1);
+}
+
+void check_reach(void) {
+    for (int i = 0; options.dev == 1 && i < options.n_listen; i++) {
+        if (addr_is_local(options.listen[i])) continue;
+        fprintf(stderr,
+                "lunapark: --dev shows the app's source, and other machines can reach %s: listen "
+                "on 127.0.0.1, or\n"
+                "say --dev=public\n",
+                options.listen[i]);
+        finish(64);
+    }
+    if (!options.admin || options.admin_token || addr_is_local(options.admin)) return;
+    fprintf(stderr,
+            "lunapark: --admin %s, which other machines can reach, needs --admin-token (or "
+            "LUNAPARK_ADMIN_TOKEN)\n",
+            options.admin);
+    finish(64);
+}
+
+/* All are bound and the pid file is written before one client is accepted: see server.c. */
+static void listen_all(void) {
+    if (options.n_listen == 0) options.n_listen = inherit_given(options.listen, MAX_LISTEN);
+    if (options.n_listen == 0) options.listen[options.n_listen++] = "127.0.0.1:8080";
+    check_reach();
+    for (int i = 0; i < options.n_listen; i++)
+        listeners[n_listeners++] = open_listener(options.listen[i], NULL);
+    if (options.admin) listeners[n_listeners++] = open_listener(options.admin, admin_vm());
+    int err = pidfile_write();
+    if (err) {
+        fprintf(stderr, "lunapark: %s: %s\n", options.pid_file, rt_strerror(err));
+        finish(1);
+    }
+    for (int i = 0; i < n_listeners; i++) {
+        err = server_start(listeners[i]);
+        if (err) start_failed("cannot listen on %s: %s", listeners[i]->addr, rt_strerror(err));
+    }
+    log_end(); /* what was logged before it stands before it */
+    for (int i = 0; i < options.n_listen; i++) {
+        const char *addr = listeners[i]->addr;
+        bool tcp = strncmp(addr, "unix:", 5) != 0;
+        fprintf(stderr, "lunapark: listening on %s%s\n", tcp ? "http://" : "", addr);
+    }
+    if (options.admin) {
+        const char *addr = listeners[options.n_listen]->addr;
+        bool unix_socket = strncmp(addr, "unix:", 5) == 0;
+        fprintf(stderr, "lunapark: admin on %s%s\n", unix_socket ? "" : "http://", addr);
+    }
+    /* systemd listens to its main process only, which after an upgrade the old one makes us. */
+    if (!inherit_is_upgrade()) notify_ready();
+    inherit_done();
+}
+
+static void say_generation(void) {
+    char id[SOURCE_ID_SIZE];
+    int number = generation_now(id);
+    if (number > 0) log_line(LOG_INFO, "generation %d (%s) serves", number, id);
+}
+
+void command_serve(void *call) {
+    command_call *c = call;
+    if (options.dev) options.watch = 1;
+    if (rt_signal_notify(SIGHUP) < 0)
+        start_failed("cannot handle SIGHUP"); /* while it loads, too */
+    load_app(c->argv[0]);
+    catch_signals();
+    listen_all();
+    say_generation();
+    stop_if_told();
+    serve_until_signal();
+}

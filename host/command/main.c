@@ -1,0 +1,101 @@
+/* main(): which command, its options, and into the runtime. */
+#include "../../runtime/runtime.h"
+#include "../base/options.h"
+#include "commands.h"
+#include "inherit.h"
+#include "rooms.h"
+#include "upgrade.h"
+#include "user.h"
+
+#include <ares.h>
+#include <llhttp.h>
+#include <luajit.h>
+#include <luajit_config.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static command_call call;
+
+static void print_version(void) {
+    printf("lunapark %s\n%s%s\nllhttp %d.%d.%d\nc-ares %s\n", LUNAPARK_VERSION, LUAJIT_VERSION,
+           LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)", LLHTTP_VERSION_MAJOR,
+           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH, ares_version(NULL));
+}
+
+static _Noreturn void usage(void) {
+    fprintf(stderr, "lunapark: which script?\ntry: lunapark --help\n");
+    exit(64);
+}
+
+static _Noreturn void start(void (*command)(void *)) {
+    rt_options o = {.procs = (int)options.procs, .deadlock_is_normal = command == command_serve};
+    rt_main(&o, command, &call);
+}
+
+/* The folder of LUNAPARK_LUA is the same one for scripts that change the directory, and for programs that we start. */
+static void name_lua_folder(void) {
+    const char *dir = getenv("LUNAPARK_LUA");
+    if (!dir) return;
+    char *path =
+        realpath(dir, NULL); /* where there is no such folder, all modules are the binary's */
+    if (path) setenv("LUNAPARK_LUA", path, 1);
+    free(path);
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) usage();
+    const char *name = argv[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        options_help(argc > 2 ? argv[2] : NULL);
+        return 0;
+    }
+    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+        if (argc > 2 && strcmp(argv[2], "--help") == 0)
+            options_help("version");
+        else
+            print_version();
+        return 0;
+    }
+    static const struct {
+        const char *name;
+        void (*run)(void *);
+        bool takes_args;
+    } commands[] = {
+        {"serve", command_serve, false}, {"run", command_run, true},
+        {"test", command_test, false},   {"check", command_check, false},
+        {"repl", command_repl, false},
+    };
+    int which = 0, skip = 1;
+    for (int i = 0; i < 5; i++)
+        if (strcmp(name, commands[i].name) == 0) {
+            which = i;
+            skip = 2;
+        }
+    bool serves = commands[which].run == command_serve;
+    rooms_open();
+    if (serves) upgrade_init(argc, argv);
+    options_from_env();
+    name_lua_folder();
+    call.exe = argv[0];
+    call.argv = argv + skip;
+    call.argc =
+        options_parse(argc - skip, call.argv, commands[which].name, commands[which].takes_args);
+    bool is_test = commands[which].run == command_test;
+    bool is_repl = commands[which].run == command_repl;
+    if (is_repl && call.argc > 0) {
+        fprintf(stderr, "lunapark: repl takes no '%s'\ntry: lunapark repl --help\n", call.argv[0]);
+        return 64;
+    }
+    if (!is_test && !is_repl && call.argc < 1) usage();
+    if (!is_test && !commands[which].takes_args && call.argc > 1) {
+        fprintf(stderr, "lunapark: one script, not '%s' too\ntry: lunapark %s --help\n",
+                call.argv[1], commands[which].name);
+        return 64;
+    }
+    if (serves) {
+        inherit_init();
+        user_become();
+    }
+    start(commands[which].run);
+}

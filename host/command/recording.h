@@ -1,0 +1,8 @@
+/* Profiles and traces for the admin API. See recording.c. */
+#ifndef RECORDING_H
+#define RECORDING_H
+
+/* Profiles name Lua functions from now on. Once, before any VM runs. */
+void recording_init(void);
+
+#endif

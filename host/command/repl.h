@@ -1,0 +1,8 @@
+/* Lines that somebody types. See repl.c; what Lua calls is in command_ffi.h. */
+#ifndef REPL_H
+#define REPL_H
+
+/* The process ends: makes the terminal as it was before. Any thread. */
+void repl_end(void);
+
+#endif

@@ -1,0 +1,366 @@
+/* SIGUSR2: another binary takes over, and no client notices.
+ *
+ *     old                                        new
+ *     ------------------------------------------------------------------------------------
+ *     posix_spawn, with the listening sockets    loads the app, checks the sockets (inherit.c)
+ *     waits for a line from a pipe               binds what else it is to listen on
+ *                                                writes its pid to --pid-file
+ *                                                accepts, and writes its pid to the pipe
+ *     MAINPID to systemd                         lets go of sockets that it does not need
+ *     stops as on SIGTERM: server.c
+ *     exits with 0 when all is answered
+ *
+ * From the first line to the last both processes have the sockets, so there is always one that accepts, and the
+ * kernel's queue of connections stays. Until the new one says that it is ready, nothing of the old one changes: if
+ * the new one can not be started, ends, or takes longer than --upgrade-timeout, it is ended (SIGTERM, and SIGKILL if
+ * it stays), and the log says why. It has bound everything before it accepts anything (commands.c), so it does not
+ * fail with clients in its hands. But it may have been woken for one: listeners wake one poller for each connection,
+ * so after a failure our acceptors look for themselves (server_look).
+ *
+ * The binary is found by the path it was started by, made absolute then: so a file that was replaced, or a
+ * symlink that was set to another version, is what starts now. What argv[0] says counts only if it is the file
+ * that runs; else the kernel knows which one it was. Arguments and environment are the same again.
+ *
+ * The new process is none of exec.c's: it stays in our process group, so that a terminal's Ctrl-C stops both. It gets
+ * descriptors 0 to 2 and the sockets; what else we were started with was not for it.
+ *
+ * Rejected: SO_REUSEPORT with a socket for each process (connections that wait in the old one's queue are reset when
+ * it closes); sending the sockets through a unix socket (needs a path and its permissions, and nothing here
+ * comes later than the start); exec in place (no way back, and all requests in flight are lost).
+ */
+#include "upgrade.h"
+
+#include "../base/base.h"
+#include "../base/bell.h"
+#include "../base/log.h"
+#include "../base/options.h"
+#include "../http/server.h"
+#include "../sys/exec.h"
+#include "../sys/sys_ffi.h"
+#include "inherit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+enum { NOTHING, STARTING, READY, STOPPED };
+
+static struct {
+    char *exe;
+    char **argv;
+    _Atomic int state; /* atomic: moved by CAS */
+    _Atomic bool busy; /* atomic: the G below is there */
+    _Atomic pid_t pid; /* atomic: of the new process until it is reaped; 0: none */
+    rt_fd pipe;        /* the G's; upgrade_stop sets its deadline */
+    host_server **servers;
+    int n;
+    void (*ready)(pid_t pid);
+    void (*failed)(void);
+    bell over; /* rung when busy has become false */
+} up = {.pipe = {.fd = -1}};
+
+/* ---- how we were started ---- */
+
+static bool is_running_file(const char *path) {
+    struct stat st, self;
+    return stat(path, &st) == 0 && stat("/proc/self/exe", &self) == 0 && st.st_dev == self.st_dev &&
+           st.st_ino == self.st_ino;
+}
+
+/* dir/name as an absolute path, if that is the file that runs. */
+static char *try_path(const char *dir, size_t dir_len, const char *name) {
+    char cwd[PATH_MAX], *path;
+    int n;
+    if (name[0] == '/') {
+        n = asprintf(&path, "%s", name);
+    } else if (dir_len > 0 && dir[0] == '/') {
+        n = asprintf(&path, "%.*s/%s", (int)dir_len, dir, name);
+    } else {
+        if (!getcwd(cwd, sizeof cwd)) return NULL;
+        n = asprintf(&path, "%s/%.*s%s%s", cwd, (int)dir_len, dir, dir_len ? "/" : "", name);
+    }
+    if (n < 0) return NULL;
+    if (is_running_file(path)) return path;
+    free(path);
+    return NULL;
+}
+
+/* As a shell finds a command. */
+static char *search(const char *name) {
+    if (strchr(name, '/')) return try_path("", 0, name);
+    const char *dirs = getenv("PATH");
+    while (dirs) {
+        size_t n = strcspn(dirs, ":");
+        char *path = try_path(dirs, n, name);
+        if (path) return path;
+        dirs = dirs[n] ? dirs + n + 1 : NULL;
+    }
+    return NULL;
+}
+
+void upgrade_init(int argc, char **argv) {
+    char self[PATH_MAX];
+    up.exe = search(argv[0]);
+    if (!up.exe) {
+        ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+        if (n > 0) up.exe = strndup(self, (size_t)n);
+    }
+    up.argv = calloc((size_t)argc + 1, sizeof *up.argv);
+    if (!up.argv) start_failed("not enough memory");
+    memcpy(up.argv, argv, (size_t)argc * sizeof *argv);
+}
+
+/* ---- starting the new one ---- */
+
+/* What it is told, in one string for its environment. */
+static char *describe_sockets(void) {
+    size_t size = sizeof INHERIT_VARIABLE + 16 + (size_t)up.n * (HOST_ADDR_MAX + 32);
+    char *text = malloc(size);
+    if (!text) return NULL;
+    size_t n = (size_t)snprintf(text, size, INHERIT_VARIABLE "=%d", INHERIT_READY_FD);
+    for (int i = 0; i < up.n; i++)
+        n += (size_t)inherit_print(up.servers[i], INHERIT_READY_FD + 1 + i, text + n, size - n);
+    return text;
+}
+
+/* Our environment and one more; the list is to be freed. */
+static char **environment_with(char *more) {
+    size_t n = 0;
+    while (environ[n])
+        n++;
+    char **env = calloc(n + 2, sizeof *env);
+    if (!env) return NULL;
+    memcpy(env, environ, n * sizeof *env);
+    env[n] = more;
+    return env;
+}
+
+/* Duplicates above all numbers that the child shall have, so that none is overwritten before its turn. */
+static int move_up(int fd, int above) {
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, above);
+    return copy < 0 ? -errno : copy;
+}
+
+static int spawn_with(const int *fds, int n, char **env) {
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attr;
+    pid_t pid = 0;
+    int err = posix_spawn_file_actions_init(&actions);
+    if (err) return -err;
+    err = posix_spawnattr_init(&attr);
+    if (!err) {
+        for (int i = 0; i < n && !err; i++)
+            err = posix_spawn_file_actions_adddup2(&actions, fds[i], INHERIT_READY_FD + i);
+        if (!err) err = posix_spawn_file_actions_addclosefrom_np(&actions, INHERIT_READY_FD + n);
+        if (!err) err = exec_attributes(&attr, false);
+        if (!err) err = posix_spawn(&pid, up.exe, &actions, &attr, up.argv, env);
+        posix_spawnattr_destroy(&attr);
+    }
+    posix_spawn_file_actions_destroy(&actions);
+    if (!err) atomic_store(&up.pid, pid);
+    return -err;
+}
+
+/* ready_fd: the end of the pipe that is the child's. 0 or -errno. Blocks. */
+static int spawn_new(int ready_fd) {
+    int n = up.n + 1, made = 0, err = 0;
+    int *fds = calloc((size_t)n, sizeof *fds);
+    char *text = describe_sockets();
+    char **env = text ? environment_with(text) : NULL;
+    if (!fds || !env) err = -ENOMEM;
+    while (!err && made < n) {
+        int fd = move_up(made ? up.servers[made - 1]->listen_fd : ready_fd, INHERIT_READY_FD + n);
+        if (fd < 0)
+            err = fd;
+        else
+            fds[made++] = fd;
+    }
+    if (!err) err = spawn_with(fds, n, env);
+    while (made > 0)
+        close(fds[--made]);
+    free(env);
+    free(text);
+    free(fds);
+    return err;
+}
+
+/* The new process, and the pipe that it will write to. 0 or -errno. */
+static int start(void) {
+    int fds[2];
+    if (!up.exe) return -ENOENT;
+    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) return -errno;
+    int err = rt_fd_init(&up.pipe, fds[0]);
+    if (err) {
+        close(fds[0]);
+    } else {
+        rt_entersyscall();
+        err = spawn_new(fds[1]);
+        rt_exitsyscall();
+        if (err) rt_fd_close(&up.pipe);
+    }
+    close(fds[1]);
+    return err;
+}
+
+/* ---- waiting for it ---- */
+
+/* Its pid as it knows it: a shell script may stand in between. 0: it has gone, RT_ETIMEOUT, or another
+ * error. */
+static int read_pid(int64_t deadline_ns) {
+    char text[32];
+    size_t n = 0;
+    rt_fd_set_deadline(&up.pipe, RT_R, deadline_ns);
+    if (atomic_load(&up.state) == STOPPED) return RT_ETIMEOUT; /* upgrade_stop came before that */
+    while (n < sizeof text - 1) {
+        ssize_t r = rt_fd_read(&up.pipe, text + n, sizeof text - 1 - n);
+        if (r <= 0) return (int)r;
+        n += (size_t)r;
+        if (text[n - 1] == '\n') break;
+    }
+    text[n] = 0;
+    long pid = strtol(text, NULL, 10);
+    return pid > 0 ? (int)pid : -EPROTO;
+}
+
+/* Waits until the child has ended: its status for waitpid's macros, or -1 at the deadline. */
+static int wait_end(pid_t pid, int64_t deadline_ns) {
+    enum { POLL_NS = 10000000 };
+    int status;
+    /* A child ends once: polling is simpler than a pidfd, and works without a descriptor to spare. */
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        if (rt_nanotime() >= deadline_ns) return -1;
+        rt_sleep(POLL_NS);
+    }
+    atomic_store(&up.pid, 0);
+    return status;
+}
+
+static int64_t drain_ns(void) {
+    return (int64_t)(options.drain_timeout * 1e9) + NS_PER_SEC;
+}
+
+/* Ends it, if it has not ended: it may have clients by now, which it answers on SIGTERM. ending: it has closed its
+ * pipe, or said what no process of ours says, so it is probably about to. */
+static int end_child(pid_t pid, bool ending) {
+    int status = wait_end(pid, ending ? rt_nanotime() + NS_PER_SEC : 0);
+    if (status >= 0) return status;
+    kill(pid, SIGTERM);
+    status = wait_end(pid, rt_nanotime() + drain_ns());
+    if (status >= 0) return status;
+    kill(pid, SIGKILL);
+    return wait_end(pid, INT64_MAX);
+}
+
+static void print_status(int status, char *buf, size_t size) {
+    if (WIFSIGNALED(status))
+        snprintf(buf, size, "was killed by SIG%s", host_signal_name(WTERMSIG(status)));
+    else
+        snprintf(buf, size, "exited with status %d", WEXITSTATUS(status));
+}
+
+/* Why there is no new process: pid's end, if it has begun. */
+static void say_failure(pid_t pid, int err, int status) {
+    char how[64];
+    if (!pid) {
+        log_line(LOG_ERROR, "SIGUSR2: %s: %s: this process stays", up.exe ? up.exe : "own path",
+                 rt_strerror(err));
+        return;
+    }
+    print_status(status, how, sizeof how);
+    if (err == RT_ETIMEOUT)
+        log_line(LOG_ERROR,
+                 "SIGUSR2: new process %d was not ready in %g s and %s: this process stays",
+                 (int)pid, options.upgrade_timeout, how);
+    else
+        log_line(LOG_ERROR, "SIGUSR2: new process %d %s before it was ready: this process stays",
+                 (int)pid, how);
+}
+
+static bool move(int from, int to) {
+    return atomic_compare_exchange_strong(&up.state, &from, to);
+}
+
+/* It has not become ready, for that reason. */
+static void fail(pid_t pid, int err) {
+    int status = pid ? end_child(pid, err != RT_ETIMEOUT) : 0;
+    for (int i = 0; i < up.n; i++)
+        server_look(up.servers[i]);
+    if (atomic_load(&up.state) == STOPPED) {
+        if (pid) log_line(LOG_INFO, "SIGUSR2: new process %d stopped too", (int)pid);
+        return;
+    }
+    say_failure(pid, err, status);
+    up.failed();
+    move(STARTING, NOTHING);
+}
+
+static void upgrade_main(void *arg) {
+    (void)arg;
+    int64_t deadline = rt_nanotime() + (int64_t)(options.upgrade_timeout * 1e9);
+    int r = start();
+    pid_t pid = atomic_load(&up.pid);
+    if (r == 0) {
+        log_line(LOG_INFO, "SIGUSR2: starting %s as process %d", up.exe, (int)pid);
+        r = read_pid(deadline);
+        rt_fd_close(&up.pipe);
+    }
+    if (r > 0 && move(STARTING, READY)) {
+        atomic_store(&up.pid, 0); /* it is nobody's child to end any more */
+        up.ready((pid_t)r);
+    } else {
+        fail(pid, r);
+    }
+    atomic_store(&up.busy, false);
+    bell_ring(&up.over);
+}
+
+/* ---- what the signals want ---- */
+
+void upgrade_start(host_server **servers, int n, void (*ready)(pid_t pid), void (*failed)(void)) {
+    if (atomic_load(&up.busy) || !move(NOTHING, STARTING)) {
+        int state = atomic_load(&up.state);
+        log_line(LOG_WARN, "SIGUSR2: %s",
+                 state == READY || state == STOPPED ? "this process is stopping"
+                                                    : "a new process is being started already");
+        return;
+    }
+    up.servers = servers;
+    up.n = n;
+    up.ready = ready;
+    up.failed = failed;
+    atomic_store(&up.busy, true);
+    if (rt_go(upgrade_main, NULL)) return;
+    atomic_store(&up.busy, false);
+    move(STARTING, NOTHING);
+    log_line(LOG_ERROR, "SIGUSR2: no new process: not enough memory");
+}
+
+void upgrade_stop(void) {
+    if (!move(NOTHING, STOPPED) && move(STARTING, STOPPED))
+        rt_fd_set_deadline(&up.pipe, RT_R, 1); /* closed, or not open yet: read_pid looks */
+}
+
+void upgrade_wait(int64_t deadline_ns) {
+    while (atomic_load(&up.busy) && bell_wait(&up.over, deadline_ns))
+        ;
+}
+
+void upgrade_end(void) {
+    pid_t pid = atomic_load(&up.pid);
+    if (!pid || atomic_load(&up.state) == READY) return;
+    kill(pid, SIGKILL);
+    log_line(LOG_WARN, "SIGUSR2: new process %d was killed, since this one ends", (int)pid);
+    /* It listens until it has ended: a client that sees us end shall not reach it any more. */
+    for (int64_t until = rt_nanotime() + NS_PER_SEC; rt_nanotime() < until; usleep(1000))
+        if (waitpid(pid, NULL, WNOHANG) != 0) break;
+}

@@ -1,0 +1,95 @@
+/* --user NAME[:GROUP]: root starts the server, and another user serves.
+ *
+ *     root      the user and the group are looked up
+ *               --listen and --admin are bound, files of unix sockets and --pid-file are made, and become the user's
+ *     the user  everything else: threads, the app's files, what else the app listens on
+ *
+ * All of it comes before the runtime starts. Ids and no_new_privs are each thread's own, and threads that do not exist
+ * yet inherit them: no thread is forgotten, nor a ring of the kernel's that would keep root's rights. No script runs as
+ * root, so a file that the user can not read fails the start, not a reload in the night.
+ *
+ * Sockets that were bound wait in the list of those that the process was given (inherit.c), until the app is loaded and
+ * says where else to listen. Clients that connect meanwhile wait with them.
+ *
+ * What the user can't do later: bind a port below 1024 that only a reload or the app names; remove a socket file or the
+ * pid file from a folder that it may not write to. The former stays, and the next start replaces it; the latter is left
+ * empty (pidfile.c). An upgrade starts a process of the same user, which has --user in its arguments and nothing to do.
+ *
+ * no_new_privs: no program that the app starts, sudo among them, gets more rights than the user has. The kernel takes
+ * from a process that has changed its user the permission to look at its own /proc files; as the process has read
+ * nothing yet that is not the user's, it is given back.
+ */
+#include "user.h"
+
+#include "../base/log.h"
+#include "../base/options.h"
+#include "../http/server.h"
+#include "../net/sockpath.h"
+#include "commands.h"
+#include "inherit.h"
+#include "pidfile.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+static _Noreturn void refuse(const char *why, const char *what, int code) {
+    fprintf(stderr, "lunapark: --user %s: %s%s\n", options.user, why, what);
+    exit(code);
+}
+
+/* name: a copy of --user, which is cut; *group: NULL: none was said. */
+static void look_up(char *name, const char **group, uid_t *uid, gid_t *gid) {
+    char *colon = strchr(name, ':');
+    if (colon) *colon = 0;
+    *group = colon ? colon + 1 : NULL;
+    int err = rt_find_user(name, *group, uid, gid);
+    if (err == -ENOENT) refuse("no such user: ", name, 64);
+    if (err == -ESRCH) refuse("no such group: ", *group, 64);
+    if (err) refuse("", rt_strerror(err), 1);
+}
+
+static void bind_one(const char *addr, bool is_private, uid_t uid, gid_t gid) {
+    if (inherit_has(addr)) return;
+    int fd = server_bind(addr, is_private);
+    int err = fd < 0 ? fd : sock_file_give(addr, uid, gid);
+    if (!err && !inherit_keep(fd, addr)) err = -ENOMEM;
+    if (!err) return;
+    fprintf(stderr, "lunapark: cannot listen on %s: %s\n", addr, rt_strerror(err));
+    exit(1);
+}
+
+static void bind_all(uid_t uid, gid_t gid) {
+    check_reach();
+    for (int i = 0; i < options.n_listen; i++)
+        bind_one(options.listen[i], false, uid, gid);
+    if (options.admin) bind_one(options.admin, true, uid, gid);
+    int err = pidfile_give(uid, gid);
+    if (!err) return;
+    fprintf(stderr, "lunapark: %s: %s\n", options.pid_file, rt_strerror(err));
+    exit(1);
+}
+
+void user_become(void) {
+    uid_t uid;
+    gid_t gid;
+    const char *group;
+    if (!options.user) return;
+    char *name = strdup(options.user);
+    if (!name) start_failed("not enough memory");
+    look_up(name, &group, &uid, &gid);
+    bool is_root = geteuid() == 0;
+    if (!is_root && (geteuid() != uid || getegid() != gid))
+        refuse("only root can become another user", "", 64);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) refuse("no_new_privs: ", strerror(errno), 1);
+    if (is_root) {
+        bind_all(uid, gid);
+        int err = rt_drop_privileges(name, group);
+        if (err) refuse("", rt_strerror(err), 1);
+        (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* without it dumps say less */
+    }
+    free(name);
+}

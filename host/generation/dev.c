@@ -1,0 +1,116 @@
+/* For --dev: what a browser is shown of reloads.
+ *
+ * A reload that fails changes nothing but what is kept here: its message, and the names of the files
+ * that it had loaded, which alone a page may show pieces of. Then the VMs that serve answer every
+ * request with that (lua/lunapark/command/dev), until a reload succeeds, or finds that the old files are back.
+ *
+ * A page is of a *state*: the run of the process, the number of the generation, and the number of the
+ * failure or 0. When the state is another one the page is out of date. The generation is the one of
+ * the VM that has made the page, not the one that serves by then, so that a page which an old VM
+ * sends after a switch is out of date at once. A failure is of the generation that went on serving:
+ * the switch to the next one ends it in the same step, so nobody sees the one without the other.
+ */
+#include "dev.h"
+
+#include "../base/options.h"
+#include "../vm/vm.h"
+#include "generation.h"
+#include "generation_ffi.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct text {
+    char *bytes;
+    size_t len;
+} text;
+
+static struct {
+    rt_lock lock;
+    text failure;             /* lock: the message, then names of files, each with its NUL */
+    int32_t n;                /* lock: how many have failed */
+    int32_t failing;          /* lock: which of them was the last attempt; 0: it succeeded */
+    int32_t failed_in;        /* lock: the number of the generation that served then */
+    _Atomic int64_t began_ms; /* when somebody asked first; 0: nobody has */
+} dev;
+
+static void append(void *arg, const char *s, source_kind kind) {
+    text *t = arg;
+    if (kind != SOURCE_FILE) return;
+    size_t n = strlen(s) + 1;
+    char *bytes = realloc(t->bytes, t->len + n);
+    if (!bytes) return; /* a page shows less, or nothing of it */
+    memcpy(bytes + t->len, s, n);
+    t->bytes = bytes;
+    t->len += n;
+}
+
+static void set(text t) {
+    char now[SOURCE_ID_SIZE];
+    int serving = generation_now(now);
+    rt_lock_acquire(&dev.lock);
+    char *old = dev.failure.bytes;
+    dev.failure = t;
+    dev.failed_in = serving;
+    dev.failing = t.bytes ? ++dev.n : 0;
+    rt_lock_release(&dev.lock);
+    free(old);
+}
+
+void dev_failed(const char *what, source_set *files) {
+    text t = {0};
+    append(&t, what, SOURCE_FILE);
+    if (files) source_each(files, append, &t);
+    set(t);
+}
+
+void dev_loaded(void) {
+    set((text){0});
+}
+
+/* ---- from Lua ---- */
+
+/* A failure of an older generation is over. */
+static int32_t failing_in(int serving) {
+    rt_lock_acquire(&dev.lock);
+    int32_t n = dev.failed_in == serving ? dev.failing : 0;
+    rt_lock_release(&dev.lock);
+    return n;
+}
+
+int host_dev_failing(void) {
+    char now[SOURCE_ID_SIZE];
+    return failing_in(generation_now(now));
+}
+
+size_t host_dev_failure(char *buf, size_t cap, int32_t *number) {
+    rt_lock_acquire(&dev.lock);
+    size_t len = dev.failure.len;
+    *number = dev.failing;
+    if (len > 0 && len <= cap) memcpy(buf, dev.failure.bytes, len);
+    rt_lock_release(&dev.lock);
+    return len;
+}
+
+/* Another one than that of the last process, as clocks go. */
+static double run(void) {
+    struct timespec now;
+    int64_t none = 0;
+    clock_gettime(CLOCK_REALTIME, &now);
+    atomic_compare_exchange_strong(&dev.began_ms, &none,
+                                   (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000);
+    return (double)atomic_load(&dev.began_ms);
+}
+
+void host_dev_read(host_dev *d) {
+    generation *gen = vm_current()->generation;
+    char now[SOURCE_ID_SIZE];
+    memset(d, 0, sizeof *d);
+    d->run = run();
+    d->own = gen ? gen->number : 0;
+    d->serving = generation_now(now);
+    d->failing = failing_in(d->serving);
+    d->live_reload = options.live_reload != 0;
+    if (gen) memcpy(d->id, gen->id, sizeof gen->id);
+}

@@ -1,0 +1,574 @@
+/* Generations: loading an app beside the one that serves, the switch, and the end of the old one.
+ *
+ *     files --load--> VMs of a new generation --hand over, switch--> they serve; the old ones retire
+ *                 \--error--> the new VMs end, nothing has changed
+ *
+ * All VMs of a generation load the same bytes, which its source_set keeps (source.c), so that a file that is saved
+ * meanwhile is never half in it. When the first VM has loaded, the files are looked at once more: if one has changed
+ * since it was read, they were perhaps never on the disk together, and all is loaded anew.
+ *
+ * A load takes a while: an app of 300 routes 2 ms in each VM, a large one as long as it likes. So a VM that loads has others
+ * run between its modules, and as it defines and compiles routes, every 0.1 ms (luag_share). With one P that is
+ * saturated, and two such loads each half second, p99 was 4 to 5 times that without reloads before, and is 1.3 to 1.8 times now. One
+ * long stretch is as any handler's: after 20 ms its P is taken.
+ *
+ * The switch is one store (pool_switch). A request that was given to a VM of the old generation and has not begun is
+ * given to another (conn.c, may_begin), so what begins after the switch begins in the new generation. Connections belong
+ * to no VM and notice nothing. Old VMs finish what they run: vmend.c.
+ *
+ * State that is to live on: the app's hand_over functions run in the old VMs, right before the switch, the take_over
+ * ones in the new VMs; values go by copy. Each old VM's goes to one new VM. What requests do in between is lost to
+ * the value. A VM that is stuck hands nothing over: the reload may be what puts it right.
+ *
+ * Who loads may take --load-timeout. Then a script that waits is thrown away with its VM; one that runs without
+ * waiting is ended like a runaway (runaway.c).
+ *
+ * What the app says of the options (app.options) is put aside while it loads, and counts from the switch on
+ * (options.c).
+ *
+ * Who holds a generation: it itself, as long as it serves or loads, and each VM that has not ended. Then its files go,
+ * and the struct is used again.
+ */
+#include "generation.h"
+
+#include "../base/base.h"
+#include "../base/bell.h"
+#include "../base/log.h"
+#include "../base/options.h"
+#include "../vm/owned.h"
+#include "../vm/runaway.h"
+#include "../vm/vmcall.h"
+#include "../vm/vmend.h"
+#include "dev.h"
+#include "pool.h"
+#include "singleton.h"
+#include "watch.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    TRIES = 5,  /* to load files that change meanwhile */
+    CALL_S = 10 /* that hand_over and take_over may take in a VM */
+};
+#define KILL_NS   (3 * NS_PER_SEC)  /* for a script that is ended to end */
+#define SETTLE_NS (100 * NS_PER_MS) /* files change: look again after this */
+#define STUCK_NS  (200 * NS_PER_MS) /* a VM that has not begun a call by then is stuck */
+
+static struct {
+    const char *app_path;
+    rt_lock lock;
+    generation *free;                     /* lock */
+    generation *now;                      /* lock writes; who reloads reads */
+    int number;                           /* of the last one that served */
+    host_vm *old[MAX_VMS], *new[MAX_VMS]; /* lists of who reloads, who is alone */
+    _Atomic int32_t next_vm;
+} all;
+
+static char no_memory[] = "not enough memory"; /* a text that is not freed */
+
+void generation_free_text(char *text) {
+    if (text != no_memory) free(text);
+}
+
+static char *copy(const char *text) {
+    char *s = strdup(text);
+    return s ? s : no_memory;
+}
+
+static char *format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static char *format(const char *fmt, ...) {
+    va_list ap;
+    char *s;
+    va_start(ap, fmt);
+    int n = vasprintf(&s, fmt, ap);
+    va_end(ap);
+    return n < 0 ? no_memory : s;
+}
+
+static struct iovec text(const char *s) {
+    return (struct iovec){(char *)s, strlen(s)};
+}
+
+static int64_t after(double seconds) {
+    return rt_nanotime() + (int64_t)(seconds * 1e9);
+}
+
+/* ---- their memory ---- */
+
+static void give_generation(generation *gen) {
+    rt_lock_acquire(&all.lock);
+    gen->next_free = all.free;
+    all.free = gen;
+    rt_lock_release(&all.lock);
+}
+
+/* NULL: no memory. */
+static generation *new_generation(void) {
+    rt_lock_acquire(&all.lock);
+    generation *gen = all.free;
+    if (gen) all.free = gen->next_free;
+    rt_lock_release(&all.lock);
+    if (!gen && !(gen = calloc(1, sizeof *gen))) return NULL;
+    gen->n = gen->making = 0;
+    gen->retry_ns = 0;
+    gen->retired = gen->stands_in = false;
+    gen->full = FULL_NOT;
+    gen->id[0] = 0;
+    gen->sources = source_set_new(all.app_path);
+    if (!gen->sources) {
+        give_generation(gen);
+        return NULL;
+    }
+    atomic_store(&gen->n_left, 1);
+    return gen;
+}
+
+void generation_hold(generation *gen) {
+    atomic_fetch_add(&gen->n_left, 1);
+}
+
+void generation_lost_vm(generation *gen) {
+    if (atomic_fetch_sub(&gen->n_left, 1) > 1) return;
+    source_set_free(gen->sources);
+    gen->sources = NULL;
+    for (int i = 0; i < MAX_PS; i++)
+        atomic_store_explicit(&gen->current[i], NULL, memory_order_relaxed);
+    give_generation(gen);
+}
+
+/* ---- loading one VM ---- */
+
+/* What the script does that has not loaded in time, and whether it waits. To be freed. */
+static char *doing(host_vm *vm, bool *waits) {
+    vm_call *c = vm_call_begin(vm, "where", 0, NULL);
+    vm_call_state state = vm_call_wait(c, rt_nanotime() + STUCK_NS);
+    size_t len;
+    const char *where = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
+    *waits = state != CALL_LATE;
+    char *what = *waits ? format("waits%s%s", where ? "\n" : "", where ? where : "") : NULL;
+    vm_call_free(c);
+    if (what) return what;
+    char at[160];
+    runaway_place(vm, at, sizeof at);
+    return format("runs without waiting, in %s", at);
+}
+
+/* c has not loaded it. Returns when that is over, or can't be ended. */
+static char *too_late(host_vm *vm, vm_call *c) {
+    bool waits;
+    char *what = doing(vm, &waits);
+    atomic_store(&vm->loads_until_ns, rt_nanotime()); /* not before we have looked */
+    bool ended =
+        !waits && vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm->runaway.ended_at[0];
+    char *err = format("%s: not loaded after %g s (--load-timeout); it %s%s%s", all.app_path,
+                       (double)options.load_timeout, what, ended ? ", at " : "",
+                       ended ? vm->runaway.ended_at : "");
+    generation_free_text(what);
+    return err;
+}
+
+static void leave_pool(host_owned *o) {
+    pool_forget(o->vm);
+}
+
+static void leave_generation(host_owned *o) {
+    generation_lost_vm(o->vm->generation);
+}
+
+static const owned_kind pool_kind = {OWNED_ROLES, leave_pool};
+static const owned_kind generation_kind = {OWNED_REMAINS, leave_generation};
+
+host_vm *generation_make_vm(generation *gen, bool first, char **err) {
+    host_vm *vm = vm_new(atomic_fetch_add(&all.next_vm, 1));
+    if (!vm) {
+        *err = no_memory;
+        generation_lost_vm(gen);
+        return NULL;
+    }
+    vm_visit(vm); /* while it loads: it may be thrown away, but its struct is no other VM's yet */
+    int64_t until = options.load_timeout > 0 ? after(options.load_timeout) : 0;
+    vm->gc.serves = true;
+    vm->generation = gen;
+    owned_add(vm, &vm->entries.generation, &generation_kind);
+    owned_add(vm, &vm->entries.pool, &pool_kind);
+    vm->sources = gen->sources;
+    atomic_store(&vm->loads_until_ns, INT64_MAX);
+    struct iovec args[] = {text(all.app_path), text(first ? "first" : ""),
+                           text(options.dev ? "dev" : "")};
+    vm_call *c = vm_call_begin(vm, gen->stands_in ? "stand_in" : "serve", 3, args);
+    vm_call_state state = vm_call_wait(c, until);
+    *err = NULL;
+    if (state == CALL_LATE)
+        *err = too_late(vm, c);
+    else if (state == CALL_LOST)
+        *err = format("%s: its VM was ended while it loaded", all.app_path);
+    else if (vm_call_error(c))
+        *err = copy(vm_call_error(c));
+    vm_call_free(c);
+    if (*err) {
+        vm_abandon(vm); /* what it has begun is not worth an orderly end */
+        return NULL;
+    }
+    atomic_store(&vm->loads_until_ns, 0);
+    vm_leave(vm);
+    return vm;
+}
+
+/* ---- the end of a generation ---- */
+
+/* It hears of it, runs what on_retire was given, and ends. */
+static void retire_vm(void *arg) {
+    host_vm *vm = arg;
+    int64_t drain_ns = atomic_load(&vm->end.drain_ns);
+    vm_call *c = vm_call_begin(vm, "retire", 0, NULL);
+    if (vm_call_wait(c, drain_ns) == CALL_DONE && vm_call_error(c))
+        log_line(LOG_ERROR, "on_retire: %s", vm_call_error(c));
+    vm_call_free(c);
+    pool_forget(vm);
+    vm_retire(vm);
+}
+
+/* It retires from now on. False: it does already. */
+static bool is_to_retire(host_vm *vm, int64_t drain_ns) {
+    int64_t not_yet = 0;
+    return atomic_compare_exchange_strong(&vm->end.drain_ns, &not_yet, drain_ns);
+}
+
+/* vm is visited. Without memory for a G the caller waits for its on_retire. */
+static void begin_retirement(host_vm *vm, int64_t drain_ns) {
+    if (!is_to_retire(vm, drain_ns))
+        vm_leave(vm);
+    else if (!rt_go(retire_vm, vm))
+        retire_vm(vm);
+}
+
+static int64_t drain_end(void) {
+    return after(options.drain_timeout);
+}
+
+void generation_end_vm(host_vm *vm) {
+    if (vm_visit(vm)) begin_retirement(vm, drain_end());
+}
+
+bool generation_replace_vm(host_vm *vm) {
+    if (!vm_serves(vm)) return false;
+    bool crowded = pool_crowded(vm->generation);
+    int64_t drain_ns = crowded ? rt_nanotime() : drain_end();
+    if (!is_to_retire(vm, drain_ns)) return false;
+    vm_visit(vm); /* who runs it finds it open */
+    pool_forget(vm);
+    singleton_look();
+    if (crowded)
+        log_line(LOG_WARN, "VM %d ends what it runs: too many that were replaced do so still",
+                 vm->view.vm_id);
+    if (!rt_go(retire_vm, vm)) {
+        log_line(LOG_ERROR, "VM %d: no memory to run its on_retire", vm->view.vm_id);
+        vm_retire(vm);
+    }
+    return true;
+}
+
+/* All its VMs, each for itself: one may be stuck. */
+static void retire(generation *gen) {
+    int64_t drain_ns = drain_end();
+    int n = pool_list(gen, all.old, MAX_VMS);
+    for (int i = 0; i < n; i++)
+        begin_retirement(all.old[i], drain_ns);
+    generation_lost_vm(gen);
+}
+
+/* As vm_call_wait, but not for a VM that is stuck. */
+static void wait_unless_stuck(host_vm *vm, vm_call *c, int64_t until_ns) {
+    for (;;) {
+        int64_t next_ns = rt_nanotime() + STUCK_NS;
+        vm_call_state state = vm_call_wait(c, next_ns < until_ns ? next_ns : until_ns);
+        if (state == CALL_DONE && vm_call_error(c))
+            log_line(LOG_ERROR, "on_retire: %s", vm_call_error(c));
+        if (state != CALL_LATE || atomic_load(&vm->stuck) || rt_nanotime() >= until_ns) return;
+    }
+}
+
+void generation_stop(int64_t until_ns) {
+    static host_vm *vms[MAX_VMS]; /* a process ends once */
+    static vm_call *calls[MAX_VMS];
+    int n = pool_list(all.now, vms, MAX_VMS);
+    for (int i = 0; i < n; i++)
+        calls[i] = vm_call_begin(vms[i], "retire", 0, NULL);
+    for (int i = 0; i < n; i++) {
+        wait_unless_stuck(vms[i], calls[i], until_ns);
+        vm_call_free(calls[i]);
+        vm_leave(vms[i]);
+    }
+}
+
+/* ---- loading ---- */
+
+/* All VMs that serve at first, or what is wrong. */
+static char *load_vms(generation *gen) {
+    char *err = NULL;
+    int procs = rt_procs();
+    gen->making = procs;
+    for (int i = 0; i < procs; i++) {
+        if (err) {
+            pool_add(gen, NULL, i);
+            continue;
+        }
+        generation_hold(gen);
+        pool_add(gen, generation_make_vm(gen, i == 0, &err), i);
+    }
+    return err;
+}
+
+static bool settled(generation *gen) {
+    rt_entersyscall();
+    source_keep(gen->sources);
+    bool is = source_settled(gen->sources);
+    rt_exitsyscall();
+    return is;
+}
+
+/* gen never serves. */
+static void give_up(generation *gen) {
+    gen->retired = true;
+    retire(gen);
+}
+
+static void watch(generation *now, generation *failed) {
+    if (!options.watch) return;
+    watch_files(now ? now->sources : NULL, failed ? failed->sources : NULL);
+}
+
+/* One that has loaded whole, from files that were on the disk together; or NULL and what is wrong. */
+static generation *load(char **err) {
+    for (int i = 0; i < TRIES; i++) {
+        generation *gen = new_generation();
+        if (!gen) {
+            *err = no_memory;
+            return NULL;
+        }
+        options_stage();
+        *err = load_vms(gen);
+        bool stable = settled(gen);
+        if (stable && !*err && !source_id(gen->sources, gen->id)) *err = no_memory;
+        if (stable && !*err) return gen;
+        options_drop();
+        if (stable) {
+            if (options.dev) dev_failed(*err, gen->sources);
+            watch(all.now, gen);
+        }
+        give_up(gen);
+        if (stable) return NULL;
+        generation_free_text(*err);
+        rt_sleep(SETTLE_NS);
+    }
+    *err = format("%s: its files go on changing while they are loaded", all.app_path);
+    if (options.dev) dev_failed(*err, NULL);
+    return NULL;
+}
+
+/* For --dev, when there is none yet that could show why the app has not loaded. */
+static generation *load_stand_in(char **err) {
+    generation *gen = new_generation();
+    if (!gen) {
+        *err = no_memory;
+        return NULL;
+    }
+    gen->stands_in = true;
+    options_stage();
+    *err = load_vms(gen);
+    if (!*err) return gen;
+    options_drop();
+    give_up(gen);
+    return NULL;
+}
+
+/* ---- state that is handed over ---- */
+
+/* The value goes to `to`: NULL, or what is wrong. */
+static char *take_over(host_vm *to, const void *value, size_t len) {
+    vm_call *c = vm_call_begin(to, "take_over", 1, &(struct iovec){(void *)value, len});
+    vm_call_state state = vm_call_wait(c, after(CALL_S));
+    char *err = NULL;
+    if (state != CALL_DONE)
+        err = format("take_over has not ended after %d s", CALL_S);
+    else if (vm_call_error(c))
+        err = format("take_over: %s", vm_call_error(c));
+    vm_call_free(c);
+    return err;
+}
+
+/* What the app of `from` hands over goes to `to`. */
+static char *hand_over(host_vm *from, host_vm *to) {
+    char *err = NULL;
+    size_t len;
+    bool stuck = atomic_load(&from->stuck);
+    vm_call *c = vm_call_begin(from, "hand_over", 0, NULL);
+    vm_call_state state = vm_call_wait(c, stuck ? rt_nanotime() + STUCK_NS : after(CALL_S));
+    const char *value = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
+    if (state == CALL_LATE)
+        log_line(LOG_WARN, "VM %d hands nothing over: it %s", from->view.vm_id,
+                 stuck ? "is stuck" : "takes too long");
+    else if (state == CALL_DONE && vm_call_error(c))
+        err = format("hand_over: %s", vm_call_error(c));
+    if (value) err = take_over(to, value, len);
+    vm_call_free(c);
+    return err;
+}
+
+static char *hand_all_over(generation *from, generation *to) {
+    char *err = NULL;
+    host_vm **old = all.old, **new = all.new;
+    int n_old = pool_list(from, old, MAX_VMS), n_new = pool_list(to, new, MAX_VMS);
+    for (int i = 0; i < n_old && n_new > 0 && !err; i++)
+        err = hand_over(old[i], new[i % n_new]);
+    for (int i = 0; i < n_old; i++)
+        vm_leave(old[i]);
+    for (int i = 0; i < n_new; i++)
+        vm_leave(new[i]);
+    return err;
+}
+
+/* ---- the switch ---- */
+
+static void switch_to(generation *gen) {
+    gen->number = gen->stands_in ? 0 : ++all.number;
+    options_commit();
+    generation *old = pool_switch(gen); /* whoever is told of it finds it serving */
+    rt_lock_acquire(&all.lock);
+    all.now = gen;
+    rt_lock_release(&all.lock);
+    if (old) retire(old);
+    if (gen->stands_in) return; /* the files of the one that has failed are watched */
+    dev_loaded();
+    watch(gen, NULL);
+}
+
+int generation_now(char id[SOURCE_ID_SIZE]) {
+    rt_lock_acquire(&all.lock);
+    int number = all.now ? all.now->number : 0;
+    memcpy(id, all.now ? all.now->id : "", all.now ? SOURCE_ID_SIZE : 1);
+    rt_lock_release(&all.lock);
+    return number;
+}
+
+/* ---- reloads ---- */
+
+static reload_result reload(char **what) {
+    generation *old = all.now;
+    int64_t start = rt_nanotime();
+    rt_entersyscall();
+    bool same = !old->stands_in && source_unchanged(old->sources);
+    rt_exitsyscall();
+    if (same) {
+        dev_loaded();
+        watch(old, NULL);
+        log_line(LOG_INFO, "reload: generation %d (%s) has not changed", old->number, old->id);
+        *what = copy(old->id);
+        return RELOAD_SAME;
+    }
+    generation *gen = load(what);
+    if (gen && (*what = hand_all_over(old, gen))) {
+        options_drop();
+        if (options.dev) dev_failed(*what, gen->sources);
+        watch(old, gen);
+        give_up(gen);
+        gen = NULL;
+    }
+    if (!gen && old->stands_in) {
+        log_line(LOG_ERROR, "the app does not load yet: %s", *what);
+        return RELOAD_FAILED;
+    }
+    if (!gen) {
+        log_line(LOG_ERROR, "reload failed, generation %d (%s) goes on: %s", old->number, old->id,
+                 *what);
+        return RELOAD_FAILED;
+    }
+    switch_to(gen);
+    log_line(LOG_INFO, "reload: generation %d (%s) serves, loaded in %.0f ms", gen->number, gen->id,
+             (double)(rt_nanotime() - start) / 1e6);
+    *what = copy(gen->id);
+    return RELOAD_DONE;
+}
+
+/* Who waits for one; on their stack. */
+typedef struct asker {
+    bell over; /* rung last: then it is gone */
+    reload_result result;
+    char *what;
+    struct asker *next;
+} asker;
+
+static struct {
+    rt_lock lock;
+    asker *first; /* lock: the latest */
+    bell asked;   /* there is one */
+} reloads;
+
+static asker *take_askers(void) {
+    rt_lock_acquire(&reloads.lock);
+    asker *a = reloads.first;
+    reloads.first = NULL;
+    rt_lock_release(&reloads.lock);
+    return a;
+}
+
+/* One after another; what was asked for during one is served by the next. */
+static void serve_reloads(void *arg) {
+    (void)arg;
+    for (;;) {
+        asker *a = take_askers();
+        if (!a) {
+            bell_wait(&reloads.asked, 0);
+            continue;
+        }
+        char *what;
+        reload_result result = reload(&what);
+        while (a) {
+            asker *next = a->next;
+            a->result = result;
+            a->what = copy(what);
+            bell_ring(&a->over);
+            a = next;
+        }
+        generation_free_text(what);
+    }
+}
+
+reload_result generation_reload(char **what) {
+    asker a = {0};
+    rt_lock_acquire(&reloads.lock);
+    a.next = reloads.first;
+    reloads.first = &a;
+    rt_lock_release(&reloads.lock);
+    bell_ring(&reloads.asked);
+    while (!bell_wait(&a.over, 0))
+        ;
+    *what = a.what;
+    return a.result;
+}
+
+static void reload_by_watch(void) {
+    char *what;
+    generation_reload(&what);
+    generation_free_text(what);
+}
+
+char *generation_start(const char *app_path, bool may_stand_in) {
+    all.app_path = app_path;
+    if (options.watch) watch_start(reload_by_watch);
+    char *err;
+    generation *gen = load(&err);
+    if (!gen && options.dev && may_stand_in) {
+        log_line(LOG_ERROR, "the app does not load; requests are told so until it does: %s", err);
+        generation_free_text(err);
+        gen = load_stand_in(&err);
+    }
+    if (!gen) return err;
+    switch_to(gen);
+    return rt_go(serve_reloads, NULL) ? NULL : no_memory; /* who has asked before is heard now */
+}

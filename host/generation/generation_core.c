@@ -1,0 +1,75 @@
+/* The functions of lunapark.core that read and watch the files of a generation. */
+#include "generation_core.h"
+
+#include "../vm/luacore.h"
+#include "../vm/vm.h"
+#include "diskfile.h"
+#include "source.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes for Lua; what it was told is freed whether Lua has memory for them or not. */
+typedef struct source_bytes {
+    const char *bytes;
+    size_t len;
+} source_bytes;
+
+static int push_bytes(lua_State *L) {
+    source_bytes *b = lua_touserdata(L, 1);
+    lua_pushlstring(L, b->bytes, b->len);
+    return 1;
+}
+
+/* source(path) -> the file's bytes, as the VM's generation has them | nil, why not, was it opened at least */
+static int core_source(lua_State *L) {
+    const char *path = core_text(L, 1);
+    source_set *set = vm_current()->sources;
+    source_bytes b = {0};
+    int err = 0;
+    bool opened = false;
+    lua_pushcfunction(L, push_bytes);
+    lua_pushlightuserdata(L, &b);
+    char *own = set ? NULL : source_read(path, &b.len, &err, &opened);
+    const source_file *f = set ? source_get(set, path, &err, &opened) : NULL;
+    if (f) b = (source_bytes){f->bytes, f->len};
+    if (own) b.bytes = own;
+    if (b.bytes) {
+        int status = lua_pcall(L, 1, 1, 0);
+        free(own);
+        return status ? lua_error(L) : 1;
+    }
+    lua_pushnil(L);
+    if (err == EFBIG)
+        lua_pushfstring(L, "larger than %d MiB", DISKFILE_MAX >> 20);
+    else if (err == E2BIG)
+        lua_pushfstring(L, "the app loads more than %d files or %d MiB", SOURCE_NAMES_MAX,
+                        SOURCE_BYTES_MAX >> 20);
+    else
+        lua_pushstring(L, strerror(err));
+    lua_pushboolean(L, opened);
+    return 3;
+}
+
+/* watch_source(path) -> nothing | why not: it, or what lies in it, counts as loaded */
+static int core_watch_source(lua_State *L) {
+    const char *path = core_text(L, 1);
+    source_set *set = vm_current()->sources;
+    int err = set ? source_watch(set, path) : 0;
+    if (!err) return 0;
+    if (err == -E2BIG)
+        lua_pushfstring(L, "the app watches more than %d files", SOURCE_NAMES_MAX);
+    else
+        lua_pushstring(L, strerror(-err));
+    return 1;
+}
+
+void generation_core_open(void) {
+    static const luaL_Reg functions[] = {
+        {"source", core_source},
+        {"watch_source", core_watch_source},
+        {NULL, NULL},
+    };
+    core_add(functions);
+}

@@ -1,0 +1,57 @@
+/* What Lua sees of generations. The rules are those of vm_ffi.h. */
+#ifndef GENERATION_FFI_H
+#define GENERATION_FFI_H
+
+#include "../vm/vm_ffi.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ffi:begin */
+/* ---- VMs (pool.c) ---- */
+
+/* The number of VMs: 0 those that serve, 1 those that are stuck, 2 those of 0 that are spare; 3 all that have not
+ * ended. */
+int host_vms(int which);
+
+/* ---- --dev (dev.c) ---- */
+
+typedef struct host_dev {
+    double run; /* of this process; no other one has had it */
+    int32_t
+        own; /* the number of this VM's generation; 0: it stands in for one that has not loaded */
+    int32_t serving;     /* of the one that serves now */
+    int32_t failing;     /* host_dev_failing */
+    int32_t live_reload; /* --live-reload */
+    char id[64];         /* of this VM's generation, NUL-terminated */
+} host_dev;
+
+/* Fills d. */
+void host_dev_read(host_dev *d);
+
+/* 0: the files that were saved last serve; else the number of the last load that has failed. */
+int host_dev_failing(void);
+
+/* Why the last load has failed, a NUL, and names of the files that it had loaded, each with a NUL: the number of bytes,
+ * which are in buf if they are no more than cap. 0: no load has failed. *number is host_dev_failing's. */
+size_t host_dev_failure(char *buf, size_t cap, int32_t *number);
+
+/* ---- files that specs have loaded (changes.c) ---- */
+
+/* A job that watches n names of files and folders, C strings one behind another, and nothing else from then on. */
+host_job *host_changes_watch(const char *names, size_t len, int n);
+
+/* A job that ends when something has happened to one of these since. */
+host_job *host_changes_wait(void);
+
+/* ---- singletons (singleton.c) ---- */
+
+/* A job that ends when the running G holds the name. The G stands for the name, or holds it, until
+ * host_singleton_leave. */
+host_job *host_singleton_stand(const char *text, size_t len);
+
+/* done: no VM of this generation needs to run the G again. */
+void host_singleton_leave(const char *text, size_t len, int done);
+/* ffi:end */
+
+#endif

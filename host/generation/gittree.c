@@ -1,0 +1,143 @@
+/* What git would call a set of files, without git.
+ *
+ * A file is a blob: SHA-1 of "blob LENGTH", NUL, bytes. A folder is a tree: the same with "tree" and an entry for each
+ * file and folder in it, "MODE NAME", NUL, the 20 bytes of its id. Modes are 100644, 100755 and, of folders, 40000.
+ *
+ * Entries are sorted by name as bytes, a folder's as if it ended in '/'. That is the order of the whole paths, in
+ * which git's index is sorted too: so one sort by path puts every folder's entries together and in order, and one
+ * pass over them is enough. It keeps the folders open that lead to the path at hand. A path that leaves some of them
+ * ends these, the innermost first, and each gives its id to the one around it. (A function that calls itself for
+ * folders would be as short, but how deep they go is the user's choice, and stacks are small.)
+ *
+ * SHA-1 is libmd's. OpenSSL's costs a process that needs nothing else of it 0.7 ms at its start and 1.4 MB; libmd,
+ * which hashes the files of an app in well under a millisecond, 0.1 ms and 0.1 MB.
+ */
+#include "gittree.h"
+
+#include <errno.h>
+#include <sha1.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PIECE = 64 << 10 };
+
+static void begin(SHA1_CTX *sha, const char *type, uint64_t len) {
+    char head[40];
+    int n = snprintf(head, sizeof head, "%s %llu", type, (unsigned long long)len);
+    SHA1Init(sha);
+    SHA1Update(sha, (const uint8_t *)head, (size_t)n + 1);
+}
+
+static git_id object(const char *type, const void *bytes, size_t len) {
+    SHA1_CTX sha;
+    git_id id;
+    begin(&sha, type, len);
+    SHA1Update(&sha, bytes, len);
+    SHA1Final(id.sha1, &sha);
+    return id;
+}
+
+git_id git_blob(const void *bytes, size_t len) {
+    return object("blob", bytes, len);
+}
+
+int git_blob_fd(int fd, uint64_t len, git_id *id) {
+    SHA1_CTX sha;
+    uint8_t *piece = malloc(PIECE);
+    if (!piece) return -ENOMEM;
+    int err = 0;
+    begin(&sha, "blob", len);
+    while (len > 0) {
+        ssize_t r = read(fd, piece, len < PIECE ? (size_t)len : PIECE);
+        if (r < 0 && errno == EINTR) continue;
+        if (r < 0) err = -errno;
+        if (r <= 0) break;
+        SHA1Update(&sha, piece, (size_t)r);
+        len -= (uint64_t)r;
+    }
+    free(piece);
+    SHA1Final(id->sha1, &sha);
+    return err;
+}
+
+void git_print(const git_id *id, char digits[GIT_ID_DIGITS + 1]) {
+    for (size_t i = 0; i < sizeof id->sha1; i++)
+        snprintf(digits + 2 * i, 3, "%02x", id->sha1[i]);
+}
+
+/* ---- trees ---- */
+
+/* One that leads to the path at hand; a list, the innermost first. */
+typedef struct folder {
+    struct folder *up;
+    const char *path; /* begins with its own, which ends in a slash; the tree's is empty */
+    size_t len;       /* bytes of that */
+    FILE *out;        /* where its entries go, into: */
+    char *entries;
+    size_t n_bytes;
+} folder;
+
+/* *in is the folder within the one that it was. False: no memory, and *in is as it was. */
+static bool enter(folder **in, const char *path, size_t len) {
+    folder *f = calloc(1, sizeof *f);
+    if (f) f->out = open_memstream(&f->entries, &f->n_bytes);
+    if (!f || !f->out) {
+        free(f);
+        return false;
+    }
+    f->up = *in;
+    f->path = path;
+    f->len = len;
+    *in = f;
+    return true;
+}
+
+static void add_entry(folder *f, const char *mode, const char *name, size_t len, const git_id *id) {
+    fprintf(f->out, "%s %.*s%c", mode, (int)len, name, 0);
+    fwrite(id->sha1, sizeof id->sha1, 1, f->out);
+}
+
+/* Its id, which the folder around it gets as an entry; that folder in *in. False: some entry found no memory. */
+static bool leave(folder **in, git_id *id) {
+    folder *f = *in;
+    bool whole = !ferror(f->out);
+    if (fclose(f->out) != 0) whole = false;
+    if (whole) {
+        *id = object("tree", f->entries, f->n_bytes);
+        if (f->up) add_entry(f->up, "40000", f->path + f->up->len, f->len - 1 - f->up->len, id);
+    }
+    *in = f->up;
+    free(f->entries);
+    free(f);
+    return whole;
+}
+
+/* Into the folder of the file, and its entry there. */
+static bool add_file(folder **in, const git_file *file) {
+    const char *path = file->path, *slash;
+    git_id id;
+    while (strncmp(path, (*in)->path, (*in)->len) != 0)
+        if (!leave(in, &id)) return false;
+    while ((slash = strchr(path + (*in)->len, '/')))
+        if (!enter(in, path, (size_t)(slash + 1 - path))) return false;
+    const char *name = path + (*in)->len;
+    add_entry(*in, file->executable ? "100755" : "100644", name, strlen(name), &file->blob);
+    return true;
+}
+
+static int by_path(const void *a, const void *b) {
+    return strcmp(((const git_file *)a)->path, ((const git_file *)b)->path);
+}
+
+bool git_tree(git_file *files, size_t n, git_id *id) {
+    if (n) qsort(files, n, sizeof *files, by_path);
+    folder *in = NULL;
+    bool whole = enter(&in, "", 0);
+    for (size_t i = 0; whole && i < n; i++)
+        whole = add_file(&in, &files[i]);
+    while (in)
+        if (!leave(&in, id)) whole = false;
+    return whole;
+}

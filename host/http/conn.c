@@ -1,0 +1,492 @@
+/* A connection: a C state machine, the steps of a G that is its own from its beginning to its end.
+ *
+ * The G reads and parses; when a whole request head is there, it makes a G for the handler (handler.c) and waits until
+ * the handler has ended, or has lost the connection (hold.c). Then it parses the next pipelined request or waits for
+ * readability. It belongs to no VM, so an idle connection holds neither Lua memory nor buffers.
+ *
+ *     HEAD --whole head--> BOUND --handler ended--> [DRAIN] --> [FLUSH] --> HEAD
+ *      |                                               |           |
+ *      +--bad head: answer from C----------------------+-----------+--> LINGER --> closed
+ *
+ * While it is BOUND the connection belongs to the handler, which may keep it for --handler-timeout: see
+ * hold.c. Then it goes on here without the handler: REFUSE, or END.
+ *
+ * A client that shuts its side down, or vanishes, cancels its handler as soon as nothing more can come
+ * from it, that is when the request's body is read and no other request stands behind it: each wait then
+ * answers "canceled". It still gets what the handler answers, since it may have shut only one side. The
+ * poller cancels the connection's G (rt_pd_watch), which passes that on to its handler.
+ *
+ * One read and one write per request: after a short read a TCP socket is known to be drained, so the next read waits
+ * first (conn_read). A unix socket is not: rt_short_read_tells.
+ *
+ * LINGER: closing a socket with unread input makes the kernel send a reset, which may destroy the answer on its way. So
+ * after an answer to a request that was not read to its end, we shut our side down and read until the peer has closed its
+ * own, sends less than --min-rate for LINGER_SILENT_NS, or LINGER_NS are over: a client that sends all of a large body
+ * before it looks for the answer finds one.
+ *
+ * Every wait has a deadline: an idle connection --idle-timeout, or, while the server stops, DRAIN_IDLE_NS (why: server.c);
+ * an incomplete head --header-timeout from its first byte, a body or a slow reader as pace.c says.
+ *
+ * What is queued for a client has one bound, OUT_FULL: above it nothing is parsed or begun for the connection until the
+ * client has read. So a client that pipelines requests and reads no answers holds one answer.
+ */
+#include "conn.h"
+#include "conns.h"
+#include "handler.h"
+#include "hold.h"
+#include "http1.h"
+#include "pace.h"
+#include "peers.h"
+#include "response.h"
+
+#include "../base/log.h"
+#include "../base/options.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    DRAIN_IDLE_NS = NS_PER_SEC,
+};
+#define LINGER_NS        (30 * NS_PER_SEC)
+#define LINGER_SILENT_NS (2 * NS_PER_SEC)
+#define CALL_NS          NS_PER_MS /* as a rule a call of a handler (hold.c) is over by then */
+
+static struct {
+    OF_ONE_P _Atomic int64_t n; /* bound to a VM by this P; others read */
+} requests[MAX_PS];
+
+typedef struct conn_local {
+    host_conn *conn;
+} conn_local; /* what the rt_g of a connection holds */
+
+/* ---- reading ---- */
+
+/* What the last read of this thread has brought. */
+static __thread char arrived[BODY_READ];
+
+ssize_t conn_read(host_conn *c, size_t room, const char **data) {
+    *data = arrived;
+    return stream_read(&c->io, arrived, room);
+}
+
+static bool stopping(host_conn *c) {
+    return atomic_load_explicit(&c->server->stopping, memory_order_relaxed);
+}
+
+/* ---- the end ---- */
+
+static void drop_exchange(host_conn *c) {
+    exchange_give(c->x);
+    c->x = NULL;
+}
+
+static rt_step close_conn(host_conn *c) {
+    if (c->x) drop_exchange(c);
+    rt_pd_watch(c->io.pd, NULL);
+    server_remove_conn(c->server, c);
+    out_drop(&c->out);
+    stream_close(&c->io, false);
+    free(c);
+    return RT_EXIT;
+}
+
+/* ---- phases; each returns what the G does next, or NEXT to go on at once ---- */
+
+enum { NEXT = -1 };
+
+static int wait_for(host_conn *c, int mode) {
+    rt_clear_cancel(c->g); /* that was for its handler */
+    int r = rt_pd_prepare(c->io.pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, c->g);
+    /* 0 and errors: the phase looks at rt_pd_check itself. */
+    return r == RT_PARKED ? RT_PARK : NEXT;
+}
+
+/* An answer from C to a request that can't be parsed or served; the connection ends after it. */
+static int refuse(host_conn *c, int status) {
+    host_exchange *x = c->x;
+    rt_pd_set_deadline(c->io.pd, RT_R, 0);
+    response_error(x, status, true);
+    c->phase = CONN_FLUSH;
+    c->after_flush = CONN_LINGER;
+    return NEXT;
+}
+
+static int after_response(host_conn *c);
+
+/* Its VMs are all gone or too busy: come back later. */
+static int refuse_busy(host_conn *c) {
+    response_error(c->x, 503, false);
+    return after_response(c);
+}
+
+/* Whether the end of the client's side cancels the handler: not while more is to come from it. */
+static void look_at_client(host_conn *c) {
+    host_exchange *x = c->x;
+    bool all_here = x->message_done && x->in_pos == x->in_end;
+    rt_clear_cancel(c->g); /* of a time when it had no handler */
+    atomic_store_explicit(&x->all_here, all_here, memory_order_relaxed);
+    x->hung_up = all_here && rt_pd_hup(c->io.pd);
+}
+
+static int64_t handler_limit_ns(void) {
+    return (int64_t)(options.handler_timeout * 1e9);
+}
+
+/* As long as a handler may take: the app may take longer, or get stuck, when it loads. */
+static int ask_again(host_conn *c) {
+    host_exchange *x = c->x;
+    int64_t now = rt_nanotime(), limit = handler_limit_ns();
+    if (x->read_ns == 0) x->read_ns = now;
+    if (limit > 0 && now - x->read_ns >= limit) return refuse_busy(c);
+    c->phase = CONN_BIND;
+    return (int)handler_await_vm(c->g, x);
+}
+
+int64_t host_p_requests(int32_t p) {
+    if (p < 0 || p >= rt_procs()) return -1;
+    return atomic_load_explicit(&requests[p].n, memory_order_relaxed);
+}
+
+static void count_request(void) {
+    _Atomic int64_t *n = &requests[rt_p_id()].n;
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+}
+
+/* The whole head is there: a handler gets the connection, and is waited for. */
+static int bind_vm(host_conn *c) {
+    host_exchange *x = c->x;
+    static _Atomic uint64_t last_id;
+    double id = (double)(atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1);
+    __atomic_store(&x->req.id, &id, __ATOMIC_RELAXED);
+    rt_pd_set_deadline(c->io.pd, RT_R, 0);
+    bool soon;
+    host_vm *vm = handler_vm(c->server, &soon);
+    if (!vm && soon) return ask_again(c);
+    rt_g *handler = vm ? handler_make(x, vm) : NULL;
+    if (!handler) return refuse_busy(c);
+    c->phase = CONN_BOUND;
+    c->served = true;
+    look_at_client(c);
+    count_request();
+    int64_t limit = handler_limit_ns();
+    if (limit > 0) limit += x->read_ns ? x->read_ns : rt_nanotime();
+    atomic_store_explicit(&x->limit_ns, limit, memory_order_relaxed);
+    x->handler = handler;
+    x->handler_id = rt_id(handler);
+    uint64_t ticket = rt_wait_open(c->g);
+    rt_set_wait(c->g, RT_WAIT_OTHER, limit);
+    hold_begin(x, ticket);
+    rt_ready(handler);
+    return RT_PARK;
+}
+
+/* Its handler, at the latest until then; 0: no limit. */
+static int wait_for_handler(host_conn *c, int64_t until_ns) {
+    uint64_t ticket = rt_wait_open(c->g);
+    rt_set_wait(c->g, RT_WAIT_OTHER, until_ns);
+    if (!hold_again(c->x, ticket)) rt_wake(c->g, ticket, RT_WOKEN);
+    return RT_PARK;
+}
+
+/* How long it may be silent between two requests. Not so long that a stop is over before it. */
+static double idle_seconds(host_conn *c) {
+    double s = options.idle_timeout;
+    if (!stopping(c)) return s;
+    if (s > DRAIN_IDLE_NS / 1e9) s = DRAIN_IDLE_NS / 1e9;
+    return s > options.drain_timeout / 2 ? options.drain_timeout / 2 : s;
+}
+
+/* Between two requests: nothing but the connection itself is held. */
+static int wait_idle(host_conn *c) {
+    if (c->x) drop_exchange(c);
+    int64_t now = rt_nanotime();
+    atomic_store_explicit(&c->idle_ns, conns_idle_since(now, c->served), memory_order_relaxed);
+    rt_pd_set_deadline(c->io.pd, RT_R, now + (int64_t)(idle_seconds(c) * 1e9));
+    return wait_for(c, RT_R);
+}
+
+/* It is idle no more. NULL: no memory. */
+static host_exchange *wake_up(host_conn *c) {
+    atomic_store_explicit(&c->idle_ns, 0, memory_order_relaxed);
+    if (atomic_load_explicit(&c->leaves, memory_order_relaxed)) conns_stay(c);
+    return c->x = exchange_take(c);
+}
+
+/* Bytes are there. Most heads come whole, and need no deadline. */
+static int parse_head(host_conn *c) {
+    host_exchange *x = c->x;
+    int r = http1_head(x);
+    if (r > 0) return bind_vm(c);
+    if (r < 0) return refuse(c, -r);
+    if (x->read_ns)
+        rt_pd_set_deadline(c->io.pd, RT_R, x->read_ns + (int64_t)(options.header_timeout * 1e9));
+    return NEXT;
+}
+
+static int step_head(host_conn *c) {
+    const char *data;
+    host_exchange *x = c->x;
+    if (x && x->in_pos < x->in_end) return parse_head(c);
+    int timeout = rt_pd_check(c->io.pd, RT_R);
+    if (timeout && x && x->in_end > 0) return refuse(c, 408);
+    if (timeout) stream_doubt(&c->io); /* a request may have come at the same moment */
+    if (c->out.n > 0) {                /* responses that waited for a request that is not whole */
+        c->phase = CONN_FLUSH;
+        c->after_flush = CONN_HEAD;
+        return NEXT;
+    }
+    ssize_t n = conn_read(c, HEAD_READ, &data);
+    if (n > 0) {
+        if (!x && !(x = wake_up(c))) return close_conn(c);
+        x->read_ns = x->in_end == 0 ? rt_nanotime() : 0;
+        if (exchange_keep(x, data, (size_t)n) < 0) return close_conn(c);
+        return parse_head(c);
+    }
+    if (n != -EAGAIN || timeout) return close_conn(c); /* the end, a reset, or nothing to answer */
+    if (!x && atomic_load_explicit(&c->leaves, memory_order_relaxed)) return close_conn(c);
+    return !x || x->in_end == 0 ? wait_idle(c) : wait_for(c, RT_R);
+}
+
+/* The phase in which the connection ends when what is queued has gone out. A part of a response whose end nothing but the
+ * end of the connection tells would be taken for the whole: that connection gets no orderly end. */
+static conn_phase last_phase(const host_exchange *x) {
+    bool ends_by_close = !x->chunked && x->left < 0;
+    return response_is_partial(x) && ends_by_close ? CONN_END : CONN_LINGER;
+}
+
+/* The response is complete: what is left of the request, and then the next one. */
+static int after_response(host_conn *c) {
+    host_exchange *x = c->x;
+    if (x->broken) return close_conn(c);
+    rt_pd_set_deadline(c->io.pd, RT_W, 0);
+    if (!x->message_done) {
+        /* Not worth reading if the client waits to be told, or the connection ends anyway. */
+        if (x->expects_100 || x->close_after) {
+            x->close_after = true;
+            c->phase = CONN_FLUSH;
+            c->after_flush = last_phase(x);
+        } else {
+            c->phase = CONN_DRAIN;
+        }
+        return NEXT;
+    }
+    if (x->close_after) {
+        c->phase = CONN_FLUSH;
+        c->after_flush = last_phase(x);
+        return NEXT;
+    }
+    c->phase = CONN_HEAD;
+    if (x->in_pos == x->in_end && c->out.n == 0) {
+        drop_exchange(c);
+        return stream_is_dry(&c->io) ? wait_idle(c) : NEXT;
+    }
+    if (x->in_pos == x->in_end || c->out.n >= OUT_FULL) {
+        c->phase = CONN_FLUSH;
+        c->after_flush = CONN_HEAD;
+        return NEXT;
+    }
+    exchange_next(x); /* pipelined */
+    x->read_ns = rt_nanotime();
+    return NEXT;
+}
+
+static int step_drain(host_conn *c) {
+    const char *data;
+    host_exchange *x = c->x;
+    int r = x->in_pos < x->in_end ? http1_body(x, false) : 0;
+    if (r == 0) {
+        ssize_t n = conn_read(c, BODY_READ, &data);
+        if (n == -EAGAIN && rt_pd_check(c->io.pd, RT_R) == 0) {
+            rt_pd_set_deadline(c->io.pd, RT_R, pace_read(x));
+            return wait_for(c, RT_R);
+        }
+        if (n > 0) pace_got(x, (size_t)n);
+        r = n > 0 ? http1_body_of(x, data, (size_t)n, false) : -ECONNRESET;
+    }
+    if (r > 0) return after_response(c);
+    if (r == 0) return NEXT;
+    /* Too long or malformed, or gone or too slow: the answer is out or queued, and that is enough. */
+    x->close_after = true;
+    c->phase = CONN_FLUSH;
+    c->after_flush = r == -ECONNRESET ? CONN_END : CONN_LINGER;
+    return NEXT;
+}
+
+static int step_flush(host_conn *c) {
+    host_exchange *x = c->x;
+    int err = response_flush(x);
+    if (err == -EAGAIN) {
+        bool moved;
+        int64_t until = pace_write(x, &moved);
+        if (until == 0) return close_conn(c);
+        rt_pd_set_deadline(c->io.pd, RT_W, until);
+        return wait_for(c, RT_W);
+    }
+    if (err) return close_conn(c);
+    rt_pd_set_deadline(c->io.pd, RT_W, 0);
+    c->phase = c->after_flush;
+    if (c->phase == CONN_HEAD && x->message_done) return after_response(c);
+    if (c->phase == CONN_LINGER) {
+        /* A server that stops closes unasked: the client may have written its next request already. */
+        bool unread = !x->message_done || x->in_pos < x->in_end || x->error || stopping(c);
+        (void)c->io.ops->shutdown(&c->io); /* fails if the client is gone */
+        if (!unread) return close_conn(c);
+        x->raw_seen = 0;
+        x->linger_ns = rt_nanotime();
+        rt_pd_set_deadline(c->io.pd, RT_R, x->linger_ns + LINGER_SILENT_NS);
+    }
+    return NEXT;
+}
+
+static int step_linger(host_conn *c) {
+    const char *data;
+    host_exchange *x = c->x;
+    ssize_t n = conn_read(c, BODY_READ, &data);
+    int64_t now = rt_nanotime(), end = x->linger_ns + (stopping(c) ? DRAIN_IDLE_NS : LINGER_NS);
+    if (n == 0 || (n < 0 && n != -EAGAIN) || now >= end) return close_conn(c);
+    if (n > 0) x->raw_seen += (size_t)n;
+    if (x->raw_seen > (size_t)options.min_rate * (LINGER_SILENT_NS / NS_PER_SEC)) {
+        x->raw_seen = 0;
+        rt_pd_set_deadline(c->io.pd, RT_R, now + LINGER_SILENT_NS);
+    } else if (rt_pd_check(c->io.pd, RT_R) != 0) {
+        return close_conn(c);
+    }
+    if (n > 0) return n == BODY_READ ? (int)RT_YIELD : NEXT;
+    if (end < now + LINGER_SILENT_NS) rt_pd_set_deadline(c->io.pd, RT_R, end);
+    return wait_for(c, RT_R);
+}
+
+/* What the connection, whose handler has lost it, does next. */
+static conn_phase phase_without(host_conn *c, host_exchange *x, int status) {
+    bool partial = response_is_partial(x);
+    host_exchange *fresh = x->broken ? NULL : exchange_take(c);
+    c->x = fresh;
+    if (!fresh) return CONN_END;
+    fresh->req.method = x->req.method;
+    fresh->req.minor = x->req.minor;
+    if (x->req.state == 0) {
+        fresh->error = status;
+        return CONN_REFUSE;
+    }
+    /* A part of a response: what there is goes out, and closing tells that no more will come. A complete one: as after
+     * any other, if there is nothing left of the request. */
+    c->after_flush = last_phase(x);
+    if (!partial && x->message_done && !x->close_after &&
+        exchange_keep(fresh, x->in + x->in_pos, x->in_end - x->in_pos) == 0) {
+        fresh->message_done = true;
+        c->after_flush = CONN_HEAD;
+    }
+    return CONN_FLUSH;
+}
+
+/* The handler of x has lost the connection, which goes on with a request of its own. */
+static int part(host_conn *c) {
+    host_exchange *x = c->x;
+    char what[256];
+    int status = hold_status(x), state = response_is_partial(x) ? 1 : x->req.state;
+    hold_print_name(x, what, sizeof what);
+    server_hold(x->server); /* for x: the connection may go before it */
+    c->phase = (uint8_t)phase_without(c, x, status);
+    stream_doubt(&c->io); /* a G that is taken out of its wait may have used up the edge */
+    rt_pd_set_deadline(c->io.pd, RT_R, 0);
+    rt_pd_set_deadline(c->io.pd, RT_W, 0);
+    rt_pd_kick(c->io.pd, RT_R);
+    rt_pd_kick(c->io.pd, RT_W);
+    hold_parted(x);
+    if (status == 504 && state == 0)
+        log_line(LOG_WARN, "%s: no answer in %g s, the client was answered 504", what,
+                 options.handler_timeout);
+    else if (status == 504 && state == 1)
+        log_line(LOG_WARN, "%s: nothing written for %g s, the response was broken off", what,
+                 options.handler_timeout);
+    return NEXT;
+}
+
+static int step_bound(host_conn *c) {
+    host_exchange *x = c->x;
+    rt_wait_code(c->g);
+    if (rt_canceled(c->g)) {
+        rt_clear_cancel(c->g);
+        if (atomic_load(&x->all_here)) rt_cancel(x->handler, x->handler_id);
+    }
+    unsigned state = hold_state(x);
+    if (state == HOLD_NONE) return after_response(c);
+    if (state >= HOLD_PARTING) return part(c);
+    int64_t limit = atomic_load(&x->limit_ns);
+    if (!limit || limit > rt_nanotime()) return wait_for_handler(c, limit);
+    if (hold_part(x, 504)) return part(c);
+    return wait_for_handler(c, rt_nanotime() + CALL_NS);
+}
+
+static rt_step conn_step(rt_g *g) {
+    host_conn *c = RT_LOCAL(g, conn_local)->conn;
+    for (;;) {
+        int next = NEXT;
+        switch ((conn_phase)c->phase) {
+        case CONN_HEAD:
+            next = step_head(c);
+            break;
+        case CONN_BIND:
+            rt_wait_code(g);
+            next = bind_vm(c);
+            break;
+        case CONN_DRAIN:
+            next = step_drain(c);
+            break;
+        case CONN_FLUSH:
+            next = step_flush(c);
+            break;
+        case CONN_LINGER:
+            next = step_linger(c);
+            break;
+        case CONN_REFUSE:
+            next = refuse(c, c->x->error);
+            break;
+        case CONN_END:
+            return close_conn(c);
+        case CONN_BOUND:
+            next = step_bound(c);
+            break;
+        }
+        if (next != NEXT) return (rt_step)next;
+    }
+}
+
+/* ---- the beginning ---- */
+
+void conn_start(host_server *s, int fd, uint32_t peer, int refusal) {
+    host_conn *c = calloc(1, sizeof *c);
+    int err = c ? stream_open(&c->io, fd, &stream_socket) : -ENOMEM;
+    rt_g *g = err ? NULL : rt_new_step(conn_step, NULL);
+    if (!g) {
+        log_line(LOG_ERROR, "a connection is refused: %s", rt_strerror(err ? err : -ENOMEM));
+        if (c && !err)
+            stream_close(&c->io, false);
+        else
+            close(fd);
+        free(c);
+        peer_leave(peer);
+        return;
+    }
+    c->g = g;
+    c->io.tells = s->tells;
+    c->server = s;
+    c->peer = peer;
+    if (!refusal) c->idle_ns = conns_idle_since(rt_nanotime(), false);
+    if (refusal && (c->x = exchange_take(c))) {
+        c->x->error = refusal;
+        c->phase = CONN_REFUSE;
+    } else if (refusal) {
+        c->phase = CONN_END;
+    }
+    RT_LOCAL(g, conn_local)->conn = c;
+    rt_pd_watch(c->io.pd, g);
+    server_add_conn(s, c);
+    rt_ready(g);
+}

@@ -1,0 +1,180 @@
+/* The state of a request that is being read and answered: where it comes from, and the room for its head.
+ *
+ * The pool is type-stable: an exchange is never given back to malloc. Lua keeps pointer and id of requests that are over
+ * (http_ffi.h), and each call compares the id with the one that stands there now, whatever the exchange is used for by then. So
+ * there are as many exchanges as there were requests at a time. begin() leaves the id alone: 0, or it would be somebody's.
+ *
+ * A small head is copied into the exchange itself, with its headers behind it, so that most requests need no other memory. A
+ * larger one gets a buffer of its own.
+ */
+#include "../base/base.h"
+#include "../vm/charge.h"
+#include "conn.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { POOL_MAX = 64, POOL_BATCH = 16 };
+
+/* ---- the pool: a list per P, touched by the M that has it, and what is too many for that ---- */
+
+static struct {
+    OF_ONE_P host_exchange *free;
+    int n;
+} pools[MAX_PS];
+
+static struct {
+    rt_lock lock;
+    host_exchange *free; /* lock */
+} others;
+
+static void push(host_exchange **list, host_exchange *x) {
+    x->next_free = *list;
+    *list = x;
+}
+
+static host_exchange *pop(host_exchange **list) {
+    host_exchange *x = *list;
+    if (x) *list = x->next_free;
+    return x;
+}
+
+/* Some of the others for this P. */
+static void refill(int p) {
+    rt_lock_acquire(&others.lock);
+    for (host_exchange *x; pools[p].n < POOL_BATCH && (x = pop(&others.free)); pools[p].n++)
+        push(&pools[p].free, x);
+    rt_lock_release(&others.lock);
+}
+
+static host_exchange *make(void) {
+    host_exchange *x = malloc(sizeof *x);
+    if (!x) return NULL;
+    x->req.id = 0;
+    return x;
+}
+
+static void begin(host_exchange *x, host_conn *c) {
+    size_t from = offsetof(host_req, id) + sizeof x->req.id,
+           n = offsetof(host_exchange, room) - from;
+    __asm__("" : "+r"(n)); /* else gcc makes a slow `rep stos` of it */
+    memset((char *)x + from, 0, n);
+    x->conn = c;
+    x->server = c->server;
+    x->headers = (host_header *)x->room;
+    x->headers_cap = EXCHANGE_ROOM / sizeof *x->headers;
+}
+
+host_exchange *exchange_take(host_conn *c) {
+    int p = rt_p_id();
+    if (!pools[p].free) refill(p);
+    host_exchange *x = pop(&pools[p].free);
+    if (x)
+        pools[p].n--;
+    else if (!(x = make()))
+        return NULL;
+    begin(x, c);
+    return x;
+}
+
+/* ---- the body: with what it is charged as before it ---- */
+
+typedef struct body {
+    vm_charge charge;
+    uint8_t bytes[];
+} body;
+
+static body *body_of(uint8_t *bytes) {
+    return (body *)(bytes - offsetof(body, bytes)); /* NOLINT: it is aligned */
+}
+
+static __attribute__((noinline)) void free_body(uint8_t *bytes) {
+    body *b = body_of(bytes);
+    charge_set(&b->charge, 0);
+    free(b);
+}
+
+bool exchange_grow_body(host_exchange *x, size_t cap) {
+    body *old = x->req.body ? body_of(x->req.body) : NULL;
+    vm_charge charge = old ? old->charge : (vm_charge){0};
+    if (!charge_set(&charge, cap)) return false;
+    body *b = realloc(old, sizeof *b + cap);
+    if (!b) {
+        charge_set(&charge, x->body_cap);
+        return false;
+    }
+    b->charge = charge;
+    x->req.body = b->bytes;
+    x->body_cap = cap;
+    return true;
+}
+
+/* ---- */
+
+void exchange_give(host_exchange *x) {
+    if (x->in != x->room) free(x->in);
+    if (x->headers_cap >= HEADERS_GROWN) free(x->headers);
+    if (x->parser) free(x->parser);
+    if (x->req.body) free_body(x->req.body);
+    int p = rt_p_id();
+    if (pools[p].n >= POOL_MAX) {
+        rt_lock_acquire(&others.lock);
+        push(&others.free, x);
+        rt_lock_release(&others.lock);
+        return;
+    }
+    push(&pools[p].free, x);
+    pools[p].n++;
+}
+
+void exchange_next(host_exchange *x) {
+    uint32_t left = x->in_end - x->in_pos;
+    memmove(x->in, x->in + x->in_pos, left);
+    if (x->req.body) free_body(x->req.body);
+    free(x->parser);
+    char *in = x->in;
+    uint32_t in_cap = x->in_cap;
+    host_header *headers = x->headers;
+    uint8_t headers_cap = x->headers_cap;
+    begin(x, x->conn);
+    x->in = in;
+    x->in_end = left;
+    x->in_cap = in_cap;
+    x->headers = headers;
+    x->headers_cap = headers_cap;
+}
+
+/* ---- room for what comes ---- */
+
+static void use_room(host_exchange *x, size_t len) {
+    size_t cap = (len + sizeof(host_header) - 1) / sizeof(host_header) * sizeof(host_header);
+    x->in = x->room;
+    x->in_cap = (uint32_t)cap;
+    x->headers = (host_header *)(x->room + cap);
+    x->headers_cap = (uint8_t)((EXCHANGE_ROOM - cap) / sizeof(host_header));
+}
+
+static __attribute__((noinline)) int grow_in(host_exchange *x, size_t len) {
+    size_t cap = x->in_end + len;
+    /* As a rule it is never added to. */
+    if (x->in && cap < 2 * (size_t)x->in_cap) cap = 2 * (size_t)x->in_cap;
+    char *in = realloc(x->in == x->room ? NULL : x->in, cap);
+    if (!in) return -ENOMEM;
+    if (x->in == x->room) memcpy(in, x->room, x->in_end);
+    x->in = in;
+    x->in_cap = (uint32_t)cap;
+    x->req.buf = in;
+    return 0;
+}
+
+int exchange_keep(host_exchange *x, const char *data, size_t len) {
+    if (len == 0) return 0;
+    if (!x->in && len <= EXCHANGE_ROOM_IN)
+        use_room(x, len);
+    else if (x->in_cap - x->in_end < len && grow_in(x, len) < 0)
+        return -ENOMEM;
+    memcpy(x->in + x->in_end, data, len);
+    x->in_end += (uint32_t)len;
+    return 0;
+}

@@ -1,0 +1,128 @@
+/* Exchanges: a request and its response, from the first byte of the one to the last of the other. See exchange.c. */
+#ifndef EXCHANGE_H
+#define EXCHANGE_H
+
+#include "../../runtime/runtime.h"
+#include "../vm/luag.h"
+#include "../vm/waitfd.h"
+#include "http_ffi.h"
+#include "server.h"
+
+#include <llhttp.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct host_conn host_conn;
+
+enum {
+    HEAD_MAX = 16384,  /* bytes of a request head: else 431 */
+    TARGET_MAX = 8192, /* of its target: else 414 */
+    HEADERS_MAX = 100, /* header fields: else 431 */
+};
+
+enum {
+    EXCHANGE_ROOM = 224,
+    EXCHANGE_ROOM_IN = 160, /* a head that comes whole and is not longer stands there */
+    HEAD_READ = 4096,       /* at once, of what may be a head */
+    BODY_READ = 16384,      /* of what is not */
+    HEADERS_GROWN = 32,     /* room for so many, if what is inline does not do, and then for all */
+};
+
+/* A request being read and answered. Taken from a pool when bytes come, given back when the
+ * connection is idle. There are as many as handlers that wait, so it is small: what comes is read into
+ * a buffer of the thread, and what must be kept is copied from there.
+ * Its memory is never given back to the system: Lua may still hold its pointer, with the id of a request that is
+ * over. */
+struct host_exchange {
+    host_req req; /* what Lua sees; first, so that one pointer is both */
+    union {
+        host_conn *conn;
+        host_exchange *next_free; /* in the pool */
+    };
+    host_server *server;
+    host_luag *lg;         /* whose coroutine runs the handler; NULL: it has not begun */
+    host_waitq waitq;      /* the handler's waits for the connection */
+    _Atomic uint64_t hold; /* atomic: who has the connection, see hold.c */
+    rt_g *handler;         /* the handler's, and its id */
+    int64_t handler_id;
+    _Atomic int64_t limit_ns; /* atomic: the handler has the connection until then; 0: no limit */
+    union {
+        int64_t read_ns;   /* when the read came that brought the head; 0: it came in several */
+        int64_t linger_ns; /* when LINGER began */
+    };
+
+    /* Input: bytes of the request head at in[0 .. head_end), not yet parsed ones at
+     * in[in_pos .. in_end). NULL at first. */
+    char *in;
+    uint32_t in_pos, in_end, in_cap, head_end;
+    llhttp_t *parser;     /* what has begun and is not over; NULL: nothing */
+    host_header *headers; /* in room, or of their own if they are more than fit */
+    int16_t error;        /* status that the parser's callbacks ask for, or 0 */
+    uint8_t headers_cap;
+    uint8_t n_hosts; /* fields of that name, 255: or more */
+    /* atomic: nothing more is to come, so the end of the client's side means that it does not wait any more */
+    _Atomic bool all_here;
+    /* The client was gone before the handler began. Written by the connection's G until then, by the handler's after. */
+    bool hung_up;
+    /* The bits are one memory location: whoever has the connection. */
+    bool head_done : 1, message_done : 1, in_value : 1;
+    bool keep_alive : 1;         /* the request allows another one */
+    bool expects_100 : 1;        /* and has not been told to go on */
+    bool drop_body : 1;          /* nobody wants it */
+    bool close_after : 1;        /* no further request on this connection */
+    bool broken : 1;             /* writing failed: the client is gone */
+    bool no_body : 1;            /* HEAD, 204, 304: the body is left out */
+    bool chunked : 1;            /* of the streamed response */
+    bool paced : 1, waiting : 1; /* pace.c */
+    bool in_trailers : 1;        /* of the body; and there, */
+    bool line_begins : 1;        /* with the next byte */
+    size_t body_cap, body_seen;  /* room; bytes of the body so far */
+    size_t raw_seen;             /* bytes on the wire after the head */
+    size_t sent;                 /* bytes of output that the kernel took */
+    struct {
+        uint32_t left_ms, since_ms, moved, taken;
+    } pace; /* pace.c */
+
+    /* Of a streamed response, bytes that its Content-Length still promises; -1: none does. Of a whole one, bytes of the
+     * body that only its handler's Lua has. */
+    int64_t left;
+
+    /* What follows is not cleared for the next request: a small head and behind it its headers; or the headers alone. */
+    _Alignas(host_header) char room[EXCHANGE_ROOM];
+};
+
+/* A fresh exchange for c; NULL: no memory. With a P. Does not wait. */
+host_exchange *exchange_take(host_conn *c);
+/* Gives x back to the pool, with what it holds. With a P. Does not wait. */
+void exchange_give(host_exchange *x);
+
+/* The request is over: what Lua holds of it names nothing any more. By the VM of its handler. */
+static inline void exchange_over(host_exchange *x) {
+    double none = 0;
+    __atomic_store(&x->req.id, &none, __ATOMIC_RELAXED);
+}
+
+/* Is x the request of that id? Once its handler has ended the answer stays no, whatever x is used for then. Any thread. */
+static inline bool exchange_is(const host_exchange *x, double id) {
+    double is;
+    __atomic_load(&x->req.id, &is, __ATOMIC_RELAXED);
+    return is == id;
+}
+
+/* Makes x the next request of its connection, with the bytes of that request that are there. By who has the
+ * connection. */
+void exchange_next(host_exchange *x);
+
+/* Appends to in[.. in_end). 0 or -ENOMEM. By who has the connection. */
+int exchange_keep(host_exchange *x, const char *data, size_t len);
+
+/* Makes room for cap bytes of the body. False: no memory, or more than the VM may have (charge.c). In the VM. */
+bool exchange_grow_body(host_exchange *x, size_t cap);
+
+/* The pollDesc and the queue of a handler that waits for its connection; NULL: the handler has no connection any more, or
+ * that request is over. Until exchange_pd_give nothing may raise. By the VM of the handler. */
+rt_pd *exchange_pd_take(host_req *r, double id, host_waitq **q);
+void exchange_pd_give(host_req *r);
+
+#endif

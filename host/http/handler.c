@@ -1,0 +1,200 @@
+/* Handlers: the Lua G that answers a request.
+ *
+ * When a whole head is there, the connection's G chooses a VM and makes a step G for the handler, which joins that VM's
+ * cell, takes one of its coroutines and resumes the server's handler with the request. The connection's G waits for it
+ * (hold.c). So requests of one connection may run in different VMs, and a handler never touches the connection but in
+ * the calls that take it (exchange.c, response.c).
+ *
+ * A VM can get stuck, be dropped or retire between the choice and the beginning. The scheduler takes a G that has not
+ * begun out of a stuck cell and runs it outside of any: it then chooses again (bind_again).
+ *
+ * How a handler ends: its function returned or failed (handler_done), its VM was dropped (handler_drop), it was to begin
+ * and no VM can take it (not_served), or it lost the connection before it began. In the first and third case the response
+ * is completed from here before the connection goes back; in the others the connection has gone on without the handler.
+ */
+#include "../base/log.h"
+#include "../vm/keeper.h"
+#include "conn.h"
+#include "handler.h"
+#include "hold.h"
+#include "response.h"
+
+#include <lauxlib.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+enum { VM_WAIT_NS = 2000000 };
+
+typedef struct handler_local {
+    host_exchange *x;
+} handler_local; /* what the rt_g of a handler holds */
+
+static inline host_exchange *exchange_of(rt_g *g) {
+    return RT_LOCAL(g, handler_local)->x;
+}
+
+static rt_step handler_step(rt_g *g);
+
+/* ---- which VM ---- */
+
+host_vm *handler_vm(host_server *s, bool *soon) {
+    *soon = false;
+    if (s->vm) return atomic_load_explicit(&s->vm_gone, memory_order_relaxed) ? NULL : s->vm;
+    host_vm *vm = vm_for_request(soon);
+    return vm && !atomic_load_explicit(&vm->dropped, memory_order_relaxed) ? vm : NULL;
+}
+
+rt_step handler_await_vm(rt_g *g, host_exchange *x) {
+    if (rt_canceled(g)) { /* a canceled G does not wait, but runs again and again */
+        x->hung_up = true;
+        rt_clear_cancel(g);
+    }
+    rt_wait_open(g);
+    rt_set_wait(g, RT_WAIT_OTHER, rt_nanotime() + VM_WAIT_NS);
+    return RT_PARK;
+}
+
+/* vm may have been retired, or even become another one, since it was chosen. */
+static bool may_begin(const host_server *s, host_vm *vm) {
+    return s->vm ? !atomic_load_explicit(&s->vm_gone, memory_order_relaxed) : vm_serves(vm);
+}
+
+/* ---- its end ---- */
+
+static void log_failure(host_luag *lg, bool gone) {
+    host_exchange *x = lg->x;
+    const char *msg = lua_tostring(lg->L, -1);
+    int answered = hold_status(x);
+    char when[64] = "";
+    if (answered) snprintf(when, sizeof when, "after the client was answered %d: ", answered);
+    log_line(gone && !answered ? LOG_DEBUG : LOG_ERROR, "%s %.*s: %s%s",
+             host_method_name(x->req.method), (int)x->req.path.len, x->in + x->req.path.off, when,
+             msg ? msg : "(no message)");
+}
+
+/* The handler's G has the connection, and has ended. gone: because its client has. */
+static void complete(host_exchange *x, bool gone) {
+    if (x->req.state == 0 && gone) {
+        x->broken = true;
+    } else if (x->req.state == 0) {
+        response_error(x, 500, false);
+    } else if (response_is_partial(x)) {
+        /* Without its end: the client must not take it for a whole one. Answers before it are not to be lost by that. */
+        x->close_after = true;
+    }
+}
+
+/* What Lua holds of the request names nothing any more, and the connection, if the handler has it (held), goes back. */
+static void let_go(host_exchange *x, bool held) {
+    exchange_over(x);
+    if (x->lg) x->lg->x = NULL;
+    x->lg = NULL;
+    if (held)
+        hold_end(x);
+    else
+        hold_forget(x);
+}
+
+/* The handler has ended, in whatever way. While its finalizers may still have the VM dropped, the request is its own. */
+static void handler_done(host_luag *lg, int status) {
+    host_exchange *x = lg->x;
+    luag_undoom(lg);
+    bool gone = (status != 0 || x->req.state == 0) && luag_client_gone(lg);
+    if (status != 0) log_failure(lg, gone);
+    luag_clear(lg, status);
+    bool held = hold_take(x);
+    if (held) complete(x, gone);
+    waitq_close(&x->waitq);
+    let_go(x, held); /* x may be another's from here on */
+    luag_give(lg, status);
+}
+
+/* The VM of a handler was dropped: its Lua is never touched again. */
+static rt_step handler_drop(host_luag *lg) {
+    host_exchange *x = lg->x;
+    hold_overdue(x); /* then 504: the connection's G may not have noticed yet */
+    hold_abandon(x, 502);
+    luag_forget(lg); /* its deadline, too */
+    let_go(x, false);
+    return RT_EXIT;
+}
+
+/* ---- its beginning ---- */
+
+/* No VM can serve it. */
+static rt_step not_served(host_exchange *x) {
+    bool held = hold_take(x);
+    if (held) response_error(x, 503, false);
+    let_go(x, held);
+    return RT_EXIT;
+}
+
+static rt_step bind_again(rt_g *g, host_exchange *x);
+
+static rt_step bind_later(rt_g *g) {
+    rt_wait_code(g);
+    return bind_again(g, exchange_of(g));
+}
+
+/* It was bound to a VM, but taken out before the handler began, or the VM was dropped or retired: to another. */
+static rt_step bind_again(rt_g *g, host_exchange *x) {
+    if (hold_lost(x)) {
+        let_go(x, false);
+        return RT_EXIT;
+    }
+    bool soon;
+    host_vm *vm = handler_vm(x->server, &soon);
+    if (vm && vm == x->server->vm && atomic_load_explicit(&vm->stuck, memory_order_relaxed)) {
+        /* There is no other, and sysmon would take it out of that one again and again. */
+        soon = true;
+        vm = NULL;
+    }
+    if (vm) {
+        rt_set_step(g, handler_step, vm->cell);
+        return RT_YIELD;
+    }
+    if (!soon) return not_served(x);
+    rt_set_step(g, bind_later, NULL);
+    return handler_await_vm(g, x);
+}
+
+/* NULL: the VM has no memory for it. */
+static host_luag *start(rt_g *g, host_exchange *x, host_vm *vm) {
+    host_luag *lg = x->lg = luag_take(vm);
+    if (!lg) return NULL;
+    int64_t limit = atomic_load_explicit(&x->limit_ns, memory_order_relaxed);
+    lg->g = g;
+    lg->x = x;
+    lg->done = handler_done;
+    luag_join_request(lg);
+    atomic_store_explicit(&lg->request_ns, limit ? limit + 1 : 0, memory_order_relaxed);
+    if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
+    int n = x->server->handler;
+    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
+    lua_pushlightuserdata(lg->L, &x->req);
+    lg->nargs = 1;
+    return lg;
+}
+
+static rt_step handler_step(rt_g *g) {
+    host_exchange *x = exchange_of(g);
+    host_luag *lg = x->lg;
+    if (!lg) {
+        rt_cell *cell = rt_current_cell();
+        host_vm *vm = cell ? rt_cell_data(cell) : NULL;
+        if (!vm || hold_lost(x) || !may_begin(x->server, vm)) return bind_again(g, x);
+        if (!(lg = start(g, x, vm))) return not_served(x);
+    } else if (atomic_load_explicit(&lg->vm->dropped, memory_order_relaxed)) {
+        return handler_drop(lg);
+    }
+    return luag_resume(lg);
+}
+
+rt_g *handler_make(host_exchange *x, host_vm *vm) {
+    rt_g *g = rt_new_step(handler_step, NULL);
+    if (!g) return NULL;
+    rt_set_step(g, handler_step,
+                vm->cell); /* as one that moves there: a stuck cell gives it back */
+    RT_LOCAL(g, handler_local)->x = x;
+    return g;
+}

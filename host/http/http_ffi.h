@@ -1,0 +1,104 @@
+/* What Lua sees of requests and servers. The rules are those of vm_ffi.h. */
+#ifndef HTTP_FFI_H
+#define HTTP_FFI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ffi:begin */
+/* ---- a request and its response (conn.c, response.c) ---- */
+
+typedef struct host_span {
+    uint32_t off, len; /* bytes of host_req.buf */
+} host_span;
+
+typedef struct host_header {
+    host_span name, value;
+} host_header;
+
+/* An exchange: a whole request head, and how far its answer is. buf may move at each call of a host_req function, so
+ * add offsets to the current one.
+ *
+ * A host_req stands in memory that is only ever a host_req, and serves one request after the other. So a request is
+ * named by pointer and id: id changes when the handler has ended, in whatever way. Each function below takes both and
+ * does nothing for an id that is not the current one; a reader of a field compares the ids first. Both stay comparable
+ * for good: only the VM whose handler has the request changes an id that its Lua knows. */
+typedef struct host_req {
+    double id; /* of the request in this process, 1 or more; 0: none has a handler here */
+    const char *buf;
+    const host_header *headers;
+    host_span target;       /* as sent: path, query */
+    host_span path;         /* raw, before '?', without scheme and host of an absolute form */
+    host_span query;        /* raw, after '?' */
+    uint16_t nheaders;      /* */
+    uint16_t label;         /* Lua sets it: host_label of its route; 0: none */
+    uint8_t method;         /* llhttp's number; host_method_name */
+    uint8_t minor;          /* HTTP/1.minor */
+    uint8_t plain;          /* 1: the path has no '%', no "//", no "." or ".." segment */
+    uint8_t has_body;       /* 1: Content-Length > 0 or chunked */
+    uint8_t body_complete;  /* 1: all of it stands in body */
+    uint8_t close;          /* Lua may set it to 1: the connection ends with this response */
+    uint8_t state;          /* 0 no response yet, 1 head sent or queued, 2 response complete */
+    int64_t content_length; /* -1: chunked or none */
+    uint8_t *body; /* body bytes read so far and not yet dropped: body[body_pos .. body_len) */
+    size_t body_pos, body_len;
+} host_req;
+
+const char *host_method_name(int method);
+
+/* The number of a method; -1: llhttp does not know it. */
+int host_method_id(const char *name, size_t len);
+
+/* "OK" for 200; "" if unknown. */
+const char *host_status_reason(int status);
+
+/* Has the handler lost its client? 0: no; 1: it has hung up, and the waits answer "canceled"; 504, 502:
+ * it was answered so by the host. Every function below then answers -EPIPE or -ECONNRESET, as for a
+ * request that is over. */
+int host_req_lost(host_req *r, double id);
+
+/* Reads more of the body. 1: body_complete is set now, 0: some came, -EAGAIN: wait for readability,
+ * -EMSGSIZE: over max_body (413), -EPROTO: malformed (400), -ECONNRESET: the client went away. */
+int host_req_fill(host_req *r, double id);
+
+/* The peer's address into buf, NUL-terminated; its length. */
+int host_req_remote(host_req *r, double id, char *buf, size_t cap);
+
+/* The whole response in one call. `ctype`: 0 none, 1 text/plain; charset=utf-8, 2 text/html; charset=utf-8, 3
+ * application/json, each with X-Content-Type-Options: nosniff. head: further header lines, each with its CRLF, or
+ * empty. The host adds Content-Length, Date and Connection; a HEAD request, 204 and 304 get no body. 0; -EALREADY when
+ * a response was begun before; -EPIPE when the client is gone. What the kernel does not take at once is copied if it is
+ * not much, else -EAGAIN: wait for writability and call host_respond_rest. */
+int host_respond(host_req *r, double id, int status, int ctype, const char *head, size_t head_len,
+                 const char *body, size_t body_len);
+
+/* Goes on with a response of which host_respond said -EAGAIN; same body. all: the caller can wait no more, so what the
+ * kernel does not take is copied. 0, -EAGAIN, -ETIMEDOUT, -EPIPE as there. */
+int host_respond_rest(host_req *r, double id, const char *body, size_t len, int all);
+
+/* A streamed response: begin, write ..., end. length: the body's, or -1 (chunked on HTTP/1.1, until
+ * close on 1.0). The host adds Content-Length or Transfer-Encoding, Date, Connection.
+ * write: 0, or -EAGAIN: all is kept, but wait for writability and ask again by a write of nothing; -EPIPE; -E2BIG:
+ * more than `length`. flush: 0, -EAGAIN: wait and call again, -EPIPE. end: 0 or -EPIPE. -ETIMEDOUT in place of -EAGAIN:
+ * the client reads too slowly, its connection ends. */
+int host_stream_begin(host_req *r, double id, int status, int ctype, const char *head,
+                      size_t head_len, int64_t length);
+int host_stream_write(host_req *r, double id, const char *data, size_t len);
+int host_stream_flush(host_req *r, double id);
+int host_stream_end(host_req *r, double id);
+
+/* ---- servers (server.c) ---- */
+
+/* Serves `addr` with this VM's handler number `handler` alone; the number is free again some time after the server was
+ * stopped. The number of the server; or with *err -1, or -2: the server has to end first. Writes the address in use to
+ * bound. */
+int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err);
+
+/* Closes the listeners and, when what is in flight is done, the connections. */
+void host_serve_stop(int server);
+
+/* The number of requests that a P has handed to a handler; -1: there is no such P. */
+int64_t host_p_requests(int32_t p);
+/* ffi:end */
+
+#endif

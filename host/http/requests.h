@@ -1,0 +1,8 @@
+/* Requests, for the VMs that answer them: see luag_request_ops. */
+#ifndef REQUESTS_H
+#define REQUESTS_H
+
+/* Before any VM is made. */
+void requests_open(void);
+
+#endif

@@ -1,0 +1,8 @@
+/* The functions of lunapark.core for sockets. See net_core.c. */
+#ifndef NET_CORE_H
+#define NET_CORE_H
+
+/* Adds them. Before any VM is made. */
+void net_core_open(void);
+
+#endif

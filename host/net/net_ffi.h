@@ -1,0 +1,143 @@
+/* What Lua sees of sockets and names. The rules are those of vm_ffi.h. */
+#ifndef NET_FFI_H
+#define NET_FFI_H
+
+#include "../vm/vm_ffi.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ffi:begin */
+/* ---- sockets (sock.c) ---- */
+
+typedef struct host_sock host_sock;
+
+/* Bytes read but not yet taken stand at data[pos .. end). */
+typedef struct host_rbuf {
+    uint8_t *data;
+    int32_t pos, end, cap;
+} host_rbuf;
+
+/* Every int below: 0 or a count, -errno, or the RT_E... codes; host_strerror names them. */
+const char *host_strerror(int err);
+
+/* A listening socket, or one that is connected or connects, of an address (host_addr_check). NULL: *err says why. */
+host_sock *host_sock_listen(const char *addr, int *err);
+host_sock *host_sock_dial(const char *addr, int *err);
+
+/* After host_sock_dial and a wait for writability: 0, or -EAGAIN, or why it failed. */
+int host_sock_connected(host_sock *s);
+
+/* An accepted connection; NULL: *err says why, -EAGAIN: there is none now. */
+host_sock *host_sock_accept(host_sock *s, int *err);
+
+/* Reads what there is into the socket's buffer. wanted: bytes that the caller would like to have in one piece, or 0.
+ * The count; 0: the end of the stream; -EAGAIN. */
+int host_sock_fill(host_sock *s, size_t wanted);
+host_rbuf *host_sock_rbuf(host_sock *s);
+
+/* The offset of s[0 .. len) in the buffer, at `from` or behind it; -1: nowhere. */
+int host_rbuf_find(const host_rbuf *b, int from, const char *s, size_t len);
+
+/* Writes: the bytes of data[0 .. len) that the kernel took, or -EAGAIN. */
+int host_sock_write(host_sock *s, const char *data, size_t len);
+int host_sock_close_write(host_sock *s);
+
+/* Closes at once; waiting Gs get "closed". Closing twice is harmless. */
+void host_sock_close(host_sock *s);
+
+/* Closes, and gives the memory back. */
+void host_sock_free(host_sock *s);
+
+/* The finalizer: host_sock_free, which also counts a socket that was still open. */
+void host_sock_forget(host_sock *s);
+
+/* The number of sockets of the process that only the collector closed. */
+double host_forgotten(void);
+
+/* mode 1: reads, 2: writes, 3: both. delay_ns from now; negative clears. */
+void host_sock_set_deadline(host_sock *s, int mode, int64_t delay_ns);
+int host_sock_set_nodelay(host_sock *s, int on);
+
+/* Probes of a silent peer after so many seconds; 0: none. */
+int host_sock_set_keepalive(host_sock *s, int seconds);
+
+/* Writes the address into buf, NUL-terminated; its length. peer: 0 own, 1 the other side's. */
+int host_sock_addr(host_sock *s, int peer, char *buf, size_t cap);
+
+/* A socket for waits for fd, which is somebody else's: closing the socket leaves fd open. NULL: *err is -EBUSY: fd is
+ * the runtime's own; -EPERM: files like fd can't be waited for. */
+host_sock *host_sock_foreign(int fd, int *err);
+
+/* A socket that reads our stdin. The descriptor is not ours alone and may block: host_sock_ready comes before each
+ * read. NULL: *err is -EPERM: stdin is a file, and never waited for. */
+host_sock *host_sock_stdin(int *err);
+
+/* 1: s is readable (mode 1) or writable (mode 2), or broken, now; 0: it is not; else why it can't be said. */
+int host_sock_ready(host_sock *s, int mode);
+
+/* ---- datagrams (udp.c) ---- */
+
+/* A socket for datagrams that is bound to addr. NULL: *err says why. */
+host_sock *host_sock_udp(const char *addr, int *err);
+
+/* From now on s speaks with addr alone. */
+int host_sock_connect(host_sock *s, const char *addr);
+
+/* Sends a datagram to addr; NULL: s is connected. Its length, -EAGAIN, or why not. */
+int host_sock_send(host_sock *s, const char *data, size_t len, const char *addr);
+
+/* Receives a datagram: its length; if that is more than cap, its end is lost. Writes the sender's address to `from`,
+ * NUL-terminated; empty: it has none. */
+int host_sock_recv(host_sock *s, uint8_t *buf, size_t cap, char *from, size_t from_cap);
+
+/* ---- copying (transfer.c) ---- */
+
+typedef struct host_pipe host_pipe;
+
+/* Where bytes stand between drain and pump. */
+host_pipe *host_pipe_open(int *err);
+void host_pipe_free(host_pipe *p);
+int host_pipe_len(host_pipe *p);
+
+/* Moves at most so many bytes from src, whose buffer is empty, into the empty pipe: the count; 0: the end of the
+ * stream; -EAGAIN; -EINVAL and the like: the kernel does not do it with this socket. */
+int host_pipe_drain(host_pipe *p, host_sock *src, double most);
+
+/* Moves bytes from the pipe to dst: as host_pipe_drain. */
+int host_pipe_pump(host_pipe *p, host_sock *dst);
+
+/* Gives the bytes of the pipe back to src, in front of what its buffer has. 0 or -ENOMEM. */
+int host_pipe_unread(host_pipe *p, host_sock *src);
+
+/* Sends at most so many bytes of `file` (an io file) from offset on: the count; 0: its end; -EAGAIN. */
+int host_sock_sendfile(host_sock *dst, void *file, double offset, double most);
+
+/* ---- names (dns.c) ---- */
+
+/* The name servers to ask, and how. The default resolver is the process's. */
+typedef struct host_resolver host_resolver;
+
+/* servers: `address` or `address:port`, separated by commas. search: domains, separated by spaces. NULL: the system's.
+ * ndots: names with so many dots are first tried as they are; negative: the system's. NULL: no memory. */
+host_resolver *host_resolver_new(const char *servers, const char *search, int timeout_ms, int tries,
+                                 int ndots);
+host_resolver *host_resolver_default(void);
+/* A number that no other resolver of the process has, or had. */
+int host_resolver_id(const host_resolver *r);
+/* The finalizer; not for the default resolver. */
+void host_resolver_free(host_resolver *r);
+
+/* A job that looks for the addresses of a host, in the hosts file or by its A and AAAA records. family: 4, 6, or 0 for
+ * both. The answer is text, `address SP ttl LF` each. NULL: no memory. */
+host_job *host_dns_lookup(host_resolver *r, const char *name, int family);
+
+/* A job that asks for the records of a type (its number). The answer is the reply as it came. NULL: no memory. */
+host_job *host_dns_query(host_resolver *r, const char *name, int type);
+
+/* Of a job that is done: why there is no answer; NULL: there is one. The answer lives as long as the job. */
+const char *host_dns_error(host_job *job);
+const char *host_dns_answer(host_job *job, size_t *len);
+/* ffi:end */
+
+#endif

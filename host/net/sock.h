@@ -1,0 +1,56 @@
+/* A socket of Lua's, as the files that work on sockets see it: sock.c, udp.c, transfer.c. */
+#ifndef SOCK_H
+#define SOCK_H
+
+#include "../../runtime/runtime.h"
+#include "../vm/charge.h"
+#include "../vm/owned.h"
+#include "../vm/waitfd.h"
+#include "net_ffi.h"
+#include "sockpath.h"
+#include "stream.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+/* Its VM's. */
+struct host_sock {
+    host_owned owned; /* first */
+    stream io;
+    bool foreign;   /* somebody else's descriptor, which we do not close */
+    uint32_t guess; /* bytes that the next read may bring */
+    char *own_addr; /* of a unix socket whose file is removed when it closes */
+    sock_file file; /* that file */
+    host_waitq waitq;
+    host_rbuf rbuf;
+    vm_charge charge; /* of rbuf */
+};
+
+/* A socket of fd, which it takes over also when it fails. NULL: *err says why. By the VM that runs. */
+host_sock *sock_new(int fd, int *err);
+
+/* A socket of one end of a pipe, or of another descriptor that can be polled and read or written. Takes over fd, also
+ * when it fails. */
+host_sock *sock_of_pipe(int fd, int *err);
+
+/* s, which may be NULL, is bound to addr: the file of a unix socket goes with it. */
+void sock_own_file(host_sock *s, const char *addr);
+
+/* The pollDesc of s and the queue of the Gs that wait for it, to be waited for next. mode: RT_R, RT_W. NULL: closed. */
+rt_pd *sock_pd(host_sock *s, int mode, host_waitq **q);
+
+/* Writes: the bytes that the kernel took, or -errno, or an RT_E... */
+ssize_t sock_writev(host_sock *s, struct iovec *iov, int n);
+
+/* 0: s may be read or written (mode) now; RT_ECLOSED, RT_ETIMEOUT. */
+int sock_check(host_sock *s, int mode);
+/* 0: the running G may open a socket; HOST_EVIRTUAL: its time is virtual. */
+int sock_allowed(void);
+
+/* Makes room for `want` bytes behind what stands in the buffer of s. 0 or -ENOMEM: no memory, or more than the VM may
+ * have. */
+int sock_reserve(host_sock *s, size_t want);
+
+#endif

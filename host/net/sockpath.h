@@ -1,0 +1,26 @@
+/* Files of unix sockets: which file belongs to which socket. See sockpath.c. */
+#ifndef SOCKPATH_H
+#define SOCKPATH_H
+
+#include <sys/types.h>
+
+typedef struct sock_file {
+    dev_t dev;
+    ino_t ino; /* 0: no file */
+} sock_file;
+
+/* The socket file of an address, or no file: there is none, or addr is no unix address. Any thread. Does not wait. */
+sock_file sock_file_of(const char *addr);
+
+/* Removes the socket file of addr, if it still is `file`. Any thread. Does not wait. */
+void sock_file_remove(const char *addr, sock_file file);
+
+/* The socket file of addr, which this process has just made, becomes that user's. Any thread. Does not wait. 0, also if
+ * addr is no unix address, or -errno. */
+int sock_file_give(const char *addr, uid_t uid, gid_t gid);
+
+/* Before addr is bound: removes a socket file there on which nobody listens. Any thread. Does not wait. 0; -EEXIST:
+ * something else has the name; -EADDRINUSE: somebody listens. */
+int sock_file_clear(const char *addr);
+
+#endif

@@ -1,0 +1,108 @@
+/* Streams over plain descriptors. See stream.h. */
+#include "stream.h"
+
+#include "../../runtime/io.h"
+
+#include <errno.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int stream_open(stream *s, int fd, const stream_ops *ops) {
+    int err = 0;
+    rt_pd *pd = rt_pd_open(fd, &err);
+    if (!pd) return err;
+    *s = (stream){.ops = ops, .pd = pd, .fd = fd};
+    return 0;
+}
+
+void stream_close(stream *s, bool keep) {
+    rt_pd_close(s->pd);
+    if (!keep) close(s->fd); /* an error here is of a write that nobody can repeat any more */
+    s->pd = NULL;
+    s->fd = -1;
+}
+
+bool stream_is_dry(stream *s) {
+    if (!s->drained) return false;
+    s->drained = false; /* whoever waits now waits for the edge */
+    return !rt_pd_hup(s->pd);
+}
+
+ssize_t stream_read(stream *s, void *buf, size_t n) {
+    if (stream_is_dry(s)) return -EAGAIN;
+    ssize_t r = s->ops->read(s, buf, n);
+    s->drained = r > 0 && (size_t)r < n && rt_short_read_tells(s->fd, &s->tells);
+    return r;
+}
+
+static ssize_t read_fd(stream *s, void *buf, size_t n) {
+    for (;;) {
+        ssize_t r = read(s->fd, buf, n);
+        if (r >= 0) return r;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+static ssize_t sendfile_fd(stream *s, int file, off_t *at, size_t n) {
+    for (;;) {
+        rt_own_write(true);
+        ssize_t r = sendfile(s->fd, file, at, n);
+        int err = errno;
+        rt_own_write(false);
+        if (r >= 0) return r;
+        if (err != EINTR) return -err;
+    }
+}
+
+/* ---- sockets ---- */
+
+static ssize_t writev_socket(stream *s, const struct iovec *iov, int n) {
+    struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
+    for (;;) {
+        ssize_t r = n == 1 ? send(s->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
+                           : sendmsg(s->fd, &m, MSG_NOSIGNAL);
+        if (r >= 0) return r;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+static int shutdown_socket(stream *s) {
+    return shutdown(s->fd, SHUT_WR) < 0 ? -errno : 0;
+}
+
+const stream_ops stream_socket = {
+    .read = read_fd,
+    .writev = writev_socket,
+    .sendfile = sendfile_fd,
+    .shutdown = shutdown_socket,
+};
+
+/* ---- pipes ---- */
+
+static ssize_t read_pipe(stream *s, void *buf, size_t n) {
+    ssize_t r = read_fd(s, buf, n);
+    /* The last writer has gone, and another one has opened it since. */
+    if (r == -EAGAIN) rt_pd_forget_hup(s->pd);
+    return r;
+}
+
+static ssize_t writev_pipe(stream *s, const struct iovec *iov, int n) {
+    for (;;) {
+        ssize_t r = writev(s->fd, iov, n);
+        if (r >= 0) return r;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+static int shutdown_pipe(stream *s) {
+    (void)s;
+    return -EOPNOTSUPP;
+}
+
+const stream_ops stream_pipe = {
+    .read = read_pipe,
+    .writev = writev_pipe,
+    .sendfile = sendfile_fd,
+    .shutdown = shutdown_pipe,
+};

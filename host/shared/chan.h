@@ -1,0 +1,117 @@
+/* Channels that all VMs share, as chan.c and chan_wait.c see them. */
+#ifndef CHAN_H
+#define CHAN_H
+
+#include "../../runtime/lock.h"
+#include "../../runtime/runtime.h"
+#include "../base/list.h"
+#include "../base/refs.h"
+#include "../vm/owned.h"
+#include "../vm/queue.h"
+#include "shared_ffi.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A value on its way: a copy. It has one owner at a time: its sender until it is sent, the channel, a waiter
+ * that it was handed to. */
+typedef struct message {
+    struct message *next;
+    uint64_t seq; /* which of the channel's messages; set when it is sent */
+    double number;
+    size_t len;
+    int type;
+    char bytes[];
+} message;
+
+typedef struct chan_wait chan_wait;
+typedef struct chan_waiter chan_waiter;
+
+typedef struct chan {
+    rt_lock lock;
+    refs refs;
+    message *first, *last;        /* lock, as all that follows up to max_bytes: the buffer */
+    double count, bytes;          /* */
+    list_head receivers, senders; /* chan_waiters */
+    uint64_t seq;                 /* */
+    bool closed;                  /* */
+    double max_bytes;             /* */
+    double cap;                   /* constant, as the next three */
+    uint64_t hash;
+    size_t name_len;
+    char *name;
+    bool listed;       /* the list's lock: it can be found by its name */
+    struct chan *next; /* the same */
+} chan;
+
+/* A G in one queue of one channel. */
+struct chan_waiter {
+    list_link link; /* first; ch's lock */
+    chan *ch;       /* refers to it */
+    chan_wait *of;
+    bool queued;  /* ch's lock */
+    int fired;    /* the same. -1: not; 0: ch is closed; 1: done */
+    message *msg; /* the same. What it sends, or what it was handed */
+    rt_g *g;      /* constant while it is queued, as the ticket */
+    uint64_t ticket;
+    int op, index;
+};
+
+/* The wait of a G. Only claimable is anybody's; the rest belongs to who runs its VM. */
+struct chan_wait {
+    outer_wait outer; /* first: lg->outer */
+    host_owned owned;
+    host_luag *lg;
+    _Atomic bool claimable; /* atomic: it waits, and nobody has ended that. Who clears it has */
+    bool open;              /* it stands in queues, or did until it was claimed */
+    int n, cap;
+    chan_waiter *w;
+    chan **locks; /* room for the n channels, in the order of their locks */
+    message *got; /* what it was handed, until Lua takes it; then got_ch refers to its channel */
+    chan *got_ch;
+};
+
+struct host_chan {
+    struct host_owned owned;
+    chan *ch;
+};
+
+/* ---- chan.c --------------------------------------------------------------------------- */
+
+message *message_new(int type, double number, const void *data, size_t len);
+/* Its type; the bytes are copied to buf unless there are more than cap. */
+int message_read(const message *m, void *buf, size_t cap, host_chan_value *v);
+bool message_fits(const chan *c, const message *m, bool ever);
+
+chan *chan_ref(chan *c);
+void chan_unref(chan *c);
+
+/* Gs whose waits have ended, to be woken when the lock is given back. */
+enum { WAKES = 16 };
+typedef struct chan_wakes {
+    int n;
+    struct {
+        rt_g *g;
+        uint64_t ticket;
+    } v[WAKES];
+} chan_wakes;
+
+/* Takes the lock. */
+void chan_enter(chan *c, chan_wakes *k);
+/* Serves those who wait and can go on now, gives the lock back and wakes who was claimed. */
+void chan_leave(chan *c, chan_wakes *k);
+/* lock held. Would such an operation not wait now? m: what it sends; NULL: anything small. */
+bool chan_can(chan *c, int op, const message *m);
+/* Back in front of what came later. */
+void chan_give_back(chan *c, message *m);
+
+/* ---- chan_wait.c: with the lock of the queue's channel ------------------------------------- */
+
+/* The first who still waits. NULL: nobody. */
+chan_waiter *chan_first(list_head *q);
+/* Takes w out of its queue. True: and ends its wait; it is to be woken. */
+bool chan_claim(list_head *q, chan_waiter *w, int fired, chan_wakes *k);
+
+#endif

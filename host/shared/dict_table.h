@@ -1,0 +1,98 @@
+/* The entries of a dict that all VMs share: a hash table that is cut into shards. See dict_table.c; what Lua calls is
+ * in shared_ffi.h. Any thread. Does not wait. */
+#ifndef DICT_TABLE_H
+#define DICT_TABLE_H
+
+#include "../../runtime/lock.h"
+#include "shared_ffi.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct dict_entry {
+    struct dict_entry *next;          /* of its bucket, or of what is to be freed */
+    struct dict_entry *newer, *older; /* by last use */
+    int64_t expires_ns;               /* 0: never */
+    uint64_t version;
+    double number;
+    size_t len; /* of the value's bytes, behind the key */
+    uint32_t hash, key_len;
+    int type;
+    char bytes[];
+} dict_entry;
+
+enum {
+    DICT_SHARDS = 16,
+    DICT_FIRST_BITS = 3,
+    DICT_FIRST = 1 << DICT_FIRST_BITS, /* buckets of a shard that is empty */
+    DICT_SEGMENTS = 20,                /* more: at most DICT_FIRST << DICT_SEGMENTS buckets */
+};
+
+typedef struct dict_shard {
+    rt_lock lock;
+    uint32_t n_buckets;          /* lock, as all that follows */
+    uint32_t mask;               /* of the power of two that is not below it */
+    uint32_t room;               /* buckets that there is memory for */
+    dict_entry *newest, *oldest; /* */
+    uint64_t version;            /* of the last change */
+    int64_t n, evicted, expired;
+    dict_entry *first[DICT_FIRST];
+    dict_entry **more
+        [DICT_SEGMENTS]; /* more[k]: buckets DICT_FIRST << k .. (DICT_FIRST << k + 1) - 1; NULL from room on */
+} __attribute__((aligned(64))) dict_shard;
+
+struct host_dict {
+    host_dict *next; /* dict.c, of its list; constant */
+    char *name;      /* dict.c; constant, as the next two */
+    size_t name_len;
+    uint32_t n_shards;
+    _Atomic int64_t max_bytes; /* atomic: opening writes */
+    _Atomic int64_t bytes;     /* atomic */
+    dict_shard shards[DICT_SHARDS];
+};
+
+/* A key in its place: from dict_enter to dict_leave the shard's lock is held. */
+typedef struct dict_lookup {
+    dict_shard *s;
+    dict_entry **at;  /* of the key, or where it would stand */
+    dict_entry *gone; /* freed by dict_leave */
+    uint32_t hash;
+} dict_lookup;
+
+/* A dict without entries and without a name. NULL: no memory. */
+host_dict *dict_new(double max_bytes);
+
+/* Sets the budget, and evicts what is above it. */
+void dict_set_budget(host_dict *d, double max_bytes);
+
+/* Finds the place of a key: its entry, which has not expired, or NULL. dict_leave follows. */
+dict_entry *dict_enter(host_dict *d, const char *key, size_t len, dict_lookup *l);
+void dict_leave(dict_lookup *l);
+
+/* The functions below are called in between. */
+
+/* Takes the entry out of its place; dict_leave frees it. */
+void dict_take_out(host_dict *d, dict_lookup *l);
+
+/* Puts e, which is new, in the place of what stands there, whose time to expire e takes over. */
+void dict_put_in(host_dict *d, dict_lookup *l, dict_entry *e);
+
+/* e, which stands there, was used. */
+void dict_touch(dict_lookup *l, dict_entry *e);
+
+/* An entry without a place in a dict yet; to be freed unless it gets one. NULL: no memory. */
+dict_entry *dict_entry_new(const char *key, size_t key_len, int type, double number,
+                           const void *data, size_t len);
+
+/* False: an entry of this size is larger than the whole budget. */
+bool dict_fits(host_dict *d, size_t key_len, size_t len);
+
+/* Evicts what is above the budget. After something was put in by a lookup that has left. */
+void dict_keep_budget(host_dict *d, const dict_lookup *l);
+
+/* What time it is for the caller, a G with virtual time or not. */
+int64_t dict_now(void);
+
+#endif

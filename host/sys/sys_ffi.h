@@ -1,0 +1,120 @@
+/* What Lua sees of signals, processes and files. The rules are those of vm_ffi.h. */
+#ifndef SYS_FFI_H
+#define SYS_FFI_H
+
+#include "../net/net_ffi.h"
+#include "../vm/vm_ffi.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ffi:begin */
+/* ---- signals (signals.c) ---- */
+
+/* The signals that the scripts of a VM want. */
+typedef struct host_signals host_signals;
+
+/* At most one per VM. NULL: no memory. */
+host_signals *host_signals_new(void);
+
+/* The finalizer. */
+void host_signals_free(host_signals *s);
+
+/* on: from now on the VM is told of the signal, by a call of lunapark.signaled in its registry with the number. 0;
+ * -EBUSY: the signal is the host's here; -EINVAL: nobody can catch it. */
+int host_signals_want(host_signals *s, int signo, int on);
+
+/* ---- processes (exec.c) ---- */
+
+typedef struct host_proc host_proc;
+
+/* What a standard stream of a new process is. HOST_STDOUT: stderr is what stdout is. */
+enum { HOST_PIPE, HOST_INHERIT, HOST_NOTHING, HOST_STDOUT };
+
+/* A job that starts a process. argv and env: argc and envc strings, each with its NUL; envc -1: our environment. cwd:
+ * NULL: ours. own_group: the process leads a group of its own. NULL: no memory. */
+host_job *host_exec(const char *argv, size_t argv_len, int argc, const char *env, size_t env_len,
+                    int envc, const char *cwd, int in, int out, int err, int own_group);
+
+/* Takes the process that a job has started, which has ended. NULL: *err says why there is none, and host_exec_bad_cwd
+ * is 1 if cwd was missing. */
+host_proc *host_exec_take(host_job *job, int *err);
+int host_exec_bad_cwd(host_job *job);
+int host_proc_pid(host_proc *p);
+
+/* Takes our end of stream 0 .. 2 of p. NULL: p has none; or none can be made, if *err is not 0. */
+host_sock *host_proc_stream(host_proc *p, int i, int *err);
+
+/* A socket that becomes readable when the process ends; it belongs to p. NULL: *err says why. */
+host_sock *host_proc_watch(host_proc *p, int *err);
+
+/* 1: the process has ended; it is a zombie unless it was reaped. */
+int host_proc_ended(host_proc *p);
+
+/* Reaps the process: its exit code, or minus the signal that ended it; -1000: it has not ended. */
+int host_proc_reap(host_proc *p);
+
+/* Sends a signal to the process, or to its own group. 0; -ESRCH: it was reaped. */
+int host_proc_kill(host_proc *p, int signo);
+
+/* on: a p that is let go of before it was reaped takes its group with it, by SIGKILL. */
+void host_proc_bind(host_proc *p, int on);
+
+/* The finalizer. A process that runs is reaped later. */
+void host_proc_free(host_proc *p);
+
+/* "TERM" for 15; NULL: no signal of Linux. */
+const char *host_signal_name(int signo);
+
+/* ---- files (fs.c) ---- */
+
+typedef struct host_file host_file;
+
+enum { HOST_FS_READ, HOST_FS_REPLACE, HOST_FS_APPEND, HOST_FS_STAT, HOST_FS_LIST, HOST_FS_CHECK };
+enum { HOST_FILE_READ, HOST_FILE_WRITE, HOST_FILE_SEEK, HOST_FILE_SYNC, HOST_FILE_CLOSE };
+
+typedef struct host_fs_result {
+    int64_t n; /* 0, a count, an offset; or -errno, RT_ECLOSED */
+    int32_t
+        stream; /* 1: it is no file on a disk, and nothing was read or written: host_fs_stream */
+    const char *data;    /* what was read; a list's names, each with its NUL */
+    size_t len;          /* bytes of it */
+    int64_t size;        /* of stat: bytes */
+    double mtime, atime; /* seconds since 1970 */
+    double ctime;        /* */
+    uint32_t mode;       /* type and permissions as in stat(2) */
+    uint32_t uid, gid;   /* */
+    uint32_t links;      /* */
+    double ino, dev;     /* */
+} host_fs_result;
+
+/* A job that does op with the file path. data is copied. root: for READ, APPEND and CHECK, the folder that path is
+ * counted from and may not lead out of (-EXDEV); NULL: none. CHECK looks whether path is there, or could be made. The
+ * result is -EAGAIN if a FIFO can't be opened to write because nobody has opened it to read. NULL: no memory. */
+host_job *host_fs(int op, const char *root, const char *path, const char *data, size_t len);
+
+/* A job that opens a file. flags: as for open(2). root: as host_fs. NULL: no memory. */
+host_job *host_fs_open(const char *root, const char *path, int flags);
+
+/* A job that does op with f. n: bytes to read at most, or the offset. whence: as for lseek. NULL: no memory. */
+host_job *host_file_job(host_file *f, int op, const char *data, size_t len, double n, int whence);
+
+/* The result of a job, which lives as long as the job; NULL: the job has not ended. */
+const host_fs_result *host_fs_result_of(host_job *job);
+
+/* Takes the file that a job of host_fs_open has opened. */
+host_file *host_fs_take(host_job *job);
+
+/* Takes the stream that a read, a write or host_fs_open has opened: a FIFO, a terminal, a device that can be waited
+ * for. NULL: *err says why there is none. */
+host_sock *host_fs_stream(host_job *job, int *err);
+
+/* 1: the path leads to a FIFO, a terminal or another device, which may have to be waited for, but not to a device of
+ * the kernel's own memory (/dev/null, /dev/urandom). Does not open it. Any thread. */
+int host_fs_may_wait(const char *path);
+
+/* The finalizer: closes f when no job works on it any more. */
+void host_file_free(host_file *f);
+/* ffi:end */
+
+#endif

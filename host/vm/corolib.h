@@ -1,0 +1,10 @@
+/* The own coroutine of a G, as Lua's library of coroutines sees it. See corolib.c. */
+#ifndef COROLIB_H
+#define COROLIB_H
+
+#include <lua.h>
+
+/* Puts our coroutine.yield, isyieldable, running and setfenv in the place of LuaJIT's. For a new VM. May raise. */
+void corolib_open(lua_State *L);
+
+#endif

@@ -1,0 +1,158 @@
+/* A VM: one lua_State, its cell, its Lua Gs. See vm.c.
+ *
+ * A VM and its Lua Gs belong to the thread that runs the VM's cell: fields without a rule of their own are that
+ * thread's. */
+#ifndef VM_H
+#define VM_H
+
+#include "../../runtime/runtime.h"
+#include "barrier.h"
+#include "block.h"
+#include "charge.h"
+#include "luag.h"
+#include "owned.h"
+#include "runaway.h"
+#include "spin.h"
+#include "strbuf.h"
+#include "vm_ffi.h"
+#include "vmend.h"
+#include "vmgc.h"
+#include "vmmem.h"
+
+#include <lua.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct host_vm host_vm;
+typedef struct host_luag host_luag;
+typedef struct generation generation; /* generation.h */
+
+enum { HOST_SCRATCH = 16384 };
+
+/* vm->pool: what the keeper (keeper.h) knows of a VM. Under the keeper's lock. */
+typedef struct vm_pool {
+    int64_t said_ns;      /* when the log said last that the VM is stuck; 0: it did not */
+    list_link stuck_link; /* in the list of VMs that are stuck */
+    int n_current;        /* the VM is the current one of so many Ps */
+    int away;             /* how often its M lost its P, without the returns; see pool.c */
+} vm_pool;
+
+/* vm->visits: threads that look at a VM that others run. Under the lock of all visits. */
+typedef struct vm_visits {
+    _Atomic bool open; /* the VM may be visited; anybody reads */
+    int n;
+} vm_visits;
+
+/* On vm->owned: the entries of mechanisms that have one in a VM, each its mechanism's. */
+typedef struct vm_entries {
+    host_owned pool, generation, servers, singletons, calls;
+} vm_entries;
+
+struct host_vm {
+    host_view view; /* what Lua sees */
+    lua_State *L;   /* the main state: handlers, tables; never resumed */
+    rt_cell *cell;
+    vm_slots slots;
+    int *handlers; /* registry references by handler number; LUA_NOREF */
+    int n_handlers;
+    const void *g_meta; /* metatable of the handles of Gs */
+    int call_ref;       /* registry reference of what vmcall.c calls */
+
+    /* What runs. */
+    _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
+    bool in_lua;                  /* a G's Lua runs */
+    _Atomic bool stuck;           /* atomic: its M has lost its P */
+    _Atomic int64_t stuck_ns;     /* atomic: since when */
+    int64_t shared_ns;            /* when it last let others run (luag_share) */
+    vm_barriers barriers;
+    vm_spin spin;
+    vm_runaway runaway;
+    /* atomic: it loads its app, or runs a block of a spec, and may take so long; 0: it does not */
+    _Atomic int64_t loads_until_ns;
+    vm_block block;
+
+    /* What it has. */
+    generation *generation;     /* it was made for; NULL: none (run, test) */
+    struct source_set *sources; /* where it loads files from; NULL: the disk */
+    vm_owned owned;             /* what ends with it: owned.c */
+    vm_entries entries;
+    _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
+    vm_json json;
+    vm_mem mem;
+    vm_gc gc;
+    vm_end end;
+    uint8_t scratch[HOST_SCRATCH];
+
+    /* What follows outlives the VM that has ended. */
+    _Atomic bool dropped; /* atomic: it was thrown away; its Gs end without touching its Lua */
+    /* atomic: the generation for which it has loaded; NULL: it has not, or has ended */
+    _Atomic(generation *) serves;
+    vm_pool pool;
+    vm_charges charges;
+    vm_visits visits;
+    host_vm *next_retired, *next_made; /* vm.c */
+    _Atomic bool asked;                /* atomic: dump.c has asked it and waits for the answer */
+};
+
+/* The VM whose cell runs the caller. Throws without one. */
+host_vm *vm_current(void);
+
+/* The VM whose cell runs the caller, or that the caller makes; NULL: there is none. For what LuaJIT calls on whatever
+ * thread. */
+host_vm *vm_here(void);
+
+/* A VM with the embedded modules, whose Lua has not run anything yet. NULL: no memory. Native Gs. */
+host_vm *vm_new(int id);
+
+/* Calls the finalizers of all that vm's Lua has, as Lua of vm->gc.lg; finalizers that run on for ever are ended.
+ * Afterwards its Lua must not be touched: vm_throw_away follows. By the thread that runs vm, when no G of it lives.
+ * Does not wait. */
+void vm_finalize(host_vm *vm);
+
+/* Gives everything back, without finalizers and without a look at the heap. No G of vm lives, and nobody runs vm, nor
+ * will. Any native G. Waits for vm's visitors and calls (offload.c). */
+void vm_drop(host_vm *vm);
+
+/* Keeps a VM that others run from ending: vm_drop waits for vm_leave. False: vm has ended, or is about to. In between,
+ * vm's Lua is not the visitor's. Any thread. */
+bool vm_visit(host_vm *vm);
+void vm_leave(host_vm *vm);
+
+/* All VM structs, one after another, also those of VMs that have ended. NULL begins and ends. Any thread. */
+host_vm *vm_next(host_vm *vm);
+
+/* Makes room for the handler of number n; n < 0: of a number that is free. The number; -1: no memory. Handler 0 is the
+ * generation's. By the thread that runs vm. */
+int vm_add_handler(host_vm *vm, int n);
+
+/* Adds to a number of the view that a dump may read meanwhile. By the thread that runs the VM. */
+#define VIEW_ADD(number, by) __atomic_store_n(&(number), (number) + (by), __ATOMIC_RELAXED)
+
+/* May a G wait here? NULL: yes; else why not, for "cannot wait here: %s". By the thread that runs vm. */
+static inline const char *vm_barrier(host_vm *vm) {
+    return vm->barriers.n ? barrier_why(vm) : NULL;
+}
+
+/* Forgets all barriers: nothing of Lua stands on the C stack any more, or a stack without barriers goes on. */
+static inline void barrier_reset(host_vm *vm) {
+    vm->barriers.n = 0;
+}
+
+/* vm_enter_lua: before lua_resume, or when the stack of a G that waited goes on. vm_leave_lua: when lua_resume has
+ * returned, or the stack is left. By the thread that runs vm. */
+static inline void vm_enter_lua(host_vm *vm) {
+    barrier_reset(vm);
+    vm->in_lua = true;
+}
+
+static inline void vm_leave_lua(host_vm *vm) {
+    vm->in_lua = false;
+}
+
+/* Lua has run in vm: its garbage is seen to. By the thread that runs vm. Does not wait. */
+static inline void vm_gc_ran(host_vm *vm) {
+    if (__builtin_expect(!vm->gc.ran, 0)) gc_ran(vm);
+}
+
+#endif

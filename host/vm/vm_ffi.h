@@ -1,0 +1,207 @@
+/* What Lua sees of its VM. Between the two marks of this file and of the other *_ffi.h stands the text that `make`
+ * copies into lunapark.cdef (host/build/cdef.lua): plain C types only, no macros.
+ *
+ * None of these functions waits: they try, and say -EAGAIN; Lua then calls a waiting function of lunapark.core
+ * (luacore.c), which is a lua_CFunction. Unless it says otherwise, a function is called by the VM that owns the object,
+ * so no object here needs a lock. */
+#ifndef VM_FFI_H
+#define VM_FFI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ffi:begin */
+/* ---- the VM (vm.c) ---- */
+
+/* One per VM; lunapark.core.view is a pointer to it. */
+typedef struct host_view {
+    int32_t slot;     /* which coroutine of the VM runs: key of its G in Lua's tables */
+    int32_t vm_id;    /* 0 .. */
+    double serial;    /* which G of that slot it is: never used again in this VM */
+    uint8_t *scratch; /* for one FFI call at a time */
+    uint32_t scratch_size;
+    int32_t n_live;    /* Lua Gs of the VM */
+    int64_t mapped;    /* bytes that LuaJIT has mapped for it */
+    int32_t index;     /* of the waiter that was fired last */
+    int32_t retired;   /* its generation serves no more: no requests will come */
+    double virtual_ns; /* what time it is for the G that runs, if it stands in a bubble; else 0 */
+    double seed;       /* --seed and 1; 0: without */
+} host_view;
+
+/* Bytes that the VM holds outside of LuaJIT's memory, as --vm-memory counts them. */
+double host_charged(void);
+
+/* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
+ * with "timeout"; Gs that it starts inherit it. */
+double host_deadline(void);
+
+/* The deadline that was set for the running Lua G alone, without its request's; 0: none. */
+double host_own_deadline(void);
+void host_set_deadline(double ns);
+
+/* The Lua G of `slot` was started at the place of this name (host_label). */
+void host_set_place(int32_t slot, int label);
+
+/* The name of the route of the request that the running G answers, or in which it was started; "": none. */
+const char *host_route(void);
+
+/* The serial of the Lua G that has `slot` now; 0: none has. */
+double host_serial(int32_t slot);
+
+/* Wakes the Lua G of `slot` from lunapark.core.wait. 1: it was waiting, 0: it was not. */
+int host_wake(int32_t slot);
+
+/* Takes the Lua G of `slot` out of the request in which it was started: the request's deadline is not its own any
+ * more. */
+void host_detach(int32_t slot);
+
+/* Cancels the Lua G of `slot`: the wait that it is in, and each that it begins, answers "canceled". */
+void host_cancel(int32_t slot);
+
+/* Cancels the Lua G of `slot` because a scope that it stands in has failed. That ends with the scope. */
+void host_cancel_scope(int32_t slot);
+
+/* Why the waits of the running Lua G answer "canceled": 0 they do not, else a sum of 1 host_cancel,
+ * 2 host_cancel_scope, 4 its request's client is gone, 8 its bubble ends. */
+int host_canceled(void);
+void host_set_canceled(int why);
+
+/* on: waits that the running Lua G begins from now on know neither its deadlines nor its cancellation; for a G that has
+ * to wait for the end of others. */
+void host_shelter(int on);
+
+/* ---- virtual time (bubble.c) ---- */
+
+enum { HOST_BUBBLE_NONE, HOST_BUBBLE_DEADLOCK, HOST_BUBBLE_TIMEOUT };
+enum { HOST_EVIRTUAL = -20001 }; /* of sockets: the G that asks has virtual time */
+
+/* The running G makes a bubble and enters it; start_s: seconds since 1970 at its beginning. 0; -EBUSY: the G stands in
+ * a bubble; -EPERM: it answers a request; -ENOMEM. The functions that follow are for Gs inside of a bubble. */
+int host_bubble_enter(double start_s);
+
+/* Seconds of virtual time since the bubble was made; and start_s. */
+double host_bubble_elapsed(void);
+double host_bubble_start(void);
+
+/* The G that made the bubble is done: cancels the others. */
+void host_bubble_end(void);
+
+/* The number of other Gs in the bubble that have not ended; 0 also when they never will. When it becomes 0, the running
+ * G is woken. */
+int host_bubble_others(void);
+
+/* HOST_BUBBLE_...: what has become of the bubble. */
+int host_bubble_verdict(void);
+
+/* What there is to say of that, or NULL. Ends with host_bubble_leave. */
+const char *host_bubble_text(void);
+
+/* The running G leaves the bubble. */
+void host_bubble_leave(void);
+
+/* The Lua G of `slot`, which has not begun, is in no bubble. */
+void host_bubble_put_out(int32_t slot);
+
+/* --seed leaves the running Lua G alone: it runs when it is ready, before others, and draws nothing. For a G that
+ * watches others by the clock. */
+void host_steady(void);
+
+/* ---- queues of Gs (queue.c) ---- */
+
+typedef struct host_waiter host_waiter;
+
+/* Lua Gs of one VM that wait for something. Zeroed: empty. */
+typedef struct host_queue {
+    int32_t n; /* so many */
+    host_waiter *head, *tail;
+} host_queue;
+
+/* Ends the wait of the first G in q: the G's slot, with the index of its waiter in host_view.index; -1: q is empty.
+ * The wait answers 2 * index + (ok ? 1 : 0). */
+int host_queue_fire(host_queue *q, int ok);
+
+/* The slot of the first G in q; -1: there is none. */
+int host_queue_first(const host_queue *q);
+
+/* A wait in several queues: host_queue_prepare, a host_queue_join for each, then lunapark.core.rest. */
+
+/* Makes room for n waiters of the running G. 0, or -1 without memory. */
+int host_queue_prepare(int n);
+
+/* The running G joins q. index: 1 or more. */
+void host_queue_join(host_queue *q, int index);
+
+/* The running G leaves all its queues. */
+void host_queue_leave(void);
+
+/* ---- loads of modules (load.c) ---- */
+
+enum { HOST_LOADING, HOST_LOADED, HOST_LOAD_FAILED };
+
+typedef struct host_load {
+    host_queue queue; /* Gs that wait for its end */
+    int32_t state;    /* HOST_LOAD... */
+    int32_t key;      /* where the registry has what came of it */
+} host_load;
+
+/* ---- C functions on other threads (offload.c) ---- */
+
+/* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */
+typedef struct host_call {
+    void (*fn)(void);
+    int64_t ints[6];  /* whole numbers and pointers */
+    double floats[8]; /* floating-point numbers; a float in the first 4 bytes */
+    int32_t result;   /* which of these it has: 0 none, 1 i, 2 d, 3 f */
+    int32_t err;      /* errno after it */
+    int64_t i;
+    double d;
+    float f;
+} host_call;
+
+/* NULL: no memory. host_call_free is to follow, and may also come while the call runs. */
+host_call *host_call_new(void);
+
+/* Starts c; lunapark.core.wait_call waits for its end. 0, or -EAGAIN or -ENOMEM: no thread or no stack. */
+int host_call_start(host_call *c);
+int host_call_done(const host_call *c);
+void host_call_free(host_call *c);
+
+/* ---- jobs on other threads (job.c) ---- */
+
+/* Made by the functions that return one. lunapark.core.wait_job starts a job and waits for it. */
+typedef struct host_job host_job;
+
+/* 1: the job has ended; 2: it has ended without having run, for want of memory. */
+int host_job_done(host_job *job);
+
+/* The finalizer. A job that runs goes on. */
+void host_job_free(host_job *job);
+
+/* A job that waits until the lines that were logged are written, for timeout_ns at most. NULL: no memory. */
+host_job *host_log_flush(double timeout_ns);
+
+/* 1: such a job has ended, and all lines are written. */
+int host_log_flushed(host_job *job);
+
+/* ---- blocks of specs (block.c) ---- */
+
+/* --block-timeout in seconds; 0: no limit. */
+double host_block_timeout(void);
+
+/* A block begins, as yet without a limit, and the running G waits for it; "": the block has ended. what: the block in
+ * words, for the message that it is over its limit. */
+void host_block_begin(const char *what);
+
+/* From now on Lua of this VM, but for the G that waits for the block, may not run past until_ns without a wait; 0: no
+ * limit. */
+void host_block_limit(double until_ns);
+
+/* 0: some Lua G of this VM, beside the running one, may go on by itself. Else all wait for each other, and the number
+ * changes when one of them runs. */
+double host_block_asleep(void);
+
+/* Ends the Lua G of `slot`: its wait is ended, and its Lua raises an error wherever it is, again and again. */
+void host_block_doom(int32_t slot);
+/* ffi:end */
+
+#endif

@@ -1,0 +1,60 @@
+/* When the garbage of a VM is collected, and what an idle VM does. See vmgc.c.
+ * Unless it says otherwise: by the thread that runs the VM. Does not wait. */
+#ifndef VMGC_H
+#define VMGC_H
+
+#include "../base/bell.h"
+
+#include <lua.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct host_vm host_vm;
+typedef struct host_luag host_luag;
+
+/* vm->gc. vmgc.c's; `lg`, `ran`, `serves` and `hurries` are used elsewhere. */
+typedef struct vm_gc {
+    int live_kb;   /* after the last cycle that we saw end */
+    bool in_cycle; /* which vm_gc_step has begun */
+    bool again;    /* that one may have been half done before: another follows */
+    bool ran;      /* Lua has, and the G below looks again soon */
+    bool dirty;    /* Lua has, since the last cycle that we saw end */
+    bool serves;   /* it is collected after two idle minutes in any case */
+    bool forced;   /* that is due */
+    bool has_g;    /* a G that collects when the VM is idle; false: there was nothing to do yet */
+    host_luag *lg; /* the current G when no other's Lua runs; its g is NULL */
+    bell wakes;    /* that G */
+    enum { GC_RESTS, GC_WATCHES, GC_WORKS } state;
+    int64_t clean_ns;               /* when the last cycle that we saw ended */
+    int start_kb, peak_kb, n_steps; /* for gctrace */
+    int64_t spent_ns;
+    bool hurries; /* its memory nears the limit; meanwhile: */
+    int usual_stepmul, usual_pause;
+} vm_gc;
+
+/* For an idle VM: one step of its collector, if the heap has grown by a quarter since the last cycle. True: another
+ * step is worthwhile. Finalizers may run. vmgc.c says how long a step takes. */
+bool vm_gc_step(host_vm *vm);
+
+/* Lua has run in vm. Called by vm_gc_ran (vm.h), once until the collector has looked. */
+void gc_ran(host_vm *vm);
+
+/* LUNAPARK_DEBUG=gctrace=1: begins the trace of a new VM, on its main state; may raise. */
+void vm_gc_trace(lua_State *L);
+
+/* LUNAPARK_DEBUG=gctrace=1: Lua has run, and the heap is perhaps larger than ever. */
+void vm_gc_note_peak(host_vm *vm);
+
+/* The G that collects in vm ends soon. No G of vm runs. */
+void vm_gc_end(host_vm *vm);
+
+/* A whole collection, also if the script has stopped the collector. */
+void vm_gc_full(host_vm *vm);
+
+/* Sets the collector's pace by the distance to the limit of memory. */
+void vm_gc_tune(host_vm *vm);
+
+/* More was mapped: sets the pace, and makes a collector go on that the script has stopped. */
+void vm_gc_grown(host_vm *vm);
+
+#endif

@@ -1,0 +1,99 @@
+--- The admin API, on the listener of --admin, for people who may reload the server:
+--
+--   curl http://127.0.0.1:9000/                  what runs: version, generation, lunapark.stats()
+--   curl -X POST -H X-Lunapark:1 http://127.0.0.1:9000/reload
+--                                                reloads the app: 200 and the generation, or 500 and what is wrong
+--   .../profile?s=5, .../trace?s=5               where CPU time goes, what the scheduler does: recording.lua
+--   curl -H "Authorization: Bearer TOKEN" ...    with --admin-token
+--
+-- A unix socket is its owner's, by its file's mode. Over TCP with --admin-token a request needs the token. Without a
+-- token the listener is on a loopback address (commands.c, check_reach), and everybody on this machine may ask. Pages
+-- of other sites may not, though browsers on this machine would send their requests: a request is refused if it says
+-- that it comes from such a page, or if it asks for another name than this machine's (rebinding.lua); and a request
+-- that changes something needs a header that no form can send, and that no script can send to another site unless the
+-- server allows it first (CORS).
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local core = require "lunapark.core"
+local http = require "lunapark.http"
+local job = require "lunapark.core.job"
+local lp = require "lunapark"
+local recording = require "lunapark.command.recording"
+local rebinding = require "lunapark.command.rebinding"
+
+local C = ffi.C
+local FAILED, SAME = 2, 1
+local ID_SIZE = 64
+
+local admin = {}
+
+local function generation()
+  local id = ffi.new("char[?]", ID_SIZE)
+  return { number = C.host_generation(id, ID_SIZE), id = ffi.string(id) }
+end
+
+local result_out = ffi.new "int[1]"
+
+local function reload_result(j)
+  local what = ffi.string(C.host_reload_result(j, result_out))
+  return tonumber(result_out[0]), what
+end
+
+local function reload()
+  local result, what = job.run(C.host_reload(), reload_result)
+  if not result then return 503, { error = what } end
+  if result == FAILED then return 500, { error = what, generation = generation() } end
+  return 200, { changed = result ~= SAME, generation = generation() }
+end
+
+local reads = { GET = true, HEAD = true, OPTIONS = true }
+local TOKEN, NO_TOKEN = 1, -1 -- of host_admin_token
+
+-- The status, words and headers with which a client of a TCP connection is refused; nil: it is not refused.
+local function refusal(req)
+  local scheme, token = (req.headers.authorization or ""):match "^(%a+) +(.*)$"
+  if not scheme or scheme:lower() ~= "bearer" then token = "" end
+  local known = C.host_admin_token(token, #token)
+  if known == TOKEN then return nil end
+  if known ~= NO_TOKEN then
+    return 401, "wants Authorization: Bearer and the token of --admin-token", { ["WWW-Authenticate"] = "Bearer" }
+  end
+  if not rebinding.is_ours(req.host) then return 421, "is asked by address or as localhost only" end
+  if not reads[req.method] and req.headers["x-lunapark"] ~= "1" then
+    return 403, "wants the header X-Lunapark: 1 with each " .. req.method
+  end
+end
+
+local function only_ours(req, _, next)
+  local site = req.headers["sec-fetch-site"]
+  if req.headers.origin or site and site ~= "none" and site ~= "same-origin" then
+    return 403, { error = "not for pages of other sites" }
+  end
+  return next()
+end
+
+local function only_known(req, _, next)
+  local status, why, headers = refusal(req)
+  if status then return status, { error = "the admin API " .. why }, headers end
+  return next()
+end
+
+--- The app that answers the admin API.
+---@return lunapark.App
+function admin.app()
+  local app = http.app()
+  app:use(only_ours)
+  if core.option_value("admin"):sub(1, 5) ~= "unix:" then app:use(only_known) end
+  app:get("/", function()
+    return { version = ffi.string(C.host_version()), generation = generation(), stats = lp.stats() }
+  end)
+  app:post("/reload", reload)
+  for path, handler in pairs { ["/profile"] = recording.profile, ["/trace"] = recording.trace } do
+    app:get(path, handler)
+    app:post(path, handler)
+  end
+  return app
+end
+
+return admin

@@ -1,0 +1,234 @@
+--- Blocking C functions: `lp.offload`.
+--
+--   ffi.cdef "int getaddrinfo(const char *node, const char *service, const void *hints, struct addrinfo **res);"
+--   local res = ffi.new "struct addrinfo *[1]"
+--   local rc = lp.offload(ffi.C.getaddrinfo, "example.org", "80", nil, res)
+--
+-- Called directly, such a function would hold up every G of its VM. Here another thread calls it (host/vm/offload.c)
+-- while
+-- the G waits. This thread converts the arguments before the call, as a direct call converts them, and the result after
+-- it. ffi.errno() is what the function left.
+--
+-- The memory of the arguments must live as long as the call, which may be longer than the wait: a deadline or a
+-- cancellation ends the wait, but nothing ends a C function. A G of its own then keeps the arguments until the call is
+-- over, and the result is dropped. Strings and cdata that are arguments are kept; memory that these point to is the
+-- caller's to keep.
+--
+-- Limits: at most 6 whole numbers and pointers, and 8 floating-point numbers; no structs by value, no variable
+-- arguments, no long double, and no Lua functions as callbacks, since the other thread must not run Lua. The function
+-- itself must not touch what belongs to the VM. It has a stack of 1 MiB. Each call that runs has a thread of its own:
+-- lp.semaphore limits how many.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local bit = require "bit"
+local core = require "lunapark.core"
+local lp = require "lunapark"
+local base = require "lunapark.core.base"
+
+local C = ffi.C
+local band, rshift = bit.band, bit.rshift
+local wait_call = core.wait_call
+
+local offload = {}
+
+-- ---- what LuaJIT knows of a type (lj_ctype.h) ----------------------------------------------------------------
+
+local NUM, PTR, VOID, ENUM, FUNC, ATTRIB, FIELD = 0, 2, 4, 5, 6, 8, 9
+local BOOL, FP, UNSIGNED, VARARG = 0x08000000, 0x04000000, 0x00800000, 0x00800000
+
+local function kind_of(info) return rshift(info, 28) end
+local function child_of(info) return band(info, 0xffff) end
+
+-- The type of that number, without attributes: its info, size, number.
+local function type_of(id)
+  local t = ffi.typeinfo(id)
+  while kind_of(t.info) == ATTRIB do
+    id = child_of(t.info)
+    t = ffi.typeinfo(id)
+  end
+  return t, id
+end
+
+-- typeof may give the same object for the same words: compiled, and as busted replaces it.
+local function ctype_of(id)
+  local ct = ffi.typeof(("int /* %d */"):format(id))
+  core.set_ctype(ct, id)
+  return ct
+end
+
+local INTS = { "int8_t", "int16_t", nil, "int32_t", nil, nil, nil, "int64_t" }
+local UINTS = { "uint8_t", "uint16_t", nil, "uint32_t", nil, nil, nil, "uint64_t" }
+
+-- How a value of that type is passed: "int", "pointer", "float", "double", "void", or nil: not at all; and the C type
+-- for it.
+local function class_of(id)
+  local t, plain = type_of(id)
+  local kind = kind_of(t.info)
+  if kind == VOID then return "void" end
+  if kind == PTR then return "pointer", ctype_of(plain) end
+  if kind == ENUM then return "int", ffi.typeof(UINTS[t.size]), ctype_of(plain) end
+  if kind ~= NUM then return nil end
+  if band(t.info, FP) ~= 0 then
+    if t.size == 8 then return "double" end
+    if t.size == 4 then return "float" end
+    return nil
+  end
+  if band(t.info, BOOL) ~= 0 then return "bool", ffi.typeof "bool" end
+  local names = band(t.info, UNSIGNED) ~= 0 and UINTS or INTS
+  return names[t.size] and "int", names[t.size] and ffi.typeof(names[t.size])
+end
+
+---@class lunapark.Signature
+---@field private result string
+---@field private result_type ffi.ctype*?
+---@field private params table[]
+---@type table<integer, lunapark.Signature|string>  by type number; a string: why it cannot be called
+local signatures = {}
+
+local function place_params(sib)
+  local params, n_ints, n_floats = {}, 0, 0
+  while sib do
+    local field = ffi.typeinfo(sib)
+    if kind_of(field.info) == FIELD then
+      local class, ct, convert = class_of(child_of(field.info))
+      local name = ("argument %d%s"):format(#params + 1, field.name and " (" .. field.name .. ")" or "")
+      if not class then
+        return nil, ("%s: %s cannot be passed"):format(name, tostring(ctype_of(child_of(field.info))))
+      end
+      local is_float = class == "float" or class == "double"
+      params[#params + 1] = {
+        class = class, type = ct, convert = convert or ct, name = name, at = is_float and n_floats or n_ints,
+      }
+      if is_float then n_floats = n_floats + 1 else n_ints = n_ints + 1 end
+    end
+    sib = field.sib
+  end
+  if n_ints > 6 then return nil, "more than 6 whole numbers and pointers cannot be passed" end
+  if n_floats > 8 then return nil, "more than 8 floating-point numbers cannot be passed" end
+  return params
+end
+
+local function read_signature(func)
+  if band(func.info, VARARG) ~= 0 then return "fn has variable arguments" end
+  local result, ct = class_of(child_of(func.info))
+  if not result then return ("fn returns %s"):format(tostring(ctype_of(child_of(func.info)))) end
+  local params, err = place_params(func.sib)
+  if not params then return err end
+  return { result = result, result_type = ct, params = params }
+end
+
+local function signature_of(fn)
+  if type(fn) ~= "cdata" then error("offload: fn must be a C function, got " .. type(fn), 3) end
+  local id = tonumber(ffi.typeof(fn))
+  local s = signatures[id]
+  if not s then
+    local t = type_of(id)
+    if kind_of(t.info) == PTR then t = type_of(child_of(t.info)) end
+    if kind_of(t.info) ~= FUNC then
+      error("offload: fn must be a C function, got " .. tostring(ffi.typeof(fn)), 3)
+    end
+    s = read_signature(t)
+    signatures[id] = s
+  end
+  if type(s) == "string" then error("offload: " .. s, 3) end
+  return s
+end
+
+-- ---- the call ------------------------------------------------------------------------------------------------
+
+local float_box = ffi.typeof "union { double d; float f; }"
+
+local function convert(param, v)
+  if param.class == "float" or param.class == "double" then
+    return ffi.new("double", v)
+  elseif param.class == "pointer" and (type(v) == "function" or type(v) == "table") then
+    error(("a Lua %s cannot be passed to another thread"):format(type(v)), 0)
+  end
+  return param.convert(v)
+end
+
+-- Puts one argument into the call; what its memory hangs on.
+local function put(call, param, v)
+  local ok, c = pcall(convert, param, v)
+  if not ok then error(("offload: %s: %s"):format(param.name, tostring(c)), 3) end
+  if param.class == "double" then
+    call.floats[param.at] = c
+  elseif param.class == "float" then
+    local box = float_box()
+    box.f = tonumber(c)
+    call.floats[param.at] = box.d
+  elseif param.class == "pointer" then
+    call.ints[param.at] = ffi.cast("intptr_t", c)
+  else
+    call.ints[param.at] = ffi.cast("int64_t", ffi.cast(param.type, c))
+  end
+  return c
+end
+
+local RESULT = { void = 0, int = 1, bool = 1, pointer = 1, double = 2, float = 3 }
+
+local function result_of(call, s)
+  local class = s.result
+  ffi.errno(call.err)
+  if class == "void" then return end
+  if class == "double" then return call.d end
+  if class == "float" then return call.f end
+  if class == "bool" then return ffi.cast("uint8_t", call.i) ~= 0 end
+  local v = ffi.cast(s.result_type, call.i)
+  if class == "pointer" or ffi.sizeof(s.result_type) == 8 then return v end
+  return tonumber(v)
+end
+
+-- Holds `...` until the call is over, whatever becomes of this G.
+local function keep(call, ...)
+  C.host_shelter(1)
+  while C.host_call_done(call) == 0 do
+    wait_call(call)
+  end
+  return ...
+end
+
+local function wait_for(call, held)
+  while C.host_call_done(call) == 0 do
+    local err = wait_call(call)
+    if err and C.host_call_done(call) == 0 then
+      lp.detach(keep, call, held)
+      return err
+    end
+  end
+end
+
+--- Calls a C function on another thread and waits for its end.
+---@param fn ffi.cdata*  a C function, or a pointer to one
+---@param ... any  its arguments, as many as it has parameters
+---@return any ...  the function's result; nil and "timeout" or "canceled" if the wait ended first: a call that has
+---begun goes on, another one is dropped; nil and "cannot make a thread: ...". When no thread can be made while other
+---calls run, the call waits for one of their threads
+function offload.offload(fn, ...)
+  base.check_real "offload"
+  local s = signature_of(fn)
+  local n = select("#", ...)
+  if n ~= #s.params then error(("offload: fn has %d parameters, got %d arguments"):format(#s.params, n), 2) end
+  local call = C.host_call_new()
+  if call == nil then error("not enough memory", 2) end
+  ffi.gc(call, C.host_call_free)
+  local held = { fn, ... }
+  for i = 1, n do
+    held[n + 1 + i] = put(call, s.params[i], (select(i, ...)))
+  end
+  call.fn = ffi.cast("void (*)(void)", fn)
+  call.result = RESULT[s.result]
+  local barrier = core.barrier()
+  if barrier then error(barrier, 2) end
+  if C.host_canceled() ~= 0 then return base.heard(core.failed "canceled") end
+  local limit = C.host_deadline()
+  if limit ~= 0 and limit <= base.now_ns() then return nil, core.failed "timeout" end
+  local started = C.host_call_start(call)
+  if started ~= 0 then return nil, "cannot make a thread: " .. ffi.string(C.host_strerror(started)) end
+  local err = wait_for(call, held)
+  if err then return base.heard(err) end
+  return result_of(call, s)
+end
+
+return offload
