@@ -26,6 +26,16 @@ local pid = tostring(ffi.C.getpid())
 local app = require("lunapark.http").app()
 app:get("/", function() return pid end)
 app:get("/sleep/:s", function(req) lp.sleep(tonumber(req.params.s)) return pid end)
+-- Answers when the file is gone.
+app:get("/while", function(req)
+  local f = io.open(req.query.file)
+  while f do
+    f:close()
+    lp.sleep(0.01)
+    f = io.open(req.query.file)
+  end
+  return pid
+end)
 app:get("/requests", function()
   local sum = 0
   for _, p in ipairs(lp.stats().ps) do sum = sum + p.requests end
@@ -279,15 +289,16 @@ describe("upgrade", function()
   end)
 
   it("leaves requests in flight to the old process", function()
-    local c = serve {}
+    local c, held = serve {}, child.file ""
     local gs = {}
     for i = 1, 100 do
-      gs[i] = lp.go(ask, c, "/sleep/2")
+      gs[i] = lp.go(ask, c, "/while?file=" .. held)
     end
     begun(c, 100)
     local new = upgrade(c)
     assert.equal(tostring(new.pid), ask(new))
     assert.is_nil(c:poll())
+    os.remove(held)
     for _, g in ipairs(gs) do
       assert.equal(tostring(c.pid), g:join())
     end
@@ -371,7 +382,7 @@ describe("upgrade", function()
       assert(testing.read_reply(conns[i]))
     end
     c:kill "TERM"
-    logged(c, "SIGTERM: stopping")
+    child.eventually(function() return not listens(c.pid) end, "the stop") -- the log's line comes before it
     for i = 1, 50 do
       assert(conns[i]:write(GET:format "/"))
     end
@@ -495,13 +506,15 @@ describe("upgrade", function()
 
   it("ends with SIGTERM: both stop", function()
     local c = serve { "--procs", "1" }
-    local conn = dial(c)
-    assert(conn:write(GET:format "/sleep/1"))
+    local conn, held = dial(c), child.file ""
+    assert(conn:write(GET:format("/while?file=" .. held)))
     begun(c, 1)
     write_file(c.app, "io.stderr:write 'the new one loads\\n' require('lunapark').sleep(60)\n")
     c:kill "USR2"
     logged(c, "the new one loads")
     c:kill "TERM"
+    logged(c, "SIGTERM: stopping")
+    os.remove(held)
     assert.equal(tostring(c.pid), testing.read_reply(conn).body)
     conn:close()
     assert.equal(0, c:wait())
@@ -536,12 +549,13 @@ describe("upgrade", function()
   end)
 
   it("SIGTERM to a process that drains already does not cut its requests off; a second one does", function()
-    local c = serve {}
-    local gs = { lp.go(ask, c, "/sleep/1") }
+    local c, held = serve {}, child.file ""
+    local gs = { lp.go(ask, c, "/while?file=" .. held) }
     begun(c, 1)
     local new = upgrade(c)
     c:kill "TERM"
     logged(c, "SIGTERM: stopping")
+    os.remove(held)
     assert.equal(tostring(c.pid), gs[1]:join())
     assert.equal(0, c:wait())
     assert.equal(tostring(new.pid), ask(new))
