@@ -58,6 +58,32 @@ describe("the admin listener", function()
     assert.equal("two", child.client(c.addr):get("/").body)
   end)
 
+  it("reloads an app that takes longer to load than its handlers may take", function()
+    local c, path, admin = serve("--handler-timeout", "0.3")
+    overwrite(path, 'require("lunapark").sleep(1)\n' .. APP:format "two")
+    local r = admin:post "/reload"
+    assert.equal(200, r.status, r.body)
+    assert.equal(2, r:json().generation.number)
+    assert.equal("two", child.client(c.addr):get("/").body)
+  end)
+
+  it("answers at the latest when --load-timeout is over", function()
+    local c, path, admin = serve("--handler-timeout", "0.1", "--load-timeout", "0.5")
+    overwrite(path, 'require("lunapark").sleep(60)\n' .. APP:format "two")
+    local r = admin:post "/reload"
+    assert.equal(500, r.status, r.body)
+    assert.matches("0%.5 s", r:json().error)
+    assert.equal("one", child.client(c.addr):get("/").body)
+  end)
+
+  it("has none of the limits of the app's listeners", function()
+    local _, _, admin = serve("--max-body", "0", "--handler-timeout", "0.001", "--idle-timeout", "0.001")
+    for _ = 1, 3 do
+      local r = admin:post("/reload", { body = "x" })
+      assert.equal(200, r.status, r.body)
+    end
+  end)
+
   it("says that nothing has changed", function()
     local _, _, admin = serve()
     local t = admin:post("/reload"):json()

@@ -22,10 +22,14 @@
 
 #define DEFAULTS                                                                                   \
     {                                                                                              \
-        .max_body = 1 << 20, .header_timeout = 10, .idle_timeout = 75, .handler_timeout = 30,      \
+        .limits = {.max_body = 1 << 20,                                                            \
+                   .min_rate = 240,                                                                \
+                   .header_timeout = 10,                                                           \
+                   .idle_timeout = 75,                                                             \
+                   .handler_timeout = 30},                                                         \
         .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
-        .min_rate = 240, .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1,            \
-        .block_timeout = 10, .seed = -1, .rounds = 1, .jobs = 1, .coverage_dir = "build/coverage", \
+        .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1, .block_timeout = 10,        \
+        .seed = -1, .rounds = 1, .jobs = 1, .coverage_dir = "build/coverage",                      \
     }
 host_options options = DEFAULTS;
 
@@ -61,11 +65,11 @@ static option table[] = {
     {"procs", "N", "how many Gs run at once (default: the CPUs this process may use)", KIND_INT,
      EVERYWHERE, &options.procs, 1, 256, 0},
     {"max-body", "BYTES", "largest request body (default 1048576)", KIND_INT, SERVE | RUN | TEST,
-     &options.max_body, 0, 1e15, 0},
+     &options.limits.max_body, 0, 1e15, 0},
     {"header-timeout", "S", "seconds for a request head to arrive (default 10)", KIND_SECONDS,
-     SERVE | RUN | TEST, &options.header_timeout, 0.001, 1e6, 0},
+     SERVE | RUN | TEST, &options.limits.header_timeout, 0.001, 1e6, 0},
     {"idle-timeout", "S", "seconds a connection may be silent (default 75)", KIND_SECONDS,
-     SERVE | RUN | TEST, &options.idle_timeout, 0.001, 1e6, 0},
+     SERVE | RUN | TEST, &options.limits.idle_timeout, 0.001, 1e6, 0},
     {"max-conns", "N",
      "how many connections there may be; then the one that has been idle for longest\n"
      "is closed for a new one, which gets 503 if none is idle (default: what the limit\n"
@@ -79,12 +83,12 @@ static option table[] = {
      "bytes a second that a request's body, or the reading of an answer, must move on\n"
      "average over each --idle-timeout that is spent waiting for the client; a slower\n"
      "one is closed (default 240; 0: no limit)",
-     KIND_LIMIT, SERVE | RUN | TEST, &options.min_rate, 1, 1e12, 0},
+     KIND_LIMIT, SERVE | RUN | TEST, &options.limits.min_rate, 1, 1e12, 0},
     {"handler-timeout", "S",
      "seconds a handler may take to answer, then the client gets 504; a response that\n"
      "has begun is cut off when nothing of it was written, or taken by the client, for\n"
      "so long (default 30; 0: no limit)",
-     KIND_SECONDS, SERVE | RUN | TEST, &options.handler_timeout, 0, 1e6, 0},
+     KIND_SECONDS, SERVE | RUN | TEST, &options.limits.handler_timeout, 0, 1e6, 0},
     {"kill-after", "S",
      "seconds that a handler past its time may run on without waiting, then it is\n"
      "ended: by an error, or with its whole VM (default 5)",

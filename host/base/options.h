@@ -11,16 +11,22 @@ enum { MAX_LISTEN = 16 };
 /* --dev=public: --dev for clients on other machines too. */
 enum { DEV_PUBLIC = 2 };
 
+/* What the clients of a listener may take (http/server.h). Any thread reads. */
+typedef struct host_limits {
+    _Atomic int64_t max_body; /* bytes */
+    _Atomic int64_t min_rate; /* bytes a second; 0: no limit */
+    _Atomic double header_timeout, idle_timeout,
+        handler_timeout; /* seconds; the last 0: no limit */
+} host_limits;
+
 /* The atomic ones change when a generation begins to serve. Any thread reads. */
 typedef struct host_options {
     const char *listen[MAX_LISTEN];
     int n_listen;
-    _Atomic int64_t procs;   /* 0: as many as there are CPUs */
-    _Atomic int64_t max_vms; /* 0: by the number of Ps */
-    _Atomic int64_t max_body;
-    _Atomic double header_timeout, idle_timeout, handler_timeout, kill_after, drain_timeout,
-        upgrade_timeout;          /* seconds */
-    _Atomic int64_t min_rate;     /* bytes a second; 0: no limit */
+    _Atomic int64_t procs;                                     /* 0: as many as there are CPUs */
+    _Atomic int64_t max_vms;                                   /* 0: by the number of Ps */
+    host_limits limits;                                        /* of the app's listeners */
+    _Atomic double kill_after, drain_timeout, upgrade_timeout; /* seconds */
     _Atomic int64_t max_conns;    /* 0: as many as the limit of descriptors leaves room for */
     _Atomic double load_timeout;  /* seconds; 0: no limit */
     _Atomic double block_timeout; /* seconds; 0: no limit */

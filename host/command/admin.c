@@ -5,7 +5,6 @@
 #include "../base/log.h"
 #include "../base/options.h"
 #include "../generation/generation.h"
-#include "../http/server.h"
 #include "../vm/job.h"
 #include "../vm/vm.h"
 #include "../vm/vmcall.h"
@@ -15,16 +14,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-host_vm *admin_vm(void) {
+/* Of the admin listener: none of them is the app's to say. A handler has no timeout. What it waits for ends by itself: a
+ * recording by its seconds, a reload by --load-timeout. And it is canceled when its client leaves. What it computes is
+ * bounded by what a recording holds (runtime/prof.c). */
+static const host_limits limits = {
+    .max_body = 65536, .min_rate = 240, .header_timeout = 10, .idle_timeout = 75};
+
+host_listener admin_listener(void) {
     host_vm *vm = vm_new(-1);
     if (!vm) start_failed("admin: not enough memory");
     vm->gc.serves = true;
-    server_ends_with(vm);
+    return (host_listener){.addr = options.admin, .is_private = true, .vm = vm, .limits = &limits};
+}
+
+void admin_load(host_vm *vm) {
     vm_call *c = vm_call_begin(vm, "admin", 0, NULL);
     vm_call_wait(c, 0);
     if (vm_call_error(c)) start_failed("admin: %s", vm_call_error(c));
     vm_call_free(c);
-    return vm;
 }
 
 /* ---- reloads, for Lua ---- */

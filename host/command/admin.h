@@ -2,9 +2,12 @@
 #ifndef ADMIN_H
 #define ADMIN_H
 
-typedef struct host_vm host_vm;
+#include "../http/server.h"
 
-/* Makes the VM that answers the admin API. Any native G. Waits. */
-host_vm *admin_vm(void);
+/* The listener of --admin, with the VM that answers there, which has loaded nothing yet. Any native G. Does not wait. */
+host_listener admin_listener(void);
+
+/* Loads the admin API in that VM. Any native G. Waits. */
+void admin_load(host_vm *vm);
 
 #endif

@@ -211,16 +211,25 @@ static void load_app(const char *path) {
     finish(1);
 }
 
-/* vm: that answers there, the admin's; NULL: the generation's. Who may reach a port is the user's care. */
-static host_server *open_listener(const char *addr, host_vm *vm) {
+/* Who may reach a port is the user's care. */
+static host_server *open_listener(const host_listener *l) {
     int err;
     bool owns_path;
-    int fd = inherit_take(addr, &owns_path);
-    host_server *s = fd < 0 ? server_open(addr, vm != NULL, 0, vm, &err)
-                            : server_adopt(fd, addr, owns_path, 0, vm, &err);
+    int fd = inherit_take(l->addr, &owns_path);
+    host_server *s = fd < 0 ? server_open(l, &err) : server_adopt(fd, owns_path, l, &err);
     if (s) return s;
-    fprintf(stderr, "lunapark: cannot listen on %s: %s\n", addr, rt_strerror(err));
+    fprintf(stderr, "lunapark: cannot listen on %s: %s\n", l->addr, rt_strerror(err));
     finish(1);
+}
+
+static void open_listeners(void) {
+    for (int i = 0; i < options.n_listen; i++)
+        listeners[n_listeners++] =
+            open_listener(&(host_listener){.addr = options.listen[i], .limits = &options.limits});
+    if (!options.admin) return;
+    host_listener admin = admin_listener();
+    listeners[n_listeners++] = open_listener(&admin);
+    admin_load(admin.vm);
 }
 
 void check_reach(void) {
@@ -246,9 +255,7 @@ static void listen_all(void) {
     if (options.n_listen == 0) options.n_listen = inherit_given(options.listen, MAX_LISTEN);
     if (options.n_listen == 0) options.listen[options.n_listen++] = "127.0.0.1:8080";
     check_reach();
-    for (int i = 0; i < options.n_listen; i++)
-        listeners[n_listeners++] = open_listener(options.listen[i], NULL);
-    if (options.admin) listeners[n_listeners++] = open_listener(options.admin, admin_vm());
+    open_listeners();
     int err = pidfile_write();
     if (err) {
         fprintf(stderr, "lunapark: %s: %s\n", options.pid_file, rt_strerror(err));

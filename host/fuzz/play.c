@@ -546,7 +546,8 @@ void play_begin(void) {
     host_log_set_level(LOG_ERROR + 1); /* errors are what most scripts are about */
     char *said = generation_start("host/fuzz/conn.lua", false);
     if (said) wrong("%s", said);
-    now.server = server_open("127.0.0.1:0", false, 0, NULL, &err);
+    now.server =
+        server_open(&(host_listener){.addr = "127.0.0.1:0", .limits = &options.limits}, &err);
     if (!now.server) wrong("cannot listen: %s", rt_strerror(err));
     while (host_vms(2) == 0) /* the spare one is being made */
         rt_sleep(NS_PER_MS);

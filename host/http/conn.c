@@ -78,6 +78,10 @@ static bool stopping(host_conn *c) {
     return atomic_load_explicit(&c->server->stopping, memory_order_relaxed);
 }
 
+static const host_limits *limits_of(const host_conn *c) {
+    return c->server->listener.limits;
+}
+
 /* ---- the end ---- */
 
 static void drop_exchange(host_conn *c) {
@@ -133,14 +137,14 @@ static void look_at_client(host_conn *c) {
     x->hung_up = all_here && rt_pd_hup(c->io.pd);
 }
 
-static int64_t handler_limit_ns(void) {
-    return (int64_t)(options.handler_timeout * 1e9);
+static int64_t handler_limit_ns(const host_conn *c) {
+    return (int64_t)(limits_of(c)->handler_timeout * 1e9);
 }
 
 /* As long as a handler may take: the app may take longer, or get stuck, when it loads. */
 static int ask_again(host_conn *c) {
     host_exchange *x = c->x;
-    int64_t now = rt_nanotime(), limit = handler_limit_ns();
+    int64_t now = rt_nanotime(), limit = handler_limit_ns(c);
     if (x->read_ns == 0) x->read_ns = now;
     if (limit > 0 && now - x->read_ns >= limit) return refuse_busy(c);
     c->phase = CONN_BIND;
@@ -174,7 +178,7 @@ static int bind_vm(host_conn *c) {
     c->served = true;
     look_at_client(c);
     count_request();
-    int64_t limit = handler_limit_ns();
+    int64_t limit = handler_limit_ns(c);
     if (limit > 0) limit += x->read_ns ? x->read_ns : rt_nanotime();
     atomic_store_explicit(&x->limit_ns, limit, memory_order_relaxed);
     x->handler = handler;
@@ -196,7 +200,7 @@ static int wait_for_handler(host_conn *c, int64_t until_ns) {
 
 /* How long it may be silent between two requests. Not so long that a stop is over before it. */
 static double idle_seconds(host_conn *c) {
-    double s = options.idle_timeout;
+    double s = limits_of(c)->idle_timeout;
     if (!stopping(c)) return s;
     if (s > DRAIN_IDLE_NS / 1e9) s = DRAIN_IDLE_NS / 1e9;
     return s > options.drain_timeout / 2 ? options.drain_timeout / 2 : s;
@@ -225,7 +229,8 @@ static int parse_head(host_conn *c) {
     if (r > 0) return bind_vm(c);
     if (r < 0) return refuse(c, -r);
     if (x->read_ns)
-        rt_pd_set_deadline(c->io.pd, RT_R, x->read_ns + (int64_t)(options.header_timeout * 1e9));
+        rt_pd_set_deadline(c->io.pd, RT_R,
+                           x->read_ns + (int64_t)(limits_of(c)->header_timeout * 1e9));
     return NEXT;
 }
 
@@ -351,7 +356,7 @@ static int step_linger(host_conn *c) {
     int64_t now = rt_nanotime(), end = x->linger_ns + (stopping(c) ? DRAIN_IDLE_NS : LINGER_NS);
     if (n == 0 || (n < 0 && n != -EAGAIN) || now >= end) return close_conn(c);
     if (n > 0) x->raw_seen += (size_t)n;
-    if (x->raw_seen > (size_t)options.min_rate * (LINGER_SILENT_NS / NS_PER_SEC)) {
+    if (x->raw_seen > (size_t)limits_of(c)->min_rate * (LINGER_SILENT_NS / NS_PER_SEC)) {
         x->raw_seen = 0;
         rt_pd_set_deadline(c->io.pd, RT_R, now + LINGER_SILENT_NS);
     } else if (rt_pd_check(c->io.pd, RT_R) != 0) {
@@ -401,10 +406,10 @@ static int part(host_conn *c) {
     hold_parted(x);
     if (status == 504 && state == 0)
         log_line(LOG_WARN, "%s: no answer in %g s, the client was answered 504", what,
-                 options.handler_timeout);
+                 limits_of(c)->handler_timeout);
     else if (status == 504 && state == 1)
         log_line(LOG_WARN, "%s: nothing written for %g s, the response was broken off", what,
-                 options.handler_timeout);
+                 limits_of(c)->handler_timeout);
     return NEXT;
 }
 

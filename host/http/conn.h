@@ -3,6 +3,7 @@
 #define CONN_H
 
 #include "../../runtime/runtime.h"
+#include "../base/list.h"
 #include "../net/stream.h"
 #include "exchange.h"
 #include "out.h"
@@ -27,9 +28,9 @@ struct host_conn {
     stream io;
     host_out out;
     host_server *server;
-    host_exchange *x;       /* NULL while idle: then it costs this struct, its G and its pollDesc. A
+    host_exchange *x; /* NULL while idle: then it costs this struct, its G and its pollDesc. A
                              * handler may have another one: see hold.c */
-    host_conn *prev, *next; /* conns.c */
+    list_link link;   /* conns.c */
     /* atomic, its G writes: since when it is idle, see conns.c; 0: it is not */
     _Atomic int64_t idle_ns;
     uint32_t peer; /* peers.c */

@@ -32,8 +32,8 @@ enum { LOOK_MAX = 1024, LEAVE_MAX = 4, SLACK = 8, RESERVE_MIN = 16, RESERVE_MAX 
 
 static struct {
     rt_lock lock;
-    host_conn *first;          /* lock: the list */
-    host_conn *look;           /* lock: where the next search begins; NULL: at the first */
+    list_head list;            /* lock */
+    list_link *look;           /* lock: where the next search begins; NULL: at the first */
     int64_t n, leaving;        /* lock: of these, told to leave */
     _Atomic int64_t of_limit;  /* atomic: find_max's; 0: not asked yet */
     _Atomic int64_t silent_ns; /* atomic: nothing is said until then */
@@ -80,16 +80,18 @@ static int64_t max_conns(void) {
 
 /* The lock is held. Tells the one that has been idle for longest to leave. False: none is idle. */
 static bool tell_idlest(void) {
-    host_conn *idlest = NULL, *c = conns.look;
+    host_conn *idlest = NULL;
+    list_link *l = conns.look;
     int64_t since = INT64_MAX;
-    for (int64_t i = 0; i < conns.n && i < LOOK_MAX; i++, c = c->next) {
-        if (!c) c = conns.first;
+    for (int64_t i = 0; i < conns.n && i < LOOK_MAX; i++, l = l->next) {
+        if (!l) l = conns.list.first;
+        host_conn *c = list_of(l, host_conn, link);
         int64_t idle = atomic_load_explicit(&c->idle_ns, memory_order_relaxed);
         if (idle == 0 || idle >= since || atomic_load(&c->leaves)) continue;
         idlest = c;
         since = idle;
     }
-    conns.look = c;
+    conns.look = l;
     if (!idlest) return false;
     atomic_store(&idlest->leaves, true);
     conns.leaving++;
@@ -133,21 +135,15 @@ void conns_stay(host_conn *c) {
 
 void conns_add(host_conn *c) {
     rt_lock_acquire(&conns.lock);
-    c->next = conns.first;
-    if (c->next) c->next->prev = c;
-    conns.first = c;
+    list_prepend(&conns.list, &c->link);
     conns.n++;
     rt_lock_release(&conns.lock);
 }
 
 void conns_remove(host_conn *c) {
     rt_lock_acquire(&conns.lock);
-    if (c->prev)
-        c->prev->next = c->next;
-    else
-        conns.first = c->next;
-    if (c->next) c->next->prev = c->prev;
-    if (conns.look == c) conns.look = c->next;
+    if (conns.look == &c->link) conns.look = c->link.next;
+    list_remove(&conns.list, &c->link);
     if (atomic_load(&c->leaves)) conns.leaving--;
     conns.n--;
     rt_lock_release(&conns.lock);
@@ -155,7 +151,9 @@ void conns_remove(host_conn *c) {
 
 void conns_kick(const host_server *s) {
     rt_lock_acquire(&conns.lock);
-    for (host_conn *c = conns.first; c; c = c->next)
+    for (list_link *l = conns.list.first; l; l = l->next) {
+        host_conn *c = list_of(l, host_conn, link);
         if (c->server == s) rt_pd_kick(c->io.pd, RT_R);
+    }
     rt_lock_release(&conns.lock);
 }

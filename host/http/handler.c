@@ -39,7 +39,8 @@ static rt_step handler_step(rt_g *g);
 
 host_vm *handler_vm(host_server *s, bool *soon) {
     *soon = false;
-    if (s->vm) return atomic_load_explicit(&s->vm_gone, memory_order_relaxed) ? NULL : s->vm;
+    host_vm *only = s->listener.vm;
+    if (only) return atomic_load_explicit(&s->vm_gone, memory_order_relaxed) ? NULL : only;
     host_vm *vm = vm_for_request(soon);
     return vm && !atomic_load_explicit(&vm->dropped, memory_order_relaxed) ? vm : NULL;
 }
@@ -56,7 +57,8 @@ rt_step handler_await_vm(rt_g *g, host_exchange *x) {
 
 /* vm may have been retired, or even become another one, since it was chosen. */
 static bool may_begin(const host_server *s, host_vm *vm) {
-    return s->vm ? !atomic_load_explicit(&s->vm_gone, memory_order_relaxed) : vm_serves(vm);
+    return s->listener.vm ? !atomic_load_explicit(&s->vm_gone, memory_order_relaxed)
+                          : vm_serves(vm);
 }
 
 /* ---- its end ---- */
@@ -144,7 +146,8 @@ static rt_step bind_again(rt_g *g, host_exchange *x) {
     }
     bool soon;
     host_vm *vm = handler_vm(x->server, &soon);
-    if (vm && vm == x->server->vm && atomic_load_explicit(&vm->stuck, memory_order_relaxed)) {
+    if (vm && vm == x->server->listener.vm &&
+        atomic_load_explicit(&vm->stuck, memory_order_relaxed)) {
         /* There is no other, and sysmon would take it out of that one again and again. */
         soon = true;
         vm = NULL;
@@ -169,7 +172,7 @@ static host_luag *start(rt_g *g, host_exchange *x, host_vm *vm) {
     luag_join_request(lg);
     atomic_store_explicit(&lg->request_ns, limit ? limit + 1 : 0, memory_order_relaxed);
     if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
-    int n = x->server->handler;
+    int n = x->server->listener.handler;
     lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
     lua_pushlightuserdata(lg->L, &x->req);
     lg->nargs = 1;

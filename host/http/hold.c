@@ -49,7 +49,6 @@
  * Orders: each move is an acquire and a release, so whoever gets the connection sees what the former owner did to it.
  */
 #include "../base/log.h"
-#include "../base/options.h"
 #include "conn.h"
 #include "hold.h"
 
@@ -151,7 +150,7 @@ void hold_abandon(host_exchange *x, int status) {
 
 void hold_renew(host_exchange *x) {
     if (x->limit_ns == 0) return;
-    int64_t limit = rt_nanotime() + (int64_t)(options.handler_timeout * 1e9);
+    int64_t limit = rt_nanotime() + (int64_t)(x->server->listener.limits->handler_timeout * 1e9);
     atomic_store(&x->limit_ns, limit);
     if (!x->lg) return;
     atomic_store_explicit(&x->lg->request_ns, limit + 1, memory_order_relaxed);

@@ -12,7 +12,6 @@
  * head, and goes on when somebody wants the body (http1_body). It pauses at the end of each message,
  * so the bytes of the next, pipelined one stay where they are.
  */
-#include "../base/options.h"
 #include "http1.h"
 
 #include <errno.h>
@@ -165,7 +164,7 @@ static int on_headers_complete(llhttp_t *p) {
     bool chunked = p->flags & F_CHUNKED;
     r->has_body = chunked || p->content_length > 0;
     r->content_length = chunked || !(p->flags & F_CONTENT_LENGTH) ? -1 : (int64_t)p->content_length;
-    if (r->content_length > options.max_body) return fail(x, 413);
+    if (r->content_length > x->server->listener.limits->max_body) return fail(x, 413);
     split_target(x);
     if (p->upgrade) {
         /* We speak nothing else here, and may go on as if nobody had asked (RFC 9110, 7.8). */
@@ -178,7 +177,7 @@ static int on_body(llhttp_t *p, const char *at, size_t n) {
     host_exchange *x = exchange_of(p);
     host_req *r = &x->req;
     x->body_seen += n;
-    if (x->body_seen > (size_t)options.max_body) return fail(x, 413);
+    if (x->body_seen > (size_t)x->server->listener.limits->max_body) return fail(x, 413);
     if (x->drop_body) return 0;
     if (r->body_pos > 0 && r->body_pos == r->body_len) r->body_pos = r->body_len = 0;
     if (x->body_cap - r->body_len < n) {

@@ -14,7 +14,6 @@
  * All of it belongs to whoever has the connection: see hold.c.
  */
 #include "../base/base.h"
-#include "../base/options.h"
 #include "conn.h"
 #include "pace.h"
 
@@ -27,7 +26,7 @@ static uint32_t now_ms(void) {
 }
 
 static void fill_purse(host_exchange *x) {
-    x->pace.left_ms = (uint32_t)(options.idle_timeout * 1e3) + 1;
+    x->pace.left_ms = (uint32_t)(x->server->listener.limits->idle_timeout * 1e3) + 1;
     x->pace.moved = 0;
     x->paced = true;
 }
@@ -43,7 +42,9 @@ static void pay(host_exchange *x) {
 static void count(host_exchange *x, size_t n) {
     double moved = (double)x->pace.moved + (double)n;
     x->pace.moved = moved < UINT32_MAX ? (uint32_t)moved : UINT32_MAX;
-    if (n > 0 && moved >= (double)options.min_rate * options.idle_timeout) fill_purse(x);
+    if (n > 0 && moved >= (double)x->server->listener.limits->min_rate *
+                              x->server->listener.limits->idle_timeout)
+        fill_purse(x);
 }
 
 /* Another wait begins: until when. */

@@ -11,7 +11,6 @@
  *
  * The streamed form queues with chunk framing and sends when a few kilobytes have come together.
  */
-#include "../base/options.h"
 #include "conn.h"
 #include "hold.h"
 #include "pace.h"
@@ -247,7 +246,8 @@ static bool more_to_come(host_exchange *x) {
  * to get its time anew if the client reads, however slowly. */
 static int wait_for_room(host_exchange *x) {
     bool moved;
-    int64_t until = pace_write(x, &moved), limit = (int64_t)(options.handler_timeout * 1e9 / 2);
+    int64_t until = pace_write(x, &moved),
+            limit = (int64_t)(x->server->listener.limits->handler_timeout * 1e9 / 2);
     if (until == 0) {
         give_up(x);
         return -ETIMEDOUT;

@@ -17,9 +17,10 @@
  * A server of a process that takes over is opened first and started when nothing can fail any more: an accepted client
  * would be lost with the process.
  *
- * A server goes when its last holder has let it go: who opened it, each acceptor, each connection, and each request that
- * has lost its connection to a timeout (hold.c). Then its slot, and the number of its handler in its VM, are used again.
- * Lua names a server by an id that no other one has until a slot was used MAX_TURNS times, so a late stop does nothing.
+ * A server goes when its last holder has let it go: who opened it, each acceptor, each connection, each request that
+ * has lost its connection to a timeout (hold.c), and the VM that alone answers it, on whose list it stands (owned.c). Of
+ * such a server the VM is the last holder as a rule: it asks which servers nobody else holds, since the number of a
+ * handler can be used again only then. Lua names a server by an id, which is looked for among those of its VM.
  *
  * How many connections there may be: conns.c. Out of descriptors all the same, each acceptor turns one client away with a
  * 503 and pauses: rt_acceptor.
@@ -27,14 +28,15 @@
 #include "server.h"
 
 #include "../base/bell.h"
+#include "../base/list.h"
 #include "../base/log.h"
 #include "../net/sock.h"
-#include "../vm/owned.h"
 #include "../vm/vm.h"
 #include "conns.h"
 #include "peers.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -43,76 +45,58 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_SERVERS = 4096, MAX_TURNS = 1 << 18, ACCEPT_BATCH = 16, MAX_YIELDS = 64 };
+enum { ACCEPT_BATCH = 16, MAX_YIELDS = 64 };
 
 static struct {
-    rt_lock lock;
-    struct {
-        host_server *server; /* lock; NULL: none */
-        int32_t turn;        /* lock: of so many servers before it, modulo MAX_TURNS */
-    } slots[MAX_SERVERS];
     _Atomic int32_t n_open; /* connections, and acceptors, which may make one */
     bell none_open;         /* rung when n_open becomes 0 */
 } servers;
 
 /* ---- who holds one ---- */
 
-static bool try_hold(host_server *s) {
-    int32_t n = atomic_load(&s->n_holders);
-    while (n > 0)
-        if (atomic_compare_exchange_weak(&s->n_holders, &n, n + 1)) return true;
-    return false;
-}
-
-/* Held for the caller; NULL: it has ended. An id is turn * MAX_SERVERS + slot. */
-static host_server *hold_by_id(int id) {
-    if (id < 0) return NULL;
-    int slot = id % MAX_SERVERS;
-    rt_lock_acquire(&servers.lock);
-    host_server *s = servers.slots[slot].server;
-    if (s && (s->id != id || !try_hold(s))) s = NULL;
-    rt_lock_release(&servers.lock);
-    return s;
-}
-
-/* The lock is held, nobody holds s. The caller frees it. */
-static void leave_slot(host_server *s) {
-    int slot = s->id % MAX_SERVERS;
-    servers.slots[slot].server = NULL;
-    servers.slots[slot].turn = (servers.slots[slot].turn + 1) % MAX_TURNS;
-}
-
 void server_hold(host_server *s) {
-    atomic_fetch_add(&s->n_holders, 1);
+    refs_hold(&s->refs);
 }
 
 void server_release(host_server *s) {
-    if (atomic_fetch_sub(&s->n_holders, 1) != 1) return;
-    rt_lock_acquire(&servers.lock);
-    /* The VM, if it lives, gives its handler back first: server_ended_of. */
-    bool now = !s->vm || atomic_load(&s->vm_gone);
-    if (now) leave_slot(s);
-    s->ended = true;
-    rt_lock_release(&servers.lock);
-    if (!now) return;
+    if (!refs_drop(&s->refs)) return;
     free(s->listen_pds);
     free(s);
 }
 
-int server_ended_of(const host_vm *vm) {
+/* ---- those that only one VM answers ---- */
+
+static void vm_lets_go(host_owned *o) {
+    host_server *s = list_of(o, host_server, owned);
+    atomic_store(&s->vm_gone, true);
+    server_stop(s);
+    server_release(s);
+}
+
+static const owned_kind of_vm = {OWNED_ROLES, vm_lets_go};
+
+/* The first of vm's servers after that one, which NULL begins. NULL: there are no more. */
+static host_server *next_of(const host_vm *vm, const host_server *s) {
+    list_link *l = s ? s->owned.link.next : vm->owned.of[OWNED_ROLES].first;
+    while (l && list_of(l, host_owned, link)->kind != &of_vm)
+        l = l->next;
+    return l ? list_of(l, host_server, owned.link) : NULL;
+}
+
+int server_ended_of(host_vm *vm) {
     host_server *s = NULL;
-    rt_lock_acquire(&servers.lock);
-    for (int i = 0; i < MAX_SERVERS && !s; i++) {
-        host_server *other = servers.slots[i].server;
-        if (other && other->ended && other->vm == vm && !atomic_load(&other->vm_gone)) s = other;
-    }
-    if (s) leave_slot(s);
-    rt_lock_release(&servers.lock);
-    if (!s) return -1;
-    int handler = s->handler;
-    free(s->listen_pds);
-    free(s);
+    while ((s = next_of(vm, s)))
+        if (refs_alone(&s->refs)) break;
+    if (!s || vm->end.closing) return -1;
+    int handler = s->listener.handler;
+    owned_free(&s->owned);
     return handler;
+}
+
+bool server_any_of(const host_vm *vm) {
+    for (host_server *s = NULL; (s = next_of(vm, s));)
+        if (!atomic_load(&s->stopping)) return true;
+    return false;
 }
 
 /* ---- connections ---- */
@@ -243,20 +227,6 @@ int server_bind(const char *addr, bool is_private) {
     return rt_listen((struct sockaddr *)&a.sa, a.len, SOMAXCONN);
 }
 
-/* Gives it an id. False: there are too many. */
-static bool register_server(host_server *s) {
-    int slot = 0;
-    rt_lock_acquire(&servers.lock);
-    while (slot < MAX_SERVERS && servers.slots[slot].server)
-        slot++;
-    if (slot < MAX_SERVERS) {
-        servers.slots[slot].server = s;
-        s->id = servers.slots[slot].turn * MAX_SERVERS + slot;
-    }
-    rt_lock_release(&servers.lock);
-    return slot < MAX_SERVERS;
-}
-
 static int open_pds(host_server *s) {
     int procs = rt_procs(), err = 0;
     s->listen_pds = calloc((size_t)procs, sizeof *s->listen_pds);
@@ -270,45 +240,36 @@ static int open_pds(host_server *s) {
     return err;
 }
 
-host_server *server_adopt(int fd, const char *asked, bool owns_path, int handler, host_vm *vm,
-                          int *err) {
+host_server *server_adopt(int fd, bool owns_path, const host_listener *l, int *err) {
+    static _Atomic int last_id;
     struct sockaddr_storage sa;
     socklen_t len = sizeof sa;
     host_server *s = calloc(1, sizeof *s);
-    if (!s) {
-        *err = -ENOMEM;
-        goto no_server;
-    }
+    *err = s ? 0 : -ENOMEM;
+    if (!*err && getsockname(fd, (struct sockaddr *)&sa, &len) < 0) *err = -errno;
+    if (*err) goto fail;
     s->listen_fd = fd;
     (void)rt_short_read_tells(fd, &s->tells);
-    s->handler = handler;
-    s->vm = vm;
-    atomic_init(&s->n_holders, 1);
-    atomic_init(&s->owns_path, owns_path);
-    snprintf(s->asked, sizeof s->asked, "%s", asked);
-    if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0) {
-        *err = -errno;
-        goto no_pds;
-    }
+    s->id = atomic_fetch_add(&last_id, 1) & INT_MAX;
+    s->listener = *l;
+    s->listener.addr = s->asked;
+    snprintf(s->asked, sizeof s->asked, "%s", l->addr);
     addr_format((struct sockaddr *)&sa, len, s->addr, sizeof s->addr);
     s->file = sock_file_of(s->addr);
-    *err = open_pds(s);
-    if (*err) goto no_pds;
-    if (register_server(s)) return s;
-    *err = -ENOSPC;
-    for (int i = 0; i < rt_procs(); i++)
-        rt_pd_close(s->listen_pds[i]);
-    free(s->listen_pds);
-no_pds:
+    atomic_init(&s->owns_path, owns_path);
+    if ((*err = open_pds(s))) goto fail;
+    refs_init(&s->refs, l->vm ? 2 : 1);
+    if (l->vm) owned_add(l->vm, &s->owned, &of_vm);
+    return s;
+fail:
     free(s);
-no_server:
     close(fd);
     return NULL;
 }
 
-host_server *server_open(const char *addr, bool is_private, int handler, host_vm *vm, int *err) {
-    int fd = server_bind(addr, is_private);
-    if (fd >= 0) return server_adopt(fd, addr, true, handler, vm, err);
+host_server *server_open(const host_listener *l, int *err) {
+    int fd = server_bind(l->addr, l->is_private);
+    if (fd >= 0) return server_adopt(fd, true, l, err);
     *err = fd;
     return NULL;
 }
@@ -361,54 +322,13 @@ void server_look(host_server *s) {
         rt_pd_kick(s->listen_pds[i], RT_R);
 }
 
-bool server_any_of(const host_vm *vm) {
-    bool any = false;
-    rt_lock_acquire(&servers.lock);
-    for (int i = 0; i < MAX_SERVERS && !any; i++) {
-        host_server *s = servers.slots[i].server;
-        any = s && s->vm == vm && !atomic_load(&s->stopping);
-    }
-    rt_lock_release(&servers.lock);
-    return any;
-}
-
-/* Those that only the VM answers. */
-static void stop_all(host_owned *o) {
-    host_vm *vm = o->vm;
-    while (server_ended_of(vm) >= 0)
-        ;
-    for (int i = 0; i < MAX_SERVERS; i++) {
-        rt_lock_acquire(&servers.lock);
-        host_server *s = servers.slots[i].server;
-        if (s && (s->vm != vm || atomic_load(&s->vm_gone))) s = NULL;
-        if (s) atomic_store(&s->vm_gone, true);
-        bool ended =
-            s && !try_hold(s); /* just now: its last holder finds vm_gone, or has left it to us */
-        bool ours = ended && s->ended;
-        if (ours) leave_slot(s);
-        rt_lock_release(&servers.lock);
-        if (ours) {
-            free(s->listen_pds);
-            free(s);
-        } else if (s && !ended) {
-            server_stop(s);
-            server_release(s);
-        }
-    }
-}
-
-void server_ends_with(host_vm *vm) {
-    static const owned_kind kind = {OWNED_ROLES, stop_all};
-    owned_once(vm, &vm->entries.servers, &kind);
-}
-
 /* ---- from Lua ---- */
 
 int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err) {
-    host_vm *vm = vm_current();
-    server_ends_with(vm);
+    const host_listener l = {
+        .addr = addr, .handler = handler, .vm = vm_current(), .limits = &options.limits};
     *err = sock_allowed();
-    host_server *s = *err ? NULL : server_open(addr, false, handler, vm, err);
+    host_server *s = *err ? NULL : server_open(&l, err);
     if (s) *err = server_start(s);
     int id = !s ? -1 : *err ? -2 : s->id;
     if (!*err) snprintf(bound, cap, "%s", s->addr);
@@ -417,8 +337,8 @@ int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err)
 }
 
 void host_serve_stop(int server) {
-    host_server *s = hold_by_id(server);
-    if (!s) return;
-    server_stop(s);
-    server_release(s);
+    host_server *s = NULL;
+    while ((s = next_of(vm_current(), s)))
+        if (s->id == server) break;
+    if (s) server_stop(s);
 }

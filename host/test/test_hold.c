@@ -67,7 +67,8 @@ static rt_step fake_step(rt_g *g) {
 static host_exchange *begin(fake *f, crowd *c) {
     f->c = c;
     f->conn.server = &f->server;
-    atomic_store(&f->server.n_holders, 1 << 20);
+    refs_init(&f->server.refs, 1 << 20);
+    f->server.listener.limits = &options.limits;
     f->conn.g = rt_new_step(fake_step, NULL);
     *RT_LOCAL(f->conn.g, fake *) = f;
     crowd_enter(c);
@@ -182,7 +183,7 @@ static void a_call_gives_time_anew(void *arg) {
     crowd c = {0};
     fake f = {.go = true};
     host_exchange *x = begin(&f, &c);
-    options.handler_timeout = 60;
+    options.limits.handler_timeout = 60;
     atomic_store(&x->limit_ns, rt_nanotime() - 1);
     CHECK(hold_take(x));
     EXPECT(!hold_part(x, 504)); /* the connection's G, just then */

@@ -43,7 +43,7 @@ static const char *const bad_heads[] = {
     "get / HTTP/1.1\r\nHost: x\r\n\r\n",
 };
 
-static host_server server;
+static host_server server = {.listener.limits = &options.limits};
 static host_conn conn = {.server = &server};
 
 /* What a head says, for comparison. */
@@ -166,7 +166,7 @@ static void a_body_is_the_same_wherever_it_is_cut(void *arg) {
 }
 
 int main(void) {
-    options.max_body = 1 << 20;
+    options.limits.max_body = 1 << 20;
     const struct CMUnitTest tests[] = {
         in_g_test(a_head_is_the_same_wherever_it_is_cut),
         in_g_test(a_bad_head_is_refused_alike_wherever_it_is_cut),

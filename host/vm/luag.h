@@ -61,7 +61,7 @@ typedef struct luag_request_ops {
     /* True: requests may come that only this VM answers. */
     bool (*awaited)(const host_vm *vm);
     /* Forgets one of its servers that have ended: the number of its handler; -1: there is none. */
-    int (*ended)(const host_vm *vm);
+    int (*ended)(host_vm *vm);
 } luag_request_ops;
 
 /* Set before any VM is made. */

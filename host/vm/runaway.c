@@ -349,9 +349,10 @@ static int64_t end_of(host_vm *vm, const host_luag *lg) {
     int64_t loads_ns = atomic_load(&vm->loads_until_ns);
     if (loads_ns) return lg == atomic_load(&vm->block.runner) ? INT64_MAX : loads_ns;
     int64_t limit = atomic_load(&vm->end.drain_ns);
-    if (options.handler_timeout > 0) {
+    if (options.limits.handler_timeout > 0) {
         int64_t own = luag_limit(lg);
-        if (own == 0) own = atomic_load(&vm->stuck_ns) + (int64_t)(options.handler_timeout * 1e9);
+        if (own == 0)
+            own = atomic_load(&vm->stuck_ns) + (int64_t)(options.limits.handler_timeout * 1e9);
         if (limit == 0 || own < limit) limit = own;
     }
     return limit == 0 ? INT64_MAX : limit + (int64_t)(options.kill_after * 1e9);

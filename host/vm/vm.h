@@ -46,7 +46,7 @@ typedef struct vm_visits {
 
 /* On vm->owned: the entries of mechanisms that have one in a VM, each its mechanism's. */
 typedef struct vm_entries {
-    host_owned pool, generation, servers, singletons, calls;
+    host_owned pool, generation, singletons, calls;
 } vm_entries;
 
 struct host_vm {

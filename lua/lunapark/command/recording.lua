@@ -7,13 +7,12 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
-local core = require "lunapark.core"
 local flamegraph = require "lunapark.command.flamegraph"
 local job = require "lunapark.core.job"
 
 local C = ffi.C
 local EBUSY = -16
-local DEFAULT_S, MAX_S, SPARE_S = 5, 60, 1
+local DEFAULT_S, MAX_S = 5, 60
 local PIECE = 65536
 local JSON, SVG, TEXT = "application/json", "image/svg+xml", "text/plain; charset=utf-8"
 
@@ -21,18 +20,11 @@ local recording = {}
 
 local size_out, samples_out, dropped_out = ffi.new "double[1]", ffi.new "double[1]", ffi.new "double[1]"
 
--- The answer must begin within --handler-timeout, with a second for writing it.
-local function longest()
-  local limit = core.option_value "handler-timeout"
-  return limit > 0 and limit - SPARE_S < MAX_S and limit - SPARE_S or MAX_S
-end
-
 -- How long to record; nil and why not.
 local function seconds(req)
-  local s, most = tonumber(req.query.s or DEFAULT_S), longest()
-  if s and s > 0 and s <= most then return s end
-  return nil, ("s: must be a number of seconds, more than 0, %g at most%s"):format(most,
-    most < MAX_S and " (--handler-timeout)" or "")
+  local s = tonumber(req.query.s or DEFAULT_S)
+  if s and s > 0 and s <= MAX_S then return s end
+  return nil, ("s: must be a number of seconds, more than 0, %g at most"):format(MAX_S)
 end
 
 -- The bytes of a recording, piece after piece, to `take`, which may say that it wants no more: nil and why.
