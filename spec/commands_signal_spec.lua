@@ -12,8 +12,20 @@ describe("signals of a server:", function()
 
   local sleeper = [[
     local lp = require "lunapark"
+    local gate = require("lunapark.shared").chan "gate"
     local app = require("lunapark.http").app()
     app:get("/", function() return "hello" end)
+    app:get("/while", function(req) -- answers when the file is gone
+      local f = io.open(req.query.file)
+      while f do
+        f:close()
+        lp.sleep(0.01)
+        f = io.open(req.query.file)
+      end
+      return "gone"
+    end)
+    app:get("/held", function() gate:recv() return "held" end)
+    app:get("/open", function() gate:close() return "open" end)
     app:get("/sleep/:s", function(req) lp.sleep(tonumber(req.params.s)) return "slept" end)
     app:get("/requests", function()
       local sum = 0
@@ -23,13 +35,13 @@ describe("signals of a server:", function()
     return app
   ]]
 
-  -- n requests to /sleep/s, all of them in their handlers: the Gs that wait for the responses.
-  local function sleepers(c, n, s)
+  -- n requests for a path, all of them in their handlers: the Gs that wait for the responses.
+  local function requests(c, n, path)
     local gs = {}
     for i = 1, n do
       gs[i] = lp.go(function()
         local client = child.client(c.addr)
-        local r, err = client:get("/sleep/" .. s)
+        local r, err = client:get(path)
         client:close()
         return r and r.status .. " " .. r.body, err
       end)
@@ -43,9 +55,9 @@ describe("signals of a server:", function()
   end
 
   for signal, n in pairs { TERM = 100, INT = 20 } do
-    it("SIG" .. signal .. " answers " .. n .. " requests that sleep, refuses new ones, and ends with 0", function()
-      local c = serve { script(sleeper) }
-      local gs, idle = sleepers(c, n, 0.7)
+    it("SIG" .. signal .. " answers " .. n .. " requests that wait, refuses new ones, and ends with 0", function()
+      local c, held = serve { script(sleeper) }, child.file ""
+      local gs, idle = requests(c, n, "/while?file=" .. held)
       c:kill(signal)
       child.eventually(function()
         local conn, err = net.dial(c.addr)
@@ -53,8 +65,9 @@ describe("signals of a server:", function()
         return err == "connection refused"
       end, "refusing")
       assert.is_nil(c:poll())
+      os.remove(held)
       for _, g in ipairs(gs) do
-        assert.equal("200 slept", g:join())
+        assert.equal("200 gone", g:join())
       end
       assert.equal(0, c:wait())
       assert.matches("SIG" .. signal .. ": stopping\n", c:stderr())
@@ -64,7 +77,7 @@ describe("signals of a server:", function()
 
   it("SIGTERM closes idle connections, and gives up after --drain-timeout", function()
     local c = serve { script(sleeper), "--drain-timeout", "0.2" }
-    local gs, idle = sleepers(c, 1, 30)
+    local gs, idle = requests(c, 1, "/sleep/30")
     assert.equal("hello", idle:get("/").body)
     local start = lp.now()
     c:kill "TERM"
@@ -97,7 +110,7 @@ describe("signals of a server:", function()
   it("a second SIGTERM ends at once", function()
     local pid_file = child.file()
     local c = serve { script(sleeper), "--pid-file", pid_file }
-    local gs = sleepers(c, 5, 30)
+    local gs = requests(c, 5, "/sleep/30")
     c:kill "TERM"
     child.eventually(function() return c:stderr():find("stopping", 1, true) end, "stopping")
     assert.is_nil(c:poll())
@@ -111,15 +124,16 @@ describe("signals of a server:", function()
 
   it("SIGUSR1 prints every G, and the server goes on", function()
     local c = serve { script(sleeper) }
-    local gs = sleepers(c, 3, 0.5)
+    local gs = requests(c, 3, "/held")
     for _ = 1, 2 do
       local before = #c:stderr()
       c:kill "USR1"
-      child.eventually(function() return c:stderr():find("\n  [^\n]*: waiting, sleep, ", before) end, "the dump")
+      child.eventually(function() return c:stderr():find("\n  [^\n]*: waiting, other, ", before) end, "the dump")
       assert.equal("hello", child.client(c.addr):get("/").body)
     end
+    assert.equal("open", child.client(c.addr):get("/open").body)
     for _, g in ipairs(gs) do
-      assert.equal("200 slept", g:join())
+      assert.equal("200 held", g:join())
     end
     assert.is_nil(c:poll())
   end)

@@ -236,12 +236,15 @@ describe("exec.run", function()
         app:get("/", function() return "hello" end)
         return app
       ]]):format(path)), "--procs", "1", "--handler-timeout", "1", "--kill-after", "0.2",
+      env = { LUNAPARK_DEBUG = "retake=250" }, -- on a busy machine 20 ms pass in any handler: another VM would answer
     }
     local g = lp.go(function() return child.client(server.addr):get("/run").status end)
     local pid = child.eventually(function() return helper.text_of(path):match "^(%d+)\n" end)
     local spawned = child.client(server.addr):get("/spawned").body
-    child.client(server.addr):get("/loop")
-    child.eventually(function() return server:stderr():find "VM %d+ is dropped" end)
+    child.eventually(function() -- on a busy machine its time may be over before it has begun
+      child.client(server.addr):get "/loop"
+      return server:stderr():find "VM %d+ is dropped"
+    end, "the end of the VM")
     assert.is_true(g:join(20) >= 500)
     child.eventually(function() return not exists(pid) end)
     assert.equal("hello", child.client(server.addr):get("/").body)
@@ -270,8 +273,10 @@ describe("exec.run", function()
 
   it("gives a program that others end time to write, and to end in order", function()
     local path = child.file ""
-    local script = "trap 'echo heard; echo term >" .. path .. "; exit' TERM; while :; do sleep 0.01; echo on; done"
-    lp.deadline(0.3, exec.run, script, { shell = true })
+    local script = ("trap 'echo heard; echo term >%s; exit' TERM; echo on >%s; while :; do sleep 0.01; echo on; done")
+      :gsub("%%s", path)
+    once_begun(function(s) return lp.deadline(s, exec.run, script, { shell = true }) end,
+      function() return helper.text_of(path) ~= "" end)
     helper.eventually(function() return helper.text_of(path) == "term\n" end)
   end)
 end)

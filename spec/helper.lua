@@ -18,11 +18,12 @@ local helper = {}
 -- Seconds for which a spec waits for what must come. Only a spec that fails waits so long.
 helper.PATIENCE = 60
 
---- Waits until `condition()` is true and returns what it returned; raises after PATIENCE seconds.
+--- Waits until `condition()` is true and returns what it returned; raises after `patience` seconds.
 ---@param condition fun(): any
 ---@param what? string|fun(): string  what is waited for
-function helper.eventually(condition, what)
-  local give_up = lp.now() + helper.PATIENCE
+---@param patience? number  PATIENCE without it
+function helper.eventually(condition, what, patience)
+  local give_up = lp.now() + (patience or helper.PATIENCE)
   while true do
     local value = condition()
     if value then return value end

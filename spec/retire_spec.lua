@@ -188,6 +188,7 @@ describe("an old generation", function()
       serve([[
         local running = 0
         app:get("/nap", function()
+          note "begun"
           running = running + 1
           repeat lp.sleep(0.01) until lp.retired()
           lp.sleep(0.2)
@@ -204,13 +205,14 @@ describe("an old generation", function()
         app:mount("/sub", sub)]], "--procs", "1")
       until_spare(2)
       local nap = s:send "/nap"
-      lp.sleep(0.1)
+      until_noted "1 begun"
       s:reload_to(2, app(2))
       assert.equal("1 napped", reload.answer(nap).body)
       until_noted("1 sub", 2)
-      local list = noted()
-      assert.equal(6, #list)
-      assert.same({ "1 retired true idle", "1 retired true running", "1 still", "1 still", "1 sub", "1 sub" }, list)
+      until_noted("1 still", 2)
+      assert.same({
+        "1 begun", "1 retired true idle", "1 retired true running", "1 still", "1 still", "1 sub", "1 sub",
+      }, noted())
     end)
 
     it("also if one raises, which is logged", function()
@@ -254,6 +256,7 @@ describe("an old generation", function()
       serve([[
         app:get("/now", function() return tostring(lp.retired()) end)
         app:get("/wait", function(req)
+          if req.query.note then note "waits" end
           local ok, err = lp.retired(tonumber(req.query.s))
           return tostring(ok) .. " " .. tostring(err)
         end)
@@ -286,9 +289,9 @@ describe("an old generation", function()
       end
       local waiters = {}
       for i = 1, 20 do
-        waiters[i] = s:send("/wait?s=" .. (i % 2 == 0 and "20" or "1e300"))
+        waiters[i] = s:send("/wait?note=1&s=" .. (i % 2 == 0 and "60" or "1e300"))
       end
-      lp.sleep(0.1)
+      until_noted("1 waits", 20)
       s:reload_to(2, app(2))
       for i = 1, 20 do
         assert.equal("true nil", reload.answer(waiters[i]).body)
@@ -397,20 +400,30 @@ describe("an old generation", function()
       serve([[
         app:get("/nap", function()
           lp.detach(function() local _, err = lp.sleep(1e6) note("detached", err) end)
-          lp.go(function() lp.sleep(0.6) note "went" end)
-          lp.sleep(0.3)
+          lp.go(function()
+            repeat lp.sleep(0.01) until lp.retired()
+            lp.sleep(0.6)
+            note "went"
+          end)
+          note "begun"
+          repeat lp.sleep(0.01) until lp.retired()
+          lp.sleep(0.2)
           return N .. " napped"
         end)]], "--procs", "1")
       local nap = s:send "/nap"
-      lp.sleep(0.1)
+      until_noted "1 begun"
       s:reload_to(2, app(2))
       assert.equal("1 napped", reload.answer(nap).body)
       until_noted "1 detached canceled"
-      assert.same({ "1 detached canceled", "1 went" }, noted())
+      assert.same({ "1 begun", "1 detached canceled", "1 went" }, noted())
     end)
 
     it("after the drain timeout: waits answer \"canceled\", clients get what comes of it", function()
       serve([[
+        app:use(function(req, _, next)
+          if req.path ~= "/" then note "begun" end
+          return next()
+        end)
         app:get("/nap", function() local _, err = lp.sleep(1e3) return 200, "woken: " .. tostring(err) end)
         app:get("/raise", function() assert(lp.sleep(1e3)) end)
         app:get("/stream", function(_, res)
@@ -429,7 +442,7 @@ describe("an old generation", function()
         end)]], "--procs", "1", "--drain-timeout", "0.5")
       local nap, raise, stream, deaf, body = s:send "/nap", s:send "/raise", s:send "/stream", s:send "/deaf", s:dial()
       assert(body:write "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
-      lp.sleep(0.2)
+      until_noted("1 begun", 5)
       local start = lp.now()
       s:reload_to(2, app(2))
       assert.equal("woken: canceled", reload.answer(nap).body)

@@ -228,9 +228,10 @@ function Child:poll()
   return self.code
 end
 
---- Waits for its end: the exit code.
-function Child:wait()
-  child.eventually(function() return self:poll() end, "the end of " .. self.pid)
+--- Waits for its end: the exit code. Raises after `patience` seconds (PATIENCE).
+---@param patience? number
+function Child:wait(patience)
+  child.eventually(function() return self:poll() end, "the end of " .. self.pid, patience)
   return self.code
 end
 

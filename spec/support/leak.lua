@@ -24,6 +24,7 @@ typedef struct leak_mallinfo2 {
   size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
 } leak_mallinfo2;
 leak_mallinfo2 mallinfo2(void);
+size_t __sanitizer_get_current_allocated_bytes(void);
 int usleep(unsigned us);
 int pipe(int *fds);
 int close(int fd);
@@ -472,16 +473,24 @@ local function memory()
   return tonumber(text:match "VmRSS:%s+(%d+)")
 end
 
+-- Bytes of malloc's that are in use. The sanitizers have a malloc of their own, which counts too.
+local function allocated()
+  local ok, count = pcall(function() return ffi.C.__sanitizer_get_current_allocated_bytes end)
+  if ok then return tonumber(count()) end
+  local malloc = ffi.C.mallinfo2()
+  return tonumber(malloc.uordblks + malloc.hblkhd)
+end
+
 local function look()
   for _ = 1, 3 do
     lp.sleep(0.02)
     collectgarbage()
     collectgarbage()
   end
-  local stats, malloc = lp.stats(), ffi.C.mallinfo2()
+  local stats = lp.stats()
   return {
     fds = #check(fs.list "/proc/self/fd"), gs = stats.lua_gs, polled = stats.fds, forgotten = stats.forgotten,
-    lua = math.ceil(collectgarbage "count"), malloc = math.ceil(tonumber(malloc.uordblks + malloc.hblkhd) / 1024),
+    lua = math.ceil(collectgarbage "count"), malloc = math.ceil(allocated() / 1024),
     rss = memory(),
   }
 end
