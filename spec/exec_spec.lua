@@ -104,6 +104,10 @@ describe("exec.run", function()
     assert.is_true(count() <= before + 8)
   end)
 
+  local function close(p)
+    for _, name in ipairs { "stdin", "stdout", "stderr" } do p[name]:close() end
+  end
+
   -- Calls run(seconds) with more and more time until the program has begun, which on a busy machine may take any time:
   -- begun(results) tells. Returns the results.
   local function once_begun(run, begun)
@@ -160,6 +164,25 @@ describe("exec.run", function()
     assert.same({ nil, "too much output" }, { r, err })
     assert.is_true(#partial.stdout <= 10000)
     assert.equal(10000, #exec.run({ "head", "-c", "10000", "/dev/zero" }, { max_output = 10000 }).stdout)
+  end)
+
+  -- Says "on", and ends with 7 by TERM, some time after it.
+  local ORDERLY = "trap 'sleep 0.1; exit 7' TERM; exec 2>/dev/null; echo on; while :; do sleep 0.01; done"
+
+  it("gives a program `grace` to end in order when its time is over", function()
+    assert.same({ code = 7, stdout = "on\n", stderr = "" }, ended(ORDERLY, helper.PATIENCE))
+    for s = 0, 10 do
+      local p = assert(exec.spawn(ORDERLY, { shell = true, timeout = 0.1 * 2 ^ s, grace = helper.PATIENCE }))
+      local began, r = p.stdout:read_line(), p:wait(helper.PATIENCE)
+      close(p)
+      if began then return assert.same({ code = 7 }, r) end
+    end
+  end)
+
+  it("gives none to a program that writes too much", function()
+    local r, err, partial = exec.run("trap '' TERM; while :; do echo on; done",
+      { shell = true, max_output = 1000, grace = 1e6 })
+    assert.same({ nil, "too much output", "KILL" }, { r, err, partial.signal })
   end)
 
   it("lets others run meanwhile", function()

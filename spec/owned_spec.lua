@@ -118,7 +118,7 @@ describe("what a VM has ends with it", function()
 
   local function serve()
     s = reload.serve(app(1), "--procs", "1", "--handler-timeout", "0.4", "--kill-after", "0.2",
-      "--drain-timeout", "0.5", { PLACE = place, LUNAPARK_DEBUG = "retake=250" })
+      "--drain-timeout", "0.5", { PLACE = place })
     local t
     child.eventually(function()
       local last = t

@@ -118,9 +118,7 @@ describe("a reload", function()
   for _, procs in ipairs { "1", "2" } do
     it("loses nothing: 100 under load, 50 of them of broken scripts, with --procs " .. procs, function()
       local path = fifo()
-      -- On a busy machine 20 ms, as usual, pass in any handler; with all VMs stuck, a client gets a 503.
-      local env = { FIFO = path, LUNAPARK_DEBUG = "retake=250" }
-      local s = reload.serve(files(1), "--procs", procs, "--load-timeout", LOAD_TIMEOUT, env)
+      local s = reload.serve(files(1), "--procs", procs, "--load-timeout", LOAD_TIMEOUT, { FIFO = path })
       local load = s:load(8, "/", "/sleep", "/", "/stream", "/")
       local n, done, turn = 1, 0, 0
       for i = 1, 100 do

@@ -47,8 +47,7 @@ describe("an old generation", function()
   local function serve(code, ...)
     notes = child.file ""
     local args = { ... }
-    -- VMs are counted: on a busy machine any handler runs for 20 ms, and its VM would have another made.
-    args[#args + 1] = { NOTES = notes, LUNAPARK_DEBUG = "retake=250" }
+    args[#args + 1] = { NOTES = notes }
     s = reload.serve(app(1, code), unpack(args))
     return s
   end

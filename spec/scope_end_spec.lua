@@ -210,6 +210,19 @@ describe("lunapark.scope", function()
       assert.same({ true }, seen.detached)
     end)
 
+    it("has ended before its first G: the G is cancelled", function()
+      local heard
+      client = testing.serve(function()
+        lp.self():cancel()
+        lp.sleep(LONG)
+        lp.go(function() heard = { lp.sleep(LONG) } end)
+        return "cancelled"
+      end)
+      assert.equal("cancelled", client:get("/").body)
+      helper.eventually(function() return heard end)
+      assert.same({ nil, "canceled" }, heard)
+    end)
+
     it("and lp.scope in it end when the client goes away", function()
       local seen, began = {}, false
       client = testing.serve(function()

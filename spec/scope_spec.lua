@@ -277,6 +277,33 @@ describe("lunapark.scope", function()
       assert.is_true(lp.sleep(0.001))
     end)
 
+    virtual_it("ends when the outer one fails, at once, not when the functions between have returned", function()
+      local heard, before = {}, {} -- what the inner Gs heard, before the functions returned
+      local function until_yielded(name)
+        lp.sleep(LONG)
+        for _ = 1, 5 do lp.yield() end
+        before[name] = heard[name]
+      end
+      local ok = soon(pcall, lp.scope, function(s)
+        s:go(function()
+          lp.scope(function(t)
+            t:go(function() heard.deep = select(2, lp.sleep(LONG)) end)
+            until_yielded "deep"
+          end)
+        end)
+        s:go(function()
+          lp.sleep(0.002)
+          error("outer", 0)
+        end)
+        lp.scope(function(t)
+          t:go(function() heard.inner = select(2, lp.sleep(LONG)) end)
+          until_yielded "inner"
+        end)
+      end)
+      assert.is_false(ok)
+      assert.same({ deep = "canceled", inner = "canceled" }, before)
+    end)
+
     virtual_it("ends when the outer one fails while it waits for its Gs", function()
       local seen
       local ok, err = soon(pcall, lp.scope, function(s)
@@ -446,14 +473,14 @@ describe("lunapark.scope", function()
 
   it("is told in the log, with where a G was started", function()
     local code, _, err = child.run { "run", child.script [[
-      local lp = require "lunapark"
+      local lp, about_to = require "lunapark", false
       lp.go(function()
-        lp.sleep(0.001)
+        lp.sleep(0.001) about_to = true
         error "plain"
       end)
       lp.deadline(1, lp.go, error, "in a deadline", 0)
       lp.detach(error, "detached", 0)
-      lp.sleep(0.01)
+      repeat lp.sleep(0.001) until about_to
       lp.scope(function(s)
         s:go(function()
           error "scoped"
@@ -467,5 +494,24 @@ describe("lunapark.scope", function()
     assert.matches("started at %S+%.lua:7, ended with an error: detached\n", err)
     assert.matches("scoped\nstack traceback:\n", err)
     assert.matches("\nin G %d+%.%d+, started at %S+%.lua:10 in the scope of %S+%.lua:9\n", err)
+  end)
+
+  it("logs an error after the first one at level debug, unless somebody has joined its G", function()
+    local code, _, err = child.run { "run", child.script [[
+      local lp = require "lunapark"
+      local joiner
+      pcall(lp.scope, function(s)
+        s:go(function() lp.park() error("second", 0) end)
+        local joined = s:go(function() lp.park() error("third", 0) end)
+        joiner = lp.detach(function() return joined:join() end)
+        lp.yield()
+        s:go(error, "first", 0)
+      end)
+      print(select(2, joiner:join()))
+    ]], env = { LUNAPARK_LOG_LEVEL = "debug" } }
+    assert.equal(0, code)
+    assert.matches("debug G %d+%.%d+, started at %S+:4 in the scope of %S+:3, ended with an error after another: second\n",
+      err)
+    assert.is_nil(err:find("third", 1, true), err)
   end)
 end)

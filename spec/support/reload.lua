@@ -48,13 +48,15 @@ function reload.write(folder, name, text)
   assert(os.rename(path .. "~", path))
 end
 
---- Serves app.lua of a new folder. What follows are options of serve, `env` among them.
+--- Serves app.lua of a new folder. What follows are options of serve, `env` among them. VMs are counted and none may be
+--- stuck: on a busy machine 20 ms, as usual, pass in any handler, and its VM would have another made.
 ---@param files table<string, string>
 ---@return spec.Reloaded
 function reload.serve(files, ...)
   local folder = reload.folder(files)
   local args = { folder .. "/app.lua", ... }
-  if type(args[#args]) == "table" then args.env = table.remove(args) end
+  args.env = type(args[#args]) == "table" and table.remove(args) or {}
+  args.env.LUNAPARK_DEBUG = args.env.LUNAPARK_DEBUG or "retake=250"
   local server = child.serve(args)
   local self = setmetatable({
     folder = folder, server = server, addr = server.addr, client = child.client(server.addr), low = 1, high = 1,
