@@ -10,20 +10,12 @@ local run, script, serve = child.run, child.script, child.serve
 describe("signals of a server:", function()
   after_each(child.clean)
 
-  local sleeper = [[
+  local sleeper = child.UNTIL_GONE .. [[
     local lp = require "lunapark"
     local gate = require("lunapark.shared").chan "gate"
     local app = require("lunapark.http").app()
     app:get("/", function() return "hello" end)
-    app:get("/while", function(req) -- answers when the file is gone
-      local f = io.open(req.query.file)
-      while f do
-        f:close()
-        lp.sleep(0.01)
-        f = io.open(req.query.file)
-      end
-      return "gone"
-    end)
+    app:get("/while", function(req) until_gone(req.query.file) return "gone" end)
     app:get("/held", function() gate:recv() return "held" end)
     app:get("/open", function() gate:close() return "open" end)
     app:get("/sleep/:s", function(req) lp.sleep(tonumber(req.params.s)) return "slept" end)

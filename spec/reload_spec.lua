@@ -274,14 +274,11 @@ describe("a reload", function()
   it("that is stopped by SIGTERM, before or after, loses no answer", function()
     for _, order in ipairs { { "HUP", "TERM" }, { "TERM", "HUP" }, { "HUP", 0.05, "TERM" }, { "TERM", 0.05, "HUP" } } do
       local held = child.file ""
-      local s = reload.serve(files(1, ([[
+      local s = reload.serve(files(1, child.UNTIL_GONE .. ([[
         app:get("/long", function()
           io.stderr:write "begun\n"
-          while lp.sleep(0.01) do
-            local f = io.open %q
-            if not f then return now() end
-            f:close()
-          end
+          until_gone %q
+          return now()
         end)]]):format(held)), "--procs", "2")
       local long = s:send "/long"
       local idle = s:dial()
@@ -335,14 +332,7 @@ describe("a reload", function()
   it("that is overtaken by a save loads again", function()
     local s = reload.serve(files(1))
     local load, held = s:load(4), child.file ""
-    local wait = ([[
-      io.stderr:write "half loaded\n"
-      while lp.sleep(0.01) do
-        local f = io.open %q
-        if not f then break end
-        f:close()
-      end
-    ]]):format(held)
+    local wait = child.UNTIL_GONE .. ("io.stderr:write 'half loaded\\n' until_gone %q\n"):format(held)
     s.high = 3
     local set = files(2)
     s:write { ["part.lua"] = set["part.lua"], ["late.lua"] = set["late.lua"], ["app.lua"] = set["app.lua"]:gsub(

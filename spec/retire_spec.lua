@@ -55,21 +55,21 @@ describe("an old generation", function()
   -- What was noted, sorted.
   local function noted()
     local lines = {}
-    for line in io.lines(notes) do
-      lines[#lines + 1] = line
-    end
+    for line in io.lines(notes) do lines[#lines + 1] = line end
     table.sort(lines)
     return lines
   end
 
+  local function count(line)
+    local found = 0
+    for _, l in ipairs(noted()) do
+      if l == line then found = found + 1 end
+    end
+    return found
+  end
+
   local function until_noted(line, n)
-    if not pcall(child.eventually, function()
-      local found = 0
-      for _, l in ipairs(noted()) do
-        if l == line then found = found + 1 end
-      end
-      return found >= (n or 1)
-    end) then
+    if not pcall(child.eventually, function() return count(line) >= (n or 1) end) then
       error(("no %q among: %s"):format(line, table.concat(noted(), "; ")), 2)
     end
   end
@@ -368,16 +368,9 @@ describe("an old generation", function()
       end, "the end of its Gs")
       s:until_vms(2, before.fds)
       -- No timer goes on.
-      local function ticks()
-        local count = 0
-        for _, line in ipairs(noted()) do
-          if line == "1 tick" then count = count + 1 end
-        end
-        return count
-      end
-      local count = ticks()
+      local ticks = count "1 tick"
       lp.sleep(0.2)
-      assert.equal(count, ticks())
+      assert.equal(ticks, count "1 tick")
     end)
 
     it("a G that goes on after it was canceled: thrown away after a second", function()

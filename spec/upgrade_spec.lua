@@ -3,6 +3,7 @@
 
 local ffi = require "ffi"
 local exec = require "lunapark.exec"
+local fs = require "lunapark.fs"
 local lp = require "lunapark"
 local net = require "lunapark.net"
 local testing = require "lunapark.testing"
@@ -18,7 +19,7 @@ int rmdir(const char *path);
 local C = ffi.C
 local SUBREAPER = 36
 
-local APP = [[
+local APP = child.UNTIL_GONE .. [[
 local lp = require "lunapark"
 local ffi = require "ffi"
 ffi.cdef "int getpid(void);"
@@ -26,16 +27,7 @@ local pid = tostring(ffi.C.getpid())
 local app = require("lunapark.http").app()
 app:get("/", function() return pid end)
 app:get("/sleep/:s", function(req) lp.sleep(tonumber(req.params.s)) return pid end)
--- Answers when the file is gone.
-app:get("/while", function(req)
-  local f = io.open(req.query.file)
-  while f do
-    f:close()
-    lp.sleep(0.01)
-    f = io.open(req.query.file)
-  end
-  return pid
-end)
+app:get("/while", function(req) until_gone(req.query.file) return pid end)
 app:get("/requests", function()
   local sum = 0
   for _, p in ipairs(lp.stats().ps) do sum = sum + p.requests end
@@ -63,18 +55,8 @@ local function write_file(path, text)
   f:close()
 end
 
-local function exists(path)
-  local f = io.open(path)
-  if f then f:close() end
-  return f ~= nil
-end
-
-local function read_pid(path)
-  local f = assert(io.open(path))
-  local pid = tonumber((f:read "*a"))
-  f:close()
-  return pid
-end
+local function exists(path) return fs.stat(path) ~= nil end
+local function read_pid(path) return tonumber((assert(fs.read(path)))) end
 
 testing.block_timeout(300)
 
@@ -481,8 +463,8 @@ describe("upgrade", function()
 
     it("since the binary is not ready in time and ignores SIGTERM, changes nothing", function()
       local link, point, script = linked()
-      local c = serve { "--upgrade-timeout", "0.3", "--drain-timeout", "0.2", binary = link }
-      fails(c, "was not ready in 0.3 s and was killed by SIGKILL", function()
+      local c = serve { "--upgrade-timeout", "3", "--drain-timeout", "0.2", binary = link }
+      fails(c, "was not ready in 3 s and was killed by SIGKILL", function()
         script "#!/bin/sh\ntrap '' TERM\nexec sleep 1000\n"
       end)
       point()

@@ -39,6 +39,18 @@ local PATIENCE = helper.PATIENCE
 
 local child = { binary = os.getenv "LUNAPARK" or "build/lunapark", eventually = helper.eventually }
 
+--- Lua for an app. until_gone(path) returns when the file is gone.
+child.UNTIL_GONE = [[
+local function until_gone(path)
+  local f = io.open(path)
+  while f do
+    f:close()
+    require("lunapark").sleep(0.01)
+    f = io.open(path)
+  end
+end
+]]
+
 --- ThreadSanitizer's processes stir by themselves, and deliver no signal to a thread that calls nothing.
 ffi.cdef "void __tsan_init(void);"
 child.has_tsan = pcall(function() return C.__tsan_init end)
