@@ -92,9 +92,9 @@ RT_TESTS   := $(call programs_of,runtime/test/test_*.c)
 HOST_TESTS := $(call programs_of,host/test/test_*.c)
 # What host/test/faults.lua preloads into the servers that it tries.
 FAULTS := $(B)/host/test/fault.so
-# The target of `make fuzz`, and the test that plays its scripts again: host/fuzz/play.c.
+# The target of `make fuzz`, and the tests that play scripts: host/fuzz/play.c.
 FUZZ       := $(B)/host/fuzz/conn
-PLAYERS    := $(FUZZ) $(B)/host/test/test_fuzz_conn
+PLAYERS    := $(FUZZ) $(addprefix $(B)/host/test/,test_fuzz_conn test_over)
 PLAY_OBJS  := $(addprefix $(B)/host/fuzz/,play.o answers.o)
 RT_TOOLS   := $(call programs_of,runtime/examples/*.c runtime/bench/*.c)
 RT_BENCH   := $(call programs_of,runtime/bench/*.c)

@@ -64,6 +64,29 @@ describe("lunapark", function()
       assert.equal(before + 10, requests())
       client:close()
     end)
+
+    it("counts exchanges that are over, by status, and their bytes and seconds", function()
+      local client = testing.serve(function(req)
+        lp.sleep(0.05)
+        return tonumber(req.path:sub(2)), "answer"
+      end)
+      local before, now = lp.stats().exchanges, nil
+      for _, status in ipairs { 200, 204, 303, 404, 404, 501, 700, 999 } do client:get("/" .. status) end
+      client:close()
+      local more = { ["2xx"] = 2, ["3xx"] = 1, ["4xx"] = 2, ["5xx"] = 1, other = 2 }
+      helper.eventually(function()
+        now = lp.stats().exchanges
+        for class, n in pairs(more) do
+          if now[class] ~= before[class] + n then return false end
+        end
+        return true
+      end, "the end of all")
+      assert.is_true(now.bytes_in >= before.bytes_in + 8 * #"GET / HTTP/1.1\r\n\r\n")
+      assert.is_true(now.bytes_out >= before.bytes_out + 8 * #"HTTP/1.1 200 OK\r\n\r\n")
+      assert.is_true(now.seconds >= before.seconds + 8 * 0.05)
+      assert.is_true(now.answer_seconds >= before.answer_seconds + 8 * 0.05)
+      assert.is_true(now.none >= before.none)
+    end)
   end)
 
   describe("memory does not grow", function()

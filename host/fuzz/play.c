@@ -25,6 +25,7 @@
  *   - no connection waits for bytes while some are there;
  *   - each connection ends, in ten virtual minutes at most: no wait without an end;
  *   - all Gs and descriptors are back;
+ *   - each exchange was over once, with the answer and the bytes that the client got;
  *   - one more client asks properly and is answered so.
  */
 #include "play.h"
@@ -64,9 +65,10 @@ static struct {
     client clients[CLIENTS];
     client *c; /* the current one */
     int n;
-    int64_t gs;    /* that live when nothing happens */
-    int first_fd;  /* that is free then */
-    int64_t bound; /* requests given to handlers before this script */
+    int64_t gs;          /* that live when nothing happens */
+    int first_fd;        /* that is free then */
+    int64_t bound;       /* requests given to handlers before this script */
+    host_exchanges over; /* exchanges that were over before it */
     const uint8_t *input;
     size_t size;
 } now;
@@ -199,6 +201,10 @@ static void nobody_is_forgotten(void) {
         if (unread > 0 && waits_for_input(conns[i]))
             wrong("a connection waits although %d bytes are there", unread);
     }
+}
+
+host_conn *play_conn(int i) {
+    return i < n_conns ? conns[i] : NULL;
 }
 
 /* ---- clients ---- */
@@ -450,25 +456,48 @@ static void everything_is_back(void) {
     no_descriptor_is_left();
 }
 
-static void look_at_answers(void) {
-    int64_t least = 0, most = 0, bound = bound_requests();
-    bool impatient = false;
+/* What all clients have sent and got. */
+typedef struct sums {
+    int64_t answers;
+    double sent, got; /* bytes */
+    bool impatient;   /* one of them is */
+} sums;
+
+static sums look_at_answers(void) {
+    sums s = {0};
+    int64_t bound = bound_requests(), most = bound + now.n;
     for (int i = 0; i < now.n; i++) {
         client *c = &now.clients[i];
         answers a;
         answers_read(c, now.input, now.size, &a);
         if (a.wrong[0]) wrong("client %d: %s", i, a.wrong);
-        least += a.n;
-        most++;
-        impatient |= c->impatient;
         if (!a.whole && !c->ended && !c->impatient)
             wrong("client %d: the last answer has no end", i);
+        s.answers += a.n;
+        s.sent += (double)c->sent;
+        s.got += (double)c->n_got;
+        s.impatient |= c->impatient;
     }
-    most += bound;
-    if (least > most) wrong("%lld answers to %lld requests", (long long)least, (long long)bound);
-    if (!impatient && least < bound)
-        wrong("%lld answers to %lld requests, of which each should have one", (long long)least,
-              (long long)bound);
+    if (s.answers > most)
+        wrong("%lld answers to %lld requests", (long long)s.answers, (long long)bound);
+    if (!s.impatient && s.answers < bound)
+        wrong("%lld answers to as many as %lld", (long long)s.answers, (long long)bound);
+    return s;
+}
+
+/* No connection is there any more: each exchange was over once, with the answer and the bytes that its client got. */
+static void look_at_exchanges(sums s) {
+    host_exchanges e;
+    host_read_exchanges(&e);
+    double none = e.by_status[0] - now.over.by_status[0], out = e.bytes_out - now.over.bytes_out,
+           in = e.bytes_in - now.over.bytes_in, n = 0, came = (double)s.answers;
+    for (int i = 1; i < HOST_STATUS_CLASSES; i++)
+        n += e.by_status[i] - now.over.by_status[i];
+    if (none > now.n) wrong("%g exchanges without an answer, of %d connections", none, now.n);
+    if (n < came || (!s.impatient && n > came)) wrong("%g answers, exchanges count %g", came, n);
+    if (n + none < (double)bound_requests()) wrong("%g exchanges were over", n + none);
+    if (out < s.got || (!s.impatient && out > s.got)) wrong("%g bytes came, not %g", s.got, out);
+    if (in > s.sent) wrong("%g bytes were sent, and exchanges count %g", s.sent, in);
 }
 
 static void begin_script(const uint8_t *input, size_t size) {
@@ -476,6 +505,7 @@ static void begin_script(const uint8_t *input, size_t size) {
     now.size = size;
     now.n = 0;
     now.bound = host_p_requests(0);
+    host_read_exchanges(&now.over);
     answers_next_script();
     atomic_store(&now.server->stopping, false);
     /* A socketpair tells as a TCP connection does, unless descriptors come with the bytes. */
@@ -501,10 +531,11 @@ static void ask_properly(void) {
     if (c->n_got < (size_t)n || memcmp(c->got, "HTTP/1.1 200 OK\r\n", 17) != 0 ||
         memcmp(c->got + c->n_got - (size_t)n, want, (size_t)n) != 0)
         wrong("the next client is not answered");
-    look_at_answers();
+    sums s = look_at_answers();
     hang_up(c);
     settle();
     if (n_conns > 0) wrong("the next client's connection does not end");
+    look_at_exchanges(s);
 }
 
 void play(const uint8_t *input, size_t size) {
@@ -522,8 +553,9 @@ void play(const uint8_t *input, size_t size) {
     }
     end_script();
     if (play_shows) show();
-    look_at_answers();
+    sums s = look_at_answers();
     everything_is_back();
+    look_at_exchanges(s);
     ask_properly();
 }
 

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+typedef struct host_conn host_conn;
+
 enum { CLIENTS = 4 };
 
 /* What one client of a script has, and what is expected of it. */
@@ -50,6 +52,8 @@ void play_begin(void);
 /* Plays the script and looks at everything that came of it. Aborts with words if something is wrong. By the G of
  * play_begin. */
 void play(const uint8_t *input, size_t size);
+/* A connection of the script that is played, 0 ...; NULL: there are no more. */
+host_conn *play_conn(int i);
 /* Runs fn as the runtime's main G on the calling thread, with one P, a clock that stands still, and no sysmon. */
 _Noreturn void play_main(void (*fn)(void *), void *arg);
 

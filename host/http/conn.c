@@ -1,4 +1,4 @@
-/* A connection: a C state machine, the steps of a G that is its own from its beginning to its end.
+/* A connection, which speaks HTTP/1: a C state machine, the steps of a G that is its own from its beginning to its end.
  *
  * The G reads and parses; when a whole request head is there, it makes a G for the handler (handler.c) and waits until
  * the handler has ended, or has lost the connection (hold.c). Then it parses the next pipelined request or waits for
@@ -15,6 +15,9 @@
  * from it, that is when the request's body is read and no other request stands behind it: each wait then
  * answers "canceled". It still gets what the handler answers, since it may have shut only one side. The
  * poller cancels the connection's G (rt_pd_watch), which passes that on to its handler.
+ *
+ * It has one exchange at a time, and says when that is over (over.c): where it parts with it, in end_exchange, before the
+ * next one in after_response, and before it lingers.
  *
  * One read and one write per request: after a short read a TCP socket is known to be drained, so the next read waits
  * first (conn_read). A unix socket is not: rt_short_read_tells.
@@ -35,6 +38,7 @@
 #include "handler.h"
 #include "hold.h"
 #include "http1.h"
+#include "over.h"
 #include "pace.h"
 #include "peers.h"
 #include "response.h"
@@ -55,10 +59,6 @@ enum {
 #define LINGER_NS        (30 * NS_PER_SEC)
 #define LINGER_SILENT_NS (2 * NS_PER_SEC)
 #define CALL_NS          NS_PER_MS /* as a rule a call of a handler (hold.c) is over by then */
-
-static struct {
-    OF_ONE_P _Atomic int64_t n; /* bound to a VM by this P; others read */
-} requests[MAX_PS];
 
 typedef struct conn_local {
     host_conn *conn;
@@ -84,16 +84,18 @@ static const host_limits *limits_of(const host_conn *c) {
 
 /* ---- the end ---- */
 
-static void drop_exchange(host_conn *c) {
+/* The connection parts with its exchange. */
+static void end_exchange(host_conn *c, int64_t now) {
+    exchange_over(c->x, now);
     exchange_give(c->x);
     c->x = NULL;
 }
 
 static rt_step close_conn(host_conn *c) {
-    if (c->x) drop_exchange(c);
+    out_drop(&c->out);
+    if (c->x) end_exchange(c, rt_nanotime());
     rt_pd_watch(c->io.pd, NULL);
     server_remove_conn(c->server, c);
-    out_drop(&c->out);
     stream_close(&c->io, false);
     free(c);
     return RT_EXIT;
@@ -114,7 +116,8 @@ static int wait_for(host_conn *c, int mode) {
 static int refuse(host_conn *c, int status) {
     host_exchange *x = c->x;
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
-    response_error(x, status, true);
+    x->close_after = true;
+    response_error(x, status);
     c->phase = CONN_FLUSH;
     c->after_flush = CONN_LINGER;
     return NEXT;
@@ -124,7 +127,7 @@ static int after_response(host_conn *c);
 
 /* Its VMs are all gone or too busy: come back later. */
 static int refuse_busy(host_conn *c) {
-    response_error(c->x, 503, false);
+    response_error(c->x, 503);
     return after_response(c);
 }
 
@@ -141,25 +144,24 @@ static int64_t handler_limit_ns(const host_conn *c) {
     return (int64_t)(limits_of(c)->handler_timeout * 1e9);
 }
 
+/* Until when the handler has the connection: counted from when the head was whole. */
+static int64_t limit_of(host_conn *c) {
+    host_exchange *x = c->x;
+    int64_t limit = atomic_load_explicit(&x->limit_ns, memory_order_relaxed),
+            s = handler_limit_ns(c);
+    if (limit == 0 && s > 0) {
+        limit = s + (x->in_pieces ? rt_nanotime() : x->begin_ns);
+        atomic_store_explicit(&x->limit_ns, limit, memory_order_relaxed);
+    }
+    return limit;
+}
+
 /* As long as a handler may take: the app may take longer, or get stuck, when it loads. */
 static int ask_again(host_conn *c) {
-    host_exchange *x = c->x;
-    int64_t now = rt_nanotime(), limit = handler_limit_ns(c);
-    if (x->read_ns == 0) x->read_ns = now;
-    if (limit > 0 && now - x->read_ns >= limit) return refuse_busy(c);
+    int64_t limit = limit_of(c);
+    if (limit > 0 && rt_nanotime() >= limit) return refuse_busy(c);
     c->phase = CONN_BIND;
-    return (int)handler_await_vm(c->g, x);
-}
-
-int64_t host_p_requests(int32_t p) {
-    if (p < 0 || p >= rt_procs()) return -1;
-    return atomic_load_explicit(&requests[p].n, memory_order_relaxed);
-}
-
-static void count_request(void) {
-    _Atomic int64_t *n = &requests[rt_p_id()].n;
-    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + 1,
-                          memory_order_relaxed);
+    return (int)handler_await_vm(c->g, c->x);
 }
 
 /* The whole head is there: a handler gets the connection, and is waited for. */
@@ -177,10 +179,8 @@ static int bind_vm(host_conn *c) {
     c->phase = CONN_BOUND;
     c->served = true;
     look_at_client(c);
-    count_request();
-    int64_t limit = handler_limit_ns(c);
-    if (limit > 0) limit += x->read_ns ? x->read_ns : rt_nanotime();
-    atomic_store_explicit(&x->limit_ns, limit, memory_order_relaxed);
+    exchange_handed();
+    int64_t limit = limit_of(c);
     x->handler = handler;
     x->handler_id = rt_id(handler);
     uint64_t ticket = rt_wait_open(c->g);
@@ -207,9 +207,7 @@ static double idle_seconds(host_conn *c) {
 }
 
 /* Between two requests: nothing but the connection itself is held. */
-static int wait_idle(host_conn *c) {
-    if (c->x) drop_exchange(c);
-    int64_t now = rt_nanotime();
+static int wait_idle(host_conn *c, int64_t now) {
     atomic_store_explicit(&c->idle_ns, conns_idle_since(now, c->served), memory_order_relaxed);
     rt_pd_set_deadline(c->io.pd, RT_R, now + (int64_t)(idle_seconds(c) * 1e9));
     return wait_for(c, RT_R);
@@ -219,7 +217,8 @@ static int wait_idle(host_conn *c) {
 static host_exchange *wake_up(host_conn *c) {
     atomic_store_explicit(&c->idle_ns, 0, memory_order_relaxed);
     if (atomic_load_explicit(&c->leaves, memory_order_relaxed)) conns_stay(c);
-    return c->x = exchange_take(c);
+    if ((c->x = exchange_take(c, &http1_ops))) c->x->begin_ns = rt_nanotime();
+    return c->x;
 }
 
 /* Bytes are there. Most heads come whole, and need no deadline. */
@@ -228,9 +227,9 @@ static int parse_head(host_conn *c) {
     int r = http1_head(x);
     if (r > 0) return bind_vm(c);
     if (r < 0) return refuse(c, -r);
-    if (x->read_ns)
+    if (!x->in_pieces)
         rt_pd_set_deadline(c->io.pd, RT_R,
-                           x->read_ns + (int64_t)(limits_of(c)->header_timeout * 1e9));
+                           x->begin_ns + (int64_t)(limits_of(c)->header_timeout * 1e9));
     return NEXT;
 }
 
@@ -239,7 +238,7 @@ static int step_head(host_conn *c) {
     host_exchange *x = c->x;
     if (x && x->in_pos < x->in_end) return parse_head(c);
     int timeout = rt_pd_check(c->io.pd, RT_R);
-    if (timeout && x && x->in_end > 0) return refuse(c, 408);
+    if (timeout && x) return refuse(c, 408);
     if (timeout) stream_doubt(&c->io); /* a request may have come at the same moment */
     if (c->out.n > 0) {                /* responses that waited for a request that is not whole */
         c->phase = CONN_FLUSH;
@@ -248,14 +247,16 @@ static int step_head(host_conn *c) {
     }
     ssize_t n = conn_read(c, HEAD_READ, &data);
     if (n > 0) {
-        if (!x && !(x = wake_up(c))) return close_conn(c);
-        x->read_ns = x->in_end == 0 ? rt_nanotime() : 0;
+        if (x)
+            x->in_pieces = true;
+        else if (!(x = wake_up(c)))
+            return close_conn(c);
         if (exchange_keep(x, data, (size_t)n) < 0) return close_conn(c);
         return parse_head(c);
     }
     if (n != -EAGAIN || timeout) return close_conn(c); /* the end, a reset, or nothing to answer */
     if (!x && atomic_load_explicit(&c->leaves, memory_order_relaxed)) return close_conn(c);
-    return !x || x->in_end == 0 ? wait_idle(c) : wait_for(c, RT_R);
+    return x ? wait_for(c, RT_R) : wait_idle(c, rt_nanotime());
 }
 
 /* The phase in which the connection ends when what is queued has gone out. A part of a response whose end nothing but the
@@ -288,16 +289,19 @@ static int after_response(host_conn *c) {
     }
     c->phase = CONN_HEAD;
     if (x->in_pos == x->in_end && c->out.n == 0) {
-        drop_exchange(c);
-        return stream_is_dry(&c->io) ? wait_idle(c) : NEXT;
+        int64_t now = rt_nanotime();
+        end_exchange(c, now);
+        return stream_is_dry(&c->io) ? wait_idle(c, now) : NEXT;
     }
     if (x->in_pos == x->in_end || c->out.n >= OUT_FULL) {
         c->phase = CONN_FLUSH;
         c->after_flush = CONN_HEAD;
         return NEXT;
     }
+    int64_t now = rt_nanotime();
+    exchange_over(x, now);
     exchange_next(x); /* pipelined */
-    x->read_ns = rt_nanotime();
+    x->begin_ns = now;
     return NEXT;
 }
 
@@ -325,7 +329,7 @@ static int step_drain(host_conn *c) {
 
 static int step_flush(host_conn *c) {
     host_exchange *x = c->x;
-    int err = response_flush(x);
+    int err = http1_flush(x);
     if (err == -EAGAIN) {
         bool moved;
         int64_t until = pace_write(x, &moved);
@@ -342,11 +346,20 @@ static int step_flush(host_conn *c) {
         bool unread = !x->message_done || x->in_pos < x->in_end || x->error || stopping(c);
         (void)c->io.ops->shutdown(&c->io); /* fails if the client is gone */
         if (!unread) return close_conn(c);
+        int64_t now = rt_nanotime();
+        exchange_over(x, now);
         x->raw_seen = 0;
-        x->linger_ns = rt_nanotime();
+        x->linger_ns = now;
         rt_pd_set_deadline(c->io.pd, RT_R, x->linger_ns + LINGER_SILENT_NS);
     }
     return NEXT;
+}
+
+/* The exchange of a connection that lingers is over; only its memory is there. */
+static rt_step end_linger(host_conn *c) {
+    exchange_give(c->x);
+    c->x = NULL;
+    return close_conn(c);
 }
 
 static int step_linger(host_conn *c) {
@@ -354,13 +367,13 @@ static int step_linger(host_conn *c) {
     host_exchange *x = c->x;
     ssize_t n = conn_read(c, BODY_READ, &data);
     int64_t now = rt_nanotime(), end = x->linger_ns + (stopping(c) ? DRAIN_IDLE_NS : LINGER_NS);
-    if (n == 0 || (n < 0 && n != -EAGAIN) || now >= end) return close_conn(c);
+    if (n == 0 || (n < 0 && n != -EAGAIN) || now >= end) return end_linger(c);
     if (n > 0) x->raw_seen += (size_t)n;
     if (x->raw_seen > (size_t)limits_of(c)->min_rate * (LINGER_SILENT_NS / NS_PER_SEC)) {
         x->raw_seen = 0;
         rt_pd_set_deadline(c->io.pd, RT_R, now + LINGER_SILENT_NS);
     } else if (rt_pd_check(c->io.pd, RT_R) != 0) {
-        return close_conn(c);
+        return end_linger(c);
     }
     if (n > 0) return n == BODY_READ ? (int)RT_YIELD : NEXT;
     if (end < now + LINGER_SILENT_NS) rt_pd_set_deadline(c->io.pd, RT_R, end);
@@ -370,11 +383,14 @@ static int step_linger(host_conn *c) {
 /* What the connection, whose handler has lost it, does next. */
 static conn_phase phase_without(host_conn *c, host_exchange *x, int status) {
     bool partial = response_is_partial(x);
-    host_exchange *fresh = x->broken ? NULL : exchange_take(c);
+    host_exchange *fresh = x->broken ? NULL : exchange_take(c, &http1_ops);
     c->x = fresh;
-    if (!fresh) return CONN_END;
-    fresh->req.method = x->req.method;
-    fresh->req.minor = x->req.minor;
+    if (!fresh) {
+        out_drop(&c->out);
+        exchange_over(x, rt_nanotime());
+        return CONN_END;
+    }
+    exchange_inherit(fresh, x);
     if (x->req.state == 0) {
         fresh->error = status;
         return CONN_REFUSE;
@@ -483,8 +499,10 @@ void conn_start(host_server *s, int fd, uint32_t peer, int refusal) {
     c->io.tells = s->tells;
     c->server = s;
     c->peer = peer;
-    if (!refusal) c->idle_ns = conns_idle_since(rt_nanotime(), false);
-    if (refusal && (c->x = exchange_take(c))) {
+    int64_t now = rt_nanotime();
+    if (!refusal) c->idle_ns = conns_idle_since(now, false);
+    if (refusal && (c->x = exchange_take(c, &http1_ops))) {
+        c->x->begin_ns = now;
         c->x->error = refusal;
         c->phase = CONN_REFUSE;
     } else if (refusal) {

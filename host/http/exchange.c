@@ -15,7 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { POOL_MAX = 64, POOL_BATCH = 16 };
+enum {
+    POOL_MAX = 64,
+    POOL_BATCH = 16,
+    BODY_MIN = 1024,      /* room for a body of unknown length, at first; then it doubles */
+    BODY_AT_ONCE = 65536, /* a body that says that it is not longer gets its room at once */
+};
 
 /* ---- the pool: a list per P, touched by the M that has it, and what is too many for that ---- */
 
@@ -55,18 +60,20 @@ static host_exchange *make(void) {
     return x;
 }
 
-static void begin(host_exchange *x, host_conn *c) {
+static void begin(host_exchange *x, host_conn *c, const exchange_ops *ops) {
     size_t from = offsetof(host_req, id) + sizeof x->req.id,
            n = offsetof(host_exchange, room) - from;
     __asm__("" : "+r"(n)); /* else gcc makes a slow `rep stos` of it */
     memset((char *)x + from, 0, n);
     x->conn = c;
+    x->ops = ops;
     x->server = c->server;
-    x->headers = (host_header *)x->room;
-    x->headers_cap = EXCHANGE_ROOM / sizeof *x->headers;
+    x->sent = -(int64_t)c->out.n;
+    x->req.headers = (host_header *)x->room;
+    x->headers_cap = EXCHANGE_ROOM / sizeof(host_header);
 }
 
-host_exchange *exchange_take(host_conn *c) {
+host_exchange *exchange_take(host_conn *c, const exchange_ops *ops) {
     int p = rt_p_id();
     if (!pools[p].free) refill(p);
     host_exchange *x = pop(&pools[p].free);
@@ -74,7 +81,7 @@ host_exchange *exchange_take(host_conn *c) {
         pools[p].n--;
     else if (!(x = make()))
         return NULL;
-    begin(x, c);
+    begin(x, c, ops);
     return x;
 }
 
@@ -95,26 +102,43 @@ static __attribute__((noinline)) void free_body(uint8_t *bytes) {
     free(b);
 }
 
-bool exchange_grow_body(host_exchange *x, size_t cap) {
+/* Makes room for cap bytes. False: no memory, or more than the VM may have. */
+static bool grow_body(host_exchange *x, size_t cap) {
     body *old = x->req.body ? body_of(x->req.body) : NULL;
     vm_charge charge = old ? old->charge : (vm_charge){0};
     if (!charge_set(&charge, cap)) return false;
     body *b = realloc(old, sizeof *b + cap);
     if (!b) {
-        charge_set(&charge, x->body_cap);
+        charge_set(&charge, old ? old->charge.bytes : 0);
         return false;
     }
     b->charge = charge;
     x->req.body = b->bytes;
-    x->body_cap = cap;
     return true;
+}
+
+int exchange_keep_body(host_exchange *x, const char *data, size_t len) {
+    host_req *r = &x->req;
+    if (r->body_pos > 0 && r->body_pos == r->body_len) r->body_pos = r->body_len = 0;
+    size_t cap = r->body ? body_of(r->body)->charge.bytes : 0;
+    if (cap - r->body_len < len) {
+        cap = cap ? cap * 2 : BODY_MIN;
+        if (r->content_length > 0 && r->content_length <= BODY_AT_ONCE)
+            cap = (size_t)r->content_length;
+        while (cap - r->body_len < len)
+            cap *= 2;
+        if (!grow_body(x, cap)) return -ENOMEM;
+    }
+    memcpy(r->body + r->body_len, data, len);
+    r->body_len += len;
+    return 0;
 }
 
 /* ---- */
 
 void exchange_give(host_exchange *x) {
     if (x->in != x->room) free(x->in);
-    if (x->headers_cap >= HEADERS_GROWN) free(x->headers);
+    if (x->headers_cap >= HEADERS_GROWN) free(exchange_headers(x));
     if (x->parser) free(x->parser);
     if (x->req.body) free_body(x->req.body);
     int p = rt_p_id();
@@ -135,13 +159,13 @@ void exchange_next(host_exchange *x) {
     free(x->parser);
     char *in = x->in;
     uint32_t in_cap = x->in_cap;
-    host_header *headers = x->headers;
+    const host_header *headers = x->req.headers;
     uint8_t headers_cap = x->headers_cap;
-    begin(x, x->conn);
+    begin(x, x->conn, x->ops);
     x->in = in;
     x->in_end = left;
     x->in_cap = in_cap;
-    x->headers = headers;
+    x->req.headers = headers;
     x->headers_cap = headers_cap;
 }
 
@@ -151,7 +175,7 @@ static void use_room(host_exchange *x, size_t len) {
     size_t cap = (len + sizeof(host_header) - 1) / sizeof(host_header) * sizeof(host_header);
     x->in = x->room;
     x->in_cap = (uint32_t)cap;
-    x->headers = (host_header *)(x->room + cap);
+    x->req.headers = (host_header *)(x->room + cap);
     x->headers_cap = (uint8_t)((EXCHANGE_ROOM - cap) / sizeof(host_header));
 }
 

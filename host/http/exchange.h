@@ -1,4 +1,4 @@
-/* Exchanges: a request and its response, from the first byte of the one to the last of the other. See exchange.c. */
+/* Exchanges: a request and its response, from the first byte of the one to the last of the other. See exchange.c, over.c. */
 #ifndef EXCHANGE_H
 #define EXCHANGE_H
 
@@ -29,6 +29,32 @@ enum {
     HEADERS_GROWN = 32,     /* room for so many, if what is inline does not do, and then for all */
 };
 
+/* What the protocol of a connection does for an exchange. Each function is called by who has the connection (hold.c), and
+ * does not wait. Output answers 0; -EAGAIN: the kernel takes no more; -EPIPE: nothing can be written any more, x->broken
+ * says so. */
+typedef struct exchange_ops {
+    /* Reads more of the request's body into req.body. 1: the body is whole; 0: some came; -EAGAIN: x may wait for RT_R;
+     * -EMSGSIZE, -EPROTO, -ENOMEM, -ETIMEDOUT, -ECONNRESET: the body has no end. */
+    int (*fill)(host_exchange *x);
+    /* Queues the head of a response whose body has `length` bytes, -1: so many as come. fields: lines, each with its
+     * CRLF. x->no_body says whether the body is left out. 0, -EPIPE. */
+    int (*head)(host_exchange *x, int status, int ctype, const char *fields, size_t n,
+                int64_t length);
+    /* Keeps a piece of the body, at least 1 byte, and sends if much has come together. -EAGAIN: wait for RT_W. */
+    int (*write)(host_exchange *x, const char *data, size_t n);
+    /* The response ends with this piece of its body, which stands at the caller's if it is long: x->left says how much of
+     * it neither left nor was kept; then also -EAGAIN. */
+    int (*end)(host_exchange *x, const char *data, size_t n);
+    /* Sends what is queued, and then data[0 .. n), of which a rest is kept, unless it is more than `most`: then x->left
+     * says how much. */
+    int (*send)(host_exchange *x, const char *data, size_t n, size_t most);
+    /* The response stops short of its end, and the client is to know. gone: it is not there any more, or too slow, so
+     * what is queued is forgotten, and x is broken. */
+    void (*cut)(host_exchange *x, bool gone);
+    /* In which the handler waits for input and room. */
+    rt_pd *(*pd)(host_exchange *x);
+} exchange_ops;
+
 /* A request being read and answered. Taken from a pool when bytes come, given back when the
  * connection is idle. There are as many as handlers that wait, so it is small: what comes is read into
  * a buffer of the thread, and what must be kept is copied from there.
@@ -40,6 +66,7 @@ struct host_exchange {
         host_conn *conn;
         host_exchange *next_free; /* in the pool */
     };
+    const exchange_ops *ops; /* its protocol's */
     host_server *server;
     host_luag *lg;         /* whose coroutine runs the handler; NULL: it has not begun */
     host_waitq waitq;      /* the handler's waits for the connection */
@@ -48,7 +75,7 @@ struct host_exchange {
     int64_t handler_id;
     _Atomic int64_t limit_ns; /* atomic: the handler has the connection until then; 0: no limit */
     union {
-        int64_t read_ns;   /* when the read came that brought the head; 0: it came in several */
+        int64_t begin_ns;  /* when its first bytes were read */
         int64_t linger_ns; /* when LINGER began */
     };
 
@@ -56,9 +83,8 @@ struct host_exchange {
      * in[in_pos .. in_end). NULL at first. */
     char *in;
     uint32_t in_pos, in_end, in_cap, head_end;
-    llhttp_t *parser;     /* what has begun and is not over; NULL: nothing */
-    host_header *headers; /* in room, or of their own if they are more than fit */
-    int16_t error;        /* status that the parser's callbacks ask for, or 0 */
+    llhttp_t *parser; /* what has begun and is not over; NULL: nothing */
+    int16_t error;    /* status that the parser's callbacks ask for, or 0 */
     uint8_t headers_cap;
     uint8_t n_hosts; /* fields of that name, 255: or more */
     /* atomic: nothing more is to come, so the end of the client's side means that it does not wait any more */
@@ -67,6 +93,7 @@ struct host_exchange {
     bool hung_up;
     /* The bits are one memory location: whoever has the connection. */
     bool head_done : 1, message_done : 1, in_value : 1;
+    bool in_pieces : 1;          /* the head came in several reads */
     bool keep_alive : 1;         /* the request allows another one */
     bool expects_100 : 1;        /* and has not been told to go on */
     bool drop_body : 1;          /* nobody wants it */
@@ -77,9 +104,10 @@ struct host_exchange {
     bool paced : 1, waiting : 1; /* pace.c */
     bool in_trailers : 1;        /* of the body; and there, */
     bool line_begins : 1;        /* with the next byte */
-    size_t body_cap, body_seen;  /* room; bytes of the body so far */
+    uint32_t answer_us;          /* from begin_ns to the beginning of the answer; 0: over.c */
+    size_t body_seen;            /* bytes of the body so far */
     size_t raw_seen;             /* bytes on the wire after the head */
-    size_t sent;                 /* bytes of output that the kernel took */
+    int64_t sent; /* bytes that the kernel took, less those that were queued when x began */
     struct {
         uint32_t left_ms, since_ms, moved, taken;
     } pace; /* pace.c */
@@ -92,13 +120,13 @@ struct host_exchange {
     _Alignas(host_header) char room[EXCHANGE_ROOM];
 };
 
-/* A fresh exchange for c; NULL: no memory. With a P. Does not wait. */
-host_exchange *exchange_take(host_conn *c);
+/* A fresh exchange for c, of the protocol that has these ops; NULL: no memory. With a P. Does not wait. */
+host_exchange *exchange_take(host_conn *c, const exchange_ops *ops);
 /* Gives x back to the pool, with what it holds. With a P. Does not wait. */
 void exchange_give(host_exchange *x);
 
-/* The request is over: what Lua holds of it names nothing any more. By the VM of its handler. */
-static inline void exchange_over(host_exchange *x) {
+/* The handler has ended: what Lua holds of the request names nothing any more. By the VM of its handler. */
+static inline void exchange_unname(host_exchange *x) {
     double none = 0;
     __atomic_store(&x->req.id, &none, __ATOMIC_RELAXED);
 }
@@ -117,8 +145,13 @@ void exchange_next(host_exchange *x);
 /* Appends to in[.. in_end). 0 or -ENOMEM. By who has the connection. */
 int exchange_keep(host_exchange *x, const char *data, size_t len);
 
-/* Makes room for cap bytes of the body. False: no memory, or more than the VM may have (charge.c). In the VM. */
-bool exchange_grow_body(host_exchange *x, size_t cap);
+/* Appends to the body, behind req.body[.. body_len). 0; -ENOMEM: or more than the VM may have (charge.c). In the VM. */
+int exchange_keep_body(host_exchange *x, const char *data, size_t len);
+
+/* The header fields of the request, while they are being read. */
+static inline host_header *exchange_headers(host_exchange *x) {
+    return (host_header *)x->req.headers;
+}
 
 /* The pollDesc and the queue of a handler that waits for its connection; NULL: the handler has no connection any more, or
  * that request is over. Until exchange_pd_give nothing may raise. By the VM of the handler. */

@@ -79,16 +79,16 @@ static void complete(host_exchange *x, bool gone) {
     if (x->req.state == 0 && gone) {
         x->broken = true;
     } else if (x->req.state == 0) {
-        response_error(x, 500, false);
+        response_error(x, 500);
     } else if (response_is_partial(x)) {
         /* Without its end: the client must not take it for a whole one. Answers before it are not to be lost by that. */
-        x->close_after = true;
+        x->ops->cut(x, false);
     }
 }
 
 /* What Lua holds of the request names nothing any more, and the connection, if the handler has it (held), goes back. */
 static void let_go(host_exchange *x, bool held) {
-    exchange_over(x);
+    exchange_unname(x);
     if (x->lg) x->lg->x = NULL;
     x->lg = NULL;
     if (held)
@@ -126,7 +126,7 @@ static rt_step handler_drop(host_luag *lg) {
 /* No VM can serve it. */
 static rt_step not_served(host_exchange *x) {
     bool held = hold_take(x);
-    if (held) response_error(x, 503, false);
+    if (held) response_error(x, 503);
     let_go(x, held);
     return RT_EXIT;
 }

@@ -42,10 +42,10 @@ static int on_url(llhttp_t *p, const char *at, size_t n) {
 static bool more_headers(host_exchange *x) {
     bool inlined = x->headers_cap < HEADERS_GROWN;
     uint8_t cap = inlined ? HEADERS_GROWN : HEADERS_MAX;
-    host_header *grown = realloc(inlined ? NULL : x->headers, cap * sizeof *grown);
+    host_header *grown = realloc(inlined ? NULL : exchange_headers(x), cap * sizeof *grown);
     if (!grown) return false;
-    if (inlined) memcpy(grown, x->headers, x->headers_cap * sizeof *grown);
-    x->headers = grown;
+    if (inlined) memcpy(grown, x->req.headers, x->headers_cap * sizeof *grown);
+    x->req.headers = grown;
     x->headers_cap = cap;
     return true;
 }
@@ -77,17 +77,17 @@ static int on_header_field(llhttp_t *p, const char *at, size_t n) {
             if (x->req.nheaders == HEADERS_MAX) return fail(x, 431);
             if (!more_headers(x)) return fail(x, 503);
         }
-        x->headers[x->req.nheaders++] = (host_header){.name = {(uint32_t)(at - x->in), 0}};
+        exchange_headers(x)[x->req.nheaders++] = (host_header){.name = {(uint32_t)(at - x->in), 0}};
         x->in_value = false;
     }
-    x->headers[x->req.nheaders - 1].name.len += (uint32_t)n;
+    exchange_headers(x)[x->req.nheaders - 1].name.len += (uint32_t)n;
     return 0;
 }
 
 static int on_header_value(llhttp_t *p, const char *at, size_t n) {
     host_exchange *x = exchange_of(p);
     if (x->head_done) return 0;
-    host_span *v = &x->headers[x->req.nheaders - 1].value;
+    host_span *v = &exchange_headers(x)[x->req.nheaders - 1].value;
     if (v->len == 0) v->off = (uint32_t)(at - x->in);
     v->len += (uint32_t)n;
     x->in_value = true;
@@ -99,7 +99,7 @@ static int on_header_value_complete(llhttp_t *p) {
     host_exchange *x = exchange_of(p);
     if (x->head_done) return 0;
     x->in_value = true;
-    host_header *h = &x->headers[x->req.nheaders - 1];
+    host_header *h = &exchange_headers(x)[x->req.nheaders - 1];
     while (h->value.len > 0) {
         char c = x->in[h->value.off + h->value.len - 1];
         if (c != ' ' && c != '\t') break;
@@ -175,21 +175,10 @@ static int on_headers_complete(llhttp_t *p) {
 
 static int on_body(llhttp_t *p, const char *at, size_t n) {
     host_exchange *x = exchange_of(p);
-    host_req *r = &x->req;
     x->body_seen += n;
     if (x->body_seen > (size_t)x->server->listener.limits->max_body) return fail(x, 413);
     if (x->drop_body) return 0;
-    if (r->body_pos > 0 && r->body_pos == r->body_len) r->body_pos = r->body_len = 0;
-    if (x->body_cap - r->body_len < n) {
-        size_t cap = x->body_cap ? x->body_cap * 2 : 1024;
-        if (r->content_length > 0 && r->content_length <= 65536) cap = (size_t)r->content_length;
-        while (cap - r->body_len < n)
-            cap *= 2;
-        if (!exchange_grow_body(x, cap)) return fail(x, 503);
-    }
-    memcpy(r->body + r->body_len, at, n);
-    r->body_len += n;
-    return 0;
+    return exchange_keep_body(x, at, n) < 0 ? fail(x, 503) : 0;
 }
 
 static int on_message_complete(llhttp_t *p) {
@@ -252,7 +241,6 @@ int http1_head(host_exchange *x) {
         if (x->head_end > HEAD_MAX) return -431;
         if (has_fold(x->in, x->head_end, &begins)) return -400;
         x->req.buf = x->in;
-        x->req.headers = x->headers;
         return 1;
     }
     if (x->in_end >= HEAD_MAX) return x->req.nheaders == 0 ? -414 : -431;

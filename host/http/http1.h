@@ -1,4 +1,5 @@
-/* Requests of HTTP/1 from bytes. See http1.c. By whoever has the connection; nothing here waits. */
+/* HTTP/1: requests from bytes (http1.c), what its exchanges do (http1_exchange.c). By whoever has the connection; nothing
+ * here waits. */
 #ifndef HTTP1_H
 #define HTTP1_H
 
@@ -14,5 +15,10 @@ int http1_body(host_exchange *x, bool keep);
 /* Parses data[0 .. len) as body, while there are no bytes in `in`; the bytes behind the message go there. Answers as
  * http1_body. */
 int http1_body_of(host_exchange *x, const char *data, size_t len, bool keep);
+
+extern const exchange_ops http1_ops;
+
+/* Sends what is queued. 0: all of it, -EAGAIN, or -EPIPE. */
+int http1_flush(host_exchange *x);
 
 #endif

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* ffi:begin */
-/* ---- a request and its response (conn.c, response.c) ---- */
+/* ---- a request and its response (request.c, response.c) ---- */
 
 typedef struct host_span {
     uint32_t off, len; /* bytes of host_req.buf */
@@ -39,6 +39,7 @@ typedef struct host_req {
     uint8_t body_complete;  /* 1: all of it stands in body */
     uint8_t close;          /* Lua may set it to 1: the connection ends with this response */
     uint8_t state;          /* 0 no response yet, 1 head sent or queued, 2 response complete */
+    uint16_t status;        /* of the response; 0: none yet */
     int64_t content_length; /* -1: chunked or none */
     uint8_t *body; /* body bytes read so far and not yet dropped: body[body_pos .. body_len) */
     size_t body_pos, body_len;
@@ -97,8 +98,22 @@ int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err)
 /* Closes the listeners and, when what is in flight is done, the connections. */
 void host_serve_stop(int server);
 
+/* ---- what there was (over.c) ---- */
+
 /* The number of requests that a P has handed to a handler; -1: there is no such P. */
 int64_t host_p_requests(int32_t p);
+
+/* Exchanges that are over: a request and its answer, or what came of one. It is over when the answer has left, or is queued
+ * behind others. by_status: [0] those that got no answer, [2] to [5] 2xx to 5xx, [1] all others. Bytes include heads.
+ * seconds: the sum of their times, from the first byte of the request; answer_seconds: until the answer began. */
+enum { HOST_STATUS_CLASSES = 6 };
+typedef struct host_exchanges {
+    double by_status[HOST_STATUS_CLASSES];
+    double bytes_in, bytes_out, seconds, answer_seconds;
+} host_exchanges;
+
+/* The sums of all Ps. */
+void host_read_exchanges(host_exchanges *sum);
 /* ffi:end */
 
 #endif

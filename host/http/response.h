@@ -1,14 +1,13 @@
-/* Responses to bytes. See response.c. By whoever has the connection; nothing here waits. */
+/* Responses, of any protocol. See response.c. By whoever has the connection; nothing here waits. */
 #ifndef RESPONSE_H
 #define RESPONSE_H
 
 #include "exchange.h"
 
-/* Queues a short answer from C, and sends what is queued. close: the connection ends after it. */
-void response_error(host_exchange *x, int status, bool close);
+enum { REST_MAX = 65536 /* of what is left of a whole body, so much is copied */ };
 
-/* Sends what is queued. 0: all of it, -EAGAIN, or -EPIPE. */
-int response_flush(host_exchange *x);
+/* Answers x from C, shortly. */
+void response_error(host_exchange *x, int status);
 
 /* Is the response begun, and not whole without its handler? */
 static inline bool response_is_partial(const host_exchange *x) {

@@ -4,6 +4,7 @@
 #include "../base/options.h"
 #include "../http/conn.h"
 #include "../http/hold.h"
+#include "../http/http1.h"
 
 #include "../../runtime/test/harness.h"
 
@@ -43,7 +44,7 @@ static rt_step fake_step(rt_g *g) {
     fake *f = *RT_LOCAL(g, fake *);
     host_exchange *x = f->conn.x;
     if (!atomic_load(&f->begun)) {
-        x = f->conn.x = exchange_take(&f->conn);
+        x = f->conn.x = exchange_take(&f->conn, &http1_ops);
         uint64_t ticket = rt_wait_open(g);
         rt_set_wait(g, RT_WAIT_OTHER, next_ns(f));
         hold_begin(x, ticket);

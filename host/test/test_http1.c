@@ -55,7 +55,7 @@ static void print_head(const host_exchange *x, char *text, size_t size) {
                      (int)r->path.len, x->in + r->path.off, (int)r->query.len, x->in + r->query.off,
                      r->plain, (long long)r->content_length, x->keep_alive, x->expects_100);
     for (int i = 0; i < r->nheaders && n < (int)size; i++) {
-        const host_header *h = &x->headers[i];
+        const host_header *h = &r->headers[i];
         n += snprintf(text + n, size - (size_t)n, " (%.*s)(%.*s)", (int)h->name.len,
                       x->in + h->name.off, (int)h->value.len, x->in + h->value.off);
     }
@@ -63,7 +63,7 @@ static void print_head(const host_exchange *x, char *text, size_t size) {
 
 /* Parses a head that comes in pieces: up to `cut`, and then `step` bytes at a time. What http1_head says at its end. */
 static int head_in_pieces(const char *bytes, size_t cut, size_t step, char *text, size_t size) {
-    host_exchange *x = exchange_take(&conn);
+    host_exchange *x = exchange_take(&conn, &http1_ops);
     size_t len = strlen(bytes), at = 0;
     int r = 0;
     text[0] = 0;
@@ -131,7 +131,7 @@ static const struct {
 
 /* Parses a body that comes in pieces, and drops it. The result, the bytes of it, and whether the next request is left. */
 static int body_in_pieces(size_t i, size_t cut, size_t step, size_t *n, bool *next_is_left) {
-    host_exchange *x = exchange_take(&conn);
+    host_exchange *x = exchange_take(&conn, &http1_ops);
     const char *bytes = bodies[i].body;
     size_t len = strlen(bytes), at = 0;
     int r = 0;

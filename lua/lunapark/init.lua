@@ -387,12 +387,25 @@ end
 
 local stats_t = ffi.typeof("rt_stats")
 local p_stats_t = ffi.typeof("rt_p_stats")
+local exchanges_t = ffi.typeof("host_exchanges")
 local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
+
+local function exchanges()
+  local e = exchanges_t()
+  C.host_read_exchanges(e)
+  return {
+    none = e.by_status[0], other = e.by_status[1], ["2xx"] = e.by_status[2], ["3xx"] = e.by_status[3],
+    ["4xx"] = e.by_status[4], ["5xx"] = e.by_status[5],
+    bytes_in = e.bytes_in, bytes_out = e.bytes_out, seconds = e.seconds, answer_seconds = e.answer_seconds,
+  }
+end
 
 --- Figures of the process: Gs by state; Ps and what each has done; Ms; steals; polls; timers; memory; VMs: those that
 --- serve, those of them that are stuck or spare, and all, with those that load or were replaced by a reload; stacks
 --- held by Gs that wait in the midst of a C function; sockets that the collector had to close; lines of the log:
---- written, waiting, lost; channels that VMs share.
+--- written, waiting, lost; channels that VMs share; exchanges (a request and its answer) that are over: how many
+--- by the class of their status (`none`: no answer; `other`: from 600 on), bytes, seconds in all and those until the
+--- answers began.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -415,6 +428,7 @@ function lp.stats()
     away = s.away,
     held_stacks = s.held_stacks, forgotten = C.host_forgotten(), shared_chans = C.host_chans(),
     log = { lines = C.host_log_count(0), waiting = C.host_log_count(2), lost = C.host_log_count(1) },
+    exchanges = exchanges(),
     ps = {},
   }
   for id = 0, s.procs - 1 do

@@ -1,0 +1,108 @@
+/* The end of an exchange, which is one place whatever ended it: what an exchange was is known here, and counted.
+ *
+ * An exchange belongs to its connection. It begins with the first bytes of a request, and is over when the connection lets
+ * go of it: the answer has left and nothing comes any more (idle, or a connection that ends), or the answer is queued and
+ * the next request is there. It makes no difference who has answered, handler or C, nor whether anybody has. So exchange_over
+ * is called by the connection's G alone, where it parts with its exchange. That is not where the handler ends, which may
+ * be long before (what is queued has to leave) or long after: a handler that loses its connection keeps the memory of the
+ * request, and the connection goes on with another exchange, to which the request moves (exchange_inherit).
+ *
+ * What Lua holds of a request ends with the handler (exchange_unname), by the thread that runs its VM.
+ *
+ * Times are those that the connection's G reads anyway: when bytes came, and when it becomes idle, or goes on with the next
+ * request. When an answer begins is asked for only if its end comes later than that: for a streamed one, and for one that
+ * the kernel does not take at once.
+ */
+#include "over.h"
+
+#include "../base/base.h"
+#include "conn.h"
+
+enum { US = 1000 };
+
+/* Written by the M that has the P; others read. */
+static struct {
+    OF_ONE_P _Atomic int64_t handed; /* exchanges for which a handler was made */
+    _Atomic int64_t by_status[HOST_STATUS_CLASSES], in, out, ns, answer_ns;
+} counts[MAX_PS];
+
+static inline void add(_Atomic int64_t *n, int64_t more) {
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + more,
+                          memory_order_relaxed);
+}
+
+void exchange_handed(void) {
+    add(&counts[rt_p_id()].handed, 1);
+}
+
+/* ---- what it was ---- */
+
+void exchange_answers(host_exchange *x, int64_t now_ns) {
+    if (x->answer_us) return;
+    int64_t us = (now_ns - x->begin_ns) / US;
+    x->answer_us = us < 1 ? 1 : us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
+}
+
+static int64_t bytes_in(const host_exchange *x) {
+    return (int64_t)((x->head_done ? x->head_end : x->in_end) + x->body_seen + x->raw_seen);
+}
+
+void exchange_account_of(const host_exchange *x, int64_t now_ns, exchange_account *a) {
+    /* Less than nothing: what was queued before it was forgotten (cut). */
+    int64_t out = x->sent + (int64_t)x->conn->out.n;
+    *a = (exchange_account){
+        .status = x->req.status,
+        .in = bytes_in(x),
+        .out = out > 0 ? out : 0,
+        .begin_ns = x->begin_ns,
+        .answer_ns = x->answer_us ? x->begin_ns + (int64_t)x->answer_us * US : now_ns,
+        .end_ns = now_ns,
+    };
+}
+
+void exchange_inherit(host_exchange *heir, const host_exchange *x) {
+    heir->req.method = x->req.method;
+    heir->req.minor = x->req.minor;
+    heir->req.status = x->req.status;
+    heir->begin_ns = x->begin_ns;
+    heir->answer_us = x->answer_us;
+    heir->head_done = true; /* of which it has no bytes, but knows how many they were */
+    heir->raw_seen = (size_t)bytes_in(x);
+    heir->sent = x->sent;
+}
+
+/* ---- over ---- */
+
+void exchange_over(host_exchange *x, int64_t now_ns) {
+    exchange_account a;
+    exchange_account_of(x, now_ns, &a);
+    int p = rt_p_id(), class = a.status / 100;
+    add(&counts[p].by_status[class < HOST_STATUS_CLASSES ? class : 1], 1);
+    add(&counts[p].in, a.in);
+    add(&counts[p].out, a.out);
+    add(&counts[p].ns, a.end_ns - a.begin_ns);
+    add(&counts[p].answer_ns, a.answer_ns - a.begin_ns);
+}
+
+/* ---- what VMs are told ---- */
+
+int64_t host_p_requests(int32_t p) {
+    if (p < 0 || p >= rt_procs()) return -1;
+    return atomic_load_explicit(&counts[p].handed, memory_order_relaxed);
+}
+
+static int64_t get(_Atomic int64_t *n) {
+    return atomic_load_explicit(n, memory_order_relaxed);
+}
+
+void host_read_exchanges(host_exchanges *sum) {
+    *sum = (host_exchanges){0};
+    for (int p = 0; p < MAX_PS; p++) {
+        for (int i = 0; i < HOST_STATUS_CLASSES; i++)
+            sum->by_status[i] += (double)get(&counts[p].by_status[i]);
+        sum->bytes_in += (double)get(&counts[p].in);
+        sum->bytes_out += (double)get(&counts[p].out);
+        sum->seconds += (double)get(&counts[p].ns) / NS_PER_SEC;
+        sum->answer_seconds += (double)get(&counts[p].answer_ns) / NS_PER_SEC;
+    }
+}
