@@ -55,6 +55,7 @@ static const char *(*name_of)(uintptr_t id);
 static struct {
     rt_lock lock;
     bool running;       /* lock */
+    bool folding;       /* lock: who has stopped it reads the samples */
     int hz;             /* lock */
     _Atomic bool on;    /* handlers take samples */
     sample *samples;    /* made at the first start, never given back */
@@ -174,7 +175,7 @@ static int set_up(void) {
 int rt_prof_start(int hz) {
     if (hz < 0 || hz > HZ_MAX) return -EINVAL;
     rt_lock_acquire(&prof.lock);
-    int err = prof.running ? -EBUSY : set_up();
+    int err = prof.running || prof.folding ? -EBUSY : set_up();
     if (!err) {
         prof.hz = hz ? hz : HZ_DEFAULT;
         uint32_t used = atomic_load(&prof.n);
@@ -196,7 +197,7 @@ int rt_prof_start(int hz) {
     return err;
 }
 
-/* ---- folding; prof.lock held ---- */
+/* ---- folding; prof.folding, without the lock: a thread that starts takes that (prof_init_m) ---- */
 
 typedef struct name {
     uintptr_t pc, start; /* start: pc itself where the function is not known */
@@ -312,14 +313,21 @@ int rt_prof_stop(FILE *file, rt_prof_result *result) {
     bool native = g && !g->step;
     if (native) rt_entersyscall();
     rt_lock_acquire(&prof.lock);
-    if (prof.running) {
+    bool folds = prof.running;
+    if (folds) {
         atomic_store(&prof.on, false);
         disarm_all();
-        err = fold(file, &r);
-        r.dropped = atomic_load(&prof.dropped);
         prof.running = false;
+        prof.folding = true;
     }
     rt_lock_release(&prof.lock);
+    if (folds) {
+        err = fold(file, &r);
+        r.dropped = atomic_load(&prof.dropped);
+        rt_lock_acquire(&prof.lock);
+        prof.folding = false;
+        rt_lock_release(&prof.lock);
+    }
     if (native) rt_exitsyscall();
     if (result) *result = r;
     return err;

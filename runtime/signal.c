@@ -13,6 +13,7 @@
  *     SIGSEGV, SIGBUS,    name the G. In a guard that is a stack overflow; anything else keeps
  *     SIGFPE, SIGILL      its default action
  *     SIGPIPE             see below
+ *     SIGXFSZ             nothing: a write beyond the limit of file sizes answers EFBIG, and ends nobody
  *     the rest            keep theirs until rt_signal_notify or rt_signal_ignore
  *
  * A dump is wanted most when nothing moves. If every P runs something that does not stop, the G never
@@ -237,6 +238,11 @@ void signal_broken_pipe(void) {
     die_of_sigpipe();
 }
 
+/* A child does not inherit it, as it would SIG_IGN. */
+static void on_nothing(int signo) {
+    (void)signo;
+}
+
 /* ---- what the program asks for ---- */
 
 static int set_handler(int signo, void (*handler)(int)) {
@@ -271,8 +277,11 @@ int rt_signal_ignore(int signo) {
 }
 
 int rt_signal_reset(int signo) {
-    bool dump = sig.dumps && (signo == SIGUSR1 || signo == SIGQUIT);
-    return stop_notifying(signo, dump ? on_asked : signo == SIGPIPE ? on_sigpipe : SIG_DFL);
+    void (*handler)(int) = SIG_DFL;
+    if (sig.dumps && (signo == SIGUSR1 || signo == SIGQUIT)) handler = on_asked;
+    if (signo == SIGPIPE) handler = on_sigpipe;
+    if (signo == SIGXFSZ) handler = on_nothing;
+    return stop_notifying(signo, handler);
 }
 
 /* ---- waiting for one ---- */
@@ -450,6 +459,7 @@ void signal_init(bool keep_default) {
     sigfillset(&urg.sa_mask);
     int err = sigaction(SIGURG, &urg, NULL) < 0 ? -errno : 0;
     if (!err) err = set_handler(SIGPIPE, on_sigpipe);
+    if (!err) err = set_handler(SIGXFSZ, on_nothing);
     sig.dumps = !keep_default;
     if (!err && sig.dumps) err = set_handler(SIGUSR1, on_asked);
     if (!err && sig.dumps) err = set_handler(SIGQUIT, on_asked);

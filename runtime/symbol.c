@@ -66,7 +66,8 @@ static void find_symtab(const char *file, size_t size) {
     }
 }
 
-/* Without the file, names of static functions are missing, that is all. */
+/* Without the file, names of static functions are missing, that is all. Who asks next tries again: it may be that there
+ * was just no descriptor or no memory for it. */
 static void open_exe(void) {
     rt_lock_acquire(&exe.lock);
     if (!atomic_load(&exe.ready)) {
@@ -75,10 +76,11 @@ static void open_exe(void) {
         struct stat st;
         if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0) {
             void *file = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-            if (file != MAP_FAILED) find_symtab(file, (size_t)st.st_size);
+            bool mapped = file != MAP_FAILED;
+            if (mapped) find_symtab(file, (size_t)st.st_size);
+            atomic_store(&exe.ready, mapped);
         }
         if (fd >= 0) close(fd);
-        atomic_store(&exe.ready, true);
     }
     rt_lock_release(&exe.lock);
 }

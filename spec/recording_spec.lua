@@ -197,6 +197,42 @@ describe("the admin listener records", function()
     end)
   end
 
+  it("until the process stops", function()
+    local c, admin = serve("--drain-timeout", "600")
+    local recordings = {}
+    for _, path in ipairs { "/profile", "/trace" } do
+      local client = child.client((c:logged "admin on http://(%S+)\n"))
+      client.headers = admin.headers
+      recordings[path] = lp.go(function()
+        local r
+        repeat r = client:post(path .. "?s=60") until r.status ~= 409 -- that of one that asks whether it records
+        return r
+      end)
+      child.eventually(function() return admin:post(path .. "?s=0.001").status == 409 end, "a recording")
+    end
+    local start = lp.now()
+    c:kill "TERM"
+    for path, g in pairs(recordings) do
+      assert.equal(200, assert(g:join()).status, path)
+    end
+    assert.equal(0, c:wait())
+    assert.is_true(lp.now() - start < 45)
+  end)
+
+  it("in a process that may write no large files", function()
+    local path = child.script(APP)
+    local c = child.serve { "--fsize=4096", child.binary, path, "--admin", "127.0.0.1:0", "--listen", "127.0.0.1:0",
+      binary = "prlimit" }
+    local admin = child.client((c:logged "admin on http://(%S+)\n"))
+    admin.headers = { ["X-Lunapark"] = "1" }
+    keep_busy(c, "interpreted")
+    child.eventually(function()
+      local r = admin:post "/trace?s=0.3"
+      return r.status == 500 and r:json().error == "Input/output error"
+    end, "a trace that is too long")
+    assert.equal(200, admin:get("/").status)
+  end)
+
   it("while generations come and go, and names functions of those that have gone", function()
     local c, admin, path = serve("--procs", "2", "--drain-timeout", "0.2", "--handler-timeout", "0")
     for what in pairs { interpreted = 1, compiled = 1, native = 1, coroutine = 1, nested = 1 } do

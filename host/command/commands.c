@@ -115,6 +115,7 @@ static void stop_serving(void (*stop)(host_server *), void (*tell)(void)) {
     static _Atomic bool stopped;
     if (atomic_exchange(&stopped, true)) return;
     if (tell) tell();
+    recording_stop();
     for (int i = 0; i < n_listeners; i++)
         stop(listeners[i]);
     if (!rt_go(drain_main, NULL)) drain_main(NULL); /* a second signal is not heard then */

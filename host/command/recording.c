@@ -2,8 +2,8 @@
  * scheduler does (runtime/trace.c).
  *
  * A recording is a job: it starts, sleeps, stops, and writes to a file in memory, from which Lua takes pieces. One
- * whose client has gone ends within STEP_NS, so nothing records for nobody. One of a kind at a time; the second is
- * told -EBUSY.
+ * whose client has gone ends within STEP_NS, so nothing records for nobody. When the process stops, recordings end as
+ * soon, and their clients get what there is. One of a kind at a time; the second is told -EBUSY.
  *
  * The profile's stacks: while a G's Lua runs, what native frames there are beneath the interpreter or compiled
  * code are the scheduler's and the same for all, so these give way to Lua's functions, and what Lua has called stays:
@@ -177,6 +177,16 @@ typedef struct recording {
     int64_t size, samples, dropped;
 } recording;
 
+static _Atomic bool ending; /* atomic: the process stops */
+
+void recording_stop(void) {
+    atomic_store(&ending, true);
+}
+
+static bool goes_on(const recording *r) {
+    return !atomic_load(&ending) && !job_is_forgotten(r->job);
+}
+
 static int start(const recording *r) {
     return r->kind == HOST_RECORD_PROFILE ? rt_prof_start(HZ) : rt_trace_start();
 }
@@ -202,8 +212,7 @@ static void run(void *arg) {
     r->file = open_memory();
     r->err = r->file ? start(r) : -errno;
     if (r->err) return;
-    for (int64_t now, end = rt_nanotime() + r->ns;
-         (now = rt_nanotime()) < end && !job_is_forgotten(r->job);)
+    for (int64_t now, end = rt_nanotime() + r->ns; (now = rt_nanotime()) < end && goes_on(r);)
         rt_sleep(end - now < STEP_NS ? end - now : STEP_NS);
     r->err = stop(r);
     r->size = ftello(r->file);

@@ -5,4 +5,7 @@
 /* Profiles name Lua functions from now on. Once, before any VM runs. */
 void recording_init(void);
 
+/* Recordings end soon, with what they have. Any thread. Does not wait. */
+void recording_stop(void);
+
 #endif

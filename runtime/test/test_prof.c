@@ -176,6 +176,60 @@ static void wrong_uses_say_so(void *arg) {
     CHECK_EQ(rt_prof_stop(NULL, NULL), -EINVAL);
 }
 
+/* ---- threads that start while the lines are written ---- */
+
+enum { LATE_MS = 40 };
+
+static struct {
+    _Atomic bool writes, go; /* atomic */
+    _Atomic int n;           /* atomic: of them */
+} late;
+
+static void needs_a_thread(void *arg) {
+    (void)arg;
+    rt_entersyscall();
+    atomic_fetch_add(&late.n, 1);
+    while (!atomic_load(&late.go))
+        usleep(1000);
+    rt_exitsyscall();
+}
+
+static void starts_threads(void *arg) {
+    (void)arg;
+    crowd c = {0};
+    while (!atomic_load(&late.writes) && !atomic_load(&late.go))
+        rt_sleep(MS);
+    for (int i = 0; i < LATE_MS; i++)
+        crowd_go(&c, needs_a_thread, NULL);
+    crowd_wait(&c);
+}
+
+static ssize_t write_slowly(void *cookie, const char *buf, size_t n) {
+    (void)cookie;
+    (void)buf;
+    atomic_store(&late.writes, true);
+    for (int64_t until = rt_nanotime() + 20 * SEC;
+         atomic_load(&late.n) < LATE_MS && rt_nanotime() < until;)
+        usleep(1000);
+    return (ssize_t)n;
+}
+
+static void threads_start_while_lines_are_written(void *arg) {
+    (void)arg;
+    crowd c = {0};
+    rt_prof_result r;
+    FILE *f = fopencookie(NULL, "w", (cookie_io_functions_t){.write = write_slowly});
+    CHECK(f != NULL);
+    CHECK_EQ(rt_prof_start(1000), 0);
+    crowd_go(&c, starts_threads, NULL);
+    prof_outer(100 * MS);
+    CHECK_EQ(rt_prof_stop(f, &r), 0);
+    EXPECT(r.samples == 0 || atomic_load(&late.n) == LATE_MS);
+    atomic_store(&late.go, true);
+    crowd_wait(&c);
+    fclose(f);
+}
+
 static void it_can_run_again_and_again(void *arg) {
     (void)arg;
     crowd c = {0};
@@ -253,15 +307,11 @@ static void a_full_buffer_is_counted(void *arg) {
 int main(void) {
     rt_prof_on_sample(add_below, name_below);
     const struct CMUnitTest tests[] = {
-        in_g_test(native_stacks_are_whole),
-        in_g_test(steps_and_cells_are_sampled),
-        in_g_test(new_ms_are_sampled),
-        in_g_test(sleep_is_not_sampled),
-        in_g_test(wrong_uses_say_so),
-        in_g_test(it_can_run_again_and_again),
-        in_g_test(a_full_buffer_is_counted),
-        in_g_test(frames_may_be_changed),
-        in_g_test(another_handler_is_left_alone),
+        in_g_test(native_stacks_are_whole),    in_g_test(steps_and_cells_are_sampled),
+        in_g_test(new_ms_are_sampled),         in_g_test(sleep_is_not_sampled),
+        in_g_test(wrong_uses_say_so),          in_g_test(threads_start_while_lines_are_written),
+        in_g_test(it_can_run_again_and_again), in_g_test(a_full_buffer_is_counted),
+        in_g_test(frames_may_be_changed),      in_g_test(another_handler_is_left_alone),
     };
     RUN_TESTS("prof", tests);
 }
