@@ -17,7 +17,7 @@ typedef struct host_abi_entry {
     const void *address; /* of a function */
 } host_abi_entry;
 
-/* The table and, in *n, its length. */
+/* The table; *n: its length. */
 const host_abi_entry *host_abi_table(int32_t *n);
 /* ffi:end */
 

@@ -16,11 +16,11 @@ typedef struct host_addr {
 /* Reads an address. Any thread. Does not wait. 0 or -EINVAL. */
 int addr_parse(const char *s, host_addr *a);
 
-/* True for a loopback address and a unix socket: only this machine reaches those. False also for what is no address.
- * Any thread. Does not wait. */
+/* True: s is a loopback address or a unix socket, which only this machine reaches. False: another address, or none. Any
+ * thread. Does not wait. */
 bool addr_is_local(const char *s);
 
-/* Writes an address as text, with a 0, into buf: its length. Any thread. Does not wait. */
+/* Writes an address into buf, as text with a NUL. Returns its length. Any thread. Does not wait. */
 int addr_format(const struct sockaddr *sa, socklen_t len, char *buf, size_t cap);
 
 #endif

@@ -1,5 +1,4 @@
-/* What Lua sees of the log, of addresses and options. The rules are those of vm_ffi.h, but for the thread: any
- * thread. */
+/* The log, addresses and options, for Lua. The rules of vm_ffi.h hold, but for the thread: any thread. */
 #ifndef BASE_FFI_H
 #define BASE_FFI_H
 
@@ -19,7 +18,7 @@ typedef struct host_log_pair {
     int32_t kind;
 } host_log_pair;
 
-/* Appends a line to the log, if the level is enabled: 0 debug .. 3 error. In text, the lines of msg stay, and each
+/* Appends a line to the log, if the level is enabled: 0 debug .. 3 error. As text, msg keeps its lines, and each line
  * after the first is indented. */
 void host_log(int level, const char *msg, size_t len);
 void host_log_pairs(int level, const char *msg, size_t len, const host_log_pair *pairs, int n);
@@ -29,18 +28,18 @@ int host_log_enabled(int level);
 int host_log_level(void);
 void host_log_set_level(int level);
 
-/* The number of lines that were (0) queued, (1) lost, or that are (2) not written yet. */
+/* A number of lines. which: 0 queued so far, 1 lost, 2 not written yet. */
 double host_log_count(int which);
 
-/* s as a JSON string into buf, of cap bytes, 64 at least: its length. It is cut if it is too long. */
+/* Writes s into buf as a JSON string, cut if buf is too short. cap: 64 or more. Returns the length. */
 int host_log_quote(const char *s, size_t len, char *buf, size_t cap);
 
 /* ---- names of routes and lines (label.c) ---- */
 
-/* The number of a name that the log says of a route, or of a place where Gs are started. 0: there are too many. */
+/* The number of a name for the log: of a route, or of a place where Gs are started. 0: there are too many names. */
 int host_label(const char *text, size_t len);
 
-/* The name of such a number; "": none. */
+/* The name that has this number; "": none has. */
 const char *host_label_text(int number);
 
 /* ---- addresses (addr.c) ---- */
@@ -56,7 +55,7 @@ int host_ip_bytes(const char *text, uint8_t *bytes);
 
 /* ---- options (options.c) ---- */
 
-/* --rounds; 1 without. */
+/* --rounds; 1 without the option. */
 int host_rounds(void);
 /* ffi:end */
 

@@ -1,5 +1,5 @@
-/* A hash of bytes whose values nobody outside of the process can foretell: it is keyed by 24 random bytes. See hash.c.
- * Any thread. Does not wait. */
+/* A hash of bytes, keyed by 24 random bytes: nobody outside of the process can foretell its values. See hash.c. Any
+ * thread. Does not wait. */
 #ifndef HASH_H
 #define HASH_H
 
@@ -23,7 +23,7 @@ static inline uint64_t hash_load(const char *p) {
     return x;
 }
 
-/* The hash of these bytes: constant in a process, another one in the next. */
+/* The hash of these bytes: constant in a process, different in the next one. */
 static inline uint64_t hash_bytes(const char *bytes, size_t len) {
     uint64_t h = hash_key[0] ^ len;
     size_t left = len;
@@ -35,7 +35,7 @@ static inline uint64_t hash_bytes(const char *bytes, size_t len) {
     return hash_fold(h ^ hash_key[2], hash_key[1] | 1);
 }
 
-/* hash_bytes, with the key drawn. For names. */
+/* Draws the key if need be, then answers as hash_bytes. For names. */
 uint64_t hash_name(const char *name, size_t len);
 
 #endif

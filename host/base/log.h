@@ -7,11 +7,12 @@ enum { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 /* Logs a line, if --log-level has its level. A text of more than 4 kB is cut. Any thread. Does not wait. */
 void log_line(int level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* The end of the process: waits until the lines that were logged are written, for a second at most. Blocks the thread.
- * Any thread, signal handlers too. */
+/* For the end of the process. Waits until the lines that were logged are written, for a second at most. Blocks the
+ * thread. Any thread, signal handlers too. */
 void log_end(void);
 
-/* A process that can not begin to serve: writes what was logged, then "lunapark: ...", and exits with 1. Any thread. */
+/* For a process that can not begin to serve. Writes what was logged, then "lunapark: ...", and exits with 1. Any
+ * thread. */
 _Noreturn void start_failed(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

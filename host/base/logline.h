@@ -13,7 +13,7 @@ enum {
     LOG_VALUE_MAX = 4096, /* of a value in it */
 };
 
-/* Writes a line into buf (LOG_LINE_MAX bytes): its length. Any thread. Does not wait. */
+/* Writes a line into buf (LOG_LINE_MAX bytes). Returns its length. Any thread. Does not wait. */
 size_t logline_format(char *buf, int format, int level, const char *msg, size_t len,
                       const host_log_pair *pairs, int n);
 

@@ -9,11 +9,11 @@
 /* Queues a line, or counts it as lost. Any thread. Does not wait for the reader of the log. */
 void logq_put(const char *line, size_t n, int level);
 
-/* Waits until all lines that are queued now were written, or lost: true; false after timeout_ns. Blocks the thread.
- * Any thread, signal handlers too. */
+/* Waits until all lines that are queued now are written, or lost. False: not within timeout_ns. Blocks the thread. Any
+ * thread, signal handlers too. */
 bool logq_flush(int64_t timeout_ns);
 
-/* Lines that were ever queued; of all, those that were lost; and those that are not written yet. */
+/* Numbers of lines: queued so far, lost, not written yet. */
 typedef struct logq_figures {
     int64_t queued, lost, waiting;
 } logq_figures;

@@ -19,7 +19,7 @@ typedef struct host_limits {
         handler_timeout; /* seconds; the last 0: no limit */
 } host_limits;
 
-/* The atomic ones change when a generation begins to serve. Any thread reads. */
+/* Atomic fields change when a generation begins to serve. Any thread reads. */
 typedef struct host_options {
     const char *listen[MAX_LISTEN];
     int n_listen;
@@ -45,23 +45,24 @@ typedef struct host_options {
 
 extern host_options options;
 
-/* Who sets an option; a later one is stronger. */
+/* The sources of an option; a later one is stronger. */
 enum { FROM_DEFAULT, FROM_APP, FROM_ENV, FROM_COMMAND_LINE };
 
 /* Sets the option `name` (words joined by - or _), unless a stronger source has set it. NULL, or what is wrong, in a
  * static buffer. One thread at a time. */
 const char *option_set(const char *name, const char *value, int source);
 
-/* Takes --name value and --name=value out of argv from index 1 on; the number of words that stay. stop_at_word: words
- * from the first one on that is no option belong to the script. Prints a mistake and exits with 64. Of main. */
+/* Takes --name value and --name=value out of argv, from index 1 on. Returns the number of words that stay.
+ * stop_at_word: the first word that is no option, and all words behind it, belong to the script. Prints a mistake and
+ * exits with 64. main alone. */
 int options_parse(int argc, char **argv, const char *command, bool stop_at_word);
 void options_from_env(void);
 
-/* The value of an option: *text; or *number, with *text NULL. False: no option has this name. Any thread. */
+/* The value of an option: in *text, or in *number, and *text is NULL. False: no option has this name. Any thread. */
 bool option_get(const char *name, double *number, const char **text);
 
-/* Options of an app that loads. From options_stage on, what the app sets is put aside; options_commit makes it count,
- * options_drop forgets it. The G that loads a generation. */
+/* Options of an app that loads. options_stage: what the app sets from now on is put aside. options_commit: it counts.
+ * options_drop: it is forgotten. The G that loads a generation. */
 void options_stage(void);
 void options_commit(void);
 void options_drop(void);

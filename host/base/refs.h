@@ -1,10 +1,10 @@
-/* Counted references: of those that hold an object the last to let go frees it.
+/* Counted references: the last holder that lets go of an object frees it.
  *
- * A holder may make others (refs_hold): it has the object, so the count is not 0. Who has no hold on it must learn
- * of the object where its end is known too, and uses refs_try_hold under the lock that the end takes.
+ * A holder may make others (refs_hold): its own hold keeps the count above 0. Code without a hold must find the object
+ * where the object's end is known too, and calls refs_try_hold under the lock that the end takes.
  *
- * Orders. To hold orders nothing: whoever hands the object on does that. To let go is a release, and for the last one an
- * acquire: all that any holder has written is seen by who frees.
+ * Memory orders. refs_hold is relaxed: the way on which the object is handed over orders. refs_drop is a release, and
+ * for the last holder an acquire: the holder that frees sees all that any holder has written.
  */
 #ifndef REFS_H
 #define REFS_H
@@ -16,17 +16,17 @@ typedef struct refs {
     _Atomic int n; /* atomic; 0: it ends */
 } refs;
 
-/* n hold it, none of which has been told of it yet. Does not wait. */
+/* Begins with n holders, none of which knows of the object yet. Does not wait. */
 static inline void refs_init(refs *r, int n) {
     atomic_init(&r->n, n);
 }
 
-/* One more holds it. By a holder. Any thread. Does not wait. */
+/* Adds a holder. A holder calls it. Any thread. Does not wait. */
 static inline void refs_hold(refs *r) {
     atomic_fetch_add_explicit(&r->n, 1, memory_order_relaxed);
 }
 
-/* True: one more holds it. False: it ends. Any thread, while its memory is there. Does not wait. */
+/* Adds a holder: true. False: the object ends. Any thread, as long as the memory of r is there. Does not wait. */
 static inline bool refs_try_hold(refs *r) {
     int n = atomic_load_explicit(&r->n, memory_order_relaxed);
     while (n > 0)
@@ -36,12 +36,12 @@ static inline bool refs_try_hold(refs *r) {
     return false;
 }
 
-/* A holder lets go. True: it was the last one, and frees the object. Any thread. Does not wait. */
+/* Removes a holder. True: that was the last one, and the caller frees the object. Any thread. Does not wait. */
 static inline bool refs_drop(refs *r) {
     return atomic_fetch_sub_explicit(&r->n, 1, memory_order_acq_rel) == 1;
 }
 
-/* Nobody but the caller holds it. By a holder. Any thread. Does not wait. */
+/* True: the caller is the only holder. A holder calls it. Any thread. Does not wait. */
 static inline bool refs_alone(refs *r) {
     return atomic_load_explicit(&r->n, memory_order_acquire) == 1;
 }
