@@ -1,5 +1,5 @@
-/* Where a Lua G can not wait: beneath callbacks, finalizers, hooks. See barrier.c; vm_barrier in vm.h asks.
- * Unless it says otherwise: by the thread that runs the VM. Does not wait. */
+/* Where a Lua G can not wait: beneath callbacks, finalizers, hooks. See barrier.c; vm_barrier in vm.h asks. The thread
+ * that runs the VM, unless a function says otherwise. Does not wait. */
 #ifndef BARRIER_H
 #define BARRIER_H
 
@@ -35,7 +35,7 @@ bool barrier_room(host_vm *vm);
 /* True: sp lies above the frame of an FFI callback. Also in a signal handler that has interrupted Lua at sp. */
 bool barrier_callback(const host_vm *vm, const void *sp);
 
-/* What vm_barrier answers where there are barriers. */
+/* The answer of vm_barrier where there are barriers. */
 const char *barrier_why(host_vm *vm);
 
 /* Where the innermost finalizer that runs was defined, as " at app.lua:7". Empty: no finalizer runs, or it is C. */

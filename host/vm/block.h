@@ -14,11 +14,11 @@ typedef struct vm_block {
     _Atomic(host_luag *) runner;
 } vm_block;
 
-/* Lua that runs in vm without a wait is over its time. If it is a block: says so and dumps, once, and ends the process
- * when the block can not be ended. The keeper. Waits. */
+/* Lua that runs in vm without a wait is over its time. Does something if this Lua is a block: says so and dumps, once,
+ * and ends the process when the block can not be ended. The keeper. Waits. */
 void block_overdue(host_vm *vm);
 
-/* Why the VM in which the specs run was dropped, for the user. */
+/* The reason why the VM of the specs was dropped, for the user. */
 const char *block_lost(void);
 
 #endif

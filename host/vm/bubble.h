@@ -25,7 +25,7 @@ struct bubble {
     rt_g *driver; /* moves the clock */
     uint64_t ticket;
     int64_t now_ns, began_ns; /* virtual */
-    int64_t limit_ns;         /* in real time: what limits `main`; 0: nothing any more */
+    int64_t limit_ns;         /* in real time: the limit of `main`; 0: none any more */
     int64_t outer_ns;         /* its own deadline outside */
     double start_s;           /* seconds since 1970 at began_ns */
     int64_t seq;
@@ -36,16 +36,16 @@ struct bubble {
     int verdict;  /* HOST_BUBBLE_... */
     bool ending;  /* its Gs are canceled */
     bool leaving; /* `main` waits for the others to end */
-    bool stuck;   /* which they do not */
+    bool stuck;   /* the others do not end */
     char *text;   /* the dump that belongs to verdict, or the Gs that did not end; NULL: none */
 };
 
-/* The time that lp.now tells lg, as host_view has it; 0: real time. */
+/* lg's time as host_view has it; 0: real time. */
 static inline double bubble_now(const host_luag *lg) {
     return __builtin_expect(lg->seat != NULL, 0) ? (double)lg->seat->of->now_ns : 0;
 }
 
-/* lg, which has not begun, begins in b. False: no memory. */
+/* lg, which has not begun yet, begins in b. False: no memory. */
 bool bubble_join(bubble *b, host_luag *lg);
 /* lg ends, or goes on in real time. */
 void bubble_leave(host_luag *lg);
@@ -53,9 +53,9 @@ void bubble_leave(host_luag *lg);
 void bubble_sleep(host_luag *lg, int64_t deadline_ns);
 /* The wait of lg has ended, or is about to. Calling it twice is harmless. */
 void bubble_wake(host_luag *lg);
-/* lg begins a wait. False: it is to wait for good. May raise. */
+/* lg begins a wait. False: lg is to wait for good. May raise. */
 bool bubble_may_wait(lua_State *L, host_luag *lg);
-/* Raises: `what` is real, and so can not be had in virtual time. */
+/* Raises that `what` is real and not to be had in virtual time. */
 void bubble_refuse(lua_State *L, const char *what);
 
 #endif

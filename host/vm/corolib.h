@@ -4,7 +4,7 @@
 
 #include <lua.h>
 
-/* Puts our coroutine.yield, isyieldable, running and setfenv in the place of LuaJIT's. For a new VM. May raise. */
+/* Replaces coroutine.yield, isyieldable, running and setfenv of LuaJIT by ours. For a new VM. May raise. */
 void corolib_open(lua_State *L);
 
 #endif

@@ -1,4 +1,4 @@
-/* The own coroutines of Gs, and that Lua can not resume them. See costate.c. */
+/* The own coroutines of Gs, which Lua can not resume. See costate.c. */
 #ifndef COSTATE_H
 #define COSTATE_H
 
@@ -6,24 +6,25 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Where LuaJIT has these fields of a lua_State: `uint8_t status`, `TValue *top`, `TValue *maxstack`, `void *cframe`. */
+/* The offsets at which LuaJIT has these fields of a lua_State: `uint8_t status`, `TValue *top`, `TValue *maxstack`,
+ * `void *cframe`. */
 enum { COSTATE_STATUS = 11, COSTATE_TOP = 40, COSTATE_MAXSTACK = 48, COSTATE_CFRAME = 80 };
 
 extern uint64_t costate_frame[32];
 
-/* From now on L, which has yielded or not begun, can be resumed only after costate_give. */
+/* Only costate_give makes L, which has yielded or not begun, resumable again. */
 static inline void costate_take(lua_State *L) {
     *((uint8_t *)L + COSTATE_STATUS) = 0;
     *(void **)((char *)L + COSTATE_CFRAME) = costate_frame; /* NOLINT: an aligned field */
 }
 
-/* Before its lua_resume. yielded: it has begun. */
+/* Before lua_resume of L. yielded: L has begun. */
 static inline void costate_give(lua_State *L, bool yielded) {
     *((uint8_t *)L + COSTATE_STATUS) = yielded ? LUA_YIELD : 0;
     *(void **)((char *)L + COSTATE_CFRAME) = NULL; /* NOLINT: an aligned field */
 }
 
-/* True: a value can be pushed without a move of L's stack, which would invalidate pointers into it. */
+/* True: a value can be pushed without moving L's stack, which would invalidate pointers into the stack. */
 static inline bool costate_has_room(lua_State *L) {
     char *top = *(char **)((char *)L + COSTATE_TOP);      /* NOLINT: an aligned field */
     char *end = *(char **)((char *)L + COSTATE_MAXSTACK); /* NOLINT: an aligned field */

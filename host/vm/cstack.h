@@ -4,7 +4,7 @@
 
 typedef struct host_vm host_vm;
 
-/* Tells vm's Lua where its C stack ends, and what to do when it can not go on. Before it runs anything. */
+/* Tells vm's Lua where its C stack ends, and what to do when Lua can not go on. Before vm runs anything. */
 void cstack_open(host_vm *vm);
 
 /* In the handler of SIGSEGV: the stack of the running VM, whose lowest byte is lo, is full. The VM is dropped. */

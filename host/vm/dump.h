@@ -8,7 +8,7 @@
 typedef struct host_vm host_vm;
 typedef struct host_luag host_luag;
 
-/* From now on dumps (SIGUSR1, SIGQUIT, a deadlock) show the VMs too. Once, before any VM runs. */
+/* Dumps (SIGUSR1, SIGQUIT, a deadlock) show the VMs from now on, too. Once, before any VM runs. */
 void dump_init(void);
 
 /* The Lua Gs of vm with their tracebacks, as text of several lines; NULL: no memory. The caller frees it. L: a state of
@@ -20,8 +20,8 @@ struct bubble; /* bubble.h */
  * callable from Lua. */
 char *dump_bubble(host_vm *vm, const struct bubble *b, const host_luag *but);
 
-/* The place where lp.go started lg, "file:line"; "": another function did. L: as dump_vm. By the thread that runs
- * vm. */
+/* The place where lp.go started lg, "file:line"; "": another function started lg. L: as for dump_vm. By the thread that
+ * runs vm. */
 void dump_where(lua_State *L, host_luag *lg, char *buf, size_t size);
 
 #endif

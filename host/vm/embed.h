@@ -8,7 +8,7 @@
 typedef struct host_embedded {
     const char *name; /* as `require` has it: "lunapark.http.app" */
     const char *path; /* below lua/: "lunapark/http/app.lua" */
-    const char *data; /* for luaL_loadbuffer, whose chunk name the bytecode itself brings */
+    const char *data; /* for luaL_loadbuffer; the chunk name is in the bytecode */
     size_t size;
 } host_embedded;
 

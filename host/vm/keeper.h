@@ -1,4 +1,4 @@
-/* The keeper of VMs: what the room above, which gives VMs requests and replaces them, does for the VM that runs. */
+/* The keeper of VMs: operations of the room above, which gives VMs requests and replaces VMs, on the VM that runs. */
 #ifndef KEEPER_H
 #define KEEPER_H
 
@@ -8,13 +8,13 @@ typedef struct vm_keeper_ops {
     /* The VM that answers the next request of this P. NULL: all are stuck; *soon: another is being made. With a P.
      * Does not wait. */
     host_vm *(*choose)(bool *soon);
-    /* vm had lost its P and has one again. ended: what it ran was ended by the host. By the thread that runs vm. */
+    /* vm had lost its P and has one again. ended: the host has ended what vm ran. By the thread that runs vm. */
     void (*back)(host_vm *vm, bool ended);
     /* vm had lost its P, has one again, and is thrown away. By the thread that runs vm. */
     void (*unstick)(host_vm *vm);
-    /* Something of vm was ended by force, and may have left what the app guards half done, or locked: vm gets no more
-     * requests, and another one is made in its place. False: it does not serve, or retires already. By the thread that
-     * runs vm, out of its Lua, with a P. Does not wait. */
+    /* Something of vm was ended by force, and may have left app state half changed or locked: vm gets no more requests,
+     * and another VM is made in its place. False: vm does not serve, or retires already. By the thread that runs vm,
+     * out of its Lua, with a P. Does not wait. */
     bool (*replace)(host_vm *vm);
 } vm_keeper_ops;
 

@@ -1,4 +1,4 @@
-/* How a module is loaded. See load.c. */
+/* Loading a module. See load.c. */
 #ifndef LOAD_H
 #define LOAD_H
 

@@ -8,12 +8,12 @@
 /* A lua_CFunction: opens the module. */
 int luaopen_lunapark_core(lua_State *L);
 
-/* Adds functions of a room above to the module. The list stays. Before any VM is made. */
+/* Adds functions of a room above to the module. The list must stay. Before any VM is made. */
 void core_add(const luaL_Reg *functions);
 
 /* Arguments of lua_CFunctions; each raises an error if argument i is something else. */
 
-/* A string that is used as C's: with no NUL in it, since nobody would look behind that. */
+/* A string without a NUL, for use as a C string. */
 const char *core_text(lua_State *L, int i);
 
 /* The pointer that a cdata pointer holds. */

@@ -1,6 +1,5 @@
-/* Lua Gs: how a coroutine becomes a G, waits, and goes on. See luag.c.
- *
- * A Lua G belongs to its VM. Unless a function says otherwise: by the thread that runs the VM. */
+/* Lua Gs: how a coroutine becomes a G, waits, and goes on. See luag.c. A Lua G belongs to its VM: the thread that runs
+ * the VM, unless a function says otherwise. */
 #ifndef LUAG_H
 #define LUAG_H
 
@@ -27,13 +26,13 @@ enum {
     HOST_CANCELED_BUBBLE = 8, /* its bubble ends */
 };
 
-/* The status of a G whose VM was dropped: beside those of lua_resume. */
+/* The status of a G whose VM was dropped; the other statuses are lua_resume's. */
 enum { HOST_LOST = -1 };
 
 enum { MAX_OLD_SLOTS = 24 };
 
-/* vm->slots: the coroutines of a VM, by slot. vm.c's; a dump may read `v` and `n` of a VM that is stuck, so an array
- * that has become too small stays. */
+/* vm->slots: the coroutines of a VM, by slot. vm.c's. A dump may read `v` and `n` of a stuck VM, so an array that has
+ * become too small stays. */
 typedef struct vm_slots {
     host_luag **v;
     int n, cap;
@@ -43,24 +42,24 @@ typedef struct vm_slots {
     double serial;   /* of the last G */
 } vm_slots;
 
-/* What the room above, which makes handlers, has for Lua Gs: the Gs whose x is not NULL answer requests. By the thread
- * that runs the VM, unless it says otherwise. Do not wait. */
+/* Operations of the room above, which makes handlers, on Lua Gs that answer requests (x is not NULL). By the thread
+ * that runs the VM, unless an operation says otherwise. Do not wait. */
 typedef struct luag_request_ops {
-    /* What is asked for, "GET /path". Any thread, while the handler does not end. */
+    /* Writes what is asked for, "GET /path". Any thread, while the handler does not end. */
     void (*name)(host_exchange *x, char *buf, size_t size);
-    /* That text of a handler that does not run. Its length. */
+    /* Writes what a handler that does not run was asked for. Returns the length. */
     int (*print_name)(const host_exchange *x, char *buf, size_t size);
-    /* The number of its route's name (host_label), 0: none. Any thread, while the handler does not end. */
+    /* The number of the route's name (host_label), 0: none. Any thread, while the handler does not end. */
     int (*route)(const host_exchange *x);
     /* A deadline of the handler has passed. */
     void (*overdue)(host_exchange *x);
-    /* The pollDesc of the client and the queue of those that wait for it; NULL: that request is over. Until pd_give
-     * nothing may raise. */
+    /* The pollDesc of the client, and the queue of the Gs that wait for the client; NULL: the request is over. Until
+     * pd_give nothing may raise. */
     rt_pd *(*pd_take)(host_req *r, double id, host_waitq **q);
     void (*pd_give)(host_req *r);
     /* True: requests may come that only this VM answers. */
     bool (*awaited)(const host_vm *vm);
-    /* Forgets one of its servers that have ended: the number of its handler; -1: there is none. */
+    /* Forgets one of vm's servers that have ended. Returns the number of the server's handler; -1: there is none. */
     int (*ended)(host_vm *vm);
 } luag_request_ops;
 
@@ -69,10 +68,9 @@ extern const luag_request_ops *luag_requests;
 
 /* lg->park: values that luag_ready gave. wait.c's. */
 typedef struct luag_parked {
-    int16_t
-        n_ready; /* so many lie on the stack of the G that parks, 8,000 at most; -1: it was not readied */
-    int16_t n_kept; /* so many are kept for its next park; -1: none */
-    int kept;       /* registry reference of a table of the kept ones, or LUA_NOREF */
+    int16_t n_ready; /* values on the stack of the G that parks, 8,000 at most; -1: not readied */
+    int16_t n_kept;  /* values kept for its next park; -1: none */
+    int kept;        /* registry reference of a table of the kept values, or LUA_NOREF */
 } luag_parked;
 
 /* A coroutine and, while one runs on it, its G. */
@@ -97,7 +95,7 @@ struct host_luag {
         WANT_FD,
         WANT_QUEUE,
     } want;
-    /* host_label: where it was started; and the route of the request in which it was started. That of a handler: x. */
+    /* host_label: where the G was started; the route of the request in which it was started. The route of a handler: x. */
     uint16_t place, route;
 
     /* Its wait (wait.c, waitfd.c). */
@@ -108,7 +106,7 @@ struct host_luag {
     bool answers;               /* it waits to write to its client */
     bool is_main;               /* it was started from outside of the VM */
     bool sheltered;             /* see host_shelter */
-    bool seen;                  /* its Lua has had a hold of L, or changed its globals: corolib.c */
+    bool seen;                  /* its Lua may hold L, or has changed its globals: corolib.c */
     uint8_t canceled;           /* HOST_CANCELED...: why its waits answer "canceled" */
     uint8_t n_failed;           /* waits that have failed in a row (spin.c) */
     int64_t deadline_ns;        /* of the wait */
@@ -126,8 +124,8 @@ struct host_luag {
     bool parking;      /* the wait is lunapark.park */
     luag_parked park;
 
-    /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top); of a G that was
-     * started from outside also with HOST_LOST when its VM was dropped. */
+    /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). For a G that was
+     * started from outside, also with HOST_LOST when its VM was dropped. */
     void (*done)(host_luag *lg, int status);
     void *done_arg;
 };
@@ -144,23 +142,23 @@ host_luag *luag_take(host_vm *vm);
 /* Gives back a coroutine that luag_take gave and that has not become a G. Lua may run. */
 void luag_untake(host_luag *lg);
 
-/* A slot for what is no G. NULL: no memory. */
+/* A slot for an object that is no G. NULL: no memory. */
 host_luag *luag_reserve(host_vm *vm);
 
-/* Lets go of what the Lua of a G that has ended has left; status: as done is told. Finalizers may run, and so the VM
- * may be dropped: then this does not return, and lg's step runs again. So it comes before whatever that step must not
- * do twice. */
+/* Lets go of what the Lua of an ended G has left; status: as for done. Finalizers may run and the VM may be dropped:
+ * then luag_clear does not return, and lg's step runs again. So luag_clear comes before whatever that step must not do
+ * twice. */
 void luag_clear(host_luag *lg, int status);
 
-/* Clears lg, unless that was done, and gives it back. */
+/* Calls luag_clear, unless that was done, and gives lg back. */
 void luag_give(host_luag *lg, int status);
 
-/* Gives back the G of a VM that was dropped, without a look at its Lua. */
+/* Gives back the G of a dropped VM, without a look at its Lua. */
 void luag_forget(host_luag *lg);
 
 /* ---- running ---- */
 
-/* Starts fn with nargs arguments, both on from's stack, popped. Raises an error without memory. */
+/* Starts a G that calls fn with nargs arguments, both on from's stack; pops them. Raises without memory. */
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs);
 
 /* Starts a G in vm from outside. In vm, boot(vm, L, arg) pushes the function and its arguments onto L, and returns the
@@ -180,19 +178,19 @@ rt_step luag_step(rt_g *g);
 /* The Lua G that runs. Throws without one. */
 host_luag *luag_current(void);
 
-/* lua_cpcall on the main state. Between two Gs, the M may lose its P meanwhile, and finalizers that go on for ever are
- * ended: then luag_cpcall does not return, and the step that has called it begins anew, in a VM that was dropped. */
+/* Calls lua_cpcall on the main state. Between two Gs. The M may lose its P meanwhile, and finalizers that go on for
+ * ever are ended: then luag_cpcall does not return, and the calling step begins anew, in a VM that was dropped. */
 int luag_cpcall(host_vm *vm, lua_CFunction fn, void *arg);
 
 /* Around Lua of lg's that runs without a coroutine of its own. */
 void luag_enter(host_luag *lg);
 void luag_leave(host_luag *lg);
 
-/* In Lua of a VM that loads its app: Gs that wait for the P run, if the VM has run for a while. It is no wait: nothing
- * else runs in the VM. */
+/* In Lua of a VM that loads its app: lets Gs that wait for the P run, if the VM has run for a while. Nothing else runs
+ * in the VM meanwhile. */
 void luag_share(void);
 
-/* The Gs of vm run in a random order from now on, which the seed (0 or more) repeats. The maker of vm too. */
+/* The Gs of vm run in a random order from now on; the same seed (0 or more) repeats the order. The maker of vm too. */
 void luag_shuffle(host_vm *vm, int64_t seed);
 
 /* ---- what is known of a Lua G ---- */
@@ -205,11 +203,11 @@ static inline int64_t luag_nearer(int64_t a, int64_t b) {
 /* The nearer deadline of lg's own and its request's; 0: none. Also while its VM can not go on (rt_cell_inspect). */
 int64_t luag_limit(const host_luag *lg);
 
-/* What lg runs, in words. Also while its VM can not go on. */
+/* Writes what lg runs, in words. Also while its VM can not go on. */
 void luag_name(const host_luag *lg, char *buf, size_t size);
 
-/* Where that is in the script, for the end of a line of the log: " (GET /users/:id, app.lua:7)", or "". Also while its
- * VM can not go on. */
+/* Writes where lg is in the script, for the end of a line of the log: " (GET /users/:id, app.lua:7)", or "". Also while
+ * its VM can not go on. */
 enum { LUAG_ORIGIN = 520 };
 void luag_origin(const host_luag *lg, char *buf, size_t size);
 
@@ -217,7 +215,7 @@ void luag_origin(const host_luag *lg, char *buf, size_t size);
  * thread that runs lg's Lua. */
 int luag_route(const host_luag *lg);
 
-/* lg answers a request, or was started by a G that does; luag_leave_request: no more. */
+/* luag_join_request: lg answers a request, or was started by a G that does. luag_leave_request: no longer. */
 void luag_join_request(host_luag *lg);
 void luag_leave_request(host_luag *lg);
 
@@ -226,13 +224,13 @@ bool luag_client_gone(host_luag *lg);
 
 /* ---- waking and ending ---- */
 
-/* Ends a wait for a ticket. False: lg is in none, or it has ended. */
+/* Ends lg's wait for a ticket. False: lg is in no such wait, or the wait has ended. */
 bool luag_wake(host_luag *lg);
 
-/* Ends lg's wait, or the next one: it answers "canceled", as do all that follow. why: HOST_CANCELED... */
+/* Ends lg's wait, or the next one, with "canceled"; all later waits answer "canceled". why: HOST_CANCELED... */
 void luag_cancel(host_luag *lg, int why);
 
-/* The host does not end lg's Lua any more. If lg was doomed, its VM, if that serves, is replaced. Out of lg's Lua. */
+/* The host stops ending lg's Lua. If lg was doomed and its VM serves, the VM is replaced. Out of lg's Lua. */
 void luag_undoom(host_luag *lg);
 
 #endif

@@ -12,8 +12,8 @@ typedef struct host_luag host_luag;
 /* host_call.result. */
 enum { HOST_RESULT_NONE, HOST_RESULT_INT, HOST_RESULT_DOUBLE, HOST_RESULT_FLOAT };
 
-/* From here on the end of c ends lg's wait of this ticket. False: c has ended. By the thread that runs lg's VM. Does
- * not wait. */
+/* From now on the end of c ends lg's wait of this ticket. False: c has ended. By the thread that runs lg's VM. Does not
+ * wait. */
 bool call_open(host_call *c, host_luag *lg, uint64_t ticket);
 
 #endif

@@ -9,19 +9,19 @@
 
 typedef struct host_luag host_luag;
 
-/* What Gs of other VMs may end too: the channels of a room above in which a Lua G waits, beside queues or alone. Stands
- * first in the room's own struct, to which lg->outer points; NULL: lg never waited so. */
+/* A wait that Gs of other VMs may end, too: in channels of a room above, beside queues or alone. Stands first in the
+ * room's own struct, to which lg->outer points; NULL: lg never waited so. */
 typedef struct outer_wait {
     const struct outer_wait_ops *ops;
 } outer_wait;
 
 /* lg->outer is not NULL. */
 typedef struct outer_wait_ops {
-    /* The wait begins: lg's ticket is open. False: it need not, and lg stands in no channel. */
+    /* The wait begins: lg's ticket is open. False: lg need not wait, and stands in no channel. */
     bool (*begin)(host_luag *lg);
-    /* Claims the wait for the caller. False: somebody else has ended it. */
+    /* Claims the wait for the caller. False: the wait has been ended by another G. */
     bool (*claim)(host_luag *lg);
-    /* lg leaves all channels: the answer of the channel that has ended the wait; -1: none has. */
+    /* lg leaves all channels. Returns the answer of the channel that has ended the wait; -1: none has. */
     int (*settle)(host_luag *lg);
     /* Ends a wait, if there is one. A message that lg was handed and has not taken goes back to its channel. */
     void (*end)(host_luag *lg);
@@ -45,7 +45,7 @@ typedef struct luag_queues {
 /* lg joins q alone. */
 void queue_join(host_queue *q, host_luag *lg);
 
-/* lg leaves all queues that it stands in, and whatever has fired there is forgotten. */
+/* lg leaves all its queues, and the answers of queues that have fired are forgotten. */
 void queue_leave(host_luag *lg);
 
 #endif

@@ -13,7 +13,7 @@ typedef struct host_vm host_vm;
 
 /* vm->json: the buffers of lua-cjson that the VM holds. strbuf.c's. */
 typedef struct vm_json {
-    lua_State *L; /* what called lua-cjson last */
+    lua_State *L; /* the state that called lua-cjson last */
     list_head blocks;
     host_owned owned; /* of the VM: all blocks */
     int n_passing;

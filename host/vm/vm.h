@@ -1,7 +1,6 @@
 /* A VM: one lua_State, its cell, its Lua Gs. See vm.c.
  *
- * A VM and its Lua Gs belong to the thread that runs the VM's cell: fields without a rule of their own are that
- * thread's. */
+ * Fields without a rule of their own belong to the thread that runs the VM's cell, as do the Lua Gs of the VM. */
 #ifndef VM_H
 #define VM_H
 
@@ -30,21 +29,21 @@ typedef struct generation generation; /* generation.h */
 
 enum { HOST_SCRATCH = 16384 };
 
-/* vm->pool: what the keeper (keeper.h) knows of a VM. Under the keeper's lock. */
+/* vm->pool: the keeper's (keeper.h) knowledge of a VM. Under the keeper's lock. */
 typedef struct vm_pool {
-    int64_t said_ns;      /* when the log said last that the VM is stuck; 0: it did not */
+    int64_t said_ns;      /* when the log said last that the VM is stuck; 0: never */
     list_link stuck_link; /* in the list of VMs that are stuck */
-    int n_current;        /* the VM is the current one of so many Ps */
-    int away;             /* how often its M lost its P, without the returns; see pool.c */
+    int n_current;        /* number of Ps whose current VM this is */
+    int away;             /* losses of the P by its M, less the returns; see pool.c */
 } vm_pool;
 
-/* vm->visits: threads that look at a VM that others run. Under the lock of all visits. */
+/* vm->visits: threads that look at a VM that another thread runs. Under the lock of all visits. */
 typedef struct vm_visits {
     _Atomic bool open; /* the VM may be visited; anybody reads */
     int n;
 } vm_visits;
 
-/* On vm->owned: the entries of mechanisms that have one in a VM, each its mechanism's. */
+/* On vm->owned: entries of mechanisms that have one in each VM; each is its mechanism's. */
 typedef struct vm_entries {
     host_owned pool, generation, singletons, calls;
 } vm_entries;
@@ -57,10 +56,10 @@ struct host_vm {
     int *handlers; /* registry references by handler number; LUA_NOREF */
     int n_handlers;
     const void *g_meta; /* metatable of the handles of Gs */
-    int call_ref;       /* registry reference of what vmcall.c calls */
+    int call_ref;       /* registry reference of the function that vmcall.c calls */
 
     /* What runs. */
-    _Atomic(host_luag *) running; /* atomic: whose Lua runs, or ran last */
+    _Atomic(host_luag *) running; /* atomic: the G whose Lua runs, or ran last */
     bool in_lua;                  /* a G's Lua runs */
     _Atomic bool stuck;           /* atomic: its M has lost its P */
     _Atomic int64_t stuck_ns;     /* atomic: since when */
@@ -68,16 +67,16 @@ struct host_vm {
     vm_barriers barriers;
     vm_spin spin;
     vm_runaway runaway;
-    /* atomic: it loads its app, or runs a block of a spec, and may take so long; 0: it does not */
+    /* atomic: the VM loads its app, or runs a block of a spec, and may take so long; 0: neither */
     _Atomic int64_t loads_until_ns;
     vm_block block;
 
     /* What it has. */
-    generation *generation;     /* it was made for; NULL: none (run, test) */
+    generation *generation;     /* for which it was made; NULL: none (run, test) */
     struct source_set *sources; /* where it loads files from; NULL: the disk */
     vm_owned owned;             /* what ends with it: owned.c */
     vm_entries entries;
-    _Atomic int n_calls; /* atomic: of its Gs' that run on other threads (offload.c) */
+    _Atomic int n_calls; /* atomic: calls of its Gs on other threads (offload.c) */
     vm_json json;
     vm_mem mem;
     vm_gc gc;
@@ -98,31 +97,31 @@ struct host_vm {
 /* The VM whose cell runs the caller. Throws without one. */
 host_vm *vm_current(void);
 
-/* The VM whose cell runs the caller, or that the caller makes; NULL: there is none. For what LuaJIT calls on whatever
- * thread. */
+/* The VM whose cell runs the caller, or the VM that the caller makes; NULL: none. For functions that LuaJIT calls on
+ * any thread. */
 host_vm *vm_here(void);
 
 /* A VM with the embedded modules, whose Lua has not run anything yet. NULL: no memory. Native Gs. */
 host_vm *vm_new(int id);
 
-/* Calls the finalizers of all that vm's Lua has, as Lua of vm->gc.lg; finalizers that run on for ever are ended.
- * Afterwards its Lua must not be touched: vm_throw_away follows. By the thread that runs vm, when no G of it lives.
+/* Calls the finalizers of all objects of vm's Lua, as Lua of vm->gc.lg; finalizers that run on for ever are ended.
+ * Afterwards vm's Lua must not be touched: vm_throw_away follows. By the thread that runs vm, when no G of vm lives.
  * Does not wait. */
 void vm_finalize(host_vm *vm);
 
-/* Gives everything back, without finalizers and without a look at the heap. No G of vm lives, and nobody runs vm, nor
- * will. Any native G. Waits for vm's visitors and calls (offload.c). */
+/* Gives all memory of vm back, without finalizers and without a look at the heap. No G of vm lives, and nobody runs vm,
+ * now or later. Any native G. Waits for vm's visitors and calls (offload.c). */
 void vm_drop(host_vm *vm);
 
-/* Keeps a VM that others run from ending: vm_drop waits for vm_leave. False: vm has ended, or is about to. In between,
- * vm's Lua is not the visitor's. Any thread. */
+/* vm_visit keeps a VM that others run from ending: vm_drop waits for vm_leave. False: vm has ended, or is about to. In
+ * between the visitor must not touch vm's Lua. Any thread. */
 bool vm_visit(host_vm *vm);
 void vm_leave(host_vm *vm);
 
-/* All VM structs, one after another, also those of VMs that have ended. NULL begins and ends. Any thread. */
+/* All VM structs, one after another, ended VMs too. NULL begins and ends. Any thread. */
 host_vm *vm_next(host_vm *vm);
 
-/* Makes room for the handler of number n; n < 0: of a number that is free. The number; -1: no memory. Handler 0 is the
+/* Makes room for handler number n; n < 0: for a free number. Returns the number; -1: no memory. Handler 0 is the
  * generation's. By the thread that runs vm. */
 int vm_add_handler(host_vm *vm, int n);
 
@@ -150,7 +149,7 @@ static inline void vm_leave_lua(host_vm *vm) {
     vm->in_lua = false;
 }
 
-/* Lua has run in vm: its garbage is seen to. By the thread that runs vm. Does not wait. */
+/* Lua has run in vm: has vm's garbage collected. By the thread that runs vm. Does not wait. */
 static inline void vm_gc_ran(host_vm *vm) {
     if (__builtin_expect(!vm->gc.ran, 0)) gc_ran(vm);
 }

@@ -1,9 +1,9 @@
-/* What Lua sees of its VM. Between the two marks of this file and of the other *_ffi.h stands the text that `make`
- * copies into lunapark.cdef (host/build/cdef.lua): plain C types only, no macros.
+/* The VM, for Lua. The text between the two marks, here and in the other *_ffi.h, is copied into lunapark.cdef by
+ * `make` (host/build/cdef.lua): plain C types only, no macros.
  *
- * None of these functions waits: they try, and say -EAGAIN; Lua then calls a waiting function of lunapark.core
- * (luacore.c), which is a lua_CFunction. Unless it says otherwise, a function is called by the VM that owns the object,
- * so no object here needs a lock. */
+ * None of these functions waits: a function tries, and answers -EAGAIN; Lua then calls a waiting function of
+ * lunapark.core (luacore.c), which is a lua_CFunction. Unless a function says otherwise, the VM that owns the object
+ * calls it, so no object here needs a lock. */
 #ifndef VM_FFI_H
 #define VM_FFI_H
 
@@ -17,22 +17,22 @@
 typedef struct host_view {
     int32_t slot;     /* which coroutine of the VM runs: key of its G in Lua's tables */
     int32_t vm_id;    /* 0 .. */
-    double serial;    /* which G of that slot it is: never used again in this VM */
+    double serial;    /* which G of this slot runs: never used again in this VM */
     uint8_t *scratch; /* for one FFI call at a time */
     uint32_t scratch_size;
     int32_t n_live;    /* Lua Gs of the VM */
     int64_t mapped;    /* bytes that LuaJIT has mapped for it */
     int32_t index;     /* of the waiter that was fired last */
     int32_t retired;   /* its generation serves no more: no requests will come */
-    double virtual_ns; /* what time it is for the G that runs, if it stands in a bubble; else 0 */
+    double virtual_ns; /* the time of the G that runs, if it stands in a bubble; else 0 */
     double seed;       /* --seed and 1; 0: without */
 } host_view;
 
 /* Bytes that the VM holds outside of LuaJIT's memory, as --vm-memory counts them. */
 double host_charged(void);
 
-/* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there
- * with "timeout"; Gs that it starts inherit it. */
+/* The deadline of the running Lua G, in rt_nanotime's nanoseconds; 0: none. Every wait ends there with "timeout"; Gs
+ * that this G starts inherit the deadline. */
 double host_deadline(void);
 
 /* The deadline that was set for the running Lua G alone, without its request's; 0: none. */
@@ -51,14 +51,14 @@ double host_serial(int32_t slot);
 /* Wakes the Lua G of `slot` from lunapark.core.wait. 1: it was waiting, 0: it was not. */
 int host_wake(int32_t slot);
 
-/* Takes the Lua G of `slot` out of the request in which it was started: the request's deadline is not its own any
- * more. */
+/* Takes the Lua G of `slot` out of the request in which it was started: the request's deadline no longer ends its
+ * waits. */
 void host_detach(int32_t slot);
 
-/* Cancels the Lua G of `slot`: the wait that it is in, and each that it begins, answers "canceled". */
+/* Cancels the Lua G of `slot`: its wait, and each later one, answers "canceled". */
 void host_cancel(int32_t slot);
 
-/* Cancels the Lua G of `slot` because a scope that it stands in has failed. That ends with the scope. */
+/* Cancels the Lua G of `slot`, because a scope that the G stands in has failed, until the G has left that scope. */
 void host_cancel_scope(int32_t slot);
 
 /* Why the waits of the running Lua G answer "canceled": 0 they do not, else a sum of 1 host_cancel,
@@ -66,7 +66,7 @@ void host_cancel_scope(int32_t slot);
 int host_canceled(void);
 void host_set_canceled(int why);
 
-/* on: waits that the running Lua G begins from now on know neither its deadlines nor its cancellation; for a G that has
+/* on: waits that the running Lua G begins from now on heed neither its deadlines nor its cancellation. For a G that has
  * to wait for the end of others. */
 void host_shelter(int on);
 
@@ -86,14 +86,14 @@ double host_bubble_start(void);
 /* The G that made the bubble is done: cancels the others. */
 void host_bubble_end(void);
 
-/* The number of other Gs in the bubble that have not ended; 0 also when they never will. When it becomes 0, the running
- * G is woken. */
+/* The number of other Gs in the bubble that have not ended; 0 also when they never will. The running G is woken when
+ * the number becomes 0. */
 int host_bubble_others(void);
 
-/* HOST_BUBBLE_...: what has become of the bubble. */
+/* The state of the bubble: HOST_BUBBLE_... */
 int host_bubble_verdict(void);
 
-/* What there is to say of that, or NULL. Ends with host_bubble_leave. */
+/* A text about the verdict, or NULL. Ends with host_bubble_leave. */
 const char *host_bubble_text(void);
 
 /* The running G leaves the bubble. */
@@ -102,7 +102,7 @@ void host_bubble_leave(void);
 /* The Lua G of `slot`, which has not begun, is in no bubble. */
 void host_bubble_put_out(int32_t slot);
 
-/* --seed leaves the running Lua G alone: it runs when it is ready, before others, and draws nothing. For a G that
+/* --seed leaves the running Lua G alone: this G runs when it is ready, before others, and draws nothing. For a G that
  * watches others by the clock. */
 void host_steady(void);
 
@@ -112,7 +112,7 @@ typedef struct host_waiter host_waiter;
 
 /* Lua Gs of one VM that wait for something. Zeroed: empty. */
 typedef struct host_queue {
-    int32_t n; /* so many */
+    int32_t n; /* number of Gs */
     host_waiter *head, *tail;
 } host_queue;
 
@@ -141,17 +141,17 @@ enum { HOST_LOADING, HOST_LOADED, HOST_LOAD_FAILED };
 typedef struct host_load {
     host_queue queue; /* Gs that wait for its end */
     int32_t state;    /* HOST_LOAD... */
-    int32_t key;      /* where the registry has what came of it */
+    int32_t key;      /* where the registry has the result */
 } host_load;
 
 /* ---- C functions on other threads (offload.c) ---- */
 
-/* A call: fn and its arguments, by class and in the order of its parameters; then what came of it. */
+/* A call: fn and its arguments, by class and in the order of its parameters; then the result. */
 typedef struct host_call {
     void (*fn)(void);
     int64_t ints[6];  /* whole numbers and pointers */
     double floats[8]; /* floating-point numbers; a float in the first 4 bytes */
-    int32_t result;   /* which of these it has: 0 none, 1 i, 2 d, 3 f */
+    int32_t result;   /* which field has the result: 0 none, 1 i, 2 d, 3 f */
     int32_t err;      /* errno after it */
     int64_t i;
     double d;
@@ -168,10 +168,10 @@ void host_call_free(host_call *c);
 
 /* ---- jobs on other threads (job.c) ---- */
 
-/* Made by the functions that return one. lunapark.core.wait_job starts a job and waits for it. */
+/* Functions that return a job make it. lunapark.core.wait_job starts a job and waits for it. */
 typedef struct host_job host_job;
 
-/* 1: the job has ended; 2: it has ended without having run, for want of memory. */
+/* 1: the job has ended; 2: the job has ended without having run, for want of memory. */
 int host_job_done(host_job *job);
 
 /* The finalizer. A job that runs goes on. */
@@ -180,7 +180,7 @@ void host_job_free(host_job *job);
 /* A job that waits until the lines that were logged are written, for timeout_ns at most. NULL: no memory. */
 host_job *host_log_flush(double timeout_ns);
 
-/* 1: such a job has ended, and all lines are written. */
+/* 1: a job of host_log_flush has ended, and all lines are written. */
 int host_log_flushed(host_job *job);
 
 /* ---- blocks of specs (block.c) ---- */
@@ -188,19 +188,19 @@ int host_log_flushed(host_job *job);
 /* --block-timeout in seconds; 0: no limit. */
 double host_block_timeout(void);
 
-/* A block begins, as yet without a limit, and the running G waits for it; "": the block has ended. what: the block in
- * words, for the message that it is over its limit. */
+/* A block begins, without a limit so far, and the running G waits for it. what: the block in words, for the message
+ * that it is over its limit; "": the block has ended. */
 void host_block_begin(const char *what);
 
-/* From now on Lua of this VM, but for the G that waits for the block, may not run past until_ns without a wait; 0: no
+/* From now on no Lua of this VM, except the G that waits for the block, may run past until_ns without a wait; 0: no
  * limit. */
 void host_block_limit(double until_ns);
 
-/* 0: some Lua G of this VM, beside the running one, may go on by itself. Else all wait for each other, and the number
+/* 0: some Lua G of this VM, beside the running one, may go on by itself. Else all wait for each other; the number
  * changes when one of them runs. */
 double host_block_asleep(void);
 
-/* Ends the Lua G of `slot`: its wait is ended, and its Lua raises an error wherever it is, again and again. */
+/* Ends the Lua G of `slot`: ends its wait, and raises an error in its Lua, wherever that is, again and again. */
 void host_block_doom(int32_t slot);
 /* ffi:end */
 

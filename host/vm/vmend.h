@@ -13,25 +13,25 @@ typedef struct host_luag host_luag;
 typedef struct vm_end {
     bool closing;   /* in vm_finalize: no G begins any more, and owned_free waits */
     bool ends;      /* its Gs are canceled as they begin */
-    int n_requests; /* of its Gs: handlers, and what they have started */
-    /* atomic: it is retired, and what it runs has so long; 0: it is not */
+    int n_requests; /* its Gs that are handlers, or were started by one */
+    /* atomic: it is retired, and what it runs has time until then; 0: not retired */
     _Atomic int64_t drain_ns;
-    int64_t end_ns; /* when all is thrown away that is left; 0: nothing is canceled yet */
+    int64_t end_ns; /* when what is left is thrown away; 0: nothing is canceled yet */
     int64_t
         retire_pause_ns; /* the last pause between looks whether it can end; 0: nobody has looked */
-    int64_t drop_pause_ns; /* of it thrown away */
+    int64_t drop_pause_ns; /* the last such pause of a VM that was thrown away */
 } vm_end;
 
-/* Ends vm at once, without its Lua, which is never touched again: its Gs end, its sockets are closed, its requests are
- * answered 502, and then its memory goes back. runaway: a G that never ends, or NULL. In vm's cell. */
+/* Ends vm at once, without its Lua, which is never touched again: vm's Gs end, its sockets are closed, its requests are
+ * answered 502, then its memory is given back. runaway: a G that never ends, or NULL. In vm's cell. */
 void vm_throw_away(host_vm *vm, const host_luag *runaway);
 
-/* Has vm thrown away as soon as nobody runs its Lua. Any native G that visits vm (vm_visit); the visit ends with vm. */
+/* Has vm thrown away as soon as no thread runs its Lua. Any native G that visits vm (vm_visit); the visit ends with vm. */
 void vm_abandon(host_vm *vm);
 
-/* Ends vm, which gets no more requests, in order: when the requests that it has are over, its other Gs are canceled; at
- * vm->end.drain_ns, all are. What is left a second later is thrown away. Any native G that visits vm; the visit ends with
- * vm. */
+/* Ends vm, which gets no more requests, in order. When its requests are over, its other Gs are canceled; at
+ * vm->end.drain_ns all are canceled. What is left a second later is thrown away. Any native G that visits vm; the visit
+ * ends with vm. */
 void vm_retire(host_vm *vm);
 
 #endif

@@ -1,5 +1,5 @@
-/* When the garbage of a VM is collected, and what an idle VM does. See vmgc.c.
- * Unless it says otherwise: by the thread that runs the VM. Does not wait. */
+/* Collecting the garbage of a VM. See vmgc.c. By the thread that runs the VM, unless a function says otherwise. Does
+ * not wait. */
 #ifndef VMGC_H
 #define VMGC_H
 
@@ -15,15 +15,15 @@ typedef struct host_luag host_luag;
 /* vm->gc. vmgc.c's; `lg`, `ran`, `serves` and `hurries` are used elsewhere. */
 typedef struct vm_gc {
     int live_kb;   /* after the last cycle that we saw end */
-    bool in_cycle; /* which vm_gc_step has begun */
-    bool again;    /* that one may have been half done before: another follows */
-    bool ran;      /* Lua has, and the G below looks again soon */
-    bool dirty;    /* Lua has, since the last cycle that we saw end */
-    bool serves;   /* it is collected after two idle minutes in any case */
-    bool forced;   /* that is due */
-    bool has_g;    /* a G that collects when the VM is idle; false: there was nothing to do yet */
+    bool in_cycle; /* vm_gc_step has begun a cycle */
+    bool again;    /* the cycle may have been half done before: another follows */
+    bool ran;      /* Lua has run, and the G below looks again soon */
+    bool dirty;    /* Lua has run since the last cycle that we saw end */
+    bool serves;   /* the VM is collected after two idle minutes in any case */
+    bool forced;   /* this collection is due */
+    bool has_g;    /* there is a G that collects when the VM is idle */
     host_luag *lg; /* the current G when no other's Lua runs; its g is NULL */
-    bell wakes;    /* that G */
+    bell wakes;    /* wakes the G that collects */
     enum { GC_RESTS, GC_WATCHES, GC_WORKS } state;
     int64_t clean_ns;               /* when the last cycle that we saw ended */
     int start_kb, peak_kb, n_steps; /* for gctrace */
@@ -36,7 +36,7 @@ typedef struct vm_gc {
  * step is worthwhile. Finalizers may run. vmgc.c says how long a step takes. */
 bool vm_gc_step(host_vm *vm);
 
-/* Lua has run in vm. Called by vm_gc_ran (vm.h), once until the collector has looked. */
+/* Lua has run in vm. vm_gc_ran (vm.h) calls it, once until the collector has looked. */
 void gc_ran(host_vm *vm);
 
 /* LUNAPARK_DEBUG=gctrace=1: begins the trace of a new VM, on its main state; may raise. */
@@ -54,7 +54,7 @@ void vm_gc_full(host_vm *vm);
 /* Sets the collector's pace by the distance to the limit of memory. */
 void vm_gc_tune(host_vm *vm);
 
-/* More was mapped: sets the pace, and makes a collector go on that the script has stopped. */
+/* More memory was mapped: sets the pace, and restarts a collector that the script has stopped. */
 void vm_gc_grown(host_vm *vm);
 
 #endif

@@ -1,5 +1,5 @@
-/* The memory of a VM: what LuaJIT has mapped, and what is given back when the VM goes. See vmmem.c.
- * Unless it says otherwise: by the thread that runs the VM. Does not wait. */
+/* The memory of a VM: what LuaJIT has mapped, and giving it back when the VM goes. See vmmem.c. By the thread that runs
+ * the VM, unless a function says otherwise. Does not wait. */
 #ifndef VMMEM_H
 #define VMMEM_H
 
@@ -30,28 +30,28 @@ typedef struct vm_mem {
     struct {
         mem_table *v;
         int n, cap;
-    } tables;              /* of the unwinder */
-    void *table_object;    /* what the unwinder will want for the next one */
-    uintptr_t callbacks;   /* the page of FFI callbacks' entries, or 0 */
-    bool refused;          /* an allocation was, since the last full collection */
-    volatile bool busy;    /* `ranges` or `code` is being changed: for that signal handler */
+    } tables;            /* of the unwinder */
+    void *table_object;  /* memory that the unwinder needs for the next table */
+    uintptr_t callbacks; /* the page of FFI callbacks' entries, or 0 */
+    bool refused;        /* an allocation was refused since the last full collection */
+    volatile bool busy;  /* `ranges` or `code` is being changed: for the signal handler of `code` */
     volatile bool stopped; /* vmmem_stop_code */
 } vm_mem;
 
-/* Gives back every page that LuaJIT has mapped for vm and closes its files. Afterwards its lua_State must not be
+/* Gives back every page that LuaJIT has mapped for vm, and closes its files. Afterwards vm's lua_State must not be
  * touched. A G of its own waits for files that are pipes to processes. */
 void vmmem_drop(host_vm *vm);
 
-/* True: pc lies in machine code of vm, and not where FFI callbacks enter it. Also in a signal handler on the thread
+/* True: pc lies in machine code of vm, outside of the entries of FFI callbacks. Also in a signal handler on the thread
  * that runs vm. */
 bool vmmem_has_code(host_vm *vm, uintptr_t pc);
 
-/* True: n bytes from p on lie in memory that LuaJIT has mapped for vm. False also while that changes. Also in a signal
- * handler on the thread that runs vm. */
+/* True: n bytes from p on lie in memory that LuaJIT has mapped for vm. False also while the mappings change. Also in a
+ * signal handler on the thread that runs vm. */
 bool vmmem_holds(const host_vm *vm, const void *p, size_t n);
 
-/* stop: whatever enters or returns to machine code of vm gets a SIGSEGV there, until the code is let go on (stop is
- * false). Code that LuaJIT compiles meanwhile is not stopped. Also in a signal handler on the thread that runs vm. */
+/* stop true: a thread that enters or returns to machine code of vm gets a SIGSEGV there, until a call with stop false.
+ * Code that LuaJIT compiles meanwhile is not stopped. Also in a signal handler on the thread that runs vm. */
 void vmmem_stop_code(host_vm *vm, bool stop);
 
 #endif

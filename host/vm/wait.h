@@ -11,21 +11,20 @@
 
 /* ---- waits: lua_CFunctions that begin one ----
  *
- * `return luag_wait...(L, ...)`. They yield; when the wait is over it answers nothing, or "timeout", "canceled",
- * "closed". */
+ * `return luag_wait...(L, ...)`. They yield; the wait then answers nothing, "timeout", "canceled" or "closed". */
 
 /* Until the deadline; 0: none. */
 int luag_wait(lua_State *L, rt_reason reason, int64_t deadline_ns);
 
-/* For others to end: begun(lg, arg) is called when lg->ticket is open. */
+/* A wait that others end: begun(lg, arg) is called when lg->ticket is open. */
 int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
                    void (*begun)(host_luag *lg, void *arg), void *arg);
 
-/* In q, or, if q is NULL, in the queues that the G stands in: answers as the others, or what host_queue_fire says;
- * nothing if the G was woken otherwise, and stands in its queues still. */
+/* In q, or, if q is NULL, in the queues that the G stands in. Answers as the others, or what host_queue_fire says;
+ * nothing if the G was woken otherwise, and still stands in its queues. */
 int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns);
 
-/* For the end of c; may answer nothing too early. */
+/* For the end of c; may end too early, with nothing. */
 int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns);
 
 /* For a descriptor. mode: RT_R or RT_W. */
@@ -37,21 +36,21 @@ int luag_wait_req(lua_State *L, host_req *r, double id, int mode, int64_t deadli
 /* For the next turn. */
 int luag_yield(lua_State *L);
 
-/* For the next turn, now and then, in a VM with --seed; else not at all. Where a G may wait, but need not. */
+/* For the next turn, now and then in a VM with --seed; else no wait. Where a G may wait, but need not. */
 int luag_yield_early(lua_State *L);
 
-/* For luag_ready: answers its values, or `again` and why there are none: nothing (look again), "timeout",
+/* For luag_ready: answers the values of luag_ready, or `again` and why there are none: nothing (look again), "timeout",
  * "canceled". */
 int luag_park(lua_State *L);
 extern char luag_again;
 
-/* Gives the values above the first on L's stack to lg's park, this one or the next. Pops them. May raise. */
+/* Gives the values above the first on L's stack to lg's current or next park, and pops them. May raise. */
 void luag_ready(lua_State *L, host_luag *lg);
 
 /* ---- for mechanisms that have waits of their own ---- */
 
-/* The words that a wait answers. They lie in the VM's registry from its beginning, at -1, -2, -3: a wait that ends
- * takes no memory, for which nobody could be told that there is none. */
+/* The words that a wait answers, in the VM's registry at -1, -2, -3 from its beginning on: the end of a wait takes no
+ * memory, so it can not fail for want of memory. */
 enum { CANCELED = -1, TIMEOUT = -2, CLOSED = -3 };
 
 /* For a new VM: the words. May raise. */
@@ -76,21 +75,20 @@ int wait_refuse(lua_State *L, host_luag *lg);
 /* The nearest of a wait's deadline, the G's and its request's; 0: none. */
 int64_t wait_until(const host_luag *lg, int64_t deadline_ns);
 
-/* Waits as lg->want says, in whatever way works here: what the lua_CFunction then returns. */
+/* Waits as lg->want says, in the way that works here. Returns what the lua_CFunction then returns. */
 int wait_leave(lua_State *L, host_luag *lg);
 
-/* Pushes the answer of a wait of lg, a word, or the word for an RT_E...: 1. */
+/* Pushes the answer of lg's wait: a word, or the word for an RT_E... Returns 1. */
 int wait_answer(lua_State *L, host_luag *lg, int word);
 int wait_answer_error(lua_State *L, host_luag *lg, int err);
 
 /* Why a wait with a ticket ended: 0 or an RT_E... */
 int wait_ticket_result(host_luag *lg);
 
-/* Why a wait for a descriptor, or for its turn there, ended: 0 or an RT_E... The wait ends here (waitfd.c). */
+/* Why a wait for a descriptor, or for a turn there, ended: 0 or an RT_E... Ends the wait (waitfd.c). */
 int wait_fd_result(host_luag *lg);
 
-/* lg, whose coroutine yielded for a wait, goes on: pushes the answer onto lg->L and returns the number of its
- * values. */
+/* lg, whose coroutine yielded for a wait, goes on: pushes the answer onto lg->L. Returns the number of values. */
 int wait_end(host_luag *lg);
 
 /* Makes room for n values on the stack of `to`, for L, which runs. False: no memory. */
