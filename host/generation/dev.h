@@ -1,4 +1,4 @@
-/* What a browser is shown of reloads in --dev. See dev.c. Any thread. */
+/* Showing a browser reloads, for --dev. See dev.c. Any thread. */
 #ifndef DEV_H
 #define DEV_H
 
@@ -6,7 +6,7 @@
 
 /* The last attempt to load the app has failed. what: why. files: what it had loaded; may be NULL. */
 void dev_failed(const char *what, source_set *files);
-/* The generation that serves has the files that the disk holds. */
+/* The generation that serves has loaded the files that are on the disk. */
 void dev_loaded(void);
 
 #endif

@@ -1,5 +1,5 @@
-/* Files on the disk: their bytes, and what tells whether they have changed. See diskfile.c.
- * Any thread. The functions block for the disk. */
+/* Files on the disk: their bytes, and the stamps that tell whether a file has changed. See diskfile.c. Any thread. The
+ * functions block for the disk. */
 #ifndef DISKFILE_H
 #define DISKFILE_H
 
@@ -19,7 +19,7 @@ typedef struct disk_stamp {
     off_t size;
     mode_t mode;
     struct timespec mtime, ctime;
-    bool racy; /* it may have changed since, and look the same */
+    bool racy; /* the file may have changed since without a difference for stat */
 } disk_stamp;
 
 /* The stamp of a file; follows links. False: there is no such file. */
@@ -39,7 +39,7 @@ int disk_read(const char *path, char **bytes, size_t *len, disk_stamp *stamp, bo
  * file. */
 int disk_hash(const char *path, git_id *blob, disk_stamp *stamp, bool *opened);
 
-/* Calls fn for dir, and for each folder and each regular file in it, also behind a link, in the order of names, until
+/* Calls fn for dir, and for each folder and each regular file in dir, also behind a link, in the order of names, until
  * fn answers an error. Passes over names that begin with a dot, folders behind links, and files that go meanwhile. 0 or
  * errno. */
 typedef int (*disk_visit)(void *arg, const char *path, bool folder);

@@ -1,4 +1,4 @@
-/* Generations: the VMs that have loaded the same files. See generation.c. */
+/* Generations: VMs that have loaded one set of files. See generation.c. */
 #ifndef GENERATION_H
 #define GENERATION_H
 
@@ -14,23 +14,23 @@ typedef struct generation generation;
 
 enum { MAX_VMS = 4096 };
 
-/* The struct of a generation that has ended is used again: a thread that has read vm_serving a moment ago finds a
+/* The struct of an ended generation is used again: a thread that has read vm_serving a moment ago still finds a
  * generation there. */
 struct generation {
     /* pool.c; the pool's lock */
-    host_vm *vms[MAX_VMS]; /* those that have loaded */
+    host_vm *vms[MAX_VMS]; /* the VMs that have loaded */
     int n;
     int making;
     int64_t retry_ns; /* after a further VM failed to load, when to try again */
     enum { FULL_NOT, FULL_TO_SAY, FULL_SAID } full; /* all VMs that there may be are stuck */
-    bool retired;                                   /* it serves no more, or never will */
-    bool stands_in;                     /* --dev: it has not loaded the app, and shows why */
+    bool retired;                                   /* it no longer serves, or never will */
+    bool stands_in;                     /* --dev: the app has not loaded; it shows why */
     _Atomic(host_vm *) current[MAX_PS]; /* by P; the lock writes, the M that has the P reads */
     /* generation.c */
     int number;
     source_set *sources;
     char id[SOURCE_ID_SIZE]; /* when it has loaded */
-    _Atomic int n_left;      /* VMs that have not ended, and others that hold it */
+    _Atomic int n_left;      /* holders: VMs that have not ended, and others */
     generation *next_free;
 };
 
@@ -38,34 +38,35 @@ struct generation {
 void generation_free_text(char *text);
 
 /* Loads the app's first generation, and begins to serve. may_stand_in: with --dev, an app that does not load is no
- * error: a generation that shows why serves meanwhile. NULL, or what is wrong, to be freed. Waits. Any native G. */
+ * error; a generation that shows the error serves meanwhile. NULL, or what is wrong, which the caller frees. Waits. Any
+ * native G. */
 char *generation_start(const char *app_path, bool may_stand_in);
 
 typedef enum reload_result { RELOAD_DONE, RELOAD_SAME, RELOAD_FAILED } reload_result;
 
-/* Loads the files as they are now, beside the generation that serves, and switches, or changes nothing. *what, to be
- * freed: the id of the generation that serves now, or what is wrong. One reload at a time: others wait. Any native
- * G. */
+/* Loads the files as they are now, beside the generation that serves, and switches, or changes nothing. *what, which
+ * the caller frees: the id of the generation that serves now, or what is wrong. One reload at a time: others wait. Any
+ * native G. */
 reload_result generation_reload(char **what);
 
-/* The process is about to end: the VMs that serve run what on_retire was given, until until_ns at most. Any native G.
- * Waits. */
+/* The process is about to end: the VMs that serve call the functions of on_retire, until until_ns at most. Any native
+ * G. Waits. */
 void generation_stop(int64_t until_ns);
 
 /* The number and the id of the generation that serves. Any thread. */
 int generation_now(char id[SOURCE_ID_SIZE]);
 
-/* A VM that has loaded its app for gen; NULL: *err says what is wrong, and is to be freed. pool_add follows. Any native
- * G. Waits. */
+/* Makes a VM that has loaded its app for gen; NULL: *err says what is wrong; the caller frees it. pool_add follows. Any
+ * native G. Waits. */
 host_vm *generation_make_vm(generation *gen, bool first, char **err);
-/* Holds gen for a VM that will be made, later perhaps. pool_add or generation_lost_vm ends that. */
+/* Holds gen for a VM that will be made, perhaps later. pool_add or generation_lost_vm ends the hold. */
 void generation_hold(generation *gen);
 /* A VM of gen has ended. Any native G. */
 void generation_lost_vm(generation *gen);
-/* vm has loaded for a generation that serves no more: ends it. Any native G. */
+/* vm has loaded for a generation that no longer serves: ends vm. Any native G. */
 void generation_end_vm(host_vm *vm);
-/* vm_keeper_ops.replace: vm retires as after a reload. As many such VMs as may serve have --drain-timeout for that at a
- * time; others cancel what they run. */
+/* vm_keeper_ops.replace: vm retires as after a reload. As many replaced VMs as may serve have --drain-timeout at a
+ * time; the Gs of further ones are canceled. */
 bool generation_replace_vm(host_vm *vm);
 
 #endif

@@ -2,7 +2,7 @@
 #ifndef GENERATION_CORE_H
 #define GENERATION_CORE_H
 
-/* Adds them. Before any VM is made. */
+/* Adds the functions. Before any VM is made. */
 void generation_core_open(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* What Lua sees of generations. The rules are those of vm_ffi.h. */
+/* Generations, for Lua. The rules of vm_ffi.h hold. */
 #ifndef GENERATION_FFI_H
 #define GENERATION_FFI_H
 
@@ -10,17 +10,15 @@
 /* ffi:begin */
 /* ---- VMs (pool.c) ---- */
 
-/* The number of VMs: 0 those that serve, 1 those that are stuck, 2 those of 0 that are spare; 3 all that have not
- * ended. */
+/* A number of VMs. which: 0 VMs that serve, 1 stuck VMs, 2 spare VMs among those of 0, 3 VMs that have not ended. */
 int host_vms(int which);
 
 /* ---- --dev (dev.c) ---- */
 
 typedef struct host_dev {
-    double run; /* of this process; no other one has had it */
-    int32_t
-        own; /* the number of this VM's generation; 0: it stands in for one that has not loaded */
-    int32_t serving;     /* of the one that serves now */
+    double run;          /* of this process: different in every process */
+    int32_t own;         /* the number of this VM's generation; 0: a generation that stands in */
+    int32_t serving;     /* the number of the generation that serves now */
     int32_t failing;     /* host_dev_failing */
     int32_t live_reload; /* --live-reload */
     char id[64];         /* of this VM's generation, NUL-terminated */
@@ -29,7 +27,7 @@ typedef struct host_dev {
 /* Fills d. */
 void host_dev_read(host_dev *d);
 
-/* 0: the files that were saved last serve; else the number of the last load that has failed. */
+/* 0: the files that were saved last serve; else the number of the load that has failed last. */
 int host_dev_failing(void);
 
 /* Why the last load has failed, a NUL, and names of the files that it had loaded, each with a NUL: the number of bytes,
@@ -38,10 +36,10 @@ size_t host_dev_failure(char *buf, size_t cap, int32_t *number);
 
 /* ---- files that specs have loaded (changes.c) ---- */
 
-/* A job that watches n names of files and folders, C strings one behind another, and nothing else from then on. */
+/* A job that watches n names of files and folders (C strings, one behind another) in place of the names before. */
 host_job *host_changes_watch(const char *names, size_t len, int n);
 
-/* A job that ends when something has happened to one of these since. */
+/* A job that ends when something has happened to a watched name since. */
 host_job *host_changes_wait(void);
 
 /* ---- singletons (singleton.c) ---- */

@@ -1,4 +1,4 @@
-/* The ids that git gives to files and trees of them. See gittree.c. Any thread. Does not wait. */
+/* Ids of files and trees, as git computes them. See gittree.c. Any thread. Does not wait. */
 #ifndef GITTREE_H
 #define GITTREE_H
 
@@ -29,7 +29,7 @@ int git_blob_fd(int fd, uint64_t len, git_id *id);
 /* The id of the tree of these files, whose paths differ. Sorts them. False: no memory. */
 bool git_tree(git_file *files, size_t n, git_id *id);
 
-/* In hexadecimal digits and a NUL. */
+/* Writes an id in hexadecimal digits and a NUL. */
 void git_print(const git_id *id, char digits[GIT_ID_DIGITS + 1]);
 
 #endif
