@@ -15,8 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A value on its way: a copy. It has one owner at a time: its sender until it is sent, the channel, a waiter
- * that it was handed to. */
+/* A value on its way: a copy. It has one owner at a time: its sender until it is sent, then the channel, then the
+ * waiter that gets it. */
 typedef struct message {
     struct message *next;
     uint64_t seq; /* which of the channel's messages; set when it is sent */
@@ -43,7 +43,7 @@ typedef struct chan {
     size_t name_len;
     char *name;
     bool listed;       /* the list's lock: it can be found by its name */
-    struct chan *next; /* the same */
+    struct chan *next; /* the list's lock */
 } chan;
 
 /* A G in one queue of one channel. */
@@ -52,24 +52,26 @@ struct chan_waiter {
     chan *ch;       /* refers to it */
     chan_wait *of;
     bool queued;  /* ch's lock */
-    int fired;    /* the same. -1: not; 0: ch is closed; 1: done */
-    message *msg; /* the same. What it sends, or what it was handed */
+    int fired;    /* ch's lock. -1: not; 0: ch is closed; 1: done */
+    message *msg; /* ch's lock: the message to send, or that was handed over */
     rt_g *g;      /* constant while it is queued, as the ticket */
     uint64_t ticket;
     int op, index;
 };
 
-/* The wait of a G. Only claimable is anybody's; the rest belongs to who runs its VM. */
+/* The wait of a G. `claimable` is anybody's; the rest belongs to the thread that runs the G's VM. */
 struct chan_wait {
     outer_wait outer; /* first: lg->outer */
     host_owned owned;
     host_luag *lg;
-    _Atomic bool claimable; /* atomic: it waits, and nobody has ended that. Who clears it has */
-    bool open;              /* it stands in queues, or did until it was claimed */
+    _Atomic bool
+        claimable; /* atomic: the G waits, and nobody has ended the wait; the thread that clears it has ended the wait */
+    bool open;     /* it stands in queues, or did until it was claimed */
     int n, cap;
     chan_waiter *w;
     chan **locks; /* room for the n channels, in the order of their locks */
-    message *got; /* what it was handed, until Lua takes it; then got_ch refers to its channel */
+    message *
+        got; /* the message that it was handed, until Lua takes it; then got_ch refers to its channel */
     chan *got_ch;
 };
 
@@ -81,7 +83,7 @@ struct host_chan {
 /* ---- chan.c --------------------------------------------------------------------------- */
 
 message *message_new(int type, double number, const void *data, size_t len);
-/* Its type; the bytes are copied to buf unless there are more than cap. */
+/* Returns the type, and copies the bytes to buf unless there are more than cap. */
 int message_read(const message *m, void *buf, size_t cap, host_chan_value *v);
 bool message_fits(const chan *c, const message *m, bool ever);
 
@@ -100,18 +102,18 @@ typedef struct chan_wakes {
 
 /* Takes the lock. */
 void chan_enter(chan *c, chan_wakes *k);
-/* Serves those who wait and can go on now, gives the lock back and wakes who was claimed. */
+/* Serves the Gs that wait and can go on now, gives the lock back, wakes the Gs that were claimed. */
 void chan_leave(chan *c, chan_wakes *k);
-/* lock held. Would such an operation not wait now? m: what it sends; NULL: anything small. */
+/* True: the operation would not wait now. m: the message to send; NULL: any small one. lock held. */
 bool chan_can(chan *c, int op, const message *m);
-/* Back in front of what came later. */
+/* Puts m back, in front of the messages that came later. */
 void chan_give_back(chan *c, message *m);
 
 /* ---- chan_wait.c: with the lock of the queue's channel ------------------------------------- */
 
-/* The first who still waits. NULL: nobody. */
+/* The first waiter that still waits. NULL: none. */
 chan_waiter *chan_first(list_head *q);
-/* Takes w out of its queue. True: and ends its wait; it is to be woken. */
+/* Takes w out of its queue. True: has also ended its wait; w's G is to be woken. */
 bool chan_claim(list_head *q, chan_waiter *w, int fired, chan_wakes *k);
 
 #endif

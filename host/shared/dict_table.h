@@ -64,19 +64,19 @@ typedef struct dict_lookup {
 /* A dict without entries and without a name. NULL: no memory. */
 host_dict *dict_new(double max_bytes);
 
-/* Sets the budget, and evicts what is above it. */
+/* Sets the budget, and evicts entries above it. */
 void dict_set_budget(host_dict *d, double max_bytes);
 
 /* Finds the place of a key: its entry, which has not expired, or NULL. dict_leave follows. */
 dict_entry *dict_enter(host_dict *d, const char *key, size_t len, dict_lookup *l);
 void dict_leave(dict_lookup *l);
 
-/* The functions below are called in between. */
+/* Between dict_enter and dict_leave: */
 
 /* Takes the entry out of its place; dict_leave frees it. */
 void dict_take_out(host_dict *d, dict_lookup *l);
 
-/* Puts e, which is new, in the place of what stands there, whose time to expire e takes over. */
+/* Puts e, which is new, in the place of the entry there, whose time to expire e takes over. */
 void dict_put_in(host_dict *d, dict_lookup *l, dict_entry *e);
 
 /* e, which stands there, was used. */
@@ -89,10 +89,10 @@ dict_entry *dict_entry_new(const char *key, size_t key_len, int type, double num
 /* False: an entry of this size is larger than the whole budget. */
 bool dict_fits(host_dict *d, size_t key_len, size_t len);
 
-/* Evicts what is above the budget. After something was put in by a lookup that has left. */
+/* Evicts entries above the budget. After a lookup that has put something in has left. */
 void dict_keep_budget(host_dict *d, const dict_lookup *l);
 
-/* What time it is for the caller, a G with virtual time or not. */
+/* The time of the caller, a G with virtual time or not. */
 int64_t dict_now(void);
 
 #endif

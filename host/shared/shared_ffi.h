@@ -1,4 +1,4 @@
-/* What Lua sees of dicts and channels that all VMs share. The rules are those of vm_ffi.h. */
+/* Dicts and channels that all VMs share, for Lua. The rules of vm_ffi.h hold. */
 #ifndef SHARED_FFI_H
 #define SHARED_FFI_H
 
@@ -8,13 +8,13 @@
 /* ffi:begin */
 /* ---- dicts that all VMs share (dict.c) ---- */
 
-/* A dict of the process: any thread, at any time. None ever goes. */
+/* A dict of the process: any thread, at any time. A dict lives as long as the process. */
 typedef struct host_dict host_dict;
 
 enum { HOST_NIL, HOST_BOOLEAN, HOST_NUMBER, HOST_STRING, HOST_TABLE };
 enum { HOST_SET, HOST_ADD, HOST_REPLACE, HOST_SWAP };
 
-/* What host_dict_get finds beside the bytes. */
+/* The answer of host_dict_get beside the bytes. */
 typedef struct host_dict_value {
     double number;  /* HOST_NUMBER; HOST_BOOLEAN: 0 or 1 */
     double len;     /* HOST_STRING, HOST_TABLE: bytes */
@@ -51,9 +51,9 @@ int host_dict_delete(host_dict *d, const char *key, size_t key_len);
 int host_dict_expire(host_dict *d, const char *key, size_t key_len, double ttl_ns);
 int host_dict_ttl(host_dict *d, const char *key, size_t key_len, double *ttl_ns);
 
-/* Writes keys from *cursor on (0 at first) into buf, each behind its length, a uint32_t: the number of bytes; *cursor
- * is -1 after the last key. -need: buf is too small for the next keys. A key that is there all the time comes at least
- * once, and perhaps twice if others are put meanwhile. */
+/* Writes keys from *cursor on (0 at first) into buf, each behind its length, a uint32_t. Returns the number of bytes;
+ * *cursor is -1 after the last key. -need: buf is too small for the next keys. A key that is there all the time comes
+ * at least once, and perhaps twice if other keys are put meanwhile. */
 int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
 
 /* Deletes everything. */
@@ -62,12 +62,12 @@ void host_dict_read(host_dict *d, host_dict_figures *f);
 
 /* ---- channels that all VMs share (chan.c, chan_wait.c) ---- */
 
-/* A VM's handle; what it stands for is the process's. */
+/* A VM's handle of a channel; the channel is the process's. */
 typedef struct host_chan host_chan;
 
 enum { HOST_CHAN_RECV, HOST_CHAN_SEND };
 
-/* What a value is beside its type and bytes. */
+/* A value beside its type and bytes. */
 typedef struct host_chan_value {
     double number; /* HOST_NUMBER; HOST_BOOLEAN: 0 or 1 */
     double len;    /* HOST_STRING, HOST_TABLE: bytes; else 0 */
@@ -83,8 +83,7 @@ void host_chan_free(host_chan *h);
 /* Sends a value. 0, RT_ECLOSED, -EFBIG: larger than the whole budget, -ENOMEM, -EAGAIN: it would have to wait. */
 int host_chan_send(host_chan *h, int type, double number, const void *data, size_t len);
 
-/* Receives a value: its type, with its bytes in buf; if they are more than cap, the value stays. RT_ECLOSED,
- * -EAGAIN. */
+/* Receives a value: returns its type, with its bytes in buf; a value of more than cap bytes stays. RT_ECLOSED, -EAGAIN. */
 int host_chan_recv(host_chan *h, void *buf, size_t cap, host_chan_value *v);
 
 /* 1: an operation (of a small value) would not wait now. op: HOST_CHAN_... */
@@ -97,7 +96,7 @@ int host_chan_join_recv(host_chan *h, int index);
 int host_chan_join_send(host_chan *h, int index, int type, double number, const void *data,
                         size_t len);
 
-/* Takes the value that such a wait has received: as host_chan_recv. */
+/* Takes the value that a wait of host_chan_join_recv has received: as host_chan_recv. */
 int host_chan_take(void *buf, size_t cap, host_chan_value *v);
 
 /* 0, or RT_ECLOSED: the channel was closed before. */
