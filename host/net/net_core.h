@@ -2,7 +2,7 @@
 #ifndef NET_CORE_H
 #define NET_CORE_H
 
-/* Adds them. Before any VM is made. */
+/* Adds the functions. Before any VM is made. */
 void net_core_open(void);
 
 #endif

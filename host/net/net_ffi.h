@@ -1,4 +1,4 @@
-/* What Lua sees of sockets and names. The rules are those of vm_ffi.h. */
+/* Sockets and names, for Lua. The rules of vm_ffi.h hold. */
 #ifndef NET_FFI_H
 #define NET_FFI_H
 
@@ -18,21 +18,21 @@ typedef struct host_rbuf {
     int32_t pos, end, cap;
 } host_rbuf;
 
-/* Every int below: 0 or a count, -errno, or the RT_E... codes; host_strerror names them. */
+/* Every int of the functions below is 0 or a count, -errno, or one of RT_E...; host_strerror names the errors. */
 const char *host_strerror(int err);
 
 /* A listening socket, or one that is connected or connects, of an address (host_addr_check). NULL: *err says why. */
 host_sock *host_sock_listen(const char *addr, int *err);
 host_sock *host_sock_dial(const char *addr, int *err);
 
-/* After host_sock_dial and a wait for writability: 0, or -EAGAIN, or why it failed. */
+/* After host_sock_dial and a wait for writability: 0, -EAGAIN, or why connecting failed. */
 int host_sock_connected(host_sock *s);
 
 /* An accepted connection; NULL: *err says why, -EAGAIN: there is none now. */
 host_sock *host_sock_accept(host_sock *s, int *err);
 
 /* Reads what there is into the socket's buffer. wanted: bytes that the caller would like to have in one piece, or 0.
- * The count; 0: the end of the stream; -EAGAIN. */
+ * Returns the count; 0: the end of the stream; -EAGAIN. */
 int host_sock_fill(host_sock *s, size_t wanted);
 host_rbuf *host_sock_rbuf(host_sock *s);
 
@@ -49,7 +49,7 @@ void host_sock_close(host_sock *s);
 /* Closes, and gives the memory back. */
 void host_sock_free(host_sock *s);
 
-/* The finalizer: host_sock_free, which also counts a socket that was still open. */
+/* The finalizer: as host_sock_free, and counts a socket that was still open. */
 void host_sock_forget(host_sock *s);
 
 /* The number of sockets of the process that only the collector closed. */
@@ -62,7 +62,7 @@ int host_sock_set_nodelay(host_sock *s, int on);
 /* Probes of a silent peer after so many seconds; 0: none. */
 int host_sock_set_keepalive(host_sock *s, int seconds);
 
-/* Writes the address into buf, NUL-terminated; its length. peer: 0 own, 1 the other side's. */
+/* Writes the address into buf, NUL-terminated. Returns its length. peer: 0 own, 1 the other side's. */
 int host_sock_addr(host_sock *s, int peer, char *buf, size_t cap);
 
 /* A socket for waits for fd, which is somebody else's: closing the socket leaves fd open. NULL: *err is -EBUSY: fd is
@@ -95,7 +95,7 @@ int host_sock_recv(host_sock *s, uint8_t *buf, size_t cap, char *from, size_t fr
 
 typedef struct host_pipe host_pipe;
 
-/* Where bytes stand between drain and pump. */
+/* A pipe that holds bytes between host_pipe_drain and host_pipe_pump. */
 host_pipe *host_pipe_open(int *err);
 void host_pipe_free(host_pipe *p);
 int host_pipe_len(host_pipe *p);
@@ -135,7 +135,7 @@ host_job *host_dns_lookup(host_resolver *r, const char *name, int family);
 /* A job that asks for the records of a type (its number). The answer is the reply as it came. NULL: no memory. */
 host_job *host_dns_query(host_resolver *r, const char *name, int type);
 
-/* Of a job that is done: why there is no answer; NULL: there is one. The answer lives as long as the job. */
+/* Of a job that has ended: why there is no answer; NULL: there is one. The answer lives as long as the job. */
 const char *host_dns_error(host_job *job);
 const char *host_dns_answer(host_job *job, size_t *len);
 /* ffi:end */

@@ -1,4 +1,4 @@
-/* A socket of Lua's, as the files that work on sockets see it: sock.c, udp.c, transfer.c. */
+/* A socket of Lua, for the files that work on sockets: sock.c, udp.c, transfer.c. */
 #ifndef SOCK_H
 #define SOCK_H
 
@@ -28,14 +28,14 @@ struct host_sock {
     vm_charge charge; /* of rbuf */
 };
 
-/* A socket of fd, which it takes over also when it fails. NULL: *err says why. By the VM that runs. */
+/* A socket of fd. Takes over fd, also when it fails. NULL: *err says why. By the VM that runs. */
 host_sock *sock_new(int fd, int *err);
 
 /* A socket of one end of a pipe, or of another descriptor that can be polled and read or written. Takes over fd, also
  * when it fails. */
 host_sock *sock_of_pipe(int fd, int *err);
 
-/* s, which may be NULL, is bound to addr: the file of a unix socket goes with it. */
+/* s, which may be NULL, is bound to addr: the file of a unix socket is removed with s. */
 void sock_own_file(host_sock *s, const char *addr);
 
 /* The pollDesc of s and the queue of the Gs that wait for it, to be waited for next. mode: RT_R, RT_W. NULL: closed. */
@@ -49,7 +49,7 @@ int sock_check(host_sock *s, int mode);
 /* 0: the running G may open a socket; HOST_EVIRTUAL: its time is virtual. */
 int sock_allowed(void);
 
-/* Makes room for `want` bytes behind what stands in the buffer of s. 0 or -ENOMEM: no memory, or more than the VM may
+/* Makes room for `want` bytes behind the bytes in the buffer of s. 0 or -ENOMEM: no memory, or more than the VM may
  * have. */
 int sock_reserve(host_sock *s, size_t want);
 

@@ -9,10 +9,11 @@ typedef struct sock_file {
     ino_t ino; /* 0: no file */
 } sock_file;
 
-/* The socket file of an address, or no file: there is none, or addr is no unix address. Any thread. Does not wait. */
+/* The socket file of an address, or no file: the file is not there, or addr is no unix address. Any thread. Does not
+ * wait. */
 sock_file sock_file_of(const char *addr);
 
-/* Removes the socket file of addr, if it still is `file`. Any thread. Does not wait. */
+/* Removes the socket file of addr, if that is still `file`. Any thread. Does not wait. */
 void sock_file_remove(const char *addr, sock_file file);
 
 /* The socket file of addr, which this process has just made, becomes that user's. Any thread. Does not wait. 0, also if
