@@ -1,4 +1,4 @@
-/* What programs that we start have in common: exec.c, upgrade.c. */
+/* For all code that starts programs: exec.c, upgrade.c. */
 #ifndef EXEC_H
 #define EXEC_H
 

@@ -1,5 +1,5 @@
-/* Files that are written in the place of others. See replace.c.
- * Any thread. The functions block: a G calls them between rt_entersyscall and rt_exitsyscall. 0 or -errno. */
+/* Writing a file in the place of another. See replace.c. Any thread. The functions block: a G calls them between
+ * rt_entersyscall and rt_exitsyscall. 0 or -errno. */
 #ifndef REPLACE_H
 #define REPLACE_H
 
@@ -18,7 +18,7 @@ int replace_open_beside(const char *path, char *temp, size_t size, mode_t mode);
 /* Writes all of data[0 .. len). */
 int replace_write_all(int fd, const char *data, size_t len);
 
-/* Closes fd. err; if err is 0, why the close failed, or 0. */
+/* Closes fd. Returns err; if err is 0, why the close failed, or 0. */
 int replace_close(int fd, int err);
 
 #endif

@@ -1,4 +1,4 @@
-/* What Lua sees of signals, processes and files. The rules are those of vm_ffi.h. */
+/* Signals, processes and files, for Lua. The rules of vm_ffi.h hold. */
 #ifndef SYS_FFI_H
 #define SYS_FFI_H
 
@@ -28,7 +28,7 @@ int host_signals_want(host_signals *s, int signo, int on);
 
 typedef struct host_proc host_proc;
 
-/* What a standard stream of a new process is. HOST_STDOUT: stderr is what stdout is. */
+/* The kinds of standard streams of a new process. HOST_STDOUT: stderr goes where stdout goes. */
 enum { HOST_PIPE, HOST_INHERIT, HOST_NOTHING, HOST_STDOUT };
 
 /* A job that starts a process. argv and env: argc and envc strings, each with its NUL; envc -1: our environment. cwd:
@@ -57,7 +57,7 @@ int host_proc_reap(host_proc *p);
 /* Sends a signal to the process, or to its own group. 0; -ESRCH: it was reaped. */
 int host_proc_kill(host_proc *p, int signo);
 
-/* on: a p that is let go of before it was reaped takes its group with it, by SIGKILL. */
+/* on: if p is let go of before it was reaped, its group gets SIGKILL. */
 void host_proc_bind(host_proc *p, int on);
 
 /* The finalizer. A process that runs is reaped later. */
