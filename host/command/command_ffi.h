@@ -1,4 +1,4 @@
-/* What Lua sees of the process and its terminal. The rules are those of vm_ffi.h. */
+/* The process and its terminal, for Lua. The rules of vm_ffi.h hold. */
 #ifndef COMMAND_FFI_H
 #define COMMAND_FFI_H
 
@@ -16,20 +16,20 @@ int host_repl_open(const char *history);
 /* A job that reads a line from stdin. One at a time. */
 host_job *host_repl_read(const char *prompt);
 
-/* Of a read that has ended: 1: a line, without its break, which lives as long as the job; 0: the end; -EINTR:
- * host_repl_interrupt; -errno. */
+/* The result of a host_repl_read that has ended. 1: a line, without its break, which lives as long as the job; 0: the
+ * end; -EINTR: host_repl_interrupt; -errno. */
 int host_repl_line(host_job *job, const char **line, size_t *len);
 
 /* Ends a read, if there is one. */
 void host_repl_interrupt(void);
 
-/* A job that ends when the tab key asks what may follow. host_repl_answer is wanted within a second. */
+/* A job that ends when the tab key asks what may follow. Call host_repl_answer within a second. */
 host_job *host_repl_question(void);
 
-/* Of such a job that has ended: what stands before the cursor. */
+/* The text before the cursor, of a host_repl_question that has ended. */
 const char *host_repl_before(host_job *job, size_t *len);
 
-/* What to insert, and what to list; each may be empty. */
+/* Answers a question: the text to insert, and the text to list; each may be empty. */
 void host_repl_answer(const char *insert, const char *list);
 
 /* ---- the process and its generations (admin.c, commands.c) ---- */
@@ -40,14 +40,14 @@ int host_generation(char *id, size_t cap);
 /* A job that reloads. */
 host_job *host_reload(void);
 
-/* Of a job that has ended. *result: 0 a new generation serves, 1 the files are the same, 2 the load has failed. The id,
- * or why, as long as the job is there. */
+/* The result of a host_reload that has ended. *result: 0 a new generation serves, 1 no file has changed, 2 the load has
+ * failed. Returns the id, or why, which lives as long as the job. */
 const char *host_reload_result(host_job *job, int *result);
 
 const char *host_version(void);
 
-/* Compares with --admin-token: 1 the same, 0 another one, -1 there is none. Takes as long for one wrong token as for
- * another of that length. */
+/* Compares with --admin-token: 1 equal, 0 different, -1 there is no token. Takes the same time for all wrong tokens of
+ * one length. */
 int host_admin_token(const char *given, size_t len);
 
 /* ---- recordings (recording.c) ---- */
@@ -57,17 +57,17 @@ enum { HOST_RECORD_PROFILE, HOST_RECORD_TRACE };
 /* A job that records for so many seconds. NULL: no memory. */
 host_job *host_record(int kind, double seconds);
 
-/* Of a job that has ended: its bytes; the samples of a profile; the samples, or events of a trace, that found no room. 0,
- * -EBUSY: there is another recording of that kind, or -errno. */
+/* The result of a host_record that has ended: bytes; samples of a profile; samples, or events of a trace, that found no
+ * room. 0, -EBUSY: there is another recording of that kind, or -errno. */
 int host_record_result(host_job *job, double *size, double *samples, double *dropped);
 
-/* Copies from byte `at` of a recording on. How many bytes, n at most; 0: that is the end; -errno. Of a job whose result is
- * 0. */
+/* Copies from byte `at` of a recording on. Returns how many bytes, n at most; 0: the end; -errno. Of a job whose result
+ * is 0. */
 int host_record_read(host_job *job, double at, uint8_t *buf, size_t n);
 
 /* ---- the process ends (commands.c) ---- */
 
-/* serve stops as by SIGTERM, with this exit code; while it loads, as soon as it serves. The first call counts. */
+/* Has serve stop as by SIGTERM, with this exit code; while the app loads, as soon as it serves. The first call counts. */
 void host_stop(int code);
 /* ffi:end */
 

@@ -6,12 +6,12 @@
 
 typedef struct command_call {
     const char *exe;
-    int argc; /* what the options left: the script first */
+    int argc; /* the words that are no options: the script first */
     char **argv;
 } command_call;
 
-/* Ends the process, 64, if the options let other machines reach what shows the app's source, or takes orders, without
- * anybody having said so. Any thread. Does not wait. */
+/* Ends the process with 64 if the options let other machines reach what shows the app's source or takes orders, and
+ * nothing says that this is meant. Any thread. Does not wait. */
 void check_reach(void);
 
 void command_serve(void *call);

@@ -1,4 +1,4 @@
-/* What a serving process has been given by the process that started it. See inherit.c. */
+/* Sockets that a serving process gets from the process that started it. See inherit.c. */
 #ifndef INHERIT_H
 #define INHERIT_H
 
@@ -10,34 +10,34 @@ typedef struct host_server host_server;
 /* The variable by which an upgrade tells what it hands over. */
 #define INHERIT_VARIABLE "LUNAPARK_INHERIT"
 
-/* Descriptors that the child of an upgrade has: this one, to say that it is ready; from the next one on, a listening
+/* Descriptors of the child of an upgrade: this one, to say that the child is ready; from the next one on, a listening
  * socket each. */
 enum { INHERIT_READY_FD = 3 };
 
-/* The line about one socket in that variable. */
+/* Writes the line about one socket of that variable. */
 int inherit_print(const host_server *s, int fd, char *buf, size_t size);
 
-/* Looks at the environment, clears what it has found there, and makes it all close-on-exec. Once, while the
- * process has one thread. */
+/* Reads what the environment says of sockets, clears these variables, and makes the sockets close-on-exec. Once, while
+ * the process has one thread. */
 void inherit_init(void);
 
-/* The addresses of the sockets that the service manager gave, for a process that was told no address: how many, max at
- * most. */
+/* Lists the addresses of the sockets that the service manager gave, for a process that was told no address. Returns how
+ * many, max at most. */
 int inherit_given(const char **addrs, int max);
 
 /* Takes the listening socket of this address; -1: none was given, or it was taken. *owns_path: the file of the socket,
  * if it has one, goes when the socket does. */
 int inherit_take(const char *addr, bool *owns_path);
 
-/* There is one for this address. */
+/* True: there is a socket for this address. */
 bool inherit_has(const char *addr);
 
-/* A socket that this process has bound itself, before it becomes --user's, is as one that it was given. asked: how its
- * address was said. False: no memory. While the process has one thread. */
+/* Keeps a socket that this process has bound before it becomes --user's as if it had been given. asked: the address as
+ * it was said. False: no memory. While the process has one thread. */
 bool inherit_keep(int fd, const char *asked);
 
-/* We listen wherever we should, and the app is loaded: tells the process that started us, which from then on serves no
- * more, and closes the sockets that were not taken. */
+/* We listen on all addresses, and the app is loaded: tells the process that started us, which from then on no longer
+ * serves, and closes the sockets that were not taken. */
 void inherit_done(void);
 
 /* True: we were started by an upgrade. */

@@ -6,13 +6,13 @@
 
 /* The functions do nothing without $NOTIFY_SOCKET. Any thread. Do not wait. Do not fail. */
 
-/* We listen and the app is loaded; also when a reload is over, whether it worked or not. */
+/* We listen and the app is loaded; also after each reload, whether it worked or not. */
 void notify_ready(void);
 /* A reload begins. */
 void notify_reloading(void);
 /* We finish what is in flight and end. */
 void notify_stopping(void);
-/* From now on process pid is the service: this process may end. */
+/* Process pid is the service from now on: this process may end. */
 void notify_main_pid(pid_t pid);
 
 #endif

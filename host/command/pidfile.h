@@ -1,20 +1,19 @@
-/* --pid-file: the process that serves, which an upgrade changes. See pidfile.c. */
+/* --pid-file: names the process that serves, which an upgrade changes. See pidfile.c. */
 #ifndef PIDFILE_H
 #define PIDFILE_H
 
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* Without --pid-file each does nothing. They read and write a file, and wait for nothing else. Any thread, one at a
- * time. */
+/* The functions do nothing without --pid-file. They wait for the file alone. Any thread, one at a time. */
 
-/* An empty file in its place, which is that user's. 0 or -errno. */
+/* Puts an empty file in its place, which belongs to that user. 0 or -errno. */
 int pidfile_give(uid_t uid, gid_t gid);
-/* Says this process. 0 or -errno. */
+/* Writes the pid of this process. 0 or -errno. */
 int pidfile_write(void);
-/* It says this process. Another one may have put its own there. */
+/* True: the file has the pid of this process, and not of another one that has written it since. */
 bool pidfile_is_ours(void);
-/* Removes it, if it was written and says this process. */
+/* Removes the file, if we wrote it and it has the pid of this process. */
 void pidfile_remove(void);
 
 #endif

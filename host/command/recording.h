@@ -2,7 +2,7 @@
 #ifndef RECORDING_H
 #define RECORDING_H
 
-/* Profiles name Lua functions from now on. Once, before any VM runs. */
+/* From now on profiles name Lua functions. Once, before any VM runs. */
 void recording_init(void);
 
 /* Recordings end soon, with what they have. Any thread. Does not wait. */

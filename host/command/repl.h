@@ -2,7 +2,7 @@
 #ifndef REPL_H
 #define REPL_H
 
-/* The process ends: makes the terminal as it was before. Any thread. */
+/* For the end of the process: makes the terminal as it was before. Any thread. */
 void repl_end(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* Gives the lower rooms of the host what the rooms above have for them. See rooms.c. */
+/* Gives the lower rooms of the host the operations of the rooms above. See rooms.c. */
 #ifndef ROOMS_H
 #define ROOMS_H
 

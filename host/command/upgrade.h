@@ -7,22 +7,22 @@
 
 typedef struct host_server host_server;
 
-/* Remembers how the process was started. Of main, before argv or the directory is changed. */
+/* Remembers how the process was started. main alone, before argv or the directory is changed. */
 void upgrade_init(int argc, char **argv);
 
-/* Starts a new process with the sockets of these servers, in a G of its own. When that is ready, calls
- * ready(its pid); if it fails, has said why in the log and calls failed(). Both on a native G. If one is being
- * started already, or this process stops, it says so in the log and does nothing. servers must stay. Does
- * not wait; the main G. */
+/* Starts a new process with the sockets of these servers, in a G of its own. When the process is ready, calls ready(its
+ * pid); if it fails, says why in the log and calls failed(). Both on a native G. If a process is being started already,
+ * or this one stops, says so in the log and does nothing else. servers must stay. Does not wait. The main G. */
 void upgrade_start(host_server **servers, int n, void (*ready)(pid_t pid), void (*failed)(void));
 
-/* This process stops: a new one that is not ready by now ends too, and none is started any more. Any native G. */
+/* This process stops: a new process that is not ready by now ends too, and none is started any more. Any native G. */
 void upgrade_stop(void);
 
 /* Waits until nothing of an upgrade is in progress, at the latest at deadline_ns. Native Gs. */
 void upgrade_wait(int64_t deadline_ns);
 
-/* The end of this process: kills a new one that should have ended and has not. Any G; blocks for a second at most. */
+/* For the end of this process: kills a new process that should have ended and has not. Any G; blocks for a second at
+ * most. */
 void upgrade_end(void);
 
 #endif

@@ -2,8 +2,8 @@
 #ifndef USER_H
 #define USER_H
 
-/* Binds what root alone may bind, and becomes the user of --user, if there is one; a mistake ends the process: 64, or
- * 1 where the system refuses. Once, when options are parsed and inherit_init was called, while the process has one
+/* Binds what root alone may bind, then becomes the user of --user, if there is one. A mistake ends the process with 64,
+ * a refusal of the system with 1. Once, when options are parsed and inherit_init was called, while the process has one
  * thread. */
 void user_become(void);
 
