@@ -22,6 +22,7 @@ require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local value = require "lunapark.shared.value"
+local sync = require "lunapark.sync.chan"
 
 local C = ffi.C
 local rest, failed = core.rest, core.failed
@@ -35,8 +36,6 @@ local EAGAIN = -11
 local found = ffi.new "host_chan_value"
 local has_cap = ffi.new "double[1]"
 local errors = { [-10002] = "closed", [-12] = "no memory", [-27] = "too big" }
-
-local MAX_CAP = 2 ^ 31
 
 ---@class lunapark.SharedChan
 ---@field private chan ffi.cdata*  host_chan
@@ -67,10 +66,7 @@ end
 ---@return string? err  "no memory"
 local function open(name, n, opts)
   if type(name) ~= "string" then error("chan: name must be a string, got " .. type(name), 2) end
-  if n == nil then n = 0 end
-  if type(n) ~= "number" or not (n >= 0 and n < MAX_CAP) or n % 1 ~= 0 then
-    error("chan: n must be a whole number, 0 or more, got " .. tostring(n), 2)
-  end
+  n = sync.cap(n)
   if opts ~= nil and type(opts) ~= "table" then error("chan: opts must be a table, got " .. type(opts), 2) end
   local max = opts and opts.max_bytes
   if max ~= nil and (type(max) ~= "number" or not (max >= 1 and max <= 2 ^ 46)) then
@@ -247,19 +243,13 @@ function SharedChan:len()
   return C.host_chan_len(self.chan)
 end
 
-local function next_value(self)
-  local v, err = self:recv()
-  if v == nil and err == nil then error("iter: a nil was received; recv tells it from the end", 2) end
-  return v
-end
-
 --- For `for v in ch:iter() do`: receives until the channel is closed and empty. The G's deadline or a cancellation ends
 --- the loop, too; the G's next wait tells which. A nil that is received raises, since it would end the loop.
 ---@return fun(self: lunapark.SharedChan): any
 ---@return lunapark.SharedChan
 function SharedChan:iter()
   check_self(self, "iter")
-  return next_value, self
+  return sync.next_value, self
 end
 
 return open

@@ -57,14 +57,22 @@ Chan.__name = "lunapark.Chan"
 
 local MAX_CAP = 2 ^ 31
 
+--- How many values the buffer of a new channel holds. Raises if n is no such number.
+---@param n? integer
+---@return integer
+function chan.cap(n)
+  if n == nil then return 0 end
+  if type(n) ~= "number" or not (n >= 0 and n < MAX_CAP) or n % 1 ~= 0 then
+    error("chan: n must be a whole number, 0 or more, got " .. tostring(n), 3)
+  end
+  return n
+end
+
 --- A channel with a buffer of n values.
 ---@param n? integer  0 (the default): unbuffered
 ---@return lunapark.Chan
 function chan.chan(n)
-  if n == nil then n = 0 end
-  if type(n) ~= "number" or not (n >= 0 and n < MAX_CAP) or n % 1 ~= 0 then
-    error("chan: n must be a whole number, 0 or more, got " .. tostring(n), 2)
-  end
+  n = chan.cap(n)
   local self = n > 0 and new_table(n < 1024 and n or 1024, 8) or {}
   self.cap, self.pos, self.count, self.closed = n, 0, 0, false
   self.receivers, self.senders = waitq.new(), waitq.new()
@@ -259,7 +267,10 @@ function Chan:len()
   return self.count
 end
 
-local function next_value(self)
+--- The iterator of `iter`, also of shared channels.
+---@param self lunapark.Chan|lunapark.SharedChan
+---@return any
+function chan.next_value(self)
   local v, err = self:recv()
   if v == nil and err == nil then error("iter: a nil was received; recv tells it from the end", 2) end
   return v
@@ -271,7 +282,7 @@ end
 ---@return lunapark.Chan
 function Chan:iter()
   check_self(self, "iter")
-  return next_value, self
+  return chan.next_value, self
 end
 
 -- ---- select ----------------------------------------------------------------------------------------------
