@@ -78,28 +78,28 @@ static int32_t get_s32(const uint8_t *p) {
     return x;
 }
 
-static uint64_t uleb(const uint8_t **p) {
+/* The bits of a LEB128 number, and how many. */
+static uint64_t leb(const uint8_t **p, unsigned *n) {
     uint64_t x = 0;
-    unsigned shift = 0;
     uint8_t b;
+    *n = 0;
     do {
         b = *(*p)++;
-        if (shift < 64) x |= (uint64_t)(b & 0x7f) << shift;
-        shift += 7;
+        if (*n < 64) x |= (uint64_t)(b & 0x7f) << *n;
+        *n += 7;
     } while (b & 0x80);
     return x;
 }
 
+static uint64_t uleb(const uint8_t **p) {
+    unsigned n;
+    return leb(p, &n);
+}
+
 static int64_t sleb(const uint8_t **p) {
-    uint64_t x = 0;
-    unsigned shift = 0;
-    uint8_t b;
-    do {
-        b = *(*p)++;
-        if (shift < 64) x |= (uint64_t)(b & 0x7f) << shift;
-        shift += 7;
-    } while (b & 0x80);
-    if (shift < 64 && b & 0x40) x |= ~UINT64_C(0) << shift;
+    unsigned n;
+    uint64_t x = leb(p, &n);
+    if (n < 64 && x >> (n - 1) & 1) x |= ~UINT64_C(0) << n;
     return (int64_t)x;
 }
 
