@@ -1,5 +1,5 @@
-/* Descriptors for native Gs: sockets, files, linked buffers. Part of runtime.h, which includes it and
- * has what stands below: readiness, deadlines, the answers RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED. */
+/* Descriptors for native Gs: sockets, files. Part of runtime.h, which includes it and has what stands below: readiness,
+ * deadlines, the answers RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED. */
 #ifndef IO_H
 #define IO_H
 
@@ -134,67 +134,5 @@ int64_t rt_file_seek(rt_fd *f, int64_t offset, int whence);
 
 /* Waits until the disk has what was written. data_only: times and the like may follow later. */
 int rt_file_sync(rt_fd *f, bool data_only);
-
-/* ---- linked buffers (linkbuf.c) ------------------------------------------------------------ */
-
-typedef struct rt_span rt_span;
-
-/* Bytes in a chain of blocks. Buffers that share blocks are independent of each other. Errors: -ENOBUFS: more than max;
- * -ENOMEM. One G or thread at a time. Only rt_linkbuf_fill and rt_linkbuf_flush wait. */
-typedef struct rt_linkbuf {
-    rt_span *head, *tail; /* unread */
-    rt_span *spent;       /* read, but what pointed there may still be used */
-    size_t len;           /* unread bytes */
-    size_t max;
-    uint32_t guess;  /* bytes that the next read may bring */
-    bool was_small;  /* the last one brought much less */
-    uint32_t booked; /* bytes handed out by book and not acknowledged */
-} rt_linkbuf;
-
-/* max: bytes that b may hold; 0: any number, as in a zeroed buffer. b takes no memory until bytes come in. */
-void rt_linkbuf_init(rt_linkbuf *b, size_t max);
-
-/* Drops all bytes; b is as after rt_linkbuf_init. */
-void rt_linkbuf_free(rt_linkbuf *b);
-
-/* rt_linkbuf_book makes room behind the last byte for n bytes or more; n 0: for what reads brought recently. How many,
- * and in *at where. rt_linkbuf_ack says that n of them came, which may be 0. In between, take bytes off the front at
- * most. */
-ssize_t rt_linkbuf_book(rt_linkbuf *b, size_t n, void **at);
-void rt_linkbuf_ack(rt_linkbuf *b, size_t n);
-
-/* The first n bytes in one piece; NULL: fewer are there, or no memory. rt_linkbuf_peek leaves them in b,
- * rt_linkbuf_next takes them off. Either way they stay where they are until rt_linkbuf_release. */
-const void *rt_linkbuf_peek(rt_linkbuf *b, size_t n);
-const void *rt_linkbuf_next(rt_linkbuf *b, size_t n);
-
-/* Takes the first n bytes off, n <= len. */
-void rt_linkbuf_skip(rt_linkbuf *b, size_t n);
-
-/* Gives the memory of bytes back that were taken off. An empty buffer then holds no memory. */
-void rt_linkbuf_release(rt_linkbuf *b);
-
-/* Moves the first n bytes to the end of `to`, which shares their blocks. n <= len. */
-int rt_linkbuf_slice(rt_linkbuf *b, size_t n, rt_linkbuf *to);
-
-/* Copies n bytes to the end. */
-int rt_linkbuf_write(rt_linkbuf *b, const void *data, size_t n);
-
-/* Moves all bytes of `from` to the end of b, or before byte `at` (<= len) of b, without copying. */
-int rt_linkbuf_append(rt_linkbuf *b, rt_linkbuf *from);
-int rt_linkbuf_insert(rt_linkbuf *b, size_t at, rt_linkbuf *from);
-
-/* Fills iov with the unread bytes, for writev, in at most max pieces. How many pieces. The caller then skips what was
- * written. */
-int rt_linkbuf_iov(const rt_linkbuf *b, struct iovec *iov, int max);
-
-/* Calls rt_fd_read once, into b. Its result. Native Gs. */
-ssize_t rt_linkbuf_fill(rt_linkbuf *b, rt_fd *f);
-
-/* Writes all bytes to f and releases them. 0 or an error, after which b holds what was not written. Native Gs. */
-int rt_linkbuf_flush(rt_linkbuf *b, rt_fd *f);
-
-/* Bytes of all blocks in the process. Any thread. */
-int64_t rt_linkbuf_bytes(void);
 
 #endif
