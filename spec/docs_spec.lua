@@ -38,6 +38,7 @@ describe("the reference", function()
       "lunapark.Fd:wait_read", "lunapark.dns.lookup", "lunapark.Resolver:query", "lunapark.exec.run",
       "lunapark.Process:kill", "lunapark.ExecResult", "lunapark.fs.read", "lunapark.File:seek", "lunapark.shared.dict",
       "lunapark.Dict:incr", "lunapark.http.app", "lunapark.App:get", "lunapark.Request:json", "lunapark.Response:write",
+      "lunapark.Response:send_file",
       "lunapark.Headers:get_all", "lunapark.json.decode", "lunapark.testing.serve", "lunapark.testing.Client:get",
     } do
       assert.is_true(found[name], name)

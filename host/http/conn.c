@@ -330,6 +330,7 @@ static int step_drain(host_conn *c) {
 static int step_flush(host_conn *c) {
     host_exchange *x = c->x;
     int err = http1_flush(x);
+    if (err == -EINPROGRESS) return (int)RT_YIELD;
     if (err == -EAGAIN) {
         bool moved;
         int64_t until = pace_write(x, &moved);

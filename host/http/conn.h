@@ -9,8 +9,6 @@
 #include "out.h"
 #include "server.h"
 
-enum { OUT_FULL = 65536 /* queued output that makes the writer wait */ };
-
 /* What a connection does when its G runs. */
 typedef enum conn_phase {
     CONN_HEAD,   /* waits for a request head, or has part of one */

@@ -45,6 +45,9 @@ typedef struct exchange_ops {
     /* The response ends with this piece of its body, which stands at the caller's if it is long: x->left says how much of
      * it neither left nor was kept; then also -EAGAIN. */
     int (*end)(host_exchange *x, const char *data, size_t n);
+    /* The response ends with the first n bytes of a file, at least 1. Takes fd over. What the kernel does not take at once
+     * is the connection's to send, so x->left says nothing, nor does -EAGAIN. */
+    int (*end_file)(host_exchange *x, int fd, size_t n);
     /* Sends what is queued, and then data[0 .. n), of which a rest is kept, unless it is more than `most`: then x->left
      * says how much. */
     int (*send)(host_exchange *x, const char *data, size_t n, size_t most);

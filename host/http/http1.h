@@ -18,7 +18,7 @@ int http1_body_of(host_exchange *x, const char *data, size_t len, bool keep);
 
 extern const exchange_ops http1_ops;
 
-/* Sends what is queued. 0: all of it, -EAGAIN, or -EPIPE. */
+/* Sends what is queued. 0: all of it; -EAGAIN; -EINPROGRESS: call again, when others have had a turn; -EPIPE. */
 int http1_flush(host_exchange *x);
 
 #endif

@@ -3,12 +3,14 @@
  * A response that is known as a whole leaves in one sendmsg: queued output of requests pipelined before it, its head, and
  * its body from where Lua keeps it. If another request has come in already, it is queued instead, so that responses to
  * pipelined requests leave together. What the kernel does not take is copied, since the Lua string may be gone when it does;
- * a long rest (REST_MAX) is not, and stays with the handler (response.c).
+ * a long rest (REST_MAX) is not, and stays with the handler (response.c). A file is a piece of the connection's output.
  *
  * A streamed response is queued with chunk framing, and sent when a few kilobytes have come together. On HTTP/1.0, and if
  * it stops short of what its head promised, only the end of the connection tells where its body ends.
  */
+#include "../base/log.h"
 #include "conn.h"
+#include "hold.h"
 #include "http1.h"
 #include "pace.h"
 #include "response.h"
@@ -39,12 +41,20 @@ static int give_up(host_exchange *x) {
     return -EPIPE;
 }
 
+/* What was promised of a file is not there any more. */
+static void log_short(const host_exchange *x) {
+    char what[256];
+    hold_print_name(x, what, sizeof what);
+    log_line(LOG_WARN, "%s: a file has become shorter, the response was broken off", what);
+}
+
 static int send_with(host_exchange *x, const char *data, size_t n, size_t most) {
     host_conn *c = x->conn;
     size_t rest = n, sent = 0;
     int err = out_send(&c->out, &c->io, data, &rest, &sent);
     x->sent += (int64_t)sent;
-    if (err == 0) return 0;
+    if (err == 0 || err == -EINPROGRESS) return err;
+    if (err == -ENODATA) log_short(x);
     if (err != -EAGAIN) return give_up(x);
     if (rest > most)
         x->left = (int64_t)rest;
@@ -196,6 +206,11 @@ static int end(host_exchange *x, const char *data, size_t n) {
     return send_with(x, data, n, REST_MAX);
 }
 
+static int end_file(host_exchange *x, int fd, size_t n) {
+    if (out_file(&x->conn->out, fd, 0, n) < 0) return give_up(x);
+    return send_with(x, "", 0, 0) == -EPIPE ? -EPIPE : 0;
+}
+
 /* ---- bodies of requests ---- */
 
 /* From now on the end of the client's side can only mean that it does not wait any more. */
@@ -244,6 +259,7 @@ const exchange_ops http1_ops = {
     .head = queue_head,
     .write = write_piece,
     .end = end,
+    .end_file = end_file,
     .send = send_with,
     .cut = cut,
     .pd = pd_of,

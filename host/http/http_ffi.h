@@ -77,6 +77,12 @@ int host_respond(host_req *r, double id, int status, int ctype, const char *head
  * kernel does not take is copied. 0, -EAGAIN, -ETIMEDOUT, -EPIPE as there. */
 int host_respond_rest(host_req *r, double id, const char *body, size_t len, int all);
 
+/* A whole response whose body are the first `size` bytes of a regular file. fd stays the caller's, and may be closed when
+ * the call returns; what the kernel does not take at once is the connection's to send. A file that becomes shorter
+ * meanwhile ends the connection. 0, -EALREADY, -EPIPE as host_respond; another -errno: there is no response yet. */
+int host_respond_file(host_req *r, double id, int status, int ctype, const char *head,
+                      size_t head_len, int fd, int64_t size);
+
 /* A streamed response: begin, write ..., end. length: the body's, or -1 (chunked on HTTP/1.1, until
  * close on 1.0). The host adds Content-Length or Transfer-Encoding, Date, Connection.
  * write: 0, or -EAGAIN: all is kept, but wait for writability and ask again by a write of nothing; -EPIPE; -E2BIG:

@@ -1,20 +1,40 @@
-/* See out.h. */
+/* See out.h.
+ *
+ * A long file is sent by the kernel (sendfile), without a copy. MSG_MORE tells TCP that the file follows what is queued
+ * before it, so that head and first bytes leave together. A short file, and what is left of a long one, is read into a
+ * buffer of the thread and written with the rest: one call less, and less work for the kernel than pages of a pipe. So
+ * is each file for which there is no sendfile: streams that have to touch the bytes, some file systems. Whatever else
+ * sendfile complains about the read or the write will complain about, too.
+ *
+ * What the stream does not take of a piece that was read is read again. */
 #include "out.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { PIECE_MIN = 4096, GATHER_MAX = 16 };
+enum {
+    PIECE_MIN = 4096,
+    GATHER_MAX = 16,
+    FILE_READ = 16384,     /* so much of a file is read rather than sent by sendfile */
+    FILE_TURN = 512 << 10, /* after so many bytes others have a turn */
+};
 
 struct out_piece {
     out_piece *next;
-    size_t pos, end, cap; /* bytes [pos .. end) are queued */
+    size_t pos, end; /* bytes [pos .. end), of those below or of the file, are queued */
+    size_t cap;      /* of bytes */
+    int fd;          /* the file; -1: it is bytes */
+    bool read;       /* sendfile does not do for it */
     char bytes[];
 };
 
 /* The piece that the thread's next output begins with. */
 static __thread out_piece *spare;
+
+/* What was read of a file. */
+static __thread char from_file[FILE_READ];
 
 static out_piece *take_piece(size_t n) {
     size_t cap = PIECE_MIN - sizeof(out_piece);
@@ -25,6 +45,7 @@ static out_piece *take_piece(size_t n) {
         if (n > cap) cap = n;
         if (!(p = malloc(sizeof *p + cap))) return NULL;
         p->cap = cap;
+        p->fd = -1;
     }
     p->next = NULL;
     p->pos = p->end = 0;
@@ -32,14 +53,20 @@ static out_piece *take_piece(size_t n) {
 }
 
 static void give_piece(out_piece *p) {
+    if (p->fd >= 0) close(p->fd);
     if (p->cap == PIECE_MIN - sizeof *p && !spare)
         spare = p;
     else
         free(p);
 }
 
+static size_t counts(const out_piece *p) {
+    return p->fd < 0 ? p->end - p->pos : OUT_FULL;
+}
+
 static void drop_first(host_out *o) {
     out_piece *p = o->first;
+    o->n -= counts(p);
     o->first = p->next;
     if (!o->first) o->last = NULL;
     give_piece(p);
@@ -48,13 +75,11 @@ static void drop_first(host_out *o) {
 void out_drop(host_out *o) {
     while (o->first)
         drop_first(o);
-    o->n = 0;
 }
 
 /* ---- queueing ---- */
 
-static out_piece *add_piece(host_out *o, size_t n) {
-    out_piece *p = take_piece(n);
+static out_piece *add_piece(host_out *o, out_piece *p) {
     if (!p) return NULL;
     if (o->last)
         o->last->next = p;
@@ -65,7 +90,8 @@ static out_piece *add_piece(host_out *o, size_t n) {
 
 char *out_room(host_out *o, size_t n) {
     out_piece *p = o->last;
-    if ((!p || p->cap - p->end < n) && !(p = add_piece(o, n))) return NULL;
+    if ((!p || p->fd >= 0 || p->cap - p->end < n) && !(p = add_piece(o, take_piece(n))))
+        return NULL;
     return p->bytes + p->end;
 }
 
@@ -85,39 +111,95 @@ int out_bytes(host_out *o, const char *data, size_t n) {
     return 0;
 }
 
+int out_file(host_out *o, int fd, off_t at, size_t n) {
+    out_piece *p = n > 0 ? malloc(sizeof *p) : NULL;
+    if (!p) {
+        close(fd);
+        return n > 0 ? -ENOMEM : 0;
+    }
+    *p = (out_piece){.pos = (size_t)at, .end = (size_t)at + n, .fd = fd};
+    add_piece(o, p);
+    o->n += counts(p);
+    return 0;
+}
+
 /* ---- sending ---- */
 
-/* The queued pieces and the tail, as far as one call takes them. */
-static int gather(const host_out *o, const char *tail, size_t n_tail, struct iovec *iov) {
+/* Reads of a file what the thread's buffer takes. How many bytes, or -errno. */
+static ssize_t read_piece(const out_piece *p) {
+    size_t n = p->end - p->pos < FILE_READ ? p->end - p->pos : FILE_READ;
+    for (;;) {
+        ssize_t r = pread(p->fd, from_file, n, (off_t)p->pos);
+        if (r > 0) return r;
+        if (r == 0) return -ENODATA;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+/* The queued pieces and the tail, as far as one call takes them: how many. *file: a file of which more comes then, by
+ * another call. -errno: it can not be read, and nothing comes before it. */
+static int gather(const host_out *o, const char *tail, size_t n_tail, struct iovec *iov,
+                  out_piece **file) {
     int n = 0;
-    for (const out_piece *p = o->first; p && n < GATHER_MAX; p = p->next)
-        if (p->end > p->pos) iov[n++] = (struct iovec){(char *)p->bytes + p->pos, p->end - p->pos};
+    bool used = false; /* is from_file? */
+    out_piece *p = o->first;
+    for (; p && n < GATHER_MAX; p = p->next) {
+        if (p->fd < 0) {
+            if (p->end > p->pos)
+                iov[n++] = (struct iovec){(char *)p->bytes + p->pos, p->end - p->pos};
+            continue;
+        }
+        *file = p;
+        if (used || (!p->read && p->end - p->pos > FILE_READ)) return n;
+        ssize_t r = read_piece(p);
+        if (r < 0) return n > 0 ? n : (int)r;
+        used = true;
+        iov[n++] = (struct iovec){from_file, (size_t)r};
+        if ((size_t)r < p->end - p->pos) return n;
+        *file = NULL;
+    }
     if (n_tail > 0 && n < GATHER_MAX) iov[n++] = (struct iovec){(char *)tail, n_tail};
     return n;
 }
 
-/* n bytes of the queue were written, or fewer, if there were no more: how many. */
+/* Writes what one call takes, at least something unless file->read has become true. How many bytes, or -errno. */
+static ssize_t send_some(host_out *o, stream *s, const char *tail, size_t n_tail) {
+    struct iovec iov[GATHER_MAX];
+    out_piece *file = NULL;
+    int n = gather(o, tail, n_tail, iov, &file);
+    if (n < 0) return n;
+    if (n > 0) return stream_writev(s, iov, n, file != NULL);
+    off_t at = (off_t)file->pos;
+    size_t most = file->end - file->pos < FILE_TURN ? file->end - file->pos : FILE_TURN;
+    ssize_t r = s->ops->sendfile(s, file->fd, &at, most);
+    if (r > 0 || r == -EAGAIN) return r;
+    if (r == 0) return -ENODATA;
+    file->read = true;
+    return 0;
+}
+
+/* n bytes of the queue were written, or fewer, if there were no more: how many of them were of the tail. */
 static size_t consume(host_out *o, size_t n) {
-    size_t left = n;
-    while (o->first && left >= o->first->end - o->first->pos) {
-        left -= o->first->end - o->first->pos;
+    out_piece *p;
+    while ((p = o->first) && n >= p->end - p->pos) {
+        n -= p->end - p->pos;
         drop_first(o);
     }
-    if (o->first) {
-        o->first->pos += left;
-        left = 0;
-    }
-    o->n -= n - left;
-    return n - left;
+    if (!p) return n;
+    p->pos += n;
+    if (p->fd < 0) o->n -= n;
+    return 0;
 }
 
 int out_send(host_out *o, stream *s, const char *tail, size_t *n_tail, size_t *sent) {
+    size_t turn = 0;
     while (o->n > 0 || *n_tail > 0) {
-        struct iovec iov[GATHER_MAX];
-        ssize_t n = stream_writev(s, iov, gather(o, tail, *n_tail, iov));
+        if (turn >= FILE_TURN && o->first && o->first->fd >= 0) return -EINPROGRESS;
+        ssize_t n = send_some(o, s, tail, *n_tail);
         if (n < 0) return (int)n;
+        turn += (size_t)n;
         *sent += (size_t)n;
-        size_t of_tail = (size_t)n - consume(o, (size_t)n);
+        size_t of_tail = consume(o, (size_t)n);
         tail += of_tail;
         *n_tail -= of_tail;
     }

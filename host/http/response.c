@@ -6,6 +6,7 @@
  * it when there is room (host_respond_rest), and holds the string meanwhile. So a client that does not read costs the
  * buffer of its connection, however large the answer is, and those that are sent the same string share it. Such a response
  * is partial until then, as a streamed one: the client of a handler that ends before is told that the response was cut.
+ * A file (host_respond_file) has no handler that waits: it is in no VM's memory, and the connection sends it.
  */
 #include "hold.h"
 #include "over.h"
@@ -13,7 +14,9 @@
 #include "response.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 /* HEAD, 204, 304: the client takes what follows for the next response. */
 static bool has_no_body(const host_exchange *x, int status) {
@@ -74,6 +77,32 @@ int host_respond(host_req *r, double id, int status, int ctype, const char *head
     int rc = take_at(x, id, 0);
     if (rc) return rc;
     rc = respond(x, status, ctype, head, head_len, body, body_len);
+    hold_give(x);
+    return rc;
+}
+
+/* The caller has the connection. fd stays the caller's. */
+static int respond_file(host_exchange *x, int status, int ctype, const char *head, size_t head_len,
+                        int fd, int64_t size) {
+    bool empty = size == 0 || has_no_body(x, status);
+    int own = empty ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (!empty && own < 0) return -errno;
+    int rc = begin(x, 2, status, ctype, head, head_len, size);
+    if (!rc && !empty) {
+        exchange_answers(x, rt_nanotime());
+        return x->ops->end_file(x, own, (size_t)size);
+    }
+    if (!empty) close(own);
+    if (!rc) rc = x->ops->end(x, "", 0);
+    return rc == -EAGAIN ? 0 : rc;
+}
+
+int host_respond_file(host_req *r, double id, int status, int ctype, const char *head,
+                      size_t head_len, int fd, int64_t size) {
+    host_exchange *x = (host_exchange *)r;
+    int rc = take_at(x, id, 0);
+    if (rc) return rc;
+    rc = respond_file(x, status, ctype, head, head_len, fd, size);
     hold_give(x);
     return rc;
 }

@@ -257,7 +257,7 @@ int host_sock_write(host_sock *s, const char *data, size_t len) {
 
 ssize_t sock_writev(host_sock *s, struct iovec *iov, int n) {
     int err = sock_check(s, RT_W);
-    return err ? err : stream_writev(&s->io, iov, n);
+    return err ? err : stream_writev(&s->io, iov, n, false);
 }
 
 int host_sock_ready(host_sock *s, int mode) {

@@ -57,11 +57,12 @@ static ssize_t sendfile_fd(stream *s, int file, off_t *at, size_t n) {
 
 /* ---- sockets ---- */
 
-static ssize_t writev_socket(stream *s, const struct iovec *iov, int n) {
+static ssize_t writev_socket(stream *s, const struct iovec *iov, int n, bool more) {
+    int flags = more ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL;
     struct msghdr m = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
     for (;;) {
-        ssize_t r = n == 1 ? send(s->fd, iov->iov_base, iov->iov_len, MSG_NOSIGNAL)
-                           : sendmsg(s->fd, &m, MSG_NOSIGNAL);
+        ssize_t r =
+            n == 1 ? send(s->fd, iov->iov_base, iov->iov_len, flags) : sendmsg(s->fd, &m, flags);
         if (r >= 0) return r;
         if (errno != EINTR) return -errno;
     }
@@ -87,7 +88,8 @@ static ssize_t read_pipe(stream *s, void *buf, size_t n) {
     return r;
 }
 
-static ssize_t writev_pipe(stream *s, const struct iovec *iov, int n) {
+static ssize_t writev_pipe(stream *s, const struct iovec *iov, int n, bool more) {
+    (void)more;
     for (;;) {
         ssize_t r = writev(s->fd, iov, n);
         if (r >= 0) return r;

@@ -23,7 +23,8 @@ typedef struct stream stream;
 /* Each answers as the call of that name, but with -errno, and repeats what a signal interrupts. */
 typedef struct stream_ops {
     ssize_t (*read)(stream *s, void *buf, size_t n);
-    ssize_t (*writev)(stream *s, const struct iovec *iov, int n);
+    /* more: another call follows at once. A socket may wait for its bytes, to send both together. */
+    ssize_t (*writev)(stream *s, const struct iovec *iov, int n, bool more);
     /* n bytes of file from *at, which moves. -EINVAL, -EOPNOTSUPP, ...: not these two; the caller reads and writes. */
     ssize_t (*sendfile)(stream *s, int file, off_t *at, size_t n);
     /* No more will be written: the peer reads its end. -EOPNOTSUPP: only closing tells that. */
@@ -59,14 +60,14 @@ static inline void stream_doubt(stream *s) {
     s->drained = false;
 }
 
-/* How many bytes the kernel took; -EAGAIN: wait for RT_W; -errno. */
-static inline ssize_t stream_writev(stream *s, const struct iovec *iov, int n) {
-    return s->ops->writev(s, iov, n);
+/* How many bytes the kernel took; -EAGAIN: wait for RT_W; -errno. more: see writev above. */
+static inline ssize_t stream_writev(stream *s, const struct iovec *iov, int n, bool more) {
+    return s->ops->writev(s, iov, n, more);
 }
 
 static inline ssize_t stream_write(stream *s, const void *data, size_t n) {
     struct iovec iov = {(void *)data, n};
-    return s->ops->writev(s, &iov, 1);
+    return s->ops->writev(s, &iov, 1, false);
 }
 
 #endif

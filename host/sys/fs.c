@@ -372,6 +372,8 @@ static void open_run(void *arg) {
     x->result.n = fd < 0 ? fd : 0;
     if (fd < 0) return;
     x->fd = fd;
+    x->result.size = st.st_size;
+    x->result.mode = st.st_mode;
     x->result.stream = !S_ISREG(st.st_mode) && is_stream(fd);
     if (!x->result.stream) x->result.n = make_file(x);
 }
@@ -396,6 +398,10 @@ host_file *host_fs_take(host_job *job) {
     x->file = NULL;
     owned_take(&f->owned, &file_kind);
     return f;
+}
+
+int host_file_fd(host_file *f) {
+    return f->fd.fd;
 }
 
 void host_file_free(host_file *f) {

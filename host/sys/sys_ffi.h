@@ -79,7 +79,7 @@ typedef struct host_fs_result {
         stream; /* 1: it is no file on a disk, and nothing was read or written: host_fs_stream */
     const char *data;    /* what was read; a list's names, each with its NUL */
     size_t len;          /* bytes of it */
-    int64_t size;        /* of stat: bytes */
+    int64_t size;        /* of stat and open: bytes */
     double mtime, atime; /* seconds since 1970 */
     double ctime;        /* */
     uint32_t mode;       /* type and permissions as in stat(2) */
@@ -104,6 +104,9 @@ const host_fs_result *host_fs_result_of(host_job *job);
 
 /* Takes the file that a job of host_fs_open has opened. */
 host_file *host_fs_take(host_job *job);
+
+/* The descriptor of f, for other calls of the host; -1: closed. */
+int host_file_fd(host_file *f);
 
 /* Takes the stream that a read, a write or host_fs_open has opened: a FIFO, a terminal, a device that can be waited
  * for. NULL: *err says why there is none. */

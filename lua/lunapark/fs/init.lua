@@ -21,10 +21,11 @@ require "lunapark.cdef"
 local base = require "lunapark.core.base"
 local common = require "lunapark.net.sock"
 local run = require("lunapark.core.job").run
+local result = require "lunapark.fs.result"
 
 local C = ffi.C
 local ffi_string = ffi.string
-local message = common.message
+local outcome, root_of, AGAIN = result.outcome, result.root_of, result.AGAIN
 local note = debug.getregistry()["lunapark.note"]
 
 local fs = {}
@@ -46,36 +47,8 @@ local function check_path(path, what)
   base.check_text(path, what, "path", 4)
 end
 
--- The folder of opts.below, out of which a path may not lead.
-local function root_of(opts, what)
-  if opts == nil then return nil end
-  if type(opts) ~= "table" then error(what .. ": opts must be a table, got " .. type(opts), 3) end
-  for name in pairs(opts) do
-    if name ~= "below" then error(what .. ": unknown option " .. tostring(name), 3) end
-  end
-  if opts.below ~= nil then base.check_text(opts.below, what, "opts.below", 4) end
-  return opts.below
-end
-
 local function check_data(data, what)
   if type(data) ~= "string" then error(what .. ": data must be a string, got " .. type(data), 3) end
-end
-
--- The failure to open a FIFO to write that nobody reads yet.
-local AGAIN = "again"
-local EXDEV = -18
-
--- The answer of a job: its result, or nil and why not, with the path.
-local function outcome(job, path)
-  local r = C.host_fs_result_of(job)
-  if r.n == common.EAGAIN then return nil, AGAIN end
-  if r.n == EXDEV then return nil, "leads out of its folder: " .. path end
-  if r.n < 0 then
-    local text = message(tonumber(r.n))
-    if text == "closed" then return nil, text end
-    return nil, text .. ": " .. path
-  end
-  return r
 end
 
 -- Failures of streams in the same words as those of files, with the path.

@@ -17,6 +17,7 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.core.base"
 local cookie = require "lunapark.http.cookie"
 local exchange = require "lunapark.http.exchange"
 local headers = require "lunapark.http.headers"
@@ -27,7 +28,7 @@ local C = ffi.C
 local concat, ffi_string = table.concat, ffi.string
 local live, wait_req, failed = exchange.live, core.wait_req, core.failed
 
-local EAGAIN, E2BIG, ETIMEDOUT = -11, -7, -110
+local EAGAIN, E2BIG, ETIMEDOUT, EPIPE = -11, -7, -110, -32
 
 local response = {}
 
@@ -38,7 +39,7 @@ response.TEXT, response.HTML, response.JSON = TEXT, HTML, JSON
 ---@class lunapark.Response: lunapark.Exchange
 ---@field status integer|nil            nil until it is set: 200 with a body, 204 without
 ---@field headers lunapark.Headers
----@field body string|lunapark.Html|nil  a body that is noted, not sent
+---@field body string|lunapark.Html|lunapark.SentFile|nil  a body that is noted, not sent
 ---@field package ctype integer|nil     the content type noted with body, unless headers have one
 local methods = {}
 
@@ -70,6 +71,9 @@ local function check_status(status, level)
 end
 
 local framing = { ["content-length"] = true, ["transfer-encoding"] = true, connection = true, date = true }
+
+-- What the host says with the types that it names.
+local NOSNIFF = "X-Content-Type-Options: nosniff\r\n"
 
 -- The host's lines without its nosniff.
 local type_lines = {
@@ -109,6 +113,12 @@ local function head_of(res)
   return concat(parts), typed, length, guarded
 end
 
+-- The file that was noted as the body.
+local function noted_file(res)
+  local body = res.body
+  return type(body) == "table" and body.handle and body
+end
+
 -- A body that was noted as a page becomes its text.
 local function unwrap(res)
   local body = res.body
@@ -145,6 +155,8 @@ function response.settle(res, a, b, c)
     res.body, res.ctype = a.text, HTML
   elseif kind == "table" then
     res.body, res.ctype = json.encode(a), JSON
+  elseif a == true and noted_file(res) then
+    return -- `return res:send_file(path)`
   elseif kind ~= "nil" then
     error("handler returned a " .. kind .. ", which is no answer", 0)
   elseif b ~= nil then
@@ -171,6 +183,8 @@ end
 ---@param res lunapark.Response
 ---@param status integer
 function response.reset(res, status)
+  local file = noted_file(res)
+  if file then file:drop() end
   res.status, res.body, res.ctype = status, nil, nil
   local h = rawget(res, "headers")
   if not h then return end
@@ -194,6 +208,21 @@ function response.send_rest(x, body)
   return rc
 end
 
+-- Sends a file as the answer.
+local function send_file(res, file)
+  local head, typed, _, guarded = head_of(res)
+  if not typed then
+    head = ("%sContent-Type: %s\r\n%s"):format(head, file.type, guarded and "" or NOSNIFF)
+  end
+  local status = res.status or 200
+  check_status(status, 0)
+  local fd = C.host_file_fd(file.handle)
+  local rc = C.host_respond_file(res.ptr, res.serial, status, NONE, head, #head, fd, file.size)
+  file:drop()
+  if rc < 0 and rc ~= EPIPE then error("send_file: " .. ffi_string(C.host_strerror(rc)), 0) end
+  return rc
+end
+
 --- Sends the noted answer. May wait, as send_rest.
 ---@param res lunapark.Response
 ---@return integer rc  of host_respond: 0, or -EPIPE when the client is gone
@@ -201,6 +230,8 @@ function response.send(res)
   local r, id = res.ptr, res.serial
   unwrap(res)
   local body = res.body or ""
+  local file = noted_file(res)
+  if file then return send_file(res, file) end
   local status = res.status or (res.body and 200 or 204)
   check_status(status, 0)
   local head, typed, length, guarded = head_of(res)
@@ -277,6 +308,28 @@ function methods:json(value)
   local text, err = json.try_encode(value)
   if not text then error(err, 2) end
   self.body, self.ctype = text, JSON
+end
+
+--- Notes a file as the answer, with the size that it has now. Its content type is told by the end of its name, unless
+--- the headers have a Content-Type. The connection sends the file when the handler has ended, as the file is then. A
+--- file that becomes shorter meanwhile ends the connection.
+---
+--- `return res:send_file(path)` answers a failure as every `nil, err`: with status 500. May wait for the disk.
+---@param path string
+---@param opts? { below: string }  below: the folder from which path is counted, and out of which it does not lead; for
+---every path that comes from a client
+---@return true|nil ok
+---@return string? err  such as "no such file or directory: /x", "is a directory: /x", "not a regular file: /x"
+function methods:send_file(path, opts)
+  base.check_text(path, "send_file", "path", 3)
+  local files = require "lunapark.http.file" -- most apps send none
+  local file, err = files.open(path, files.root_of(opts, "send_file"))
+  if not file then return nil, err end
+  live(self, 2)
+  local old = noted_file(self)
+  if old then old:drop() end
+  self.body = file
+  return true
 end
 
 --- Notes a redirect as the answer.
