@@ -144,6 +144,7 @@ describe("the admin listener records", function()
       end
       return seen.G and seen.poll and t.traceEvents
     end, "a trace with Gs and polls")
+    assert.is_nil(c:stderr():find " warn ")
     for _, e in ipairs(events) do
       assert.is_string(e.ph)
       assert.is_number(e.pid)

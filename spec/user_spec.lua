@@ -242,6 +242,9 @@ describe("--user", function()
     ["no such user"] = { user = "no-such-user", says = "no such user: no-such-user" },
     ["no such group"] = { user = "nobody:no-such-group", says = "no such group: no-such-group" },
     ["no name"] = { user = "", says = "no such user: " },
+    ["no number in place of a name"] = { user = NOBODY .. ":" .. NOGROUP, says = "no such user: " .. NOBODY },
+    ["a group alone"] = { user = ":daemon", says = "no such user: " },
+    ["one thing too many"] = { user = "nobody:daemon:x", says = "no such group: daemon:x" },
     ["no name of a group"] = { user = "nobody:", says = "no such group: " },
   } do
     it("says that there is " .. what, function()
@@ -250,6 +253,17 @@ describe("--user", function()
       assert.equal("lunapark: --user " .. case.user .. ": " .. case.says .. "\n", err)
     end)
   end
+
+  it("is not for a process that can be root again", function()
+    local dir = folder()
+    for _, who in ipairs { { "--euid", NOBODY, "--regid", NOGROUP }, { "--reuid", NOBODY, "--egid", NOGROUP } } do
+      local args = as_nobody(dir, "--user", "nobody")
+      for i, word in ipairs(who) do args[i] = word end
+      local code, _, err = child.run(args)
+      assert.equal("lunapark: --user nobody: only root can become another user\n", err)
+      assert.equal(64, code)
+    end
+  end)
 
   it("says that only root can, before anything is made", function()
     local dir = folder("755", "nobody")

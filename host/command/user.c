@@ -73,6 +73,16 @@ static void bind_all(uid_t uid, gid_t gid) {
     exit(1);
 }
 
+/* In every way: who was root, and has only another effective id, can be root again. */
+static bool is_already(uid_t uid, gid_t gid) {
+    uid_t u[3];
+    gid_t g[3];
+    if (getresuid(&u[0], &u[1], &u[2]) < 0 || getresgid(&g[0], &g[1], &g[2]) < 0) return false;
+    for (int i = 0; i < 3; i++)
+        if (u[i] != uid || g[i] != gid) return false;
+    return true;
+}
+
 void user_become(void) {
     uid_t uid;
     gid_t gid;
@@ -82,8 +92,7 @@ void user_become(void) {
     if (!name) start_failed("not enough memory");
     look_up(name, &group, &uid, &gid);
     bool is_root = geteuid() == 0;
-    if (!is_root && (geteuid() != uid || getegid() != gid))
-        refuse("only root can become another user", "", 64);
+    if (!is_root && !is_already(uid, gid)) refuse("only root can become another user", "", 64);
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) refuse("no_new_privs: ", strerror(errno), 1);
     if (is_root) {
         bind_all(uid, gid);

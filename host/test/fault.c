@@ -157,6 +157,11 @@ int eventfd(unsigned n, int flags) {
     return (int)syscall(SYS_eventfd2, n, flags);
 }
 
+int memfd_create(const char *name, unsigned flags) {
+    NO_DESCRIPTOR()
+    return (int)syscall(SYS_memfd_create, name, flags);
+}
+
 int epoll_create1(int flags) {
     NO_DESCRIPTOR()
     return (int)syscall(SYS_epoll_create1, flags);

@@ -8,6 +8,7 @@
 --   start    it serves, or ends with 1 and says why
 --   first    the first requests of a server: its threads, stacks and descriptors are made then
 --   request  one request of each kind; what fails is answered or its connection ends; everything is given back
+--   record   a profile and a trace: they are answered, also with what is wrong, and the next ones are there
 --   reload   the app is loaded anew, or the old one goes on and the log says why; then requests
 --   stop     it ends with 0
 --
@@ -195,7 +196,7 @@ local BODY = '{"list":[' .. ("12345,"):rep(20000) .. '0]}'
 local function request(ask)
   local method, path = ask:match "^(%u+) (.*)"
   local body = method == "POST" and BODY or ""
-  return ("%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"):format(method, path, #body, body)
+  return ("%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"):format(method, path, #body, body)
 end
 
 local faults, tried = {}, 0
@@ -208,22 +209,22 @@ local function report(what, server, ...)
   if server then io.stderr:write("---- its stderr\n", server:stderr():sub(-3000), "\n----\n") end
 end
 
--- Everybody asks at once. What is answered, and what is not, is up to the server, but not for how long.
--- all_well: each must be answered with 200. `patience`: seconds; without it all must be answered, or cut off.
-local function ask_all(addr, all_well, patience)
+-- Everybody asks at once, at their addresses. What is answered, and what is not, is up to the server, but not for how
+-- long. all_well: each must be answered with 200. `patience`: seconds; without it all must be answered, or cut off.
+local function ask_each(asks, all_well, patience)
   local gs = {}
-  for i, ask in ipairs(ASKS) do
+  for i, ask in ipairs(asks) do
     gs[i] = lp.go(function()
-      local conn = net.dial(addr, { timeout = patience or PATIENCE })
+      local conn = net.dial(ask.addr, { timeout = patience or PATIENCE })
       if not conn then return end
       conn:set_deadline(patience or PATIENCE)
-      local ok = conn:write(request(ask))
+      local ok = conn:write(request(ask.what))
       local r, err = nil, "not sent"
       if ok then r, err = testing.read_reply(conn) end
       conn:close()
-      if err == "timeout" and not patience then return ask .. " is not answered" end
+      if err == "timeout" and not patience then return ask.what .. " is not answered" end
       if all_well and (not r or r.status ~= 200) then
-        return ("%s: %s %s"):format(ask, r and r.status or err, r and r.body or "")
+        return ("%s: %s %s"):format(ask.what, r and r.status or err, r and r.body or "")
       end
     end)
   end
@@ -233,6 +234,16 @@ local function ask_all(addr, all_well, patience)
     wrong = wrong or late or err
   end
   return wrong
+end
+
+local function asks_of(list, addr, to)
+  to = to or {}
+  for _, what in ipairs(list) do to[#to + 1] = { addr = addr, what = what } end
+  return to
+end
+
+local function ask_all(addr, all_well, patience)
+  return ask_each(asks_of(ASKS, addr), all_well, patience)
 end
 
 -- The next request. Returns what is wrong.
@@ -278,7 +289,8 @@ local function start_server(cold)
   folder = reload.folder { ["app.lua"] = APP:format(1) }
   disarm()
   local server = child.serve { folder .. "/app.lua", "--procs", "2", "--drain-timeout", "2", "--handler-timeout", "5",
-    "--load-timeout", "10", env = env }
+    "--load-timeout", "10", "--admin", "127.0.0.1:0", env = env }
+  server.admin = server:logged "admin on http://(%S+)\n"
   for _ = 1, cold and 0 or 2 do
     local wrong = ask_all(server.addr, true)
     if wrong then error(wrong .. "\n" .. server:stderr(), 0) end
@@ -326,6 +338,21 @@ function phases.request(kind, first, last)
   local wrong = ask_all(s.addr, false, patience_for(kind, first, last))
   disarm()
   return wrong or check(s), s
+end
+
+local RECORDINGS = { "GET /profile?s=0.05", "GET /trace?s=0.05" }
+
+function phases.record(kind, first, last)
+  local s = living()
+  arm(kind, first, last)
+  local wrong = ask_each(asks_of(RECORDINGS, s.admin, asks_of(ASKS, s.addr)), false, patience_for(kind, first, last))
+  disarm()
+  if wrong then return wrong, s end
+  local ok = pcall(child.eventually, function() -- one whose client has gone may have to end first
+    wrong = ask_each(asks_of(RECORDINGS, s.admin), true)
+    return not wrong
+  end, "recordings")
+  return not ok and wrong or check(s), s
 end
 
 function phases.reload(kind, first, last)
@@ -418,7 +445,7 @@ local function try(phase, kind, n, last)
   end
 end
 
-local ORDER = { "start", "first", "request", "reload", "stop" }
+local ORDER = { "start", "first", "request", "record", "reload", "stop" }
 local kinds = { "thread", "descriptor", "mapping", "memory" }
 local slice = seconds and seconds / #ORDER / #kinds
 

@@ -92,7 +92,6 @@ function recording.trace(req, res)
     return pieces(j, function(piece) return res:write(piece) end)
   end)
   if not ok and not begun then return status, { error = err } end
-  return res
 end
 
 return recording
