@@ -49,6 +49,12 @@ app:any("/stream", function(req, res)
   end
 end)
 
+-- Writes until nobody takes it, and goes on all the same.
+app:any("/deaf", function(_, res)
+  while say(res, ("."):rep(10000)) do lp.sleep(0.01) end
+  lp.sleep(100)
+end)
+
 app:any("/sized", function(req, res)
   res.headers["Content-Length"] = req.query.n or "10"
   res:write(("x"):rep(math.min(tonumber(req.query.w) or 10, 100000)))

@@ -94,6 +94,9 @@ static const ending endings[] = {
     {"a handler that has answered goes on", GET("/later") GO WAIT_8, {[2] = 1}},
     {"a handler that does not return", GET("/yields") GO WAIT_8, {[5] = 1}},
 
+    /* The request behind keeps the handler from being canceled. */
+    {"no end in time, and the client is gone", GET("/deaf") OK GO LEAVE WAIT_8, {[2] = 1}},
+
     {"gone while the handler sleeps", GET("/sleep?s=2") GO LEAVE, {[2] = 1}},
     {"gone in the midst of a stream", GET("/stream?s=1") GO LEAVE, {[2] = 1}},
     {"gone with an answer half read", GET("/big") DEAF GO LEAVE, {[2] = 1}},
