@@ -18,7 +18,8 @@
  * or IDLE. A yield therefore passes one hook, not two. Native Gs may switch straight to each other;
  * then the START of the next comes before the PARK or EXIT of the one before, which only the next does
  * for it: so a slice that a START ends waits one event for its reason. A cell's Gs run inside its driver's slice, so
- * an M has two open slices at most, the outer and the inner.
+ * an M has two open slices at most, the outer and the inner. Sysmon may take the P meanwhile, which the M notices later:
+ * its slices end on that P's track with TRACE_RETAKE (taken_ns).
  *
  * Rejected: a ring that keeps the newest (the state before its first event is unknown, so half of
  * the slices have no beginning); one buffer per P (events come also from Ms without); Perfetto's
@@ -148,6 +149,15 @@ void rt_trace_span(const char *name, int64_t start_ns) {
 
 /* ---- writing; trace.lock held ---- */
 
+static bool is_of_session(const trace_buf *b) {
+    return b &&
+           atomic_load_explicit(&b->session, memory_order_acquire) == atomic_load(&trace.session);
+}
+
+static uint32_t events_of(const trace_buf *b) {
+    return is_of_session(b) ? atomic_load_explicit(&b->n, memory_order_acquire) : 0;
+}
+
 typedef struct slice {
     int64_t g, from_ns;
     bool open;
@@ -168,6 +178,8 @@ typedef struct writer {
 /* Processes of the picture: Chrome's format groups tracks by pid. */
 enum { PID_PS = 1, PID_MS = 2, TID_OTHERS = 9999 };
 
+enum { DISORDER_NS = NS_PER_MS };
+
 /* The beginning of an event on the track of p, or, without one, of the writer's M. */
 static void begin(writer *w, char phase, int p, int64_t at_ns) {
     int tid = p >= 0 ? p : w->m >= 0 ? w->m : TID_OTHERS;
@@ -182,12 +194,46 @@ static void duration(writer *w, int64_t ns) {
     fprintf(w->f, ",\"dur\":%" PRId64 ".%03d", ns / 1000, (int)(ns % 1000));
 }
 
-static void write_slice(writer *w, const slice *s, int16_t p, int64_t to_ns, const char *why) {
-    int64_t from_ns = s->from_ns > trace.start_ns ? s->from_ns : trace.start_ns;
+/* The first event that is not older. Events of different threads may lie out of order by less than DISORDER_NS. */
+static uint32_t first_at(const trace_buf *b, uint32_t n, int64_t ns) {
+    uint32_t lo = 0;
+    while (lo < n) {
+        uint32_t middle = lo + (n - lo) / 2;
+        if (b->at[middle].at_ns < ns)
+            lo = middle + 1;
+        else
+            n = middle;
+    }
+    return lo;
+}
+
+/* When p was taken from an M that had it from from_ns on, and thought so until to_ns; 0: it was not. */
+static int64_t taken_ns(int16_t p, int64_t from_ns, int64_t to_ns) {
+    const trace_buf *b = atomic_load_explicit(&trace.others, memory_order_acquire);
+    uint32_t n = events_of(b);
+    for (uint32_t i = first_at(b, n, from_ns - DISORDER_NS); i < n; i++) {
+        const event *e = &b->at[i];
+        if (e->at_ns >= to_ns + DISORDER_NS) break;
+        if (e->kind == TRACE_RETAKE && e->detail == p && e->at_ns > from_ns && e->at_ns < to_ns)
+            return e->at_ns;
+    }
+    return 0;
+}
+
+static void write_part(writer *w, const slice *s, int16_t p, int64_t from_ns, int64_t to_ns,
+                       const char *why) {
     begin(w, 'X', p, from_ns);
     duration(w, to_ns - from_ns);
     fprintf(w->f, ",\"name\":\"G %" PRId64 "\",\"args\":{\"g\":%" PRId64 ",\"end\":\"%s\"}}", s->g,
             s->g, why);
+}
+
+/* A G that runs on when sysmon takes its P stands on its M's track from then on: another one runs on that P. */
+static void write_slice(writer *w, const slice *s, int16_t p, int64_t to_ns, const char *why) {
+    int64_t from_ns = s->from_ns > trace.start_ns ? s->from_ns : trace.start_ns;
+    int64_t end_ns = p >= 0 ? taken_ns(p, from_ns, to_ns) : 0;
+    write_part(w, s, p, from_ns, end_ns ? end_ns : to_ns, end_ns ? "retaken" : why);
+    if (end_ns) write_part(w, s, -1, end_ns, to_ns, why);
 }
 
 static void close_slice(writer *w, slice *s, int64_t now_ns, const char *why) {
@@ -319,10 +365,8 @@ static void write_track_name(FILE *f, int pid, int tid, const char *what, const 
 }
 
 static int64_t write_buf(writer *w, trace_buf *b, int64_t now_ns) {
-    if (!b ||
-        atomic_load_explicit(&b->session, memory_order_acquire) != atomic_load(&trace.session))
-        return 0;
-    uint32_t n = atomic_load_explicit(&b->n, memory_order_acquire);
+    if (!is_of_session(b)) return 0;
+    uint32_t n = events_of(b);
     bool any = w->any;
     *w = (writer){.f = w->f, .m = b->m, .p = -1, .any = any};
     for (uint32_t i = 0; i < n; i++)

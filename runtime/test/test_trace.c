@@ -246,6 +246,83 @@ static void steals_are_there(void *arg) {
     if (!dropped) EXPECT(count(text, "\"name\":\"steal\"") > 0);
 }
 
+/* ---- a P that is taken ---- */
+
+static _Atomic bool runs_on, may_come_back;
+
+static rt_step run_on(rt_g *g) {
+    (void)g;
+    rt_enterforeign();
+    atomic_store(&runs_on, true);
+    while (!atomic_load(&may_come_back))
+        ;
+    spin_for(2 * MS); /* others run on that P meanwhile */
+    (void)rt_exitforeign();
+    return RT_EXIT;
+}
+
+typedef struct span {
+    int tid;
+    int64_t from_ns, to_ns;
+} span;
+
+/* The slices on the tracks of Ps, at most max: how many. */
+static int spans_of(const char *text, span *to, int max) {
+    int n = 0;
+    for (const char *at = text; n < max && (at = strstr(at, "{\"ph\":\"X\",\"pid\":1,")); at++) {
+        long long us, dur_us;
+        int tid, ns, dur_ns;
+        if (sscanf(at, "{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"ts\":%lld.%d,\"dur\":%lld.%d,",
+                   &tid, /* NOLINT */
+                   &us, &ns, &dur_us, &dur_ns) != 5)
+            continue;
+        int64_t from_ns = us * 1000 + ns;
+        to[n++] = (span){tid, from_ns, from_ns + dur_us * 1000 + dur_ns};
+    }
+    return n;
+}
+
+static int overlaps(const span *s, int n) {
+    int found = 0;
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < n; k++)
+            found += s[i].tid == s[k].tid && s[i].from_ns < s[k].from_ns &&
+                     s[k].from_ns < s[i].to_ns && s[i].to_ns < s[k].to_ns;
+    return found;
+}
+
+static void a_slice_ends_where_its_p_is_taken(void *arg) {
+    (void)arg;
+    enum { SPANS_MAX = 4000 };
+    static span spans[SPANS_MAX];
+    int64_t dropped;
+    rt_cell *cell = rt_cell_new(NULL);
+    CHECK(cell);
+    CHECK_EQ(rt_trace_start(), 0);
+    rt_ready(rt_new_step(run_on, cell));
+    while (!atomic_load(&runs_on))
+        rt_yield();
+    rt_stats before, after;
+    rt_read_stats(&before);
+    for (int64_t until = rt_nanotime() + PATIENCE_NS; rt_nanotime() < until; rt_yield()) {
+        rt_read_stats(&after);
+        if (rt_procs() == 1 || after.handoffs > before.handoffs) break;
+        spin_for(MS / 2);
+    }
+    atomic_store(&may_come_back, true);
+    for (int i = 0; i < 10; i++) {
+        spin_for(MS);
+        rt_yield();
+    }
+    rt_sleep(20 * MS);
+    CHECK_EQ(stop_to(path, &dropped), 0);
+    const char *text = read_file();
+    check_file(text);
+    if (dropped) return;
+    EXPECT(count(text, "\"end\":\"retaken\"") >= 1);
+    EXPECT_EQ(overlaps(spans, spans_of(text, spans, SPANS_MAX)), 0);
+}
+
 static void wrong_uses_say_so(void *arg) {
     (void)arg;
     CHECK_EQ(rt_trace_stop(NULL, NULL), -EINVAL);
@@ -318,6 +395,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         in_g_test(what_happened_is_there),
         in_g_test(steals_are_there),
+        in_g_test(a_slice_ends_where_its_p_is_taken),
         in_g_test(wrong_uses_say_so),
         in_g_test(each_is_a_new_one),
         in_g_test(starts_and_stops_race_with_all),
