@@ -54,7 +54,7 @@ typedef struct option {
     unsigned commands;
     void *to;
     double min, max;
-    int source; /* who set it last */
+    int source; /* FROM_...: the source that set it last */
 } option;
 
 static option table[] = {
@@ -71,27 +71,27 @@ static option table[] = {
     {"idle-timeout", "S", "seconds a connection may be silent (default 75)", KIND_SECONDS,
      SERVE | RUN | TEST, &options.limits.idle_timeout, 0.001, 1e6, 0},
     {"max-conns", "N",
-     "how many connections there may be; then the one that has been idle for longest\n"
-     "is closed for a new one, which gets 503 if none is idle (default: what the limit\n"
-     "of descriptors leaves beside a reserve for files and other sockets)",
+     "how many connections there may be; beyond that the connection that has been idle\n"
+     "for longest is closed for a new one, which gets 503 if none is idle (default: what\n"
+     "the limit of descriptors leaves beside a reserve for files and other sockets)",
      KIND_INT, SERVE | RUN | TEST, &options.max_conns, 1, INT_MAX, 0},
     {"max-conns-per-addr", "N",
-     "the same of one address (of one /64, with IPv6); others get 503 (default 0: no\n"
-     "limit)",
+     "how many connections one address (with IPv6, one /64) may have; further ones get\n"
+     "503 (default 0: no limit)",
      KIND_LIMIT, SERVE | RUN | TEST, &options.max_conns_per_addr, 1, INT_MAX, 0},
     {"min-rate", "BYTES_PER_S",
-     "bytes a second that a request's body, or the reading of an answer, must move on\n"
-     "average over each --idle-timeout that is spent waiting for the client; a slower\n"
-     "one is closed (default 240; 0: no limit)",
+     "bytes a second that a client must send of a body, or read of an answer, on\n"
+     "average over each --idle-timeout spent waiting for the client; the connection of\n"
+     "a slower client is closed (default 240; 0: no limit)",
      KIND_LIMIT, SERVE | RUN | TEST, &options.limits.min_rate, 1, 1e12, 0},
     {"handler-timeout", "S",
-     "seconds a handler may take to answer, then the client gets 504; a response that\n"
-     "has begun is cut off when nothing of it was written, or taken by the client, for\n"
-     "so long (default 30; 0: no limit)",
+     "seconds a handler may take to answer; then the client gets 504. A response that\n"
+     "has begun is cut off when for so long nothing of it was written, or taken by the\n"
+     "client (default 30; 0: no limit)",
      KIND_SECONDS, SERVE | RUN | TEST, &options.limits.handler_timeout, 0, 1e6, 0},
     {"kill-after", "S",
-     "seconds that a handler past its time may run on without waiting, then it is\n"
-     "ended: by an error, or with its whole VM (default 5)",
+     "seconds that a handler past its time may run on without waiting; then the handler\n"
+     "is ended, by an error or with its whole VM (default 5)",
      KIND_SECONDS, SERVE, &options.kill_after, 0, 1e6, 0},
     {"max-vms", "N",
      "how many VMs may be made when handlers hold theirs (default: 4 for each of\n"
@@ -106,26 +106,26 @@ static option table[] = {
      "0: no limit)",
      KIND_SECONDS, SERVE, &options.load_timeout, 0, 1e6, 0},
     {"watch", "",
-     "serve: reload when a file changes that the app has loaded; test: run the spec\n"
-     "files again that have loaded it, until Ctrl-C",
+     "serve: reload when a file changes that the app has loaded; test: rerun the spec\n"
+     "files that a changed file affects, until Ctrl-C",
      KIND_FLAG, SERVE | TEST, &options.watch, 0, 0, 0},
     {"dev", "",
-     "for development: --watch, and errors are shown in the browser; for this machine:\n"
-     "only asked by address or as localhost it answers, and listens only there, unless\n"
-     "it is --dev=public",
+     "for development: --watch, and the browser shows errors. For this machine alone:\n"
+     "listens on loopback, and answers requests by address or for localhost;\n"
+     "--dev=public lifts both",
      KIND_FLAG, SERVE, &options.dev, 0, 0, 0},
     {"live-reload", "",
-     "with --dev, a browser loads the app's pages anew after each reload; =0 turns it\n"
-     "off (default 1)",
+     "with --dev, browsers load the app's pages anew after each reload; =0: they do not\n"
+     "(default 1)",
      KIND_FLAG, SERVE, &options.live_reload, 0, 0, 0},
     {"admin", "ADDR",
-     "where the admin API listens: GET /, POST /reload, /profile and /trace; for those\n"
-     "whom you trust (HOST:PORT or unix:PATH; default: nowhere); who else than this\n"
-     "machine can reach it needs --admin-token",
+     "where the admin API listens: GET /, POST /reload, /profile and /trace, for people\n"
+     "whom you trust (HOST:PORT or unix:PATH; default: nowhere); an address that other\n"
+     "machines reach needs --admin-token",
      KIND_STRING, SERVE, &options.admin, 0, 0, 0},
     {"admin-token", "TOKEN",
-     "what requests to the admin API over TCP have to carry: Authorization: Bearer\n"
-     "TOKEN; LUNAPARK_ADMIN_TOKEN does not show it to who lists processes",
+     "requests to the admin API over TCP must carry Authorization: Bearer TOKEN; lists of\n"
+     "processes do not show LUNAPARK_ADMIN_TOKEN",
      KIND_STRING, SERVE, &options.admin_token, 0, 0, 0},
     {"upgrade-timeout", "S",
      "seconds that the new process of SIGUSR2 may take until it serves (default 30)", KIND_SECONDS,
@@ -141,23 +141,25 @@ static option table[] = {
     {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
      EVERYWHERE, &options.log_format, 0, 0, 0},
     {"seed", "N",
-     "ready Gs run in a random order, and waits let others run first now and then, as\n"
-     "the seed says: it repeats a run, up to what comes from outside; busted gets it too",
+     "ready Gs run in a random order, and waits let others run first now and then, by\n"
+     "this seed: the same seed repeats a run, except for what comes from outside; busted\n"
+     "gets the seed too",
      KIND_INT, RUN | TEST, &options.seed, 0, 2147483647, 0},
     {"rounds", "N",
-     "run all up to N times, each time with the next seed (from --seed on, or a random\n"
-     "one); stops at the first that fails and tells its seed",
+     "run all specs up to N times, each time with the next seed (from --seed on, or a\n"
+     "random one); stops at the first run that fails and tells its seed",
      KIND_INT, TEST, &options.rounds, 1, 1000000, 0},
     {"block-timeout", "S",
-     "seconds that a block of a spec (it, before_each ...) may take, then it fails\n"
+     "seconds that a block of a spec (it, before_each ...) may take; a slower one fails\n"
      "(default 10; 0: no limit)",
      KIND_SECONDS, TEST, &options.block_timeout, 0, 1e6, 0},
     {"pid-file", "FILE", "write the process id there while serving", KIND_STRING, SERVE,
      &options.pid_file, 0, 0, 0},
     {"user", "NAME[:GROUP]",
-     "the user that serves, when root starts it: --listen, --admin and --pid-file are\n"
-     "bound and made by root, then all else is that user's, the app's files too; the\n"
-     "user's groups, or GROUP in place of the first (default: who starts it)",
+     "the user that serves when root starts the server: root binds and makes --listen,\n"
+     "--admin and --pid-file; all else, reading the app's files too, is done as the user,\n"
+     "with the user's groups, or GROUP in place of the first (default: the user that\n"
+     "starts the server)",
      KIND_STRING, SERVE, &options.user, 0, 0, 0},
     {"jobs", "N",
      "how many spec files run at once, each in a process of its own (default 1: all\n"
@@ -199,7 +201,7 @@ static unsigned command_bit(const char *command) {
     return CHECK;
 }
 
-/* - and _ are the same, so that apps can write max_body. */
+/* - and _ count as one character, so that apps can write max_body. */
 static bool same_name(const char *a, const char *b, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (a[i] != b[i] && !(a[i] == '-' && b[i] == '_')) return false;
@@ -525,16 +527,16 @@ static const struct {
 } commands[] = {
     {"serve", "lunapark [serve] APP.lua [options]",
      "Serves an app: a Lua file that returns lunapark.http's app, or a function(req, res).\n"
-     "SIGTERM or SIGINT stops it when what is in flight is answered; a second one at once.\n"
-     "SIGUSR2 starts the binary anew, which goes on with the same sockets, and stops when that "
-     "serves."},
+     "SIGTERM or SIGINT stops the server when all requests in flight are answered; a second\n"
+     "signal stops it at once. SIGUSR2 starts the binary anew, with the listening sockets; the\n"
+     "old process stops when the new one serves."},
     {"run", "lunapark run [options] SCRIPT.lua [args]",
      "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
      "Exit code 1 if it raises, 2 if all its Gs wait for each other."},
     {"test", "lunapark test [options] [busted's options] [paths]",
-     "Runs busted specs inside the scheduler (default: spec/). busted's options and exit code.\n"
-     "A block that takes too long, waits for what can never come, or leaves Gs, sockets or files\n"
-     "behind, fails."},
+     "Runs busted specs inside the scheduler (default: spec/), with busted's options and exit\n"
+     "code. A block fails if it takes too long, waits for what can never come, or leaves Gs,\n"
+     "sockets or files behind."},
     {"check", "lunapark check [options] APP.lua",
      "Loads an app and reports errors, calls that block a thread, and what luacheck, if it is "
      "installed,\n"
@@ -542,8 +544,8 @@ static const struct {
     {"repl", "lunapark repl [options]",
      "Reads a line, runs it in a G, prints its values. Waiting calls work; other Gs run "
      "meanwhile.\n"
-     "Ctrl-C ends a wait, Ctrl-D ends it all. Without a terminal, stdin is read as a script."},
-    {"version", "lunapark version", "Prints the versions of Lunapark and of what is in it."},
+     "Ctrl-C ends a wait, Ctrl-D ends the program. Without a terminal, stdin is read as a script."},
+    {"version", "lunapark version", "Prints the versions of Lunapark and of its parts."},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
