@@ -39,7 +39,7 @@ void rt_context_make(rt_context *c, rt_stack stack, void (*entry)(void *), void 
 /* `c` becomes the context of the running thread's own stack, whose bounds are `stack`. */
 void rt_context_adopt(rt_context *c, rt_stack stack);
 
-/* What the sanitizers keep for a context that will never run again, and for its stack. */
+/* Frees what the sanitizers keep for a context that will never run again, and for its stack. */
 void rt_context_destroy(rt_context *c);
 
 /* Leaves the running stack as `from` and goes on with `to`. Returns when somebody switches to

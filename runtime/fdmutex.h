@@ -1,4 +1,4 @@
-/* One word that says who uses a descriptor, who reads, who writes, and whether it is closed. See fdmutex.c. */
+/* One word that says which Gs use a descriptor, which reads, which writes, and whether it is closed. See fdmutex.c. */
 #ifndef FDMUTEX_H
 #define FDMUTEX_H
 
@@ -13,7 +13,7 @@ typedef struct rt_fdmutex {
     _Atomic uint64_t state;    /* atomic */
     rt_lock lock;              /* of everything below */
     bool gone;                 /* lock: it is closed and the last user has left */
-    struct fd_waiter *last[2]; /* lock: who queues to read, to write; last->next is the first */
+    struct fd_waiter *last[2]; /* lock: Gs that queue to read, to write; last->next is the first */
     struct rt_g *closer;       /* lock: waits for `gone` */
 } rt_fdmutex;
 

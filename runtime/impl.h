@@ -42,7 +42,7 @@ enum {
 /* ---- G ------------------------------------------------------------------------------------- */
 
 /* Who owns the G (its fields, its stack) in each state:
- *   idle      whoever makes it
+ *   idle      its maker
  *   runnable  the queue that holds it
  *   running   the M whose curg it is (a cell's loop: the M that runs the cell)
  *   syscall   its M, which runs C code that may block
@@ -66,9 +66,9 @@ struct rt_g {
             void (*fn)(void *); /* native: what it runs */
             void *arg;
         };
-        _Alignas(8) char local[RT_G_LOCAL]; /* step, owner: room for whoever made it */
+        _Alignas(8) char local[RT_G_LOCAL]; /* step, owner: room for its maker */
     };
-    const void *site;      /* where it was made: a return address in whoever called rt_go */
+    const void *site;      /* where it was made: a return address in the caller of rt_go */
     rt_commit_fn commit;   /* owner: of the park that begins */
     void *commit_arg;      /* owner */
     _Atomic uint64_t wait; /* atomic: ticket and phase of a wait, see wait.c */
@@ -181,7 +181,7 @@ struct rt_p {
     rt_lock timer_lock;
     timer_slot *timers;            /* timer_lock: 4-ary heap */
     uint32_t ntimers, timers_cap;  /* timer_lock */
-    rt_timer *roomless;            /* timer_lock: those for which the heap had no memory */
+    rt_timer *roomless;            /* timer_lock: timers for which the heap had no memory */
     int64_t roomless_ns;           /* timer_lock: when to look at them */
     _Atomic int64_t timer_next_ns; /* timer_lock writes, anybody reads: when to look, or 0 */
 
@@ -214,10 +214,10 @@ struct rt_m {
     rt_m *all_link;
     pthread_t thread;
     int32_t id;
-    char *sigstack;               /* above its guard; who makes the M gives it */
+    char *sigstack;               /* above its guard; the maker of the M gives it */
     _Atomic int32_t tid;          /* atomic: the kernel's name of the thread; 0: not started yet */
     _Atomic bool urged;           /* atomic: a SIGURG is on its way */
-    _Atomic bool interrupted;     /* atomic: one came; whoever looks clears it */
+    _Atomic bool interrupted;     /* atomic: a SIGURG came; the code that looks clears it */
     _Atomic int64_t n_interrupts; /* its handler writes */
     timer_t prof_timer;           /* prof.c's lock */
     bool has_prof_timer;          /* prof.c's lock */
@@ -344,7 +344,7 @@ int32_t cells_away(void); /* sched.lock held */
 /* Runs what is due on p's heap; its next key or 0 is in p->timer_next_ns. *now_ns is read if 0. */
 bool timers_run(rt_p *p, int64_t *now_ns);
 bool timers_live(void);
-/* The part of rt_timer_set that is a store: true if that was enough. Several callers at a time. */
+/* The part of rt_timer_set that is a store. True: that was enough. Several callers at a time. */
 bool timer_move_later(rt_timer *t, int64_t until);
 
 /* A poller's operations, one table for each interface of a kernel. netpoll.c alone calls them. */
@@ -384,7 +384,7 @@ rt_pd *pd_open_system(int fd, int *err);
 /* lo is NULL without memory. */
 rt_stack stack_alloc(size_t size);
 void stack_free(rt_stack s);
-/* Does `at` lie in the guard below s, so that who touches it has overflowed s? Any thread, signal handlers too. */
+/* Does `at` lie in the guard below s, so that an access there has overflowed s? Any thread, signal handlers too. */
 bool stack_guards(rt_stack s, const char *at);
 /* Gives pages back that the stacks of dead Gs in the global list have touched; how many stacks. Any
  * thread. */
@@ -423,7 +423,7 @@ void signal_init_m(rt_m *m);
 void signal_start(void);
 /* Some G waits for a signal, and one that it would be told of may come. With all Ps idle. */
 bool signal_may_come(void);
-/* sysmon's: does it in its place, if no P got round to it. */
+/* Does what handlers have asked for, if no P got round to it. sysmon. */
 void signal_watch(int64_t now_ns);
 /* Sends SIGURG to m's thread, if none is on its way. Its handler sets m->interrupted and nothing
  * else; system calls go on or return EINTR. Any thread. */

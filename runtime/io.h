@@ -28,8 +28,8 @@ typedef struct rt_fd {
     bool append;     /* a file opened with O_APPEND */
 } rt_fd;
 
-/* The functions below return 0 or a count, or RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED or -errno, and may wait: native
- * Gs. Those that differ say so. Any number of Gs may use one descriptor at a time: readers queue for each other and
+/* The functions below return 0 or a count, or RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED or -errno, and may wait: native Gs;
+ * a function that differs says so. Any number of Gs may use one descriptor at a time: readers queue for each other and
  * writers for each other, a reader and a writer do not. */
 
 /* Takes over a nonblocking descriptor that can be polled. On an error the descriptor stays the caller's; -EPERM: it is
@@ -124,7 +124,7 @@ int rt_file_open(rt_fd *f, const char *path, int flags, mode_t mode);
 int rt_file_init(rt_fd *f, int fd);
 
 /* Reads and writes at an offset; the file's own offset stays. rt_file_pread returns less than n only at the end.
- * Before an error a part may have been moved; a call with the same offset moves that again. rt_file_pwrite: -EINVAL
+ * Before an error a part may have been moved; a call with the same offset moves this part again. rt_file_pwrite: -EINVAL
  * for a file opened with O_APPEND, where Linux would ignore the offset. */
 ssize_t rt_file_pread(rt_fd *f, void *buf, size_t n, int64_t offset);
 ssize_t rt_file_pwrite(rt_fd *f, const void *buf, size_t n, int64_t offset);

@@ -51,9 +51,9 @@ typedef enum rt_step {
 
 typedef rt_step (*rt_step_fn)(rt_g *g);
 
-/* A commit function: hands a G that stops to whoever will ready it. It runs off the G's stack, on the M that ran the G,
- * after the G's state became waiting. False: the G runs on. Once the function has let anybody else see the G, it must
- * not touch the G again. Must not wait. */
+/* A commit function: hands a stopping G to the code that will ready it. It runs off the G's stack, on the M that ran
+ * the G, after the G's state became waiting. False: the G runs on. Once the function has let anybody else see the G, it
+ * must not touch the G again. Must not wait. */
 typedef bool (*rt_commit_fn)(rt_g *g, void *arg);
 
 /* Why a G waits. Dumps show it. */
@@ -95,7 +95,7 @@ rt_g *rt_new_step_sure(rt_step_fn step, rt_cell *cell);
  * the G's turn: rt_current_cell tells. */
 void rt_set_step(rt_g *g, rt_step_fn step, rt_cell *cell);
 
-/* Room in g for whoever made it; it keeps its bytes until g ends. Any thread. */
+/* Room in g for its maker; the bytes stay until g ends. Any thread. */
 enum { RT_G_LOCAL = 16 };
 void *rt_local(rt_g *g);
 
@@ -140,8 +140,8 @@ typedef enum rt_wake {
     RT_CANCELED,
 } rt_wake_code;
 
-/* Opens a wait of g and returns its ticket. The caller hands the ticket to whoever may end the wait, then waits with
- * rt_wait or rt_set_wait. Only by g itself. Does not wait. */
+/* Opens a wait of g and returns its ticket. The caller hands the ticket to the code that may end the wait, then waits
+ * with rt_wait or rt_set_wait. Only by g itself. Does not wait. */
 uint64_t rt_wait_open(rt_g *g);
 
 /* Ends the wait of g that has this ticket; the wait answers `code`. True for exactly one caller; false: the wait has
@@ -222,8 +222,8 @@ int rt_cell_thread(rt_cell *c);
  * thread. Does not wait. */
 bool rt_cell_inspect(rt_cell *c, bool (*fn)(void *arg), void *arg);
 
-/* For tests. From now on c takes those of its ready Gs that have this step in a random order, by the seed; step NULL:
- * in order, as at first. rt_cell_random: the next number of c's generator. Only the M of c, or before c runs. */
+/* For tests. From now on c takes its ready Gs that have this step in a random order, by the seed; step NULL: in order,
+ * as at first. rt_cell_random: the next number of c's generator. Only the M of c, or before c runs. */
 void rt_cell_shuffle(rt_cell *c, uint64_t seed, rt_step_fn step);
 uint64_t rt_cell_random(rt_cell *c);
 
@@ -338,7 +338,7 @@ typedef struct rt_timer {
     _Atomic int64_t key;    /* its place in the heap; home's timer_lock writes */
     _Atomic uint32_t home;  /* 1 + number of the P whose heap holds it, or held it last; 0: none */
     _Atomic uint32_t index; /* place in that heap + 1; 0: in none */
-    struct rt_timer *next;  /* home's timer_lock: in its list of those without room */
+    struct rt_timer *next;  /* home's timer_lock: in its list of timers without room */
     void (*fn)(void *arg);
     void *arg;
 } rt_timer;

@@ -1,5 +1,5 @@
-/* The part of the runtime that LuaJIT parses: between the two marks stands what `make` copies into
- * lunapark.cdef. Plain C types only, no macros. See runtime.h for the rest of the API. */
+/* The part of the runtime that LuaJIT parses: `make` copies the text between the two marks into lunapark.cdef. Plain C
+ * types only, no macros. The rest of the API: runtime.h. */
 #ifndef RUNTIME_FFI_H
 #define RUNTIME_FFI_H
 
@@ -24,7 +24,7 @@ typedef struct rt_stats {
     int64_t switches;     /* Gs run */
     int64_t steals;       /* successful thefts of half a queue */
     int64_t polls;        /* calls of epoll_wait */
-    int64_t poll_events;  /* Gs that those made ready */
+    int64_t poll_events;  /* Gs that the polls made ready */
     int64_t timers;       /* timers that stand in a heap */
     int64_t timers_fired; /* */
     int64_t handoffs;     /* Ps taken from an M in a system call */

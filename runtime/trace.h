@@ -22,7 +22,7 @@ extern _Atomic bool trace_is_on;
 
 #define TRACE_ON() __builtin_expect(atomic_load_explicit(&trace_is_on, memory_order_relaxed), 0)
 
-/* p: the P it happens on, NULL: none. Any thread. Cold: its call must cost the way past it nothing. */
+/* p: the P of the event, NULL: none. Any thread. Cold: the call must cost the way past it nothing. */
 __attribute__((cold)) void trace_event(trace_kind kind, const rt_p *p, const rt_g *g,
                                        int32_t detail);
 void trace_poll(const rt_p *p, int64_t start_ns, int32_t n);
