@@ -93,7 +93,7 @@ local function is_live(g)
   return not g.results and not g.err and C.host_serial(g.slot) == g.serial
 end
 
---- Lets the other ready Gs run first, those of this VM and those of other VMs.
+--- Lets the other ready Gs run first, in this VM and in other VMs.
 ---@return true|nil
 ---@return string? err  "timeout", "canceled": also after the other Gs have run
 function lp.yield()

@@ -15,10 +15,10 @@
 --
 -- Each VM has receivers of its own: a server's app is loaded in several VMs, and each of these gets the signal.
 --
--- Names are those of signal(7), "TERM" or "SIGTERM". notify raises for signals that can't be had: KILL and STOP, which
--- no process can catch; SEGV, BUS, FPE, ILL, URG and PROF, which are the runtime's; and under `serve` and `check` those
--- of the host: TERM and INT stop the server, HUP reloads it, USR2 upgrades it. USR1 and QUIT can be had; they do not
--- print all Gs then.
+-- Names are as in signal(7), "TERM" or "SIGTERM". notify raises for signals that can't be had: KILL and STOP, which no
+-- process can catch; SEGV, BUS, FPE, ILL, URG and PROF, which the runtime uses; and under `serve` and `check` the
+-- signals of the host: TERM and INT stop the server, HUP reloads it, USR2 upgrades it. USR1 and QUIT can be had; they
+-- then do not print all Gs.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -108,8 +108,8 @@ end
 
 --- Makes a receiver of signals: a channel on which their names arrive.
 ---
---- The channel's methods are those of lp.chan: `s:recv([seconds])` answers a name, or nil and "timeout", "canceled" or,
---- after `s:stop()`, "closed"; `s:iter()`; `lp.select { { s, "recv" } }`.
+--- The channel has the methods of lp.chan's channels: `s:recv([seconds])` answers a name, or nil and "timeout",
+--- "canceled" or, after `s:stop()`, "closed"; `s:iter()`; `lp.select { { s, "recv" } }`.
 ---@param ... string  names of signals, one at least
 ---@return lunapark.SignalReceiver
 function signal.notify(...)

@@ -14,7 +14,7 @@ local pool = {}
 local MOST = 256
 
 ---@class lunapark.client.Pool
----@field [integer] lunapark.Conn  those that wait; the last one is taken first
+---@field [integer] lunapark.Conn  idle connections; the last one is taken first
 ---@field private dial fun(): lunapark.Conn|nil, string?
 ---@field private closed boolean
 local Pool = {}
@@ -55,7 +55,7 @@ function Pool:give(conn)
   self[#self + 1] = conn
 end
 
---- Closes those that wait. From now on `take` says "closed". Harmless when called again.
+--- Closes the idle connections. From now on `take` says "closed". Harmless when called again.
 function Pool:close()
   self.closed = true
   for i = #self, 1, -1 do

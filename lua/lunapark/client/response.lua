@@ -10,7 +10,7 @@ local trim = require("lunapark.core.text").trim
 
 local response = {}
 
--- Bytes of all lines of a head, with those of the interim responses before it; of the trailers, once more.
+-- Bytes of all lines of a head and of the interim responses before it; as many again for the trailers.
 local MAX_HEAD = 256 * 1024
 --- Bytes of a body: no Content-Length and no chunk may say more, and nobody should collect more.
 response.MAX_BODY = 256 * 1024 * 1024

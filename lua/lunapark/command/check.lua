@@ -1,9 +1,9 @@
 --- `lunapark check`: mistakes in an app's files that can be told without serving the app.
 --
 -- The files are the script, the files that it has loaded from its own folder and the folders in it, and the modules
--- that these name in a `require` and load only later, say in a handler: such a module is compiled, not run. luacheck,
--- if it is installed, looks at all files: by the .luacheckrc that it finds, or else with the globals of LuaJIT, which
--- Lunapark has. check_calls.lua names the calls that block a thread.
+-- that these files name in a `require` and load only later, say in a handler; a module of the last kind is compiled,
+-- not run. luacheck, if it is installed, looks at all files: by the .luacheckrc that it finds, or else with the globals
+-- of LuaJIT, which Lunapark has. check_calls.lua names the calls that block a thread.
 
 local check_calls = require "lunapark.command.check_calls"
 local core = require "lunapark.core"

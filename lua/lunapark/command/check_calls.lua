@@ -1,5 +1,5 @@
 --- Calls that block a thread, as `lunapark check` finds them in a file: calls of C by ffi, and C modules that wait by
--- themselves. The calls of the standard library wait (std/blocking.lua), except those that are named here.
+-- themselves. The calls of the standard library wait (std/blocking.lua), except the ones named here.
 --
 -- The text is read as tokens, not run: a call is found by the name that it has in the file. `local C = ffi.C`,
 -- `local sleep = C.sleep`, `require("ffi").C` and libraries of ffi.load are followed; a function that comes out of a

@@ -1,5 +1,5 @@
---- Flame graphs of folded stacks: "outermost;...;innermost count" a line becomes a picture in which each function is as
---- wide as its share, stands on who called it, and tells its name and share where the mouse is.
+--- Flame graphs of folded stacks. Lines "outermost;...;innermost count" become a picture: each function is as wide as
+--- its share, stands on its caller, and tells its name and share under the mouse.
 
 local flamegraph = {}
 

@@ -2,7 +2,7 @@
 --
 --   curl -X POST -H X-Lunapark:1 'http://127.0.0.1:9000/profile?s=5'     where CPU time goes: a line per stack, which
 --                                                                      speedscope and flamegraph.pl take
---   http://127.0.0.1:9000/profile?s=5 in a browser, or &format=svg     the same as a flame graph
+--   http://127.0.0.1:9000/profile?s=5 in a browser, or &format=svg     a flame graph of it
 --   curl -X POST -H X-Lunapark:1 'http://127.0.0.1:9000/trace?s=2'       what the scheduler does, for ui.perfetto.dev
 
 local ffi = require "ffi"

@@ -1,6 +1,6 @@
---- What init.lua and the modules beside it share: the clock, checks of arguments, and what every wait answers.
+--- Shared by init.lua and the modules beside it: the clock, checks of arguments, the answers of waits.
 --
--- Nothing here waits. init.lua cannot be asked for it, since it loads those modules itself.
+-- Nothing here waits. This is no part of init.lua, since init.lua loads these modules itself.
 
 local ffi = require "ffi"
 require "lunapark.cdef"

@@ -4,10 +4,9 @@
 --   local res = ffi.new "struct addrinfo *[1]"
 --   local rc = lp.offload(ffi.C.getaddrinfo, "example.org", "80", nil, res)
 --
--- Called directly, such a function would hold up every G of its VM. Here another thread calls it (host/vm/offload.c)
--- while
--- the G waits. This thread converts the arguments before the call, as a direct call converts them, and the result after
--- it. ffi.errno() is what the function left.
+-- Called directly, a blocking function would hold up every G of its VM. Here another thread calls it
+-- (host/vm/offload.c) while the G waits. The thread of the VM converts the arguments before the call, as a direct call
+-- converts them, and the result after it. ffi.errno() is what the function left.
 --
 -- The memory of the arguments must live as long as the call, which may be longer than the wait: a deadline or a
 -- cancellation ends the wait, but nothing ends a C function. A G of its own then keeps the arguments until the call is

@@ -49,7 +49,7 @@ local function main(name, fn)
   names[name] = nil
 end
 
---- Runs fn in a G of one VM, of all VMs that call `lp.singleton` with the same name. When a reload has replaced what
+--- Runs fn in a G of one VM among all VMs that call `lp.singleton` with this name. When a reload has replaced what
 --- that VM has loaded, the waits of the G answer "canceled"; as soon as the G has ended, a VM of the new generation
 --- runs its own fn. When the VM is thrown away, or stuck for a second, another VM runs its fn at once: the stuck fn may
 --- then run beside it until its next wait, which answers "canceled".

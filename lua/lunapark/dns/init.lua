@@ -49,7 +49,7 @@ local resolver_mt = { __name = "lunapark.Resolver", __index = Resolver }
 ---@field target string?     SRV, PTR, MX, CNAME, NS: a name
 ---@field port integer?      SRV
 ---@field priority integer?  SRV: the lowest first
----@field weight integer?    SRV: how often, among those of one priority
+---@field weight integer?    SRV: how often, among the records of one priority
 ---@field preference integer?  MX: the lowest first
 ---@field text string?       TXT: its strings joined
 ---@field strings string[]?  TXT

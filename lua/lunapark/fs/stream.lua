@@ -2,8 +2,9 @@
 -- library share (host/sys/fs.c says why they are not read by jobs).
 --
 -- Each is a connection of lunapark.net, so that waits for it end with the deadline and the cancellation of the G. Two
--- things are as with files: who reads a FIFO waits until somebody has opened it to write, and who opens one to write
--- waits until somebody has opened it to read. The kernel wakes nobody for the latter, so that is tried again and again.
+-- things are as with files: a G that reads a FIFO waits until somebody has opened it to write, and a G that opens a
+-- FIFO to write waits until somebody has opened it to read. The kernel does not tell when that happens, so the open is
+-- tried again and again.
 
 local ffi = require "ffi"
 require "lunapark.cdef"

@@ -192,7 +192,8 @@ function App:on_retire(fn)
 end
 
 --- Makes a reload look at a file, or at all files in a folder and below it, as it looks at the Lua files that the app
---- has loaded. With --watch a change of such a file reloads the app. For templates, and for data that is read at load.
+--- has loaded. With --watch a change of one of these files reloads the app. For templates, and data that is read at
+--- load.
 ---@param path string
 ---@return lunapark.App self
 function App:watch(path)
@@ -245,7 +246,7 @@ function App:leave_values()
   return next(values) ~= nil and values or nil
 end
 
---- Gives those values to the `take_over` functions of the same prefixes. For the host.
+--- Gives each value to the `take_over` function of its prefix. For the host.
 ---@param values table<string, any>
 function App:take_values(values)
   each_app(self, "", function(app_, prefix)

@@ -1,4 +1,4 @@
---- Header fields: one type for those of a request, of a response, and of a response that a client received.
+--- Header fields: one type for requests, responses, and responses that a client has received.
 --
 -- `headers["content-type"]` finds a field whatever the case of its name; `headers["X-Id"] = "7"` sets one. Order is
 -- kept, repeats are joined on reading as HTTP says: with ", ", cookies with "; ", and Set-Cookie never (its values
@@ -30,8 +30,8 @@ local mt = { __name = "lunapark.Headers" }
 
 local headers = { mt = mt }
 
--- Valid names that were set before and their lower case. Programs set few names; the limit is for those that make
--- them up from data.
+-- Valid names that were set before and their lower case. Programs set few names; the limit is for programs
+-- that make names from data.
 local known, known_left = {}, 1000
 
 -- In all of these functions `level` says whom an error blames, as seen from inside the function that gets it.

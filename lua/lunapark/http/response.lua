@@ -178,8 +178,8 @@ local function begin(res)
   return C.host_stream_begin(r, res.serial, status, ctype, head, #head, length or -1)
 end
 
---- Takes back the noted answer, for an error's answer. Headers about the body go, too; other headers, such as those
---- that a browser needs before it shows an answer to a script, stay.
+--- Takes back the noted answer, for an error's answer. Headers about the body go, too. Other headers stay, such as
+--- the ones that a browser needs before it shows an answer to a script.
 ---@param res lunapark.Response
 ---@param status integer
 function response.reset(res, status)

@@ -41,8 +41,8 @@ local conn = {}
 ---@field package buffer ffi.cdata*  its host_rbuf
 ---@field package reading lunapark.Turn
 ---@field package writing lunapark.Turn
----@field set_deadline fun(self: lunapark.Conn, seconds: number|nil)  Makes reads and writes fail with "timeout" from
----a moment on, also those that wait already. Seconds from now; 0: at once; nil: no deadline.
+---@field set_deadline fun(self: lunapark.Conn, seconds: number|nil)  From this moment on
+---reads and writes fail with "timeout", calls that wait already too. Seconds from now; 0: at once; nil: no deadline.
 ---@field set_read_deadline fun(self: lunapark.Conn, seconds: number|nil)   A deadline for reads alone.
 ---@field set_write_deadline fun(self: lunapark.Conn, seconds: number|nil)  A deadline for writes alone.
 local Conn = {}

@@ -34,8 +34,8 @@ local buffer, buffer_size = nil, 0
 ---@field package sock ffi.cdata*
 ---@field package sending lunapark.Turn
 ---@field package receiving lunapark.Turn
----@field set_deadline fun(self: lunapark.Udp, seconds: number|nil)  Makes `send` and `recv` fail with "timeout" from a
----moment on, also those that wait already. Seconds from now; 0: at once; nil: no deadline.
+---@field set_deadline fun(self: lunapark.Udp, seconds: number|nil)  From this moment on
+---`send` and `recv` fail with "timeout", calls that wait already too. Seconds from now; 0: at once; nil: no deadline.
 ---@field set_read_deadline fun(self: lunapark.Udp, seconds: number|nil)   A deadline for `recv` alone.
 ---@field set_write_deadline fun(self: lunapark.Udp, seconds: number|nil)  A deadline for `send` alone.
 local Udp = {}

@@ -1,18 +1,19 @@
 --- The calls of the standard library that wait: os.execute, io.popen, reads of stdin, FIFOs and terminals.
 -- LuaJIT's own functions block their thread, and with it the VM and all its requests; a few such handlers stop a
--- server. So they are replaced by functions that give the same answers and let only the calling G wait:
+-- server. So functions that give the same answers and let only the calling G wait replace them:
 --
 --   - os.execute and io.popen start their program as lunapark.exec does (exec.shell);
 --   - io.open, io.lines, io.input and io.output open a FIFO, a terminal or another such device as lunapark.fs does, and
 --     give a file of iofile.lua; stat says what a name leads to;
---   - reads of io.stdin, io.read and io.lines without a name read such a file on descriptor 0, unless that is a file on
---     a disk. io.stdin itself stays LuaJIT's, since C functions take it for a FILE *; its method `read` is ours.
+--   - reads of io.stdin, io.read and io.lines without a name read a file of iofile.lua on descriptor 0, unless stdin is
+--     a file on a disk. io.stdin itself stays LuaJIT's, since C functions take it for a FILE *; its method `read` is
+--     ours.
 --
--- Files on a disk stay LuaJIT's in all respects: they wait for the disk alone; lunapark.fs does not stop the VM for
--- that. Where nothing can wait (beneath finalizers, FFI callbacks, hooks; in virtual time) the original functions run
+-- Files on a disk stay LuaJIT's in all respects: they wait for the disk alone, with their VM; lunapark.fs does not stop
+-- the VM. Where nothing can wait (beneath finalizers, FFI callbacks, hooks; in virtual time) the original functions run
 -- programs, and block.
 --
--- C would see a name with a NUL byte cut off; such a name is refused.
+-- A name with a NUL byte is refused: C would see it cut off.
 
 local ffi = require "ffi"
 require "lunapark.cdef"

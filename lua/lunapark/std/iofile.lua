@@ -1,12 +1,11 @@
---- Files of the `io` library that may have to be waited for: those of io.popen, FIFOs and terminals by io.open, and our
--- stdin. Such a file is used as LuaJIT's files are: methods, formats, results and errors are the same. Only the calling
--- G waits. When the G's deadline or a cancellation ends the wait, the call answers as for an error of the kernel: nil,
+--- Files of the `io` library that may have to be waited for: files of io.popen, FIFOs and terminals by io.open, and our
+-- stdin. They are used as LuaJIT's files: with their methods, formats, results and errors. Only the calling G waits.
+-- When the G's deadline or a cancellation ends the wait, the call answers as for an error of the kernel: nil,
 -- "timeout".
 --
 -- Bytes are read into the buffer of the socket (host/net/sock.c) and taken from there. Written bytes go out at once.
--- One G
--- reads at a time, the others wait for their turn: so the bytes that a read has looked at are still there when it takes
--- them.
+-- One G reads at a time, the others wait for their turn: so the bytes that a read has looked at are still there when it
+-- takes them.
 --
 -- Beneath a finalizer, an FFI callback or a hook nothing can wait: a read that would have to wait raises "cannot wait
 -- here". A read of stdin, whose descriptor blocks, blocks there.

@@ -1,11 +1,10 @@
 --- Where Lua files come from: `loadfile`, `dofile`, and the searcher by which `require` finds files on package.path.
 --
--- A VM of a server must load the files that its generation has loaded, not those that lie on the disk by now, and a
--- reload must know which files these are. So the three functions get a file's bytes from core.source, which asks the
--- set of the VM's generation (host/generation/source.c), or the disk where there is no set. All else is as in LuaJIT:
--- messages,
--- names of chunks, modes, bytecode, stdin. The functions are Lua's, so a chunk that waits while it loads waits as
--- cheaply as any other.
+-- A VM of a server must load the files as its generation has loaded them, not as the disk has them by now, and a reload
+-- must know which files these are. So the three functions get a file's bytes from core.source, which asks the set of
+-- the VM's generation (host/generation/source.c), or the disk where there is no set. All else is as in LuaJIT:
+-- messages, names of chunks, modes, bytecode, stdin. The functions are Lua functions, so a chunk that waits while it
+-- loads waits as cheaply as any other.
 --
 -- Nothing here waits by itself; a read from the disk blocks, as LuaJIT's does.
 

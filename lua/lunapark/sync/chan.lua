@@ -17,7 +17,7 @@
 -- then, and q.n has counted one too many.
 --
 -- select draws among the cases that are ready, each with the same chance, so none starves. It has random numbers of its
--- own; those of math.random belong to the user.
+-- own; the numbers of math.random belong to the user.
 --
 -- Channels that VMs share (shared/chan.lua) may stand in a select beside these. select asks of them:
 --   can_recv() can_send()   -> boolean: the operation would not wait now. A hint: try_... decides
@@ -25,7 +25,7 @@
 --   try_send(v)             -> false, or true, ok
 --   join(index, op, v)      ends the wait that begins, by 2 * index + (ok and 1 or 0), when the operation was done. C
 --                           looks again as the wait begins, and ends it without an answer if a case is ready
---   taken()                 -> the value that such a wait has received
+--   taken()                 -> the value that a wait of join has received
 
 local ffi = require "ffi"
 require "lunapark.cdef"

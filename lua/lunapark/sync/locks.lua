@@ -281,7 +281,7 @@ end
 ---@field private queue lunapark.Waitq
 local Semaphore = class "Semaphore"
 
---- n permits to be taken and given back. A G that wants many permits is served in its turn; those behind it wait.
+--- n permits to be taken and given back. A G that wants many permits is served in its turn; the Gs behind it wait.
 ---@param n integer  0 or more
 ---@return lunapark.Semaphore
 function sync.semaphore(n)

@@ -3,10 +3,10 @@
 -- busted turns coverage on by LuaCov's module, `luacov.runner`. Under Lunapark this module stands in for it
 -- (testing/part.lua), so -c, --coverage and `coverage = true` in .busted all work. LuaCov itself hooks each coroutine
 -- that is made by coroutine.create or wrap, and knows nothing of Gs. LuaJIT has one hook for a whole VM: ours sees all
--- Gs, also those of served apps. Compiled code calls no hooks, so the JIT is off, and specs run several times slower.
+-- Gs, of served apps too. Compiled code calls no hooks, so the JIT is off, and specs run several times slower.
 --
--- The lines that can be run are not guessed by their text: a file is compiled once more when it is loaded, and the
--- lines are those of its bytecodes (jit.util). Two bytecodes at the `end` of a function are left out: the making of the
+-- The lines that can be run are not guessed by their text: a file is compiled once more when it is loaded, and its
+-- bytecodes name the lines (jit.util). Two bytecodes at the `end` of a function are left out: the making of the
 -- function, and the return that ends each function even where it is never reached.
 --
 -- Files count that are loaded by require, dofile or loadfile after the start, run or not. Spec files, files in a folder

@@ -4,10 +4,10 @@
 --   local r = client:get("/hello/ann")         -- r.status r.headers r.body r:json()
 --   testing.virtual(function() lp.sleep(3600) end)     -- takes no time: testing/virtual.lua
 --
--- The app is served by this VM on a free port of 127.0.0.1, through the same sockets, parser and dispatch as by the
--- `serve` command, so what a spec sees is what users see. Client and server are Gs of one VM. The server is stopped by
--- `client:close()`, or when the `it`, describe or file is over in which it was made (in a before_each: the `it`), or
--- when the client and the connections made from it are collected.
+-- This VM serves the app on a free port of 127.0.0.1, with the sockets, parser and dispatch of the `serve` command: a
+-- spec sees what users see. Client and server are Gs of one VM. The server stops by `client:close()`, or when the `it`,
+-- describe or file in which it was made is over (in a before_each: the `it`), or when the client and the connections
+-- made from it are collected.
 
 local ffi = require "ffi"
 require "lunapark.cdef"

@@ -293,7 +293,7 @@ end
 
 ---@class lunapark.testing.JobsOptions
 ---@field jobs integer      how many at once
----@field files string[]?   the spec files; without it those that the command line means
+---@field files string[]?   the spec files; without it the ones of the command line
 ---@field loads boolean?    each process tells the files that it has loaded
 ---@field say fun(path: string, result: lunapark.testing.FileRun)?
 

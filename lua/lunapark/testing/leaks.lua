@@ -33,10 +33,10 @@ local KINDS = { G = true, timer = true, socket = true, file = true, process = tr
 local GRACE, TURNS = 0.1, 20
 
 ---@class lunapark.testing.Owner
----@field gs table<lunapark.G, string>  those that live: "G" or "timer"
+---@field gs table<lunapark.G, string>  its living Gs: "G" or "timer"
 ---@field things table[]  what else was made: { kind, where, open = fun(): boolean, object }
 ---@field look_at integer  how many of these are too many to be kept unlooked at
----@field errors lunapark.G[]  those that raised while nobody had joined them
+---@field errors lunapark.G[]  Gs that raised and that nobody had joined
 
 ---@type table<lunapark.G, lunapark.testing.Owner>
 local owner_of = setmetatable({}, { __mode = "k" })
@@ -276,7 +276,7 @@ function leaks.said(owner)
   for _, g in ipairs(owner.errors) do g.report_at = nil end
 end
 
---- Ends the Gs that are left, except those that are allowed. Waits until they have ended, for a limited time.
+--- Ends the Gs that are left, except allowed ones. Waits until they have ended, for a limited time.
 ---@param owner lunapark.testing.Owner
 ---@param allowed table
 ---@param first? lunapark.G  one more

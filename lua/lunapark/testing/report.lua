@@ -1,7 +1,7 @@
 --- Reports of a process of a test run to the process that has started it: records in a file, one behind another.
 --
 -- A record is a list of plain values (string.buffer's format), with its length in front. It is written at once, so when
--- the process dies, all earlier records can be read. A process gets its task in such a file, too: a part file.
+-- the process dies, all earlier records can be read. A process also gets its task in a file of this kind: a part file.
 --
 -- Part: { role = "file", file = PATH, report = PATH, run = N, runs = N, seed = N?, loads = true? }: run this spec file
 -- alone; { role = "run", files = PATHS, report = PATH }: run these, and tell what each has loaded.

@@ -1,6 +1,6 @@
 --- `lunapark test --rounds N`: the whole run again and again, each time with another seed.
 --
--- Each round is a process of its own, this binary with the same arguments. So rounds share nothing, and a round that
+-- Each round is a process of its own, this binary with these arguments. So rounds share nothing, and a round that
 -- crashes is counted. The seeds are `--seed` and the numbers that follow, or begin at random. The first round that
 -- fails is the last. The output of the last round is printed as it is, so that an output handler's report is one run's.
 -- Words about the rounds go to stderr.

@@ -34,7 +34,7 @@ local LOOK = 0.15
 
 ---@class lunapark.testing.Frame
 ---@field element table    of busted: an it, a describe or a file
----@field closers table[]  objects to close when it ends; those that were collected are gone
+---@field closers table[]  objects to close when it ends, without the collected ones
 ---@field n_closers integer  how many were put into closers
 ---@field allowed table    by testing.allow_leak
 ---@field limit number?    by testing.block_timeout

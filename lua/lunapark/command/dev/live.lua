@@ -6,7 +6,7 @@
 -- HTML. Plain text becomes a page, as browsers make one of it, only when the browser says that it is for a window.
 --
 -- Streams, files, parts (206), encoded bodies, attachments and answers to scripts stay as they are. An answer to HEAD
--- is changed as the answer to GET is, so that both say the same. A page with the element must not come out of a cache,
+-- is changed as the answer to GET is, so the two agree. A page with the element must not come out of a cache,
 -- since its state would be an old one.
 --
 -- `--live-reload=0`, or `app.options = { live_reload = false }`, turns it off.
