@@ -4,6 +4,7 @@
 local ffi = require "ffi"
 local lp = require "lunapark"
 local exec = require "lunapark.exec"
+local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 local reload = require "spec.support.reload"
@@ -108,7 +109,7 @@ local function write_fifo(path)
   f:close()
 end
 
-local LOAD_TIMEOUT = tostring(1 * slow)
+local LOAD_TIMEOUT = tostring(2 * slow)
 
 testing.block_timeout(300)
 
@@ -288,7 +289,11 @@ describe("a reload", function()
       for _, what in ipairs(order) do
         if type(what) == "number" then lp.sleep(what) else s.server:kill(what) end
       end
-      s:until_log "SIGTERM: stopping"
+      child.eventually(function() -- the log's line comes before the stop
+        local conn = net.dial(s.addr)
+        if conn then conn:close() end
+        return not conn
+      end, "the stop")
       os.remove(held)
       local r, last = reload.answer(long)
       assert.same({ 200, true, "1" }, { r.status, last, r.body:match "^%d+" })
