@@ -161,7 +161,7 @@ static void upgrade_failed(void) {
 
 /* ---- signals ---- */
 
-/* Before anybody is told that we listen: who knows may send one. It waits for serve_until_signal. */
+/* Before anybody is told that we listen, and may send a signal. A signal waits for serve_until_signal. */
 static void catch_signals(void) {
     static const int wanted[] = {SIGTERM, SIGINT, SIGUSR2};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)

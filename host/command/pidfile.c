@@ -1,12 +1,12 @@
 /* The file of --pid-file.
  *
- * It is replaced as a whole: who reads it meanwhile finds this pid or the one before. A link of that name is replaced,
- * and not followed: the folder may be one that others write to.
+ * The file is replaced as a whole: a reader finds this pid or the one before. A link of that name is replaced and not
+ * followed: the folder may be one that others write to.
  *
- * A user who may not write to the folder (/run, after --user) can not replace the file, but it is the user's own
- * (pidfile_give): then the pid is written over the one before, which is never longer by what a reader would take for a
- * number, since the rest becomes line ends. Such a file can't be removed either, and is left empty: no number is
- * better than that of a process which has ended, and which may be somebody else's tomorrow.
+ * A user who may not write to the folder (/run, after --user) can not replace the file, but the file is the user's own
+ * (pidfile_give): then the pid is written over the one before, and the rest of the file becomes line ends, so a reader
+ * takes no longer number for the pid. Such a file can't be removed either, and is left empty: no number is better than
+ * the number of an ended process, which may be somebody else's tomorrow.
  */
 #include "pidfile.h"
 

@@ -73,7 +73,7 @@ static void bind_all(uid_t uid, gid_t gid) {
     exit(1);
 }
 
-/* In every way: who was root, and has only another effective id, can be root again. */
+/* In every way: a process that was root, and has only another effective id, can be root again. */
 static bool is_already(uid_t uid, gid_t gid) {
     uid_t u[3];
     gid_t g[3];

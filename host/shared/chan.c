@@ -8,21 +8,21 @@
  *   - somebody waits to receive: nothing is in the buffer, and nobody waits to send;
  *   - somebody waits to send: the buffer is full, by its number of values or by the budget of bytes.
  *
- * So whoever comes hands his value straight to the one who waits, or takes it from him: who has waited longest is
- * served first, and nobody slips past. It is as with the channels of one VM (sync/chan.lua), and so are the answers.
+ * So a G that comes hands its value straight to the waiter, or takes the waiter's value: the G that has waited longest
+ * is served first, and nobody slips past. Order and answers are those of the channels of one VM (sync/chan.lua).
  *
- * What a receiver was handed it has: its wait answers so, though its deadline has passed meanwhile. There is one
- * who can't take it any more, the G of a VM that was dropped; from its waiter the message goes back to the
- * channel, in front of all that were sent after it. Its sender was told that it was sent, and so it is still
- * received, once. What a G had received in Lua when it was ended is gone with it. What waited to be sent by
- * such a G was not sent, and goes.
+ * A receiver has what it was handed: its wait answers so, though its deadline has passed meanwhile. Only the G of a VM
+ * that was dropped can't take its message any more; from its waiter the message goes back to the channel, in front of
+ * all messages that were sent after it. The sender was told that the message was sent, and so it is still received,
+ * once. A message that a G had received in Lua when the G was ended is gone with it. A message that such a G waited to
+ * send was not sent, and goes.
  *
- * The budget (16 MiB, or opts.max_bytes) counts the messages of the buffer with their heads. A message that alone
- * is larger is refused. What waits to be sent is not counted: there is one at most for each G that waits.
+ * The budget (16 MiB, or opts.max_bytes) counts the messages of the buffer with their heads. A message that alone is
+ * larger is refused. Messages of senders that wait are not counted: there is one at most for each G that waits.
  *
- * A name leads to its channel until that is closed and its buffer is empty; then the name is free for a new one,
- * and the old one goes with the last handle to it. A handle is a VM's (job.h: owned). So channels
- * under names that are made up for one use cost nothing once they were closed; one that nobody closes stays.
+ * A name leads to its channel until the channel is closed and its buffer is empty; then the name is free for a new
+ * channel, and the old one goes with the last handle to it. A handle is a VM's (job.h: owned). So channels under names
+ * that are made up for one use cost nothing once they are closed; a channel that nobody closes stays.
  *
  * Locks, outer ones first: the list's; those of channels, by address, where one is held with another
  * (chan_wait.c). The runtime's own come after these.

@@ -5,19 +5,19 @@
  * waiters into their queues. Nothing can have become ready in between, or it is seen: then the G does not wait, and
  * Lua tries again.
  *
- * From then on the wait may be ended by whoever has one of the channels, in any VM, by who fires the G in a
- * host_queue (queue.c), which stands for the channels of its own VM, by its deadline or by a cancellation. One of them
- * must win, and what it does must not be lost. Hence `claimable`:
+ * From then on the wait may be ended by any thread that has one of the channels, in any VM; by a G that fires this one
+ * in a host_queue (queue.c), which stands for the channels of its own VM; by its deadline; by a cancellation. One of
+ * them must win, and what it does must not be lost. Hence `claimable`:
  *
  *   - a channel that would serve a waiter, with its lock held, and host_queue_fire claim it first, by an
- *     exchange. Who gets true serves it: writes into that waiter what was done, then wakes the G by its
- *     ticket. Who gets false takes the waiter out of the queue, as a leftover, and looks for the next one.
+ *     exchange. True: the claimer serves the waiter: writes into it what was done, then wakes the G by its
+ *     ticket. False: the claimer takes the waiter out of the queue, as a leftover, and looks for the next one.
  *   - a deadline or a cancellation ends the ticket, and does not claim. When the G runs, for whatever reason, it claims
  *     itself. If that fails it was served, whatever its ticket says.
  *
- * When it runs it also leaves all queues, each under the channel's lock. Who has claimed it has done so under
- * one of these locks, and written its result before it gave that back: so the G sees it. As no waiter of an old
- * wait is in any queue when the next one begins, the word needs no generation.
+ * When the G runs it also leaves all queues, each under the channel's lock. The claimer has claimed the wait under one
+ * of these locks, and written the result before it gave that lock back: so the G sees the result. As no waiter of an
+ * old wait is in any queue when the next wait begins, the word needs no generation.
  *
  * One channel's lock at a time is enough for all but the beginning. There it needs all: two selects, each of which
  * has looked at half of its cases, could miss each other, or find each other and both give way.
@@ -111,7 +111,7 @@ static bool outer_claim(host_luag *lg) {
     return !s->open || atomic_exchange(&s->claimable, false);
 }
 
-/* Out of its queue. Another who waits to send may have room now. */
+/* Takes w out of its queue. Another sender that waits may have room now. */
 static void leave_queue(chan_waiter *w) {
     chan_wakes k;
     chan_enter(w->ch, &k);

@@ -9,9 +9,9 @@
  * The first VM that wants a signal takes it from its default action, and the last that does not any more, or ends,
  * gives it back. Which scripts of a VM want it, Lua knows (signal.lua).
  *
- * Under serve some signals are the host's, whether it can do today what they are for or not: a script that took
- * SIGTERM would make a server that can't be stopped. SIGUSR1 and SIGQUIT are not: as in Go, who asks for
- * them gets them in place of the dump.
+ * Under serve some signals are the host's, also where the host has no use for them today: a script that took SIGTERM
+ * would make a server that can't be stopped. SIGUSR1 and SIGQUIT are not: as in Go, a script that asks for them gets
+ * them in place of the dump.
  *
  * A VM that is told must not end meanwhile: the step is a visitor (vm.c).
  */

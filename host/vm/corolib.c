@@ -11,7 +11,7 @@
  *     found by the next G, which may answer another client. So such a coroutine counts as seen, and is not used again.
  *   - setfenv(0, t) changes the globals of whatever is loaded in that coroutine from then on: it counts as seen too.
  *
- * debug.getregistry reaches all coroutines of the VM: whoever changes these changes the host itself.
+ * debug.getregistry reaches all coroutines of the VM: a script that changes these changes the host itself.
  *
  * A C library that yields the own coroutine itself, past these, ends its G with an error (luag_resume).
  */

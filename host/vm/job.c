@@ -14,8 +14,8 @@
  * lp.offload (offload.c) is the other way round: it calls whatever C function with whatever memory of Lua's, which must
  * stay until it returns.
  *
- * What does not block but is answered later by somebody else (dns.c) needs no worker: such a job is begun in the G that
- * waits, and finished by whoever has the answer.
+ * Work that does not block but is answered later from elsewhere (dns.c) needs no worker: such a job is begun in the G
+ * that waits, and finished by the code that has the answer.
  *
  * At most WORKERS native Gs run jobs; the others queue. So a dead network disk holds up files, but not threads
  * without end. A worker ends when the queue is empty: to start one costs less than to keep one asleep. Without memory

@@ -2,9 +2,9 @@
  *
  * A VM has sockets, files, programs, a place in a pool, servers, singletons, calls on other threads, buffers of C
  * libraries. Each is made by a mechanism of its own, above the VM or beside it, and has to end when the VM does, in one
- * of two ways (vmend.c): in order, when Gs have ended and finalizers have run; or at once, when its Lua is never touched
- * again. So whoever makes something that belongs to a VM puts a host_owned, a member of that thing, on the VM's list,
- * with its order, and takes it off when the thing ends by itself. The end of the VM walks the list and knows no
+ * of two ways (vmend.c): in order, when Gs have ended and finalizers have run; or at once, when the VM's Lua is never
+ * touched again. So a mechanism that makes something for a VM puts a host_owned, a member of that thing, on the VM's
+ * list, with its order, and takes it off when the thing ends by itself. The end of the VM walks the list and knows no
  * mechanism: calls go up from the VM through what was registered, and nowhere else.
  *
  *     in order          at once
@@ -22,8 +22,8 @@
  * LuaJIT calls the finalizers of cdata first. Were a socket closed by its own, a later one that says goodbye on it would
  * find it freed. Hence owned_free lets all be while a VM's last finalizers run (`closing`): OWNED_THINGS follows.
  *
- * The list needs no lock: only who runs the VM, or makes or ends it, touches it. Something that another thread may end
- * (a server) stays listed until the VM hears of it, or has one entry for all of them in the VM.
+ * The list needs no lock: only the thread that runs, makes or ends the VM touches it. Something that another thread may
+ * end (a server) stays listed until the VM hears of it, or has one entry for all of them in the VM.
  *
  * Rejected: an entry's order as a number in one sorted list, where to make a socket would be a search; a registry of
  * mechanisms that each VM's end asks, which finds its own by walking over everybody's.

@@ -1,12 +1,12 @@
 /* Queues of Lua Gs that wait for each other: what channels, mutexes and the like stand on.
  *
- * A host_queue lies in an object of Lua (ffi.new). A G stands in it with a host_waiter, in the order they came. Who
- * has something for the first of them *fires* it: it leaves its queue and is woken, in one step, so what it
- * waits for can be handed to it at that moment, and nobody slips past. A G that gives up, by a timeout or
- * because it is cancelled, leaves its queue when it runs; if it was fired before that, it has what it waited
- * for, and the wait answers so. Everything here is done by who runs the VM, between two waits, so it needs
- * no locks, and nothing is lost or done twice. Only a select may also stand in channels that VMs share; then it is
- * fired by who claims it first (outer_wait), and who comes too late passes it over.
+ * A host_queue lies in an object of Lua (ffi.new). Gs stand in it with a host_waiter each, in the order in which they
+ * came. A G that has something for the first of them *fires* this one: it leaves its queue and is woken, in one step,
+ * so what it waits for can be handed over at that moment, and nobody slips past. A G that gives up, by a timeout or a
+ * cancellation, leaves its queue when it runs; if it was fired before, it has what it waited for, and the wait answers
+ * so. All of this is done by the thread that runs the VM, between two waits, so it needs no locks, and nothing is lost
+ * or done twice. Only a select may also stand in channels that VMs share; then the first side that claims the select
+ * fires it (outer_wait), and a later one passes it over.
  *
  * A G waits once at a time, so its waiters belong to its host_luag: one for a wait in one queue, and an array for
  * a select, which stands in several. The first that is fired takes all of them out.
