@@ -73,15 +73,15 @@ struct rt_cell {
     rt_g *driver;
     _Atomic(rt_g *) mailbox; /* atomic: IDLE, NULL or the latest post */
     g_list ready;            /* the M that runs the loop */
-    g_list fresh;            /* the same; while away: sched.lock. Gs that have not begun */
-    bool fresh_next;         /* the M that runs the loop: whose turn it is */
-    rt_g *left;              /* the same: left its stack with `after`, not yet seen to */
-    rt_step after;           /* the same */
-    spare *spares;           /* the same */
-    int n_spares;            /* the same */
-    rt_stack reserved;   /* the same: for the next G that leaves its stack, if there is no spare */
-    rt_step_fn shuffled; /* the same: Gs of this step are taken at random; NULL: in order */
-    uint64_t random;     /* the same: state of the generator */
+    g_list fresh;    /* the M that runs the loop; while away: sched.lock. Gs that have not begun */
+    bool fresh_next; /* the M that runs the loop: whose turn it is */
+    rt_g *left;      /* that M: left its stack with `after`, not yet seen to */
+    rt_step after;   /* that M */
+    spare *spares;   /* that M */
+    int n_spares;    /* that M */
+    rt_stack reserved;   /* that M: for the next G that leaves its stack, if there is no spare */
+    rt_step_fn shuffled; /* that M: Gs of this step are taken at random; NULL: in order */
+    uint64_t random;     /* that M: state of the generator */
     _Atomic bool dropped;
     rt_m *away;         /* sched.lock: its M, which has lost its P; NULL: it has not */
     rt_cell *next_away; /* sched.lock */

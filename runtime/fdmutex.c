@@ -7,7 +7,7 @@
  *
  *      0       open
  *      1, 2    a reader, a writer holds the lock of its direction
- *      3..22   users: who holds a lock or queues for one, who sets a deadline, who closes
+ *      3..22   users: Gs that hold a lock or queue for one, set a deadline, close
  *      23..42  how many queue to read
  *      43..62  how many queue to write
  *
@@ -17,9 +17,9 @@
  * counts of the word, but the word can change at its other bits meanwhile: everything is CAS.
  *
  * A queueing G waits with a ticket (wait.c), so its deadline or an interrupt may end the wait at the
- * same moment as the hand-over: rt_wake says who won. Who lost is out of the queue or takes itself
- * out, and the lock goes to the next. Waking happens under `lock`, hence who was interrupted and
- * takes `lock` knows that nobody holds a pointer to its waiter any more.
+ * same moment as the hand-over: rt_wake says which one won. An interrupted G is out of the queue or takes
+ * itself out, and the lock goes to the next. Waking happens under `lock`, hence an interrupted G
+ * that takes `lock` knows that nobody holds a pointer to its waiter any more.
  *
  * Close clears the open bit, sends everybody in the queues away, shuts the pollDesc (fd.c), and
  * waits in fdmutex_drain for the users that are left: they come out of their waits, see RT_ECLOSED,

@@ -1,6 +1,6 @@
 /* One-shot wake-ups between threads.
  *
- * An M without work sleeps on its note; whoever finds work for it wakes the note. The two may come
+ * An M without work sleeps on its note; a thread that finds work for it wakes the note. The two may come
  * in either order and the wake-up must not be lost. A condition variable would do, at the price of
  * a mutex that both sides take; the word that the kernel already compares under FUTEX_WAIT is
  * enough.

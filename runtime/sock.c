@@ -2,8 +2,8 @@
  *
  * Accept. A client that went away while it stood in the backlog (ECONNABORTED) is nobody's error: the
  * next one is tried. Out of descriptors is another matter: accept fails, the connection stays in the
- * backlog, and no edge will come for it again, so whoever merely waits hangs although clients are
- * there, and whoever merely tries again burns a CPU. An rt_acceptor keeps one descriptor in reserve.
+ * backlog, and no edge will come for it again. So to wait alone would hang although clients are there,
+ * and to try again at once would burn a CPU. An rt_acceptor keeps one descriptor in reserve.
  * When accept says EMFILE it closes that one, accepts, says farewell, closes, and opens the reserve
  * again: one client knows at once, the others a little later. Then it pauses, 5 ms, doubled each time up
  * to a second, in the hope that connections end meanwhile. A pause is a wait for the listener with the

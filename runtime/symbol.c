@@ -2,8 +2,8 @@
  *
  * dladdr knows what is exported; most of our functions are static, and their names stand in the
  * executable's .symtab, which is not loaded. So the executable is mapped at the first question and
- * searched from one end to the other: 10 us, which who asks about many addresses spares by asking
- * once for each. Libraries are dladdr's.
+ * searched from one end to the other: 10 us, so a caller with many addresses asks once
+ * for each. Libraries are dladdr's.
  *
  * A stripped executable has no .symtab; then "lunapark+0x1234" is what addr2line takes.
  *
