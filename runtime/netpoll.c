@@ -45,7 +45,8 @@
  * Deadlines are the pollDesc's two timers, and `until` of a timer is the deadline itself: moving it
  * later is a store. When it fires it takes the waiting G out, if the deadline still is in the past;
  * the G looks at the deadline itself and answers RT_ETIMEOUT. A deadline in the past makes every
- * wait answer so at once. A timer left over from a former use of the pollDesc finds `until` 0 or
+ * wait answer so, at once or when its timer, which is still in a heap, is looked at: a wait that begins reads the
+ * clock only if the timer has been taken out (missed). A timer left over from a former use of the pollDesc finds `until` 0 or
  * another time and does nothing, so no sequence numbers are needed to kill it (Go's rseq, wseq).
  *
  * PollDescs come from a cache and are never given back, so an event or a timer always finds one. An
@@ -146,6 +147,13 @@ static inline rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
 static bool due(rt_timer *t) {
     int64_t until = atomic_load(&t->until);
     return until != 0 && until <= rt_nanotime();
+}
+
+/* due, asked by a G that stands in a word already. While the timer stands in a heap, whoever takes it out finds the G
+ * there: index = 0, then the word (timer.c); the word, then index here. So only then has the clock to be read. */
+static bool missed(rt_timer *t) {
+    return atomic_load_explicit(&t->until, memory_order_relaxed) != 0 &&
+           atomic_load(&t->index) == 0 && due(t);
 }
 
 static bool expired(rt_pd *pd, int mode) {
@@ -403,10 +411,12 @@ static int prepare_both(rt_pd *pd, rt_reason reason, rt_g *g) {
 int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     if (mode == RT_RW) return prepare_both(pd, reason, g);
     _Atomic uintptr_t *word = word_of(pd, mode);
-    int err = rt_pd_check(pd, mode);
-    if (err) return err;
-    if (mode == RT_R && rt_pd_hup(pd)) return 0;
-    if (take_ready(word)) return 0;
+    /* Mostly nothing is there, and the look that follows WAIT is the only one. */
+    if (atomic_load(word) == PD_READY || (mode == RT_R && rt_pd_hup(pd))) {
+        int err = rt_pd_check(pd, mode);
+        if (err || (mode == RT_R && rt_pd_hup(pd))) return err;
+        if (take_ready(word)) return 0;
+    }
     /* Mostly it waits where it waited last. */
     if (atomic_load_explicit(&g->word, memory_order_relaxed) != word) atomic_store(&g->word, word);
     uintptr_t old = PD_NIL;
@@ -418,8 +428,11 @@ int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
         rt_throw("two Gs wait for descriptor %d (%c)", pd->fd, mode);
     }
     /* Look again: who shut, expired or hung up before WAIT stood there has found nobody. */
-    err = rt_pd_check(pd, mode);
-    if (!err && due(&g->timer)) err = RT_ETIMEOUT;
+    int err = 0;
+    if (atomic_load(&pd->shut))
+        err = RT_ECLOSED;
+    else if (missed(timer_of(pd, mode)) || missed(&g->timer))
+        err = RT_ETIMEOUT;
     if (!err && rt_canceled(g)) { /* the same for who canceled g: see wait.c */
         uintptr_t wait = (uintptr_t)g + PD_WAIT;
         /* Fails if an event came in between, which is kept. */

@@ -20,7 +20,9 @@
  *     timers_run: index = 0;   fence; if until changed: put it back
  *
  * Either the owner sees index 0 and inserts, or timers_run sees the new time. Both may see the
- * other; the lock and index decide who inserts. home changes only while index is 0, by the owner
+ * other; the lock and index decide who inserts. A clearing (until = 0) has no fence, since its owner looks at
+ * nothing afterwards: one that is seen late is one that came late. It is a release, so that a wait which is seen
+ * to begin after it (wait.c) is not ended by the time that it cleared. home changes only while index is 0, by the owner
  * under the old home's lock, so timers_run does not hold it then.
  *
  * An idle P's heap is waited for by the M in its poller, which is broken out if the first key moves
@@ -133,9 +135,13 @@ static void rekey(rt_p *p, rt_timer *t, int64_t key) {
 /* ---- the owner's side ---- */
 
 bool timer_move_later(rt_timer *t, int64_t until) {
+    if (until == 0) {
+        atomic_store_explicit(&t->until, 0, memory_order_release);
+        return true;
+    }
     atomic_store(&t->until, until);
-    return until == 0 || (atomic_load(&t->index) != 0 &&
-                          atomic_load_explicit(&t->key, memory_order_relaxed) <= until);
+    return atomic_load(&t->index) != 0 &&
+           atomic_load_explicit(&t->key, memory_order_relaxed) <= until;
 }
 
 static void set_home(rt_timer *t, const rt_p *p) {

@@ -60,6 +60,12 @@ enum {
 #define LINGER_SILENT_NS (2 * NS_PER_SEC)
 #define CALL_NS          NS_PER_MS /* as a rule a call of a handler (hold.c) is over by then */
 
+/* Ids of exchanges that this P has taken for itself; by the M that has the P. */
+static struct {
+    OF_ONE_P uint64_t last;
+    uint64_t end;
+} ids[MAX_PS];
+
 typedef struct conn_local {
     host_conn *conn;
 } conn_local; /* what the rt_g of a connection holds */
@@ -164,12 +170,22 @@ static int ask_again(host_conn *c) {
     return (int)handler_await_vm(c->g, c->x);
 }
 
+/* Gives x an id that no other request has had or will have. */
+static void name_exchange(host_exchange *x) {
+    enum { IDS = 64 };
+    static _Atomic uint64_t n_taken;
+    int p = rt_p_id();
+    if (ids[p].last == ids[p].end) {
+        ids[p].last = atomic_fetch_add_explicit(&n_taken, IDS, memory_order_relaxed);
+        ids[p].end = ids[p].last + IDS;
+    }
+    double id = (double)++ids[p].last;
+    __atomic_store(&x->req.id, &id, __ATOMIC_RELAXED);
+}
+
 /* The whole head is there: a handler gets the connection, and is waited for. */
 static int bind_vm(host_conn *c) {
     host_exchange *x = c->x;
-    static _Atomic uint64_t last_id;
-    double id = (double)(atomic_fetch_add_explicit(&last_id, 1, memory_order_relaxed) + 1);
-    __atomic_store(&x->req.id, &id, __ATOMIC_RELAXED);
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
     bool soon;
     host_vm *vm = handler_vm(c->server, &soon);
@@ -179,6 +195,7 @@ static int bind_vm(host_conn *c) {
     c->phase = CONN_BOUND;
     c->served = true;
     look_at_client(c);
+    name_exchange(x);
     exchange_handed();
     int64_t limit = limit_of(c);
     x->handler = handler;
@@ -237,15 +254,17 @@ static int step_head(host_conn *c) {
     const char *data;
     host_exchange *x = c->x;
     if (x && x->in_pos < x->in_end) return parse_head(c);
-    int timeout = rt_pd_check(c->io.pd, RT_R);
-    if (timeout && x) return refuse(c, 408);
-    if (timeout) stream_doubt(&c->io); /* a request may have come at the same moment */
-    if (c->out.n > 0) {                /* responses that waited for a request that is not whole */
+    if (c->out.n > 0) { /* responses that waited for a request that is not whole */
         c->phase = CONN_FLUSH;
         c->after_flush = CONN_HEAD;
         return NEXT;
     }
     ssize_t n = conn_read(c, HEAD_READ, &data);
+    bool late = n == -EAGAIN && rt_pd_check(c->io.pd, RT_R) != 0;
+    if (late) { /* a request may have come at the same moment */
+        stream_doubt(&c->io);
+        n = conn_read(c, HEAD_READ, &data);
+    }
     if (n > 0) {
         if (x)
             x->in_pieces = true;
@@ -254,7 +273,8 @@ static int step_head(host_conn *c) {
         if (exchange_keep(x, data, (size_t)n) < 0) return close_conn(c);
         return parse_head(c);
     }
-    if (n != -EAGAIN || timeout) return close_conn(c); /* the end, a reset, or nothing to answer */
+    if (n == -EAGAIN && late && x) return refuse(c, 408);
+    if (n != -EAGAIN || late) return close_conn(c); /* the end, a reset, or nothing to answer */
     if (!x && atomic_load_explicit(&c->leaves, memory_order_relaxed)) return close_conn(c);
     return x ? wait_for(c, RT_R) : wait_idle(c, rt_nanotime());
 }

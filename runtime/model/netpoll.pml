@@ -48,6 +48,7 @@ byte data[NW];              /* in the socket */
 bit edge[NW];               /* told to epoll, not polled yet */
 bit due[NW];                /* the pollDesc's deadline is set and past */
 bit gdue[2];                /* the G's own */
+bit out[NW] = 1, gout[2] = 1; /* their timers stand in no heap: index is 0 */
 bit shut, shut_pend;
 bit kicked;                 /* ghost: since G's latest return from a wait */
 bit both;                   /* ghost: G 0 waits for both directions */
@@ -142,6 +143,26 @@ inline check(q) {
     fi
 }
 
+/* missed(t) */
+inline missed(gone, is_due) {
+    if
+    :: gone ->
+        if
+        :: is_due -> r = TIMEOUT
+        :: else
+        fi
+    :: else
+    fi
+}
+
+/* The look of rt_pd_prepare when WAIT stands there. */
+inline look_again(q, g) {
+    if
+    :: shut -> r = CLOSED
+    :: else -> r = AGAIN; missed(out[q], due[q]); missed(gout[g], gdue[g])
+    fi
+}
+
 proctype G(bit me) {
     byte w = 0, old = 0;
     mtype r = AGAIN;
@@ -157,17 +178,22 @@ read:
     fi;
 
 wait: /* rt_pd_prepare */
-    check(w);
+    old = word[w];
     if
-    :: r != AGAIN -> goto result
+    :: old == READY ->
+        check(w);
+        if
+        :: r != AGAIN -> goto result
+        :: else
+        fi;
+        atomic { /* CAS READY to NIL */
+            if
+            :: word[w] == READY -> word[w] = NIL; goto result
+            :: else -> old = word[w]
+            fi
+        }
     :: else
     fi;
-    atomic { /* CAS READY to NIL */
-        if
-        :: word[w] == READY -> word[w] = NIL; goto result
-        :: else -> old = word[w]
-        fi
-    }
     gword[me] = w;
     assert(old == NIL); /* else: two Gs wait */
     atomic { /* CAS NIL to WAIT(me) */
@@ -185,11 +211,7 @@ wait: /* rt_pd_prepare */
     :: else
     fi;
 #ifndef MUTATE_1 /* does not look again */
-    check(w);
-    if
-    :: r == AGAIN && gdue[me] -> r = TIMEOUT
-    :: else
-    fi;
+    look_again(w, me);
     if
     :: r != AGAIN ->
 #ifdef MUTATE_8 /* forgets an event that came in between */
@@ -411,29 +433,33 @@ result:
     fi;
 
 alone: /* rt_pd_prepare of reading, as G has it */
-    check(0);
     if
-    :: r != AGAIN -> goto result
-    :: else
-    fi;
-    atomic {
+    :: word[0] == READY ->
+        check(0);
         if
-        :: word[0] == READY -> word[0] = NIL; try[0] = 1
+        :: r != AGAIN -> goto result
+        :: else
+        fi;
+        atomic {
+            if
+            :: word[0] == READY -> word[0] = NIL; try[0] = 1
+            :: else
+            fi
+        }
+        if
+        :: try[0] -> goto result
         :: else
         fi
-    }
-    if
-    :: try[0] -> goto result
     :: else
     fi;
     gword[0] = 0;
     stand(0, WAIT(0));
     if
-    :: fine -> check(0)
+    :: fine -> look_again(0, 0)
     :: else
     fi;
     if
-    :: !fine || r != AGAIN || gdue[0] -> word[0] = READY; try[0] = 1; goto result
+    :: !fine || r != AGAIN -> word[0] = READY; try[0] = 1; goto result
     :: else
     fi;
     atomic { assert(status[0] == RUNNING); status[0] = WAITING }
@@ -479,10 +505,20 @@ proctype deadline(byte q) {
     byte old = 0, to = 0;
     bit ok = 0;
     due[q] = 1;
+    out[q] = 0; /* into the heap */
+#ifdef MUTATE_15 /* the timer leaves the heap when its function is over */
+    if
+    :: due[q] -> unblock(q, NIL)
+    :: else
+    fi;
+    out[q] = 1
+#else
+    out[q] = 1; /* and out again: timers_run */
     if
     :: due[q] -> unblock(q, NIL)
     :: else
     fi
+#endif
 }
 
 proctype shutter(byte q) {
@@ -521,6 +557,8 @@ proctype own_deadline(bit g) {
     byte w = NONE, old = NIL;
     bit found = 0;
     gdue[g] = 1;
+    gout[g] = 0;
+    gout[g] = 1;
     if
     :: gdue[g] -> w = gword[g]
     :: else

@@ -44,7 +44,8 @@ inline insert(q, k) {
     atomic { assert(!heap[0] && !heap[1] && home == q); heap[q] = 1; index = 1; index_pend = 0 }
 }
 
-/* timer_move_later */
+/* timer_move_later. A clearing has no fence: its owner looks at nothing after it, so one that lies in the store buffer
+ * is one that comes later. */
 inline store_until() {
 #ifdef MUTATE_1 /* until is stored without a fence before index is loaded */
     OWNER_FLUSH;
