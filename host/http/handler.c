@@ -108,7 +108,7 @@ static void handler_done(host_luag *lg, int status) {
     if (held) complete(x, gone);
     waitq_close(&x->waitq);
     let_go(x, held); /* x may be another's from here on */
-    luag_give(lg, status);
+    luag_give_cleared(lg);
 }
 
 /* The VM of a handler was dropped: its Lua is never touched again. */

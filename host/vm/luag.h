@@ -150,7 +150,8 @@ host_luag *luag_reserve(host_vm *vm);
  * twice. */
 void luag_clear(host_luag *lg, int status);
 
-/* Calls luag_clear, unless that was done, and gives lg back. */
+/* Gives back lg, for which luag_undoom and luag_clear were called; luag_give calls these two first. */
+void luag_give_cleared(host_luag *lg);
 void luag_give(host_luag *lg, int status);
 
 /* Gives back the G of a dropped VM, without a look at its Lua. */

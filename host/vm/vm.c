@@ -416,9 +416,13 @@ void luag_clear(host_luag *lg, int status) {
 }
 
 void luag_give(host_luag *lg, int status) {
-    host_vm *vm = lg->vm;
     luag_undoom(lg);
     luag_clear(lg, status);
+    luag_give_cleared(lg);
+}
+
+void luag_give_cleared(host_luag *lg) {
+    host_vm *vm = lg->vm;
     lg->g = NULL;
     lg->x = NULL;
     atomic_store_explicit(&lg->request_ns, 0, memory_order_relaxed);
