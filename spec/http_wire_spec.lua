@@ -304,7 +304,7 @@ describe("on the wire", function()
         app:get("/big", function() return ("x"):rep(%d) end)
         app:get("/part", function(_, res) res:write "part" require("lunapark").sleep(1e6) end)
         app:get("/ok", function() return "ok" end)
-        return app]]):format(SIZE)), "--handler-timeout", "0.5" }
+        return app]]):format(SIZE)), "--handler-timeout", "1.5" }
       client = child.client(server.addr)
       check "/part"
       check_1_0 "/ok"

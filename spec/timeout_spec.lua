@@ -349,7 +349,7 @@ describe("--handler-timeout", function()
   end)
 
   it("counts for 1,000 at once, and leaves nothing behind", function()
-    serve "2"
+    serve "5"
     local control = dial()
     local function stats()
       assert(control:write(GET:format "/stats"))
