@@ -254,7 +254,10 @@ describe("--user", function()
     end)
   end
 
-  it("is not for a process that can be root again", function()
+  -- AddressSanitizer looks for leaks as a debugger does, and the kernel lets nobody trace such a process.
+  local it_if_plain = child.has_asan and pending or it
+
+  it_if_plain("is not for a process that can be root again", function()
     local dir = folder()
     for _, who in ipairs { { "--euid", NOBODY, "--regid", NOGROUP }, { "--reuid", NOBODY, "--egid", NOGROUP } } do
       local args = as_nobody(dir, "--user", "nobody")
