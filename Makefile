@@ -171,11 +171,13 @@ lint: lint-format lint-tidy lint-lua lint-size lint-edges lint-headers ## clang-
 format: deps-lint ## lays our C out as .clang-format says
 	@clang-format -i $(OUR_C)
 
-bench: deps-bench ## CPU per request and message beside bare epoll loops and nginx, what waits, lines and logging cost (ROUNDS=, SECS=)
+bench: deps-bench ## CPU per request and message beside bare epoll loops and nginx, what waits, calls that block, lines and logging cost (ROUNDS=, SECS=)
 	+@$(again) all programs
 	@host/bench/hello.sh $(B)
 	@host/bench/waits.sh $(B)
 	@host/bench/echo.sh $(B)
+	@LUNAPARK_PROCS=1 $(B)/lunapark run host/bench/blocking.lua
+	@LUNAPARK_PROCS=2 $(B)/lunapark run host/bench/blocking.lua
 	@B=$(B) $(B)/lunapark run host/bench/net.lua
 	@$(B)/lunapark run host/bench/log.lua
 

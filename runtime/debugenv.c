@@ -18,7 +18,8 @@ static const struct {
     int *value;
 } keys[] = {
     {"schedtrace", &vars.schedtrace}, {"gctrace", &vars.gctrace}, {"retake", &vars.retake},
-    {"gcwait", &vars.gcwait},         {"gcforce", &vars.gcforce},
+    {"gcwait", &vars.gcwait},         {"gcforce", &vars.gcforce}, {"mexit", &vars.mexit},
+    {"sysmon", &vars.sysmon},
 };
 
 const rt_debug_vars *rt_debug(void) {

@@ -90,7 +90,7 @@ SYS static int64_t call_seek(int fd, int64_t offset, int whence) {
 
 SYS static int call_sync(int fd, bool data_only) {
     int r;
-    rt_entersyscall();
+    rt_entersyscallblock();
     do
         r = (int)result(data_only ? fdatasync(fd) : fsync(fd));
     while (r == -EINTR);

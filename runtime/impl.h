@@ -20,9 +20,10 @@ typedef struct rt_poller rt_poller;
 
 /* Sizes. A test build (-DRT_TINY) makes them hostile. */
 #ifdef RT_TINY
-enum { RUNQ_SIZE = 4, GFREE_MAX = 2, POLL_EVENTS = 1, TIMER_HEAP_MIN = 1 };
+enum { RUNQ_SIZE = 4, GFREE_MAX = 2, POLL_EVENTS = 1, TIMER_HEAP_MIN = 1, SPARE_MS = 0 };
 #else
 enum { RUNQ_SIZE = 256, GFREE_MAX = 64, POLL_EVENTS = 128, TIMER_HEAP_MIN = 64 };
+enum { SPARE_MS = 8 }; /* so many idle Ms more than Ps stay */
 #endif
 enum {
     MAX_PROCS = 256,
@@ -205,24 +206,27 @@ struct rt_m {
     uint32_t old_tick;
     bool spinning; /* this thread; handed over with next_p */
     bool to_spin;  /* with next_p: it is to spin */
+    bool ended;    /* this thread: its loop is to return, see m.c */
     rt_step after; /* this thread: what the native G that just left wants */
     rt_g *left;    /* this thread: it switched straight to curg, which settles it */
     rt_g *picked;  /* this thread: taken from the ring, for the loop to run */
     uint64_t rand; /* this thread */
     note park;
-    rt_m *idle_link; /* sched.lock */
+    rt_m *idle_link; /* sched.lock: in idle_ms, dead_ms */
     rt_m *all_link;
-    pthread_t thread;
     int32_t id;
-    char *sigstack;               /* above its guard; the maker of the M gives it */
-    _Atomic int32_t tid;          /* atomic: the kernel's name of the thread; 0: not started yet */
-    _Atomic bool urged;           /* atomic: a SIGURG is on its way */
-    _Atomic bool interrupted;     /* atomic: a SIGURG came; the code that looks clears it */
-    _Atomic int64_t n_interrupts; /* its handler writes */
-    timer_t prof_timer;           /* prof.c's lock */
-    bool has_prof_timer;          /* prof.c's lock */
+    char *sigstack;                    /* above its guard; the maker of the M gives it */
+    _Atomic int32_t tid;               /* atomic: the kernel's name of the thread; 0: it has none */
+    _Atomic bool urged;                /* atomic: a SIGURG is on its way */
+    _Atomic bool interrupted;          /* atomic: a SIGURG came; the code that looks clears it */
+    _Atomic int64_t n_interrupts;      /* its handler writes */
+    timer_t prof_timer;                /* prof.c's lock */
+    bool has_prof_timer;               /* prof.c's lock */
     _Atomic(struct trace_buf *) trace; /* this thread writes, see trace.c */
 };
+
+/* What ends sysmon's sleep: naps, a call that begins; sleeps, a P that is taken. */
+typedef enum sysmon_sleep { SYSMON_UP, SYSMON_NAPS, SYSMON_SLEEPS } sysmon_sleep;
 
 /* ---- the scheduler ------------------------------------------------------------------------- */
 
@@ -235,8 +239,9 @@ typedef struct rt_sched {
     _Atomic int32_t n_idle_ps; /* lock writes, anybody reads */
     rt_m *idle_ms;             /* lock: asleep on their notes */
     _Atomic int32_t n_idle_ms; /* lock writes */
-    _Atomic(rt_m *) all_ms;    /* push only */
-    _Atomic int32_t n_ms;
+    _Atomic(rt_m *) all_ms;    /* push only; those without a thread, too */
+    rt_m *dead_ms;             /* lock: without a thread */
+    _Atomic int32_t n_ms;      /* atomic: those with a thread */
     _Atomic int32_t next_m_id;
     _Atomic int32_t n_claims;   /* threads that were claimed, see rt_claim_thread */
     _Atomic bool starved;       /* lock writes: a P is idle for which no thread could be had */
@@ -259,7 +264,7 @@ typedef struct rt_sched {
     _Atomic int32_t n_held;     /* stacks that Gs of cells hold */
     bool deadlock_is_normal;
 
-    _Atomic bool sysmon_waits; /* atomic: it sleeps deeply on sysmon_note */
+    _Atomic uint32_t sysmon_sleeps; /* atomic: sysmon_sleep: it sleeps on sysmon_note */
     note sysmon_note;
     rt_m m0;
 } rt_sched;
@@ -288,6 +293,7 @@ void native_main(void *arg);
 bool finish_step(rt_g *g, rt_step step, rt_cell *home);
 /* Leaves a native G's stack for its M's loop, which does `step`. */
 void g_leave(rt_g *g, rt_step step);
+/* Returns when m->ended. */
 void schedule_loop(rt_m *m);
 /* A runnable G whose state is set: to its cell, or to a run queue. */
 void g_enqueue(rt_g *g);
@@ -319,7 +325,8 @@ void p_attend(rt_p *p);
 void m_start(rt_p *p, bool spinning);
 /* sched.starved: tries again to find an M for an idle P. True: one was found, or none is missing any more. */
 bool m_feed(void);
-/* Sleeps until somebody hands this M a P, then takes it. sched.lock held; returns without it. */
+/* Sleeps until somebody hands this M a P, then takes it; or until there are too many Ms: m->ended. sched.lock held; returns
+ * without it. */
 void m_stop(rt_m *m);
 void m_init_main(void);
 uint64_t m_rand(rt_m *m);
@@ -398,12 +405,14 @@ enum { STACK_NATIVE = 256 << 10, STACK_M = 4 << 20, STACK_SIGNAL = 256 << 10 };
 enum { STACK_NATIVE = 64 << 10, STACK_M = 256 << 10, STACK_SIGNAL = 64 << 10 };
 #endif
 
-/* syscall.c: takes p from the M that has it in foreign code since the word was `status`. sysmon. */
+/* syscall.c. Takes p out of a system call, and has another M run it. False: p is in none. sysmon, and the M in the call. */
+bool syscall_retake(rt_p *p);
+/* Takes p from the M that has it in foreign code since the word was `status`. sysmon. */
 bool foreign_retake(rt_p *p, uint32_t status);
 
 /* sysmon.c */
 void sysmon_start(void);
-/* Ends its deep sleep. Any thread, signal handlers too. */
+/* Ends its sleep on sysmon_note, if it is in one. Any thread, signal handlers too. */
 void sysmon_wake(void);
 /* Where sysmon gets its time from, so that tests can stop and move it. Set before sysmon_start. */
 typedef struct sysmon_clock {
@@ -417,8 +426,9 @@ void signal_init(bool keep_default);
 /* The stack for m's handlers. False: no memory. */
 bool signal_stack_new(rt_m *m);
 void signal_stack_free(rt_m *m);
-/* On m's thread. */
+/* On m's thread, when it begins and before it ends. */
 void signal_init_m(rt_m *m);
+void signal_end_m(rt_m *m);
 /* Makes the G that does the work of handlers. With a P. */
 void signal_start(void);
 /* Some G waits for a signal, and one that it would be told of may come. With all Ps idle. */
@@ -429,8 +439,9 @@ void signal_watch(int64_t now_ns);
  * else; system calls go on or return EINTR. Any thread. */
 void m_interrupt(rt_m *m);
 
-/* prof.c: m's thread gets a timer if the profiler runs. */
+/* prof.c: m's thread gets a timer if the profiler runs; m's timer goes, and m->tid with it. */
 void prof_init_m(rt_m *m);
+void prof_end_m(rt_m *m);
 
 /* symbol.c */
 typedef struct rt_symbol {

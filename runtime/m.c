@@ -11,16 +11,35 @@
  * that never went, calls that block for long claim a thread first (rt_claim_thread), and wait if they can't have one.
  *
  * Threads are made by pthread_create with all signals blocked, so that none arrives before the M
- * has its alternate stack. An M never ends.
+ * has its alternate stack.
+ *
+ * The end of an M. Calls that block make Ms, 500 of them at once 500 Ms, which nobody needs afterwards. An M that begins to
+ * sleep in sched.idle_ms while more than procs + SPARE_MS others sleep there does so for LINGER_NS at most; if that is
+ * still true then, its thread ends. The list is a stack, so those that have something to do now and then are the same ones,
+ * and those below them end. m0 does not end, since its thread is the process's first.
+ *
+ *   - Who ends is in sched.idle_ms under sched.lock until it takes itself out. It has no P, stands in no poller, and next_p is
+ *     NULL: nobody is about to wake it. Whoever took it out of the list before has written next_p under the same lock,
+ *     and then it waits for the wake-up, which is certain.
+ *   - rt_claim_thread first counts its claim and then looks at n_ms; who ends first takes itself from n_ms and then looks at
+ *     the claims (both sequentially consistent). One sees the other: n_ms > n_claims holds for each claim that was granted.
+ *   - Its signals are blocked, its tid is 0 and its CPU timer is gone before its thread ends.
+ *   - An rt_m is never freed: an M that ended lies in sched.dead_ms and in sched.all_ms, with its id and its trace buffer, until
+ *     the next new M takes it. So who holds a pointer for too long (m_interrupt, the walks of all_ms in prof.c and
+ *     trace.c) finds an rt_m in any case. The worst that comes of it is a SIGURG that nobody has asked for.
+ *   - The thread is detached and its stack is pthreads', so nobody need wait for its last instructions. It lets go of its rt_m
+ *     before, and touches that no more. The signal stack it frees itself.
  */
 #include "impl.h"
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SAY_NS (10 * NS_PER_SEC)
+#define SAY_NS    (10 * NS_PER_SEC)
+#define LINGER_NS (60 * NS_PER_SEC) /* an M that is one too many sleeps that long before it ends */
 
 /* xorshift64*: S. Vigna, "An experimental exploration of Marsaglia's xorshift generators". */
 uint64_t m_rand(rt_m *m) {
@@ -74,9 +93,9 @@ rt_p *p_idle_get(rt_p *wanted) {
     p->idle_link = NULL;
     p->in_idle = false;
     /* Somebody starts to work, so sysmon must watch again. First the count, then the question:
-     * sysmon says that it waits, then looks at the count. */
+     * sysmon says that it sleeps, then looks at the count. */
     atomic_fetch_sub(&sched.n_idle_ps, 1);
-    if (atomic_load(&sched.sysmon_waits)) sysmon_wake();
+    if (atomic_load(&sched.sysmon_sleeps) == SYSMON_SLEEPS) sysmon_wake();
     return p;
 }
 
@@ -98,22 +117,31 @@ static void take_next(rt_m *m) {
     m->spinning = spin;
 }
 
-static void init_m(rt_m *m) {
+/* m is new: it gets a number and stands in all_ms from now on. */
+static void enroll(rt_m *m) {
     m->id = atomic_fetch_add(&sched.next_m_id, 1);
-    m->rand = os_random() | 1;
-    note_clear(&m->park);
     rt_m *head = atomic_load(&sched.all_ms);
     do
         m->all_link = head;
     while (!atomic_compare_exchange_weak(&sched.all_ms, &head, m));
 }
 
+/* On m's thread. */
+static void begin_m(rt_m *m) {
+    char name[16];
+    snprintf(name, sizeof name, "lp-m%d", m->id);
+    pthread_setname_np(pthread_self(), name);
+    rt_setm(m);
+    m->rand = os_random() | 1;
+    note_clear(&m->park);
+}
+
+static void end_thread(rt_m *m);
+
 static void *thread_main(void *arg) {
     rt_m *m = arg;
-    rt_setm(m);
-    init_m(m);
-    /* The context is this thread's own stack; its bounds are only the sanitizers' business. */
-    rt_context_adopt(&m->ctx, m->ctx.stack);
+    begin_m(m);
+    rt_context_adopt(&m->ctx, os_thread_stack());
     signal_init_m(m);
     rt_lock_acquire(&sched.lock);
     if (m->next_p)
@@ -121,30 +149,32 @@ static void *thread_main(void *arg) {
     else
         m_stop(m);
     schedule_loop(m);
+    end_thread(m);
     return NULL;
 }
 
 void m_init_main(void) {
     rt_m *m = &sched.m0;
-    rt_setm(m);
-    init_m(m);
+    enroll(m);
+    begin_m(m);
     atomic_store(&sched.n_ms, 1);
     if (!signal_stack_new(m)) debug_no_start("no memory for a signal stack");
     rt_context_adopt(&m->ctx, os_thread_stack());
-    m->thread = pthread_self();
     signal_init_m(m);
 }
 
-/* A thread for m, which has all that it needs: 0 or an error number. */
+/* A thread for m, which has all that it needs: 0 or an error number. Its guard is as stack.c's are. */
 static int start_thread(rt_m *m) {
     pthread_attr_t attr;
     pthread_attr_init(&attr);
-    int err =
-        pthread_attr_setstack(&attr, m->ctx.stack.lo, (size_t)(m->ctx.stack.hi - m->ctx.stack.lo));
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    int err = pthread_attr_setstacksize(&attr, STACK_M);
+    if (!err) err = pthread_attr_setguardsize(&attr, STACK_M);
+    pthread_t t;
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    if (!err) err = pthread_create(&m->thread, &attr, thread_main, m);
+    if (!err) err = pthread_create(&t, &attr, thread_main, m);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
     return err;
@@ -160,25 +190,44 @@ static void say_starved(int err) {
                  atomic_load(&sched.n_ms));
 }
 
+/* Without a thread, and without stacks. NULL: no memory. */
+static rt_m *take_dead(void) {
+    rt_lock_acquire(&sched.lock);
+    rt_m *m = sched.dead_ms;
+    if (m) sched.dead_ms = m->idle_link;
+    rt_lock_release(&sched.lock);
+    if (m) return m;
+    m = calloc(1, sizeof *m);
+    if (m) enroll(m);
+    return m;
+}
+
+static void give_dead(rt_m *m) {
+    rt_lock_acquire(&sched.lock);
+    m->idle_link = sched.dead_ms;
+    sched.dead_ms = m;
+    rt_lock_release(&sched.lock);
+}
+
 /* An M that runs p, or sleeps if p is NULL. False: there is no memory or no thread for one. */
 static bool new_m(rt_p *p, bool spinning) {
     int err = ENOMEM;
-    rt_m *m = calloc(1, sizeof *m);
+    rt_m *m = take_dead();
     if (!m) goto no_m;
     m->next_p = p;
     m->to_spin = spinning;
-    m->ctx.stack = stack_alloc(STACK_M);
-    if (!m->ctx.stack.lo) goto no_stack;
-    if (!signal_stack_new(m)) goto no_signal_stack;
+    m->ended = false;
+    atomic_store(&m->urged, false);
+    atomic_store(&m->interrupted, false);
+    if (!signal_stack_new(m)) goto no_stack;
     atomic_fetch_add(&sched.n_ms, 1);
     err = start_thread(m);
     if (!err) return true;
     atomic_fetch_sub(&sched.n_ms, 1);
     signal_stack_free(m);
-no_signal_stack:
-    stack_free(m->ctx.stack);
 no_stack:
-    free(m);
+    m->next_p = NULL;
+    give_dead(m);
 no_m:
     say_starved(err);
     return false;
@@ -263,15 +312,64 @@ void p_attend(rt_p *p) {
     if (alone) m_start(p, false);
 }
 
+/* sched.lock held: there are more idle Ms than are kept. */
+static bool one_too_many(const rt_m *m) {
+    return atomic_load(&sched.n_idle_ms) > sched.procs + SPARE_MS && m != &sched.m0;
+}
+
+/* sched.lock held: takes m out of idle_ms and ends its days, unless somebody counts on it. */
+static bool retire(rt_m *m) {
+    if (!one_too_many(m) || atomic_load(&sched.n_ms) - 1 <= atomic_load(&sched.n_claims))
+        return false;
+    /* A claim that comes now sees n_ms without m, or is seen here. */
+    if (atomic_fetch_sub(&sched.n_ms, 1) - 1 <= atomic_load(&sched.n_claims)) {
+        atomic_fetch_add(&sched.n_ms, 1);
+        return false;
+    }
+    rt_m **at = &sched.idle_ms;
+    while (*at != m)
+        at = &(*at)->idle_link;
+    *at = m->idle_link;
+    atomic_fetch_sub(&sched.n_idle_ms, 1);
+    if (m->p || m->curg || m->cell || m->spinning || m->left || m->picked)
+        rt_throw("M %d ends, and has something to do", m->id);
+    m->ended = true;
+    return true;
+}
+
+/* The rest of m's end, on its thread. */
+static void end_thread(rt_m *m) {
+    signal_end_m(m);
+    rt_setm(NULL);
+    signal_stack_free(m);
+    give_dead(m);
+}
+
 void m_stop(rt_m *m) {
     m->idle_link = sched.idle_ms;
     sched.idle_ms = m;
     atomic_fetch_add(&sched.n_idle_ms, 1);
     check_dead();
-    rt_lock_release(&sched.lock);
-    note_sleep(&m->park);
+    int64_t linger_ns = rt_debug()->mexit ? rt_debug()->mexit * NS_PER_MS : LINGER_NS;
+    bool patient = false; /* it was one too many, and is wanted after all */
+    for (;;) {
+        bool ends = !patient && one_too_many(m);
+        rt_lock_release(&sched.lock);
+        bool woken = true;
+        if (ends)
+            woken = note_sleep_for(&m->park, linger_ns);
+        else
+            note_sleep(&m->park);
+        rt_lock_acquire(&sched.lock);
+        if (woken) break;
+        if (m->next_p) { /* the wake-up is on its way */
+            patient = true;
+        } else if (retire(m)) {
+            rt_lock_release(&sched.lock);
+            return;
+        }
+    }
     note_clear(&m->park);
-    rt_lock_acquire(&sched.lock);
     take_next(m);
 }
 

@@ -392,7 +392,7 @@ void rt_share(void) {
     rt_getm()->curg = g;
 }
 
-/* Waits for it if need be. */
+/* Waits for it if need be. NULL: m ends. */
 static rt_g *findrunnable(rt_m *m) {
     if (m->picked) {
         rt_g *picked = m->picked;
@@ -449,6 +449,7 @@ static rt_g *findrunnable(rt_m *m) {
             continue;
         }
         idle(m, p);
+        if (m->ended) return NULL;
     }
 }
 
@@ -500,6 +501,6 @@ static void execute(rt_m *m, rt_g *g) {
 }
 
 void schedule_loop(rt_m *m) {
-    for (;;)
-        execute(m, findrunnable(m));
+    for (rt_g *g; !m->ended && (g = findrunnable(m));)
+        execute(m, g);
 }

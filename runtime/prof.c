@@ -115,7 +115,8 @@ static void on_sample(int signo, siginfo_t *info, void *context) {
 
 static int arm(rt_m *m) {
     int32_t tid = atomic_load(&m->tid);
-    if (tid == 0 || m->has_prof_timer) return 0; /* its own start will do it; it did already */
+    if (tid == 0 || m->has_prof_timer)
+        return 0; /* its own start will do it, if it has not ended; it did already */
     struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGPROF};
     ev.sigev_notify_thread_id = tid;
     /* CLOCK_THREAD_CPUTIME_ID of that thread: what pthread_getcpuclockid makes of a pthread_t. */
@@ -141,6 +142,15 @@ static void disarm_all(void) {
 void prof_init_m(rt_m *m) {
     rt_lock_acquire(&prof.lock);
     if (prof.running) arm(m);
+    rt_lock_release(&prof.lock);
+}
+
+/* Under the lock: nobody arms a timer for a thread that is no more. */
+void prof_end_m(rt_m *m) {
+    rt_lock_acquire(&prof.lock);
+    if (m->has_prof_timer) timer_delete(m->prof_timer);
+    m->has_prof_timer = false;
+    atomic_store(&m->tid, 0);
     rt_lock_release(&prof.lock);
 }
 
@@ -311,7 +321,7 @@ int rt_prof_stop(FILE *file, rt_prof_result *result) {
     int err = -EINVAL;
     rt_g *g = rt_self();
     bool native = g && !g->step;
-    if (native) rt_entersyscall();
+    if (native) rt_entersyscallblock();
     rt_lock_acquire(&prof.lock);
     bool folds = prof.running;
     if (folds) {

@@ -262,6 +262,10 @@ void rt_on_away(void (*fn)(rt_cell *c));
 void rt_entersyscall(void);
 void rt_exitsyscall(void);
 
+/* As rt_entersyscall, for code that is known to block: the P goes to another M at once, which costs some microseconds,
+ * in place of when sysmon finds that the call lasts. rt_exitsyscall ends it. Native Gs. */
+void rt_entersyscallblock(void);
+
 /* ---- descriptors and their readiness (netpoll.c) ------------------------------------------- */
 
 /* What functions that wait answer besides 0, a count or -errno. */
@@ -445,6 +449,8 @@ typedef struct rt_debug_vars {
     int gctrace;    /* for the host: 1: a line per collection */
     int retake;     /* ms of foreign code after which sysmon takes the P; 0: 20 */
     int gcwait;     /* for the host: 1: a full collection at every wait */
+    int sysmon; /* ms that each sleep of sysmon's lasts, whatever happens; 0: as sysmon.c says */
+    int mexit;  /* ms after which an idle M that is one too many ends; 0: a minute */
     int gcforce; /* for the host: ms after which an idle VM is collected in any case; 0: two minutes */
 } rt_debug_vars;
 const rt_debug_vars *rt_debug(void);

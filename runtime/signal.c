@@ -132,7 +132,8 @@ static void on_interrupt(int signo, siginfo_t *info, void *context) {
 void m_interrupt(rt_m *m) {
     int32_t tid = atomic_load(&m->tid);
     if (tid == 0 || atomic_exchange(&m->urged, true)) return;
-    syscall(SYS_tgkill, getpid(), tid, SIGURG); /* Ms never end, so it finds the thread */
+    /* Should the thread end meanwhile, the signal finds nobody or, with luck, a new thread of ours: see on_interrupt. */
+    syscall(SYS_tgkill, getpid(), tid, SIGURG);
 }
 
 /* ---- faults ---- */
@@ -492,4 +493,14 @@ void signal_init_m(rt_m *m) {
     sigset_t none;
     sigemptyset(&none);
     pthread_sigmask(SIG_SETMASK, &none, NULL);
+}
+
+/* What is on its way to m alone ends with its thread; what is for the process goes to another. */
+void signal_end_m(rt_m *m) {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    prof_end_m(m);
+    stack_t none = {.ss_flags = SS_DISABLE};
+    if (sigaltstack(&none, NULL) < 0) rt_throw("sigaltstack: %s", strerror(errno));
 }

@@ -4,6 +4,10 @@
  * soon costs two stores and a CAS. sysmon looks at Ps in that state and takes one, by CAS from
  * syscall to idle, when its call lasts and there is something else to run (or anything to poll).
  *
+ * rt_entersyscallblock is for a call that is known to block: it does at once what sysmon would do later. That costs its
+ * M a system call or two, and another M a wake-up: too much for a call that turns out short, and much less than what
+ * others would wait until sysmon comes.
+ *
  * rt_exitsyscall, in this order: the old P back by CAS from syscall to running; any idle P; else
  * the G goes to the global queue and its M to sleep.
  *
@@ -40,8 +44,7 @@ __attribute__((noinline)) static void set_errno(int e) {
     errno = e;
 }
 
-void rt_entersyscall(void) {
-    rt_m *m = rt_getm();
+static void enter(rt_m *m) {
     rt_p *p = m->p;
     rt_g *g = m->curg;
     if (g->step) rt_throw("rt_entersyscall on a step G");
@@ -58,6 +61,12 @@ void rt_entersyscall(void) {
     atomic_store(&p->status, P_SYSCALL); /* from here on sysmon may take it */
 }
 
+/* First the state, then the question whether sysmon naps; sysmon says that it naps, then looks at the states. */
+void rt_entersyscall(void) {
+    enter(rt_getm());
+    if (atomic_load(&sched.sysmon_sleeps) == SYSMON_NAPS) sysmon_wake();
+}
+
 /* The old P, if nobody took it. */
 static bool regain_old(rt_m *m) {
     rt_p *p = m->old_p;
@@ -67,6 +76,23 @@ static bool regain_old(rt_m *m) {
     m->p = p;
     atomic_store(&p->m, m);
     return true;
+}
+
+bool syscall_retake(rt_p *p) {
+    uint32_t status = P_SYSCALL;
+    if (!atomic_compare_exchange_strong(&p->status, &status, P_IDLE)) return false;
+    atomic_fetch_add(&sched.n_handoffs, 1);
+    TRACE(TRACE_RETAKE, NULL, NULL, p->id);
+    m_start(p, false);
+    return true;
+}
+
+/* Does sysmon's part at once. Should sysmon have been here already, and the next M with that P be in a call as well, then
+ * that M loses the P early; sysmon might have done that, too. */
+void rt_entersyscallblock(void) {
+    rt_m *m = rt_getm();
+    enter(m);
+    syscall_retake(m->old_p);
 }
 
 void rt_exitsyscall(void) {

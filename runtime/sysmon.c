@@ -2,11 +2,14 @@
  *
  * It sleeps 20 us between rounds; after 50 rounds without anything to do it doubles that up to
  * 10 ms; when all Ps have been idle for a while it sleeps until somebody takes a P (p_idle_get looks
- * at sysmon_waits). Each round:
+ * at sysmon_sleeps). What begins a system call does not wait for the end of a sleep of more than 1 ms, a nap:
+ * rt_entersyscall ends it, and for the next rounds sleeps are short again, 250 us while a P is in a call. So a call that
+ * lasts, of which nobody knew that, holds others up for some 0.3 ms; and those that do not last wake sysmon some 500
+ * times a second at most. Each round:
  *
  *   - polls for a P that nobody polled for 10 ms, since its G does not stop;
  *   - wakes an M for timers of a busy P that are overdue;
- *   - takes Ps whose M is in a system call for more than one round, if there is anything to do;
+ *   - takes Ps whose M is in a system call for more than one round, if there is anything to do or to wait for;
  *   - takes Ps whose M runs the same foreign code for 20 ms, and from the cells that are stuck there the Gs
  *     that have not begun (syscall.c, cell.c);
  *   - polls and runs timers for idle Ps for which no thread could be had, and tries again to have one (m.c);
@@ -36,7 +39,10 @@
 #define FEED_MIN_NS (10 * NS_PER_MS)
 #define FEED_MAX_NS (1 * NS_PER_SEC)
 
+#define NAP_NS (1 * NS_PER_MS) /* a longer sleep ends when a system call begins */
+
 enum { ROUND_MIN_US = 20, ROUND_MAX_US = 10000, IDLE_ROUNDS = 50, DEEP_ROUNDS = 500 };
+enum { CALL_ROUND_US = 250 }; /* the most between two rounds while a P is in a system call */
 
 typedef struct watch {
     uint32_t slicetick, syscalltick;
@@ -44,19 +50,11 @@ typedef struct watch {
 } watch; /* what sysmon saw of a P, and since when */
 
 static int64_t foreign_ns;
+static bool called; /* sysmon's: a P is in a system call, or was just now */
 
 void sysmon_wake(void) {
-    if (atomic_exchange(&sched.sysmon_waits, false)) note_wake(&sched.sysmon_note);
-}
-
-/* Takes p out of a system call, and has another M run it. */
-static bool retake(rt_p *p) {
-    uint32_t status = P_SYSCALL;
-    if (!atomic_compare_exchange_strong(&p->status, &status, P_IDLE)) return false;
-    atomic_fetch_add(&sched.n_handoffs, 1);
-    TRACE(TRACE_RETAKE, NULL, NULL, p->id);
-    m_start(p, false);
-    return true;
+    if (atomic_exchange(&sched.sysmon_sleeps, SYSMON_UP) != SYSMON_UP)
+        note_wake(&sched.sysmon_note);
 }
 
 /* Takes p out of foreign code, and has another M run it. */
@@ -75,6 +73,20 @@ static bool relieve_cells(void) {
     rt_lock_release(&sched.lock);
     if (any) wakep();
     return any;
+}
+
+/* p's M is in a system call. One round is long enough if something waits: Gs, or what only an M in p's poller hears of in
+ * time. */
+static bool watch_call(rt_p *p, watch *w, int64_t now) {
+    uint32_t calls = atomic_load(&p->syscalltick);
+    if (calls != w->syscalltick) {
+        w->syscalltick = calls;
+        w->syscall_since_ns = now;
+        return false;
+    }
+    bool work = !runq_empty(p) || atomic_load(&sched.n_runq) > 0 || count_get(&p->n_fds) > 0 ||
+                atomic_load(&p->timer_next_ns) != 0;
+    return (work || now - w->syscall_since_ns > SLICE_NS) && syscall_retake(p);
 }
 
 static bool watch_p(rt_p *p, watch *w, int64_t now) {
@@ -110,15 +122,8 @@ static bool watch_p(rt_p *p, watch *w, int64_t now) {
             did |= retake_foreign(p, word);
         }
     } else if (status == P_SYSCALL) {
-        uint32_t calls = atomic_load(&p->syscalltick);
-        if (calls != w->syscalltick) {
-            w->syscalltick = calls;
-            w->syscall_since_ns = now;
-        } else {
-            /* One round is long enough if Gs wait; 10 ms if only its poller or timers may. */
-            bool work = !runq_empty(p) || atomic_load(&sched.n_runq) > 0;
-            if (work || now - w->syscall_since_ns > SLICE_NS) did = retake(p);
-        }
+        called = true;
+        did = watch_call(p, w, now);
     }
     return did;
 }
@@ -191,9 +196,36 @@ static void print_line(int64_t now) {
 
 /* ---- the loop ---- */
 
+/* Sleeps until sysmon_wake, at most limit_ns; 0: no limit. What wakes it may have come before it said how it sleeps:
+ * `missed` looks once more. */
+static void sleep_on_note(sysmon_sleep how, int64_t limit_ns, bool (*missed)(void)) {
+    _Atomic uint32_t *sleeps = &sched.sysmon_sleeps;
+    note_clear(&sched.sysmon_note);
+    atomic_store(sleeps, how);
+    if (missed() && atomic_exchange(sleeps, SYSMON_UP) != SYSMON_UP) return;
+    /* Who took the word back to SYSMON_UP is about to wake us. */
+    if (limit_ns == 0 || (!note_sleep_for(&sched.sysmon_note, limit_ns) &&
+                          atomic_exchange(sleeps, SYSMON_UP) == SYSMON_UP))
+        note_sleep(&sched.sysmon_note);
+}
+
+static bool any_call(void) {
+    for (int32_t i = 0; i < sched.procs; i++)
+        if (atomic_load(&sched.ps[i].status) == P_SYSCALL) return true;
+    return false;
+}
+
 static void real_sleep(int64_t delay_ns) {
-    struct timespec t = {0, delay_ns};
-    nanosleep(&t, NULL); /* its signals are blocked */
+    int64_t fixed_ns = rt_debug()->sysmon * NS_PER_MS;
+    if (fixed_ns) delay_ns = fixed_ns;
+    struct timespec t = {delay_ns / NS_PER_SEC, delay_ns % NS_PER_SEC};
+    if (delay_ns > NAP_NS && !fixed_ns) {
+        int64_t end = rt_nanotime() + delay_ns;
+        sleep_on_note(SYSMON_NAPS, delay_ns, any_call);
+        called = rt_nanotime() < end;
+    } else {
+        nanosleep(&t, NULL); /* its signals are blocked */
+    }
 }
 
 static const sysmon_clock real_clock = {rt_nanotime, real_sleep};
@@ -203,22 +235,13 @@ void sysmon_set_clock(const sysmon_clock *c) {
     the_clock = c;
 }
 
-/* All Ps are idle. Until somebody takes one, at most limit_ns; 0: no limit. */
-static void sleep_deeply(int64_t limit_ns) {
-    note_clear(&sched.sysmon_note);
-    atomic_store(&sched.sysmon_waits, true);
-    /* Who took a P before the store has not seen it: look once more. */
-    if (atomic_load(&sched.n_idle_ps) != sched.procs && atomic_exchange(&sched.sysmon_waits, false))
-        return;
-    if (limit_ns == 0)
-        note_sleep(&sched.sysmon_note);
-    else if (!note_sleep_for(&sched.sysmon_note, limit_ns) &&
-             !atomic_exchange(&sched.sysmon_waits, false))
-        note_sleep(&sched.sysmon_note); /* who took the flag away is about to wake us */
+static bool any_busy(void) {
+    return atomic_load(&sched.n_idle_ps) != sched.procs;
 }
 
 static void *sysmon(void *arg) {
     (void)arg;
+    pthread_setname_np(pthread_self(), "lp-sysmon");
     static watch watches[MAX_PROCS];
     int idle_rounds = 0;
     int64_t delay_us = ROUND_MIN_US;
@@ -231,19 +254,21 @@ static void *sysmon(void *arg) {
             delay_us = ROUND_MIN_US;
         else if (delay_us < ROUND_MAX_US)
             delay_us = delay_us * 2 < ROUND_MAX_US ? delay_us * 2 : ROUND_MAX_US;
+        if (called && delay_us > CALL_ROUND_US) delay_us = CALL_ROUND_US;
+        called = false;
         the_clock->sleep(delay_us * 1000);
 
         int64_t now = the_clock->now();
-        bool all_idle = atomic_load(&sched.n_idle_ps) == sched.procs;
+        bool all_idle = !any_busy();
         bool starved = atomic_load(&sched.starved);
         if (starved) tend_starved(now);
         if (all_idle && !starved && idle_rounds > DEEP_ROUNDS) {
             if (!next_line) {
-                sleep_deeply(0);
+                sleep_on_note(SYSMON_SLEEPS, 0, any_busy);
                 idle_rounds = 0;
             } else if (next_line > now) {
-                sleep_deeply(next_line - now);
-                if (atomic_load(&sched.n_idle_ps) != sched.procs) idle_rounds = 0;
+                sleep_on_note(SYSMON_SLEEPS, next_line - now, any_busy);
+                if (any_busy()) idle_rounds = 0;
             }
             now = the_clock->now();
         }

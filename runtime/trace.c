@@ -418,7 +418,7 @@ int rt_trace_stop(FILE *file, int64_t *dropped) {
     atomic_store(&trace_is_on, false);
     rt_g *g = rt_self();
     bool native = g && !g->step;
-    if (native) rt_entersyscall();
+    if (native) rt_entersyscallblock();
     rt_lock_acquire(&trace.lock);
     if (trace.running) {
         err = 0;

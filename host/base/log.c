@@ -10,6 +10,7 @@
 #include "logline.h"
 #include "logq.h"
 #include "options.h"
+#include "threadend.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -27,10 +28,18 @@ static struct {
     char line[LOG_LINE_MAX]; /* lock */
 } spare;
 
+static __thread char *buffer;
+
+static void free_buffer(void) {
+    free(buffer);
+    buffer = NULL;
+}
+
 /* NULL: no memory. noinline: a G may wake on another thread. */
 __attribute__((noinline)) static char *line_buffer(void) {
-    static __thread char *buffer; /* threads that log hardly ever end */
-    if (!buffer) buffer = malloc(LOG_LINE_MAX);
+    if (buffer) return buffer;
+    buffer = malloc(LOG_LINE_MAX);
+    if (buffer) threadend_call(free_buffer);
     return buffer;
 }
 

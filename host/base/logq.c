@@ -197,6 +197,7 @@ static void sleep_until_rung(void) {
 
 static void *writer(void *arg) {
     (void)arg;
+    pthread_setname_np(pthread_self(), "lp-log");
     is_writer = true;
     sigset_t set;
     sigemptyset(&set);

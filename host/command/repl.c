@@ -219,7 +219,7 @@ static int read_plain(read_job *x) {
 
 static void run_read(void *arg) {
     read_job *x = arg;
-    rt_entersyscall();
+    rt_entersyscallblock();
     locale_t before = r.locale ? uselocale(r.locale) : (locale_t)0;
     x->how = r.tty ? read_edited(x) : read_plain(x);
     if (before) uselocale(before);
@@ -281,7 +281,7 @@ void host_repl_interrupt(void) {
 
 static void run_question(void *arg) {
     question_job *q = arg;
-    rt_entersyscall();
+    rt_entersyscallblock();
     pthread_mutex_lock(&r.lock);
     while (!r.question)
         pthread_cond_wait(&r.asked, &r.lock);

@@ -203,7 +203,7 @@ static int start(void) {
     if (err) {
         close(fds[0]);
     } else {
-        rt_entersyscall();
+        rt_entersyscallblock();
         err = spawn_new(fds[1]);
         rt_exitsyscall();
         if (err) rt_fd_close(&up.pipe);

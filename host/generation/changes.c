@@ -42,7 +42,7 @@ static void run_watch(void *arg) {
     pthread_mutex_lock(&c.lock);
     c.told = c.events;
     pthread_mutex_unlock(&c.lock);
-    rt_entersyscall();
+    rt_entersyscallblock();
     source_set *set = source_set_new("./spec");
     if (!set) {
         rt_exitsyscall();
@@ -72,7 +72,7 @@ host_job *host_changes_watch(const char *text, size_t len, int n) {
 
 static void run_wait(void *arg) {
     (void)arg;
-    rt_entersyscall();
+    rt_entersyscallblock();
     pthread_mutex_lock(&c.lock);
     while (c.events == c.told)
         pthread_cond_wait(&c.cond, &c.lock);

@@ -325,7 +325,7 @@ static char *load_vms(generation *gen) {
 }
 
 static bool settled(generation *gen) {
-    rt_entersyscall();
+    rt_entersyscallblock();
     source_keep(gen->sources);
     bool is = source_settled(gen->sources);
     rt_exitsyscall();
@@ -461,7 +461,7 @@ int generation_now(char id[SOURCE_ID_SIZE]) {
 static reload_result reload(char **what) {
     generation *old = all.now;
     int64_t start = rt_nanotime();
-    rt_entersyscall();
+    rt_entersyscallblock();
     bool same = !old->stands_in && source_unchanged(old->sources);
     rt_exitsyscall();
     if (same) {

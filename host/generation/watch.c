@@ -346,7 +346,7 @@ static void tell(const news *n) {
 }
 
 static void rebuild_now(void) {
-    rt_entersyscall();
+    rt_entersyscallblock();
     pthread_mutex_lock(&w.lock);
     rebuild();
     news n;

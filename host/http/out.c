@@ -9,6 +9,8 @@
  * What the stream does not take of a piece that was read is read again. */
 #include "out.h"
 
+#include "../base/threadend.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +34,12 @@ struct out_piece {
 
 /* The piece that the thread's next output begins with. */
 static __thread out_piece *spare;
+static __thread bool spare_ends; /* it is freed with the thread */
+
+static void free_spare(void) {
+    free(spare);
+    spare = NULL;
+}
 
 /* What was read of a file. */
 static __thread char from_file[FILE_READ];
@@ -54,10 +62,13 @@ static out_piece *take_piece(size_t n) {
 
 static void give_piece(out_piece *p) {
     if (p->fd >= 0) close(p->fd);
-    if (p->cap == PIECE_MIN - sizeof *p && !spare)
-        spare = p;
-    else
+    if (p->cap != PIECE_MIN - sizeof *p || spare) {
         free(p);
+        return;
+    }
+    spare = p;
+    if (!spare_ends) threadend_call(free_spare);
+    spare_ends = true;
 }
 
 static size_t counts(const out_piece *p) {

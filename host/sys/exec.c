@@ -225,7 +225,7 @@ static bool is_directory(const char *path) {
 
 static void exec_run(void *arg) {
     exec_job *x = arg;
-    rt_entersyscall();
+    rt_entersyscallblock(); /* a process is made in a millisecond */
     x->err = start(x);
     if (x->err) {
         close_ends(x->ends);

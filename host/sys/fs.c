@@ -271,13 +271,16 @@ __attribute__((noinline)) static int64_t on_path(fs_job *x) {
 
 static void path_run(void *arg) {
     fs_job *x = arg;
-    rt_entersyscall();
+    if (x->op == HOST_FS_REPLACE)
+        rt_entersyscallblock(); /* it waits until the disk has it */
+    else
+        rt_entersyscall();
     x->result.n = on_path(x);
     rt_exitsyscall();
     if (x->fd < 0) return;
     x->result.stream = is_stream(x->fd);
     if (x->result.stream) return;
-    rt_entersyscall();
+    rt_entersyscallblock();
     x->result.n = on_device(x);
     rt_exitsyscall();
 }

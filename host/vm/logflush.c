@@ -12,7 +12,7 @@ typedef struct flush {
 
 static void run_flush(void *arg) {
     flush *f = arg;
-    rt_entersyscall();
+    rt_entersyscallblock();
     f->done = logq_flush(f->timeout_ns);
     rt_exitsyscall();
 }

@@ -11,8 +11,15 @@
  * arguments point to is kept by a Lua G, which stays until the call has ended (core/offload.lua). That does not help
  * where a VM is dropped with its heap, so its end waits for its calls.
  *
- * Each call blocks a thread. When no more threads or stacks can be had, calls queue for those that run; when none runs,
- * the call fails. A start that fails between the end of the last runner's and its own look at the queue fails, too.
+ * Does a call block? If nobody knows, its P goes to another M before it, so that nobody is held up; that costs some 10 us,
+ * much for a function that takes one. So calls are timed, and a function that was quick QUICK_CALLS times in a row is
+ * called with the P (which sysmon takes if this call lasts, within a millisecond), until it takes long once. What is kept is
+ * a count per address of a function, in a table where two may share a place: they only make each other slower.
+ *
+ * Each call blocks a thread. A call that finds none queues for the runners that there are, native Gs with a thread each. If
+ * there are none, the call gets one which has no thread yet and asks for it again and again. A runner that takes a call
+ * from the queue and leaves others there hires another, if there is a thread by now. Who has a runner counted has it
+ * run, so that nobody queues for one that comes to nothing. A call fails only when there is no stack for a runner.
  */
 #include "offload.h"
 
@@ -29,6 +36,11 @@
 #include <stdlib.h>
 
 enum { CALL_STACK = 1 << 20 };
+enum { PLACES = 256, QUICK_CALLS = 16 };
+#define QUICK_NS                                                                                   \
+    (50 * NS_PER_SEC / 1000000) /* what it costs to hand a P over, and to come back, some times */
+#define ASK_MIN_NS (NS_PER_SEC / 100)
+#define ASK_MAX_NS (1 * NS_PER_SEC)
 
 typedef struct call {
     host_call args; /* first: what Lua sees */
@@ -71,51 +83,91 @@ static void let_go(call *c) {
     if (refs_drop(&c->refs)) free(c);
 }
 
+/* ---- quick functions ---- */
+
+/* atomic: how many calls in a row were quick, QUICK_CALLS at most. Two that write at a time may lose one of both. */
+static _Atomic uint8_t quick_calls[PLACES];
+
+static _Atomic uint8_t *place_of(const host_call *a) {
+    return &quick_calls[((uintptr_t)a->fn * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
+}
+
+static void make_timed(host_call *a) {
+    _Atomic uint8_t *place = place_of(a);
+    uint8_t n = atomic_load_explicit(place, memory_order_relaxed);
+    if (n < QUICK_CALLS)
+        rt_entersyscallblock();
+    else
+        rt_entersyscall();
+    int64_t start_ns = rt_nanotime();
+    make(a);
+    bool quick = rt_nanotime() - start_ns < QUICK_NS;
+    rt_exitsyscall();
+    uint8_t now = !quick ? 0 : n < QUICK_CALLS ? n + 1 : n;
+    if (now != n) atomic_store_explicit(place, now, memory_order_relaxed);
+}
+
+/* ---- runners ---- */
+
 /* Calls that wait for a thread. */
 static struct {
     rt_lock lock;
     list_head waiting; /* lock */
-    int runners;       /* lock */
+    int runners;       /* lock: those that will look into `waiting` before they end */
 } queue;
 
 static void run_one(call *c) {
-    if (!atomic_load(&c->owned.vm->dropped)) {
-        rt_entersyscall();
-        make(&c->args);
-        rt_exitsyscall();
-    }
+    if (!atomic_load(&c->owned.vm->dropped)) make_timed(&c->args);
     bell_ring(&c->done);
     atomic_fetch_sub(&c->owned.vm->n_calls, 1); /* from here on the VM may go */
     let_go(c);
+}
+
+static void run(void *arg);
+
+/* A runner more, if there is a thread for it. */
+static void hire(void) {
+    if (rt_claim_thread() && !rt_go_stack(run, NULL, CALL_STACK)) rt_release_thread();
 }
 
 /* NULL: there is none, and the runner is one no more. */
 static call *next_call(void) {
     rt_lock_acquire(&queue.lock);
     list_link *l = list_take_first(&queue.waiting);
+    bool more = queue.waiting.first;
     if (!l) queue.runners--;
     rt_lock_release(&queue.lock);
+    if (more) hire();
     return l ? list_of(l, call, link) : NULL;
 }
 
-static void run(void *arg) {
-    for (call *c = arg; c; c = next_call())
+static void begin_runner(void) {
+    rt_lock_acquire(&queue.lock);
+    queue.runners++;
+    rt_lock_release(&queue.lock);
+}
+
+/* With a thread that was claimed. arg: its first call, or NULL. */
+static void run_calls(call *c) {
+    if (!c) c = next_call();
+    for (; c; c = next_call())
         run_one(c);
     rt_release_thread();
 }
 
-/* 0 or -errno. */
-static int start_runner(call *c) {
-    if (!rt_claim_thread()) return -EAGAIN;
-    rt_lock_acquire(&queue.lock);
-    queue.runners++;
-    rt_lock_release(&queue.lock);
-    if (rt_go_stack(run, c, CALL_STACK)) return 0;
-    rt_lock_acquire(&queue.lock);
-    queue.runners--;
-    rt_lock_release(&queue.lock);
-    rt_release_thread();
-    return -ENOMEM;
+static void run(void *arg) {
+    begin_runner();
+    run_calls(arg);
+}
+
+static void ask_and_run(void *arg) {
+    begin_runner();
+    int64_t pause_ns = ASK_MIN_NS;
+    while (!rt_claim_thread()) {
+        (void)rt_sleep(pause_ns); /* nobody cancels it */
+        pause_ns = pause_ns * 2 < ASK_MAX_NS ? pause_ns * 2 : ASK_MAX_NS;
+    }
+    run_calls(arg);
 }
 
 /* False: nobody runs calls. */
@@ -125,6 +177,15 @@ static bool enqueue(call *c) {
     if (busy) list_append(&queue.waiting, &c->link);
     rt_lock_release(&queue.lock);
     return busy;
+}
+
+/* 0 or -errno. */
+static int start(call *c) {
+    bool claimed = rt_claim_thread();
+    if (!claimed && enqueue(c)) return 0;
+    if (rt_go_stack(claimed ? run : ask_and_run, c, CALL_STACK)) return 0;
+    if (claimed) rt_release_thread();
+    return enqueue(c) ? 0 : -ENOMEM;
 }
 
 static void lua_lets_go(host_owned *o) {
@@ -154,8 +215,8 @@ int host_call_start(host_call *a) {
     call *c = (call *)a;
     refs_hold(&c->refs);
     atomic_fetch_add(&c->owned.vm->n_calls, 1);
-    int err = start_runner(c);
-    if (!err || enqueue(c)) return 0;
+    int err = start(c);
+    if (!err) return 0;
     atomic_fetch_sub(&c->owned.vm->n_calls, 1);
     let_go(c);
     return err;

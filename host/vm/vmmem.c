@@ -435,7 +435,7 @@ int __wrap_pclose(FILE *f) {
 
 /* pclose waits for the process at the other end. */
 static void pclose_main(void *f) {
-    rt_entersyscall();
+    rt_entersyscallblock();
     __real_pclose(f);
     rt_exitsyscall();
 }
@@ -460,7 +460,7 @@ void vmmem_drop(host_vm *vm) {
             pclose_main(m->files.v[i].f);
     while (m->tables.n > 0)
         forget_table(m, m->tables.n - 1);
-    rt_entersyscall(); /* the kernel frees a gigabyte in a second */
+    rt_entersyscallblock(); /* the kernel frees a gigabyte in a second */
     for (int i = 0; i < m->ranges.n; i++) {
         mem_range r = m->ranges.v[i];
         if (__real_munmap((void *)r.lo, r.hi - r.lo) != 0) /* NOLINT: an address as a number */

@@ -219,7 +219,10 @@ static void send_a_visitor(uint64_t *seed) {
 static void block_a_while(uint64_t *seed) {
     useconds_t us = (useconds_t)random_below(seed, 200);
     int e = 1 + (int)random_below(seed, 100);
-    rt_entersyscall();
+    if (us % 2)
+        rt_entersyscall();
+    else
+        rt_entersyscallblock();
     if (us > 50) usleep(us);
     errno = e;
     rt_exitsyscall();
@@ -321,6 +324,7 @@ static void stress(void **state) {
 
 int main(void) {
     if (!test_procs()) return run_for_each_procs();
+    setenv("LUNAPARK_DEBUG", "mexit=1", 1);
     const struct CMUnitTest tests[] = {cmocka_unit_test(stress)};
     const char *s = getenv("RT_SEED");
     st.seed = s ? strtoull(s, NULL, 10) : (uint64_t)rt_nanotime() % 1000000;

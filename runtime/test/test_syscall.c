@@ -236,15 +236,29 @@ static void pollers_are_looked_after_meanwhile(void *arg) {
     close(p[1]);
 }
 
+/* It naps only when it has found nothing to do for a while, with this G as the only one. What is seen of it may be the
+ * moment in which it finds that it need not, so one time is not enough. */
+static void a_call_ends_a_nap_of_sysmon(void *arg) {
+    (void)arg;
+    int ended = 0;
+    for (int i = 0; i < 10; i++) {
+        int64_t until = rt_nanotime() + PATIENCE_NS;
+        while (atomic_load(&sched.sysmon_sleeps) != SYSMON_NAPS && rt_nanotime() < until)
+            spin_for(MS / 100);
+        CHECK_EQ(atomic_load(&sched.sysmon_sleeps), SYSMON_NAPS);
+        rt_entersyscall();
+        ended += atomic_load(&sched.sysmon_sleeps) == SYSMON_UP;
+        rt_exitsyscall();
+    }
+    EXPECT(ended >= 5);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        in_g_test(others_run_while_one_blocks),
-        in_g_test(errno_is_kept),
-        in_g_test(many_block_at_once),
-        in_g_test(a_return_is_not_lost),
-        in_g_test(a_break_reaches_the_m_it_is_meant_for),
-        in_g_test(short_and_long_calls_mix),
-        in_g_test(pollers_are_looked_after_meanwhile),
+        in_g_test(others_run_while_one_blocks), in_g_test(errno_is_kept),
+        in_g_test(a_call_ends_a_nap_of_sysmon), in_g_test(many_block_at_once),
+        in_g_test(a_return_is_not_lost),        in_g_test(a_break_reaches_the_m_it_is_meant_for),
+        in_g_test(short_and_long_calls_mix),    in_g_test(pollers_are_looked_after_meanwhile),
     };
     RUN_TESTS("syscall", tests);
 }

@@ -123,12 +123,28 @@ static void run(void *arg) {
     atomic_store(&ran, true);
 }
 
-static void in_a_system_call(bool with_work) {
+static _Atomic bool fired;
+
+static void fire(void *arg) {
+    (void)arg;
+    atomic_store(&fired, true);
+}
+
+typedef enum work { NO_WORK, A_G, A_TIMER, A_DESCRIPTOR } work;
+
+/* With one P, as if it had a descriptor or none: those of the runtime itself do not count here. */
+static void in_a_system_call(work with) {
+    static rt_timer timer;
     int64_t t = take_hand();
     rt_p *p = own_p();
-    if (with_work) {
+    bool with_work = with != NO_WORK;
+    int64_t fds = atomic_exchange(&p->n_fds, with == A_DESCRIPTOR);
+    if (with == A_G) {
         atomic_store(&ran, false);
         rt_go(run, NULL);
+    } else if (with == A_TIMER) {
+        rt_timer_init(&timer, fire, NULL);
+        rt_timer_set(&timer, t + 3600 * SEC);
     }
     int64_t handoffs = count_get(&sched.n_handoffs);
     rt_entersyscall();
@@ -142,30 +158,47 @@ static void in_a_system_call(bool with_work) {
     round_at(t + 2 + SLICE_NS);
     bool after = count_get(&sched.n_handoffs) == handoffs + 1;
     rt_exitsyscall();
+    rt_timer_set(&timer, 0);
+    atomic_fetch_add(&p->n_fds, fds - (with == A_DESCRIPTOR));
     EXPECT(!early);
     EXPECT_EQ(status, P_SYSCALL);
     EXPECT(after);
     EXPECT_EQ(at_once, with_work);
     EXPECT_EQ(before, with_work);
     let_go();
-    if (with_work) EXPECT_SOON(atomic_load(&ran));
+    if (with == A_G) EXPECT_SOON(atomic_load(&ran));
 }
 
 static void a_call_without_work_lasts_10_ms(void *arg) {
     (void)arg;
-    in_a_system_call(false);
+    if (rt_procs() == 1) in_a_system_call(NO_WORK);
 }
 
+/* With one P: else others may take the work first. */
 static void a_call_with_work_lasts_a_round(void *arg) {
     (void)arg;
-    if (rt_procs() == 1) in_a_system_call(true); /* else others may take the work first */
+    if (rt_procs() > 1) return;
+    in_a_system_call(A_G);
+    in_a_system_call(A_DESCRIPTOR);
+    in_a_system_call(A_TIMER); /* last: it leaves a key behind, which counts as one */
 }
 
-static _Atomic bool fired;
-
-static void fire(void *arg) {
+/* Sysmon stands all the while. */
+static void a_call_that_is_known_to_block_keeps_no_p(void *arg) {
     (void)arg;
-    atomic_store(&fired, true);
+    take_hand();
+    int64_t handoffs = count_get(&sched.n_handoffs);
+    for (int i = 1; i <= 10; i++) {
+        atomic_store(&ran, false);
+        rt_go(run, NULL);
+        rt_entersyscallblock();
+        for (int k = 0; k < 10000 && !atomic_load(&ran); k++)
+            usleep(1000);
+        rt_exitsyscall();
+        CHECK(atomic_load(&ran));
+        EXPECT_EQ(count_get(&sched.n_handoffs), handoffs + i);
+    }
+    let_go();
 }
 
 /* Idle Ms sleep in their pollers and do not look at others' timers. */
@@ -274,7 +307,7 @@ static bool all_idle_soon(void) {
 
 static bool waits_soon(void) {
     for (int i = 0; i < 10000; i++) {
-        if (atomic_load(&sched.sysmon_waits)) return true;
+        if (atomic_load(&sched.sysmon_sleeps)) return true;
         usleep(1000);
     }
     return false;
@@ -290,7 +323,7 @@ static void it_sleeps_deeply_until_a_p_is_taken(void **state) {
         begin_round_at(++t);
         /* It comes round, or sleeps on its own note. */
         while (!note_sleep_for(&hand.done, MS))
-            if (atomic_load(&sched.sysmon_waits)) {
+            if (atomic_load(&sched.sysmon_sleeps)) {
                 deep = true;
                 break;
             }
@@ -300,7 +333,7 @@ static void it_sleeps_deeply_until_a_p_is_taken(void **state) {
     atomic_store(&runs, 0);
     rt_go(count_run, NULL);
     wait_until_it_stands();
-    assert_false(atomic_load(&sched.sysmon_waits));
+    assert_false(atomic_load(&sched.sysmon_sleeps));
     round_at(++t);
     assert_int_equal(atomic_load(&hand.asked_ns), 20000);
     let_go();
@@ -444,6 +477,7 @@ int main(void) {
         in_g_test(a_busy_ps_time_is_kept),
         in_g_test(a_call_without_work_lasts_10_ms),
         in_g_test(a_call_with_work_lasts_a_round),
+        in_g_test(a_call_that_is_known_to_block_keeps_no_p),
         in_g_test(an_overdue_timer_of_a_busy_p_wakes_another),
         in_g_test(one_share_serves_events_and_timers),
         in_g_test(pages_of_free_stacks_go_back_every_second),

@@ -202,8 +202,8 @@ end
 ---@param fn ffi.cdata*  a C function, or a pointer to one
 ---@param ... any  its arguments, as many as it has parameters
 ---@return any ...  the function's result; nil and "timeout" or "canceled" if the wait ended first: a call that has
----begun goes on, another one is dropped; nil and "cannot make a thread: ...". When no thread can be made while other
----calls run, the call waits for one of their threads
+---begun goes on, another one is dropped; nil and "cannot make a thread: ..." without memory. When no more threads can
+---be made, the call waits for one
 function offload.offload(fn, ...)
   base.check_real "offload"
   local s = signature_of(fn)
