@@ -403,6 +403,8 @@ static int64_t bound_requests(void) {
 /* Whether the server owes nobody anything. */
 static bool all_answered(void) {
     int n = 0;
+    for (int i = 0; i < n_conns; i++)
+        if (conns[i]->phase == CONN_BOUND) return false;
     for (int i = 0; i < now.n; i++) {
         answers a;
         answers_read(&now.clients[i], now.input, now.size, &a);
@@ -458,14 +460,14 @@ static void everything_is_back(void) {
 
 /* What all clients have sent and got. */
 typedef struct sums {
-    int64_t answers;
-    double sent, got; /* bytes */
+    int answers;
     bool impatient;   /* one of them is */
+    double sent, got; /* bytes */
 } sums;
 
 static sums look_at_answers(void) {
     sums s = {0};
-    int64_t bound = bound_requests(), most = bound + now.n;
+    int bound = (int)bound_requests(), most = bound + now.n;
     for (int i = 0; i < now.n; i++) {
         client *c = &now.clients[i];
         answers a;
@@ -478,23 +480,21 @@ static sums look_at_answers(void) {
         s.got += (double)c->n_got;
         s.impatient |= c->impatient;
     }
-    if (s.answers > most)
-        wrong("%lld answers to %lld requests", (long long)s.answers, (long long)bound);
-    if (!s.impatient && s.answers < bound)
-        wrong("%lld answers to as many as %lld", (long long)s.answers, (long long)bound);
+    if (s.answers > most || (!s.impatient && s.answers < bound))
+        wrong("%d answers to %d requests, of which each should have one", s.answers, bound);
     return s;
 }
 
-/* No connection is there any more: each exchange was over once, with the answer and the bytes that its client got. */
+/* No connection is left: each exchange was over once, with the answer and the bytes that its client got. */
 static void look_at_exchanges(sums s) {
     host_exchanges e;
     host_read_exchanges(&e);
     double none = e.by_status[0] - now.over.by_status[0], out = e.bytes_out - now.over.bytes_out,
-           in = e.bytes_in - now.over.bytes_in, n = 0, came = (double)s.answers;
+           in = e.bytes_in - now.over.bytes_in, n = 0;
     for (int i = 1; i < HOST_STATUS_CLASSES; i++)
         n += e.by_status[i] - now.over.by_status[i];
     if (none > now.n) wrong("%g exchanges without an answer, of %d connections", none, now.n);
-    if (n < came || (!s.impatient && n > came)) wrong("%g answers, exchanges count %g", came, n);
+    if (n < s.answers || (!s.impatient && n > s.answers)) wrong("%g for %d answers", n, s.answers);
     if (n + none < (double)bound_requests()) wrong("%g exchanges were over", n + none);
     if (out < s.got || (!s.impatient && out > s.got)) wrong("%g bytes came, not %g", s.got, out);
     if (in > s.sent) wrong("%g bytes were sent, and exchanges count %g", s.sent, in);
