@@ -16,6 +16,33 @@ app:get("/fds", function()
   collectgarbage()
   return tostring(#fs.list "/proc/self/fd")
 end)
+-- Files are closed without it.
+app:get("/collect/:what", function(req)
+  collectgarbage(req.params.what)
+  return tostring(#fs.list "/proc/self/fd")
+end)
+local function noted(path, f)
+  app:get(path, function(_, res)
+    assert(res:send_file(dir .. "/hello.txt"))
+    return f(res)
+  end)
+end
+noted("/instead/text", function() return "text" end)
+noted("/instead/status", function() return 404 end)
+noted("/instead/json", function(res) res:json {} end)
+noted("/instead/none", function(res) res.body = nil end)
+noted("/instead/stream", function(res) res:write "piece" end)
+noted("/instead/error", function() error "after all" end)
+noted("/instead/file", function(res) return res:send_file(dir .. "/hello.txt") end)
+local late = "nothing"
+noted("/instead/late", function(res)
+  lp.go(function()
+    lp.sleep(0.05)
+    late = select(2, pcall(res.send_file, res, dir .. "/hello.txt"))
+  end)
+  return true
+end)
+app:get("/late", function() return late end)
 app:get("/file/:name", function(req, res)
   local ok, err = res:send_file(dir .. "/" .. req.params.name)
   said = tostring(err)
@@ -225,6 +252,19 @@ describe("send_file", function()
       conn:close()
     end
     child.eventually(function() return fds(client) == before end, "no descriptor more than before")
+  end)
+
+  it("closes a file in whose place something else was answered", function()
+    serve()
+    local client = child.client(server.addr)
+    local before = tonumber(client:get("/collect/stop").body)
+    for path, status in pairs {
+      text = 200, status = 404, json = 200, none = 204, stream = 200, error = 500, file = 200, late = 200,
+    } do
+      for _ = 1, 5 do assert.equal(status, client:get("/instead/" .. path).status) end
+    end
+    child.eventually(function() return client:get("/late").body:find "request is over" end)
+    assert.equal(before, tonumber(client:get("/collect/count").body))
   end)
 
   -- Reads n bytes, a piece each tenth of a second for `seconds`, and then as fast as it can.

@@ -232,6 +232,7 @@ function dispatch.new(source, show)
         if not ok then fail(entry, req, res, a, show) end
       end
     end
+    response.done(res)
   end
 end
 

@@ -113,10 +113,21 @@ local function head_of(res)
   return concat(parts), typed, length, guarded
 end
 
+-- The field of a response with the file that was opened for it.
+local OPENED = {}
+
 -- The file that was noted as the body.
 local function noted_file(res)
   local body = res.body
   return type(body) == "table" and body.handle and body
+end
+
+--- The handler has ended: closes the file that was opened for its answer, also when something else was answered.
+--- A file that waited for the garbage collector would hold its descriptor, and there are few of these.
+---@param res lunapark.Response
+function response.done(res)
+  local file = rawget(res, OPENED)
+  if file then file:drop() end
 end
 
 -- A body that was noted as a page becomes its text.
@@ -325,10 +336,10 @@ function methods:send_file(path, opts)
   local files = require "lunapark.http.file" -- most apps send none
   local file, err = files.open(path, files.root_of(opts, "send_file"))
   if not file then return nil, err end
+  if self.ptr.id ~= self.serial then file:drop() end
   live(self, 2)
-  local old = noted_file(self)
-  if old then old:drop() end
-  self.body = file
+  response.done(self) -- with an earlier file
+  self[OPENED], self.body = file, file
   return true
 end
 
