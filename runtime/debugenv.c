@@ -17,9 +17,9 @@ static const struct {
     const char *key;
     int *value;
 } keys[] = {
-    {"schedtrace", &vars.schedtrace}, {"gctrace", &vars.gctrace}, {"retake", &vars.retake},
-    {"gcwait", &vars.gcwait},         {"gcforce", &vars.gcforce}, {"mexit", &vars.mexit},
-    {"sysmon", &vars.sysmon},
+    {"schedtrace", &vars.schedtrace}, {"gctrace", &vars.gctrace},     {"retake", &vars.retake},
+    {"gcwait", &vars.gcwait},         {"gcforce", &vars.gcforce},     {"mexit", &vars.mexit},
+    {"sysmon", &vars.sysmon},         {"drainidle", &vars.drainidle},
 };
 
 const rt_debug_vars *rt_debug(void) {

@@ -452,6 +452,7 @@ typedef struct rt_debug_vars {
     int sysmon; /* ms that each sleep of sysmon's lasts, whatever happens; 0: as sysmon.c says */
     int mexit;  /* ms after which an idle M that is one too many ends; 0: a minute */
     int gcforce; /* for the host: ms after which an idle VM is collected in any case; 0: two minutes */
+    int drainidle; /* for the host: ms that a connection may be silent while the server stops; 0: a second */
 } rt_debug_vars;
 const rt_debug_vars *rt_debug(void);
 

@@ -27,7 +27,7 @@
  * own, sends less than --min-rate for LINGER_SILENT_NS, or LINGER_NS are over: a client that sends all of a large body
  * before it looks for the answer finds one.
  *
- * Every wait has a deadline: an idle connection --idle-timeout, or, while the server stops, DRAIN_IDLE_NS (why: server.c);
+ * Every wait has a deadline: an idle connection --idle-timeout, or, while the server stops, a second (why: server.c);
  * an incomplete head --header-timeout from its first byte, a body or a slow reader as pace.c says.
  *
  * What is queued for a client has one bound, OUT_FULL: above it nothing is parsed or begun for the connection until the
@@ -53,9 +53,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum {
-    DRAIN_IDLE_NS = NS_PER_SEC,
-};
 #define LINGER_NS        (30 * NS_PER_SEC)
 #define LINGER_SILENT_NS (2 * NS_PER_SEC)
 #define CALL_NS          NS_PER_MS /* as a rule a call of a handler (hold.c) is over by then */
@@ -215,11 +212,18 @@ static int wait_for_handler(host_conn *c, int64_t until_ns) {
     return RT_PARK;
 }
 
+/* How long a client may be silent while the server stops: see server.c. */
+static int64_t drain_idle_ns(void) {
+    int ms = rt_debug()->drainidle;
+    return ms ? ms * (int64_t)NS_PER_MS : NS_PER_SEC;
+}
+
 /* How long it may be silent between two requests. Not so long that a stop is over before it. */
 static double idle_seconds(host_conn *c) {
     double s = limits_of(c)->idle_timeout;
     if (!stopping(c)) return s;
-    if (s > DRAIN_IDLE_NS / 1e9) s = DRAIN_IDLE_NS / 1e9;
+    double drain = (double)drain_idle_ns() / 1e9;
+    if (s > drain) s = drain;
     return s > options.drain_timeout / 2 ? options.drain_timeout / 2 : s;
 }
 
@@ -387,7 +391,7 @@ static int step_linger(host_conn *c) {
     const char *data;
     host_exchange *x = c->x;
     ssize_t n = conn_read(c, BODY_READ, &data);
-    int64_t now = rt_nanotime(), end = x->linger_ns + (stopping(c) ? DRAIN_IDLE_NS : LINGER_NS);
+    int64_t now = rt_nanotime(), end = x->linger_ns + (stopping(c) ? drain_idle_ns() : LINGER_NS);
     if (n == 0 || (n < 0 && n != -EAGAIN) || now >= end) return end_linger(c);
     if (n > 0) x->raw_seen += (size_t)n;
     if (x->raw_seen > (size_t)limits_of(c)->min_rate * (LINGER_SILENT_NS / NS_PER_SEC)) {

@@ -5,7 +5,7 @@
  * spread however unevenly they were accepted.
  *
  * Stopping closes the listener and kicks every connection: one that is busy says "Connection: close" and
- * ends after its response; one that waits for a request goes on waiting for a second (DRAIN_IDLE_NS), and
+ * ends after its response; one that waits for a request goes on waiting for a second (drain_idle_ns), and
  * then looks a last time. To close it at once would break a request that is on its way, as each one of a client under load
  * is for half of the time. A second is longer than a request takes through any network, and a client that
  * has been silent for so long will hardly write at the very moment when the connection is closed.
