@@ -10,9 +10,11 @@
  * The handler unwinds (unwind.c) on the stack that it finds its stack pointer in (the G's, the
  * cell's, the M's own) and writes the program counters into the next slot of a fixed array, which
  * is claimed by an atomic increment; a full array drops the newest and counts them. A sample is
- * published by the release store of its depth, last. rt_prof_stop turns off the timers and reads
- * what is published: a handler that is still under way on another thread loses its sample. The array
- * is never given back, since such a handler may write to it.
+ * published by the release store of its depth, last. rt_prof_stop turns off the timers, waits for the
+ * handlers that are under way on other threads, and reads what is published. A handler counts itself before
+ * it asks whether samples are wanted, and rt_prof_stop asks for that count after it has said that none are
+ * (both sequentially consistent): so either the handler takes no sample, or it is waited for. Else it might
+ * write to a slot that the next profile has given to another. The array is never given back.
  *
  * Folding happens at the end: each address becomes the start of its function, stacks that are equal
  * by functions are added up, and each gets a line "outermost;...;innermost count", which
@@ -26,6 +28,7 @@
 #include "impl.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +61,7 @@ static struct {
     bool folding;       /* lock: who has stopped it reads the samples */
     int hz;             /* lock */
     _Atomic bool on;    /* handlers take samples */
+    _Atomic int32_t in; /* so many handlers are under way */
     sample *samples;    /* made at the first start, never given back */
     _Atomic uint32_t n; /* slots claimed; may grow beyond SAMPLES */
     _Atomic int64_t dropped;
@@ -94,6 +98,7 @@ static void on_sample(int signo, siginfo_t *info, void *context) {
     (void)signo;
     int saved = errno;
     rt_m *m = rt_getm();
+    atomic_fetch_add(&prof.in, 1);
     if (m && info->si_code == SI_TIMER && atomic_load(&prof.on)) {
         uint32_t weight = 1 + (uint32_t)(info->si_overrun > 0 ? info->si_overrun : 0);
         uint32_t i = atomic_fetch_add(&prof.n, 1);
@@ -108,6 +113,7 @@ static void on_sample(int signo, siginfo_t *info, void *context) {
             atomic_fetch_add(&prof.dropped, weight);
         }
     }
+    atomic_fetch_sub(&prof.in, 1);
     errno = saved;
 }
 
@@ -172,6 +178,14 @@ static int set_handler(void) {
     return sigaction(SIGPROF, &sa, NULL) < 0 ? -errno : 0;
 }
 
+/* The lock is held. A handler is over in some microseconds of CPU time, and waits for nothing. */
+static void stop_sampling(void) {
+    disarm_all();
+    atomic_store(&prof.on, false);
+    while (atomic_load(&prof.in) > 0)
+        sched_yield();
+}
+
 static int set_up(void) {
     if (!prof.samples) {
         void *mem = mmap(NULL, sizeof(sample) * SAMPLES, PROT_READ | PROT_WRITE,
@@ -198,8 +212,7 @@ int rt_prof_start(int hz) {
         for (rt_m *m = atomic_load(&sched.all_ms); m && !err; m = m->all_link)
             err = arm(m);
         if (err) {
-            disarm_all();
-            atomic_store(&prof.on, false);
+            stop_sampling();
             prof.running = false;
         }
     }
@@ -325,8 +338,7 @@ int rt_prof_stop(FILE *file, rt_prof_result *result) {
     rt_lock_acquire(&prof.lock);
     bool folds = prof.running;
     if (folds) {
-        atomic_store(&prof.on, false);
-        disarm_all();
+        stop_sampling();
         prof.running = false;
         prof.folding = true;
     }
