@@ -109,7 +109,7 @@ local function write_fifo(path)
   f:close()
 end
 
-local LOAD_TIMEOUT = tostring(2 * slow)
+local LOAD_TIMEOUT = tostring(3 * slow)
 
 testing.block_timeout(300)
 

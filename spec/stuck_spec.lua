@@ -425,7 +425,7 @@ describe("a stuck handler", function()
   end)
 
   not_under_tsan("whose client is gone is ended all the same", function()
-    serve("--procs", "1", "--handler-timeout", "0.3", "--kill-after", "0.2")
+    serve("--procs", "1", "--handler-timeout", "1.5", "--kill-after", "0.2")
     local conns = {}
     for i, kind in ipairs { "loop", "interpreted", "usleep?s=0.4" } do conns[i] = send("/" .. kind) end
     until_begun(3)
