@@ -234,7 +234,10 @@ int http1_head(host_exchange *x) {
     size_t used;
     llhttp_errno_t e = execute(x, x->in + x->in_pos, x->in_end - x->in_pos, &used);
     x->in_pos += (uint32_t)used;
-    if (e != HPE_OK && e != HPE_PAUSED) return x->error ? -x->error : -400;
+    if (e != HPE_OK && e != HPE_PAUSED) {
+        x->head_done = false; /* where it ends was not learned */
+        return x->error ? -x->error : -400;
+    }
     if (x->head_done) {
         bool begins = false;
         x->head_end = x->in_pos;

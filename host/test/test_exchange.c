@@ -388,6 +388,24 @@ static void a_request_moves_to_an_heir(void *arg) {
     close_one(o);
 }
 
+static void a_refused_head_has_its_bytes(void *arg) {
+    (void)arg;
+    static const char *const heads[] = {
+        "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n", /* more than a body may have */
+        "what\r\n\r\n",
+    };
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        host_conn conn = {.server = &server};
+        host_exchange *x = exchange_take(&conn, &http1_ops);
+        CHECK_EQ(exchange_keep(x, heads[i], strlen(heads[i])), 0);
+        CHECK_EQ(http1_head(x), i == 0 ? -413 : -400);
+        exchange_account a;
+        exchange_account_of(x, 1, &a);
+        CHECK_EQ(a.in, strlen(heads[i]));
+        exchange_give(x);
+    }
+}
+
 /* ---- bodies ---- */
 
 static struct {
@@ -567,6 +585,7 @@ int main(void) {
         in_g_test(an_old_name_names_nothing),
         in_g_test(a_handler_that_has_lost_its_connection_reaches_nothing),
         in_g_test(a_request_moves_to_an_heir),
+        in_g_test(a_refused_head_has_its_bytes),
         in_g_test(a_body_grows_as_it_comes),
         in_g_test(a_protocol_is_told_what_is_allowed),
     };
