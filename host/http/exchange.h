@@ -112,7 +112,8 @@ struct host_exchange {
     size_t raw_seen;             /* bytes on the wire after the head */
     int64_t sent; /* bytes that the kernel took, less those that were queued when x began */
     struct {
-        uint32_t left_ms, since_ms, moved, taken;
+        int64_t taken;
+        uint32_t left_ms, since_ms, moved;
     } pace; /* pace.c */
 
     /* Of a streamed response, bytes that its Content-Length still promises; -1: none does. Of a whole one, bytes of the

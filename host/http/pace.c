@@ -69,8 +69,8 @@ void pace_got(host_exchange *x, size_t n) {
 int64_t pace_write(host_exchange *x, bool *moved) {
     int held = 0;
     if (ioctl(x->conn->io.fd, SIOCOUTQ, &held) < 0) held = 0; /* then what the kernel took counts */
-    uint32_t taken = (uint32_t)x->sent - (uint32_t)held;
-    int32_t n = x->waiting ? (int32_t)(taken - x->pace.taken) : 0;
+    int64_t taken = x->sent - held;
+    int64_t n = x->waiting ? taken - x->pace.taken : 0;
     *moved = n > 0;
     x->pace.taken = taken;
     pay(x);
