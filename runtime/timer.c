@@ -18,12 +18,13 @@
  *
  *     owner:      until = new; fence; if index != 0 and key <= new: done
  *     timers_run: index = 0;   fence; if until changed: put it back
+ *     timers_run: key = later; fence; if until changed: key = that (follow)
  *
- * Either the owner sees index 0 and inserts, or timers_run sees the new time. Both may see the
- * other; the lock and index decide who inserts. A clearing (until = 0) has no fence, since its owner looks at
- * nothing afterwards: one that is seen late is one that came late. It is a release, so that a wait which is seen
- * to begin after it (wait.c) is not ended by the time that it cleared. home changes only while index is 0, by the owner
- * under the old home's lock, so timers_run does not hold it then.
+ * Either the owner sees index 0 and inserts, or it sees the later key and moves the timer, or timers_run
+ * sees the new time. Both may see the other; the lock and index decide who inserts. A clearing (until = 0) has
+ * no fence, since its owner looks at nothing afterwards: one that is seen late is one that came late. It is a
+ * release, so that a wait which is seen to begin after it (wait.c) is not ended by the time that it cleared. home
+ * changes only while index is 0, by the owner under the old home's lock, so timers_run does not hold it then.
  *
  * An idle P's heap is waited for by the M in its poller, which is broken out if the first key moves
  * earlier; a busy P's is looked at between its Gs, by thieves, and by sysmon.
@@ -53,9 +54,10 @@ void rt_timer_init(rt_timer *t, void (*fn)(void *), void *arg) {
 
 /* ---- the heap; timer_lock held ---- */
 
+/* A release: who sees that a timer stands in a heap sees its key. */
 static inline void place(rt_p *p, uint32_t i, timer_slot s) {
     p->timers[i] = s;
-    atomic_store_explicit(&s.t->index, i + 1, memory_order_relaxed);
+    atomic_store_explicit(&s.t->index, i + 1, memory_order_release);
 }
 
 static void sift_up(rt_p *p, uint32_t i, timer_slot s) {
@@ -125,7 +127,7 @@ static void remove_first(rt_p *p) {
 static void rekey(rt_p *p, rt_timer *t, int64_t key) {
     uint32_t i = atomic_load_explicit(&t->index, memory_order_relaxed) - 1;
     bool later = key > p->timers[i].key;
-    atomic_store_explicit(&t->key, key, memory_order_relaxed);
+    atomic_store(&t->key, key);
     if (later)
         sift_down(p, i, (timer_slot){key, t});
     else
@@ -140,8 +142,7 @@ bool timer_move_later(rt_timer *t, int64_t until) {
         return true;
     }
     atomic_store(&t->until, until);
-    return atomic_load(&t->index) != 0 &&
-           atomic_load_explicit(&t->key, memory_order_relaxed) <= until;
+    return atomic_load(&t->index) != 0 && atomic_load(&t->key) <= until;
 }
 
 static void set_home(rt_timer *t, const rt_p *p) {
@@ -185,6 +186,16 @@ static void fire(rt_p *p, rt_timer *t) {
     rt_lock_acquire(&p->timer_lock);
 }
 
+/* timer_lock held: t, whose key has come up, was moved to `until`, and perhaps back meanwhile. */
+static void follow(rt_p *p, rt_timer *t, int64_t until) {
+    int64_t key;
+    do {
+        key = until;
+        rekey(p, t, key);
+        until = atomic_load(&t->until);
+    } while (until != 0 && until < key);
+}
+
 /* timer_lock held: looks at those without room. How many have fired. */
 static int64_t admit(rt_p *p, int64_t now_ns) {
     int64_t fired = 0;
@@ -216,7 +227,7 @@ bool timers_run(rt_p *p, int64_t *now_ns) {
         rt_timer *t = p->timers[0].t;
         int64_t until = atomic_load(&t->until);
         if (until > *now_ns) {
-            rekey(p, t, until);
+            follow(p, t, until);
             continue;
         }
         remove_first(p);

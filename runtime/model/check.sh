@@ -55,7 +55,7 @@ runs() {
     netpoll) echo 1 0 2 0 3 0 4 0 5 0 6 0 1 1 1 2 1 3 1 4 1 5 1 6 1 7 1 8 2 9 6 1 4 10 4 11 4 12 4 13 4 14 1 15 ;;
     idle) echo 1 0 2 0 3 0 4 0 5 0 1 1 1 2 1 3 3 4 3 5 3 6 2 7 ;;
     cell) echo 1 0 2 0 1 1 1 2 1 3 1 4 1 5 ;;
-    timer) echo 1 0 2 0 1 1 1 2 1 3 1 4 1 5 ;;
+    timer) echo 1 0 2 0 1 1 1 2 1 3 1 4 1 5 1 6 ;;
     *)
         echo "check.sh: no model $1" >&2
         exit 2

@@ -6,9 +6,10 @@
  *
  * Checked: the timer stands in at most one heap, home says which; fn is called only for a time that
  * has come, and not more often than the timer was set; when time is over, the last setting has had a
- * call of fn that began after it.
+ * call of fn that began after it; and between two settings the heap comes up no later than the timer.
  *
- * Both sides of the Dekker have a store buffer: until (owner), index = 0 (timers_run). */
+ * Both sides of the Dekker have a store buffer: until (owner), index = 0 (timers_run).
+ * That of until and key (follow) has none: both are stored with a fence. */
 #ifndef CONF
 #define CONF 1
 #endif
@@ -30,6 +31,7 @@ bit lock[2];       /* timer_lock */
 bit pd_lock;
 byte until_pend = NONE;
 bit index_pend;
+byte setting;      /* ghost: so many callers are in the midst of rt_timer_set */
 byte set, calls;   /* ghost: settings that are not 0, calls of fn */
 bit served;        /* ghost: fn was called after the last setting and found it due */
 
@@ -49,9 +51,9 @@ inline insert(q, k) {
 inline store_until() {
 #ifdef MUTATE_1 /* until is stored without a fence before index is loaded */
     OWNER_FLUSH;
-    atomic { until_pend = v; served = 0 }
+    atomic { until_pend = v; served = 0; setting++ }
 #else
-    atomic { until = v; served = 0 }
+    atomic { until = v; served = 0; setting++ }
 #endif
     done = v == 0;
     if
@@ -139,7 +141,7 @@ proctype owner(bit me) {
             RELEASE(pd_lock)
         fi;
 #endif
-        atomic { v = 0; h = 0; here = 0; done = 0 }
+        atomic { v = 0; h = 0; here = 0; done = 0; setting-- }
     od
 }
 
@@ -150,12 +152,21 @@ end:
     do
     :: atomic { heap[p] && key <= now -> t = now } /* timer_next_ns, rt_nanotime */
         ACQUIRE(lock[p]);
+        atomic { assert(setting || !heap[p] || until == 0 || key <= until) }
         do
         :: heap[p] && key <= t ->
             u = until;
             if
 #ifndef MUTATE_4 /* fires what was moved later */
-            :: u > t -> key = u /* rekey */
+            :: u > t -> /* follow */
+                key = u; /* rekey */
+#ifndef MUTATE_6 /* does not look again for what was set meanwhile */
+                again = until;
+                do
+                :: again != 0 && again < key -> key = again; again = until
+                :: else -> break
+                od
+#endif
 #endif
             :: else ->
                 heap[p] = 0; /* remove_first */
