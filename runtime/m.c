@@ -128,9 +128,6 @@ static void enroll(rt_m *m) {
 
 /* On m's thread. */
 static void begin_m(rt_m *m) {
-    char name[16];
-    snprintf(name, sizeof name, "lp-m%d", m->id);
-    pthread_setname_np(pthread_self(), name);
     rt_setm(m);
     m->rand = os_random() | 1;
     note_clear(&m->park);
@@ -138,9 +135,17 @@ static void begin_m(rt_m *m) {
 
 static void end_thread(rt_m *m);
 
+/* m0's thread keeps its name, since it is the one of the process in ps and pgrep. */
+static void name_thread(const rt_m *m) {
+    char name[16];
+    snprintf(name, sizeof name, "lp-m%d", m->id);
+    pthread_setname_np(pthread_self(), name);
+}
+
 static void *thread_main(void *arg) {
     rt_m *m = arg;
     begin_m(m);
+    name_thread(m);
     rt_context_adopt(&m->ctx, os_thread_stack());
     signal_init_m(m);
     rt_lock_acquire(&sched.lock);
