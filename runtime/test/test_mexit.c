@@ -50,6 +50,14 @@ static void block_at_once(int n) {
     crowd_wait(&c);
 }
 
+/* So long sleeps an M that is one too many. Under TSan a crowd that ends takes longer than 1 ms, and none would be left
+ * to look at when the last of it has ended. */
+#ifdef RT_TSAN
+enum { LINGER_MS = 100 };
+#else
+enum { LINGER_MS = 1 };
+#endif
+
 /* Threads of the process that are named as Ms are; one that ends is there a little longer than its M. */
 static int named_as_ms(void) {
     int n = 0;
@@ -127,7 +135,7 @@ static bool want_one_late(void) {
         atomic_fetch_sub(&sched.n_idle_ms, 1);
         m->next_p = p;
         m->to_spin = false;
-        usleep(20000);
+        usleep(LINGER_MS * 1000 + 20000);
     }
     rt_lock_release(&sched.lock);
     if (p) usleep(20000);
@@ -202,7 +210,9 @@ static void ends_race_with_work(void *arg) {
 }
 
 int main(void) {
-    setenv("LUNAPARK_DEBUG", "mexit=1", 1);
+    char vars[32];
+    snprintf(vars, sizeof vars, "mexit=%d", LINGER_MS);
+    setenv("LUNAPARK_DEBUG", vars, 1);
     const struct CMUnitTest tests[] = {
         in_g_test(threads_end_and_give_back_what_they_had),
         in_g_test(claims_keep_threads),
