@@ -107,14 +107,14 @@ struct host_exchange {
     bool paced : 1, waiting : 1; /* pace.c */
     bool in_trailers : 1;        /* of the body; and there, */
     bool line_begins : 1;        /* with the next byte */
-    uint32_t answer_us;          /* from begin_ns to the beginning of the answer; 0: over.c */
     size_t body_seen;            /* bytes of the body so far */
     size_t raw_seen;             /* bytes on the wire after the head */
-    int64_t sent; /* bytes that the kernel took, less those that were queued when x began */
+    int64_t sent;  /* bytes that the kernel took, less those that were queued when x began */
+    int64_t taken; /* pace.c */
     struct {
-        int64_t taken;
         uint32_t left_ms, since_ms, moved;
-    } pace; /* pace.c */
+    } pace;             /* pace.c */
+    uint32_t answer_us; /* from begin_ns to the beginning of the answer; 0: over.c */
 
     /* Of a streamed response, bytes that its Content-Length still promises; -1: none does. Of a whole one, bytes of the
      * body that only its handler's Lua has. */

@@ -70,9 +70,9 @@ int64_t pace_write(host_exchange *x, bool *moved) {
     int held = 0;
     if (ioctl(x->conn->io.fd, SIOCOUTQ, &held) < 0) held = 0; /* then what the kernel took counts */
     int64_t taken = x->sent - held;
-    int64_t n = x->waiting ? taken - x->pace.taken : 0;
+    int64_t n = x->waiting ? taken - x->taken : 0;
     *moved = n > 0;
-    x->pace.taken = taken;
+    x->taken = taken;
     pay(x);
     count(x, n > 0 ? (size_t)n : 0);
     if (x->paced && x->pace.left_ms == 0) return 0;
