@@ -7,11 +7,14 @@
 
 #include <sys/uio.h>
 
-/* wait_sock(sock, mode[, deadline_ns]) -> nil | "timeout" | "canceled" | "closed" */
+/* wait_sock(sock, mode[, deadline_ns[, wanted]]) -> nil | "timeout" | "canceled" | "closed". wanted: bytes that a reader
+ * would like to have before it wakes; nil or 0: any. */
 static int core_wait_sock(lua_State *L) {
     host_waitq *q;
     int mode = core_mode(L, 2);
-    rt_pd *pd = sock_pd(core_pointer(L, 1), mode, &q);
+    host_sock *s = core_pointer(L, 1);
+    if (mode == RT_R && !sock_await(s, (size_t)lua_tonumber(L, 4))) return 0;
+    rt_pd *pd = sock_pd(s, mode, &q);
     if (!pd) {
         spin_answer_for(L, lua_topointer(L, 1), "closed");
         lua_pushliteral(L, "closed");

@@ -10,6 +10,22 @@
  * one move at most.
  *
  * What a short read tells: stream.h.
+ *
+ * A reader that wants n bytes in one piece wakes once, when they are there: SO_RCVLOWAT, the mark, keeps the kernel from
+ * telling the poller before. The mark is the matter of a wait, not of a read: each wait for reading sets the one that
+ * this wait wants (sock_await), so no path of a read that fails, is canceled or late has anything to give back. In between
+ * the mark may be that of an earlier wait. That is harmless for reads, which take what is there, and host_sock_ready, which
+ * asks the kernel for readiness, sets it back before. When the mark falls, bytes may have come of which the kernel has told
+ * nothing: so the reader tries once more before it waits. The end of the stream and a reset are told whatever the mark is,
+ * and so is a window that is full (tcp_epollin_ready of Linux 5.11). Nonetheless the mark is MARK_MAX at most, a part of
+ * the smallest window there is by default: a sender shall not have to stop until its reader has run. Who wants more is
+ * woken for each MARK_MAX bytes. Sockets of other kinds are not marked: of those, poll knows no mark.
+ *
+ * Rejected: to count in the poller, which would have to ask for each segment how many bytes there are, by a system call
+ * as dear as the read that it spares. Slices of the buffer without a copy, as linked buffers have them: Lua has no string
+ * that is not its own copy, and a pointer into the buffer would be good until the next call only. Protocols that are read
+ * in C (http1.c) have the bytes in place already, and none in Lua would gain: peek and skip spare the copy of what is
+ * looked at or passed over.
  */
 #include "sock.h"
 
@@ -23,9 +39,10 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-enum { READ_MIN = 4096, READ_STREAM = 65536, READ_MAX = 1 << 20 };
+enum { READ_MIN = 4096, READ_STREAM = 65536, READ_MAX = 1 << 20, MARK_MAX = 32768 };
 
 /* Sockets that the collector had to close, of all VMs. */
 static _Atomic int64_t forgotten; /* atomic */
@@ -39,6 +56,17 @@ rt_pd *sock_pd(host_sock *s, int mode, host_waitq **q) {
     *q = &s->waitq;
     if (mode == RT_R) stream_doubt(&s->io);
     return s->io.pd;
+}
+
+bool sock_await(host_sock *s, size_t wanted) {
+    int mark = wanted < 1 ? 1 : wanted < MARK_MAX ? (int)wanted : MARK_MAX, before = s->mark;
+    if (mark == before || s->io.fd < 0) return true;
+    if (s->foreign || !stream_short_read_tells(&s->io))
+        return true; /* not TCP, or not ours to change */
+    if (setsockopt(s->io.fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark) < 0) return true;
+    s->mark = mark;
+    stream_doubt(&s->io);
+    return mark > before;
 }
 
 int sock_check(host_sock *s, int mode) {
@@ -72,6 +100,7 @@ static host_sock *sock_open(int fd, const stream_ops *ops, bool foreign, int *er
     }
     s->foreign = foreign;
     s->guess = READ_MIN;
+    s->mark = 1;
     owned_take(&s->owned, &sock_kind);
     return s;
 }
@@ -262,6 +291,7 @@ ssize_t sock_writev(host_sock *s, struct iovec *iov, int n) {
 
 int host_sock_ready(host_sock *s, int mode) {
     if (s->io.fd < 0) return RT_ECLOSED;
+    if (mode != 2) (void)sock_await(s, 0);
     struct pollfd p = {.fd = s->io.fd, .events = mode == 2 ? POLLOUT : POLLIN | POLLRDHUP};
     int n;
     do

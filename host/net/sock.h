@@ -21,6 +21,7 @@ struct host_sock {
     stream io;
     bool foreign;   /* somebody else's descriptor, which we do not close */
     uint32_t guess; /* bytes that the next read may bring */
+    int mark;       /* the kernel's SO_RCVLOWAT; 1: it was never set. See sock_await */
     char *own_addr; /* of a unix socket whose file is removed when it closes */
     sock_file file; /* that file */
     host_waitq waitq;
@@ -40,6 +41,10 @@ void sock_own_file(host_sock *s, const char *addr);
 
 /* The pollDesc of s and the queue of the Gs that wait for it, to be waited for next. mode: RT_R, RT_W. NULL: closed. */
 rt_pd *sock_pd(host_sock *s, int mode, host_waitq **q);
+
+/* Before a wait for reading on s: a TCP socket shall wake its reader when `wanted` bytes, or MARK_MAX, are there; 0: any.
+ * False: do not wait, but try once more. The thread that runs the VM. Does not wait. */
+bool sock_await(host_sock *s, size_t wanted);
 
 /* Writes: the bytes that the kernel took, or -errno, or an RT_E... */
 ssize_t sock_writev(host_sock *s, struct iovec *iov, int n);

@@ -29,10 +29,14 @@ bool stream_is_dry(stream *s) {
     return !rt_pd_hup(s->pd);
 }
 
+bool stream_short_read_tells(stream *s) {
+    return rt_short_read_tells(s->fd, &s->tells);
+}
+
 ssize_t stream_read(stream *s, void *buf, size_t n) {
     if (stream_is_dry(s)) return -EAGAIN;
     ssize_t r = s->ops->read(s, buf, n);
-    s->drained = r > 0 && (size_t)r < n && rt_short_read_tells(s->fd, &s->tells);
+    s->drained = r > 0 && (size_t)r < n && stream_short_read_tells(s);
     return r;
 }
 

@@ -55,6 +55,9 @@ ssize_t stream_read(stream *s, void *buf, size_t n);
 /* Is it known that there is nothing to read? Then the caller says -EAGAIN; asked once more, the kernel is to tell. */
 bool stream_is_dry(stream *s);
 
+/* Does a read that brings less than there was room for empty s? So it is with TCP alone. */
+bool stream_short_read_tells(stream *s);
+
 /* A wait for RT_R ended otherwise than by an event, or somebody else's did: the next read asks the kernel. */
 static inline void stream_doubt(stream *s) {
     s->drained = false;

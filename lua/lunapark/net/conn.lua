@@ -3,7 +3,8 @@
 -- The host's sockets do the work through the FFI: a call tries, and says -EAGAIN; then core.wait_sock waits, and the
 -- call is tried again. A socket has one buffer for bytes that were read and not yet taken. `read`, `read_line` and the
 -- others take from it, so they may be mixed. Bytes that a failed call did not return are still in the buffer. At the
--- end of the stream `read_exact`, `read_line` and `read_until` return them as a third value.
+-- end of the stream `read_exact`, `read_line` and `read_until` return them as a third value. `skip` keeps nothing: what
+-- it has passed over is gone, also when it fails.
 --
 -- The two directions are independent: one G may read while another writes. In each, one G works at a time (turn.lua),
 -- so that lines and messages written by several Gs come out whole.
@@ -82,19 +83,21 @@ local function take(buffer, n, skip)
   return text
 end
 
--- Two functions read more into the buffer, of which `wanted` bytes are missing. This one doesn't wait.
+-- Two functions read more into the buffer, of which `wanted` bytes are missing; 0: any will do. This one doesn't wait;
+-- its third value is for the wait that has to follow.
 local function fill_now(sock, wanted)
   local n = C.host_sock_fill(sock, wanted)
   if n > 0 then return true end
-  if n == EAGAIN then return nil, AGAIN end
+  if n == EAGAIN then return nil, AGAIN, wanted end
   return nil, word_of(n == 0 and "eof" or message(n), sock)
 end
 
+-- The kernel wakes it when `wanted` bytes are there (host/net/sock.c).
 local function wait_and_fill(sock, wanted, n)
   while true do
     if n > 0 then return true end
     if n ~= EAGAIN then return nil, word_of(n == 0 and "eof" or message(n), sock) end
-    local why = wait_sock(sock, READ)
+    local why = wait_sock(sock, READ, nil, wanted)
     if why then return nil, why end
     n = C.host_sock_fill(sock, wanted)
   end
@@ -122,9 +125,9 @@ local function read(self, fill, n)
 end
 
 -- At the end of the stream everything that is left is handed out.
-local function failed(buffer, err)
+local function failed(buffer, err, wanted)
   if err == "eof" then return nil, err, take(buffer, there(buffer), 0) end
-  return nil, err
+  return nil, err, wanted
 end
 
 local function read_exact(self, fill, n)
@@ -132,8 +135,34 @@ local function read_exact(self, fill, n)
   while true do
     local missing = n - there(buffer)
     if missing <= 0 then return take(buffer, n, 0) end
-    local ok, err = fill(self.sock, missing)
-    if not ok then return failed(buffer, err) end
+    local ok, err, wanted = fill(self.sock, missing)
+    if not ok then return failed(buffer, err, wanted) end
+  end
+end
+
+local function peek(self, fill, n)
+  local buffer = self.buffer
+  while true do
+    local missing = n - there(buffer)
+    if missing <= 0 then return ffi_string(buffer.data + buffer.pos, n) end
+    local ok, err, wanted = fill(self.sock, missing)
+    if err == "eof" then wanted = ffi_string(buffer.data + buffer.pos, there(buffer)) end
+    if not ok then return nil, err, wanted end
+  end
+end
+
+-- `passed` counts over both calls of `skip`, with and without a turn.
+local function pass_over(self, fill, passed)
+  local buffer = self.buffer
+  while true do
+    local left = passed.wanted - passed.n
+    local len = there(buffer)
+    if len > left then len = left end
+    buffer.pos = buffer.pos + len
+    passed.n = passed.n + len
+    if len == left then return true end
+    local ok, err, wanted = fill(self.sock, 0)
+    if not ok then return nil, err, wanted end
   end
 end
 
@@ -185,8 +214,8 @@ local function read_all(self, fill, max)
   end
 end
 
-local function wait_and(self, fn, a, b)
-  local why = wait_sock(self.sock, READ)
+local function wait_and(self, wanted, fn, a, b)
+  local why = wait_sock(self.sock, READ, nil, wanted)
   if why then return nil, why end
   local text, err, partial = fn(self, fill_wait, a, b)
   return text, err, partial
@@ -200,7 +229,7 @@ local function reading(self, fn, a, b)
   if err ~= AGAIN then return text, err, partial end
   t.busy = true
   local ok
-  ok, text, err, partial = pcall(wait_and, self, fn, a, b)
+  ok, text, err, partial = pcall(wait_and, self, partial, fn, a, b)
   leave(t)
   if not ok then error(text, 0) end
   return text, err, partial
@@ -229,6 +258,29 @@ end
 function Conn:read_exact(n)
   check_count(n, "read_exact", "n", 0)
   return reading(self, read_exact, n)
+end
+
+--- The next n bytes, which stay there for the next read. May wait.
+---@param n integer
+---@return string|nil bytes
+---@return string? err
+---@return string? partial  with "eof": what there is, which stays there as well
+function Conn:peek(n)
+  check_count(n, "peek", "n", 0)
+  return reading(self, peek, n)
+end
+
+--- Passes over the next n bytes, however many, without keeping them. May wait.
+---@param n integer
+---@return true|nil ok
+---@return string? err
+---@return integer? passed  with an error: how many bytes were passed over before it
+function Conn:skip(n)
+  check_count(n, "skip", "n", 0)
+  local passed = { wanted = n, n = 0 }
+  local ok, err = reading(self, pass_over, passed)
+  if ok then return true end
+  return nil, err, passed.n
 end
 
 --- Reads a line that ends with LF or CRLF, and returns it without that end. May wait.
