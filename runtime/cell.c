@@ -1,55 +1,53 @@
 /* Cells: Gs that belong together and run one at a time.
  *
- * A VM is one lua_State, so its Gs may run on any M but never two at once. A cell is that rule and
- * nothing more: a mailbox of ready Gs, and a G of its own, the driver, a native G whose body is the
- * loop that runs them. A cell with ready Gs is queued, stolen and time-shared as its driver is; the
- * scheduler needs no second kind of thing in its queues.
+ * A VM is one lua_State, so its Gs may run on any M but never two at once. A cell is this rule and nothing more: a
+ * mailbox of ready Gs, and a native G of its own, the driver, whose body is the loop that runs the cell's Gs. A cell
+ * with ready Gs is queued, stolen and time-shared as its driver is, so the scheduler's queues hold nothing but Gs.
  *
- * The mailbox has many producers and one consumer. Its word is IDLE (the driver waits, or is about
- * to), or the latest posted G, linked to the earlier ones (NULL: none).
+ * The mailbox has many producers and one consumer. Its word is IDLE (the driver waits, or is about to), or the latest
+ * posted G, linked to the earlier ones (NULL: none).
  *
- *   - who posts pushes by CAS; if what it replaced was IDLE, it readies the driver. Only one can
- *     replace IDLE, so the driver is readied once.
- *   - the driver takes the whole list by one exchange and reverses it: posts come out in order.
- *     Nothing is ever popped singly, so a G that comes back meanwhile (ABA) does no harm.
- *   - when there is nothing, the driver parks with a commit that moves NULL to IDLE; if somebody
- *     posted before, that fails and the driver runs on.
+ *   - A poster pushes its G by CAS. If the push replaced IDLE, the poster readies the driver. Only one push can replace
+ *     IDLE, so the driver is readied once.
+ *   - The driver takes the whole list by one exchange and reverses it, so posts come out in order. No G is ever popped
+ *     singly, so a G that comes back meanwhile (ABA) does no harm.
+ *   - If there is no G, the driver parks with a commit that moves NULL to IDLE. If a G was posted before, the commit
+ *     fails and the driver runs on.
  *
- * The push is a release and the exchange an acquire, so the G's owner passes from poster to driver.
+ * The push is a release and the exchange an acquire, so ownership of the G passes from poster to driver.
  *
- * What a G of the cell itself readies, or a G that yields, goes to the driver's own list without any
- * atomic step. The mailbox is looked at before each G, so its Gs are served between those; after
- * CELL_SLICE Gs, or when sysmon says so, the loop lets the M look after others.
+ * A G that yields, and a G that another G of the cell readies, go to the driver's own list without any atomic step. The
+ * loop looks at the mailbox before each G, so posted Gs take turns with the Gs of this list. After CELL_SLICE Gs, or
+ * when sysmon says so, the loop lets the M run other Gs.
  *
- * Leaving the stack. A G may have to wait in the middle of its step, with C frames below it that know
- * nothing of that (a comparator called by a sort). Then the loop's stack is left as it is and stays
- * with the G, and the cell goes on with another one (rt_leave_stack): a spare, or a fresh one. When the
- * G is ready, the loop that takes it switches to the stack that it holds, whose own loop frame then
- * is the cell's loop, and the stack it came from is spare. All loops are the same, so it does
- * not matter which frame goes on; only the driver's context is exchanged. What is done on behalf of the
- * G that left is done by the loop that goes on, when the G's stack is at rest, as everywhere.
+ * Leaving the stack. A G may have to wait in the middle of its step, with C frames below it that know nothing of
+ * waiting (a sort that calls a comparator). Then the loop's stack stays with the G as it is, and the cell goes on with
+ * another stack, a spare or a fresh one (rt_leave_stack). When the G is ready, the loop that takes the G switches to
+ * the stack that the G holds. The loop frame on this stack becomes the cell's loop, and the stack that the switch came
+ * from is spare. All loops are the same, so any of their frames may go on; only the driver's context is exchanged. The
+ * commit of a G that left its stack is done by the loop that goes on, when the G's stack is at rest, as everywhere.
  *
- * A G that was given to the cell but has not begun there (rt_set_step) may begin in another just as
- * well. It waits in a list of its own, `fresh`, so that it can be taken back if the cell gets stuck:
+ * A G that was given to the cell but has not begun there (rt_set_step) may begin in another cell just as well. It waits
+ * in a list of its own, `fresh`, so that it can be taken back if the cell gets stuck.
  *
- * Being away. While the cell's M runs foreign code (syscall.c: rt_enterforeign), sysmon may take its P.
- * From then until that M is back, the cell is away: nothing of it moves, except that sysmon takes
- * out the Gs that have not begun, also those that are still posted, and puts them into the global
- * queue. away, and fresh while it is set, belong to sched.lock, which the M takes on its way back.
+ * Being away. While the cell's M runs foreign code (syscall.c: rt_enterforeign), sysmon may take its P. From then until
+ * this M is back, the cell is away: its Gs do not move. But sysmon takes out the Gs that have not begun, posted ones,
+ * too, and puts them into the global queue. `away`, and `fresh` while `away` is set, belong to sched.lock, which the M
+ * takes on its way back.
  *
- * Shuffling, for tests. A cell that was given a seed (rt_cell_shuffle) takes its ready Gs in a random order that the
- * seed repeats, of the first SHUFFLE_MAX in the list. Only those of one step function, the owner's Gs proper: what
- * else runs in the cell (a collector's G, say) comes when a clock or another thread says so, and must neither be
- * drawn nor draw. Nor does a G that is ready alone.
+ * Shuffling, for tests. A cell with a seed (rt_cell_shuffle) takes its ready Gs in a random order, which the seed
+ * repeats, from the first SHUFFLE_MAX in the list. Only the Gs of one step function are drawn, the owner's Gs proper.
+ * Other Gs (a collector's G, say) come when a clock or another thread says so, so they must neither be drawn nor draw a
+ * number. A G that is ready alone draws no number either.
  *
- * A cell that was dropped (rt_cell_drop) runs its Gs' steps as ever, which are told by their owner to
- * end; only the stacks that Gs hold are given back instead of being gone on with.
+ * A dropped cell (rt_cell_drop) runs its Gs' steps as ever; the owner makes these steps end. A stack that a G holds is
+ * given back instead of being switched to.
  *
- * The stack to go on with may be had before it is needed (rt_reserve_stack), where the lack of memory for it can still be
- * told: a G that has begun to wait can't take that back.
+ * rt_reserve_stack gets the stack to go on with before it is needed, when the caller can still report a lack of memory.
+ * A G that has begun to wait cannot take this back.
  *
- * Rejected: a stack per G (a waiting Lua G would cost 10 kB and not 3); to copy the frames out (C
- * keeps pointers into its stack).
+ * Rejected: a stack per G (a waiting Lua G would cost 10 kB and not 3); to copy the frames out (C keeps pointers into
+ * its stack).
  */
 #include "impl.h"
 
@@ -59,11 +57,11 @@
 #include <time.h>
 
 enum {
-    SPARES = 4,       /* stacks that a cell keeps for the next Gs that leave theirs */
-    SHUFFLE_MAX = 64, /* Gs among which one is drawn */
+    SPARES = 4,       /* stacks that a cell keeps for the next Gs that leave their stacks */
+    SHUFFLE_MAX = 64, /* Gs from which one is drawn */
 };
 
-/* A stack whose loop rests; lies on that stack. */
+/* A stack whose loop rests. The struct lies on this stack. */
 typedef struct spare {
     rt_context ctx;
     struct spare *next;
@@ -74,16 +72,16 @@ struct rt_cell {
     _Atomic(rt_g *) mailbox; /* atomic: IDLE, NULL or the latest post */
     g_list ready;            /* the M that runs the loop */
     g_list fresh;    /* the M that runs the loop; while away: sched.lock. Gs that have not begun */
-    bool fresh_next; /* the M that runs the loop: whose turn it is */
-    rt_g *left;      /* that M: left its stack with `after`, not yet seen to */
+    bool fresh_next; /* the M that runs the loop: `fresh` has its turn */
+    rt_g *left;      /* that M: G that left its stack, wants `after`, not yet settled */
     rt_step after;   /* that M */
     spare *spares;   /* that M */
     int n_spares;    /* that M */
-    rt_stack reserved;   /* that M: for the next G that leaves its stack, if there is no spare */
+    rt_stack reserved;   /* that M: for the next G that leaves its stack, if no spare is left */
     rt_step_fn shuffled; /* that M: Gs of this step are taken at random; NULL: in order */
-    uint64_t random;     /* that M: state of the generator */
+    uint64_t random;     /* that M: the generator's state */
     _Atomic bool dropped;
-    rt_m *away;         /* sched.lock: its M, which has lost its P; NULL: it has not */
+    rt_m *away;         /* sched.lock: the M that runs the cell and lost its P; NULL: not away */
     rt_cell *next_away; /* sched.lock */
     void *data;
 };
@@ -108,7 +106,7 @@ char *const *rt_cell_stack(const rt_cell *c) {
     return &c->driver->ctx.stack.lo;
 }
 
-/* A G of the running cell goes to the end of its list. */
+/* Puts g, of the running cell, at the end of its list. */
 void cell_requeue(rt_cell *c, rt_g *g) {
     g_list_push(g->fresh ? &c->fresh : &c->ready, g);
 }
@@ -157,7 +155,7 @@ void rt_cell_shuffle(rt_cell *c, uint64_t seed, rt_step_fn step) {
     c->shuffled = step;
 }
 
-/* Takes out the G behind `before`, which is NULL for the first. */
+/* Takes the G behind `before` out of l; NULL: the first. */
 static rt_g *take_behind(g_list *l, rt_g *before) {
     if (!before) return g_list_pop(l);
     rt_g *g = before->schedlink;
@@ -168,7 +166,7 @@ static rt_g *take_behind(g_list *l, rt_g *before) {
     return g;
 }
 
-/* The first G that is not shuffled, else a random one. */
+/* Takes the first G that is not shuffled, else a random one. */
 __attribute__((noinline, cold)) static rt_g *take_any(rt_cell *c, g_list *l) {
     uint32_t n = 0;
     rt_g *before = NULL;
@@ -185,7 +183,7 @@ static rt_g *take_of(rt_cell *c, g_list *l) {
     return __builtin_expect(c->shuffled != NULL, 0) ? take_any(c, l) : g_list_pop(l);
 }
 
-/* The next G to run: in turns one that goes on and one that begins. */
+/* Takes the next G to run: in turns a G that goes on and a G that begins. NULL: none is ready. */
 static rt_g *take(rt_cell *c) {
     take_mail(c);
     c->fresh_next = !c->fresh_next;
@@ -239,13 +237,13 @@ void rt_leave_stack(rt_step step) {
     }
     atomic_fetch_add_explicit(&sched.n_held, 1, memory_order_relaxed);
     rt_context_switch(&g->ctx, &driver->ctx);
-    /* Back, perhaps on another thread: enter_held has made this stack the driver's again. */
+    /* g runs again, perhaps on another thread: enter_held has made this stack the driver's. */
     g->ctx = (rt_context){0};
     atomic_fetch_sub_explicit(&sched.n_held, 1, memory_order_relaxed);
 }
 
 void rt_trim_stacks(void) {
-    enum { STAYS = 64 << 10 }; /* what is used all the time */
+    enum { STAYS = 64 << 10 }; /* what is in use all the time */
     rt_cell *c = rt_getm()->cell;
     rt_stack s = c->driver->ctx.stack;
     char *here = __builtin_frame_address(0);
@@ -266,10 +264,10 @@ static bool holds_stack(const rt_g *g) {
     return g->ctx.stack.lo != NULL;
 }
 
-/* Goes on with the stack that g holds. Returns when the cell needs this one again. */
+/* Switches to the stack that g holds. Returns when the cell needs the present stack again. */
 static void enter_held(rt_cell *c, rt_g *g) {
     if (c->n_spares == SPARES) {
-        spare *s = c->spares; /* lies on the stack that goes: its frames hold nothing */
+        spare *s = c->spares; /* lies on the stack that is freed: its frames hold nothing */
         rt_context ctx = s->ctx;
         c->spares = s->next;
         c->n_spares--;
@@ -284,8 +282,8 @@ static void enter_held(rt_cell *c, rt_g *g) {
 
 /* ---- the loop ---- */
 
-/* Runs *g until it leaves, and tells what it wants. Another may leave in its place: if *g held a stack,
- * the cell went on there, and came back here because that one had to be left. */
+/* Runs *g until it leaves its step and returns what it wants. *g may be another G then: if *g held a stack, the cell
+ * went on there, and comes back here when a G has left that stack. */
 static rt_step run(rt_cell *c, rt_g **g) {
     rt_m *m = rt_getm();
     m->curg = *g;
@@ -302,7 +300,7 @@ static rt_step run(rt_cell *c, rt_g **g) {
     return c->after;
 }
 
-/* Sees to g, which left with `step`, and runs it on if its commit refuses. */
+/* Does what g, which left with `step`, wants. Runs g on while its commit refuses. */
 static void settle(rt_cell *c, rt_g *g, rt_step step) {
     while (finish_step(g, step, c))
         step = run(c, &g);
@@ -311,7 +309,7 @@ static void settle(rt_cell *c, rt_g *g, rt_step step) {
 
 static void loop(void *arg) {
     rt_cell *c = arg;
-    if (c->left) { /* whose stack this one replaces */
+    if (c->left) { /* this stack replaces the one that c->left holds */
         rt_g *left = c->left;
         c->left = NULL;
         settle(c, left, c->after);
@@ -326,7 +324,7 @@ static void loop(void *arg) {
         }
         g->fresh = false;
         g_set_status(g, G_RUNNABLE, G_RUNNING);
-        rt_step step = run(c, &g); /* which may change g: see there */
+        rt_step step = run(c, &g); /* run may change g */
         settle(c, g, step);
         rt_p *p = rt_getm()->p;
         if (--turns <= 0 || atomic_load_explicit(&p->yield_now, memory_order_relaxed)) {
@@ -339,7 +337,7 @@ static void loop(void *arg) {
 
 /* ---- being away; sched.lock held ---- */
 
-/* Moves what has not begun into l. */
+/* Moves the Gs that have not begun into l. */
 static void take_back(rt_cell *c, g_list *l) {
     for (rt_g *g; (g = g_list_pop(&c->fresh));)
         g_list_push(l, g);
@@ -355,7 +353,7 @@ static void take_back(rt_cell *c, g_list *l) {
         }
         g = next;
     }
-    while (kept) { /* posted anew, earliest first; who posts meanwhile comes in between */
+    while (kept) { /* posted anew, earliest first; other posts may come in between */
         rt_g *next = kept->schedlink;
         rt_g *old = atomic_load_explicit(&c->mailbox, memory_order_relaxed);
         do

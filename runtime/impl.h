@@ -1,7 +1,10 @@
-/* The runtime's own data: G, M, P, the scheduler. Only files of runtime/ include it.
+/* The runtime's own data: G, M, P, the scheduler. Only files of runtime/, and tests, include it.
  *
- * Each field says who may touch it: "owner" the one that the state enum names, "lock" a lock, "atomic"
- * anybody by atomic operations. Fields without a word never change after their object was made. */
+ * The comment of a field says who may touch it. "owner": the one that the state enum names. The name of a lock: its
+ * holder. "atomic": anybody, by atomic operations. Fields without such a word never change after their object was made.
+ *
+ * The comment of a function says who may call it. "At the start": rt_main, before there are Gs. Without such words: an
+ * M with a P. None waits, unless its comment says so. */
 #ifndef IMPL_H
 #define IMPL_H
 
@@ -23,22 +26,22 @@ typedef struct rt_poller rt_poller;
 enum { RUNQ_SIZE = 4, GFREE_MAX = 2, POLL_EVENTS = 1, TIMER_HEAP_MIN = 1, SPARE_MS = 0 };
 #else
 enum { RUNQ_SIZE = 256, GFREE_MAX = 64, POLL_EVENTS = 128, TIMER_HEAP_MIN = 64 };
-enum { SPARE_MS = 8 }; /* so many idle Ms more than Ps stay */
+enum { SPARE_MS = 8 }; /* idle Ms that stay beyond one per P */
 #endif
 enum {
     MAX_PROCS = 256,
-    GLOBAL_TICK = 61, /* every so many Gs the global queue and the poller come first */
-    TIMER_BATCH = 64, /* timers that fire before Gs have their turn */
+    GLOBAL_TICK = 61, /* once in so many Gs the global queue and the poller come first */
+    TIMER_BATCH = 64, /* timers that fire before Gs have their turn again */
     CELL_SLICE = 64,  /* Gs that a cell runs before others get its M */
     CACHE_LINE = 64,
     G_BLOCK = 64, /* Gs that are made at a time */
 };
 #define NS_PER_MS   INT64_C(1000000)
 #define NS_PER_SEC  INT64_C(1000000000)
-#define SLICE_NS    (10 * NS_PER_MS) /* after that a cell yields at its next wait */
-#define UNPOLLED_NS (10 * NS_PER_MS) /* after that sysmon polls for a busy P */
+#define SLICE_NS    (10 * NS_PER_MS) /* a cell that ran so long yields at its next wait */
+#define UNPOLLED_NS (10 * NS_PER_MS) /* sysmon polls for a busy P that has not polled for so long */
 #define FRESH_NS    (1 * NS_PER_MS)  /* a busy M polls no more often than this */
-#define FOREIGN_NS  (20 * NS_PER_MS) /* after that an M in foreign code loses its P */
+#define FOREIGN_NS  (20 * NS_PER_MS) /* an M that is so long in foreign code loses its P */
 
 /* ---- G ------------------------------------------------------------------------------------- */
 
@@ -47,21 +50,21 @@ enum {
  *   runnable  the queue that holds it
  *   running   the M whose curg it is (a cell's loop: the M that runs the cell)
  *   syscall   its M, which runs C code that may block
- *   waiting   what its commit function handed it to; that alone may rt_ready it
+ *   waiting   what its commit function handed it to; only this owner may rt_ready it
  *   dead      the free list */
 typedef enum g_status { G_IDLE, G_RUNNABLE, G_RUNNING, G_SYSCALL, G_WAITING, G_DEAD } g_status;
 
 struct rt_g {
     _Atomic uint32_t status; /* g_status; the owner writes, dumps read */
     _Atomic uint8_t reason;  /* rt_reason while waiting; the owner writes, dumps read */
-    bool system;             /* the runtime's own: neither dumped nor counted */
+    bool system;             /* the runtime's own G: neither dumped nor counted */
     bool trimmed;            /* dead, in sched.stack_gfree: its stack has given its pages back */
-    bool fresh;              /* owner: moved to its cell, where it has not run yet */
+    bool fresh;              /* owner: the G moved to its cell and has not run there yet */
     rt_g *schedlink;         /* owner: next in the queue, mailbox or free list that holds it */
-    rt_cell *cell;           /* owner: it runs in that cell's loop; NULL: on any M */
+    rt_cell *cell;           /* owner: the cell whose loop runs the G; NULL: any M */
     rt_cell *drives;         /* the cell whose loop this G is */
     rt_step_fn step;         /* owner: NULL for a native G */
-    rt_context ctx;          /* owner: native, its stack; of a cell: a loop's stack that it holds */
+    rt_context ctx;          /* owner: native: its stack; of a cell: a loop's stack that it holds */
     union {
         struct {
             void (*fn)(void *); /* native: what it runs */
@@ -69,12 +72,12 @@ struct rt_g {
         };
         _Alignas(8) char local[RT_G_LOCAL]; /* step, owner: room for its maker */
     };
-    const void *site;      /* where it was made: a return address in the caller of rt_go */
+    const void *site;      /* a return address in the caller of rt_go: where the G was made */
     rt_commit_fn commit;   /* owner: of the park that begins */
     void *commit_arg;      /* owner */
     _Atomic uint64_t wait; /* atomic: ticket and phase of a wait, see wait.c */
-    _Atomic(_Atomic uintptr_t *) word; /* the owner writes: rg or wg that it waited at last */
-    rt_timer timer;                    /* owner: deadline of that wait */
+    _Atomic(_Atomic uintptr_t *) word; /* the owner writes: the rg or wg where the G waited last */
+    rt_timer timer;                    /* owner: deadline of the wait */
     _Atomic int64_t since_ns;          /* the owner writes, dumps read: when the wait began */
     _Atomic int64_t id;                /* owner writes: a new one each time the G is reused */
     _Atomic int64_t cancel; /* atomic: the id of the life that is cancelled, see wait.c */
@@ -93,19 +96,19 @@ static const uint64_t g_legal =
     MAY(G_WAITING, G_RUNNABLE) | MAY(G_WAITING, G_RUNNING) | MAY(G_DEAD, G_IDLE);
 #undef MAY
 
-/* Throws: g is to go from one state to another and may not, or is in a third. */
+/* Aborts and says: g is in state `now`, but was to go from `from` to `to`, or may not go so. Any thread. */
 _Noreturn void g_bad_status(const rt_g *g, uint32_t now, g_status from, g_status to);
 
-/* Every transition of a G's state. Only the owner moves the state, so no CAS is needed; a second owner is a bug that
- * the comparison finds most of the time. Release: who takes the G over by loading its state sees its fields. Inlined,
- * since each G that runs goes through two of them. */
+/* Moves g from one state to another: every transition of a G's state. Only the owner moves the state, so no CAS is
+ * needed; the comparison finds a second owner, a bug, most of the time. Release: a thread that takes g over by loading
+ * its state sees g's fields. Inlined, since each G that runs goes through two transitions. */
 static inline void g_set_status(rt_g *g, g_status from, g_status to) {
     uint32_t now = atomic_load_explicit(&g->status, memory_order_relaxed);
     if (now != (uint32_t)from || !(g_legal >> (from * 8 + to) & 1)) g_bad_status(g, now, from, to);
     atomic_store_explicit(&g->status, to, memory_order_release);
 }
 
-/* A queue of Gs linked by schedlink; whose it is, says who may touch it. */
+/* A queue of Gs linked by schedlink. The field that holds the queue says who may touch it. */
 typedef struct g_list {
     rt_g *head, *tail;
     int32_t n;
@@ -140,12 +143,13 @@ static inline rt_g *g_list_pop(g_list *l) {
 
 /* ---- P ------------------------------------------------------------------------------------- */
 
-/*   idle     in sched.idle_ps, owned by sched.lock
- *   running  owned by p->m
- *   foreign  p->m runs code that knows nothing of Ps (Lua) and may not come back for long; the word holds
- *            p->m's id above P_STATUS; sysmon may take it by CAS to idle
- *   syscall  p->m is in a system call; sysmon may take it by CAS to idle
- *   dead     never used */
+/* Who owns the P in each state:
+ *   idle     sched.lock; the P is in sched.idle_ps
+ *   running  p->m
+ *   foreign  p->m, which runs code that knows nothing of Ps (Lua) and may not come back for long; the word
+ *            holds p->m's id above P_STATUS; sysmon may take the P by CAS to idle
+ *   syscall  the M in the system call; sysmon may take the P by CAS to idle
+ *   dead     nobody, the P was never used */
 typedef enum p_status { P_IDLE, P_RUNNING, P_FOREIGN, P_SYSCALL, P_DEAD } p_status;
 enum { P_STATUS = 0xff, P_OWNER_SHIFT = 8 };
 
@@ -158,11 +162,11 @@ struct rt_p {
     int32_t id;
     _Atomic uint32_t status; /* p_status; foreign: with p->m's id */
     _Atomic(rt_m *) m;       /* owner; NULL while idle */
-    rt_cell *cell;           /* owner: foreign: whose code p->m runs */
+    rt_cell *cell;           /* owner: in state foreign: the cell whose code p->m runs */
     rt_p *idle_link;         /* sched.lock */
     bool in_idle;            /* sched.lock */
     rt_m *poll_m;            /* sched.lock: M that blocks in this P's poller while the P is idle */
-    _Atomic int32_t n_in_poll; /* atomic: Ms that block there or are about to; see leave_poller */
+    _Atomic int32_t n_in_poll; /* atomic: Ms in the poller or about to be; see leave_poller */
 
     /* Ring: the owner adds at the tail, anybody takes at the head by CAS. See runq.c. */
     _Alignas(CACHE_LINE) _Atomic uint32_t runq_head;
@@ -175,19 +179,19 @@ struct rt_p {
     _Atomic uint32_t slicetick;   /* owner writes, sysmon reads: slices begun */
     _Atomic uint32_t syscalltick; /* owner writes, sysmon reads: system and foreign calls entered */
     _Atomic bool yield_now;       /* atomic: sysmon found the slice used up */
-    _Atomic int64_t now_ns; /* owner and sysmon write: a recent time, for what need not be exact */
-    g_list gfree;           /* owner */
-    g_list stack_gfree;     /* owner: dead native Gs that keep their stack */
+    _Atomic int64_t now_ns;       /* owner and sysmon write: a recent time, where that is enough */
+    g_list gfree;                 /* owner */
+    g_list stack_gfree;           /* owner: dead native Gs that keep their stack */
 
     rt_lock timer_lock;
     timer_slot *timers;            /* timer_lock: 4-ary heap */
     uint32_t ntimers, timers_cap;  /* timer_lock */
     rt_timer *roomless;            /* timer_lock: timers for which the heap had no memory */
-    int64_t roomless_ns;           /* timer_lock: when to look at them */
-    _Atomic int64_t timer_next_ns; /* timer_lock writes, anybody reads: when to look, or 0 */
+    int64_t roomless_ns;           /* timer_lock: when to look at `roomless` */
+    _Atomic int64_t timer_next_ns; /* timer_lock writes, anybody reads: when to look; 0: never */
 
     rt_poller *poller;
-    _Atomic int64_t last_poll_ns; /* atomic: when somebody polled last; 0 while an M blocks in it */
+    _Atomic int64_t last_poll_ns; /* atomic: time of the last poll; 0 while an M blocks there */
 
     /* Counters: the owner writes, anybody reads. */
     _Atomic int64_t n_steals, n_polls, n_poll_events, n_timers_fired;
@@ -197,35 +201,35 @@ struct rt_p {
 /* ---- M ------------------------------------------------------------------------------------- */
 
 struct rt_m {
-    rt_context ctx; /* its loop's stack */
+    rt_context ctx; /* the stack of the M's loop */
     rt_g *curg;     /* this thread */
-    rt_p *p;        /* this thread; NULL: it has none */
+    rt_p *p;        /* this thread; NULL: no P */
     rt_cell *cell;  /* this thread: the cell whose loop runs on it */
-    rt_p *next_p;   /* handed over before wake-up: sched.lock, then this thread */
-    rt_p *old_p;    /* this thread: the P it had before a system call */
+    rt_p *next_p;   /* the P handed over before a wake-up: sched.lock, then this thread */
+    rt_p *old_p;    /* this thread: its P before a system or foreign call */
     uint32_t old_tick;
     bool spinning; /* this thread; handed over with next_p */
-    bool to_spin;  /* with next_p: it is to spin */
-    bool ended;    /* this thread: its loop is to return, see m.c */
+    bool to_spin;  /* written with next_p: the M shall spin */
+    bool ended;    /* this thread: its loop shall return, see m.c */
     rt_step after; /* this thread: what the native G that just left wants */
-    rt_g *left;    /* this thread: it switched straight to curg, which settles it */
-    rt_g *picked;  /* this thread: taken from the ring, for the loop to run */
+    rt_g *left;    /* this thread: the G that switched straight to curg, which settles it */
+    rt_g *picked;  /* this thread: a G taken from the ring, for the loop to run */
     uint64_t rand; /* this thread */
     note park;
     rt_m *idle_link; /* sched.lock: in idle_ms, dead_ms */
     rt_m *all_link;
     int32_t id;
-    char *sigstack;                    /* above its guard; the maker of the M gives it */
-    _Atomic int32_t tid;               /* atomic: the kernel's name of the thread; 0: it has none */
-    _Atomic bool urged;                /* atomic: a SIGURG is on its way */
-    _Atomic bool interrupted;          /* atomic: a SIGURG came; the code that looks clears it */
-    _Atomic int64_t n_interrupts;      /* its handler writes */
-    timer_t prof_timer;                /* prof.c's lock */
-    bool has_prof_timer;               /* prof.c's lock */
+    char *sigstack;               /* above its guard; the maker of the M sets it */
+    _Atomic int32_t tid;          /* atomic: the kernel's number of the thread; 0: none */
+    _Atomic bool urged;           /* atomic: a SIGURG is on its way */
+    _Atomic bool interrupted;     /* atomic: a SIGURG came; the code that looks clears the flag */
+    _Atomic int64_t n_interrupts; /* SIGURG's handler writes */
+    timer_t prof_timer;           /* prof.c's lock */
+    bool has_prof_timer;          /* prof.c's lock */
     _Atomic(struct trace_buf *) trace; /* this thread writes, see trace.c */
 };
 
-/* What ends sysmon's sleep: naps, a call that begins; sleeps, a P that is taken. */
+/* What ends sysmon's sleep. NAPS: a system call that begins. SLEEPS: a P that is taken. */
 typedef enum sysmon_sleep { SYSMON_UP, SYSMON_NAPS, SYSMON_SLEEPS } sysmon_sleep;
 
 /* ---- the scheduler ------------------------------------------------------------------------- */
@@ -237,14 +241,14 @@ typedef struct rt_sched {
 
     rt_p *idle_ps;             /* lock */
     _Atomic int32_t n_idle_ps; /* lock writes, anybody reads */
-    rt_m *idle_ms;             /* lock: asleep on their notes */
+    rt_m *idle_ms;             /* lock: Ms asleep on their notes */
     _Atomic int32_t n_idle_ms; /* lock writes */
-    _Atomic(rt_m *) all_ms;    /* push only; those without a thread, too */
-    rt_m *dead_ms;             /* lock: without a thread */
-    _Atomic int32_t n_ms;      /* atomic: those with a thread */
+    _Atomic(rt_m *) all_ms;    /* push only; ended Ms stay in it */
+    rt_m *dead_ms;             /* lock: Ms without a thread */
+    _Atomic int32_t n_ms;      /* atomic: Ms with a thread */
     _Atomic int32_t next_m_id;
-    _Atomic int32_t n_claims;   /* threads that were claimed, see rt_claim_thread */
-    _Atomic bool starved;       /* lock writes: a P is idle for which no thread could be had */
+    _Atomic int32_t n_claims;   /* threads claimed, see rt_claim_thread */
+    _Atomic bool starved;       /* lock writes: a P is idle for want of a thread */
     _Atomic int32_t n_spinning; /* atomic */
 
     g_list runq;            /* lock: the global queue */
@@ -258,13 +262,13 @@ typedef struct rt_sched {
     _Atomic int64_t next_id;
 
     _Atomic int64_t n_handoffs;
-    _Atomic int64_t n_fds;      /* user descriptors that are polled */
+    _Atomic int64_t n_fds;      /* descriptors that are polled, without the runtime's own */
     _Atomic int32_t n_syscalls; /* Gs in system calls, and in foreign code without a P */
     rt_cell *away;              /* lock: cells whose M has lost its P */
     _Atomic int32_t n_held;     /* stacks that Gs of cells hold */
     bool deadlock_is_normal;
 
-    _Atomic uint32_t sysmon_sleeps; /* atomic: sysmon_sleep: it sleeps on sysmon_note */
+    _Atomic uint32_t sysmon_sleeps; /* atomic: a sysmon_sleep: how sysmon sleeps on sysmon_note */
     note sysmon_note;
     rt_m m0;
 } rt_sched;
@@ -273,96 +277,116 @@ extern rt_sched sched;
 
 /* ---- between the files --------------------------------------------------------------------- */
 
-/* The running thread's M. Not inlined: a native G may go on on another thread, and the compiler
- * may keep the address of a thread-local across a switch. */
+/* The running thread's M; NULL: the thread is no M. Not inlined: a native G may go on on another thread, and the
+ * compiler may keep the address of a thread-local variable across a switch. Any thread, signal handlers too. */
 rt_m *rt_getm(void);
 void rt_setm(rt_m *m);
 
-/* g.c */
+/* g.c. Sets the count of ids. At the start. */
 void init_gs(void);
-/* A native G in state idle, NULL without memory. Its stack has at least stack_size bytes. */
+/* A native G in state idle that will run fn(arg) on a stack of stack_size bytes at least. NULL: no memory. Any
+ * thread. */
 rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size);
-/* Ends g, which ran until now. On the stack of the loop or of another G, so g's own is free; g keeps one of the usual
- * size. With a P. */
+/* Ends g, which ran until now. The caller is on another stack than g's: the loop's or another G's. g keeps a stack of
+ * the usual size. */
 void bury(rt_g *g);
 
-/* proc.c. Where a native G begins, on its own stack; arg is the G. */
+/* proc.c. Where a native G begins, on its own stack. arg: the G. */
 void native_main(void *arg);
-/* Does what `step` wants of g, which just left; `home` is the cell whose loop runs, or NULL. True:
- * the G's commit refused, run it again. */
+/* Does what `step` wants of g, which left just now. home: the cell whose loop runs, or NULL. True: g's commit function
+ * refused, run g again. */
 bool finish_step(rt_g *g, rt_step step, rt_cell *home);
-/* Leaves a native G's stack for its M's loop, which does `step`. */
+/* Leaves the stack of g, the running native G. The next G or the M's loop does what `step` wants. Returns when g runs
+ * again. */
 void g_leave(rt_g *g, rt_step step);
-/* Returns when m->ended. */
+/* Finds and runs Gs on m's thread. Returns when m->ended. */
 void schedule_loop(rt_m *m);
-/* A runnable G whose state is set: to its cell, or to a run queue. */
+/* Queues a G whose state is runnable: to its cell, or to a run queue. Any thread. */
 void g_enqueue(rt_g *g);
-/* Queues all Gs of l where they will run, their states are set. m: this M, with a P or without. */
+/* Queues all Gs of l, whose state is runnable. m: this M, with a P or without; NULL: the thread has none. Any
+ * thread. */
 void inject(rt_m *m, g_list *l);
-/* Wakes one more M if there is an idle P and nobody looks for work yet. */
+/* Wakes one more M if a P is idle and no M looks for work. Any thread. */
 void wakep(void);
 
-/* runq.c */
+/* runq.c. put, put_next (g runs before the ring), get (NULL: empty) and the p of steal: only the owner of p. steal
+ * takes half of victim's ring into p's, which is empty, and returns one of the Gs, or NULL. next_too: takes victim's
+ * runnext if the ring is empty, after a pause of some microseconds. */
 void runq_put(rt_p *p, rt_g *g);
 void runq_put_next(rt_p *p, rt_g *g);
 rt_g *runq_get(rt_p *p);
 bool runq_empty(rt_p *p);
 rt_g *runq_steal(rt_p *p, rt_p *victim, bool next_too);
-void global_put(g_list *l);             /* sched.lock held */
-rt_g *global_get(rt_p *p, int32_t max); /* sched.lock held */
+/* sched.lock held. Moves the Gs of l to the global queue; l is empty afterwards. */
+void global_put(g_list *l);
+/* sched.lock held. Takes a fair share of the global queue, at most max Gs if max > 0. Returns one, the others go to
+ * p's ring; NULL: the queue is empty. Only the owner of p. */
+rt_g *global_get(rt_p *p, int32_t max);
 
-/* m.c. acquire/release: this M and p belong together from/until now. */
+/* m.c. From p_acquire to p_release m and the P belong together. p_release returns the P. Only on m's thread. */
 void p_acquire(rt_m *m, rt_p *p);
 rt_p *p_release(rt_m *m);
-void p_idle_put(rt_p *p);       /* sched.lock held */
-rt_p *p_idle_get(rt_p *wanted); /* sched.lock held; wanted if it is idle, else any, else NULL */
-/* Sends the M away that sits in the poller of p, which was idle and goes to `taker`. sched.lock held. */
+/* Adds p to the idle Ps; takes `wanted` from them if it is idle, else any P, else NULL. sched.lock held. */
+void p_idle_put(rt_p *p);
+rt_p *p_idle_get(rt_p *wanted);
+/* Breaks the M out that sits in the poller of p, unless it is `taker`: p was idle and goes to `taker`. sched.lock
+ * held. */
 void p_evict(rt_p *p, rt_m *taker);
-/* If p is idle and no M sits in its poller (nobody has run it yet), one goes there. */
+/* If p is idle and no M sits in its poller (p has never run), sends an M there. Any thread. */
 void p_attend(rt_p *p);
-/* Some M shall run p, which the caller owns (status idle). If none can be had, p is idle and sched.starved set: sysmon
- * tries again. Takes sched.lock released. */
+/* Finds or makes an M that runs p, which the caller owns (status idle). spinning: it is counted as spinning already. If
+ * no M can be had, p is idle and sched.starved set, and sysmon tries again. sched.lock free. Any thread. */
 void m_start(rt_p *p, bool spinning);
-/* sched.starved: tries again to find an M for an idle P. True: one was found, or none is missing any more. */
+/* Called while sched.starved is set: tries again to find an M for an idle P. True: one was found, or none is missing
+ * any more. sysmon. */
 bool m_feed(void);
-/* Sleeps until somebody hands this M a P, then takes it; or until there are too many Ms: m->ended. sched.lock held; returns
- * without it. */
+/* Sleeps until m is handed a P, then takes the P. If there are too many Ms, m ends instead: m->ended. Only on m's
+ * thread, with sched.lock held, which is free when it returns. */
 void m_stop(rt_m *m);
+/* Makes m0 of the calling thread. Ends the process if there is no memory. At the start. */
 void m_init_main(void);
+/* The next of m's random numbers. Only on m's thread. */
 uint64_t m_rand(rt_m *m);
+/* How many Ms have a thread, and how many of these sleep on their notes. Any thread. */
 void m_count_ms(int32_t *ms, int32_t *idle);
 
-/* wait.c: the deadline of a G's wait may have come; arg is the G. */
+/* wait.c. Ends the wait of the G `arg` if its deadline has come. The function of g->timer. */
 void wait_deadline(void *arg);
 
-/* cell.c */
+/* cell.c. Gives a runnable G to its cell c, and readies the driver if it waits. Any thread. */
 void cell_post(rt_cell *c, rt_g *g);
+/* Puts g at the end of the list of c. Only the M that runs c. */
 void cell_requeue(rt_cell *c, rt_g *g);
-/* The native G on whose stack c's loop runs. */
+/* The native G on whose stack c's loop runs. Any thread, signal handlers too. */
 rt_g *cell_driver(rt_cell *c);
-/* c's M has lost its P, c's M is back; what has not begun goes to the global queue. sched.lock held. */
+/* cell_away: m, which runs c, has lost its P; the Gs that have not begun go to the global queue. cell_back: the M of c
+ * is back. sched.lock held. */
 void cell_away(rt_cell *c, rt_m *m);
 void cell_back(rt_cell *c);
-/* Moves what was posted to away cells since to the global queue. True: there was something. sched.lock held. */
+/* Moves the Gs that have not begun and were posted to away cells since to the global queue. True: there were some.
+ * sched.lock held. */
 bool cell_relieve(void);
 int32_t cells_away(void); /* sched.lock held */
 
 /* timer.c */
-/* Runs what is due on p's heap; its next key or 0 is in p->timer_next_ns. *now_ns is read if 0. */
+/* Runs the due timers of p. True: some have fired. *now_ns: the time, read if 0. Afterwards p->timer_next_ns is p's
+ * next key or 0. Any M with a P, and sysmon. */
 bool timers_run(rt_p *p, int64_t *now_ns);
+/* Is any timer set? With every P idle. */
 bool timers_live(void);
-/* The part of rt_timer_set that is a store. True: that was enough. Several callers at a time. */
+/* The part of rt_timer_set that is a store. True: this was enough. Any thread, several at a time. */
 bool timer_move_later(rt_timer *t, int64_t until);
 
-/* A poller's operations, one table for each interface of a kernel. netpoll.c alone calls them. */
+/* A poller's operations, a table per kernel interface. Only netpoll.c calls them. */
 typedef struct poller_ops {
     rt_poller *(*open)(void); /* NULL: errno says why */
-    /* Registers fd for both directions, edge-triggered; exclusive: a listener, for reading. 0 or -errno. Any thread. */
+    /* Registers fd for both directions, edge-triggered; exclusive: a listener, for reading only. 0 or -errno. Any
+     * thread. */
     int (*add)(rt_poller *po, int fd, uint64_t tag, bool exclusive);
     int (*del)(rt_poller *po, int fd);         /* 0 or -errno. Any thread */
-    bool (*owns)(const rt_poller *po, int fd); /* fd is one of the poller's own. Any thread */
-    /* Passes what came to netpoll_event, which adds Gs to l. delay_ns < 0: waits until something comes; 0: does not
-     * wait. How many events came. Any thread. */
+    bool (*owns)(const rt_poller *po, int fd); /* Is fd one of the poller's own? Any thread */
+    /* Passes the events that came to netpoll_event, which adds Gs to l. Returns how many events came. delay_ns: how
+     * long to wait for one, -1: for ever, 0: not at all. Any thread. */
     int (*poll)(rt_poller *po, int64_t delay_ns, g_list *l);
     /* Ends a poll that waits now, or the next one that would. Any thread, signal handlers too. */
     void (*wake)(rt_poller *po);
@@ -372,74 +396,77 @@ typedef struct poller_ops {
 extern const poller_ops epoll_ops;
 
 /* netpoll.c */
-/* The table to use: epoll_ops if nobody says another. Before rt_main. */
+/* Sets the table to use, which is epoll_ops at first. At the start. */
 void netpoll_choose(const poller_ops *ops);
-/* NULL: errno says why. */
+/* A new poller. NULL: errno says why. At the start. */
 rt_poller *netpoll_new(void);
-/* As the operation `wake`. */
+/* Calls the operation `wake` of po. Any thread, signal handlers too. */
 void netpoll_break(rt_poller *po);
-/* Events of a tag. Adds the Gs that they ready to l. */
+/* Handles the events of the descriptor with this tag: readable, writable, end, error. Adds the Gs that they ready to l.
+ * Any thread. */
 void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l);
-/* Ends g's wait for a descriptor, if that is what it does. */
+/* Ends g's wait for a descriptor. False: g is in no such wait. Any thread. Does not wait. */
 bool pd_leave(rt_g *g);
-/* Polls p's poller. */
+/* Polls p's poller as the operation `poll` does, and counts. Any thread. */
 int netpoll_p(rt_p *p, int64_t delay_ns, g_list *l);
-/* As rt_pd_open, for descriptors of the runtime itself. */
+/* Registers a descriptor of the runtime itself as rt_pd_open does: check_dead does not count it. Any thread. */
 rt_pd *pd_open_system(int fd, int *err);
 
-/* stack.c */
-/* lo is NULL without memory. */
+/* stack.c. A stack of at least `size` bytes; lo NULL: no memory. Any thread. */
 rt_stack stack_alloc(size_t size);
+/* Frees a stack of stack_alloc. Any thread. */
 void stack_free(rt_stack s);
 /* Does `at` lie in the guard below s, so that an access there has overflowed s? Any thread, signal handlers too. */
 bool stack_guards(rt_stack s, const char *at);
-/* Gives pages back that the stacks of dead Gs in the global list have touched; how many stacks. Any
- * thread. */
+/* Gives pages back that the stacks of dead Gs in the global list have touched. Returns how many stacks. Any thread. */
 int stack_scavenge(void);
-/* Gives the pages of s back that lie whole below that address. */
+/* Gives the pages of s back that lie wholly below `below`. Any thread. */
 void stack_trim(rt_stack s, const void *below);
+/* Bytes of address space of all stacks. Any thread. */
 int64_t stack_bytes(void);
-#if defined(RT_ASAN) || defined(RT_TSAN) /* their frames are larger, and they ask for more */
+#if defined(RT_ASAN) || defined(RT_TSAN) /* the sanitizers' frames are larger */
 enum { STACK_NATIVE = 256 << 10, STACK_M = 4 << 20, STACK_SIGNAL = 256 << 10 };
 #else
 enum { STACK_NATIVE = 64 << 10, STACK_M = 256 << 10, STACK_SIGNAL = 64 << 10 };
 #endif
 
-/* syscall.c. Takes p out of a system call, and has another M run it. False: p is in none. sysmon, and the M in the call. */
+/* syscall.c. Takes p out of a system call and finds another M for p. False: p is in no system call. sysmon, and the M
+ * in the call. */
 bool syscall_retake(rt_p *p);
-/* Takes p from the M that has it in foreign code since the word was `status`. sysmon. */
+/* Takes p from the M that has had it in foreign code since the word was `status`. True: the caller owns p. sysmon. */
 bool foreign_retake(rt_p *p, uint32_t status);
 
-/* sysmon.c */
+/* sysmon.c. Makes sysmon's thread. At the start. */
 void sysmon_start(void);
-/* Ends its sleep on sysmon_note, if it is in one. Any thread, signal handlers too. */
+/* Ends sysmon's sleep on sysmon_note. Any thread, signal handlers too. */
 void sysmon_wake(void);
-/* Where sysmon gets its time from, so that tests can stop and move it. Set before sysmon_start. */
+/* The source of sysmon's time, so that tests can stop and move it. At the start. */
 typedef struct sysmon_clock {
     int64_t (*now)(void);
     void (*sleep)(int64_t delay_ns); /* between rounds */
 } sysmon_clock;
 void sysmon_set_clock(const sysmon_clock *c);
 
-/* signal.c */
+/* signal.c. Sets the handlers. keep_default: SIGUSR1 and SIGQUIT keep their default action. At the start. */
 void signal_init(bool keep_default);
-/* The stack for m's handlers. False: no memory. */
+/* Make and free the stack for m's handlers. False: no memory. Any thread. */
 bool signal_stack_new(rt_m *m);
 void signal_stack_free(rt_m *m);
-/* On m's thread, when it begins and before it ends. */
+/* Only on m's thread: when it begins, and before it ends. */
 void signal_init_m(rt_m *m);
 void signal_end_m(rt_m *m);
-/* Makes the G that does the work of handlers. With a P. */
+/* Makes the G that does the work of handlers. At the start, with a P. */
 void signal_start(void);
-/* Some G waits for a signal, and one that it would be told of may come. With all Ps idle. */
+/* Does a G wait for a signal, and may a notified signal come? With all Ps idle. */
 bool signal_may_come(void);
-/* Does what handlers have asked for, if no P got round to it. sysmon. */
+/* Does what handlers have asked for if no P got round to it. sysmon. */
 void signal_watch(int64_t now_ns);
-/* Sends SIGURG to m's thread, if none is on its way. Its handler sets m->interrupted and nothing
- * else; system calls go on or return EINTR. Any thread. */
+/* Sends SIGURG to m's thread, if none is on its way. The handler sets m->interrupted and calls rt_on_interrupt's
+ * function if m is in foreign code. System calls go on or return EINTR. Any thread. */
 void m_interrupt(rt_m *m);
 
-/* prof.c: m's thread gets a timer if the profiler runs; m's timer goes, and m->tid with it. */
+/* prof.c. prof_init_m: m's thread gets a timer if the profiler runs. prof_end_m: the timer goes, and m->tid with it.
+ * Only on m's thread. */
 void prof_init_m(rt_m *m);
 void prof_end_m(rt_m *m);
 
@@ -449,42 +476,46 @@ typedef struct rt_symbol {
     const char *module; /* file, without its directory; NULL: unknown */
     uintptr_t start;    /* of the function, else of the module */
 } rt_symbol;
+/* Fills *s for the code at pc. Any thread. */
 void symbol_find(const void *pc, rt_symbol *s);
-/* "name+0x1c", "module+0x1234" or "0x1234"; returns its length, below size. */
 
-/* unwind.c */
+/* unwind.c. Notes the modules of the process, whose tables the profiler reads. At the start. */
 void unwind_init(void);
-/* Return addresses of the frames below a signal's context (ucontext_t), the interrupted pc first, at
- * most max. Reads nothing outside `stack`. Async-signal-safe. */
+/* Fills pcs with the return addresses of the frames below a signal's context uc (a ucontext_t), the interrupted pc
+ * first, at most max. Returns how many. Reads nothing outside `stack`. Any thread, signal handlers too. */
 int unwind(const void *uc, rt_stack stack, uintptr_t *pcs, int max);
 
-/* os_linux.c */
+/* os_linux.c. A random number from the kernel. Any thread. */
 uint64_t os_random(void);
+/* Raises the limit of descriptors as far as this process may. At the start. */
 void os_raise_fd_limit(void);
+/* The stack of the calling thread, {0} if it is unknown. Any thread. */
 rt_stack os_thread_stack(void);
 
-/* debug.c */
-void check_dead(void); /* sched.lock held */
+/* debug.c. Reports a deadlock and ends the process if nothing can ever happen again. sched.lock held, by an M that is
+ * about to wait. */
+void check_dead(void);
 /* Writes to stderr, by write(2) only. Any thread, signal handlers too. */
 void debug_emit(const char *s, size_t n);
 void debug_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* Ends the process, which has not begun to work, with 1: "lunapark: cannot start: ..." */
+/* Prints "lunapark: cannot start: ..." and ends the process with 1. Any thread. */
 _Noreturn void debug_no_start(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-/* Calls what rt_on_end was given, once. */
+/* Calls the function of rt_on_end, once. Any thread, signal handlers too. */
 void debug_before_end(void);
 
-/* debugenv.c */
+/* debugenv.c. Parses LUNAPARK_DEBUG (NULL: not set). stderr gets a line for each part that is not understood. At the
+ * start. */
 void debugenv_init(const char *vars);
 
-/* Looks at what others write, and can do with torn values. */
+/* For functions that read what other threads write at the same time, and can do with torn values. */
 #ifdef RT_TSAN
 #define RT_PEEKS __attribute__((no_sanitize("thread")))
 #else
 #define RT_PEEKS
 #endif
 
-/* Between a store and a load that must not pass it. TSan knows no fences, so gcc refuses them in its
- * build; it sees the atomics on both sides, and the processor still gets its fence. */
+/* Stands between a store and a load that must not pass it. TSan knows no fences, so gcc refuses them in its build. TSan
+ * sees the atomics on both sides, and the processor still gets its fence. */
 static inline void full_fence(void) {
 #ifdef RT_TSAN
     __asm__ volatile(

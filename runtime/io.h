@@ -1,5 +1,5 @@
-/* Descriptors for native Gs: sockets, files. Part of runtime.h, which includes it and has what stands below: readiness,
- * deadlines, the answers RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED. */
+/* Descriptors for native Gs: sockets, files. Part of runtime.h, which includes this header and explains readiness,
+ * deadlines and the answers RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED. */
 #ifndef IO_H
 #define IO_H
 
@@ -16,7 +16,7 @@ typedef struct rt_pd rt_pd;
 
 /* ---- descriptors for native Gs (fd.c) ------------------------------------------------------ */
 
-/* A socket, a pipe, or a file. Its memory is the caller's, from rt_fd_init until rt_fd_close has returned; a zeroed
+/* A socket, a pipe, or a file. The caller owns the memory, from rt_fd_init until rt_fd_close has returned. A zeroed
  * rt_fd is closed. The fields belong to the functions below. */
 typedef struct rt_fd {
     int fd;          /* -1: closed */
@@ -28,16 +28,16 @@ typedef struct rt_fd {
     bool append;     /* a file opened with O_APPEND */
 } rt_fd;
 
-/* The functions below return 0 or a count, or RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED or -errno, and may wait: native Gs;
- * a function that differs says so. Any number of Gs may use one descriptor at a time: readers queue for each other and
- * writers for each other, a reader and a writer do not. */
+/* The functions below return 0 or a count, or RT_ETIMEOUT, RT_ECLOSED, RT_ECANCELED or -errno. They may wait: native
+ * Gs. The comment of a function that differs says so. Any number of Gs may use one descriptor at a time: readers queue
+ * for each other, writers queue for each other, a reader and a writer do not. */
 
-/* Takes over a nonblocking descriptor that can be polled. On an error the descriptor stays the caller's; -EPERM: it is
- * a file. Any thread. Does not wait. */
+/* Takes over a nonblocking descriptor that can be polled. After an error the descriptor stays the caller's; -EPERM: it
+ * is a file. Any thread. Does not wait. */
 int rt_fd_init(rt_fd *f, int fd);
 
 /* Ends all waits for f with RT_ECLOSED, waits until its other users have left, closes the descriptor. From then on
- * every function answers RT_ECLOSED for f, a second close too. Native Gs; if f has no other users, any thread, and
+ * every function answers RT_ECLOSED for f, also a second close. Native Gs; if f has no other users, any thread, and
  * does not wait. */
 int rt_fd_close(rt_fd *f);
 
@@ -60,49 +60,50 @@ int rt_fd_shutdown(rt_fd *f, int how);
 int rt_fd_set_deadline(rt_fd *f, int mode, int64_t when_ns);
 
 /* Between rt_own_write(true) and rt_own_write(false), a SIGPIPE on the calling thread does nothing: the caller looks at
- * -EPIPE itself. For writes that know no MSG_NOSIGNAL: to pipes, splice, sendfile. The G must not wait in between.
- * Any thread. Does not wait. See signal.c. */
+ * -EPIPE itself. For writes without MSG_NOSIGNAL: to pipes, splice, sendfile. The G must not wait in between. Any
+ * thread. Does not wait. See signal.c. */
 void rt_own_write(bool on);
 
 /* ---- sockets (sock.c) ---------------------------------------------------------------------- */
 
-/* A descriptor, nonblocking and close-on-exec, or -errno. Any thread. Do not wait. */
+/* Make a socket; a socket that listens at sa. A descriptor, nonblocking and close-on-exec, or -errno. Any thread. Do
+ * not wait. */
 int rt_socket(int family, int type, int protocol);
 int rt_listen(const struct sockaddr *sa, socklen_t len, int backlog);
 
-/* Calls accept4 until it answers something else than ECONNABORTED or EINTR: a descriptor, -EAGAIN or another -errno.
- * Any thread. Does not wait. */
+/* Calls accept4 again while it answers ECONNABORTED or EINTR. A descriptor, -EAGAIN or another -errno. Any thread. Does
+ * not wait. */
 int rt_accept4(int fd, struct sockaddr_storage *sa, socklen_t *len);
 
-/* Does a read from fd that brings less than there was room for mean that fd is empty, so that the poller tells when
- * there is more? See fd.c. For a listening socket: of the sockets that it accepts. *known: RT_SHORT_UNKNOWN at
- * first; keeps the answer for later calls. Any thread. Does not wait. */
+/* Does a short read from fd, one that brings less than there was room for, mean that fd is empty and that the poller
+ * tells when there is more? See fd.c. For a listening socket: the answer for the sockets that it accepts. *known:
+ * RT_SHORT_UNKNOWN at first; keeps the answer for later calls. Any thread. Does not wait. */
 enum { RT_SHORT_UNKNOWN, RT_SHORT_TELLS_NOTHING, RT_SHORT_TELLS };
 bool rt_short_read_tells(int fd, uint8_t *known);
 
-/* How a connect in progress ended whose descriptor became writable: 0; -EAGAIN: not yet; -errno: it failed. Any
- * thread. Does not wait. */
+/* How a connect in progress ended, asked when its descriptor became writable. 0: connected; -EAGAIN: not yet; another
+ * -errno: it failed. Any thread. Does not wait. */
 int rt_connected(int fd);
 
-/* Waits for a connection. Its descriptor, nonblocking and close-on-exec, or an error. */
+/* Waits for a connection. Returns its descriptor, nonblocking and close-on-exec, or an error. */
 int rt_fd_accept(rt_fd *f);
 
-/* Connects, at the latest at the write deadline. After an error the socket is of no use. Linux answers -EAGAIN at once
- * for a unix listener whose backlog is full. */
+/* Connects; waits until the write deadline at most. After an error the socket is of no use. Linux answers -EAGAIN at
+ * once for a unix listener whose backlog is full. */
 int rt_fd_connect(rt_fd *f, const struct sockaddr *sa, socklen_t len);
 
-/* What an accepting G keeps for the case that the process has no descriptor or no memory left. Then the G turns one
- * client away with a few words and pauses 5 ms, twice as long each time up to a second. */
+/* What an accepting G keeps for the case that the process has no descriptor or no memory left. In this case the G turns
+ * one client away with a few words and pauses 5 ms. Each further pause is twice as long, up to a second. */
 typedef struct rt_acceptor {
     const void *farewell; /* said to a client that is turned away */
     size_t farewell_len;
     int64_t pause_ns; /* the last pause; 0: the last accept succeeded */
     int failures;     /* in a row */
-    int reserve_fd;   /* kept for that moment; -1: none */
+    int reserve_fd;   /* kept for a client that is turned away; -1: none */
 } rt_acceptor;
 
-/* farewell: what is said to a client that is turned away, or NULL; it lives as long as the acceptor. One G at a time
- * uses an acceptor. Do not wait. */
+/* Sets up an acceptor. farewell: said to a client that is turned away, or NULL; it lives as long as the acceptor. One G
+ * at a time uses an acceptor. Do not wait. */
 void rt_acceptor_init(rt_acceptor *a, const void *farewell, size_t len);
 void rt_acceptor_close(rt_acceptor *a);
 
@@ -115,24 +116,24 @@ int rt_accept_with(rt_acceptor *a, int fd, rt_pd *pd);
 
 /* ---- files (file.c) ------------------------------------------------------------------------ */
 
-/* Opens a file with the flags of open(2) and close-on-exec. rt_fd_read, rt_fd_write and rt_fd_close take it;
- * while they are in the kernel, other Gs run. */
+/* Opens a file with the flags of open(2) and close-on-exec. rt_fd_read, rt_fd_write and rt_fd_close take f; while they
+ * are in the kernel, other Gs run. */
 int rt_file_open(rt_fd *f, const char *path, int flags, mode_t mode);
 
-/* Takes over a descriptor that shall not become nonblocking, such as stdout. On an error the descriptor stays the
- * caller's. A read from a terminal or a pipe holds up rt_fd_close until something comes. */
+/* Takes over a descriptor that shall stay blocking, such as stdout. After an error the descriptor stays the caller's. A
+ * read from a terminal or a pipe holds up rt_fd_close until data comes. */
 int rt_file_init(rt_fd *f, int fd);
 
-/* Reads and writes at an offset; the file's own offset stays. rt_file_pread returns less than n only at the end.
- * Before an error a part may have been moved; a call with the same offset moves this part again. rt_file_pwrite: -EINVAL
- * for a file opened with O_APPEND, where Linux would ignore the offset. */
+/* Read and write at an offset; the file's own offset stays. rt_file_pread returns less than n only at the end. Before
+ * an error a part may have been moved; a call with the same offset moves this part again. rt_file_pwrite: -EINVAL for a
+ * file opened with O_APPEND, where Linux would ignore the offset. */
 ssize_t rt_file_pread(rt_fd *f, void *buf, size_t n, int64_t offset);
 ssize_t rt_file_pwrite(rt_fd *f, const void *buf, size_t n, int64_t offset);
 
 /* Sets the file's offset and returns it. whence: as for lseek. */
 int64_t rt_file_seek(rt_fd *f, int64_t offset, int whence);
 
-/* Waits until the disk has what was written. data_only: times and the like may follow later. */
+/* Waits until the disk has the written data. data_only: without times and the like, which may follow later. */
 int rt_file_sync(rt_fd *f, bool data_only);
 
 #endif

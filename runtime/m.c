@@ -1,34 +1,33 @@
-/* Ms: making threads, giving them Ps, putting them to sleep.
+/* Ms: making threads, giving them Ps, putting them to sleep, ending them.
  *
- * An M that runs Gs has a P. One without waits in one of three places: in the poller of an idle P
- * (p->poll_m, see proc.c), on its note in sched.idle_ms, or in a system call. m_start finds an M
- * for a P in that order, or makes a new one; the P travels in next_p, written under sched.lock
- * before the wake-up and taken by the M after it.
+ * An M that runs Gs has a P. An M without a P waits in one of three places: in the poller of an idle P (p->poll_m, see
+ * proc.c), on its note in sched.idle_ms, or in a system call. m_start finds an M for a P in this order, or makes a new
+ * M. The P travels in next_p, which is written under sched.lock before the wake-up and taken by the M afterwards.
  *
- * Without a thread to be had (RLIMIT_NPROC, pids.max, no memory for its stacks) the P stays idle, and what waits for it is
- * run by the Ms that there are: an M that is in another idle P's poller gets its own P, Ms that come back from system calls
- * take idle Ps, and sysmon tries again (sched.starved) and polls for such Ps meanwhile. So that Ms do come back, or one is left
- * that never went, calls that block for long claim a thread first (rt_claim_thread), and wait if they can't have one.
+ * If no thread can be had (RLIMIT_NPROC, pids.max, no memory for its stacks), the P stays idle, and the existing Ms run
+ * what waits for the P. An M in another idle P's poller gets its own P. Ms that come back from system calls take idle
+ * Ps. sysmon tries again (sched.starved) and polls for such Ps meanwhile. All this needs Ms that come back. So calls
+ * that block for long claim a thread first (rt_claim_thread), and wait if they cannot have one.
  *
- * Threads are made by pthread_create with all signals blocked, so that none arrives before the M
- * has its alternate stack.
+ * Threads are made by pthread_create with all signals blocked, so no signal arrives before the M has its alternate
+ * stack.
  *
- * The end of an M. Calls that block make Ms, 500 of them at once 500 Ms, which nobody needs afterwards. An M that begins to
- * sleep in sched.idle_ms while more than procs + SPARE_MS others sleep there does so for LINGER_NS at most; if that is
- * still true then, its thread ends. The list is a stack, so those that have something to do now and then are the same ones,
- * and those below them end. m0 does not end, since its thread is the process's first.
+ * The end of an M. Calls that block make Ms: 500 of them at once make 500 Ms, which are idle afterwards. While more
+ * than procs + SPARE_MS other Ms sleep in sched.idle_ms, an M that begins to sleep there does so for LINGER_NS at most.
+ * If there are still too many then, its thread ends. The list is a stack, so an occasional task wakes the same few Ms,
+ * and the Ms below them end. m0 does not end, since its thread is the process's first.
  *
- *   - Who ends is in sched.idle_ms under sched.lock until it takes itself out. It has no P, stands in no poller, and next_p is
- *     NULL: nobody is about to wake it. Whoever took it out of the list before has written next_p under the same lock,
- *     and then it waits for the wake-up, which is certain.
- *   - rt_claim_thread first counts its claim and then looks at n_ms; who ends first takes itself from n_ms and then looks at
- *     the claims (both sequentially consistent). One sees the other: n_ms > n_claims holds for each claim that was granted.
- *   - Its signals are blocked, its tid is 0 and its CPU timer is gone before its thread ends.
- *   - An rt_m is never freed: an M that ended lies in sched.dead_ms and in sched.all_ms, with its id and its trace buffer, until
- *     the next new M takes it. So who holds a pointer for too long (m_interrupt, the walks of all_ms in prof.c and
- *     trace.c) finds an rt_m in any case. The worst that comes of it is a SIGURG that nobody has asked for.
- *   - The thread is detached and its stack is pthreads', so nobody need wait for its last instructions. It lets go of its rt_m
- *     before, and touches that no more. The signal stack it frees itself.
+ *   - The ending M is in sched.idle_ms, and takes itself out under sched.lock. It has no P, stands in no poller, and
+ *     next_p is NULL: no thread is about to wake it. A thread that took the M out of the list earlier has written
+ *     next_p under the same lock. Then the M waits for the wake-up, which is certain.
+ *   - rt_claim_thread counts its claim, then looks at n_ms. The ending M takes itself from n_ms, then looks at the
+ *     claims (both sequentially consistent). One sees the other: n_ms > n_claims holds for each claim that was granted.
+ *   - The M's signals are blocked, its tid is 0 and its CPU timer is gone before its thread ends.
+ *   - An rt_m is never freed. An ended M lies in sched.dead_ms and in sched.all_ms, with its id and its trace buffer,
+ *     until the next new M takes it. So a thread that holds the pointer for too long (m_interrupt, the walks of all_ms
+ *     in prof.c and trace.c) finds an rt_m in any case. The worst outcome is a SIGURG for which no thread asked.
+ *   - The thread is detached and its stack is pthreads', so no thread need wait for its last instructions. The thread
+ *     lets go of its rt_m before it ends, and touches the rt_m no more. It frees its signal stack itself.
  */
 #include "impl.h"
 
@@ -39,7 +38,7 @@
 #include <string.h>
 
 #define SAY_NS    (10 * NS_PER_SEC)
-#define LINGER_NS (60 * NS_PER_SEC) /* an M that is one too many sleeps that long before it ends */
+#define LINGER_NS (60 * NS_PER_SEC) /* how long an M that is one too many sleeps before it ends */
 
 /* xorshift64*: S. Vigna, "An experimental exploration of Marsaglia's xorshift generators". */
 uint64_t m_rand(rt_m *m) {
@@ -92,8 +91,8 @@ rt_p *p_idle_get(rt_p *wanted) {
     *at = p->idle_link;
     p->idle_link = NULL;
     p->in_idle = false;
-    /* Somebody starts to work, so sysmon must watch again. First the count, then the question:
-     * sysmon says that it sleeps, then looks at the count. */
+    /* The P is about to work, so sysmon must watch again. First the count, then the question: sysmon says that it
+     * sleeps, then looks at the count. */
     atomic_fetch_sub(&sched.n_idle_ps, 1);
     if (atomic_load(&sched.sysmon_sleeps) == SYSMON_SLEEPS) sysmon_wake();
     return p;
@@ -107,7 +106,7 @@ void p_evict(rt_p *p, rt_m *taker) {
 
 /* ---- Ms ---- */
 
-/* Takes the P that was handed over. sched.lock held; released. */
+/* Takes the P that was handed to m. sched.lock held; released. */
 static void take_next(rt_m *m) {
     rt_p *p = m->next_p;
     m->next_p = NULL;
@@ -117,7 +116,7 @@ static void take_next(rt_m *m) {
     m->spinning = spin;
 }
 
-/* m is new: it gets a number and stands in all_ms from now on. */
+/* Gives the new M a number and puts it into all_ms, where it stays. */
 static void enroll(rt_m *m) {
     m->id = atomic_fetch_add(&sched.next_m_id, 1);
     rt_m *head = atomic_load(&sched.all_ms);
@@ -126,7 +125,7 @@ static void enroll(rt_m *m) {
     while (!atomic_compare_exchange_weak(&sched.all_ms, &head, m));
 }
 
-/* On m's thread. */
+/* The caller is m's thread. */
 static void begin_m(rt_m *m) {
     rt_setm(m);
     m->rand = os_random() | 1;
@@ -135,7 +134,8 @@ static void begin_m(rt_m *m) {
 
 static void end_thread(rt_m *m);
 
-/* m0's thread keeps its name, since it is the one of the process in ps and pgrep. */
+/* Names the calling thread after m, for ps and gdb. m0's thread keeps its name, which is the process's name in ps and
+ * pgrep. */
 static void name_thread(const rt_m *m) {
     char name[16];
     snprintf(name, sizeof name, "lp-m%d", m->id);
@@ -168,7 +168,8 @@ void m_init_main(void) {
     signal_init_m(m);
 }
 
-/* A thread for m, which has all that it needs: 0 or an error number. Its guard is as stack.c's are. */
+/* Makes the thread of m, which has everything else. 0 or an error number. The guard of its stack is as large as the
+ * stack: see stack.c. */
 static int start_thread(rt_m *m) {
     pthread_attr_t attr;
     pthread_attr_init(&attr);
@@ -185,7 +186,7 @@ static int start_thread(rt_m *m) {
     return err;
 }
 
-/* At most one line in SAY_NS. */
+/* Says that no thread could be made, in at most one line per SAY_NS. */
 static void say_starved(int err) {
     static _Atomic int64_t said_ns;
     int64_t now = rt_nanotime(), last = atomic_load(&said_ns);
@@ -195,7 +196,7 @@ static void say_starved(int err) {
                  atomic_load(&sched.n_ms));
 }
 
-/* Without a thread, and without stacks. NULL: no memory. */
+/* An M without a thread and without stacks, an ended one or a new one. NULL: no memory. */
 static rt_m *take_dead(void) {
     rt_lock_acquire(&sched.lock);
     rt_m *m = sched.dead_ms;
@@ -214,7 +215,7 @@ static void give_dead(rt_m *m) {
     rt_lock_release(&sched.lock);
 }
 
-/* An M that runs p, or sleeps if p is NULL. False: there is no memory or no thread for one. */
+/* Makes an M that runs p, or sleeps if p is NULL. False: there is no memory or no thread for an M. */
 static bool new_m(rt_p *p, bool spinning) {
     int err = ENOMEM;
     rt_m *m = take_dead();
@@ -238,7 +239,8 @@ no_m:
     return false;
 }
 
-/* sched.lock held: p goes to an M that sleeps. False: there is none. Else the lock is released. */
+/* sched.lock held: gives p to an M that sleeps. True: done, the lock is released. False: no M sleeps, the lock is
+ * held. */
 static bool hand_to_sleeper(rt_p *p, bool spinning) {
     rt_m *polls = p->poll_m, *m = polls ? polls : sched.idle_ms;
     if (!m) return false;
@@ -272,7 +274,7 @@ void m_start(rt_p *p, bool spinning) {
         if (new_m(p, spinning)) return;
         rt_lock_acquire(&sched.lock);
         if (sched.idle_ms) continue;
-        /* Any M will do: the P that has one takes this one's place. */
+        /* Any M will do: an idle P that has an M in its poller takes the place of p. */
         p_idle_put(p);
         atomic_store(&sched.starved, true);
         rt_p *other = polled_p();
@@ -317,12 +319,12 @@ void p_attend(rt_p *p) {
     if (alone) m_start(p, false);
 }
 
-/* sched.lock held: there are more idle Ms than are kept. */
+/* sched.lock held: more Ms are idle than are kept, and m may end. */
 static bool one_too_many(const rt_m *m) {
     return atomic_load(&sched.n_idle_ms) > sched.procs + SPARE_MS && m != &sched.m0;
 }
 
-/* sched.lock held: takes m out of idle_ms and ends its days, unless somebody counts on it. */
+/* sched.lock held: takes m out of idle_ms and marks it ended. False: m is not one too many, or a claim counts on it. */
 static bool retire(rt_m *m) {
     if (!one_too_many(m) || atomic_load(&sched.n_ms) - 1 <= atomic_load(&sched.n_claims))
         return false;
@@ -342,7 +344,7 @@ static bool retire(rt_m *m) {
     return true;
 }
 
-/* The rest of m's end, on its thread. */
+/* The rest of m's end, on m's thread. */
 static void end_thread(rt_m *m) {
     signal_end_m(m);
     rt_setm(NULL);
@@ -356,7 +358,7 @@ void m_stop(rt_m *m) {
     atomic_fetch_add(&sched.n_idle_ms, 1);
     check_dead();
     int64_t linger_ns = rt_debug()->mexit ? rt_debug()->mexit * NS_PER_MS : LINGER_NS;
-    bool patient = false; /* it was one too many, and is wanted after all */
+    bool patient = false; /* m was one too many, but was handed a P after all */
     for (;;) {
         bool ends = !patient && one_too_many(m);
         rt_lock_release(&sched.lock);
@@ -367,7 +369,7 @@ void m_stop(rt_m *m) {
             note_sleep(&m->park);
         rt_lock_acquire(&sched.lock);
         if (woken) break;
-        if (m->next_p) { /* the wake-up is on its way */
+        if (m->next_p) { /* m was handed a P: the wake-up is on its way */
             patient = true;
         } else if (retire(m)) {
             rt_lock_release(&sched.lock);

@@ -1,64 +1,63 @@
 /* Readiness of descriptors: the portable half of the poller.
  *
- * A pollDesc holds one registered descriptor and, per direction, one word (rg for reading, wg for
- * writing):
+ * A pollDesc holds one registered descriptor. Each direction has one word, rg for reading, wg for writing:
  *
- *     NIL    nobody waits, nothing is known
+ *     NIL    no G waits, no event is kept
  *     READY  an event came and was not used yet
- *     WAIT   a G is about to wait; the word says which: its address + 1
- *     G      that G waits
+ *     WAIT   a G is about to wait; the word is the G's address + 1
+ *     G      the G at this address waits
  *
  *     NIL --prepare--> WAIT --commit--> G --event, deadline, shut, kick--> NIL, and the G is readied
  *      ^                 |
  *      |                 +--event ...--> READY or NIL; the commit fails and the G runs on
  *     READY <--event-- NIL;  READY --prepare--> NIL: no wait
  *
- * All moves are CAS. Whoever moves the word away from a G owns that G and readies it, once. An event
- * that nobody waits for is kept as READY, so an edge that comes between a read that said EAGAIN and
- * the wait is not lost.
+ * Every move is a CAS. The thread that moves the word away from a G owns the G and readies it, once. An event that
+ * finds no waiting G is kept as READY. So an edge that comes between a read that said EAGAIN and the wait is not lost.
  *
- * One G may wait for both directions at once, as a connection does that is blocked in writing and must go
- * on reading. It stands in rg alone, with the bit PD_BOTH, and wg says PD_BOTH: "who waits for me as well
- * stands in rg". So rg still decides alone who readies the G, and once:
+ * One G may wait for both directions at once. A connection does so that is blocked in writing and must go on reading.
+ * The G stands in rg alone, with the bit PD_BOTH. wg says PD_BOTH, which means: the G to wake stands in rg. So rg alone
+ * decides which thread readies the G, and the G is readied once:
  *
  *     rg  NIL --prepare--> WAIT+BOTH --commit--> G+BOTH --event--> READY, --the others--> NIL; G is readied
- *     wg  NIL --prepare--> BOTH --event--> READY, --the others--> NIL; then whoever moved it moves rg
+ *     wg  NIL --prepare--> BOTH --event--> READY, --the others--> NIL; the same thread then moves rg:
  *                                                                 WAIT+BOTH or G+BOTH --> NIL
  *
- * What came stays in the words as READY, whoever woke the G, until it asks (answer_both): both directions may
- * have become ready by then. Invariants, which model/netpoll.pml checks:
+ * Both words keep a READY, whichever of them woke the G, until the G asks (answer_both): both directions may have
+ * become ready by then. Invariants, which model/netpoll.pml checks:
  *
- *   - rg says WAIT+BOTH before wg says BOTH: who finds BOTH in wg finds the G in rg, or somebody took it out;
- *   - READY is in wg before the G is taken out of rg: a G that was taken out because of wg finds that;
- *   - BOTH leaves wg at the latest when the G asks, so it never stands there for a G that does not wait.
+ *   - rg says WAIT+BOTH before wg says BOTH. A thread that finds BOTH in wg finds the G in rg, unless another thread
+ *     took the G out.
+ *   - READY is in wg before the G is taken out of rg. A G that was taken out because of wg finds the READY.
+ *   - BOTH leaves wg when the G asks, at the latest. BOTH never stands in wg for a G that does not wait.
  *
- * Somebody that moved wg may come to rg when the G waits anew, again for both; it takes the G out then for
- * nothing, and the G answers 0. It never takes out one that waits for reading alone, which has no PD_BOTH.
- * All these are sequentially consistent; none could be less, since each is a store before a load of
- * something else (shut, until, hup, cancel, the other word).
+ * A thread that moved wg may reach rg only when the G already waits anew for both. Then the thread takes the G out for
+ * nothing, and the G answers 0. The thread never takes out a G that waits for reading alone, since that word lacks
+ * PD_BOTH. All these steps are sequentially consistent. None can be weaker: each is a store before a load of another
+ * word (shut, until, hup, cancel, rg or wg).
  *
- * One reader and one writer at a time: a second is a bug of the caller, which keeps queues (fd.c,
- * sock.c of the host). WAIT is another word for each G, so that a G which was turned back between its
- * prepare and its commit finds that out even if another is about to wait by then (a connection that
- * was taken from its handler, hold.c of the host).
+ * Each direction has one waiting G at a time. A second one is a bug of the caller: fd.c and the host's sock.c queue
+ * their Gs. WAIT contains the G's address. So a G that was turned back between prepare and commit finds that out even
+ * if another G is about to wait by then (a connection that was taken from its handler, the host's hold.c).
  *
- * Deadlines are the pollDesc's two timers, and `until` of a timer is the deadline itself: moving it
- * later is a store. When it fires it takes the waiting G out, if the deadline still is in the past;
- * the G looks at the deadline itself and answers RT_ETIMEOUT. A deadline in the past makes every
- * wait answer so, at once or when its timer, which is still in a heap, is looked at: a wait that begins reads the
- * clock only if the timer has been taken out (missed). A timer left over from a former use of the pollDesc finds `until` 0 or
- * another time and does nothing, so no sequence numbers are needed to kill it (Go's rseq, wseq).
+ * Deadlines are the pollDesc's two timers. `until` of a timer is the deadline itself, so moving a deadline later is a
+ * store. When the timer fires, it takes the waiting G out if the deadline is still in the past. The G then looks at the
+ * deadline and answers RT_ETIMEOUT. A deadline in the past ends every later wait the same way: at once, or when the
+ * timer is taken from its heap. A wait that begins reads the clock only if the timer stands in no heap (missed). A
+ * timer that is left over from a former use of the pollDesc finds `until` 0 or another time and does nothing. So no
+ * sequence numbers are needed to kill old timers (Go's rseq, wseq).
  *
- * PollDescs come from a cache and are never given back, so an event or a timer always finds one. An
- * event carries the pointer and the low 16 bits of fdseq, which grows at each close: an event for an
- * earlier use is dropped. A false match after 65,536 uses between epoll_wait and its handling would
- * be a spurious wake-up, which every waiter survives: it tries, and waits again.
+ * PollDescs come from a cache and are never given back, so an event or a timer always finds one. An event carries the
+ * pointer and the low 16 bits of fdseq. fdseq grows at each close, so an event for an earlier use is dropped. A false
+ * match needs 65,536 uses between epoll_wait and the handling of its event. It would be a spurious wake-up, which every
+ * waiter survives: it tries, and waits again.
  *
- * hup: the peer has shut down its side (RDHUP). After a short read a socket is known to be drained
- * and the next edge will tell, but an edge that already told of data *and* end brings no second one;
- * so with hup set, readers read until 0 without waiting. Somebody else may be meant by the end, too:
- * `watcher` is the G that it cancels. It is named with the id of its life, so an event that comes late
- * does nothing to the next life; a pair of one G and the id of another means nobody.
+ * hup: the peer has shut down its side (RDHUP). A short read means that a socket is drained and that the next edge will
+ * tell of more. But an edge that told of data *and* end brings no second edge. So with hup set, readers read until 0
+ * without waiting.
+ *
+ * `watcher` is a G that the end cancels although the G does not read. The G's id stands beside it (watcher_id), so a
+ * late event does nothing to the G's next life. A G paired with the id of another G means: cancel nobody.
  *
  * Source of the machine: Go's netpoll.go.
  */
@@ -71,7 +70,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Or a G, with PD_WAIT: it is about to wait, with PD_BOTH: for both directions. PD_BOTH alone: see above. */
+/* What a word holds: PD_NIL, PD_READY, or a G's address with PD_WAIT (the G is about to wait) and PD_BOTH (for both
+ * directions). wg may hold PD_BOTH alone: see above. */
 enum { PD_NIL, PD_READY, PD_WAIT = 1, PD_BOTH = 2, PD_BITS = PD_WAIT | PD_BOTH };
 
 struct rt_pd {
@@ -80,7 +80,7 @@ struct rt_pd {
     rt_timer rt, wt;          /* deadlines; set under lock */
     union {
         rt_p *p;     /* whose poller it is registered with */
-        rt_pd *link; /* cache_lock: next free one */
+        rt_pd *link; /* cache.lock: the next free pollDesc */
     };
     rt_lock lock; /* of rt_timer_set */
     int fd;
@@ -88,7 +88,8 @@ struct rt_pd {
     bool system;       /* not counted as something the program waits for */
     _Atomic uint32_t
         hup; /* atomic: 1 + low bits of fdseq: in that use the peer will send no more */
-    _Atomic(rt_g *) watcher; /* atomic: cancelled at hup, if it has the id; who has the fd writes */
+    _Atomic(rt_g *)
+        watcher; /* atomic: cancelled at hup if its id is watcher_id; the owner writes */
     _Atomic int64_t watcher_id;
 };
 
@@ -114,12 +115,13 @@ static inline rt_g *g_of(uintptr_t word) {
     return (rt_g *)(word & ~(uintptr_t)PD_BITS);
 }
 
-/* It waits, whoever moves the word has to ready it. */
+/* The word names a G that waits: the thread that moves the word must ready the G. */
 static inline bool is_parked(uintptr_t word) {
     return g_of(word) && !(word & PD_WAIT);
 }
 
-/* wg said BOTH: takes the G that waits for both out of rg, or turns it back from there. NULL: none waited. */
+/* For a wg that said BOTH: takes the G that waits for both directions out of rg, or turns the G back before its commit.
+ * Returns the G to ready, or NULL: the G did not wait. */
 static rt_g *unblock_both(rt_pd *pd) {
     uintptr_t old = atomic_load(&pd->rg);
     while (g_of(old) && old & PD_BOTH)
@@ -128,15 +130,16 @@ static rt_g *unblock_both(rt_pd *pd) {
     return NULL;
 }
 
-/* Takes the waiting G out of the word, or leaves `leave` (NIL or READY) there. NULL: none waited. */
+/* Takes the waiting G out of the word and returns the G, which the caller readies. NULL: no G waited; the word is
+ * `leave` now (NIL or READY), unless it was READY already. */
 static inline rt_g *unblock(rt_pd *pd, int mode, uintptr_t leave) {
     _Atomic uintptr_t *word = word_of(pd, mode);
     uintptr_t old = atomic_load(word);
     for (;;) {
         if (old == PD_READY) return NULL;
         if (old == PD_NIL && leave == PD_NIL) return NULL;
-        /* A G that is taken out sees why by itself; only an event nobody waited for is kept, or one that
-         * might have come for the other direction. */
+        /* A G that is taken out looks itself why. READY is left only if no G waited for this event, or if the G waits
+         * for both directions and asks both words. */
         uintptr_t to = is_parked(old) && !(old & PD_BOTH) ? PD_NIL : leave;
         if (!atomic_compare_exchange_weak(word, &old, to)) continue;
         if (old == PD_BOTH) return unblock_both(pd);
@@ -149,8 +152,9 @@ static bool due(rt_timer *t) {
     return until != 0 && until <= rt_nanotime();
 }
 
-/* due, asked by a G that stands in a word already. While the timer stands in a heap, whoever takes it out finds the G
- * there: index = 0, then the word (timer.c); the word, then index here. So only then has the clock to be read. */
+/* Is t due? Asked by a G that stands in a word already. While t stands in a heap, the thread that takes t out finds the
+ * G in the word: that thread stores index = 0, then reads the word (timer.c); the G stores the word, then reads index.
+ * So the G reads the clock only if index is 0. */
 static bool missed(rt_timer *t) {
     return atomic_load_explicit(&t->until, memory_order_relaxed) != 0 &&
            atomic_load(&t->index) == 0 && due(t);
@@ -160,8 +164,8 @@ static bool expired(rt_pd *pd, int mode) {
     return due(timer_of(pd, mode));
 }
 
-/* A G's own deadline, or a cancellation: takes g out of the word where it waited at last, or turns
- * it back from there. It may not stand there any more. */
+/* Ends g's wait for a descriptor, for g's own deadline or a cancellation: takes g out of the word where g waited last,
+ * or turns g back before its commit. False: no word names g. Any thread. Does not wait. */
 bool pd_leave(rt_g *g) {
     _Atomic uintptr_t *word = atomic_load(&g->word);
     if (!word) return false;
@@ -219,7 +223,7 @@ static void give_pd(rt_pd *pd) {
     rt_lock_release(&cache.lock);
 }
 
-/* User space ends below 2^47 on both architectures we know, which leaves 16 bits and more. */
+/* User space ends below 2^47 on both architectures, which leaves 16 bits at least. */
 static uint64_t tag_of(rt_pd *pd) {
     return (uint64_t)(uintptr_t)pd << 16 | (atomic_load(&pd->fdseq) & 0xffff);
 }
@@ -249,7 +253,7 @@ static rt_pd *open_on(rt_p *p, int fd, bool exclusive, bool system, int *err) {
     rt_pd_set_deadline(pd, RT_R, 0);
     rt_pd_set_deadline(pd, RT_W, 0);
     rt_pd_watch(pd, NULL);
-    /* Counted first: an M that goes idle now must not take the poller for an empty one. */
+    /* Counted first, so that an M that goes idle now does not take the poller for an empty one. */
     atomic_fetch_add(&p->n_fds, 1);
     if (!system) atomic_fetch_add(&sched.n_fds, 1);
     *err = ops->add(p->poller, fd, tag_of(pd), exclusive);
@@ -288,9 +292,9 @@ void rt_pd_close(rt_pd *pd) {
         rt_throw("descriptor %d is closed while a G waits for it", pd->fd);
     rt_pd_set_deadline(pd, RT_R, 0);
     rt_pd_set_deadline(pd, RT_W, 0);
-    /* Fails (EBADF, ENOENT) if the caller closed the descriptor before its time. The kernel has
-     * forgotten it then, or, if a duplicate lives on, goes on telling of it: under a tag of before
-     * give_pd, which netpoll_event drops. Either way the pollDesc is free. */
+    /* Fails (EBADF, ENOENT) if the caller closed the descriptor too early. Then the kernel has forgotten the
+     * descriptor. If a duplicate lives on, the kernel goes on telling of it, under a tag that give_pd makes stale:
+     * netpoll_event drops these events. Either way the pollDesc is free. */
     (void)ops->del(pd->p->poller, pd->fd);
     atomic_fetch_sub(&pd->p->n_fds, 1);
     if (!pd->system) atomic_fetch_sub(&sched.n_fds, 1);
@@ -312,7 +316,7 @@ void rt_pd_watch(rt_pd *pd, rt_g *g) {
     atomic_store(&pd->watcher, g);
 }
 
-/* The end has been noted in pd->hup: either we find the watcher here, or it finds that. */
+/* pd->hup says so already. Either this load finds the watcher, or the owner that sets the watcher finds hup set. */
 static void cancel_watcher(rt_pd *pd, uint64_t tag) {
     rt_g *g = atomic_load(&pd->watcher);
     int64_t id = atomic_load(&pd->watcher_id);
@@ -332,7 +336,7 @@ bool rt_pd_hup(rt_pd *pd) {
 
 void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns) {
     rt_timer *t = timer_of(pd, mode);
-    /* Most calls clear what is clear already, or move later: no lock for these. */
+    /* Most calls clear a clear deadline or move a deadline later. Neither needs the lock. */
     if (when_ns == 0 && atomic_load_explicit(&t->until, memory_order_relaxed) == 0) return;
     if (timer_move_later(t, when_ns)) return;
     rt_lock_acquire(&pd->lock);
@@ -342,13 +346,13 @@ void rt_pd_set_deadline(rt_pd *pd, int mode, int64_t when_ns) {
 
 /* ---- waiting ---- */
 
-/* Uses up an event that was kept. A look first: a CAS that fails costs as much as one that does not. */
+/* Uses up a READY. Loads before the CAS, since a CAS that fails costs as much as one that succeeds. */
 static bool take_ready(_Atomic uintptr_t *word) {
     uintptr_t ready = PD_READY;
     return atomic_load(word) == PD_READY && atomic_compare_exchange_strong(word, &ready, PD_NIL);
 }
 
-/* What the wait for both directions has brought. The caller stands in rg no more. After an error, what came is kept. */
+/* The answer of a wait for both directions; the caller stands in rg no more. An error leaves READY in the words. */
 static int answer_both(rt_pd *pd) {
     uintptr_t both = PD_BOTH;
     if (atomic_load(&pd->wg) == PD_BOTH) atomic_compare_exchange_strong(&pd->wg, &both, PD_NIL);
@@ -380,7 +384,7 @@ static bool commit_both(rt_g *g, void *word) {
     return atomic_compare_exchange_strong((_Atomic uintptr_t *)word, &wait, (uintptr_t)g + PD_BOTH);
 }
 
-/* Puts `who` into the word. False: an event came just now. */
+/* Puts `who` into the word. False: the word is READY, an event came just now. */
 static bool stand(rt_pd *pd, int mode, uintptr_t who) {
     uintptr_t old = PD_NIL;
     if (atomic_compare_exchange_strong(word_of(pd, mode), &old, who)) return true;
@@ -388,7 +392,8 @@ static bool stand(rt_pd *pd, int mode, uintptr_t who) {
     return false;
 }
 
-/* rg first, see the essay. Then it looks again: who shut, expired, hung up or canceled before that has found nobody. */
+/* rg before wg, see the essay. Then a second look: a shut, a deadline, a hup or a cancellation before both words were
+ * set has found no G. */
 static int prepare_both(rt_pd *pd, rt_reason reason, rt_g *g) {
     int r = answer_both(pd);
     if (r) return r;
@@ -400,7 +405,7 @@ static int prepare_both(rt_pd *pd, rt_reason reason, rt_g *g) {
         rt_set_park(g, commit_both, &pd->rg, reason);
         return RT_PARKED;
     }
-    /* Fails if somebody has turned it back; an event that did so is kept. */
+    /* Fails if another thread has turned g back. An event that did so stays as READY. */
     atomic_compare_exchange_strong(&pd->rg, &wait, PD_NIL);
     r = answer_both(pd);
     if (r) return r;
@@ -411,31 +416,31 @@ static int prepare_both(rt_pd *pd, rt_reason reason, rt_g *g) {
 int rt_pd_prepare(rt_pd *pd, int mode, rt_reason reason, rt_g *g) {
     if (mode == RT_RW) return prepare_both(pd, reason, g);
     _Atomic uintptr_t *word = word_of(pd, mode);
-    /* Mostly nothing is there, and the look that follows WAIT is the only one. */
+    /* Mostly the word is NIL, and the look that follows WAIT is the only one. */
     if (atomic_load(word) == PD_READY || (mode == RT_R && rt_pd_hup(pd))) {
         int err = rt_pd_check(pd, mode);
         if (err || (mode == RT_R && rt_pd_hup(pd))) return err;
         if (take_ready(word)) return 0;
     }
-    /* Mostly it waits where it waited last. */
+    /* Mostly g waits where it waited last. */
     if (atomic_load_explicit(&g->word, memory_order_relaxed) != word) atomic_store(&g->word, word);
     uintptr_t old = PD_NIL;
     if (!atomic_compare_exchange_strong(word, &old, (uintptr_t)g + PD_WAIT)) {
-        if (old == PD_READY) { /* it came just now */
+        if (old == PD_READY) { /* the event came just now */
             atomic_store(word, PD_NIL);
             return 0;
         }
         rt_throw("two Gs wait for descriptor %d (%c)", pd->fd, mode);
     }
-    /* Look again: who shut, expired or hung up before WAIT stood there has found nobody. */
+    /* A second look: a shut, a deadline or a hup before WAIT stood in the word has found no G. */
     int err = 0;
     if (atomic_load(&pd->shut))
         err = RT_ECLOSED;
     else if (missed(timer_of(pd, mode)) || missed(&g->timer))
         err = RT_ETIMEOUT;
-    if (!err && rt_canceled(g)) { /* the same for who canceled g: see wait.c */
+    if (!err && rt_canceled(g)) { /* a second look for a cancellation, see wait.c */
         uintptr_t wait = (uintptr_t)g + PD_WAIT;
-        /* Fails if an event came in between, which is kept. */
+        /* Fails if an event came in between. The event stays as READY. */
         atomic_compare_exchange_strong(word, &wait, PD_NIL);
         return RT_ECANCELED;
     }
@@ -453,7 +458,7 @@ int rt_pd_wait(rt_pd *pd, int mode, rt_reason reason) {
     if (r != RT_PARKED) return r;
     g_leave(g, RT_PARK);
     if (mode == RT_RW) return answer_both(pd);
-    /* The commit may have failed because the word was moved from WAIT to READY: use that up. */
+    /* The commit may have failed because an event moved the word from WAIT to READY: uses this READY up. */
     take_ready(word_of(pd, mode));
     return rt_pd_check(pd, mode);
 }
@@ -465,8 +470,8 @@ void rt_pd_kick(rt_pd *pd, int mode) {
 
 /* ---- polling ---- */
 
-/* The poller takes the waiting G: it is made runnable here, and queued by who polls, when that has
- * a P again. */
+/* Takes the waiting G out of the word, makes it runnable and adds it to l. The polling M queues l when it has a P
+ * again. */
 static void event_ready(rt_pd *pd, int mode, g_list *l) {
     rt_g *g = unblock(pd, mode, PD_READY);
     if (!g) return;
@@ -478,8 +483,8 @@ void netpoll_event(uint64_t tag, bool r, bool w, bool hup, bool err, g_list *l) 
     rt_pd *pd = (rt_pd *)(uintptr_t)(tag >> 16);
     uint32_t known = atomic_load(&pd->hup);
     if ((atomic_load(&pd->fdseq) & 0xffff) != (tag & 0xffff)) return;
-    /* Should the pollDesc have got a new use by now, this says nothing about it, and fails if the new
-     * use has an end of its own. */
+    /* If the pollDesc has a new use by now, the stored tag does not match that use. The CAS fails if the new use has an
+     * end of its own. */
     if (hup) atomic_compare_exchange_strong(&pd->hup, &known, (uint32_t)(tag & 0xffff) + 1);
     if (r || hup || err) event_ready(pd, RT_R, l);
     if (w || err) event_ready(pd, RT_W, l);

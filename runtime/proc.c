@@ -1,46 +1,44 @@
-/* The scheduler: which G runs next, and what happens when one stops.
+/* The scheduler: which G runs next, and what happens when a G stops.
  *
- * G, M, P are Go's: a G is something to run, an M a thread, a P the right to run Gs, with what that
- * needs (a queue, timers, a poller). There are `procs` Ps, hence at most so many Gs run at once;
- * there are more Ms, since some are in system calls.
+ * G, M, P are Go's words. A G is something to run, an M a thread. A P is the right to run Gs, with what running Gs
+ * needs (a queue, timers, a poller). There are `procs` Ps, so at most `procs` Gs run at once. There are more Ms than
+ * Ps, since some Ms are in system calls.
  *
- * Each M runs schedule_loop on its own stack: find a runnable G, run it until it leaves, do what it
- * left for. Native Gs leave by switching back to the loop's stack (g_leave); step Gs by returning
- * from their step. Either way the loop then calls finish_step, on its own stack: the G's stack is
- * no longer in use, so from the moment its commit function lets somebody else see it, it may run
- * on another M. That is the whole secret of park: set the state to waiting, then commit, then
- * don't look back.
+ * Each M runs schedule_loop on its own stack: find a runnable G, run it until it leaves, do what it left for. A native
+ * G leaves by switching back to the loop's stack (g_leave), a step G by returning from its step. Either way the loop
+ * then calls finish_step on its own stack. The G's stack is no longer in use, so the G may run on another M as soon as
+ * its commit function lets another thread see the G. This order is all there is to parking: set the state to waiting,
+ * commit, do not touch the G afterwards.
  *
- * Most of the time the next G is a native one that lies in the ring already. Then g_leave does not go
- * through the loop but switches straight to it, and the G that arrives does for the one that left
- * what the loop would have done (settle): one switch instead of two. The rule is the same, no stack
- * is in use when its G is committed; only whose stack the commit runs on differs, so a commit
- * function must be short and must not wait. The loop has its turn when the ring is empty, when the
- * next G is a step G, and every 61st time.
+ * Mostly the next G is a native G that lies in the ring. Then g_leave does not go through the loop but switches
+ * straight to the next G. The next G does for the G that left what the loop would have done (settle): one switch
+ * instead of two. The rule holds here, too: no stack is in use when its G is committed. But the commit function runs on
+ * another G's stack, so it must be short and must not wait. The loop has its turn when the ring is empty, when the next
+ * G is a step G, and every 61st time.
  *
- * Waking Ms. An M too few wastes a core, an M too many wastes energy and thrashes. As in Go, an M
- * without work spins a while, looking for something to steal; when work appears and nobody spins,
- * one more M is woken, which spins, finds the work, and wakes the next before it runs it. So:
+ * Waking Ms. An M too few wastes a core, an M too many wastes energy and thrashes. As in Go, an M without work spins a
+ * while, looking for something to steal. When work appears and no M spins, one more M is woken. The woken M spins,
+ * finds the work, and wakes the next M before it runs the work. So:
  *
- *   - who adds work does: publish the work, full fence, look at n_spinning and n_idle_ps (wakep);
- *   - who drops a P does: n_idle_ps++, n_spinning-- if it was spinning, full fence, look at all queues.
+ *   - A thread that adds work publishes the work, does a full fence, then looks at n_spinning and n_idle_ps (wakep).
+ *   - An M that drops a P raises n_idle_ps, lowers n_spinning if it was spinning, does a full fence, then looks at all
+ *     queues.
  *
- * One of the two sees the other: work is never left lying while a P is idle. The second look is
- * what Go calls the delicate dance; ours is work_anywhere. Every M that drops a P takes it, also one
- * that was not spinning: a count of spinning Ms held it back, which may have been a wakep's that found
- * no P. `make model` checks this (model/idle.pml), and that it fails without either half.
+ * One of the two sees the other: no work lies while a P is idle. The second look is what Go calls the delicate dance;
+ * ours is work_anywhere. Every M that drops a P takes the second look, also an M that was not spinning: a wakep may
+ * have been held back by a count of spinning Ms, and the count may have come from another wakep, which found no P.
+ * `make model` checks this (model/idle.pml), and that the protocol fails without either half.
  *
- * An M with nothing to do releases its P and blocks in that P's poller until the P's next timer.
- * Whoever wants an M for an idle P takes the P (sched.lock), leaves it in next_p of the M that sits
- * in its poller and breaks the poll. Such an M has a warm cache for exactly the descriptors and
- * timers of that P. If the P went to somebody else meanwhile, the M hands what it polled to the
- * global queue and sleeps on its note.
+ * An M with nothing to do releases its P and blocks in this P's poller until the P's next timer. A thread that wants an
+ * M for an idle P takes the P (sched.lock), leaves it in next_p of the M in its poller and breaks the poll. Such an M
+ * has a warm cache for exactly the descriptors and timers of the P. If the P went to another M meanwhile, the M in the
+ * poller hands what it polled to the global queue and sleeps on its note.
  *
- * Fairness: every 61st G the global queue and the poller come before the ring, so that neither
- * starves beneath Gs that ready each other; sysmon polls for a P whose G does not stop at all.
+ * Fairness: every 61st G the global queue and the poller come before the ring, so neither starves beneath Gs that ready
+ * each other. sysmon polls for a P whose G does not stop at all.
  *
- * Rejected: one shared poller (every event wakes on a cold cache and epoll's lock is contended);
- * a spinning limit in time (a spin is four rounds over the Ps).
+ * Rejected: one shared poller (every event wakes an M with a cold cache, and epoll's lock is contended); a limit of
+ * spinning in time (a spin is four rounds over the Ps).
  */
 #include "impl.h"
 
@@ -84,17 +82,17 @@ int rt_procs(void) {
 
 /* ---- leaving and coming back ---- */
 
-/* g's commit refused to park it: it is next. */
+/* g's commit function refused to park g: g runs next. */
 static void run_on(rt_m *m, rt_g *g) {
     g_set_status(g, G_RUNNING, G_RUNNABLE);
     runq_put_next(m->p, g);
     wakep();
 }
 
-/* Does what `left` wants, which switched straight to the running G. */
+/* Does what `left` wants. The G `left` switched straight to the running G. */
 static void settle_left(rt_m *m, rt_g *left) {
     m->left = NULL;
-    if (m->after == RT_YIELD) { /* behind the ring, however it came to stop */
+    if (m->after == RT_YIELD) { /* behind the ring, whatever made `left` yield */
         g_set_status(left, G_RUNNING, G_RUNNABLE);
         runq_put(m->p, left);
         wakep();
@@ -117,7 +115,7 @@ void native_main(void *arg) {
     rt_throw("G %lld runs on after its end", (long long)g->id);
 }
 
-/* The next G of the ring, if it may run without a look at the rest of the world. */
+/* Takes the next G of the ring. NULL: the ring is empty, m has no P, or the loop has its turn. */
 static rt_g *pick(rt_m *m) {
     rt_p *p = m->p;
     if (!p || atomic_load_explicit(&p->schedtick, memory_order_relaxed) % GLOBAL_TICK == 0)
@@ -173,7 +171,7 @@ bool finish_step(rt_g *g, rt_step step, rt_cell *home) {
         atomic_store_explicit(&g->since_ns, rt_getm()->p->now_ns, memory_order_relaxed);
         g_set_status(g, G_RUNNING, G_WAITING);
         if (!g->commit || g->commit(g, g->commit_arg)) return false; /* g may run elsewhere now */
-        if (g->cell != home) { /* refused, but it has moved: it may run on only there */
+        if (g->cell != home) { /* refused, but g has moved to another cell and may run only there */
             g_set_status(g, G_WAITING, G_RUNNABLE);
             g_enqueue(g);
             return false;
@@ -195,8 +193,8 @@ bool finish_step(rt_g *g, rt_step step, rt_cell *home) {
     rt_throw("G %lld: step %d", (long long)g->id, step);
 }
 
-/* Puts g where it will run. True if somebody else should be woken to run it: not if this M's loop
- * is between two Gs and will take g next anyway. */
+/* Puts g where it will run. True: another M should be woken to run g. False: g's cell runs it, or this M's loop, which
+ * is between two Gs, takes g next. */
 static bool put(rt_m *m, rt_g *g) {
     if (g->cell) {
         cell_post(g->cell, g);
@@ -241,8 +239,8 @@ void inject(rt_m *m, g_list *l) {
     if (more) wakep();
 }
 
-/* See the essay: the caller has published work. With one P that is running there is nobody to wake,
- * and who runs it looks at its queues before it stops; without a P at hand n_idle_ps tells. */
+/* The caller has published work, see the essay. With one P that runs on this M no M is to be woken: this M looks at the
+ * P's queues before it stops. Without a P at hand n_idle_ps tells. */
 void wakep(void) {
     if (sched.procs == 1 && rt_getm() && rt_getm()->p) return;
     full_fence();
@@ -253,8 +251,8 @@ void wakep(void) {
         return;
     rt_lock_acquire(&sched.lock);
     rt_p *p = p_idle_get(NULL);
-    /* Under the lock, so before anybody can put a P back: who publishes after that must not take our
-     * n_spinning for somebody who looks. */
+    /* Under the lock, so before another M can put a P back: a thread that publishes work after this must not take our
+     * n_spinning for an M that looks. */
     if (!p) atomic_fetch_sub(&sched.n_spinning, 1);
     rt_lock_release(&sched.lock);
     if (p) m_start(p, true);
@@ -262,7 +260,7 @@ void wakep(void) {
 
 /* ---- finding work ---- */
 
-/* What is ready goes to the ring. */
+/* Polls the poller of m's P without waiting. The Gs that became ready go to the ring. */
 static void poll_own(rt_m *m, int64_t now_ns) {
     rt_p *p = m->p;
     if (count_get(&p->n_fds) == 0) return;
@@ -291,21 +289,22 @@ static rt_g *steal_work(rt_m *m, int64_t *now_ns) {
                 return g;
             }
             if (round < 3) continue;
-            /* Last round: timers that a busy P has let expire, then its ring again. */
+            /* The last round: timers that a busy P has let expire, then the own ring again. */
             if (timers_run(victim, now_ns) && (g = runq_get(p))) return g;
         }
     }
     return NULL;
 }
 
-/* m, which released `last` and stands in its poll_m, takes the P that was handed to it, or, if there
- * is work, an idle one. False: it has none. */
+/* m has released `last` and may stand in last->poll_m. Takes the P that was handed to m. If none was and there is work,
+ * takes `last`, or else any idle P. Without spin and without work, takes `last` only if m still stands in its poll_m.
+ * False: m has no P. */
 static bool regain(rt_m *m, rt_p *last, bool work, bool spin) {
     rt_lock_acquire(&sched.lock);
     rt_p *p = m->next_p;
     if (p) {
         m->next_p = NULL;
-        spin = m->to_spin; /* and counted by who handed it over */
+        spin = m->to_spin; /* the thread that handed the P over has counted m */
     } else if ((work || (!spin && last->in_idle && last->poll_m == m)) && (p = p_idle_get(last))) {
         if (spin) atomic_fetch_add(&sched.n_spinning, 1);
         p_evict(p, m);
@@ -318,7 +317,7 @@ static bool regain(rt_m *m, rt_p *last, bool work, bool spin) {
     return true;
 }
 
-/* The second look of the dance, after the P was dropped and n_spinning went down. */
+/* The second look of the delicate dance, after the P was dropped and n_spinning went down. */
 static bool work_anywhere(void) {
     full_fence();
     if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) > 0) return true;
@@ -327,18 +326,18 @@ static bool work_anywhere(void) {
     return false;
 }
 
-/* An evicted M may still be on its way out of a poller when the next one goes in, and takes the
- * break that is meant for the other. So who leaves while another is in passes the break on. The
- * other was counted under sched.lock when it became poll_m, hence before anybody could break it. */
+/* An evicted M may still be on its way out of a poller when the next M goes in, and may take the break that is meant
+ * for the next M. So an M that leaves while another is in passes the break on. The other M was counted under sched.lock
+ * when it became poll_m, hence before any thread could break it. */
 static void leave_poller(rt_p *p) {
     if (atomic_fetch_sub(&p->n_in_poll, 1) > 1) netpoll_break(p->poller);
 }
 
-/* Blocks in the poller of p, which is released, until an event, a timer or a break, and longer if
- * no P is free then. Returns with a P; what was ready is in a queue. */
+/* Blocks in the poller of p, which m has released, until an event, a timer or a break; longer if no P is free then.
+ * Returns with a P, and the Gs that became ready are queued; or m->ended. */
 static void idle(rt_m *m, rt_p *p) {
     g_list ready = {0};
-    /* In this order: who sets an earlier timer stores timer_next_ns, then looks for the 0. */
+    /* In this order: a thread that sets an earlier timer stores timer_next_ns, then looks for the 0. */
     atomic_store(&p->last_poll_ns, 0);
     int64_t next = atomic_load(&p->timer_next_ns);
     int64_t delay = -1;
@@ -350,16 +349,16 @@ static void idle(rt_m *m, rt_p *p) {
     int64_t now = rt_nanotime();
     atomic_store(&p->last_poll_ns, now);
     leave_poller(p);
-    /* Without anything to give it takes only the P in whose poller it still stands. Who was sent away
-     * and took another idle P would send that one's M away, which would take the next: for ever. */
+    /* With no ready G, m takes only the P in whose poller_m it still stands. If an evicted M took another idle P, it
+     * would evict the M in this P's poller, which would take the next P: for ever. */
     if (regain(m, p, ready.head != NULL, false)) {
         m->p->now_ns = now;
         inject(m, &ready);
         return;
     }
-    inject(m, &ready); /* to the global queue */
+    inject(m, &ready); /* m has no P: they go to the global queue */
     rt_lock_acquire(&sched.lock);
-    if (m->next_p) { /* handed over just now */
+    if (m->next_p) { /* a P was handed over just now */
         rt_lock_release(&sched.lock);
         regain(m, p, false, false);
         return;
@@ -368,7 +367,7 @@ static void idle(rt_m *m, rt_p *p) {
     m_stop(m);
 }
 
-/* global_get, for who does not hold the lock. */
+/* Calls global_get; the caller does not hold sched.lock. */
 static rt_g *global_next(rt_p *p, int32_t max) {
     if (atomic_load_explicit(&sched.n_runq, memory_order_relaxed) == 0) return NULL;
     rt_lock_acquire(&sched.lock);
@@ -377,8 +376,8 @@ static rt_g *global_next(rt_p *p, int32_t max) {
     return g;
 }
 
-/* Who shares often keeps the ring from ever being empty, and so findrunnable from looking further: hence the look at
- * timers and events here, and at the global queue, where those are for whom sysmon has found an event. */
+/* A G that shares often keeps the ring from ever being empty, so findrunnable never looks further. Hence rt_share looks
+ * at timers and events itself, and at the global queue, which holds the Gs for which sysmon has found an event. */
 void rt_share(void) {
     rt_m *m = rt_getm();
     rt_g *g = m->curg, *driver = cell_driver(m->cell);
@@ -392,7 +391,7 @@ void rt_share(void) {
     rt_getm()->curg = g;
 }
 
-/* Waits for it if need be. NULL: m ends. */
+/* A runnable G for m; waits until there is one. NULL: m ends. */
 static rt_g *findrunnable(rt_m *m) {
     if (m->picked) {
         rt_g *picked = m->picked;
@@ -404,7 +403,7 @@ static rt_g *findrunnable(rt_m *m) {
         rt_g *g;
         int64_t now = 0;
         uint32_t tick = atomic_load_explicit(&p->schedtick, memory_order_relaxed);
-        if (tick % GLOBAL_TICK == 0) { /* each in turn, whatever the others find */
+        if (tick % GLOBAL_TICK == 0) { /* every source in turn, whatever the others hold */
             now = rt_nanotime();
             p->now_ns = now;
             timers_run(p, &now);
@@ -442,8 +441,8 @@ static rt_g *findrunnable(rt_m *m) {
         rt_lock_release(&sched.lock);
         stop_spinning(m);
         TRACE(TRACE_IDLE, p, NULL, 0);
-        /* Whether it was spinning or not: who published while it was not, and found no idle P or a
-         * spinning M that stole elsewhere, counts on this look. */
+        /* Every M takes the second look, spinning or not: a thread that published work may have found no idle P, or a
+         * spinning M that stole elsewhere. The thread counts on this look. */
         if (regain(m, p, work_anywhere(), true)) {
             leave_poller(p);
             continue;
@@ -456,7 +455,7 @@ static rt_g *findrunnable(rt_m *m) {
 static void execute(rt_m *m, rt_g *g) {
     if (m->spinning) {
         stop_spinning(m);
-        wakep(); /* there may be more where this came from */
+        wakep(); /* there may be more work */
     }
     count_start(m->p, g);
     for (;;) {
@@ -467,19 +466,19 @@ static void execute(rt_m *m, rt_g *g) {
         } else {
             m->cell = g->drives;
             rt_context_switch(&m->ctx, &g->ctx);
-            g = m->curg; /* they may have switched among themselves */
+            g = m->curg; /* native Gs may have switched among themselves */
             step = m->after;
             m->cell = NULL;
         }
         m->curg = NULL;
-        if (!m->p) { /* it came out of a system call without one: see rt_exitsyscall */
+        if (!m->p) { /* g came out of a system call without a P: see rt_exitsyscall */
             g_list l = {0};
             g_set_status(g, G_SYSCALL, G_RUNNABLE);
             g_list_push(&l, g);
             rt_lock_acquire(&sched.lock);
             global_put(&l);
-            atomic_fetch_sub(&sched.n_syscalls, 1); /* until now check_dead had to count on it */
-            /* The Ps may all have gone idle since it asked for one; then nobody else looks. */
+            atomic_fetch_sub(&sched.n_syscalls, 1); /* until now check_dead had to count g */
+            /* All Ps may have gone idle since g asked for one. Then no other M looks. */
             rt_p *idle_p = p_idle_get(NULL);
             if (!idle_p) {
                 m_stop(m);
@@ -495,7 +494,7 @@ static void execute(rt_m *m, rt_g *g) {
             TRACE(TRACE_START, m->p, g, 0);
             continue;
         }
-        run_on(m, g); /* not at once: it may have left m->picked */
+        run_on(m, g); /* not at once: g may have left m->picked */
         return;
     }
 }

@@ -1,29 +1,28 @@
-/* The CPU profiler: where threads were when their CPU time had run on for another 1/hz s.
+/* The CPU profiler: where threads were each time they had used another 1/hz s of CPU time.
  *
- * Each M's thread has a timer on its own CPU clock, so a thread that sleeps is not sampled and one
- * that computes is sampled evenly, whatever the others do; a process-wide ITIMER_PROF hits
- * whichever thread the kernel likes. The timer's SIGPROF goes to that thread alone (SIGEV_THREAD_ID).
- * Ms that come later get theirs as they start. The kernel looks at CPU timers at its ticks: with HZ
- * of 250 and 1,000 samples a second asked for, four come as one signal, whose si_overrun says so and
- * is counted. Sysmon, which has no P, is not sampled.
+ * Each M's thread has a timer on its own CPU clock. A thread that sleeps is not sampled, and a thread that computes is
+ * sampled evenly, whatever the other threads do. (A process-wide ITIMER_PROF hits the thread that the kernel likes.)
+ * The timer's SIGPROF goes to its thread alone (SIGEV_THREAD_ID). Ms that begin later get their timers then. The kernel
+ * looks at CPU timers at its ticks: with HZ of 250 and 1,000 samples a second asked for, four samples come as one
+ * signal. The signal's si_overrun says so and is counted. Sysmon, which has no P, is not sampled.
  *
- * The handler unwinds (unwind.c) on the stack that it finds its stack pointer in (the G's, the
- * cell's, the M's own) and writes the program counters into the next slot of a fixed array, which
- * is claimed by an atomic increment; a full array drops the newest and counts them. A sample is
- * published by the release store of its depth, last. rt_prof_stop turns off the timers, waits for the
- * handlers that are under way on other threads, and reads what is published. A handler counts itself before
- * it asks whether samples are wanted, and rt_prof_stop asks for that count after it has said that none are
- * (both sequentially consistent): so either the handler takes no sample, or it is waited for. Else it might
- * write to a slot that the next profile has given to another. The array is never given back.
+ * The handler unwinds (unwind.c) the stack that contains its stack pointer: the G's, the cell's or the M's own. The
+ * handler claims the next slot of a fixed array by an atomic increment and writes the program counters there. A full
+ * array drops the newest samples and counts them. The release store of its depth, last, publishes a sample.
  *
- * Folding happens at the end: each address becomes the start of its function, stacks that are equal
- * by functions are added up, and each gets a line "outermost;...;innermost count", which
- * flamegraph.pl and speedscope take. Code made at run time has no names: it is "0x7f12...", at the
- * outer end of its stack. Who runs such code may put into the stack, in the handler, what stands for it
- * (rt_prof_on_sample), and names that when the lines are written.
+ * rt_prof_stop turns off the timers, waits for the handlers that are under way on other threads, and reads the
+ * published samples. A handler counts itself in `in`, then asks `on`. rt_prof_stop clears `on`, then asks `in` (both
+ * sequentially consistent). So either the handler takes no sample, or rt_prof_stop waits for it. Without the wait, a
+ * late handler could write to a slot that the next profile has given to another handler. The array is never given back.
  *
- * Rejected: perf_event_open (not allowed in most containers); a hash table filled by the handler
- * (smaller, but a handler that waits for a bucket of the thread it interrupted waits for ever).
+ * Folding happens at the end. Each address becomes the start of its function, and stacks that are equal by functions
+ * are added up. Each stack gets a line "outermost;...;innermost count", which flamegraph.pl and speedscope take. Code
+ * made at run time has no names: its address appears as "0x7f12...", at the outer end of its stack. A program that runs
+ * such code gives two functions to rt_prof_on_sample. The first puts numbers that stand for the code into the stack, in
+ * the handler. The second names these numbers when the lines are written.
+ *
+ * Rejected: perf_event_open (not allowed in most containers); a hash table filled by the handler (smaller, but a
+ * handler that waits for a bucket of the thread it interrupted waits for ever).
  */
 #include "impl.h"
 
@@ -58,10 +57,10 @@ static const char *(*name_of)(uintptr_t id);
 static struct {
     rt_lock lock;
     bool running;       /* lock */
-    bool folding;       /* lock: who has stopped it reads the samples */
+    bool folding;       /* lock: rt_prof_stop reads the samples */
     int hz;             /* lock */
     _Atomic bool on;    /* handlers take samples */
-    _Atomic int32_t in; /* so many handlers are under way */
+    _Atomic int32_t in; /* handlers under way */
     sample *samples;    /* made at the first start, never given back */
     _Atomic uint32_t n; /* slots claimed; may grow beyond SAMPLES */
     _Atomic int64_t dropped;
@@ -73,7 +72,8 @@ static bool holds(rt_stack s, uintptr_t sp) {
     return sp >= (uintptr_t)s.lo && sp < (uintptr_t)s.hi;
 }
 
-/* The stack that sp is on. The thread may be just between two of them, so all are asked. */
+/* The stack that contains sp, {0} if none does. All candidates are asked, since the thread may be between two
+ * stacks. */
 RT_PEEKS static rt_stack stack_of(rt_m *m, uintptr_t sp) {
     rt_g *g = m->curg;
     rt_g *left = m->left;
@@ -109,7 +109,7 @@ static void on_sample(int signo, siginfo_t *info, void *context) {
             if (edit) depth = edit(context, s->pc, depth, DEPTH);
             atomic_store_explicit(&s->depth, (uint32_t)depth, memory_order_release);
         } else {
-            atomic_store(&prof.n, SAMPLES); /* lest it wraps */
+            atomic_store(&prof.n, SAMPLES); /* n must not wrap */
             atomic_fetch_add(&prof.dropped, weight);
         }
     }
@@ -122,10 +122,10 @@ static void on_sample(int signo, siginfo_t *info, void *context) {
 static int arm(rt_m *m) {
     int32_t tid = atomic_load(&m->tid);
     if (tid == 0 || m->has_prof_timer)
-        return 0; /* its own start will do it, if it has not ended; it did already */
+        return 0; /* tid 0: the thread's start arms it, or the thread has ended */
     struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGPROF};
     ev.sigev_notify_thread_id = tid;
-    /* CLOCK_THREAD_CPUTIME_ID of that thread: what pthread_getcpuclockid makes of a pthread_t. */
+    /* The CPU clock of the thread tid, as pthread_getcpuclockid makes it of a pthread_t. */
     clockid_t clock = (clockid_t)(~(unsigned)tid << 3 | 6);
     if (timer_create(clock, &ev, &m->prof_timer) < 0) return -errno;
     m->has_prof_timer = true;
@@ -143,15 +143,15 @@ static void disarm_all(void) {
         }
 }
 
-/* On m's thread, whose tid is set. Under the lock: either rt_prof_start finds it, or it finds that
- * the profiler runs. One thread that is not sampled is no reason to die. */
+/* The caller is m's thread and has set m->tid. Under the lock, so either rt_prof_start finds the tid, or this function
+ * finds that the profiler runs. An error of arm is ignored: one unsampled thread is no reason to end. */
 void prof_init_m(rt_m *m) {
     rt_lock_acquire(&prof.lock);
     if (prof.running) arm(m);
     rt_lock_release(&prof.lock);
 }
 
-/* Under the lock: nobody arms a timer for a thread that is no more. */
+/* Under the lock, so that no timer is armed for a thread that has ended. */
 void prof_end_m(rt_m *m) {
     rt_lock_acquire(&prof.lock);
     if (m->has_prof_timer) timer_delete(m->prof_timer);
@@ -166,8 +166,8 @@ void rt_prof_on_sample(int (*edits)(const void *context, uintptr_t *pcs, int n, 
     name_of = names;
 }
 
-/* It stays: a last SIGPROF may be on its way, and would kill us. Another one's would be put back by
- * that one, with the same end, while we count on ours: so there must be none. */
+/* Installs the handler, for good: a last SIGPROF may be on its way and would end the process. -EBUSY: the program has a
+ * handler of its own. If ours replaced it, the program would put its own back later, while we count on ours. */
 static int set_handler(void) {
     struct sigaction now,
         sa = {.sa_sigaction = on_sample, .sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK};
@@ -178,7 +178,7 @@ static int set_handler(void) {
     return sigaction(SIGPROF, &sa, NULL) < 0 ? -errno : 0;
 }
 
-/* The lock is held. A handler is over in some microseconds of CPU time, and waits for nothing. */
+/* prof.lock held. Waits for handlers under way: each takes some microseconds of CPU time and waits for nothing. */
 static void stop_sampling(void) {
     disarm_all();
     atomic_store(&prof.on, false);
@@ -220,10 +220,10 @@ int rt_prof_start(int hz) {
     return err;
 }
 
-/* ---- folding; prof.folding, without the lock: a thread that starts takes that (prof_init_m) ---- */
+/* ---- folding: prof.folding is set, prof.lock is free, since a thread that starts takes it (prof_init_m) ---- */
 
 typedef struct name {
-    uintptr_t pc, start; /* start: pc itself where the function is not known */
+    uintptr_t pc, start; /* start: pc itself if the function is unknown */
 } name;
 
 static int by_pc(const void *a, const void *b) {
@@ -235,7 +235,8 @@ static bool is_named(uintptr_t pc) {
     return (pc & RT_PROF_NAMED) != 0;
 }
 
-/* A caller's address is the one after the call, which may belong to the next function. */
+/* An address inside the frame's function. The address of a calling frame is the one after the call, which may belong to
+ * the next function. */
 static uintptr_t inside(const sample *s, uint32_t i) {
     return is_named(s->pc[i]) ? s->pc[i] : s->pc[i] - (i > 0);
 }
@@ -279,7 +280,7 @@ static int by_stack(const void *a, const void *b) {
     return memcmp(x->pc, y->pc, x->depth * sizeof *x->pc);
 }
 
-/* A name of somebody else's may hold what separates them. */
+/* A name may contain the separators: these become '?'. */
 static void print_name(FILE *f, const char *s) {
     for (; *s; s++)
         fputc((unsigned char)*s < ' ' || *s == ';' ? '?' : *s, f);

@@ -1,5 +1,5 @@
-/* The part of the runtime that LuaJIT parses: `make` copies the text between the two marks into lunapark.cdef. Plain C
- * types only, no macros. The rest of the API: runtime.h. */
+/* The part of the runtime that LuaJIT parses: `make` copies the text between the two marks into lunapark.cdef. The text
+ * has plain C types only and no macros. The rest of the API: runtime.h. */
 #ifndef RUNTIME_FFI_H
 #define RUNTIME_FFI_H
 
@@ -8,25 +8,25 @@
 /* ffi:begin */
 typedef struct rt_g rt_g;
 
-/* What the scheduler counted since its start, and what it holds now. Numbers of several threads are
- * added up without stopping them, so they may be off by what happened meanwhile. */
+/* What the scheduler counted since its start, and what it holds now. The numbers of several threads are added up while
+ * the threads run, so a sum may miss what happens meanwhile. */
 typedef struct rt_stats {
     int32_t procs;        /* Ps */
     int32_t idle_ps;      /* Ps that nobody runs */
     int32_t ms;           /* threads that run Gs, sysmon not counted */
     int32_t idle_ms;      /* of these, asleep without a poller */
     int32_t spinning_ms;  /* of these, looking for work */
-    int32_t g_runnable;   /* Gs by state */
-    int32_t g_running;    /* */
-    int32_t g_syscall;    /* */
-    int32_t g_waiting;    /* */
+    int32_t g_runnable;   /* Gs by state: queued */
+    int32_t g_running;    /* on an M */
+    int32_t g_syscall;    /* in calls that may block */
+    int32_t g_waiting;    /* until rt_ready */
     int32_t g_dead;       /* Gs in the free lists */
     int64_t switches;     /* Gs run */
     int64_t steals;       /* successful thefts of half a queue */
     int64_t polls;        /* calls of epoll_wait */
     int64_t poll_events;  /* Gs that the polls made ready */
     int64_t timers;       /* timers that stand in a heap */
-    int64_t timers_fired; /* */
+    int64_t timers_fired; /* timers whose time came */
     int64_t handoffs;     /* Ps taken from an M in a system call */
     int64_t fds;          /* descriptors registered with a poller */
     int64_t stack_bytes;  /* address space of native stacks */
@@ -38,20 +38,20 @@ typedef struct rt_stats {
 typedef struct rt_p_stats {
     int32_t status;      /* 0 idle, 1 running, 2 foreign, 3 syscall, 4 dead */
     int32_t runq;        /* Gs in its ring */
-    int64_t switches;    /* */
-    int64_t steals;      /* */
-    int64_t polls;       /* */
-    int64_t poll_events; /* */
+    int64_t switches;    /* Gs run */
+    int64_t steals;      /* successful thefts from other Ps */
+    int64_t polls;       /* calls of epoll_wait for its poller */
+    int64_t poll_events; /* Gs that these polls made ready */
     int64_t fds;         /* descriptors that its poller watches */
 } rt_p_stats;
 
-/* Monotonic time in nanoseconds. Any thread; never waits. */
+/* Monotonic time in nanoseconds. Any thread. Does not wait. */
 int64_t rt_nanotime(void);
 
-/* Fills *s. Any thread; never waits longer than for a short lock. */
+/* Fills *s. Any thread. Waits for short locks only. */
 void rt_read_stats(rt_stats *s);
 
-/* Fills *s for P number `id`, 0 .. procs-1. Returns 0, or -EINVAL without such a P. Any thread. */
+/* Fills *s for P number `id`, 0 .. procs-1. 0; -EINVAL: there is no such P. Any thread. Does not wait. */
 int rt_read_p_stats(int32_t id, rt_p_stats *s);
 /* ffi:end */
 

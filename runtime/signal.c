@@ -1,46 +1,42 @@
-/* Signals: handlers that only leave word, a G that does what was asked for.
+/* Signals: handlers that only leave a note, and a G that does what was asked for.
  *
- * A handler may do next to nothing, so ours sets a bit and writes an eventfd. A step G of the
- * runtime's own waits for that descriptor like for any other, wakes the Gs that wait for signals and
- * prints the dumps. In order: the handler sets the bit, then writes; the G reads, then looks at the
- * bits. A signal that comes between the two is seen by this look or causes the next. Several of one
- * kind are one bit: they coalesce, as pending signals do in the kernel. What a dump asks of VMs may take a
- * while, so it has a native G of its own.
+ * A handler may do next to nothing, so ours sets a bit and writes an eventfd. A step G of the runtime waits for the
+ * eventfd as for any descriptor, wakes the Gs that wait for signals, and starts the dumps. The order: the handler sets
+ * the bit, then writes; the G reads, then looks at the bits. So a signal between the two is seen by this look or causes
+ * the next. Several signals of one kind are one bit: they coalesce, as pending signals do in the kernel. A dump asks
+ * VMs, which may take a while, so a dump has a native G of its own.
  *
  *     SIGURG              interrupts one M (m_interrupt): sets a flag of the M
  *     SIGPROF             prof.c
  *     SIGUSR1, SIGQUIT    dump, dump and exit 2, unless the program asked otherwise
- *     SIGSEGV, SIGBUS,    name the G. In a guard that is a stack overflow; anything else keeps
+ *     SIGSEGV, SIGBUS,    name the G. A fault in a guard is a stack overflow; any other keeps
  *     SIGFPE, SIGILL      its default action
  *     SIGPIPE             see below
- *     SIGXFSZ             nothing: a write beyond the limit of file sizes answers EFBIG, and ends nobody
- *     the rest            keep theirs until rt_signal_notify or rt_signal_ignore
+ *     SIGXFSZ             nothing: a write beyond the limit of file sizes answers EFBIG, and the process lives on
+ *     the rest            keep their action until rt_signal_notify or rt_signal_ignore
  *
- * A dump is wanted most when nothing moves. If every P runs something that does not stop, the G never
- * runs: sysmon, which needs no P, sees the request lie for a second and does it in the G's place
- * (signal_watch). A SIGQUIT whose dump began but does not end, say since stdout's lock is held
- * by a thread that does not let go, has 10 s. Sysmon's own clock is the only bound on this: should
- * stderr be a pipe that nobody reads, SIGKILL is left.
+ * A dump is wanted most when nothing moves. If every P runs a G that does not stop, the dump's G never runs. Sysmon
+ * needs no P: it sees the request lie for a second and dumps itself (signal_watch). A SIGQUIT whose dump began but does
+ * not end, say since another thread keeps stdout's lock, has 10 s. Sysmon's own progress is the only bound on this: if
+ * stderr is a pipe without a reader, SIGKILL is left.
  *
- * Masks. Threads are made with all signals blocked (m.c), and an M opens its mask when it has its
- * alternate stack, so no handler ever runs without one. The Ms' masks are empty: a signal for
- * the process may hit any of them, and a mask that the program inherited does not make it deaf.
- * Sysmon keeps all blocked, so that it is never the one that is interrupted.
+ * Masks. Threads are made with all signals blocked (m.c). An M opens its mask when it has its alternate stack, so no
+ * handler ever runs without one. The Ms' masks are empty: a signal for the process may hit any M, and a mask that the
+ * program inherited does not make the process deaf. Sysmon keeps all signals blocked, so that none interrupts it.
  *
- * Every handler has SA_RESTART; what returns EINTR all the same (epoll_wait, futexes, connect) is
- * called again by its caller.
+ * Every handler has SA_RESTART. A call that returns EINTR all the same (epoll_wait, futexes, connect) is called again
+ * by its caller.
  *
- * Rejected: signalfd (the signals must be blocked in every thread, C libraries' too, and children
- * inherit that); a thread that sits in sigwait (the same, and a thread); pthread_kill for SIGURG
- * (pthread_t is written by the thread that makes the M, and the M may be there first).
+ * Rejected: signalfd (signals must be blocked in every thread, also in the threads of C libraries, and children inherit
+ * the mask); a thread that sits in sigwait (needs the same masks, and a thread); pthread_kill for SIGURG (the maker of
+ * an M writes its pthread_t, and the M may run before the write).
  *
- * SIGPIPE, as in Go: a program that writes to a broken stdout or stderr ends by it, which is what a
- * user of a pipeline expects; any other write answers EPIPE. Sockets are written with MSG_NOSIGNAL;
- * for splice, sendfile and pipes there is no such flag, so the signal has a handler (which, unlike
- * SIG_IGN, a child does not inherit). The runtime's own writes say so to it and look at the
- * descriptor themselves (fd.c). A write of somebody else's, libc's stdio above all, does not say which
- * descriptor broke, so the handler asks whether stdout or stderr is broken. A program that has set
- * another action, by rt_signal_notify or by itself, gets that.
+ * SIGPIPE, as in Go: a program that writes to a broken stdout or stderr ends, which is what a user of a pipeline
+ * expects. Any other write answers EPIPE. Sockets are written with MSG_NOSIGNAL. splice, sendfile and pipes have no
+ * such flag, so the signal has a handler (which a child does not inherit, unlike SIG_IGN). The runtime's own writes
+ * announce themselves (rt_own_write) and look at the descriptor afterwards (fd.c). Other writes, libc's stdio above
+ * all, do not say which descriptor broke, so the handler asks whether stdout or stderr is broken. A program that has
+ * set another action, by rt_signal_notify or by itself, gets its action.
  */
 #include "fd.h"
 
@@ -59,26 +55,26 @@
 enum { ASKED_DUMP = 1, ASKED_QUIT = 2 };
 enum { QUIT_NOT, QUIT_BEGAN };
 
-#define ANSWER_NS (1 * NS_PER_SEC)  /* a G has that long to begin a dump */
-#define QUIT_NS   (10 * NS_PER_SEC) /* and that long to end the process */
+#define ANSWER_NS (1 * NS_PER_SEC)  /* how long a G has to begin a dump */
+#define QUIT_NS   (10 * NS_PER_SEC) /* how long a SIGQUIT has to end the process */
 
 typedef struct waiter {
     rt_g *g;
     uint64_t ticket;
     struct waiter *next;
-} waiter; /* on the stack of who waits */
+} waiter; /* on the stack of the G that waits */
 
 static struct {
-    _Atomic uint64_t pending;  /* atomic: bit signo: it came and was not reported yet */
-    _Atomic uint64_t notified; /* atomic: bit signo: rt_signal_notify was asked for it */
+    _Atomic uint64_t pending;  /* atomic: bit signo: signo came and was not reported yet */
+    _Atomic uint64_t notified; /* atomic: bit signo: rt_signal_notify asked for signo */
     _Atomic int32_t n_waiters; /* lock writes, check_dead reads */
-    _Atomic uint32_t asked;    /* atomic: ASKED_: for the G below, or sysmon */
+    _Atomic uint32_t asked;    /* atomic: ASKED_ bits, for the G that answers, or sysmon */
     _Atomic uint32_t quit;     /* atomic: QUIT_ */
-    _Atomic bool answering;    /* atomic: a G that does what was asked for is there */
-    _Atomic int event_fd;      /* -1: the G is not there yet */
+    _Atomic bool answering;    /* atomic: a G that answers exists */
+    _Atomic int event_fd;      /* -1: the signal G does not exist yet */
     rt_pd *pd;
-    bool dumps;             /* SIGUSR1 and SIGQUIT are ours unless the program takes them */
-    int64_t asked_since_ns; /* sysmon: when it saw asked first; 0: nothing is asked for */
+    bool dumps;             /* SIGUSR1 and SIGQUIT dump, unless the program takes them */
+    int64_t asked_since_ns; /* sysmon: when sysmon first saw `asked`; 0: nothing is asked for */
     rt_lock lock;
     waiter *first, **last; /* lock */
 } sig = {.event_fd = -1, .last = &sig.first};
@@ -87,8 +83,8 @@ static struct {
 
 static void ring(void) {
     uint64_t one = 1;
-    /* Fails if the G is not there yet, which looks at the bits before it waits, or if the counter is
-     * full, which wakes it as well. */
+    /* Fails if the signal G does not exist yet: it looks at the bits before its first wait. Fails if the counter is
+     * full, which wakes the G as well. */
     ssize_t r = write(atomic_load(&sig.event_fd), &one, sizeof one);
     (void)r;
 }
@@ -113,7 +109,7 @@ void rt_on_interrupt(void (*fn)(void *context)) {
     interrupt_hook = fn;
 }
 
-/* Between rt_enterforeign and the first thing that come_back does. */
+/* True between rt_enterforeign and the first action of come_back. */
 static bool in_foreign_code(const rt_m *m) {
     return !m->p && m->cell && m->curg && m->curg->step;
 }
@@ -122,7 +118,7 @@ static void on_interrupt(int signo, siginfo_t *info, void *context) {
     (void)signo;
     (void)info;
     rt_m *m = rt_getm();
-    if (!m) return; /* urgent data for a program that asked for the signal: ours it is not */
+    if (!m) return; /* no M: the program asked for this signal, to hear of urgent data */
     if (interrupt_hook && in_foreign_code(m)) interrupt_hook(context);
     atomic_store(&m->interrupted, true);
     count_add(&m->n_interrupts, 1);
@@ -132,7 +128,8 @@ static void on_interrupt(int signo, siginfo_t *info, void *context) {
 void m_interrupt(rt_m *m) {
     int32_t tid = atomic_load(&m->tid);
     if (tid == 0 || atomic_exchange(&m->urged, true)) return;
-    /* Should the thread end meanwhile, the signal finds nobody or, with luck, a new thread of ours: see on_interrupt. */
+    /* If the thread ends meanwhile, the signal finds no thread, or a new thread that got the same number: see
+     * on_interrupt. */
     syscall(SYS_tgkill, getpid(), tid, SIGURG);
 }
 
@@ -152,7 +149,7 @@ static bool hook_takes(int signo, const siginfo_t *info, void *context) {
 }
 
 #ifdef RT_ASAN
-static struct sigaction asan_segv; /* says more than ours */
+static struct sigaction asan_segv; /* reports more than ours */
 
 static void on_asan_fault(int signo, siginfo_t *info, void *uc) {
     if (!hook_takes(signo, info, uc)) asan_segv.sa_sigaction(signo, info, uc);
@@ -193,14 +190,14 @@ static void say_fault(int signo, const siginfo_t *info) {
                      (long long)g->id, site);
 }
 
-/* On the M's alternate stack. */
+/* Runs on the M's alternate stack. */
 static void on_fault(int signo, siginfo_t *info, void *uc) {
     if (hook_takes(signo, info, uc)) return;
     say_fault(signo, info);
     debug_before_end();
     signal(signo, SIG_DFL);
-    /* The instruction faults again when we return, now with the default action and the right
-     * registers for a core dump. Who sent the signal by kill has nothing that would fault. */
+    /* The instruction faults again when the handler returns, now with the default action and the right registers for a
+     * core dump. A signal that was sent by kill has no such instruction, so it is raised again. */
     if (info->si_code <= 0) raise(signo);
 }
 #endif
@@ -213,7 +210,7 @@ SYS void rt_own_write(bool on) {
     own_write = on;
 }
 
-/* In the handler it happens at its end, since SIGPIPE is blocked there. */
+/* In the handler of SIGPIPE the process dies when the handler ends, since SIGPIPE is blocked until then. */
 static void die_of_sigpipe(void) {
     signal(SIGPIPE, SIG_DFL);
     raise(SIGPIPE);
@@ -239,7 +236,7 @@ void signal_broken_pipe(void) {
     die_of_sigpipe();
 }
 
-/* A child does not inherit it, as it would SIG_IGN. */
+/* A handler that does nothing. A child does not inherit it, as it would inherit SIG_IGN. */
 static void on_nothing(int signo) {
     (void)signo;
 }
@@ -287,7 +284,7 @@ int rt_signal_reset(int signo) {
 
 /* ---- waiting for one ---- */
 
-/* Takes the lowest, 0: there is none. */
+/* Takes the lowest pending signal and returns its number; 0: none is pending. */
 static int take_pending(void) {
     uint64_t pending = atomic_load(&sig.pending);
     while (pending) {
@@ -299,8 +296,8 @@ static int take_pending(void) {
     return 0;
 }
 
-/* Takes a signal, or puts w in the list. Under the lock: a signal that comes after the look will have
- * the G look at the list. */
+/* Takes a pending signal and returns its number, or puts w in the list and returns 0. Under the lock: a signal that
+ * comes after the look makes the signal G look at the list. */
 static int take_or_stand(waiter *w) {
     rt_lock_acquire(&sig.lock);
     int signo = take_pending();
@@ -331,7 +328,7 @@ int rt_signal_wait_until(int64_t deadline_ns) {
     for (;;) {
         waiter w = {.g = g, .ticket = rt_wait_open(g)};
         int signo = take_or_stand(&w);
-        if (signo) rt_wake(g, w.ticket, RT_WOKEN); /* by itself: the wait is open and must end */
+        if (signo) rt_wake(g, w.ticket, RT_WOKEN); /* ends the open wait of the G itself */
         rt_wake_code code = rt_wait(RT_WAIT_SIGNAL, signo ? 0 : deadline_ns);
         if (signo) return signo;
         if (code == RT_WOKEN) continue;
@@ -340,8 +337,8 @@ int rt_signal_wait_until(int64_t deadline_ns) {
     }
 }
 
-/* Whoever puts itself in the list or takes another out has a P, so check_dead, which asks while all are
- * idle, sees the list as it is; sig.lock it may not take, since waking takes sched.lock below it. */
+/* A thread that changes the list of waiters has a P. check_dead asks while all Ps are idle, so it sees the list as it
+ * is. check_dead may not take sig.lock, since waking a G takes sched.lock while sig.lock is held. */
 bool signal_may_come(void) {
     return atomic_load(&sig.n_waiters) > 0 && atomic_load(&sig.notified) != 0;
 }
@@ -350,8 +347,8 @@ int rt_signal_wait(void) {
     return rt_signal_wait_until(0);
 }
 
-/* Wakes as many as there are signals. Who was woken and finds that another took its signal waits
- * again; who timed out just now is none of them. */
+/* Wakes as many waiters as signals are pending. A woken G that finds its signal taken by another G waits again. A
+ * waiter that timed out just now does not count. */
 static void wake_waiters(void) {
     rt_lock_acquire(&sig.lock);
     for (int n = __builtin_popcountll(atomic_load(&sig.pending)); n > 0 && sig.first;) {
@@ -375,7 +372,7 @@ static _Noreturn void quit(void) {
 
 static void do_asked(void) {
     if (atomic_fetch_and(&sig.asked, ~(uint32_t)ASKED_DUMP) & ASKED_DUMP) rt_dump();
-    if (!(atomic_load(&sig.asked) & ASKED_QUIT)) return; /* that bit stays for sysmon to see */
+    if (!(atomic_load(&sig.asked) & ASKED_QUIT)) return; /* it stays set, for sysmon to see */
     atomic_store(&sig.quit, QUIT_BEGAN);
     debug_before_end();
     debug_printf("lunapark: SIGQUIT\n");
@@ -392,11 +389,11 @@ static void answer(void *arg) {
     } while (atomic_load(&sig.asked) && !atomic_exchange(&sig.answering, true));
 }
 
-/* One G at a time: a dump that is asked for meanwhile comes after this one. */
+/* Makes the G that answers, unless one exists: a dump that is asked for meanwhile comes after its present one. */
 static void start_answer(void) {
     if (!atomic_load(&sig.asked) || atomic_exchange(&sig.answering, true)) return;
     rt_g *g = new_native(answer, NULL, STACK_NATIVE);
-    if (!g) { /* sysmon does it instead: signal_watch */
+    if (!g) { /* sysmon answers instead: signal_watch */
         atomic_store(&sig.answering, false);
         return;
     }
@@ -448,7 +445,7 @@ void signal_start(void) {
 }
 
 void signal_init(bool keep_default) {
-#ifndef RT_ASAN /* it has a handler of its own, which says more */
+#ifndef RT_ASAN /* ASan has a handler of its own, which reports more */
     struct sigaction sa = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigaddset(&sa.sa_mask, SIGURG);
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
@@ -484,7 +481,7 @@ void signal_stack_free(rt_m *m) {
     m->sigstack = NULL;
 }
 
-/* The thread was made with all signals blocked: they may come once it has a stack for them. */
+/* The thread was made with all signals blocked. Signals may come once the thread has a stack for them. */
 void signal_init_m(rt_m *m) {
     stack_t ss = {.ss_sp = m->sigstack, .ss_size = STACK_SIGNAL};
     if (sigaltstack(&ss, NULL) < 0) rt_throw("sigaltstack: %s", strerror(errno));
@@ -495,7 +492,8 @@ void signal_init_m(rt_m *m) {
     pthread_sigmask(SIG_SETMASK, &none, NULL);
 }
 
-/* What is on its way to m alone ends with its thread; what is for the process goes to another. */
+/* A signal that is on its way to m's thread alone ends with the thread. A signal for the process goes to another
+ * thread. */
 void signal_end_m(rt_m *m) {
     sigset_t all;
     sigfillset(&all);

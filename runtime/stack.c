@@ -1,22 +1,19 @@
 /* Stacks: mmap'd, with a guard below, of sizes that are powers of two.
  *
- * The kernel commits pages as they are touched, so a stack costs what it has used, whatever its
- * size; that is our growth. Huge pages would commit 2 MiB at the first touch, so there are none. An
- * overflow hits the guard and is reported by the SIGSEGV handler (signal.c), which runs on the M's
- * alternate stack.
+ * The kernel commits pages as they are touched, so a stack costs what it has used, whatever its size: this is how
+ * stacks grow here. Huge pages would commit 2 MiB at the first touch, so there are none. An overflow hits the guard.
+ * The SIGSEGV handler (signal.c), which runs on the M's alternate stack, reports it.
  *
- * Our code and LuaJIT's touches each page on its way down (-fstack-clash-protection), that of other libraries need
- * not: a frame of theirs that is larger than the guard would step over it, into what lies below. So the guard is as
- * large as the stack, up to 1 MiB, which is the kernel's own measure for thread stacks.
+ * Our code and LuaJIT's touches each page on its way down (-fstack-clash-protection). Other libraries' code need not: a
+ * frame that is larger than the guard would step over it, into what lies below. So the guard is as large as the stack,
+ * up to 1 MiB, which is the kernel's own measure for thread stacks.
  *
- * Stacks of the usual size stay with their dead G: 64 of these per P, warm, and the others in the
- * global list (proc.c), where the scavenger (sysmon calls it) takes the pages of those that lie idle.
- * Stacks of other sizes come here: a free list per power of two up to a limit, beyond which they are
- * unmapped. What is on a list has given its pages back, but for those at the top, which the next
- * owner needs at once.
+ * Stacks of the usual size stay with their dead Gs: 64 of these Gs per P, with warm stacks, and the others in the
+ * global list (g.c). The scavenger, which sysmon calls, takes the pages of stacks in the global list. Stacks of other
+ * sizes come here, to a free list per power of two. Beyond a limit they are unmapped. A stack on a free list has given
+ * its pages back, except for those at the top, which the next owner needs at once.
  *
- * Rejected: growing by copying, as Go does (C keeps pointers into its stack); segmented stacks (hot
- * splits).
+ * Rejected: growing by copying, as Go does (C keeps pointers into its stack); segmented stacks (hot splits).
  */
 #include "impl.h"
 

@@ -1,34 +1,34 @@
 /* Blocking calls: the P goes on without its M.
  *
- * rt_entersyscall leaves the P where it is, in state syscall, and that is all: a call that returns
- * soon costs two stores and a CAS. sysmon looks at Ps in that state and takes one, by CAS from
- * syscall to idle, when its call lasts and there is something else to run (or anything to poll).
+ * rt_entersyscall leaves the P where it is, in state syscall, and does nothing else: a call that returns soon costs two
+ * stores and a CAS. sysmon looks at the Ps in this state. When a call lasts and there is something else to run or to
+ * poll, sysmon takes the P, by CAS from syscall to idle.
  *
- * rt_entersyscallblock is for a call that is known to block: it does at once what sysmon would do later. That costs its
- * M a system call or two, and another M a wake-up: too much for a call that turns out short, and much less than what
- * others would wait until sysmon comes.
+ * rt_entersyscallblock is for a call that is known to block: it does at once what sysmon would do later. It costs its M
+ * a system call or two, and another M a wake-up. This is too much for a call that turns out short, and much less than
+ * other Gs would wait until sysmon comes.
  *
- * rt_exitsyscall, in this order: the old P back by CAS from syscall to running; any idle P; else
- * the G goes to the global queue and its M to sleep.
+ * rt_exitsyscall tries, in this order: the old P, by CAS from syscall to running; any idle P; else the G goes to the
+ * global queue and its M to sleep.
  *
- * The CAS on p->status decides between the two sides. Who wins owns the P; the M reads old_tick, so
- * that it does not mistake a later system call of another M on the same P for its own.
+ * The CAS on p->status decides between the two sides: the winner owns the P. The M also compares p->syscalltick with
+ * old_tick, so that it does not mistake a later system call of another M on the same P for its own.
  *
- * Foreign code is a cell's G that runs Lua. It is entered and left a million times a second, mostly for
- * microseconds, so it must cost less than a system call, and it may last: an endless loop, or a C library that
- * blocks. rt_enterforeign puts the P in state foreign, with the M's id in the same word; rt_exitforeign gets
- * it back by CAS from exactly that word: so no other M's foreign P is ever mistaken for ours, and
- * nothing else need be compared. In between the M has no P: whatever of the runtime is called goes the
- * way of any thread without one (global queue, locks), and needs to know nothing of this.
+ * Foreign code is Lua that a cell's G runs. It is entered and left a million times a second, mostly for microseconds,
+ * so entering must cost less than a system call. Foreign code may also last: an endless loop, or a C library that
+ * blocks. rt_enterforeign puts the P in state foreign, with the M's id in the same word. rt_exitforeign gets the P back
+ * by CAS from exactly this word, so it never mistakes another M's foreign P for its own, and compares nothing else. In
+ * between the M has no P. Calls of the runtime then take the path of any thread without a P (global queue, locks) and
+ * know nothing of foreign code.
  *
- * sysmon takes a P that was foreign for FOREIGN_NS, in the same stretch: under sched.lock it moves the word to
- * idle and sends the cell away (cell.c), then tells the cell's owner, then finds another M for the P.
- * The M that comes back and fails its CAS takes sched.lock, so it sees all of that or none; it calls its
- * cell back, and goes on as after a long system call.
+ * sysmon takes a P that was foreign for FOREIGN_NS in one stretch. Under sched.lock it moves the word to idle and sends
+ * the cell away (cell.c). Then it tells the cell's owner and finds another M for the P. The M that comes back and fails
+ * its CAS takes sched.lock, so it sees all of this or none. It calls its cell back and goes on as after a long system
+ * call.
  *
- * Orders: the store that enters is a release (who takes the P sees what we did with it), the CAS that
- * leaves an acquire. No store of ours must be seen before that store by who looks at other
- * words, so nothing stronger is needed: 1.5 ns to enter, a CAS to leave.
+ * Orders: the store that enters is a release, so that a thread that takes the P sees what the M did with the P. The CAS
+ * that leaves is an acquire. No other thread relies on seeing this store before a later store of the M to another word,
+ * so nothing stronger is needed: 1.5 ns to enter, a CAS to leave.
  */
 #include "impl.h"
 
@@ -58,16 +58,16 @@ static void enter(rt_m *m) {
     m->old_tick = atomic_load_explicit(&p->syscalltick, memory_order_relaxed) + 1;
     atomic_store_explicit(&p->syscalltick, m->old_tick, memory_order_relaxed);
     atomic_store(&p->m, NULL);
-    atomic_store(&p->status, P_SYSCALL); /* from here on sysmon may take it */
+    atomic_store(&p->status, P_SYSCALL); /* from here on sysmon may take p */
 }
 
-/* First the state, then the question whether sysmon naps; sysmon says that it naps, then looks at the states. */
+/* The state first, then the question whether sysmon naps. sysmon says that it naps, then looks at the states. */
 void rt_entersyscall(void) {
     enter(rt_getm());
     if (atomic_load(&sched.sysmon_sleeps) == SYSMON_NAPS) sysmon_wake();
 }
 
-/* The old P, if nobody took it. */
+/* Takes m's old P back. False: another thread took it. */
 static bool regain_old(rt_m *m) {
     rt_p *p = m->old_p;
     uint32_t status = P_SYSCALL;
@@ -87,8 +87,8 @@ bool syscall_retake(rt_p *p) {
     return true;
 }
 
-/* Does sysmon's part at once. Should sysmon have been here already, and the next M with that P be in a call as well, then
- * that M loses the P early; sysmon might have done that, too. */
+/* Does sysmon's part at once. If sysmon has retaken the P already, and the next M with this P is in a call as well,
+ * then that M loses the P early, which sysmon might do, too. */
 void rt_entersyscallblock(void) {
     rt_m *m = rt_getm();
     enter(m);
@@ -139,7 +139,7 @@ void rt_enterforeign(void) {
                           memory_order_release);
 }
 
-/* The P was taken: queues for another, as an M does that leaves a system call. */
+/* The P was taken: m takes an idle P or queues for one, as after a long system call. */
 static __attribute__((noinline)) void come_back(rt_m *m) {
     rt_cell *c = m->cell;
     rt_g *g = m->curg, *driver = cell_driver(c);

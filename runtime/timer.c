@@ -1,37 +1,38 @@
 /* Timers: a 4-ary heap per P, and deadlines that cost a store to move.
  *
- * Nearly all timers of a server are deadlines that never come: moved later at each request, cleared
- * when the wait ends. So the time in the heap (key) and the time that is meant (until) are two:
+ * Nearly all timers of a server are deadlines that never come: they move later at each request and are cleared when the
+ * wait ends. So a timer has two times, the time in the heap (key) and the time that is meant (until):
  *
- *   - rt_timer_set stores `until`. If the timer stands in a heap with a key not after it, or `until`
- *     is 0, that is all. It takes a lock only for what is new or moves earlier.
- *   - when a key comes up, timers_run looks at `until`: 0 drops the timer, a later time becomes the
- *     new key, and only a time that has come calls fn.
+ *   - rt_timer_set stores `until`. Nothing else is needed if `until` is 0, or if the timer stands in a heap with a key
+ *     that is not after `until`. Only a new timer, or one that moves earlier, takes a lock.
+ *   - When a key comes up, timers_run looks at `until`. 0 drops the timer, a later time becomes the new key, and only a
+ *     time that has come calls fn.
  *
- * Nobody removes a timer from a heap but timers_run, so there is no race of stop against fire: fn
- * may be called for a setting that was just changed, and looks for itself at what it finds (wait.c,
- * netpoll.c). A timer's memory is therefore never given back while it stands in a heap; Gs and
- * pollDescs, which hold them, are type-stable. Who frees a timer sees to that.
+ * Only timers_run removes a timer from a heap, so no stop races with a firing. fn may be called for a setting that was
+ * changed just now, so fn looks at the present state itself (wait.c, netpoll.c). The memory of a timer is never given
+ * back while the timer stands in a heap. Gs and pollDescs, which hold timers, are type-stable. Any other code that
+ * frees a timer must see to this.
  *
- * Who may insert: the owner, in rt_timer_set (one caller at a time for one timer), and timers_run
- * for a timer that it just took out. Both under the lock of t->home. The two can't miss each other:
+ * Two callers may insert a timer: the owner, in rt_timer_set (one caller at a time for one timer), and timers_run, for
+ * a timer that it just took out. Both hold the lock of t->home. The two cannot miss each other:
  *
  *     owner:      until = new; fence; if index != 0 and key <= new: done
  *     timers_run: index = 0;   fence; if until changed: put it back
  *     timers_run: key = later; fence; if until changed: key = that (follow)
  *
- * Either the owner sees index 0 and inserts, or it sees the later key and moves the timer, or timers_run
- * sees the new time. Both may see the other; the lock and index decide who inserts. A clearing (until = 0) has
- * no fence, since its owner looks at nothing afterwards: one that is seen late is one that came late. It is a
- * release, so that a wait which is seen to begin after it (wait.c) is not ended by the time that it cleared. home
- * changes only while index is 0, by the owner under the old home's lock, so timers_run does not hold it then.
+ * Either the owner sees index 0 and inserts, or the owner sees the later key and moves the timer, or timers_run sees
+ * the new time. If both see the other, the lock and index decide which of them inserts. A clearing (until = 0) has no
+ * fence, since its owner looks at nothing afterwards: a clearing that is seen late counts as one that came late. The
+ * clearing is a release. So when a wait is seen to begin after the clearing (wait.c), the cleared time does not end the
+ * wait. `home` changes only while index is 0, by the owner under the old home's lock, so timers_run does not hold the
+ * timer then.
  *
- * An idle P's heap is waited for by the M in its poller, which is broken out if the first key moves
- * earlier; a busy P's is looked at between its Gs, by thieves, and by sysmon.
+ * The M in an idle P's poller waits for the P's first key, and is woken from the poller if that key moves earlier. A
+ * busy P's heap is looked at between its Gs, by thieves, and by sysmon.
  *
- * Without memory for a larger heap a timer goes to the P's list of those without room, which is looked at every
- * ROOMLESS_NS: what is due fires, what finds room moves to the heap. So setting a timer never fails; for want of memory
- * the timer is late. The key of such a timer is 0, hence not after any time that its owner may set.
+ * Without memory for a larger heap a timer goes to the P's list of timers without room. timers_run looks at this list
+ * every ROOMLESS_NS: a due timer fires, a timer that finds room moves to the heap. So setting a timer never fails; for
+ * want of memory the timer is late. The key of such a timer is 0, hence not after any time that its owner may set.
  *
  * Four children a node: half the depth of a binary heap, and the children share a cache line.
  */
@@ -40,7 +41,7 @@
 #include <stdlib.h>
 
 #define ROOMLESS_NS (10 * NS_PER_MS)
-#define ROOMLESS    UINT32_MAX /* index of a timer in that list */
+#define ROOMLESS    UINT32_MAX /* index of a timer in the list of timers without room */
 
 int64_t rt_nanotime(void) {
     struct timespec t;
@@ -52,9 +53,9 @@ void rt_timer_init(rt_timer *t, void (*fn)(void *), void *arg) {
     *t = (rt_timer){.fn = fn, .arg = arg};
 }
 
-/* ---- the heap; timer_lock held ---- */
+/* ---- the heap: timer_lock is held ---- */
 
-/* A release: who sees that a timer stands in a heap sees its key. */
+/* A release: a thread that sees that a timer stands in a heap sees its key. */
 static inline void place(rt_p *p, uint32_t i, timer_slot s) {
     p->timers[i] = s;
     atomic_store_explicit(&s.t->index, i + 1, memory_order_release);
@@ -152,7 +153,7 @@ static void set_home(rt_timer *t, const rt_p *p) {
 void rt_timer_set(rt_timer *t, int64_t until) {
     if (timer_move_later(t, until)) return;
     rt_m *m = rt_getm();
-    /* Any will do. From foreign code the one that the M had, and most likely gets back. */
+    /* Any P will do. From foreign code the P that the M had, and most likely gets back. */
     rt_p *here = m && m->p ? m->p : m && m->old_p ? m->old_p : &sched.ps[0];
     uint32_t number = atomic_load_explicit(&t->home, memory_order_relaxed);
     rt_p *home = number ? &sched.ps[number - 1] : here;
@@ -178,7 +179,7 @@ void rt_timer_set(rt_timer *t, int64_t until) {
 
 /* ---- time passes ---- */
 
-/* timer_lock held, but for the moment in which t's function runs. */
+/* timer_lock held; released while t's function runs. */
 static void fire(rt_p *p, rt_timer *t) {
     note_first(p);
     rt_lock_release(&p->timer_lock);
@@ -186,7 +187,7 @@ static void fire(rt_p *p, rt_timer *t) {
     rt_lock_acquire(&p->timer_lock);
 }
 
-/* timer_lock held: t, whose key has come up, was moved to `until`, and perhaps back meanwhile. */
+/* timer_lock held: t's key has come up, but t was moved to `until`, and perhaps back meanwhile. Moves t in the heap. */
 static void follow(rt_p *p, rt_timer *t, int64_t until) {
     int64_t key;
     do {
@@ -196,7 +197,7 @@ static void follow(rt_p *p, rt_timer *t, int64_t until) {
     } while (until != 0 && until < key);
 }
 
-/* timer_lock held: looks at those without room. How many have fired. */
+/* timer_lock held: fires or inserts the timers without room. Returns how many have fired. */
 static int64_t admit(rt_p *p, int64_t now_ns) {
     int64_t fired = 0;
     rt_timer *next, *t = p->roomless;
@@ -233,7 +234,7 @@ bool timers_run(rt_p *p, int64_t *now_ns) {
         remove_first(p);
         atomic_store(&t->index, 0);
         int64_t again = atomic_load(&t->until);
-        if (again != until && again != 0) { /* set meanwhile by somebody who saw it in the heap */
+        if (again != until && again != 0) { /* set meanwhile by an owner that saw t in the heap */
             insert(p, t, again);
             continue;
         }
@@ -247,7 +248,7 @@ bool timers_run(rt_p *p, int64_t *now_ns) {
     return fired > 0;
 }
 
-/* Is there a timer that means something? For the deadlock check, with every P idle. */
+/* Is any timer set? For the deadlock check, with every P idle. */
 bool timers_live(void) {
     for (int32_t i = 0; i < sched.procs; i++) {
         rt_p *p = &sched.ps[i];

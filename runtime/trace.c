@@ -1,29 +1,29 @@
-/* The scheduler trace: what ran where and why it stopped, as a picture.
+/* The scheduler trace: which G ran where and why it stopped, as a picture.
  *
- * Hooks in the scheduler (trace.h) write events while a trace is recorded; rt_trace_stop turns them
- * into Chrome's trace JSON. Perfetto shows a track per P with the Gs that ran on it, and a track per
- * M with what it did without a P: system calls, blocking polls.
+ * Hooks in the scheduler (trace.h) write events while a trace is recorded. rt_trace_stop turns the events into Chrome's
+ * trace JSON. Perfetto shows a track per P with the Gs that ran on the P. A track per M shows what the M did without a
+ * P: system calls, blocking polls.
  *
- * Buffers. Each M writes to one of its own, so an event costs a clock read and 40 bytes, no lock and
- * no atomic step. Threads that are no Ms (sysmon, the program's own) share one under a lock; they
- * have few events. A full buffer drops the newest, and counts them: the beginning of a trace is whole.
+ * Buffers. Each M writes to a buffer of its own, so an event costs a clock read and 40 bytes, no lock and no atomic
+ * read-modify-write. Threads that are no Ms (sysmon, the program's own) share one buffer under a lock, since they have
+ * few events. A full buffer drops the newest events and counts them: the beginning of a trace is complete.
  *
- * Sessions. Who starts a trace touches nobody's buffer: it raises the session number, and a writer
- * that finds its buffer to be of another session empties it itself. Who stops it reads, of the
- * buffers of this session, the events below `n`, which the writer raised by release after it wrote
- * them. So a writer may be anywhere in trace_event during either. Buffers are never given back.
+ * Sessions. rt_trace_start touches no buffer: it raises the session number. A writer that finds its buffer to be of
+ * another session empties the buffer. rt_trace_stop reads the buffers of the session, the events below `n` only. The
+ * writer raises `n` by a release store after it wrote the event. So a writer may be anywhere in trace_event during a
+ * start or a stop. Buffers are never given back.
  *
- * Few hooks. A G's slice begins with TRACE_START and ends with the next event of its M that says
- * so: another START, PARK, EXIT, ENTER (a system call; LEAVE opens it anew, on whatever P it came back to)
- * or IDLE. A yield therefore passes one hook, not two. Native Gs may switch straight to each other;
- * then the START of the next comes before the PARK or EXIT of the one before, which only the next does
- * for it: so a slice that a START ends waits one event for its reason. A cell's Gs run inside its driver's slice, so
- * an M has two open slices at most, the outer and the inner. Sysmon may take the P meanwhile, which the M notices later:
- * its slices end on that P's track with TRACE_RETAKE (taken_ns).
+ * Few hooks. A G's slice begins with TRACE_START. The slice ends with the next event of its M that says so: another
+ * START, PARK, EXIT, IDLE, or ENTER (a system call; LEAVE opens the slice anew, on the P that the M came back to). So a
+ * yield passes one hook, not two. Native Gs may switch straight to each other. Then the START of the next G comes
+ * before the PARK or EXIT of the one before, since the next G commits the one before. So a slice that a START ends
+ * waits one event for its reason. A cell's Gs run inside the slice of the cell's driver, so an M has two open slices at
+ * most, the outer and the inner. Sysmon may take the P, which the M notices later: the M's slices end on this P's track
+ * at TRACE_RETAKE (taken_ns).
  *
- * Rejected: a ring that keeps the newest (the state before its first event is unknown, so half of
- * the slices have no beginning); one buffer per P (events come also from Ms without); Perfetto's
- * own protobuf format (a tenth of the size, and a library).
+ * Rejected: a ring that keeps the newest events (the state before its first event is unknown, so half of the slices
+ * have no beginning); one buffer per P (events come also from Ms without a P); Perfetto's own protobuf format (a tenth
+ * of the size, and a library).
  */
 #include "trace.h"
 
@@ -43,7 +43,7 @@ typedef struct event {
     int64_t at_ns;
     int64_t duration_ns; /* of POLL, SPAN */
     union {
-        int64_t g;        /* id; 0: none */
+        int64_t g;        /* id of the G; 0: none */
         const char *name; /* of SPAN */
     };
     int32_t detail;
@@ -53,10 +53,10 @@ typedef struct event {
 } event;
 
 typedef struct trace_buf {
-    _Atomic uint32_t session; /* its one writer writes */
-    _Atomic uint32_t n;       /* the same: events published */
-    _Atomic int64_t dropped;  /* the same */
-    int32_t m;                /* -1: of those that are no Ms */
+    _Atomic uint32_t session; /* its writer writes */
+    _Atomic uint32_t n;       /* its writer writes: events published */
+    _Atomic int64_t dropped;  /* its writer writes */
+    int32_t m;                /* -1: of the threads that are no Ms */
     event at[EVENTS];
 } trace_buf;
 
@@ -64,10 +64,10 @@ _Atomic bool trace_is_on;
 
 static struct {
     rt_lock lock;
-    bool running;             /* lock: one is recorded */
+    bool running;             /* lock: a trace is recorded */
     int64_t start_ns;         /* lock */
-    _Atomic uint32_t session; /* lock; anybody reads */
-    rt_lock others_lock;      /* of who writes to others */
+    _Atomic uint32_t session; /* lock writes, anybody reads */
+    rt_lock others_lock;      /* held by the writers of `others` */
     _Atomic(trace_buf *) others;
 } trace;
 
@@ -85,10 +85,10 @@ static void append(_Atomic(trace_buf *) *slot, int32_t m, const event *e) {
     trace_buf *b = atomic_load_explicit(slot, memory_order_relaxed);
     if (!b) {
         b = new_buf(m);
-        if (!b) return; /* no memory, no trace */
+        if (!b) return; /* no memory: the event is lost */
         atomic_store_explicit(slot, b, memory_order_release);
     }
-    /* Acquire: whoever stopped the session before has read what is overwritten now. */
+    /* Acquire: the rt_trace_stop of the last session has read the events that are overwritten now. */
     uint32_t session = atomic_load_explicit(&trace.session, memory_order_acquire);
     uint32_t n = atomic_load_explicit(&b->n, memory_order_relaxed);
     if (atomic_load_explicit(&b->session, memory_order_relaxed) != session) {
@@ -166,21 +166,21 @@ typedef struct slice {
 typedef struct writer {
     FILE *f;
     int32_t m;
-    int16_t p;                                  /* where the open slices are */
-    slice outer, inner, outer_kept, inner_kept; /* kept: those that a system call has closed */
-    slice left; /* the outer one that a START has ended, at left_ns on left_p */
+    int16_t p;                                  /* the P of the open slices */
+    slice outer, inner, outer_kept, inner_kept; /* kept: closed by a system call */
+    slice left; /* the outer slice that a START ended at left_ns on left_p */
     int64_t left_ns;
     int16_t left_p;
     int64_t enter_ns; /* 0: not in a system call */
-    bool any;         /* no comma before the first */
+    bool any;         /* false: the next entry is the first and has no comma */
 } writer;
 
-/* Processes of the picture: Chrome's format groups tracks by pid. */
+/* The processes of the picture: Chrome's format groups tracks by pid. */
 enum { PID_PS = 1, PID_MS = 2, TID_OTHERS = 9999 };
 
 enum { DISORDER_NS = NS_PER_MS };
 
-/* The beginning of an event on the track of p, or, without one, of the writer's M. */
+/* Writes the beginning of an event on the track of P number p; p -1: on the track of the writer's M. */
 static void begin(writer *w, char phase, int p, int64_t at_ns) {
     int tid = p >= 0 ? p : w->m >= 0 ? w->m : TID_OTHERS;
     int64_t ns = at_ns > trace.start_ns ? at_ns - trace.start_ns : 0;
@@ -194,7 +194,8 @@ static void duration(writer *w, int64_t ns) {
     fprintf(w->f, ",\"dur\":%" PRId64 ".%03d", ns / 1000, (int)(ns % 1000));
 }
 
-/* The first event that is not older. Events of different threads may lie out of order by less than DISORDER_NS. */
+/* The index of the first event at or after ns. Events of different threads may be out of order by less than
+ * DISORDER_NS. */
 static uint32_t first_at(const trace_buf *b, uint32_t n, int64_t ns) {
     uint32_t lo = 0;
     while (lo < n) {
@@ -207,7 +208,7 @@ static uint32_t first_at(const trace_buf *b, uint32_t n, int64_t ns) {
     return lo;
 }
 
-/* When p was taken from an M that had it from from_ns on, and thought so until to_ns; 0: it was not. */
+/* When sysmon took P number p from an M that held p from from_ns on and believed so until to_ns; 0: p was not taken. */
 static int64_t taken_ns(int16_t p, int64_t from_ns, int64_t to_ns) {
     const trace_buf *b = atomic_load_explicit(&trace.others, memory_order_acquire);
     uint32_t n = events_of(b);
@@ -228,7 +229,8 @@ static void write_part(writer *w, const slice *s, int16_t p, int64_t from_ns, in
             s->g, why);
 }
 
-/* A G that runs on when sysmon takes its P stands on its M's track from then on: another one runs on that P. */
+/* Writes a slice. If sysmon took the P in between, the rest of the slice stands on the M's track: another G runs on the
+ * P. */
 static void write_slice(writer *w, const slice *s, int16_t p, int64_t to_ns, const char *why) {
     int64_t from_ns = s->from_ns > trace.start_ns ? s->from_ns : trace.start_ns;
     int64_t end_ns = p >= 0 ? taken_ns(p, from_ns, to_ns) : 0;
@@ -269,7 +271,7 @@ static void write_stop(writer *w, const event *e, const char *why) {
         close_both(w, e->at_ns, why);
 }
 
-/* A G that was in the call before the trace began comes back on a slice that begins here. */
+/* The system call ends. A G that entered it before the trace began gets a slice that begins here. */
 static void write_leave(writer *w, const event *e) {
     begin(w, 'X', -1, w->enter_ns ? w->enter_ns : trace.start_ns);
     duration(w, e->at_ns - (w->enter_ns ? w->enter_ns : trace.start_ns));
@@ -281,7 +283,7 @@ static void write_leave(writer *w, const event *e) {
     w->outer.from_ns = w->inner.from_ns = e->at_ns;
     w->outer_kept.open = w->inner_kept.open = false;
     w->p = e->p;
-    if (e->p < 0) w->outer.open = w->inner.open = false; /* it found no P: it is queued */
+    if (e->p < 0) w->outer.open = w->inner.open = false; /* the G found no P: it is queued */
 }
 
 static void write_string(FILE *f, const char *s) {
@@ -292,8 +294,8 @@ static void write_string(FILE *f, const char *s) {
     }
 }
 
-/* Writes the slice that waits for its reason, which is e's if that is about the same G. True: that is
- * all there is to e. */
+/* Writes the slice that waits for its reason. e gives the reason if e is about the same G. True: e says nothing
+ * else. */
 static bool settle_left(writer *w, const event *e) {
     if (!w->left.open) return false;
     w->left.open = false;
@@ -372,7 +374,7 @@ static int64_t write_buf(writer *w, trace_buf *b, int64_t now_ns) {
     for (uint32_t i = 0; i < n; i++)
         write_event(w, &b->at[i]);
     settle_left(w, NULL);
-    /* After drops nobody knows how it went on. */
+    /* A buffer that dropped events does not tell when its open slices ended. */
     if (n < EVENTS) close_both(w, now_ns, "trace");
     write_track_name(w->f, PID_MS, b->m >= 0 ? b->m : TID_OTHERS, "thread_name",
                      b->m >= 0 ? "M" : "other threads", b->m);

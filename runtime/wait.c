@@ -1,41 +1,41 @@
 /* Waits that several may end: one wait, many wakers, one winner.
  *
- * A sleeper is woken by its timer or by a cancellation, a joiner by the end of what it joins or by
- * its deadline, and they race. Each wait therefore has a ticket, a number never used again, and the
- * G's `wait` word holds the ticket of its latest wait together with that wait's phase:
+ * A sleeper is woken by its timer or by a cancellation, a joiner by the end of what it joins or by its deadline, and
+ * these wakers race. So each wait has a ticket, a number never used again. The G's `wait` word holds the ticket of its
+ * latest wait and the phase of this wait:
  *
  *     CLOSED --rt_wait_open--> OPEN --commit--> PARKED --rt_wake--> CLOSED + code, and rt_ready
  *                                |
  *                                +----rt_wake----> CLOSED + code; the commit refuses to park
  *
- * Every step is a CAS on the whole word, so a waker with an old ticket changes nothing, exactly one
- * waker of a ticket wins, and only who moved PARKED to CLOSED calls rt_ready: a G is readied once
- * per park. A wake-up before the park is kept in the word. Gs are never given back to the system, so
- * a ticket may outlive its G; a G's next life goes on counting where the last one stopped.
+ * Every step is a CAS on the whole word. So a waker with an old ticket changes nothing, and exactly one waker of a
+ * ticket wins. Only the waker that moved PARKED to CLOSED calls rt_ready: a G is readied once per park. A wake-up
+ * before the park is kept in the word. Gs are never given back to the system, so a ticket may outlive its G. A G's next
+ * life goes on counting where the last one stopped.
  *
- * Orders: the waker's CAS is a release and the code is read with acquire, so what the waker wrote
- * before is seen after the wait.
+ * Orders: the waker's CAS is a release, and the code is read with acquire. So the G sees after the wait what the waker
+ * wrote before.
  *
- * The deadline is the G's one timer, set when a wait has a deadline and left in its heap when the
- * wait ends otherwise: stopping is a store (timer.c). wait_deadline therefore first reads the word,
- * then asks the timer whether its time has come, then tries the word it read: if the G went on to
- * another wait in between, the CAS fails.
+ * The deadline is the G's one timer. It is set when a wait has a deadline, and stays in its heap when the wait ends
+ * otherwise: stopping a timer is a store (timer.c). So wait_deadline reads the word, then asks the timer whether its
+ * time has come, then tries to close the wait of the word that it read. If the G went on to another wait in between,
+ * the CAS fails.
  *
- * A cancellation lasts: it ends the present wait and every later one. The G's `cancel` holds the id of
- * the life that it is meant for, and ids are never used again, so a late one does nothing to the next
- * life. It is looked at where a wait begins, after the word says so, hence one of the two sees the other:
+ * A cancellation lasts: it ends the present wait and every later one. The G's `cancel` holds the id of the life that is
+ * cancelled. Ids are never used again, so a late cancellation does nothing to the next life. A wait looks at `cancel`
+ * when it begins, after the word says that the G waits. So one of the two sides sees the other:
  *
  *     rt_cancel:   cancel = id;        then read the word and try to close what it says
- *     commit_wait: OPEN -> PARKED;     then read cancel, and if it is meant, close that itself
+ *     commit_wait: OPEN -> PARKED;     then read cancel, and if it is this life's id, close the wait
  *
- * and if both do, the CAS decides who readies the G. A wait for a descriptor begins with WAIT in the
- * pollDesc's word and looks in the same way (rt_pd_prepare). Nothing but a wait looks: a call that
- * finds its data, its room, its client goes on, so that a canceled G can still tidy up, and a G is
- * never ended between two waits. What must not be cut short waits with rt_park, which neither an
- * interrupt nor a cancellation ends (fdmutex_drain, lest a close came back with users left).
+ * If both sides do, the CAS decides which one readies the G. A wait for a descriptor begins with WAIT in the pollDesc's
+ * word and looks in the same order (rt_pd_prepare). Only waits look at `cancel`. A call that finds its data, its room
+ * or its client goes on, so a canceled G can still tidy up, and a G is never ended between two waits. A wait that must
+ * not be cut short uses rt_park, which neither an interrupt nor a cancellation ends (fdmutex_drain, so that no close
+ * returns with users left).
  *
- * Rejected: a lock per wait object; a "sudog" allocated per wait (Go needs it for select; a ticket
- * can be left in many queues at once without memory of its own).
+ * Rejected: a lock per wait object; a "sudog" allocated per wait (Go needs it for select; a ticket can be left in many
+ * queues at once without memory of its own).
  */
 #include "impl.h"
 
@@ -53,7 +53,8 @@ uint64_t rt_wait_open(rt_g *g) {
     return ticket;
 }
 
-/* Tries to close the wait whose word was `w`. */
+/* Tries to close the wait whose word was `w`, with `code`, and readies g if it was parked. False: the wait has
+ * ended. */
 static bool close_wait(rt_g *g, uint64_t w, rt_wake_code code) {
     while ((w & PHASE_MASK) != PHASE_CLOSED) {
         uint64_t ticket = w >> TICKET_SHIFT;
@@ -81,11 +82,11 @@ bool rt_interrupt(rt_g *g, rt_wake_code code) {
 bool rt_cancel(rt_g *g, int64_t id) {
     int64_t was = atomic_load(&g->cancel);
     do {
-        if (was >= id) break; /* it knows already, or lives anew */
+        if (was >= id) break; /* g is cancelled already, or lives anew */
     } while (!atomic_compare_exchange_weak(&g->cancel, &was, id));
     uint64_t w = atomic_load(&g->wait);
-    /* After the word: should g live anew by now, the word that was read is not that of its next wait,
-     * or this tells. At worst a wait for a descriptor ends without a reason, and is begun again. */
+    /* After the word was read: if g lives anew by now, either the word that was read is not that of g's next wait, or
+     * the id differs. At worst a wait for a descriptor ends without a reason and is begun again. */
     if (atomic_load(&g->id) != id) return false;
     return close_wait(g, w, RT_CANCELED) || pd_leave(g);
 }
@@ -118,7 +119,7 @@ static bool commit_wait(rt_g *g, void *arg) {
     int64_t id = rt_id(g);
     if ((w & PHASE_MASK) != PHASE_OPEN || !atomic_compare_exchange_strong(&g->wait, &w, parked))
         return false;
-    /* g may run from here on, and even live anew: only who moves the word on has it. */
+    /* g may run from here on, and even live anew: only the thread that moves the word on owns g. */
     int64_t cancel = atomic_load(&g->cancel);
     return __builtin_expect(cancel == 0, 1) || cancel != id ||
            !atomic_compare_exchange_strong(&g->wait, &parked,
