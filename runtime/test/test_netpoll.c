@@ -304,19 +304,58 @@ static void take_turns(void *arg) {
     }
 }
 
+/* A socket for datagrams, connected to a port where nobody is. */
+static void open_udp_to_nobody(rt_fd *f) {
+    int fd = rt_socket(AF_INET, SOCK_DGRAM, 0), other = rt_socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in sa = loopback(0);
+    CHECK_EQ(bind(other, (struct sockaddr *)&sa, sizeof sa), 0);
+    sa = loopback(port_of(other));
+    close(other);
+    CHECK_EQ(rt_fd_init(f, fd), 0);
+    CHECK_EQ(rt_fd_connect(f, (struct sockaddr *)&sa, sizeof sa), 0);
+}
+
+/* EPOLLERR alone, without data or end: the reader that waits is woken, and its next call to the kernel says why. */
+static void an_error_ends_a_wait(void *arg) {
+    (void)arg;
+    rt_fd f;
+    one_call w;
+    crowd c = {0};
+    open_udp_to_nobody(&f);
+    rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + PATIENCE_NS);
+    start_call(&c, &w, &f, read_some);
+    CHECK_EQ(rt_fd_write(&f, "x", 1), 1);
+    crowd_wait(&c);
+    CHECK_EQ(w.r, -ECONNREFUSED);
+    CHECK_EQ(rt_fd_close(&f), 0);
+}
+
+/* Of reader and writer one gets the error, the other the end that comes with it. */
+static void a_reset_ends_both_waits(void *arg) {
+    (void)arg;
+    rt_fd f;
+    int peer;
+    one_call r, w;
+    crowd c = {0};
+    CHECK(open_tcp_to(&f, &peer));
+    fill_for_good(&f);
+    rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + PATIENCE_NS);
+    rt_pd_set_deadline(f.pd, RT_W, rt_nanotime() + PATIENCE_NS);
+    start_call(&c, &r, &f, read_one);
+    start_call(&c, &w, &f, write_one);
+    close(peer); /* with bytes unread */
+    crowd_wait(&c);
+    CHECK((r.r == -ECONNRESET && w.r == -EPIPE) || (r.r == 0 && w.r == -ECONNRESET));
+    CHECK_EQ(rt_fd_close(&f), 0);
+}
+
 /* A datagram's error is no end of the stream: after it a reader waits as before. */
 static void an_error_is_not_an_end(void *arg) {
     (void)arg;
     rt_fd f;
     char buf[8];
     crowd c = {0};
-    int fd = rt_socket(AF_INET, SOCK_DGRAM, 0), other = rt_socket(AF_INET, SOCK_DGRAM, 0);
-    struct sockaddr_in sa = loopback(0);
-    CHECK_EQ(bind(other, (struct sockaddr *)&sa, sizeof sa), 0);
-    sa = loopback(port_of(other));
-    close(other);
-    CHECK_EQ(rt_fd_init(&f, fd), 0);
-    CHECK_EQ(rt_fd_connect(&f, (struct sockaddr *)&sa, sizeof sa), 0);
+    open_udp_to_nobody(&f);
     CHECK_EQ(rt_fd_write(&f, "x", 1), 1);
     rt_sleep(2 * MS); /* the poller sees the error before the reader does */
     rt_pd_set_deadline(f.pd, RT_R, rt_nanotime() + PATIENCE_NS);
@@ -346,6 +385,8 @@ int main(void) {
         in_g_test(an_event_of_a_former_use_is_dropped),
         in_g_test(data_and_end_in_one_event_are_both_seen),
         in_g_test(a_reset_is_an_error),
+        in_g_test(an_error_ends_a_wait),
+        in_g_test(a_reset_ends_both_waits),
         in_g_test(an_error_is_not_an_end),
     };
     RUN_TESTS("netpoll", tests);
