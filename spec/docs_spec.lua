@@ -31,7 +31,7 @@ describe("the reference", function()
     end
     for _, name in ipairs {
       "lunapark.go", "lunapark.park", "lunapark.ready", "lunapark.chan", "lunapark.select", "lunapark.mutex",
-      "lunapark.after", "lunapark.offload", "lunapark.stats", "lunapark.stop", "lunapark.retired",
+      "lunapark.after", "lunapark.offload", "lunapark.cdef", "lunapark.stats", "lunapark.stop", "lunapark.retired",
       "lunapark.G:join", "lunapark.Chan:recv",
       "lunapark.Timer:stop", "lunapark.Scope:go", "lunapark.net.dial", "lunapark.net.copy", "lunapark.net.fd",
       "lunapark.Conn:read_line", "lunapark.Conn:set_deadline", "lunapark.Listener:accept", "lunapark.Udp:recv",

@@ -5,8 +5,8 @@ local child = require "spec.support.child"
 
 local ROUNDS = 20000
 local loops = {
-  "a chan's buffer", "clock", "mutex, semaphore", "read", "read_exact", "read_line", "read_until", "select, ready",
-  "shared", "write", "write, a list",
+  "C functions of lp.cdef", "a chan's buffer", "clock", "mutex, semaphore", "read", "read_exact", "read_line",
+  "read_until", "select, ready", "shared", "write", "write, a list",
 }
 
 describe("compiled code:", function()

@@ -449,7 +449,8 @@ local module_of = {
   mutex = "sync.locks", rwlock = "sync.locks", semaphore = "sync.locks", waitgroup = "sync.locks", cond = "sync.locks",
   once = "sync.locks",
   after = "sync.timer", every = "sync.timer",
-  offload = "core.offload", retired = "core.retire", singleton = "core.singleton", stop = "core.stop",
+  cdef = "core.cdef", offload = "core.offload", retired = "core.retire", singleton = "core.singleton",
+  stop = "core.stop",
 }
 
 return setmetatable(lp, {

@@ -103,6 +103,13 @@ function loops.shared()
   end
 end
 
+loops["C functions of lp.cdef"] = function()
+  local c = lp.cdef "int abs(int); double fabs(double); /* blocks */ int usleep(unsigned);"
+  for i = 1, rounds do
+    if c.abs(-i) + c.fabs(-i) ~= 2 * i then error "not the same" end
+  end
+end
+
 function loops.clock()
   local last = 0
   for _ = 1, rounds do

@@ -117,20 +117,19 @@ local function read_signature(func)
   return { result = result, result_type = ct, params = params }
 end
 
+-- fn's signature, or nil and what is wrong with it.
 local function signature_of(fn)
-  if type(fn) ~= "cdata" then error("offload: fn must be a C function, got " .. type(fn), 3) end
+  if type(fn) ~= "cdata" then return nil, "fn must be a C function, got " .. type(fn) end
   local id = tonumber(ffi.typeof(fn))
   local s = signatures[id]
   if not s then
     local t = type_of(id)
     if kind_of(t.info) == PTR then t = type_of(child_of(t.info)) end
-    if kind_of(t.info) ~= FUNC then
-      error("offload: fn must be a C function, got " .. tostring(ffi.typeof(fn)), 3)
-    end
+    if kind_of(t.info) ~= FUNC then return nil, "fn must be a C function, got " .. tostring(ffi.typeof(fn)) end
     s = read_signature(t)
     signatures[id] = s
   end
-  if type(s) == "string" then error("offload: " .. s, 3) end
+  if type(s) == "string" then return nil, s end
   return s
 end
 
@@ -148,9 +147,9 @@ local function convert(param, v)
 end
 
 -- Puts one argument into the call; what its memory hangs on.
-local function put(call, param, v)
+local function put(name, call, param, v)
   local ok, c = pcall(convert, param, v)
-  if not ok then error(("offload: %s: %s"):format(param.name, tostring(c)), 3) end
+  if not ok then error(("%s: %s: %s"):format(name, param.name, tostring(c)), 3) end
   if param.class == "double" then
     call.floats[param.at] = c
   elseif param.class == "float" then
@@ -198,23 +197,17 @@ local function wait_for(call, held)
   end
 end
 
---- Calls a C function on another thread and waits for its end.
----@param fn ffi.cdata*  a C function, or a pointer to one
----@param ... any  its arguments, as many as it has parameters
----@return any ...  the function's result; nil and "timeout" or "canceled" if the wait ended first: a call that has
----begun goes on, another one is dropped; nil and "cannot make a thread: ..." without memory. When no more threads can
----be made, the call waits for one
-function offload.offload(fn, ...)
+-- name: of the function, for errors. These are at the caller of the function that ends with a call of this one.
+local function call_elsewhere(name, fn, s, ...)
   base.check_real "offload"
-  local s = signature_of(fn)
   local n = select("#", ...)
-  if n ~= #s.params then error(("offload: fn has %d parameters, got %d arguments"):format(#s.params, n), 2) end
+  if n ~= #s.params then error(("%s: fn has %d parameters, got %d arguments"):format(name, #s.params, n), 2) end
   local call = C.host_call_new()
   if call == nil then error("not enough memory", 2) end
   ffi.gc(call, C.host_call_free)
   local held = { fn, ... }
   for i = 1, n do
-    held[n + 1 + i] = put(call, s.params[i], (select(i, ...)))
+    held[n + 1 + i] = put(name, call, s.params[i], (select(i, ...)))
   end
   call.fn = ffi.cast("void (*)(void)", fn)
   call.result = RESULT[s.result]
@@ -228,6 +221,30 @@ function offload.offload(fn, ...)
   local err = wait_for(call, held)
   if err then return base.heard(err) end
   return result_of(call, s)
+end
+
+--- Calls a C function on another thread and waits for its end.
+---@param fn ffi.cdata*  a C function, or a pointer to one
+---@param ... any  its arguments, as many as it has parameters
+---@return any ...  the function's result; nil and "timeout" or "canceled" if the wait ended first: a call that has
+---begun goes on, another one is dropped; nil and "cannot make a thread: ..." without memory. When no more threads can
+---be made, the call waits for one
+function offload.offload(fn, ...)
+  local s, err = signature_of(fn)
+  if not s then error("offload: " .. err, 2) end
+  return call_elsewhere("offload", fn, s, ...)
+end
+
+--- A Lua function that calls fn as `offload` does: for core/cdef.lua.
+---@package
+---@param fn ffi.cdata*
+---@param name string  for its errors
+---@return fun(...): ...|nil
+---@return string? err  what is wrong with fn
+function offload.bind(fn, name)
+  local s, err = signature_of(fn)
+  if not s then return nil, err end
+  return function(...) return call_elsewhere(name, fn, s, ...) end
 end
 
 return offload
