@@ -1,23 +1,22 @@
 /* Which VM answers a request, and what happens to VMs that are stuck.
  *
- * There is a VM per P, its current one, and a spare that has loaded the app as well. A VM is stuck when
- * its Lua has run for 20 ms without a wait: sysmon then takes its M's P (syscall.c) and tells us, before
- * another M has that P. From then on no request is given to that VM, and what it was given and has not
- * begun comes back (cell.c) to be given to another: the P's next request makes a spare its
- * current VM, and the keeper has another spare made, up to --max-vms. A VM that comes back is a spare.
- * A spare is nothing but a VM that has loaded, is not stuck and no P's current one.
+ * Each P has a VM, its current one. A spare VM has loaded the app as well. A VM is stuck when its Lua has run for 20 ms
+ * without a wait. Then sysmon takes the P of the VM's M (syscall.c) and calls vm_away, before another M has the P. From
+ * then on the stuck VM gets no request. Its requests that have not begun come back (cell.c) and go to another VM. The
+ * P's next request makes a spare the P's current VM, and the keeper has another spare made, up to --max-vms. A stuck VM
+ * that comes back is a spare: a spare is a VM that has loaded, is not stuck and is no P's current one.
  *
- * sysmon tells us of a VM after it has taken the P, and its M may come back before that: so `away` is a
- * sum, -1 when the news of the return is there first.
+ * sysmon calls vm_away after it has taken the P, and the VM's M may come back before. So `away` is a sum: -1 means that
+ * the return was counted first.
  *
- * A P whose VM is stuck while no spare is left shares another P's. When every VM there may be is stuck, requests
- * are answered 503 (conn.c); while one is being made, they wait for it.
+ * A P whose VM is stuck while there is no spare shares another P's VM. When all VMs that there may be are stuck,
+ * requests are answered 503 (handler.c). While another VM is being made, requests wait for it.
  *
- * The keeper is a native G. It sleeps unless something is stuck; then it looks every 100 ms: says in
- * the log who holds his VM, and has runaways ended (runaway.c). It waits meanwhile, so not under the lock:
- * it looks at a list of those that were stuck. A host_vm's memory is never given back.
+ * The keeper is a native G. It sleeps unless a VM is stuck. Then it looks every 100 ms: it logs which code holds a VM,
+ * and has runaways ended (runaway.c). Both may wait, so the keeper does not hold the lock but works on a list of the
+ * VMs that were stuck. The memory of a host_vm is never given back, so the list stays valid.
  *
- * VMs are numbered from 0 as they are made, and a number is not used again.
+ * VMs are numbered from 0 as they are made. A number is not used again.
  */
 #include "pool.h"
 
@@ -39,14 +38,14 @@
 #include <string.h>
 
 enum { LOOK_MS = 100, KILL_MS = 10 };
-/* Who develops is told of shorter ones, too. */
+/* With --dev, a VM that is stuck for this long is logged; else for a second. */
 #define DEV_SAY_NS (100 * NS_PER_MS)
 
 static struct {
     rt_lock lock;
     list_head stuck; /* lock */
     int n_stuck;     /* lock */
-    bell look;       /* the keeper is to look */
+    bell look;       /* rung: the keeper shall look */
 } pool;
 
 static generation *serving(void) {
@@ -119,7 +118,7 @@ static void keep_a_spare(void) {
     }
     rt_lock_release(&pool.lock);
     if (make && !rt_go(make_spare, gen)) {
-        pool_add(gen, NULL, -1); /* which tries again later */
+        pool_add(gen, NULL, -1); /* which has the keeper try again later */
         generation_lost_vm(gen);
     }
 }
@@ -134,7 +133,8 @@ static void set_current(generation *gen, int p, host_vm *vm) {
     atomic_store_explicit(&gen->current[p], vm, memory_order_relaxed);
 }
 
-/* lock held. One that is not stuck, best a spare; another one for each `from`. */
+/* lock held. A VM that is not stuck, best a spare; NULL: all are stuck. `from` is where the search begins, so that Ps
+ * share different VMs. */
 static host_vm *find_vm(const generation *gen, int from) {
     host_vm *found = NULL;
     for (int i = 0; i < gen->n; i++) {
@@ -188,7 +188,7 @@ int pool_list(generation *gen, host_vm **list, int max) {
 
 /* ---- being stuck ---- */
 
-/* On sysmon's thread, before the P that was taken runs anything. */
+/* rt_on_away's function. On sysmon's thread, before another M has the P. */
 static void vm_away(rt_cell *c) {
     host_vm *vm = rt_cell_data(c);
     rt_lock_acquire(&pool.lock);
@@ -205,7 +205,7 @@ static void vm_away(rt_cell *c) {
 
 /* lock held. */
 static void leave_stuck(host_vm *vm) {
-    if (--vm->pool.away < 0) return; /* vm_away is about to come */
+    if (--vm->pool.away < 0) return; /* vm_away comes later */
     list_remove(&pool.stuck, &vm->pool.stuck_link);
     pool.n_stuck--;
     if (vm->generation) vm->generation->full = FULL_NOT;
@@ -258,11 +258,11 @@ bool pool_crowded(generation *gen) {
 
 /* ---- the keeper ---- */
 
-/* One that was stuck a moment ago. */
+/* A VM that was stuck a moment ago. */
 typedef struct stuck_vm {
     host_vm *vm;
-    bool ends; /* what it runs is to be ended some time: not the script of `run` */
-    bool say;  /* it is time to */
+    bool ends; /* false: what it runs is never ended (the script of `run`) */
+    bool say;  /* it is time to log it */
     bool lost; /* singletons that it holds are lost */
 } stuck_vm;
 
@@ -293,7 +293,7 @@ static bool is_full_to_say(void) {
     return is;
 }
 
-/* All that there may be are in the list. */
+/* Logs that all VMs are stuck, and what holds them: the list has all VMs that there may be. */
 static void say_full(const stuck_vm *list, int n) {
     char text[3072], who[RUNAWAY_NAME + LUAG_ORIGIN];
     size_t len = 0;
@@ -312,7 +312,7 @@ static void say_full(const stuck_vm *list, int n) {
              text);
 }
 
-/* When to look again; 0: nothing is stuck. */
+/* Looks after the stuck VMs. Returns when to look again; 0: none is stuck. */
 static int64_t look_at_stuck(void) {
     static stuck_vm list[MAX_VMS]; /* the keeper's */
     int64_t now = rt_nanotime(), next_ms = LOOK_MS;

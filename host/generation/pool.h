@@ -4,23 +4,26 @@
 
 #include "../vm/keeper.h"
 
-/* Begins to keep VMs (keeper.h) and to look after stuck ones. Once, before any VM runs. A native G. */
+/* Sets the keeper's operations (keeper.h) and begins to look after stuck VMs. Once, before any VM runs. Any native
+ * G. */
 void pool_init(void);
 
-/* From now on requests that have not begun go to the VMs of gen. Returns the generation before, or NULL. Any native G. */
+/* Makes gen the generation that serves: requests that have not begun go to its VMs. Returns the generation before, or
+ * NULL. Any native G. */
 generation *pool_switch(generation *gen);
 
-/* Follows each generation_make_vm. vm has loaded for gen; NULL: no VM could be made. p: the P whose current VM vm
- * becomes, -1: vm is a spare. Any native G. */
+/* Ends a generation_make_vm. vm: the VM that has loaded for gen; NULL: none could be made. p: the P whose current VM vm
+ * becomes; -1: vm is a spare. Any native G. */
 void pool_add(generation *gen, host_vm *vm, int p);
 
-/* Lists up to max VMs of gen, each visited (vm_visit). Returns the number. Any native G. */
+/* Lists up to max VMs of gen, each visited (vm_visit). The caller leaves each with vm_leave. Returns the number. Any
+ * native G. Does not wait. */
 int pool_list(generation *gen, host_vm **list, int max);
 
-/* vm gets no further requests. Any thread. */
+/* From now on vm gets no requests. Any thread. Does not wait. */
 void pool_forget(host_vm *vm);
 
-/* True: as many VMs have left gen, and not ended, as may be in it. Any thread. */
+/* True: the VMs that have left gen and have not ended are as many as may serve. Any thread. Does not wait. */
 bool pool_crowded(generation *gen);
 
 #endif

@@ -1,13 +1,13 @@
-/* Singletons: for each name one G in all VMs of the process runs what was given under it (lunapark.singleton).
+/* Singletons: for each name (lunapark.singleton) one G runs in all VMs of the process together.
  *
- * Every VM that has the name stands for it, with a job that ends when it is that VM's turn (job.c). Here is who stands
- * and who holds a name; one that nobody holds goes to a VM that may answer requests and is not stuck. The holder
- * gives it back when its G ends; it loses it when its VM is thrown away or has been stuck for a second, and is asked to
- * go, by a cancellation, when another generation serves. Only in the second case may two of them run for a moment: the
- * one that was stuck is canceled and hears of it at its next wait.
+ * Every VM that uses a name stands for it, with a job that ends when it is the VM's turn (job.c). This file keeps who
+ * stands for a name and who holds it. A name without a holder goes to a VM that may answer requests and is not stuck.
+ * The holder gives the name back when its G ends. It loses the name when its VM is thrown away or has been stuck for a
+ * second. It is canceled when another generation serves. Two Gs of a name may run at the same time for a
+ * moment only after a VM was stuck: the old G is canceled, and notices at its next wait.
  *
- * A holder is known by its VM and the slot of its G there. Who gives back what he has lost does no harm: a G stands or
- * holds once, and a VM gives back all it has before its struct is another's.
+ * A holder is known by its VM and the slot of its G there. Giving back a lost name does no harm: a G stands or holds
+ * once, and a VM gives all its names back before its struct becomes another VM's.
  */
 #include "singleton.h"
 
@@ -25,7 +25,7 @@
 #include <string.h>
 
 typedef struct who {
-    host_vm *vm; /* NULL: nobody */
+    host_vm *vm; /* NULL: none */
     int slot;
     double serial;
 } who;
@@ -41,13 +41,13 @@ typedef struct name {
     struct name *next;
     list_head candidates; /* in the order in which they came */
     who holder;
-    bool asked;      /* the holder has been, to go */
-    int done_number; /* of the generation for which it has ended for good; -1: none */
+    bool asked;      /* the holder was canceled, to make it go */
+    int done_number; /* generation for which the singleton has ended for good; -1: none */
     char text[];
 } name;
 
 static struct {
-    rt_lock lock; /* of all of it */
+    rt_lock lock; /* of everything here */
     name *first;
 } singletons;
 
@@ -56,12 +56,12 @@ static struct {
 typedef struct cancel_local {
     host_vm *vm; /* visited */
     double serial;
-} cancel_local; /* what the rt_g holds: not the slot, for which there is no room */
+} cancel_local; /* the rt_g's locals, which have no room for the slot */
 
 static rt_step cancel_step(rt_g *g) {
     cancel_local *l = RT_LOCAL(g, cancel_local);
     host_vm *vm = l->vm;
-    bool dropped = atomic_load(&vm->dropped); /* else it is not while this runs in its cell */
+    bool dropped = atomic_load(&vm->dropped); /* false: it stays so while this runs in its cell */
     vm_leave(vm);
     if (dropped) return RT_EXIT;
     for (int i = 0; i < vm->slots.n; i++) {
@@ -89,7 +89,8 @@ static int number_of(const host_vm *vm) {
     return vm->generation ? vm->generation->number : 0;
 }
 
-/* lock held. The first that may hold it, taken out; NULL: there is none, or no need. */
+/* lock held. Makes the first candidate that may hold n the holder and takes it out. NULL: n has a holder, or no
+ * candidate may hold it. */
 static candidate *take(name *n) {
     if (n->holder.vm) return NULL;
     for (list_link *l = n->candidates.first; l; l = l->next) {
@@ -110,7 +111,7 @@ static void choose(name *n) {
     if (c) job_finish(c->job);
 }
 
-/* lock held. Whether the holder belongs to a generation that serves no more, and is to hear of that. */
+/* lock held. True: the holder's generation serves no more, and the caller cancels the holder. */
 static bool is_to_go(name *n) {
     host_vm *vm = n->holder.vm;
     if (!vm || n->asked || !vm->generation || vm_serves(vm)) return false;
@@ -152,7 +153,7 @@ void singleton_stuck(host_vm *vm) {
     }
 }
 
-/* lock held. The first of vm's candidates (of that slot, if slot is not -1), taken out. */
+/* lock held. Takes out the first candidate of vm (with this slot; -1: any). NULL: there is none. */
 static candidate *take_of(name *n, const host_vm *vm, int slot) {
     for (list_link *l = n->candidates.first; l; l = l->next) {
         candidate *c = list_of(l, candidate, link);
@@ -163,7 +164,7 @@ static candidate *take_of(name *n, const host_vm *vm, int slot) {
     return NULL;
 }
 
-/* vm (of that slot) neither stands for n any more nor holds it. */
+/* Ends the standing and the holding of vm (with this slot; -1: any). done: the singleton has ended for good. */
 static void leave(name *n, const host_vm *vm, int slot, bool done) {
     rt_lock_acquire(&singletons.lock);
     candidate *c = take_of(n, vm, slot);

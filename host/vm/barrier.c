@@ -1,35 +1,33 @@
-/* Barriers: where a wait can not work, and why.
+/* Barriers: where a wait cannot work, and why.
  *
- * A wait leaves the C stack as it is and lets the VM go on with another. Three kinds of frames on
- * that stack would not survive it, though nothing in Lua's own state tells that they are there:
+ * A wait leaves the C stack as it is, and the VM goes on with another stack. Three kinds of frames on the C stack would
+ * not survive this. Nothing in Lua's own state tells of these frames:
  *
- *   - an FFI callback: between it and the scheduler stands C code that knows nothing of us (qsort,
- *     a parser) and, below that, an FFI call;
- *   - a finalizer (__gc): the collector stands in the middle of a cycle, with its own steps turned
- *     off until the finalizer has returned;
+ *   - an FFI callback: between it and the scheduler stands C code that knows nothing of waiting (qsort, a parser) and,
+ *     below this code, an FFI call;
+ *   - a finalizer (__gc): the collector stands in the middle of a cycle, with its own steps turned off until the
+ *     finalizer has returned;
  *   - a debug hook, or the profiler's callback: the VM has its hooks turned off until it has returned.
  *
- * So a VM keeps a small stack of barriers, one for each such frame that lives, each with its kind and
- * its position on the C stack. A G that begins a wait asks vm_barrier and raises what that says.
+ * So a VM keeps a small stack of barriers, one for each such frame that lives, each with its kind and its position on
+ * the C stack. A G that begins a wait asks vm_barrier and raises its answer.
  *
- * How we learn of the frames: LuaJIT's library is two objects, the interpreter in assembly and the
- * rest in C, and the linker's --wrap puts us between them:
+ * How the frames become known: LuaJIT's library is two objects, the interpreter in assembly and the rest in C. The
+ * linker's --wrap puts our functions between them:
  *
- *   - lj_ccallback_enter and lj_ccallback_leave are called by the assembly around each callback;
- *   - lj_vm_pcall, with -1 for the error function, is how the collector calls a finalizer, and nobody
- *     else calls it so. It always returns. What a finalizer raises is logged and goes no further;
- *   - lj_dispatch_profile is where the interpreter calls the profiler's callback;
- *   - debug.sethook is ours: it does what LuaJIT's does and calls the user's function beneath a
- *     barrier.
+ *   - The assembly calls lj_ccallback_enter and lj_ccallback_leave around each callback.
+ *   - The collector calls a finalizer by lj_vm_pcall, with -1 for the error function; no other caller passes -1. Our
+ *     wrapper always returns: an error of a finalizer is logged and goes no further.
+ *   - The interpreter calls the profiler's callback by lj_dispatch_profile.
+ *   - debug.sethook is ours: it does what LuaJIT's does and calls the user's function beneath a barrier.
  *
- * All of that is an agreement with one version of LuaJIT: spec/barrier_spec.lua fails if it is broken.
+ * All this is an agreement with one version of LuaJIT: spec/barrier_spec.lua fails if it is broken.
  *
- * An error that is thrown through a callback or a hook skips its end. Errors travel by the unwinder,
- * which asks LuaJIT's personality function (lj_err_unwind_dwarf, wrapped too) of each frame of the
- * assembly; when that answers "here it is caught", every barrier below that frame is gone. A record
- * that lies below the stack pointer is gone for sure as well, and a G that enters its VM's Lua anew begins
- * without any (barrier_reset). Looking at addresses alone would not do: to a call that is deeper than a
- * dead record was, the record could look alive.
+ * An error that is thrown through a callback or a hook skips its end. Errors travel by the unwinder, which asks
+ * LuaJIT's personality function (lj_err_unwind_dwarf, wrapped too) at each frame of the assembly. When the function
+ * answers that this frame catches the error, every barrier below the frame is gone. A record that lies below the stack
+ * pointer is gone as well, and a G that enters its VM's Lua anew begins without barriers (barrier_reset). Addresses
+ * alone would not do: for a call that is deeper than a dead record was, the record could look alive.
  *
  * No barrier lives while a G waits, so the records never mix addresses of several stacks.
  */
@@ -48,8 +46,8 @@
 
 struct barrier {
     barrier_kind kind;
-    const char *sp;             /* an address in its frame; all that it called lies lower */
-    const lua_Debug *finalizer; /* the same, where that was defined; NULL: it is another kind */
+    const char *sp;             /* an address in its frame; the frames that it called lie lower */
+    const lua_Debug *finalizer; /* where the finalizer was defined; NULL: another kind */
 };
 
 static const char *const reasons[] = {
@@ -71,7 +69,7 @@ bool barrier_room(host_vm *vm) {
     return true;
 }
 
-/* What enters a callback or a finalizer can't be refused. So there is more room long before it is needed. */
+/* A callback or a finalizer cannot be refused. So the room grows long before it is needed. */
 static void push(host_vm *vm, barrier record) {
     if (vm->barriers.n >= vm->barriers.cap / 2) (void)barrier_room(vm); /* else at the next push */
     if (vm->barriers.n == vm->barriers.cap)
@@ -83,7 +81,7 @@ void barrier_push(host_vm *vm, barrier_kind kind, const void *sp) {
     push(vm, (barrier){.kind = kind, .sp = sp});
 }
 
-/* Those of frames that lay lower than `sp` and are gone. */
+/* Removes the barriers whose frames lay lower than `sp`: these frames are gone. */
 static void drop_below(host_vm *vm, const void *sp) {
     while (vm->barriers.n > 0 && vm->barriers.v[vm->barriers.n - 1].sp < (const char *)sp)
         vm->barriers.n--;
@@ -128,7 +126,7 @@ _Unwind_Reason_Code __real_lj_err_unwind_dwarf(int version, _Unwind_Action actio
                                                struct _Unwind_Exception *ex,
                                                struct _Unwind_Context *at);
 
-/* cf: the stack pointer of the callback's frame. It raises where a callback is not allowed. */
+/* cf: the stack pointer of the callback's frame. Raises where no callback is allowed. */
 lua_State *__wrap_lj_ccallback_enter(void *cts, void *cf) {
     lua_State *L = __real_lj_ccallback_enter(cts, cf);
     host_vm *vm = vm_here();
@@ -142,8 +140,8 @@ void __wrap_lj_ccallback_leave(void *cts, void *o) {
     __real_lj_ccallback_leave(cts, o);
 }
 
-/* The finalizer lies below two slots, a frame's and its object. The stack must stay where it is, since the collector has
- * pointers into it: where it is full, nobody is told which finalizer it was. */
+/* Fills ar with the finalizer's place. The finalizer lies below two slots, a frame's and its object. The stack must not
+ * move, since the collector has pointers into it: a full stack leaves the place unknown. */
 static void look_at_finalizer(lua_State *L, lua_Debug *ar) {
     ar->linedefined = 0;
     if (lua_type(L, -3) != LUA_TFUNCTION || !costate_has_room(L)) return;
@@ -157,12 +155,12 @@ int __wrap_lj_vm_pcall(lua_State *L, void *base, int nres1, ptrdiff_t ef) {
     lua_Debug ar;
     look_at_finalizer(L, &ar);
     push(vm, (barrier){BARRIER_FINALIZER, __builtin_frame_address(0), &ar});
-    /* 0: without a message handler. -1 would call that of whoever runs, to whom the error does not go. */
+    /* 0: no message handler. -1 would call the running code's handler, and the error does not go there. */
     int status = __real_lj_vm_pcall(L, base, nres1, 0);
     barrier_pop(vm);
     if (status == 0) return 0;
-    /* The collector would raise it again, in whoever allocates now; that may be the exit of a trace, which no
-     * error can pass: a crash. */
+    /* The collector would raise the error again, in the code that allocates now. This may be the exit of a trace, which
+     * no error can pass: a crash. */
     log_line(LOG_ERROR, "a finalizer raised: %s",
              lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : luaL_typename(L, -1));
     lua_pop(L, 1);
@@ -176,7 +174,7 @@ void __wrap_lj_dispatch_profile(lua_State *L, const void *pc) {
     if (vm) barrier_pop(vm);
 }
 
-/* To the personality function, the "CFA" is the stack pointer of the frame that it is asked about. */
+/* For the personality function, the "CFA" is the stack pointer of the frame that it is asked about. */
 _Unwind_Reason_Code __wrap_lj_err_unwind_dwarf(int version, _Unwind_Action actions,
                                                _Unwind_Exception_Class class_,
                                                struct _Unwind_Exception *ex,
@@ -190,7 +188,7 @@ _Unwind_Reason_Code __wrap_lj_err_unwind_dwarf(int version, _Unwind_Action actio
 
 /* ---- debug.sethook, debug.gethook ---- */
 
-/* The user's function, in the registry under the address of this. */
+/* The registry keeps the user's function under the address of hook_key. */
 static const char hook_key;
 
 static void call_hook(lua_State *L, lua_Debug *ar) {
@@ -209,12 +207,12 @@ static void call_hook(lua_State *L, lua_Debug *ar) {
     if (vm) barrier_pop(vm);
 }
 
-/* The arguments may begin with a thread, which LuaJIT takes and passes over: hooks are the VM's. */
+/* The arguments may begin with a thread, which is ignored as by LuaJIT: hooks are the VM's. */
 static int first_arg(lua_State *L) {
     return lua_isthread(L, 1) ? 2 : 1;
 }
 
-/* sethook([thread,] function, mask[, count]); without a function: none. */
+/* sethook([thread,] function, mask[, count]); no function: removes the hook. */
 static int debug_sethook(lua_State *L) {
     int i = first_arg(L), mask = 0, count = 0;
     if (lua_isnoneornil(L, i)) {

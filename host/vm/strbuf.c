@@ -1,12 +1,15 @@
-/* The buffers of lua-cjson, whose library this is linked into.
+/* The buffers of lua-cjson; this file is linked into cjson's library.
  *
- * cjson writes into buffers of its own outside of LuaJIT's heap, through five functions (strbuf_*). The package's end the
- * process when there is no memory, and nobody counts what they hold: a VM could grow by them without a limit, and a VM
- * that is dropped leaves them behind. These here take the package's place at link time. They raise "not enough memory" in
- * the Lua that has called cjson, count what they hold for --vm-memory (charge.c), and keep it in a list of the VM's.
+ * cjson writes into buffers of its own, outside of LuaJIT's heap, through five functions (strbuf_*). The package's
+ * functions end the process when there is no memory. Their buffers are not counted, so a VM could grow by them without
+ * a limit, and a dropped VM would leave them behind. The functions here take their place at link time. They raise "not
+ * enough memory" in the Lua that has called cjson, count the buffers for --vm-memory (charge.c), and keep them in a
+ * list of the VM's.
  *
- * strbuf_t is the package's, as its inlined functions see it. What raises needs the lua_State that has called: cjson asks
- * for its arguments first, and a module makes its settings; the lua_gettop and lua_newuserdata of cjson are ours (Makefile). Whoever raises leaves the buffer as it was.
+ * strbuf_t has the package's layout, since the package's inlined functions read it. An error needs the lua_State that
+ * has called. cjson begins each call by asking for its arguments (lua_gettop), and each module by making its settings
+ * (lua_newuserdata). Both functions are ours in cjson (Makefile), and note the lua_State. A function that raises leaves
+ * the buffer as it was.
  */
 #include "strbuf.h"
 
@@ -19,7 +22,7 @@
 typedef struct strbuf {
     char *bytes;
     int size, len;
-    int increment; /* not looked at: a buffer doubles */
+    int increment; /* unused: a buffer doubles */
     int dynamic;   /* strbuf_free frees the struct, too */
     int n_resizes, debug;
 } strbuf;
@@ -28,27 +31,28 @@ enum {
     FIRST_SIZE = 1023,
     SIZE_MAX_BYTES = 1 << 30,
     CHARGE_STEP = 64 << 10,
-    KEEP_BYTES = 1 << 20, /* of a buffer that a module keeps from call to call */
+    KEEP_BYTES = 1 << 20, /* kept of a buffer from one call of a module to the next */
 };
 
 typedef struct json_block {
     list_link link; /* of vm->json.blocks */
-    size_t size;    /* with this head */
-    bool passing;   /* of a call, and not of a module's settings */
-    strbuf *owner;  /* whose bytes these are; NULL: a strbuf */
+    size_t size;    /* including this head */
+    bool passing;   /* belongs to a call, not to a module's settings */
+    strbuf *owner;  /* the strbuf whose bytes these are; NULL: the block is a strbuf */
 } json_block;
 
 int cjson_gettop(lua_State *L);
 void *cjson_newuserdata(lua_State *L, size_t size);
 strbuf *strbuf_new(int len);
-void strbuf_init(strbuf *s, int len); /* but for its memory, s is as it was if it raises */
+void strbuf_init(strbuf *s, int len); /* if it raises, s is as it was */
 void strbuf_resize(strbuf *s, int len);
 void strbuf_free(strbuf *s);
 void strbuf_append_string(strbuf *s, const char *text);
 
 /* ---- memory ---- */
 
-/* A block of `had` bytes has `has` from now on. In steps: most calls change nothing. */
+/* Counts a block of `had` bytes as `has` bytes. The charge moves in steps: most calls change nothing. False:
+ * --vm-memory is used up. */
 static bool hold(host_vm *vm, size_t had, size_t has) {
     size_t all = vm->json.bytes - had + has, steps = (all + CHARGE_STEP - 1) & -(size_t)CHARGE_STEP;
     if (steps != vm->json.charge.bytes && !charge_set(&vm->json.charge, steps)) return false;
@@ -74,10 +78,10 @@ static void unlink_block(host_vm *vm, json_block *b) {
 
 static _Noreturn void raise(host_vm *vm) {
     luaL_error(vm->json.L, "not enough memory");
-    abort(); /* it does not return */
+    abort(); /* luaL_error does not return */
 }
 
-/* p as realloc takes it. Raises. */
+/* realloc for cjson: p NULL: a new block. May raise. */
 static void *resize(void *p, size_t size) {
     host_vm *vm = vm_current();
     json_block *old = p ? (json_block *)p - 1 : NULL;
@@ -114,7 +118,7 @@ static void *mark_passing(void *p) {
     return p;
 }
 
-/* cjson keeps the buffer of its last text, whatever its size, for the next one. */
+/* Gives large kept buffers back: cjson keeps the buffer of its last text for the next one, whatever its size. */
 static void shrink_kept(host_vm *vm) {
     for (list_link *next, *l = vm->json.blocks.first; l; l = next) {
         next = l->next;
@@ -126,7 +130,7 @@ static void shrink_kept(host_vm *vm) {
     }
 }
 
-/* An error that was raised in the midst of a call, for want of memory, has left what the call had. */
+/* Gives back what a call left that an error has ended. */
 static void give_passing(host_vm *vm) {
     for (list_link *next, *l = vm->json.blocks.first; l; l = next) {
         next = l->next;
@@ -137,7 +141,8 @@ static void give_passing(host_vm *vm) {
 
 /* ---- what cjson calls ---- */
 
-/* A call begins. Beneath a finalizer or a callback there may be another, which has not ended. */
+/* lua_gettop of cjson: a call begins. Beneath a finalizer or a callback (a barrier), another call may not have
+ * ended. */
 int cjson_gettop(lua_State *L) {
     host_vm *vm = vm_current();
     vm->json.L = L;
@@ -147,7 +152,8 @@ int cjson_gettop(lua_State *L) {
     return lua_gettop(L);
 }
 
-/* The settings of a module, which begin with nothing: its finalizer comes also when their buffer has found no memory. */
+/* lua_newuserdata of cjson: a module's settings. Zeroed, since their finalizer runs also when there was no memory for
+ * their buffer. */
 void *cjson_newuserdata(lua_State *L, size_t size) {
     vm_current()->json.L = L;
     void *p = lua_newuserdata(L, size);
@@ -171,7 +177,7 @@ strbuf *strbuf_new(int len) {
     return s;
 }
 
-/* Room for len bytes and a NUL. */
+/* Makes room for len bytes and a NUL. */
 void strbuf_resize(strbuf *s, int len) {
     if (len < 0 || len >= SIZE_MAX_BYTES)
         luaL_error(vm_current()->json.L, "JSON of more than 1 GiB");

@@ -11,7 +11,7 @@
 
 typedef struct host_vm host_vm;
 
-/* vm->json: the buffers of lua-cjson that the VM holds. strbuf.c's. */
+/* vm->json: the buffers of lua-cjson that the VM holds. Only strbuf.c touches it. */
 typedef struct vm_json {
     lua_State *L; /* the state that called lua-cjson last */
     list_head blocks;
