@@ -5,6 +5,8 @@
 #include "../base/log.h"
 #include "../base/options.h"
 #include "../generation/generation.h"
+#include "../generation/history.h"
+#include "../generation/message.h"
 #include "../vm/job.h"
 #include "../vm/vm.h"
 #include "../vm/vmcall.h"
@@ -37,24 +39,31 @@ void admin_load(host_vm *vm) {
 /* ---- reloads, for Lua ---- */
 
 typedef struct reload_job {
+    reload_ask ask;
     reload_result result;
     char *what;
 } reload_job;
 
 static void run(void *arg) {
     reload_job *r = arg;
-    r->result = generation_reload(&r->what);
+    r->result = generation_reload(&r->ask, &r->what);
 }
 
 static void free_job(void *arg) {
     reload_job *r = arg;
-    generation_free_text(r->what);
+    message_free(r->what);
+    free((char *)r->ask.message);
     free(r);
 }
 
-host_job *host_reload(void) {
+host_job *host_reload(const char *message) {
     reload_job *r = calloc(1, sizeof *r);
-    return r ? job_new(run, free_job, r) : NULL;
+    if (!r) return NULL;
+    r->ask.cause = BY_ADMIN;
+    r->ask.message = strdup(message);
+    if (r->ask.message) return job_new(run, free_job, r);
+    free_job(r);
+    return NULL;
 }
 
 const char *host_reload_result(host_job *job, int *result) {
@@ -63,15 +72,52 @@ const char *host_reload_result(host_job *job, int *result) {
     return r->what;
 }
 
-int host_generation(char *id, size_t cap) {
-    char now[SOURCE_ID_SIZE];
-    int number = generation_now(now);
-    if (cap > 0) {
-        strncpy(id, now, cap - 1);
-        id[cap - 1] = 0;
-    }
+static void put_id(const char *from, char *to, size_t cap) {
+    if (cap == 0) return;
+    strncpy(to, from, cap - 1);
+    to[cap - 1] = 0;
+}
+
+int host_generation(char *id, char *commit, size_t cap) {
+    char now[SOURCE_ID_SIZE], now_commit[SOURCE_ID_SIZE];
+    int number = generation_now(now, now_commit);
+    put_id(now, id, cap);
+    put_id(now_commit, commit, cap);
     return number;
 }
+
+/* ---- the history, for Lua ---- */
+
+typedef struct list_job {
+    char *text; /* NULL: no memory */
+    size_t len;
+} list_job;
+
+static void list(void *arg) {
+    list_job *l = arg;
+    rt_entersyscall();
+    l->text = history_print(&l->len);
+    rt_exitsyscall();
+}
+
+static void free_list_job(void *arg) {
+    list_job *l = arg;
+    free(l->text);
+    free(l);
+}
+
+host_job *host_generations(void) {
+    list_job *l = calloc(1, sizeof *l);
+    return l ? job_new(list, free_list_job, l) : NULL;
+}
+
+const char *host_generations_text(host_job *job, size_t *len) {
+    const list_job *l = job_arg(job);
+    *len = l->len;
+    return l->text;
+}
+
+/* ---- who asks, and what is asked ---- */
 
 int host_admin_token(const char *given, size_t len) {
     const char *token = options.admin_token;

@@ -34,15 +34,21 @@ void host_repl_answer(const char *insert, const char *list);
 
 /* ---- the process and its generations (admin.c, commands.c) ---- */
 
-/* The number of the generation that serves, 0: none; and its id, cut off at cap. */
-int host_generation(char *id, size_t cap);
+/* The number of the generation that serves, 0: none; and its id and its commit's, each cut off at cap. */
+int host_generation(char *id, char *commit, size_t cap);
 
-/* A job that reloads. */
-host_job *host_reload(void);
+/* A job that reloads. message: for the history; may be empty. */
+host_job *host_reload(const char *message);
 
 /* The result of a host_reload that has ended. *result: 0 a new generation serves, 1 no file has changed, 2 the load has
  * failed. Returns the id, or why, which lives as long as the job. */
 const char *host_reload_result(host_job *job, int *result);
+
+/* A job that lists the history: history_print's records. */
+host_job *host_generations(void);
+
+/* The result of a host_generations that has ended. NULL: no memory. */
+const char *host_generations_text(host_job *job, size_t *len);
 
 const char *host_version(void);
 

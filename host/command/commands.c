@@ -9,6 +9,7 @@
 #include "../base/log.h"
 #include "../base/options.h"
 #include "../generation/generation.h"
+#include "../generation/message.h"
 #include "../generation/pool.h"
 #include "../http/server.h"
 #include "../sys/signals.h"
@@ -173,9 +174,9 @@ static void reload(void *arg) {
     (void)arg;
     char *what;
     notify_reloading();
-    generation_reload(&what);
+    generation_reload(&(reload_ask){.cause = BY_SIGNAL}, &what);
     notify_ready();
-    generation_free_text(what);
+    message_free(what);
 }
 
 /* A second signal to stop does not wait. */
@@ -284,7 +285,7 @@ static void listen_all(void) {
 
 static void say_generation(void) {
     char id[SOURCE_ID_SIZE];
-    int number = generation_now(id);
+    int number = generation_now(id, NULL);
     if (number > 0) log_line(LOG_INFO, "generation %d (%s) serves", number, id);
 }
 

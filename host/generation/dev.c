@@ -48,7 +48,7 @@ static void append(void *arg, const char *s, source_kind kind) {
 
 static void set(text t) {
     char now[SOURCE_ID_SIZE];
-    int serving = generation_now(now);
+    int serving = generation_now(now, NULL);
     rt_lock_acquire(&dev.lock);
     char *old = dev.failure.bytes;
     dev.failure = t;
@@ -81,7 +81,7 @@ static int32_t failing_in(int serving) {
 
 int host_dev_failing(void) {
     char now[SOURCE_ID_SIZE];
-    return failing_in(generation_now(now));
+    return failing_in(generation_now(now, NULL));
 }
 
 size_t host_dev_failure(char *buf, size_t cap, int32_t *number) {
@@ -109,7 +109,7 @@ void host_dev_read(host_dev *d) {
     memset(d, 0, sizeof *d);
     d->run = run();
     d->own = gen ? gen->number : 0;
-    d->serving = generation_now(now);
+    d->serving = generation_now(now, NULL);
     d->failing = failing_in(d->serving);
     d->live_reload = options.live_reload != 0;
     if (gen) memcpy(d->id, gen->id, sizeof gen->id);

@@ -16,9 +16,7 @@
  * given to another (conn.c, may_begin), so what begins after the switch begins in the new generation. Connections belong
  * to no VM and notice nothing. Old VMs finish what they run: vmend.c.
  *
- * State that is to live on: the app's hand_over functions run in the old VMs, right before the switch, the take_over
- * ones in the new VMs; values go by copy. Each old VM's goes to one new VM. What requests do in between is lost to
- * the value. A VM that is stuck hands nothing over: the reload may be what puts it right.
+ * State that is to live on goes from the old VMs to the new ones right before the switch: handover.c.
  *
  * Who loads may take --load-timeout. Then a script that waits is thrown away with its VM; one that runs without
  * waiting is ended like a runaway (runaway.c).
@@ -26,13 +24,14 @@
  * What the app says of the options (app.options) is put aside while it loads, and counts from the switch on
  * (options.c).
  *
- * Who holds a generation: it itself, as long as it serves or loads, and each VM that has not ended. Then its files go,
- * and the struct is used again.
+ * Each generation that serves is kept in the history (history.c).
+ *
+ * Who holds a generation: it itself, as long as it serves or loads, and each VM that has not ended. Then it lets go
+ * of its files, and the struct is used again.
  */
 #include "generation.h"
 
 #include "../base/base.h"
-#include "../base/bell.h"
 #include "../base/log.h"
 #include "../base/options.h"
 #include "../vm/owned.h"
@@ -40,20 +39,21 @@
 #include "../vm/vmcall.h"
 #include "../vm/vmend.h"
 #include "dev.h"
+#include "handover.h"
+#include "message.h"
 #include "pool.h"
+#include "reloads.h"
 #include "singleton.h"
 #include "watch.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    TRIES = 5,  /* to load files that change meanwhile */
-    CALL_S = 10 /* that hand_over and take_over may take in a VM */
+    TRIES = 5, /* to load files that change meanwhile */
 };
 #define KILL_NS   (3 * NS_PER_SEC)  /* for a script that is ended to end */
 #define SETTLE_NS (100 * NS_PER_MS) /* files change: look again after this */
@@ -62,33 +62,12 @@ enum {
 static struct {
     const char *app_path;
     rt_lock lock;
-    generation *free;                     /* lock */
-    generation *now;                      /* lock writes; who reloads reads */
-    int number;                           /* of the last one that served */
-    host_vm *old[MAX_VMS], *new[MAX_VMS]; /* lists of who reloads, who is alone */
+    generation *free;      /* lock */
+    generation *now;       /* lock writes; who reloads reads */
+    int number;            /* of the last one that served */
+    host_vm *old[MAX_VMS]; /* a list of who reloads, who is alone */
     _Atomic int32_t next_vm;
 } all;
-
-static char no_memory[] = "not enough memory"; /* a text that is not freed */
-
-void generation_free_text(char *text) {
-    if (text != no_memory) free(text);
-}
-
-static char *copy(const char *text) {
-    char *s = strdup(text);
-    return s ? s : no_memory;
-}
-
-static char *format(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-static char *format(const char *fmt, ...) {
-    va_list ap;
-    char *s;
-    va_start(ap, fmt);
-    int n = vasprintf(&s, fmt, ap);
-    va_end(ap);
-    return n < 0 ? no_memory : s;
-}
 
 static struct iovec text(const char *s) {
     return (struct iovec){(char *)s, strlen(s)};
@@ -118,7 +97,7 @@ static generation *new_generation(void) {
     gen->retry_ns = 0;
     gen->retired = gen->stands_in = false;
     gen->full = FULL_NOT;
-    gen->id[0] = 0;
+    gen->id[0] = gen->commit[0] = 0;
     gen->sources = source_set_new(all.app_path);
     if (!gen->sources) {
         give_generation(gen);
@@ -150,12 +129,12 @@ static char *doing(host_vm *vm, bool *waits) {
     size_t len;
     const char *where = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
     *waits = state != CALL_LATE;
-    char *what = *waits ? format("waits%s%s", where ? "\n" : "", where ? where : "") : NULL;
+    char *what = *waits ? message_format("waits%s%s", where ? "\n" : "", where ? where : "") : NULL;
     vm_call_free(c);
     if (what) return what;
     char at[160];
     runaway_place(vm, at, sizeof at);
-    return format("runs without waiting, in %s", at);
+    return message_format("runs without waiting, in %s", at);
 }
 
 /* c has not loaded it. Returns when that is over, or can't be ended. */
@@ -165,10 +144,10 @@ static char *too_late(host_vm *vm, vm_call *c) {
     atomic_store(&vm->loads_until_ns, rt_nanotime()); /* not before we have looked */
     bool ended =
         !waits && vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm->runaway.ended_at[0];
-    char *err = format("%s: not loaded after %g s (--load-timeout); it %s%s%s", all.app_path,
-                       (double)options.load_timeout, what, ended ? ", at " : "",
-                       ended ? vm->runaway.ended_at : "");
-    generation_free_text(what);
+    char *err = message_format("%s: not loaded after %g s (--load-timeout); it %s%s%s",
+                               all.app_path, (double)options.load_timeout, what,
+                               ended ? ", at " : "", ended ? vm->runaway.ended_at : "");
+    message_free(what);
     return err;
 }
 
@@ -186,7 +165,7 @@ static const owned_kind generation_kind = {OWNED_REMAINS, leave_generation};
 host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     host_vm *vm = vm_new(atomic_fetch_add(&all.next_vm, 1));
     if (!vm) {
-        *err = no_memory;
+        *err = message_no_memory;
         generation_lost_vm(gen);
         return NULL;
     }
@@ -206,9 +185,9 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
     if (state == CALL_LATE)
         *err = too_late(vm, c);
     else if (state == CALL_LOST)
-        *err = format("%s: its VM was ended while it loaded", all.app_path);
+        *err = message_format("%s: its VM was ended while it loaded", all.app_path);
     else if (vm_call_error(c))
-        *err = copy(vm_call_error(c));
+        *err = message_copy(vm_call_error(c));
     vm_call_free(c);
     if (*err) {
         vm_abandon(vm); /* what it has begun is not worth an orderly end */
@@ -348,13 +327,13 @@ static generation *load(char **err) {
     for (int i = 0; i < TRIES; i++) {
         generation *gen = new_generation();
         if (!gen) {
-            *err = no_memory;
+            *err = message_no_memory;
             return NULL;
         }
         options_stage();
         *err = load_vms(gen);
         bool stable = settled(gen);
-        if (stable && !*err && !source_id(gen->sources, gen->id)) *err = no_memory;
+        if (stable && !*err && !source_id(gen->sources, gen->id)) *err = message_no_memory;
         if (stable && !*err) return gen;
         options_drop();
         if (stable) {
@@ -363,10 +342,10 @@ static generation *load(char **err) {
         }
         give_up(gen);
         if (stable) return NULL;
-        generation_free_text(*err);
+        message_free(*err);
         rt_sleep(SETTLE_NS);
     }
-    *err = format("%s: its files go on changing while they are loaded", all.app_path);
+    *err = message_format("%s: its files go on changing while they are loaded", all.app_path);
     if (options.dev) dev_failed(*err, NULL);
     return NULL;
 }
@@ -375,7 +354,7 @@ static generation *load(char **err) {
 static generation *load_stand_in(char **err) {
     generation *gen = new_generation();
     if (!gen) {
-        *err = no_memory;
+        *err = message_no_memory;
         return NULL;
     }
     gen->stands_in = true;
@@ -387,57 +366,27 @@ static generation *load_stand_in(char **err) {
     return NULL;
 }
 
-/* ---- state that is handed over ---- */
-
-/* The value goes to `to`: NULL, or what is wrong. */
-static char *take_over(host_vm *to, const void *value, size_t len) {
-    vm_call *c = vm_call_begin(to, "take_over", 1, &(struct iovec){(void *)value, len});
-    vm_call_state state = vm_call_wait(c, after(CALL_S));
-    char *err = NULL;
-    if (state != CALL_DONE)
-        err = format("take_over has not ended after %d s", CALL_S);
-    else if (vm_call_error(c))
-        err = format("take_over: %s", vm_call_error(c));
-    vm_call_free(c);
-    return err;
-}
-
-/* What the app of `from` hands over goes to `to`. */
-static char *hand_over(host_vm *from, host_vm *to) {
-    char *err = NULL;
-    size_t len;
-    bool stuck = atomic_load(&from->stuck);
-    vm_call *c = vm_call_begin(from, "hand_over", 0, NULL);
-    vm_call_state state = vm_call_wait(c, stuck ? rt_nanotime() + STUCK_NS : after(CALL_S));
-    const char *value = state == CALL_DONE ? vm_call_value(c, &len) : NULL;
-    if (state == CALL_LATE)
-        log_line(LOG_WARN, "VM %d hands nothing over: it %s", from->view.vm_id,
-                 stuck ? "is stuck" : "takes too long");
-    else if (state == CALL_DONE && vm_call_error(c))
-        err = format("hand_over: %s", vm_call_error(c));
-    if (value) err = take_over(to, value, len);
-    vm_call_free(c);
-    return err;
-}
-
-static char *hand_all_over(generation *from, generation *to) {
-    char *err = NULL;
-    host_vm **old = all.old, **new = all.new;
-    int n_old = pool_list(from, old, MAX_VMS), n_new = pool_list(to, new, MAX_VMS);
-    for (int i = 0; i < n_old && n_new > 0 && !err; i++)
-        err = hand_over(old[i], new[i % n_new]);
-    for (int i = 0; i < n_old; i++)
-        vm_leave(old[i]);
-    for (int i = 0; i < n_new; i++)
-        vm_leave(new[i]);
-    return err;
-}
-
 /* ---- the switch ---- */
 
-static void switch_to(generation *gen) {
+/* gen serves from now on. */
+static void record(generation *gen, const reload_ask *ask) {
+    history_new n = {.sources = gen->sources,
+                     .id = gen->id,
+                     .number = gen->number,
+                     .cause = ask->cause,
+                     .message = ask->message};
+    rt_entersyscallblock();
+    bool added = history_add(&n, gen->commit);
+    rt_exitsyscall();
+    if (added) return;
+    gen->commit[0] = 0;
+    log_line(LOG_ERROR, "generation %d is not in the history: not enough memory", gen->number);
+}
+
+static void switch_to(generation *gen, const reload_ask *ask) {
     gen->number = gen->stands_in ? 0 : ++all.number;
     options_commit();
+    if (!gen->stands_in) record(gen, ask);
     generation *old = pool_switch(gen); /* whoever is told of it finds it serving */
     rt_lock_acquire(&all.lock);
     all.now = gen;
@@ -448,17 +397,18 @@ static void switch_to(generation *gen) {
     watch(gen, NULL);
 }
 
-int generation_now(char id[SOURCE_ID_SIZE]) {
+int generation_now(char id[SOURCE_ID_SIZE], char commit[SOURCE_ID_SIZE]) {
     rt_lock_acquire(&all.lock);
     int number = all.now ? all.now->number : 0;
     memcpy(id, all.now ? all.now->id : "", all.now ? SOURCE_ID_SIZE : 1);
+    if (commit) memcpy(commit, all.now ? all.now->commit : "", all.now ? SOURCE_ID_SIZE : 1);
     rt_lock_release(&all.lock);
     return number;
 }
 
 /* ---- reloads ---- */
 
-static reload_result reload(char **what) {
+static reload_result reload(const reload_ask *ask, char **what) {
     generation *old = all.now;
     int64_t start = rt_nanotime();
     rt_entersyscallblock();
@@ -468,11 +418,11 @@ static reload_result reload(char **what) {
         dev_loaded();
         watch(old, NULL);
         log_line(LOG_INFO, "reload: generation %d (%s) has not changed", old->number, old->id);
-        *what = copy(old->id);
+        *what = message_copy(old->id);
         return RELOAD_SAME;
     }
     generation *gen = load(what);
-    if (gen && (*what = hand_all_over(old, gen))) {
+    if (gen && (*what = hand_over(old, gen))) {
         options_drop();
         if (options.dev) dev_failed(*what, gen->sources);
         watch(old, gen);
@@ -488,74 +438,17 @@ static reload_result reload(char **what) {
                  *what);
         return RELOAD_FAILED;
     }
-    switch_to(gen);
+    switch_to(gen, ask);
     log_line(LOG_INFO, "reload: generation %d (%s) serves, loaded in %.0f ms", gen->number, gen->id,
              (double)(rt_nanotime() - start) / 1e6);
-    *what = copy(gen->id);
+    *what = message_copy(gen->id);
     return RELOAD_DONE;
-}
-
-/* Who waits for one; on their stack. */
-typedef struct asker {
-    bell over; /* rung last: then it is gone */
-    reload_result result;
-    char *what;
-    struct asker *next;
-} asker;
-
-static struct {
-    rt_lock lock;
-    asker *first; /* lock: the latest */
-    bell asked;   /* there is one */
-} reloads;
-
-static asker *take_askers(void) {
-    rt_lock_acquire(&reloads.lock);
-    asker *a = reloads.first;
-    reloads.first = NULL;
-    rt_lock_release(&reloads.lock);
-    return a;
-}
-
-/* One after another; what was asked for during one is served by the next. */
-static void serve_reloads(void *arg) {
-    (void)arg;
-    for (;;) {
-        asker *a = take_askers();
-        if (!a) {
-            bell_wait(&reloads.asked, 0);
-            continue;
-        }
-        char *what;
-        reload_result result = reload(&what);
-        while (a) {
-            asker *next = a->next;
-            a->result = result;
-            a->what = copy(what);
-            bell_ring(&a->over);
-            a = next;
-        }
-        generation_free_text(what);
-    }
-}
-
-reload_result generation_reload(char **what) {
-    asker a = {0};
-    rt_lock_acquire(&reloads.lock);
-    a.next = reloads.first;
-    reloads.first = &a;
-    rt_lock_release(&reloads.lock);
-    bell_ring(&reloads.asked);
-    while (!bell_wait(&a.over, 0))
-        ;
-    *what = a.what;
-    return a.result;
 }
 
 static void reload_by_watch(void) {
     char *what;
-    generation_reload(&what);
-    generation_free_text(what);
+    generation_reload(&(reload_ask){.cause = BY_WATCH}, &what);
+    message_free(what);
 }
 
 char *generation_start(const char *app_path, bool may_stand_in) {
@@ -565,10 +458,10 @@ char *generation_start(const char *app_path, bool may_stand_in) {
     generation *gen = load(&err);
     if (!gen && options.dev && may_stand_in) {
         log_line(LOG_ERROR, "the app does not load; requests are told so until it does: %s", err);
-        generation_free_text(err);
+        message_free(err);
         gen = load_stand_in(&err);
     }
     if (!gen) return err;
-    switch_to(gen);
-    return rt_go(serve_reloads, NULL) ? NULL : no_memory; /* who has asked before is heard now */
+    switch_to(gen, &(reload_ask){.cause = BY_START});
+    return reloads_begin(reload) ? NULL : message_no_memory; /* who has asked before is heard now */
 }

@@ -3,6 +3,7 @@
 #define GENERATION_H
 
 #include "../base/base.h"
+#include "history.h"
 #include "source.h"
 
 #include <stdatomic.h>
@@ -29,32 +30,36 @@ struct generation {
     /* generation.c */
     int number;
     source_set *sources;
-    char id[SOURCE_ID_SIZE]; /* when it has loaded */
-    _Atomic int n_left;      /* holders: VMs that have not ended, and others */
+    char id[SOURCE_ID_SIZE];     /* when it has loaded */
+    char commit[SOURCE_ID_SIZE]; /* its id in the history, when it serves; empty: it is not there */
+    _Atomic int n_left;          /* holders: VMs that have not ended, and others */
     generation *next_free;
 };
 
-/* Frees a text of the functions below, also the one that says "not enough memory". */
-void generation_free_text(char *text);
-
 /* Loads the app's first generation, and begins to serve. may_stand_in: with --dev, an app that does not load is no
- * error; a generation that shows the error serves meanwhile. NULL, or what is wrong, which the caller frees. Waits. Any
- * native G. */
+ * error; a generation that shows the error serves meanwhile. NULL, or what is wrong (message.h). Waits. Any native
+ * G. */
 char *generation_start(const char *app_path, bool may_stand_in);
 
 typedef enum reload_result { RELOAD_DONE, RELOAD_SAME, RELOAD_FAILED } reload_result;
 
-/* Loads the files as they are now, beside the generation that serves, and switches, or changes nothing. *what, which
- * the caller frees: the id of the generation that serves now, or what is wrong. One reload at a time: others wait. Any
- * native G. */
-reload_result generation_reload(char **what);
+/* What a reload is told. */
+typedef struct reload_ask {
+    history_cause cause;
+    const char *message; /* for the history; NULL: none */
+} reload_ask;
+
+/* Loads the files as they are now, beside the generation that serves, and switches, or changes nothing. *what
+ * (message.h): the id of the generation that serves now, or what is wrong. One reload at a time: others wait. Any native
+ * G. */
+reload_result generation_reload(const reload_ask *ask, char **what);
 
 /* The process is about to end: the VMs that serve call the functions of on_retire, until until_ns at most. Any native
  * G. Waits. */
 void generation_stop(int64_t until_ns);
 
-/* The number and the id of the generation that serves. Any thread. */
-int generation_now(char id[SOURCE_ID_SIZE]);
+/* The number and the id of the generation that serves, and its commit's (may be NULL). Any thread. */
+int generation_now(char id[SOURCE_ID_SIZE], char commit[SOURCE_ID_SIZE]);
 
 /* Makes a VM that has loaded its app for gen; NULL: *err says what is wrong; the caller frees it. pool_add follows. Any
  * native G. Waits. */

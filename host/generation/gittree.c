@@ -1,7 +1,8 @@
 /* What git would call a set of files, without git.
  *
  * A file is a blob: SHA-1 of "blob LENGTH", NUL, bytes. A folder is a tree: the same with "tree" and an entry for each
- * file and folder in it, "MODE NAME", NUL, the 20 bytes of its id. Modes are 100644, 100755 and, of folders, 40000.
+ * file and folder in it, "MODE NAME", NUL, the 20 bytes of its id. Modes are 100644, 100755 and, of folders, 40000. A
+ * commit is text (history.c).
  *
  * Entries are sorted by name as bytes, a folder's as if it ended in '/'. That is the order of the whole paths, in
  * which git's index is sorted too: so one sort by path puts every folder's entries together and in order, and one
@@ -30,17 +31,13 @@ static void begin(SHA1_CTX *sha, const char *type, uint64_t len) {
     SHA1Update(sha, (const uint8_t *)head, (size_t)n + 1);
 }
 
-static git_id object(const char *type, const void *bytes, size_t len) {
+git_id git_object(const char *type, const void *bytes, size_t len) {
     SHA1_CTX sha;
     git_id id;
     begin(&sha, type, len);
     SHA1Update(&sha, bytes, len);
     SHA1Final(id.sha1, &sha);
     return id;
-}
-
-git_id git_blob(const void *bytes, size_t len) {
-    return object("blob", bytes, len);
 }
 
 int git_blob_fd(int fd, uint64_t len, git_id *id) {
@@ -67,7 +64,25 @@ void git_print(const git_id *id, char digits[GIT_ID_DIGITS + 1]) {
         snprintf(digits + 2 * i, 3, "%02x", id->sha1[i]);
 }
 
+static int digit(char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+bool git_scan(const char *digits, git_id *id) {
+    for (size_t i = 0; i < sizeof id->sha1; i++) {
+        int high = digit(digits[2 * i]), low = high < 0 ? -1 : digit(digits[2 * i + 1]);
+        if (low < 0) return false;
+        id->sha1[i] = (uint8_t)(high << 4 | low);
+    }
+    return true;
+}
+
 /* ---- trees ---- */
+
+typedef struct making {
+    git_each_tree each;
+    void *arg;
+} making;
 
 /* One that leads to the path at hand; a list, the innermost first. */
 typedef struct folder {
@@ -100,12 +115,13 @@ static void add_entry(folder *f, const char *mode, const char *name, size_t len,
 }
 
 /* Its id, which the folder around it gets as an entry; that folder in *in. False: some entry found no memory. */
-static bool leave(folder **in, git_id *id) {
+static bool leave(const making *m, folder **in, git_id *id) {
     folder *f = *in;
     bool whole = !ferror(f->out);
     if (fclose(f->out) != 0) whole = false;
     if (whole) {
-        *id = object("tree", f->entries, f->n_bytes);
+        *id = git_object("tree", f->entries, f->n_bytes);
+        whole = !m->each || m->each(m->arg, id, f->entries, f->n_bytes);
         if (f->up) add_entry(f->up, "40000", f->path + f->up->len, f->len - 1 - f->up->len, id);
     }
     *in = f->up;
@@ -115,11 +131,11 @@ static bool leave(folder **in, git_id *id) {
 }
 
 /* Into the folder of the file, and its entry there. */
-static bool add_file(folder **in, const git_file *file) {
+static bool add_file(const making *m, folder **in, const git_file *file) {
     const char *path = file->path, *slash;
     git_id id;
     while (strncmp(path, (*in)->path, (*in)->len) != 0)
-        if (!leave(in, &id)) return false;
+        if (!leave(m, in, &id)) return false;
     while ((slash = strchr(path + (*in)->len, '/')))
         if (!enter(in, path, (size_t)(slash + 1 - path))) return false;
     const char *name = path + (*in)->len;
@@ -131,13 +147,14 @@ static int by_path(const void *a, const void *b) {
     return strcmp(((const git_file *)a)->path, ((const git_file *)b)->path);
 }
 
-bool git_tree(git_file *files, size_t n, git_id *id) {
+bool git_tree(git_file *files, size_t n, git_id *id, git_each_tree each, void *arg) {
+    making m = {each, arg};
     if (n) qsort(files, n, sizeof *files, by_path);
     folder *in = NULL;
     bool whole = enter(&in, "", 0);
     for (size_t i = 0; whole && i < n; i++)
-        whole = add_file(&in, &files[i]);
+        whole = add_file(&m, &in, &files[i]);
     while (in)
-        if (!leave(&in, id)) whole = false;
+        if (!leave(&m, &in, id)) whole = false;
     return whole;
 }

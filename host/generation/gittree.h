@@ -1,4 +1,4 @@
-/* Ids of files and trees, as git computes them. See gittree.c. Any thread. Does not wait. */
+/* Ids of files, trees and commits, as git computes them. See gittree.c. Any thread. Does not wait. */
 #ifndef GITTREE_H
 #define GITTREE_H
 
@@ -19,17 +19,22 @@ typedef struct git_file {
     git_id blob;
 } git_file;
 
-/* The id of a file with these bytes. */
-git_id git_blob(const void *bytes, size_t len);
+/* The id of an object of that type ("blob", "tree", "commit") with these bytes. */
+git_id git_object(const char *type, const void *bytes, size_t len);
 
 /* The id of a file with the next `len` bytes of a descriptor; if there are fewer, the id of nothing. Blocks for the
  * disk. 0 or -errno. */
 int git_blob_fd(int fd, uint64_t len, git_id *id);
 
-/* The id of the tree of these files, whose paths differ. Sorts them. False: no memory. */
-bool git_tree(git_file *files, size_t n, git_id *id);
+/* The id of the tree of these files, whose paths differ. Sorts them. each, unless NULL, is called for the tree and all
+ * trees in it, the inner first, with their ids and bytes, which go afterwards. False: no memory, or each said so. */
+typedef bool (*git_each_tree)(void *arg, const git_id *id, const void *bytes, size_t len);
+bool git_tree(git_file *files, size_t n, git_id *id, git_each_tree each, void *arg);
 
 /* Writes an id in hexadecimal digits and a NUL. */
 void git_print(const git_id *id, char digits[GIT_ID_DIGITS + 1]);
+
+/* Reads an id from 40 hexadecimal digits, whatever follows. False: these are none. */
+bool git_scan(const char *digits, git_id *id);
 
 #endif

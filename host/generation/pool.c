@@ -30,6 +30,7 @@
 #include "../vm/vmend.h"
 #include "generation.h"
 #include "generation_ffi.h"
+#include "message.h"
 #include "singleton.h"
 
 #include <stdatomic.h>
@@ -84,7 +85,7 @@ static void make_spare(void *arg) {
     host_vm *vm = generation_make_vm(gen, false, &err);
     pool_add(gen, vm, -1);
     if (err) log_line(LOG_ERROR, "a further VM can not load the app: %s", err);
-    generation_free_text(err);
+    message_free(err);
 }
 
 /* lock held. */

@@ -38,7 +38,7 @@
  */
 #include "source.h"
 
-#include "diskfile.h"
+#include "source_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -56,30 +56,6 @@ enum {
     KEEP_BYTES = 16 << 20,
 };
 
-typedef struct file {
-    source_file pub; /* bytes: NULL if it is only watched */
-    git_id blob;
-    disk_stamp stamp;
-} file;
-
-typedef struct name {
-    char *path; /* absolute, as it was asked for */
-    source_kind kind;
-    file *file;     /* SOURCE_FILE */
-    git_id listing; /* SOURCE_FOLDER: of the names in it */
-} name;
-
-struct source_set {
-    pthread_mutex_t lock;
-    void *names, *files; /* lock: trees of name and file, by path */
-    void *kept;          /* lock: of file, not yet loaded */
-    size_t n_names;      /* lock */
-    size_t n_bytes;      /* lock: in memory */
-    char *root;          /* of the tree id; ends in a slash */
-    char *base,
-        *real; /* the app's folder as it was named, and without links; both end in a slash, or NULL */
-};
-
 /* ---- names and files ---- */
 
 static int by_name(const void *a, const void *b) {
@@ -88,6 +64,14 @@ static int by_name(const void *a, const void *b) {
 
 static int by_path(const void *a, const void *b) {
     return strcmp(((const file *)a)->pub.path, ((const file *)b)->pub.path);
+}
+
+/* The file's bytes are b's, which f holds from now on. */
+static void set_bytes(file *f, file_blob *b) {
+    f->held = b;
+    f->blob = b->id;
+    f->pub.bytes = b->bytes;
+    f->pub.len = b->len;
 }
 
 /* Absolute, but for that as it is. 0 or errno. */
@@ -140,7 +124,7 @@ static name *add_name(source_set *s, const char *path, source_kind kind) {
 static void free_file(void *arg) {
     file *f = arg;
     free((char *)f->pub.path);
-    free((char *)f->pub.bytes);
+    blob_drop(f->held);
     free(f);
 }
 
@@ -165,6 +149,16 @@ static file *take_kept(source_set *s, const char *real) {
     return f;
 }
 
+/* The bytes of a file, held once. As disk_read. */
+static int read_blob(const char *path, file_blob **b, disk_stamp *st, bool *opened) {
+    char *bytes;
+    size_t len;
+    int err = disk_read(path, &bytes, &len, st, opened);
+    if (err) return err;
+    *b = blob_keep(bytes, len);
+    return *b ? 0 : ENOMEM;
+}
+
 /* The file at `path` on the disk, with its bytes or without. NULL: *err. */
 static file *load(source_set *s, const char *path, bool with_bytes, int *err, bool *opened) {
     char real[PATH_MAX];
@@ -180,16 +174,14 @@ static file *load(source_set *s, const char *path, bool with_bytes, int *err, bo
     if (!f && with_bytes) f = take_kept(s, real);
     if (f && (f->pub.bytes || !with_bytes)) return f;
 
-    char *bytes = NULL;
-    size_t len = 0;
+    file_blob *b = NULL;
     disk_stamp st = {0};
-    git_id blob;
+    git_id id;
     if (with_bytes) {
-        *err = disk_read(real, &bytes, &len, &st, opened);
-        if (!*err) blob = git_blob(bytes, len);
-        if (!*err && s->n_bytes + len > SOURCE_BYTES_MAX) *err = E2BIG;
+        *err = read_blob(real, &b, &st, opened);
+        if (!*err && s->n_bytes + b->len > SOURCE_BYTES_MAX) *err = E2BIG;
     } else {
-        *err = disk_hash(real, &blob, &st, opened);
+        *err = disk_hash(real, &id, &st, opened);
     }
     if (*err) goto no_file;
     if (!f) {
@@ -199,17 +191,18 @@ static file *load(source_set *s, const char *path, bool with_bytes, int *err, bo
         f->pub.path = strdup(real);
         if (!f->pub.path || !tsearch(f, &s->files, by_path)) goto no_entry;
     }
-    f->blob = blob;
     f->stamp = st;
-    f->pub.bytes = bytes;
-    f->pub.len = len;
-    s->n_bytes += len;
+    if (b)
+        set_bytes(f, b);
+    else
+        f->blob = id;
+    s->n_bytes += f->pub.len;
     return f;
 
 no_entry:
     free_file(f);
 no_file:
-    free(bytes);
+    blob_drop(b);
     return NULL;
 }
 
@@ -396,20 +389,23 @@ static int keep_one(void *arg, const char *path, bool folder) {
     if (n < 4 || strcmp(path + n - 4, ".lua") != 0 || !realpath(path, real)) return 0;
     if (find_file(&k->set->files, real) || find_file(&k->set->kept, real)) return 0;
     bool opened;
-    char *bytes;
-    size_t len;
+    file_blob *b;
     disk_stamp st;
-    if (disk_read(real, &bytes, &len, &st, &opened) != 0) return 0;
+    if (read_blob(real, &b, &st, &opened) != 0) return 0;
     file *f = calloc(1, sizeof *f);
     char *own = strdup(real);
-    if (f) *f = (file){{own, bytes, len}, git_blob(bytes, len), st};
+    if (f) {
+        f->pub.path = own;
+        f->stamp = st;
+        set_bytes(f, b);
+    }
     if (!f || !own || !tsearch(f, &k->set->kept, by_path)) {
         free(own);
-        free(bytes);
+        blob_drop(b);
         free(f);
         return ENOMEM;
     }
-    k->bytes += len;
+    k->bytes += b->len;
     return k->bytes > KEEP_BYTES ? E2BIG : 0;
 }
 
@@ -439,56 +435,6 @@ bool source_settled(source_set *s) {
     if (same) twalk_r(s->kept, compare_kept, &same);
     pthread_mutex_unlock(&s->lock);
     return same;
-}
-
-/* ---- the id ---- */
-
-typedef struct picking {
-    const char *root;
-    size_t root_len;
-    git_file *in, *out; /* below the root; elsewhere, but not the system's */
-    size_t n_in, n_out;
-    bool failed; /* no memory */
-} picking;
-
-static void pick(picking *p, git_file **list, size_t *n, const file *f, const char *path) {
-    if ((*n & (*n - 1)) == 0) { /* 0 or a power of two: full */
-        git_file *grown = realloc(*list, (*n ? *n * 2 : 1) * sizeof **list);
-        p->failed = !grown;
-        if (!grown) return;
-        *list = grown;
-    }
-    (*list)[(*n)++] =
-        (git_file){.path = path, .executable = disk_executable(&f->stamp), .blob = f->blob};
-}
-
-static void pick_file(const void *node, VISIT visit, void *arg) {
-    picking *p = arg;
-    if ((visit != postorder && visit != leaf) || p->failed) return;
-    const file *f = *(file *const *)node;
-    const char *path = f->pub.path;
-    if (strncmp(path, p->root, p->root_len) == 0)
-        pick(p, &p->in, &p->n_in, f, path + p->root_len);
-    else if (strncmp(path, "/usr/", 5) != 0)
-        pick(p, &p->out, &p->n_out, f, path + 1);
-}
-
-bool source_id(source_set *s, char id[SOURCE_ID_SIZE]) {
-    picking p = {.root = s->root, .root_len = strlen(s->root)};
-    pthread_mutex_lock(&s->lock);
-    twalk_r(s->files, pick_file, &p);
-    git_id tree;
-    bool whole = !p.failed && git_tree(p.in, p.n_in, &tree);
-    if (whole) git_print(&tree, id);
-    if (whole && p.n_out && (whole = git_tree(p.out, p.n_out, &tree))) {
-        char digits[GIT_ID_DIGITS + 1];
-        git_print(&tree, digits);
-        snprintf(id + GIT_ID_DIGITS, SOURCE_ID_SIZE - GIT_ID_DIGITS, "+%.8s", digits);
-    }
-    pthread_mutex_unlock(&s->lock);
-    free(p.in);
-    free(p.out);
-    return whole;
 }
 
 /* ---- the set ---- */
@@ -529,6 +475,7 @@ source_set *source_set_new(const char *app_path) {
     source_set *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     pthread_mutex_init(&s->lock, NULL);
+    refs_init(&s->refs, 1);
     char abs[PATH_MAX], real[PATH_MAX];
     if (make_absolute(app_path, abs) != 0) strcpy(abs, "/");
     s->base = folder_of(abs);
@@ -549,8 +496,13 @@ no_memory:
     return NULL;
 }
 
+source_set *source_set_hold(source_set *s) {
+    refs_hold(&s->refs);
+    return s;
+}
+
 void source_set_free(source_set *s) {
-    if (!s) return;
+    if (!s || !refs_drop(&s->refs)) return;
     tdestroy(s->names, free_name);
     tdestroy(s->files, free_file);
     tdestroy(s->kept, free_file);

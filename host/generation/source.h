@@ -12,6 +12,7 @@ enum {
     SOURCE_NAMES_MAX = 100000,  /* names that one set knows */
     SOURCE_BYTES_MAX = 1 << 30, /* bytes that it holds */
     SOURCE_ID_SIZE = 50,        /* 40 digits, perhaps "+" and 8 more, NUL */
+    SOURCE_CHANGES_MAX = 1000,  /* paths that source_compare names */
 };
 
 typedef struct source_set source_set;
@@ -27,7 +28,10 @@ typedef struct source_file {
  * NULL: no memory. */
 source_set *source_set_new(const char *app_path);
 
-/* Frees the set and its files, which nobody uses any more. NULL: nothing. */
+/* Adds a holder of the set, which s has; returns s. Does not wait. */
+source_set *source_set_hold(source_set *s);
+
+/* A holder lets go of the set; the last one frees it and its files, which nobody uses any more. NULL: nothing. */
 void source_set_free(source_set *s);
 
 /* The file: read from the disk the first time; later the bytes of that time. NULL: *err is errno, and *opened (may be
@@ -45,6 +49,16 @@ char *source_read(const char *path, size_t *len, int *err, bool *opened);
 /* Writes what `git write-tree` prints for an index of exactly the loaded files; source.c says which files these are,
  * and when more text follows. False: no memory. */
 bool source_id(source_set *s, char id[SOURCE_ID_SIZE]);
+
+/* What the set has loaded, as text: records of which each ends in a NUL (source_list.c). The caller frees *text. False:
+ * no memory. */
+bool source_list(source_set *s, char **text, size_t *len);
+
+/* Compares the files of two such texts; NULL: no files. Returns records, in the order of paths, "added PATH", "changed
+ * PATH" or "removed PATH", each with a NUL; the caller frees *text. Paths below the root are relative. Of more than
+ * SOURCE_CHANGES_MAX the rest is counted in a last record "more N". False: no memory. */
+bool source_compare(const char *from, size_t from_len, const char *to, size_t to_len, char **text,
+                    size_t *len);
 
 /* True: the disk still holds what was loaded. Every file has its bytes and its x bit, no file came that was missed, no
  * file came or went in a watched folder. Reads bytes only where stat tells a difference, or could not tell one. */

@@ -3,6 +3,7 @@
 --   curl http://127.0.0.1:9000/                  what runs: version, generation, lunapark.stats()
 --   curl -X POST -H X-Lunapark:1 http://127.0.0.1:9000/reload
 --                                                reloads the app: 200 and the generation, or 500 and what is wrong
+--   .../generations                              what has served, what serves: generations.lua
 --   .../profile?s=5, .../trace?s=5               where CPU time goes, what the scheduler does: recording.lua
 --   curl -H "Authorization: Bearer TOKEN" ...    with --admin-token
 --
@@ -17,35 +18,14 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local http = require "lunapark.http"
-local job = require "lunapark.core.job"
+local generations = require "lunapark.command.generations"
 local lp = require "lunapark"
 local recording = require "lunapark.command.recording"
 local rebinding = require "lunapark.command.rebinding"
 
 local C = ffi.C
-local FAILED, SAME = 2, 1
-local ID_SIZE = 64
 
 local admin = {}
-
-local function generation()
-  local id = ffi.new("char[?]", ID_SIZE)
-  return { number = C.host_generation(id, ID_SIZE), id = ffi.string(id) }
-end
-
-local result_out = ffi.new "int[1]"
-
-local function reload_result(j)
-  local what = ffi.string(C.host_reload_result(j, result_out))
-  return tonumber(result_out[0]), what
-end
-
-local function reload()
-  local result, what = job.run(C.host_reload(), reload_result)
-  if not result then return 503, { error = what } end
-  if result == FAILED then return 500, { error = what, generation = generation() } end
-  return 200, { changed = result ~= SAME, generation = generation() }
-end
 
 local reads = { GET = true, HEAD = true, OPTIONS = true }
 local TOKEN, NO_TOKEN = 1, -1 -- of host_admin_token
@@ -86,9 +66,10 @@ function admin.app()
   app:use(only_ours)
   if core.option_value("admin"):sub(1, 5) ~= "unix:" then app:use(only_known) end
   app:get("/", function()
-    return { version = ffi.string(C.host_version()), generation = generation(), stats = lp.stats() }
+    return { version = ffi.string(C.host_version()), generation = generations.now(), stats = lp.stats() }
   end)
-  app:post("/reload", reload)
+  app:post("/reload", generations.reload)
+  app:get("/generations", generations.list)
   for path, handler in pairs { ["/profile"] = recording.profile, ["/trace"] = recording.trace } do
     app:get(path, handler)
     app:post(path, handler)

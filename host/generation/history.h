@@ -1,0 +1,37 @@
+/* The generations that have served, the last of them and those with a tag: commits as git has them. See history.c.
+ *
+ * Any thread. The functions block: a native G calls them between rt_entersyscall and rt_exitsyscall. */
+#ifndef HISTORY_H
+#define HISTORY_H
+
+#include "source.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum {
+    HISTORY_MAX = 20,           /* generations that are kept without a tag */
+    HISTORY_MESSAGE_MAX = 4096, /* bytes of a message */
+};
+
+/* Who has caused a generation: the start of the process, SIGHUP, --watch, the admin API. */
+typedef enum history_cause { BY_START, BY_SIGNAL, BY_WATCH, BY_ADMIN } history_cause;
+
+/* A generation that will serve from now on; its parent is the one that did. */
+typedef struct history_new {
+    source_set *sources; /* held as long as the generation is kept */
+    const char *id;      /* source_id's */
+    int number;
+    history_cause cause;
+    const char *message; /* NULL: none */
+} history_new;
+
+/* Adds it, and drops what is too old. Writes the id of its commit. False: no memory, and nothing has changed. */
+bool history_add(const history_new *n, char commit[SOURCE_ID_SIZE]);
+
+/* All generations, the latest first, as records that each end in a NUL: "id COMMIT", then "tree ID", "time SECONDS",
+ * "who CAUSE" and, where there are such, "parent COMMIT", "number N", "message TEXT", "serves", and source_compare's. The
+ * caller frees the text. NULL: no memory. */
+char *history_print(size_t *len);
+
+#endif
