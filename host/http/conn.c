@@ -1,37 +1,38 @@
-/* A connection, which speaks HTTP/1: a C state machine, the steps of a G that is its own from its beginning to its end.
+/* A connection, which speaks HTTP/1: a C state machine, the steps of a G of its own, from its beginning to its end.
  *
- * The G reads and parses; when a whole request head is there, it makes a G for the handler (handler.c) and waits until
- * the handler has ended, or has lost the connection (hold.c). Then it parses the next pipelined request or waits for
- * readability. It belongs to no VM, so an idle connection holds neither Lua memory nor buffers.
+ * The G reads and parses. When a whole request head is there, it makes a G for the handler (handler.c) and waits until
+ * the handler has ended or has lost the connection (hold.c). Then it parses the next pipelined request or waits for
+ * readability. The connection belongs to no VM, so an idle connection holds neither Lua memory nor buffers.
  *
  *     HEAD --whole head--> BOUND --handler ended--> [DRAIN] --> [FLUSH] --> HEAD
  *      |                                               |           |
  *      +--bad head: answer from C----------------------+-----------+--> LINGER --> closed
  *
- * While it is BOUND the connection belongs to the handler, which may keep it for --handler-timeout: see
- * hold.c. Then it goes on here without the handler: REFUSE, or END.
+ * While it is BOUND, the connection belongs to the handler, for --handler-timeout at most: see hold.c. Then the
+ * connection goes on without the handler: REFUSE, or END.
  *
- * A client that shuts its side down, or vanishes, cancels its handler as soon as nothing more can come
- * from it, that is when the request's body is read and no other request stands behind it: each wait then
- * answers "canceled". It still gets what the handler answers, since it may have shut only one side. The
- * poller cancels the connection's G (rt_pd_watch), which passes that on to its handler.
+ * A client that shuts its side down, or vanishes, cancels its handler as soon as nothing more can come from the client:
+ * when the request's body is read and no other request stands behind it. Each wait of the handler then answers
+ * "canceled". The client still gets the handler's answer, since it may have shut only one side. The poller cancels the
+ * connection's G (rt_pd_watch), and the G cancels its handler.
  *
- * It has one exchange at a time, and says when that is over (over.c): where it parts with it, in end_exchange, before the
- * next one in after_response, and before it lingers.
+ * The connection has one exchange at a time and says when the exchange is over (over.c): in end_exchange, where it
+ * parts with the exchange; in after_response, before the next exchange; and before it lingers.
  *
- * One read and one write per request: after a short read a TCP socket is known to be drained, so the next read waits
- * first (conn_read). A unix socket is not: rt_short_read_tells.
+ * A request costs one read and one write: a short read drains a TCP socket, so the next read waits first (conn_read). A
+ * short read does not drain a unix socket: rt_short_read_tells.
  *
  * LINGER: closing a socket with unread input makes the kernel send a reset, which may destroy the answer on its way. So
- * after an answer to a request that was not read to its end, we shut our side down and read until the peer has closed its
- * own, sends less than --min-rate for LINGER_SILENT_NS, or LINGER_NS are over: a client that sends all of a large body
- * before it looks for the answer finds one.
+ * after an answer to a request that was not read to its end, the connection shuts its side down and reads on. It closes
+ * when the peer has closed its side, sends less than --min-rate for LINGER_SILENT_NS, or LINGER_NS are over. So a
+ * client that sends all of a large body before it looks for the answer finds one.
  *
- * Every wait has a deadline: an idle connection --idle-timeout, or, while the server stops, a second (why: server.c);
- * an incomplete head --header-timeout from its first byte, a body or a slow reader as pace.c says.
+ * Every wait has a deadline. An idle connection has --idle-timeout, or, while the server stops, a second (why:
+ * server.c). An incomplete head has --header-timeout from its first byte. A body and a slow reader have what pace.c
+ * says.
  *
- * What is queued for a client has one bound, OUT_FULL: above it nothing is parsed or begun for the connection until the
- * client has read. So a client that pipelines requests and reads no answers holds one answer.
+ * The queued output of a connection has one bound, OUT_FULL. Above it nothing is parsed or begun for the connection
+ * until the client has read. So a client that pipelines requests and reads no answers holds one answer.
  */
 #include "conn.h"
 #include "conns.h"
@@ -55,9 +56,9 @@
 
 #define LINGER_NS        (30 * NS_PER_SEC)
 #define LINGER_SILENT_NS (2 * NS_PER_SEC)
-#define CALL_NS          NS_PER_MS /* as a rule a call of a handler (hold.c) is over by then */
+#define CALL_NS          NS_PER_MS /* as a rule a handler's call (hold.c) is over by then */
 
-/* Ids of exchanges that this P has taken for itself; by the M that has the P. */
+/* Ids of exchanges that each P has reserved. Only the M that has the P. */
 static struct {
     OF_ONE_P uint64_t last;
     uint64_t end;
@@ -65,11 +66,11 @@ static struct {
 
 typedef struct conn_local {
     host_conn *conn;
-} conn_local; /* what the rt_g of a connection holds */
+} conn_local; /* the locals of a connection's rt_g */
 
 /* ---- reading ---- */
 
-/* What the last read of this thread has brought. */
+/* The bytes of this thread's last read. */
 static __thread char arrived[BODY_READ];
 
 ssize_t conn_read(host_conn *c, size_t room, const char **data) {
@@ -109,13 +110,13 @@ static rt_step close_conn(host_conn *c) {
 enum { NEXT = -1 };
 
 static int wait_for(host_conn *c, int mode) {
-    rt_clear_cancel(c->g); /* that was for its handler */
+    rt_clear_cancel(c->g); /* a cancellation so far was meant for its handler */
     int r = rt_pd_prepare(c->io.pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, c->g);
-    /* 0 and errors: the phase looks at rt_pd_check itself. */
+    /* 0 and errors: the phase asks rt_pd_check itself. */
     return r == RT_PARKED ? RT_PARK : NEXT;
 }
 
-/* An answer from C to a request that can't be parsed or served; the connection ends after it. */
+/* Answers from C a request that cannot be parsed or served. The connection ends afterwards. */
 static int refuse(host_conn *c, int status) {
     host_exchange *x = c->x;
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
@@ -128,17 +129,17 @@ static int refuse(host_conn *c, int status) {
 
 static int after_response(host_conn *c);
 
-/* Its VMs are all gone or too busy: come back later. */
+/* All VMs are gone or too busy: answers 503. */
 static int refuse_busy(host_conn *c) {
     response_error(c->x, 503);
     return after_response(c);
 }
 
-/* Whether the end of the client's side cancels the handler: not while more is to come from it. */
+/* Notes whether the end of the client's side cancels the handler: not while more is to come from the client. */
 static void look_at_client(host_conn *c) {
     host_exchange *x = c->x;
     bool all_here = x->message_done && x->in_pos == x->in_end;
-    rt_clear_cancel(c->g); /* of a time when it had no handler */
+    rt_clear_cancel(c->g); /* of a time without a handler */
     atomic_store_explicit(&x->all_here, all_here, memory_order_relaxed);
     x->hung_up = all_here && rt_pd_hup(c->io.pd);
 }
@@ -147,7 +148,7 @@ static int64_t handler_limit_ns(const host_conn *c) {
     return (int64_t)(limits_of(c)->handler_timeout * 1e9);
 }
 
-/* Until when the handler has the connection: counted from when the head was whole. */
+/* Until when the handler has the connection, counted from when the head was whole; 0: no limit. */
 static int64_t limit_of(host_conn *c) {
     host_exchange *x = c->x;
     int64_t limit = atomic_load_explicit(&x->limit_ns, memory_order_relaxed),
@@ -159,7 +160,7 @@ static int64_t limit_of(host_conn *c) {
     return limit;
 }
 
-/* As long as a handler may take: the app may take longer, or get stuck, when it loads. */
+/* Waits for a VM again, as long as a handler may take: the app may take longer, or get stuck, when it loads. */
 static int ask_again(host_conn *c) {
     int64_t limit = limit_of(c);
     if (limit > 0 && rt_nanotime() >= limit) return refuse_busy(c);
@@ -167,7 +168,7 @@ static int ask_again(host_conn *c) {
     return (int)handler_await_vm(c->g, c->x);
 }
 
-/* Gives x an id that no other request has had or will have. */
+/* Gives x an id that no other request of this process has. */
 static void name_exchange(host_exchange *x) {
     enum { IDS = 64 };
     static _Atomic uint64_t n_taken;
@@ -180,7 +181,7 @@ static void name_exchange(host_exchange *x) {
     __atomic_store(&x->req.id, &id, __ATOMIC_RELAXED);
 }
 
-/* The whole head is there: a handler gets the connection, and is waited for. */
+/* The whole head is there: gives the connection to a handler and waits for the handler. */
 static int bind_vm(host_conn *c) {
     host_exchange *x = c->x;
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
@@ -204,7 +205,7 @@ static int bind_vm(host_conn *c) {
     return RT_PARK;
 }
 
-/* Its handler, at the latest until then; 0: no limit. */
+/* Waits for the handler, until until_ns at most; 0: no limit. */
 static int wait_for_handler(host_conn *c, int64_t until_ns) {
     uint64_t ticket = rt_wait_open(c->g);
     rt_set_wait(c->g, RT_WAIT_OTHER, until_ns);
@@ -218,7 +219,8 @@ static int64_t drain_idle_ns(void) {
     return ms ? ms * (int64_t)NS_PER_MS : NS_PER_SEC;
 }
 
-/* How long it may be silent between two requests. Not so long that a stop is over before it. */
+/* How long a client may be silent between two requests. While the server stops, drain_idle_ns at most, and half of
+ * --drain-timeout, so that the wait ends before the stop does. */
 static double idle_seconds(host_conn *c) {
     double s = limits_of(c)->idle_timeout;
     if (!stopping(c)) return s;
@@ -234,7 +236,7 @@ static int wait_idle(host_conn *c, int64_t now) {
     return wait_for(c, RT_R);
 }
 
-/* It is idle no more. NULL: no memory. */
+/* The connection is idle no more: gives it an exchange. NULL: no memory. */
 static host_exchange *wake_up(host_conn *c) {
     atomic_store_explicit(&c->idle_ns, 0, memory_order_relaxed);
     if (atomic_load_explicit(&c->leaves, memory_order_relaxed)) conns_stay(c);
@@ -242,7 +244,7 @@ static host_exchange *wake_up(host_conn *c) {
     return c->x;
 }
 
-/* Bytes are there. Most heads come whole, and need no deadline. */
+/* Parses the bytes that are there. Most heads come whole and need no deadline. */
 static int parse_head(host_conn *c) {
     host_exchange *x = c->x;
     int r = http1_head(x);
@@ -258,14 +260,14 @@ static int step_head(host_conn *c) {
     const char *data;
     host_exchange *x = c->x;
     if (x && x->in_pos < x->in_end) return parse_head(c);
-    if (c->out.n > 0) { /* responses that waited for a request that is not whole */
+    if (c->out.n > 0) { /* responses that waited for a request which is not whole yet */
         c->phase = CONN_FLUSH;
         c->after_flush = CONN_HEAD;
         return NEXT;
     }
     ssize_t n = conn_read(c, HEAD_READ, &data);
     bool late = n == -EAGAIN && rt_pd_check(c->io.pd, RT_R) != 0;
-    if (late) { /* a request may have come at the same moment */
+    if (late) { /* a request may have come at the moment of the deadline */
         stream_doubt(&c->io);
         n = conn_read(c, HEAD_READ, &data);
     }
@@ -283,20 +285,21 @@ static int step_head(host_conn *c) {
     return x ? wait_for(c, RT_R) : wait_idle(c, rt_nanotime());
 }
 
-/* The phase in which the connection ends when what is queued has gone out. A part of a response whose end nothing but the
- * end of the connection tells would be taken for the whole: that connection gets no orderly end. */
+/* The phase in which the connection ends when the queued output has gone out. If only the end of the connection marks
+ * the end of a response, a client would take a part for the whole: such a connection ends without an orderly
+ * shutdown. */
 static conn_phase last_phase(const host_exchange *x) {
     bool ends_by_close = !x->chunked && x->left < 0;
     return response_is_partial(x) && ends_by_close ? CONN_END : CONN_LINGER;
 }
 
-/* The response is complete: what is left of the request, and then the next one. */
+/* The response is complete: goes on with the rest of the request, then with the next one. */
 static int after_response(host_conn *c) {
     host_exchange *x = c->x;
     if (x->broken) return close_conn(c);
     rt_pd_set_deadline(c->io.pd, RT_W, 0);
     if (!x->message_done) {
-        /* Not worth reading if the client waits to be told, or the connection ends anyway. */
+        /* The body is not worth reading if the client waits for 100 Continue, or if the connection ends anyway. */
         if (x->expects_100 || x->close_after) {
             x->close_after = true;
             c->phase = CONN_FLUSH;
@@ -324,7 +327,7 @@ static int after_response(host_conn *c) {
     }
     int64_t now = rt_nanotime();
     exchange_over(x, now);
-    exchange_next(x); /* pipelined */
+    exchange_next(x); /* the next request was pipelined */
     x->begin_ns = now;
     return NEXT;
 }
@@ -344,7 +347,8 @@ static int step_drain(host_conn *c) {
     }
     if (r > 0) return after_response(c);
     if (r == 0) return NEXT;
-    /* Too long or malformed, or gone or too slow: the answer is out or queued, and that is enough. */
+    /* The body is too long or malformed, or the client is gone or too slow: the answer is out or queued, which is
+     * enough. */
     x->close_after = true;
     c->phase = CONN_FLUSH;
     c->after_flush = r == -ECONNRESET ? CONN_END : CONN_LINGER;
@@ -367,7 +371,7 @@ static int step_flush(host_conn *c) {
     c->phase = c->after_flush;
     if (c->phase == CONN_HEAD && x->message_done) return after_response(c);
     if (c->phase == CONN_LINGER) {
-        /* A server that stops closes unasked: the client may have written its next request already. */
+        /* A server that stops closes without being asked, so the client may have written its next request already. */
         bool unread = !x->message_done || x->in_pos < x->in_end || x->error || stopping(c);
         (void)c->io.ops->shutdown(&c->io); /* fails if the client is gone */
         if (!unread) return close_conn(c);
@@ -380,7 +384,7 @@ static int step_flush(host_conn *c) {
     return NEXT;
 }
 
-/* The exchange of a connection that lingers is over; only its memory is there. */
+/* Closes a connection that lingers. Its exchange is over already and only gives its memory back. */
 static rt_step end_linger(host_conn *c) {
     exchange_give(c->x);
     c->x = NULL;
@@ -405,7 +409,7 @@ static int step_linger(host_conn *c) {
     return wait_for(c, RT_R);
 }
 
-/* What the connection, whose handler has lost it, does next. */
+/* The next phase of a connection whose handler has lost it. */
 static conn_phase phase_without(host_conn *c, host_exchange *x, int status) {
     bool partial = response_is_partial(x);
     host_exchange *fresh = x->broken ? NULL : exchange_take(c, &http1_ops);
@@ -420,8 +424,8 @@ static conn_phase phase_without(host_conn *c, host_exchange *x, int status) {
         fresh->error = status;
         return CONN_REFUSE;
     }
-    /* A part of a response: what there is goes out, and closing tells that no more will come. A complete one: as after
-     * any other, if there is nothing left of the request. */
+    /* A partial response: what is queued goes out, and closing tells that no more will come. A complete response: the
+     * connection goes on as after any other, if nothing is left of the request. */
     c->after_flush = last_phase(x);
     if (!partial && x->message_done && !x->close_after &&
         exchange_keep(fresh, x->in + x->in_pos, x->in_end - x->in_pos) == 0) {
@@ -431,15 +435,15 @@ static conn_phase phase_without(host_conn *c, host_exchange *x, int status) {
     return CONN_FLUSH;
 }
 
-/* The handler of x has lost the connection, which goes on with a request of its own. */
+/* The handler of x has lost the connection, which goes on with an exchange of its own. */
 static int part(host_conn *c) {
     host_exchange *x = c->x;
     char what[256];
     int status = hold_status(x), state = response_is_partial(x) ? 1 : x->req.state;
     hold_print_name(x, what, sizeof what);
-    server_hold(x->server); /* for x: the connection may go before it */
+    server_hold(x->server); /* for x, which may outlive the connection */
     c->phase = (uint8_t)phase_without(c, x, status);
-    stream_doubt(&c->io); /* a G that is taken out of its wait may have used up the edge */
+    stream_doubt(&c->io); /* a G that was taken out of its wait may have used up the edge */
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
     rt_pd_set_deadline(c->io.pd, RT_W, 0);
     rt_pd_kick(c->io.pd, RT_R);

@@ -1,22 +1,24 @@
-/* All connections there are, and how many there may be.
+/* All connections, and their bound.
  *
- * Descriptors are what a server runs out of first. Idle clients take them all, others need them, and a
- * handler can open no file. So there is a bound, --max-conns, below the limit of descriptors by a reserve (find_max). At
- * the bound a new client makes the connection close that has been idle for longest: its client has to expect that at any
- * time. Only when none is idle the new one is refused: by a 503 from a connection of its own, as long as there are few of
- * those (SLACK, from the reserve), so that the answer arrives; beyond by one that a reset may destroy.
+ * A server runs out of descriptors first. If idle clients take all of them, other clients get none, and handlers can
+ * open no file. So there is a bound, --max-conns, below the limit of descriptors by a reserve (find_max). At the bound
+ * a new client makes the connection close that has been idle for longest: its client has to expect this at any time.
+ * Only if none is idle, the new client is refused. A connection of its own answers 503, so that the answer arrives, as
+ * long as there are few such connections (SLACK, from the reserve). Beyond, the client gets an answer that a reset may
+ * destroy.
  *
- * A connection that has brought a request is taken to have been idle for two seconds less than it was. So a client that
- * connects and says nothing goes first, but not before connections that nobody has used for a while, lest newcomers make
- * one another leave.
+ * A connection that has brought a request counts as idle from two seconds after it. So a client that connects and
+ * says nothing goes first. But it does not go before connections that have been unused for a while, so that newcomers
+ * do not make one another leave.
  *
- * Requests pay two stores into their own connection for that: when it becomes idle, and that it is no more. Nothing is
- * kept in order of idleness. A search for room looks at LOOK_MAX connections in turn and takes the oldest of these. So it
- * is the oldest of all up to so many, and one of the older ones beyond, at a cost that does not grow.
+ * A request pays two stores into its own connection for this: when the connection becomes idle, and when it is idle no
+ * more. Connections are not kept in the order of idleness. A search for room looks at LOOK_MAX connections, where the
+ * last search ended, and takes the one that has been idle for longest. Up to LOOK_MAX connections this is the idlest of
+ * all. Beyond, it is one of the idler ones, and the cost does not grow.
  *
- * A connection is told to leave and does so by itself, on its G: a request that has come meanwhile is answered, and it
- * stays. Those that were told and have not gone count as gone; when they are SLACK, they have to run before the next
- * client comes in.
+ * A connection is told to leave and does so itself, on its G. If a request has come meanwhile, the connection answers
+ * the request and stays. Connections that were told to leave and are still there count as gone. When SLACK of them are
+ * there, they have to run before the next client comes in.
  */
 #include "../base/log.h"
 #include "../base/options.h"
@@ -34,9 +36,9 @@ static struct {
     rt_lock lock;
     list_head list;            /* lock */
     list_link *look;           /* lock: where the next search begins; NULL: at the first */
-    int64_t n, leaving;        /* lock: of these, told to leave */
-    _Atomic int64_t of_limit;  /* atomic: find_max's; 0: not asked yet */
-    _Atomic int64_t silent_ns; /* atomic: nothing is said until then */
+    int64_t n, leaving;        /* lock: connections; those told to leave */
+    _Atomic int64_t of_limit;  /* atomic: find_max's answer; 0: not asked yet */
+    _Atomic int64_t silent_ns; /* atomic: no refusal is logged until then */
 } conns;
 
 /* ---- the bound ---- */
@@ -44,14 +46,15 @@ static struct {
 static int64_t open_descriptors(void) {
     DIR *dir = opendir("/proc/self/fd");
     if (!dir) return 32 + 4 * (int64_t)rt_procs();
-    int64_t n = -3; /* itself, . and .. */
+    int64_t n = -3; /* not counted: dir itself, . and .. */
     while (readdir(dir))
         n++;
     closedir(dir);
     return n;
 }
 
-/* What the limit of descriptors leaves beside the open ones and a reserve for files, programs, other sockets. */
+/* The connections that the limit of descriptors leaves beside the open descriptors and a reserve for files, programs,
+ * other sockets. */
 static int64_t find_max(void) {
     struct rlimit r;
     if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur > INT_MAX) return INT_MAX;
@@ -78,7 +81,7 @@ static int64_t max_conns(void) {
 
 /* ---- making room ---- */
 
-/* The lock is held. Tells the one that has been idle for longest to leave. False: none is idle. */
+/* The lock is held. Tells the connection that has been idle for longest to leave. False: none is idle. */
 static bool tell_idlest(void) {
     host_conn *idlest = NULL;
     list_link *l = conns.look;
@@ -115,7 +118,7 @@ conns_answer conns_admit(void) {
     conns_answer answer = CONNS_SERVE;
     if (conns.n - conns.leaving >= max + SLACK)
         answer = CONNS_TURN_AWAY;
-    else if (conns.n >= max + SLACK) /* they have to run first */
+    else if (conns.n >= max + SLACK) /* connections that were told to leave have to run first */
         answer = CONNS_LATER;
     else if (conns.n - conns.leaving >= max)
         answer = CONNS_REFUSE;

@@ -1,4 +1,4 @@
-/* All connections there are, and how many there may be. See conns.c. Any thread; nothing here waits. */
+/* All connections, and their bound. See conns.c. Any thread. Nothing here waits. */
 #ifndef CONNS_H
 #define CONNS_H
 
@@ -6,20 +6,22 @@
 #include "conn.h"
 
 typedef enum { CONNS_SERVE, CONNS_REFUSE, CONNS_TURN_AWAY, CONNS_LATER } conns_answer;
-/* What its idle_ns is, for one that becomes idle now. */
+/* The idle_ns of a connection that becomes idle now. served: the connection has brought a request. */
 static inline int64_t conns_idle_since(int64_t now_ns, bool served) {
     return served ? now_ns + 2 * NS_PER_SEC : now_ns;
 }
-/* Finds out how many there may be. Before the first is accepted. */
+/* Finds out how many connections there may be. Before the first one is accepted. */
 void conns_init(void);
-/* What a client gets that was accepted: a connection, one that answers 503, no other answer than the caller's; or the
- * caller lets others run and asks again. The connection that has been idle for longest may be told to leave. */
+/* What an accepted client gets. SERVE: a connection. REFUSE: a connection that answers 503. TURN_AWAY: the caller's own
+ * answer. LATER: the caller lets other Gs run and asks again. May tell the connection that has been idle for longest to
+ * leave. */
 conns_answer conns_admit(void);
+/* Adds c to the list; takes it out when it is closed. */
 void conns_add(host_conn *c);
 void conns_remove(host_conn *c);
-/* c was told to leave, but there is a request. By its G. */
+/* c was told to leave, but stays: a request has come. Only c's G. */
 void conns_stay(host_conn *c);
-/* The connections of s look at what has changed. */
+/* Ends the waits for input of the connections of s, which then look at s->stopping. */
 void conns_kick(const host_server *s);
 
 #endif

@@ -1,11 +1,12 @@
-/* The state of a request that is being read and answered: where it comes from, and the room for its head.
+/* The state of a request that is read and answered: the pool it comes from, and the room for its head and body.
  *
- * The pool is type-stable: an exchange is never given back to malloc. Lua keeps pointer and id of requests that are over
- * (http_ffi.h), and each call compares the id with the one that stands there now, whatever the exchange is used for by then. So
- * there are as many exchanges as there were requests at a time. begin() leaves the id alone: 0, or it would be somebody's.
+ * The pool is type-stable: an exchange is never given back to malloc. Lua keeps pointer and id of requests that are
+ * over (http_ffi.h). Each call compares this id with the exchange's present id, whatever the exchange is used for by
+ * then. So there are as many exchanges as there were requests at a time. begin() leaves the id alone: it is 0 until the
+ * connection names the request, so no old id matches.
  *
- * A small head is copied into the exchange itself, with its headers behind it, so that most requests need no other memory. A
- * larger one gets a buffer of its own.
+ * A small head is copied into the exchange itself, with its headers behind it, so most requests need no other memory. A
+ * larger head gets a buffer of its own.
  */
 #include "../base/base.h"
 #include "../vm/charge.h"
@@ -18,11 +19,11 @@
 enum {
     POOL_MAX = 64,
     POOL_BATCH = 16,
-    BODY_MIN = 1024,      /* room for a body of unknown length, at first; then it doubles */
-    BODY_AT_ONCE = 65536, /* a body that says that it is not longer gets its room at once */
+    BODY_MIN = 1024,      /* first room for a body of unknown length; then it doubles */
+    BODY_AT_ONCE = 65536, /* a body whose Content-Length is no more gets its room at once */
 };
 
-/* ---- the pool: a list per P, touched by the M that has it, and what is too many for that ---- */
+/* ---- the pool: a list per P, for the M that has the P, and a shared list of the others ---- */
 
 static struct {
     OF_ONE_P host_exchange *free;
@@ -45,7 +46,7 @@ static host_exchange *pop(host_exchange **list) {
     return x;
 }
 
-/* Some of the others for this P. */
+/* Moves some exchanges of the shared list to this P's. */
 static void refill(int p) {
     rt_lock_acquire(&others.lock);
     for (host_exchange *x; pools[p].n < POOL_BATCH && (x = pop(&others.free)); pools[p].n++)
@@ -63,7 +64,7 @@ static host_exchange *make(void) {
 static void begin(host_exchange *x, host_conn *c, const exchange_ops *ops) {
     size_t from = offsetof(host_req, id) + sizeof x->req.id,
            n = offsetof(host_exchange, room) - from;
-    __asm__("" : "+r"(n)); /* else gcc makes a slow `rep stos` of it */
+    __asm__("" : "+r"(n)); /* else gcc makes a slow `rep stos` of memset */
     memset((char *)x + from, 0, n);
     x->conn = c;
     x->ops = ops;
@@ -85,7 +86,7 @@ host_exchange *exchange_take(host_conn *c, const exchange_ops *ops) {
     return x;
 }
 
-/* ---- the body: with what it is charged as before it ---- */
+/* ---- the body, and before it what it is charged as ---- */
 
 typedef struct body {
     vm_charge charge;
@@ -93,7 +94,7 @@ typedef struct body {
 } body;
 
 static body *body_of(uint8_t *bytes) {
-    return (body *)(bytes - offsetof(body, bytes)); /* NOLINT: it is aligned */
+    return (body *)(bytes - offsetof(body, bytes)); /* NOLINT: bytes is aligned */
 }
 
 static __attribute__((noinline)) void free_body(uint8_t *bytes) {
@@ -181,7 +182,7 @@ static void use_room(host_exchange *x, size_t len) {
 
 static __attribute__((noinline)) int grow_in(host_exchange *x, size_t len) {
     size_t cap = x->in_end + len;
-    /* As a rule it is never added to. */
+    /* A head is rarely added to. */
     if (x->in && cap < 2 * (size_t)x->in_cap) cap = 2 * (size_t)x->in_cap;
     char *in = realloc(x->in == x->room ? NULL : x->in, cap);
     if (!in) return -ENOMEM;

@@ -1,16 +1,17 @@
 /* Handlers: the Lua G that answers a request.
  *
- * When a whole head is there, the connection's G chooses a VM and makes a step G for the handler, which joins that VM's
- * cell, takes one of its coroutines and resumes the server's handler with the request. The connection's G waits for it
- * (hold.c). So requests of one connection may run in different VMs, and a handler never touches the connection but in
- * the calls that take it (exchange.c, response.c).
+ * When a whole head is there, the connection's G chooses a VM and makes a step G for the handler. The handler's G joins
+ * the VM's cell, takes one of the VM's coroutines and resumes the server's handler with the request. The connection's G
+ * waits for the handler (hold.c). So requests of one connection may run in different VMs. A handler touches the
+ * connection only in the calls that take it (request.c, response.c).
  *
  * A VM can get stuck, be dropped or retire between the choice and the beginning. The scheduler takes a G that has not
- * begun out of a stuck cell and runs it outside of any: it then chooses again (bind_again).
+ * begun out of a stuck cell and runs it outside of any cell: the G then chooses again (bind_again).
  *
- * How a handler ends: its function returned or failed (handler_done), its VM was dropped (handler_drop), it was to begin
- * and no VM can take it (not_served), or it lost the connection before it began. In the first and third case the response
- * is completed from here before the connection goes back; in the others the connection has gone on without the handler.
+ * A handler ends in one of four ways: its function returned or failed (handler_done); its VM was dropped
+ * (handler_drop); no VM can take it when it begins (not_served); it lost the connection before it began. In the first
+ * and third case the handler's G completes the response before the connection goes back. In the others the connection
+ * has gone on without the handler.
  */
 #include "../base/log.h"
 #include "../vm/keeper.h"
@@ -27,7 +28,7 @@ enum { VM_WAIT_NS = 2000000 };
 
 typedef struct handler_local {
     host_exchange *x;
-} handler_local; /* what the rt_g of a handler holds */
+} handler_local; /* the locals of a handler's rt_g */
 
 static inline host_exchange *exchange_of(rt_g *g) {
     return RT_LOCAL(g, handler_local)->x;
@@ -46,7 +47,7 @@ host_vm *handler_vm(host_server *s, bool *soon) {
 }
 
 rt_step handler_await_vm(rt_g *g, host_exchange *x) {
-    if (rt_canceled(g)) { /* a canceled G does not wait, but runs again and again */
+    if (rt_canceled(g)) { /* a canceled G would not wait but run again and again */
         x->hung_up = true;
         rt_clear_cancel(g);
     }
@@ -55,7 +56,7 @@ rt_step handler_await_vm(rt_g *g, host_exchange *x) {
     return RT_PARK;
 }
 
-/* vm may have been retired, or even become another one, since it was chosen. */
+/* False: vm has retired, or even become another VM, since it was chosen. */
 static bool may_begin(const host_server *s, host_vm *vm) {
     return s->listener.vm ? !atomic_load_explicit(&s->vm_gone, memory_order_relaxed)
                           : vm_serves(vm);
@@ -74,19 +75,21 @@ static void log_failure(host_luag *lg, bool gone) {
              msg ? msg : "(no message)");
 }
 
-/* The handler's G has the connection, and has ended. gone: because its client has. */
+/* Completes the response of a handler that has ended. The handler's G has the connection. gone: the client is gone. */
 static void complete(host_exchange *x, bool gone) {
     if (x->req.state == 0 && gone) {
         x->broken = true;
     } else if (x->req.state == 0) {
         response_error(x, 500);
     } else if (response_is_partial(x)) {
-        /* Without its end: the client must not take it for a whole one. Answers before it are not to be lost by that. */
+        /* Without an end, so that the client does not take the response for a whole one. Earlier answers must not be
+         * lost. */
         x->ops->cut(x, false);
     }
 }
 
-/* What Lua holds of the request names nothing any more, and the connection, if the handler has it (held), goes back. */
+/* Ends the handler's part in x: Lua's pointer and id name no request any more. held: the handler has the connection,
+ * which goes back. */
 static void let_go(host_exchange *x, bool held) {
     exchange_unname(x);
     if (x->lg) x->lg->x = NULL;
@@ -97,7 +100,8 @@ static void let_go(host_exchange *x, bool held) {
         hold_forget(x);
 }
 
-/* The handler has ended, in whatever way. While its finalizers may still have the VM dropped, the request is its own. */
+/* The handler's coroutine has ended, in whatever way. While its finalizers may still have the VM dropped, x is the
+ * handler's. */
 static void handler_done(host_luag *lg, int status) {
     host_exchange *x = lg->x;
     luag_undoom(lg);
@@ -107,23 +111,23 @@ static void handler_done(host_luag *lg, int status) {
     bool held = hold_take(x);
     if (held) complete(x, gone);
     waitq_close(&x->waitq);
-    let_go(x, held); /* x may be another's from here on */
+    let_go(x, held); /* x may be another request's from here on */
     luag_give_cleared(lg);
 }
 
 /* The VM of a handler was dropped: its Lua is never touched again. */
 static rt_step handler_drop(host_luag *lg) {
     host_exchange *x = lg->x;
-    hold_overdue(x); /* then 504: the connection's G may not have noticed yet */
+    hold_overdue(x); /* if so, 504: the connection's G may not have noticed yet */
     hold_abandon(x, 502);
-    luag_forget(lg); /* its deadline, too */
+    luag_forget(lg); /* the deadline, too */
     let_go(x, false);
     return RT_EXIT;
 }
 
 /* ---- its beginning ---- */
 
-/* No VM can serve it. */
+/* No VM can serve x: answers 503. */
 static rt_step not_served(host_exchange *x) {
     bool held = hold_take(x);
     if (held) response_error(x, 503);
@@ -138,7 +142,8 @@ static rt_step bind_later(rt_g *g) {
     return bind_again(g, exchange_of(g));
 }
 
-/* It was bound to a VM, but taken out before the handler began, or the VM was dropped or retired: to another. */
+/* x was bound to a VM, but was taken out before the handler began, or the VM was dropped or retired: binds x to another
+ * VM. */
 static rt_step bind_again(rt_g *g, host_exchange *x) {
     if (hold_lost(x)) {
         let_go(x, false);
@@ -148,7 +153,7 @@ static rt_step bind_again(rt_g *g, host_exchange *x) {
     host_vm *vm = handler_vm(x->server, &soon);
     if (vm && vm == x->server->listener.vm &&
         atomic_load_explicit(&vm->stuck, memory_order_relaxed)) {
-        /* There is no other, and sysmon would take it out of that one again and again. */
+        /* There is no other VM, and sysmon would take x out of this one again and again. */
         soon = true;
         vm = NULL;
     }
@@ -161,7 +166,7 @@ static rt_step bind_again(rt_g *g, host_exchange *x) {
     return handler_await_vm(g, x);
 }
 
-/* NULL: the VM has no memory for it. */
+/* Makes the handler's coroutine. NULL: vm has no memory for it. */
 static host_luag *start(rt_g *g, host_exchange *x, host_vm *vm) {
     host_luag *lg = x->lg = luag_take(vm);
     if (!lg) return NULL;
@@ -196,8 +201,7 @@ static rt_step handler_step(rt_g *g) {
 rt_g *handler_make(host_exchange *x, host_vm *vm) {
     rt_g *g = rt_new_step(handler_step, NULL);
     if (!g) return NULL;
-    rt_set_step(g, handler_step,
-                vm->cell); /* as one that moves there: a stuck cell gives it back */
+    rt_set_step(g, handler_step, vm->cell); /* g moves there: a stuck cell gives it back */
     RT_LOCAL(g, handler_local)->x = x;
     return g;
 }

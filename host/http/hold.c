@@ -1,12 +1,12 @@
-/* Who has a connection while a handler runs: the handler, or C.
+/* The holder of a connection while a handler runs: the handler, or C.
  *
  * A handler may take too long, run without ever waiting, or belong to a VM that is thrown away. None of this may hold
- * its client: at --handler-timeout the client is answered 504 from C, whatever the handler does at that moment, on this
- * thread or on another. So connection and request can part ways: the connection goes on with a fresh exchange, the handler
- * keeps the old one (head and body stay readable) until it ends, and can't reach the connection any more.
+ * its client: at --handler-timeout C answers the client 504, whatever the handler does at that moment, on this thread
+ * or on another. So connection and request can part. The connection goes on with a fresh exchange. The handler keeps
+ * the old exchange, whose head and body stay readable, until it ends, and cannot reach the connection any more.
  *
- * The connection's G waits meanwhile, for one of three: its handler has ended, its handler has lost the connection, or
- * --handler-timeout is over. What decides is one word of the request, moved by CAS alone:
+ * Meanwhile the connection's G waits for one of three events: its handler has ended, its handler has lost the
+ * connection, or --handler-timeout is over. One word of the request decides which. The word moves by CAS alone:
  *
  *                          +--- hold_take ---+
  *                          v                 |
@@ -18,35 +18,37 @@
  *
  *   NONE     no handler: the connection's G has everything
  *   FREE     a handler has the connection, and does not touch it now
- *   CALL     the handler is inside of one of the calls that do (host_respond ...), which never wait
- *   PARTING  they have parted; the connection's G still reads what it needs of the request
+ *   CALL     the handler is inside one of the calls that touch the connection (host_respond ...), which never wait
+ *   PARTING  handler and connection have parted; the connection's G still reads the request
  *   GONE     the connection's G is done with the request, which is its handler's alone
  *   ENDED    the handler ended during PARTING: the connection's G gives the request back
  *
- * Hence the connection's descriptor, pollDesc and output always have one owner: in FREE nobody touches them, in NONE
+ * So the connection's descriptor, pollDesc and output always have one owner. In FREE no thread touches them. In NONE
  * and from PARTING on the connection's G has them.
  *
- * The word also holds the ticket of the wait of the connection's G. Whoever moves the word to NONE or PARTING ends that
- * wait. The ticket comes from the CAS that gives the connection away, so it is the one of the wait that has to end. The
- * G is asked for before the CAS, after which the connection may be gone. When the connection's G waits
- * anew, it puts its next ticket there by CAS (hold_again), which fails when there is nothing to wait for any more.
+ * The word also holds the ticket of the wait of the connection's G. The thread that moves the word to NONE or PARTING
+ * ends this wait. The ticket comes from the CAS that gives the connection away, so the ticket is the one of the wait
+ * that has to end. The G is read before the CAS, after which the connection may be gone. When the connection's G waits
+ * anew, it puts its next ticket there by CAS (hold_again), which fails if there is nothing to wait for any more.
  *
- * In CALL nobody can part them. The connection's G, whose time is over, looks again a moment later; a call may have
- * given the handler its time anew meanwhile. Rejected: a state in which the end of the call parts them. A reader of the
- * name of a stuck handler (hold_name) has the scheduler's lock (rt_cell_inspect), and to wake a G takes that lock.
+ * In CALL the two cannot part. If the time of the connection's G is over, the G looks again a moment later; a call may
+ * have given the handler its time anew meanwhile. Rejected: a state in which the end of the call parts the two. A
+ * reader of the name of a stuck handler (hold_name) has the scheduler's lock (rt_cell_inspect), and waking a G takes
+ * this lock.
  *
- * A handler may wait in the pollDesc. The connection's G, when they have parted, kicks both directions, which takes a G
- * out of its wait or turns it back before its commit (netpoll.c); in CALL no G can be about to come.
+ * A handler may wait in the pollDesc. When the two have parted, the connection's G kicks both directions. A kick takes
+ * a G out of its wait or turns it back before its commit (netpoll.c). In CALL no G can be about to wait.
  *
- * The handler's G has the same deadline, a nanosecond later: each of its waits answers "timeout" then. Should its M be
- * first to notice, it parts them itself (hold_overdue), so that what a handler does about the timeout always comes too
+ * The handler's G has the same deadline, a nanosecond later: each of its waits answers "timeout" then. If its M notices
+ * first, the handler's G parts the two itself (hold_overdue). So whatever a handler does about the timeout comes too
  * late.
  *
- * A streamed response, or a whole one that is too long for the kernel, is not over after --handler-timeout but when so
- * much time has passed since the client last took some of it: hold_renew moves limit_ns, which the connection's G looks
- * at when its wait has ended.
+ * A streamed response, and a whole one that is too long for the kernel, have more time: --handler-timeout counts from
+ * when the client last took some of it. hold_renew moves limit_ns, and the connection's G looks at limit_ns when its
+ * wait has ended.
  *
- * Orders: each move is an acquire and a release, so whoever gets the connection sees what the former owner did to it.
+ * Orders: each move is an acquire and a release, so the new holder of the connection sees what the former one did to
+ * it.
  */
 #include "../base/log.h"
 #include "conn.h"
@@ -74,7 +76,7 @@ static bool move(host_exchange *x, uint64_t *from, unsigned state, int status) {
                                           word_of(*from >> TICKET_SHIFT, state, status));
 }
 
-/* x->hold was moved from `word`: g, the connection's G, has to see to it. */
+/* x->hold was moved from `word`: wakes g, the connection's G. */
 static void tell(rt_g *g, uint64_t word) {
     rt_wake(g, word >> TICKET_SHIFT, RT_WOKEN);
 }
@@ -99,7 +101,7 @@ bool hold_part(host_exchange *x, int status) {
     return state_of(word) == HOLD_FREE && move(x, &word, HOLD_PARTING, status);
 }
 
-/* x has no connection any more, and its handler has ended. */
+/* Gives x back, which has no connection any more and whose handler has ended. */
 static void give_parted(host_exchange *x) {
     host_server *s = x->server;
     exchange_give(x);
@@ -130,7 +132,7 @@ void hold_forget(host_exchange *x) {
     give_parted(x); /* GONE */
 }
 
-/* There is one handler at a time, so a call that is found there is a reader's of the name (hold_name). */
+/* There is one handler at a time, so a CALL that is found there is a reader of the name (hold_name). */
 bool hold_take_slowly(host_exchange *x) {
     for (;;) {
         uint64_t word = atomic_load(&x->hold);
@@ -167,7 +169,7 @@ int hold_status(host_exchange *x) {
     return state_of(word) >= HOLD_PARTING ? status_of(word) : 0;
 }
 
-/* ---- what is asked for, in words ---- */
+/* ---- the request in words ---- */
 
 int hold_print_name(const host_exchange *x, char *buf, size_t size) {
     return snprintf(buf, size, "%s %.*s", host_method_name(x->req.method),
@@ -176,7 +178,7 @@ int hold_print_name(const host_exchange *x, char *buf, size_t size) {
 
 void hold_name(host_exchange *x, char *buf, size_t size) {
     uint64_t word = atomic_load(&x->hold);
-    if (state_of(word) == HOLD_GONE) { /* its calls touch nothing any more */
+    if (state_of(word) == HOLD_GONE) { /* the handler's calls touch nothing any more */
         hold_print_name(x, buf, size);
     } else if (state_of(word) == HOLD_FREE && move(x, &word, HOLD_CALL, 0)) {
         hold_print_name(x, buf, size);

@@ -1,16 +1,16 @@
 /* HTTP/1 requests: llhttp's callbacks fill the spans of a host_req.
  *
- * llhttp says what the bytes mean; we say how many of them we take (HEAD_MAX, TARGET_MAX,
- * HEADERS_MAX, max_body) and what else a request must have. Spans are offsets into the input buffer,
- * which is not given up before the response is out, so nothing is copied.
+ * llhttp says what the bytes mean. The limits (HEAD_MAX, TARGET_MAX, HEADERS_MAX, max_body) and the further rules for a
+ * request are here. Spans are offsets into the input buffer, which is kept until the response is out, so no head is
+ * copied.
  *
- * llhttp takes folded lines (a line that begins with a space continues the one before) in spans that do not fit one
- * another, and a gateway that hands such a value on hands on line ends of the client's choice. So our own look at each
- * line of a head, and of the trailers, refuses what begins with a space or a tab, before anybody sees a field.
+ * llhttp accepts folded lines (a line that begins with a space continues the one before), in spans that do not fit
+ * together. A gateway that passes such a value on passes on line ends of the client's choice. So a look at each line of
+ * a head, and of the trailers, refuses lines that begin with a space or a tab, before any code sees a field.
  *
- * A head with no body behind it ends the message at once; with a body the parser pauses after the
- * head, and goes on when somebody wants the body (http1_body). It pauses at the end of each message,
- * so the bytes of the next, pipelined one stay where they are.
+ * A head without a body ends the message at once. With a body the parser pauses after the head, and goes on when the
+ * body is wanted (http1_body). The parser pauses at the end of each message, so the bytes of the next, pipelined
+ * message stay where they are.
  */
 #include "http1.h"
 
@@ -19,14 +19,14 @@
 #include <string.h>
 #include <strings.h>
 
-/* Where the trailers begin that the parser has come to, in what it was given. */
+/* Where the parser's trailers begin, in the bytes that it was given. */
 static __thread const char *trailers;
 
 static host_exchange *exchange_of(llhttp_t *p) {
     return p->data;
 }
 
-/* Callbacks stop the parser this way; `status` is the answer. */
+/* Stops the parser, from a callback; `status` is the answer. */
 static int fail(host_exchange *x, int status) {
     x->error = status;
     return HPE_USER;
@@ -50,8 +50,8 @@ static bool more_headers(host_exchange *x) {
     return true;
 }
 
-/* Whether one of the lines that begin in s[0 .. n) begins with a space or a tab. *begins: s[0] begins a line; and
- * then, whether the byte behind s does. */
+/* True: a line that begins in s[0 .. n) begins with a space or a tab. *begins: s[0] begins a line; afterwards: the byte
+ * behind s does. */
 static bool has_fold(const char *s, size_t n, bool *begins) {
     const char *end = s + n;
     bool at_begin = *begins;
@@ -94,7 +94,7 @@ static int on_header_value(llhttp_t *p, const char *at, size_t n) {
     return 0;
 }
 
-/* Also comes for an empty value, for which on_header_value does not. */
+/* llhttp calls it also for an empty value, for which it does not call on_header_value. */
 static int on_header_value_complete(llhttp_t *p) {
     host_exchange *x = exchange_of(p);
     if (x->head_done) return 0;
@@ -119,7 +119,7 @@ static int on_header_value_complete(llhttp_t *p) {
     return 0;
 }
 
-/* A path that routing may use as it stands: no escapes, no empty, "." or ".." segments. */
+/* True: routing may use the path as it stands: no escapes, no empty, "." or ".." segments. */
 static bool is_plain(const char *s, size_t n) {
     if (n == 0 || s[0] != '/') return false;
     for (size_t i = 0; i < n; i++) {
@@ -129,7 +129,7 @@ static bool is_plain(const char *s, size_t n) {
     return true;
 }
 
-/* Path and query of the target, which is /path?query, or scheme://host/path?query, or `*`. */
+/* Finds path and query of the target, which is /path?query, scheme://host/path?query, or `*`. */
 static void split_target(host_exchange *x) {
     host_req *r = &x->req;
     const char *s = x->in + r->target.off;
@@ -167,7 +167,7 @@ static int on_headers_complete(llhttp_t *p) {
     if (r->content_length > x->server->listener.limits->max_body) return fail(x, 413);
     split_target(x);
     if (p->upgrade) {
-        /* We speak nothing else here, and may go on as if nobody had asked (RFC 9110, 7.8). */
+        /* No other protocol is spoken here, and the upgrade may be ignored (RFC 9110, 7.8). */
         p->upgrade = 0;
     }
     return r->has_body ? HPE_PAUSED : 0;
@@ -198,10 +198,10 @@ static const llhttp_settings_t settings = {
     .on_message_complete = on_message_complete,
 };
 
-/* Most requests come whole: the thread's parser does for these. */
+/* Most requests come whole and need no parser but the thread's. */
 static __thread llhttp_t parser;
 
-/* For the next bytes. */
+/* Copies the thread's parser into x, for the next bytes. False: no memory. */
 static bool keep_parser(host_exchange *x) {
     if (!(x->parser = malloc(sizeof parser))) return false;
     *x->parser = parser;
@@ -235,7 +235,7 @@ int http1_head(host_exchange *x) {
     llhttp_errno_t e = execute(x, x->in + x->in_pos, x->in_end - x->in_pos, &used);
     x->in_pos += (uint32_t)used;
     if (e != HPE_OK && e != HPE_PAUSED) {
-        x->head_done = false; /* where it ends was not learned */
+        x->head_done = false; /* the end of the head is unknown */
         return x->error ? -x->error : -400;
     }
     if (x->head_done) {
@@ -263,7 +263,7 @@ static int parse_body(host_exchange *x, const char *data, size_t len, bool keep,
         if (has_fold(from, (size_t)(data + *used - from), &begins)) return -EPROTO;
         x->line_begins = begins;
     }
-    /* Chunk sizes, extensions and trailers may not outweigh what they carry without limit. */
+    /* Chunk sizes, extensions and trailers may not outweigh the body without limit. */
     x->raw_seen += *used - (x->body_seen - seen);
     if (x->raw_seen > HEAD_MAX + 16 * x->body_seen) return -EPROTO;
     return x->message_done;

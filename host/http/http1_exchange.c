@@ -1,12 +1,14 @@
-/* Exchanges of HTTP/1: what response.c and request.c ask for, as bytes of a connection that has one exchange at a time.
+/* Exchanges of HTTP/1: the exchange_ops that response.c and request.c call, for a connection that has one exchange at a
+ * time.
  *
- * A response that is known as a whole leaves in one sendmsg: queued output of requests pipelined before it, its head, and
- * its body from where Lua keeps it. If another request has come in already, it is queued instead, so that responses to
- * pipelined requests leave together. What the kernel does not take is copied, since the Lua string may be gone when it does;
- * a long rest (REST_MAX) is not, and stays with the handler (response.c). A file is a piece of the connection's output.
+ * A whole response leaves in one sendmsg: the queued output of requests that were pipelined before, its head, and its
+ * body from where Lua keeps it. If another request has come in already, the response is queued instead, so that
+ * responses to pipelined requests leave together. What the kernel does not take is copied, since the Lua string may be
+ * gone later. A long rest (REST_MAX) is not copied but stays with the handler (response.c). A file is a piece of the
+ * connection's output.
  *
- * A streamed response is queued with chunk framing, and sent when a few kilobytes have come together. On HTTP/1.0, and if
- * it stops short of what its head promised, only the end of the connection tells where its body ends.
+ * A streamed response is queued with chunk framing, and sent when a few kilobytes are queued. On HTTP/1.0, and for a
+ * response that stops short of what its head promised, only the end of the connection marks the end of the body.
  */
 #include "../base/log.h"
 #include "conn.h"
@@ -23,8 +25,8 @@
 
 enum {
     COPY_MAX = 2048,      /* bodies up to this are copied behind their head: one buffer, one send */
-    HEAD_ROOM = 512,      /* of what we put into a head ourselves */
-    STREAM_CHUNK = 16384, /* a stream sends when so much is queued */
+    HEAD_ROOM = 512,      /* for the fields that we put into a head */
+    STREAM_CHUNK = 16384, /* a streamed response sends when so much is queued */
 };
 
 /* ---- output ---- */
@@ -41,7 +43,7 @@ static int give_up(host_exchange *x) {
     return -EPIPE;
 }
 
-/* What was promised of a file is not there any more. */
+/* A file has become shorter than the response's head promised. */
 static void log_short(const host_exchange *x) {
     char what[256];
     hold_print_name(x, what, sizeof what);
@@ -67,7 +69,7 @@ int http1_flush(host_exchange *x) {
     return x->broken ? -EPIPE : send_with(x, "", 0, 0);
 }
 
-/* Another request has come in already, so this answer can leave with the next one's. */
+/* True: another request has come in already, so this answer can leave with the next one. */
 static bool more_to_come(host_exchange *x) {
     return x->message_done && x->in_pos < x->in_end && !x->close_after && x->conn->out.n < OUT_FULL;
 }
@@ -90,7 +92,7 @@ static char *put_number(char *at, uint64_t n) {
     return put(at, digits + i, (size_t)(20 - i));
 }
 
-/* "Date: ...\r\n", made anew when the second changes. One per thread, so nothing is shared. */
+/* "Date: ...\r\n", made anew each second. One per thread, so no lock is needed. */
 static __thread struct {
     time_t second;
     char line[48];
@@ -125,7 +127,7 @@ static char *put_status_line(char *at, int status) {
     return PUT(at, "\r\n");
 }
 
-/* A type that we name is meant: browsers are not to guess another one from the bytes. */
+/* Browsers shall use the named type and not guess another one from the bytes. */
 #define NOSNIFF "X-Content-Type-Options: nosniff\r\n"
 
 static char *put_ctype(char *at, int ctype) {
@@ -213,7 +215,8 @@ static int end_file(host_exchange *x, int fd, size_t n) {
 
 /* ---- bodies of requests ---- */
 
-/* From now on the end of the client's side can only mean that it does not wait any more. */
+/* The request is here. From now on the end of the client's side can only mean that the client does not wait any
+ * more. */
 static void body_is_here(host_exchange *x) {
     atomic_store(&x->all_here, true);
     if (rt_pd_hup(x->conn->io.pd)) rt_cancel(x->handler, x->handler_id);
@@ -229,7 +232,7 @@ static int read_body(host_exchange *x) {
             return -ECONNRESET;
     }
     int timeout = rt_pd_check(c->io.pd, RT_R);
-    if (timeout) stream_doubt(&c->io); /* some may have come at the same moment */
+    if (timeout) stream_doubt(&c->io); /* bytes may have come at the moment of the deadline */
     const char *data;
     ssize_t n = conn_read(c, BODY_READ, &data);
     if (n == -EAGAIN && timeout) return -ETIMEDOUT;
@@ -241,7 +244,7 @@ static int read_body(host_exchange *x) {
     return n <= 0 ? -ECONNRESET : http1_body_of(x, data, (size_t)n, true);
 }
 
-/* What can't be read to its end ends the connection with the response. */
+/* A body that cannot be read to its end: the connection ends with the response. */
 static int fill(host_exchange *x) {
     int rc = read_body(x);
     if (rc < 0 && rc != -EAGAIN) x->close_after = true;

@@ -1,4 +1,4 @@
-/* What Lua sees of requests and servers. The rules are those of vm_ffi.h. */
+/* What Lua sees of requests and servers. The rules of vm_ffi.h hold here, too. */
 #ifndef HTTP_FFI_H
 #define HTTP_FFI_H
 
@@ -16,27 +16,27 @@ typedef struct host_header {
     host_span name, value;
 } host_header;
 
-/* An exchange: a whole request head, and how far its answer is. buf may move at each call of a host_req function, so
- * add offsets to the current one.
+/* An exchange: a whole request head, and the state of its answer. buf may move at each call of a host_req function, so
+ * add offsets to the present buf.
  *
- * A host_req stands in memory that is only ever a host_req, and serves one request after the other. So a request is
- * named by pointer and id: id changes when the handler has ended, in whatever way. Each function below takes both and
- * does nothing for an id that is not the current one; a reader of a field compares the ids first. Both stay comparable
- * for good: only the VM whose handler has the request changes an id that its Lua knows. */
+ * Memory of a host_req is never used for anything else, and serves one request after the other. So a request is named
+ * by pointer and id. The id changes when the handler has ended, in whatever way. Each function below takes both and
+ * does nothing if the id is not the present one; a reader of a field compares the ids first. The comparison is safe for
+ * ever: only the VM whose handler has the request changes an id that its Lua knows. */
 typedef struct host_req {
-    double id; /* of the request in this process, 1 or more; 0: none has a handler here */
+    double id; /* of the request, in this process, 1 or more; 0: no request that a handler has */
     const char *buf;
     const host_header *headers;
     host_span target;       /* as sent: path, query */
     host_span path;         /* raw, before '?', without scheme and host of an absolute form */
     host_span query;        /* raw, after '?' */
-    uint16_t nheaders;      /* */
-    uint16_t label;         /* Lua sets it: host_label of its route; 0: none */
+    uint16_t nheaders;      /* fields in headers */
+    uint16_t label;         /* Lua sets it: host_label of the request's route; 0: none */
     uint8_t method;         /* llhttp's number; host_method_name */
     uint8_t minor;          /* HTTP/1.minor */
     uint8_t plain;          /* 1: the path has no '%', no "//", no "." or ".." segment */
     uint8_t has_body;       /* 1: Content-Length > 0 or chunked */
-    uint8_t body_complete;  /* 1: all of it stands in body */
+    uint8_t body_complete;  /* 1: the whole body is in `body` */
     uint8_t close;          /* Lua may set it to 1: the connection ends with this response */
     uint8_t state;          /* 0 no response yet, 1 head sent or queued, 2 response complete */
     uint16_t status;        /* of the response; 0: none yet */
@@ -45,49 +45,49 @@ typedef struct host_req {
     size_t body_pos, body_len;
 } host_req;
 
+/* The name of a method; "" if llhttp does not know the number. */
 const char *host_method_name(int method);
 
 /* The number of a method; -1: llhttp does not know it. */
 int host_method_id(const char *name, size_t len);
 
-/* "OK" for 200; "" if unknown. */
+/* The reason phrase, "OK" for 200; "" if unknown. */
 const char *host_status_reason(int status);
 
-/* Has the handler lost its client? 0: no; 1: it has hung up, and the waits answer "canceled"; 504, 502:
- * it was answered so by the host. Every function below then answers -EPIPE or -ECONNRESET, as for a
- * request that is over. */
+/* Has the handler lost its client? 0: no; 1: the client has hung up, and waits answer "canceled", or the request is
+ * over; 504, 502: the host has answered the client so. After 504 and 502 every function below answers -EPIPE or
+ * -ECONNRESET, as for a request that is over. */
 int host_req_lost(host_req *r, double id);
 
-/* Reads more of the body. 1: body_complete is set now, 0: some came, -EAGAIN: wait for readability,
- * -EMSGSIZE: over max_body (413), -EPROTO: malformed (400), -ECONNRESET: the client went away. */
+/* Reads more of the body. 1: body_complete is set now; 0: some came; -EAGAIN: wait for readability; -EMSGSIZE: over
+ * max_body (413); -EPROTO: malformed (400); -ECONNRESET: the client is gone. */
 int host_req_fill(host_req *r, double id);
 
-/* The peer's address into buf, NUL-terminated; its length. */
+/* Writes the peer's address into buf, NUL-terminated. Its length, or -EPIPE or another -errno. */
 int host_req_remote(host_req *r, double id, char *buf, size_t cap);
 
-/* The whole response in one call. `ctype`: 0 none, 1 text/plain; charset=utf-8, 2 text/html; charset=utf-8, 3
+/* The whole response in one call. ctype: 0 none, 1 text/plain; charset=utf-8, 2 text/html; charset=utf-8, 3
  * application/json, each with X-Content-Type-Options: nosniff. head: further header lines, each with its CRLF, or
- * empty. The host adds Content-Length, Date and Connection; a HEAD request, 204 and 304 get no body. 0; -EALREADY when
- * a response was begun before; -EPIPE when the client is gone. What the kernel does not take at once is copied if it is
- * not much, else -EAGAIN: wait for writability and call host_respond_rest. */
+ * empty. The host adds Content-Length, Date and Connection; a HEAD request, 204 and 304 get no body. 0; -EALREADY: a
+ * response has begun before; -EPIPE: the client is gone. What the kernel does not take at once is copied if it is
+ * short, else -EAGAIN: wait for writability and call host_respond_rest. -ETIMEDOUT: the client reads too slowly. */
 int host_respond(host_req *r, double id, int status, int ctype, const char *head, size_t head_len,
                  const char *body, size_t body_len);
 
-/* Goes on with a response of which host_respond said -EAGAIN; same body. all: the caller can wait no more, so what the
- * kernel does not take is copied. 0, -EAGAIN, -ETIMEDOUT, -EPIPE as there. */
+/* Goes on with a response for which host_respond answered -EAGAIN, with the same body. all: the caller can wait no
+ * more, so what the kernel does not take is copied. 0, -EAGAIN, -ETIMEDOUT, -EPIPE as host_respond. */
 int host_respond_rest(host_req *r, double id, const char *body, size_t len, int all);
 
-/* A whole response whose body are the first `size` bytes of a regular file. fd stays the caller's, and may be closed when
- * the call returns; what the kernel does not take at once is the connection's to send. A file that becomes shorter
- * meanwhile ends the connection. 0, -EALREADY, -EPIPE as host_respond; another -errno: there is no response yet. */
+/* A whole response whose body is the first `size` bytes of a regular file. fd stays the caller's, who may close it
+ * after the call. The connection sends what the kernel does not take at once. If the file becomes shorter meanwhile,
+ * the connection ends. 0, -EALREADY, -EPIPE as host_respond; another -errno: no response has begun. */
 int host_respond_file(host_req *r, double id, int status, int ctype, const char *head,
                       size_t head_len, int fd, int64_t size);
 
-/* A streamed response: begin, write ..., end. length: the body's, or -1 (chunked on HTTP/1.1, until
- * close on 1.0). The host adds Content-Length or Transfer-Encoding, Date, Connection.
- * write: 0, or -EAGAIN: all is kept, but wait for writability and ask again by a write of nothing; -EPIPE; -E2BIG:
- * more than `length`. flush: 0, -EAGAIN: wait and call again, -EPIPE. end: 0 or -EPIPE. -ETIMEDOUT in place of -EAGAIN:
- * the client reads too slowly, its connection ends. */
+/* A streamed response: begin, write ..., end. length: bytes of the body, or -1 (chunked on HTTP/1.1, until close on
+ * 1.0). The host adds Content-Length or Transfer-Encoding, Date, Connection. write: 0; -EAGAIN: all is kept, but wait
+ * for writability and ask again by an empty write; -EPIPE; -E2BIG: more than `length`. flush: 0; -EAGAIN: wait and call
+ * again; -EPIPE. end: 0 or -EPIPE. -ETIMEDOUT in place of -EAGAIN: the client reads too slowly, its connection ends. */
 int host_stream_begin(host_req *r, double id, int status, int ctype, const char *head,
                       size_t head_len, int64_t length);
 int host_stream_write(host_req *r, double id, const char *data, size_t len);
@@ -96,29 +96,29 @@ int host_stream_end(host_req *r, double id);
 
 /* ---- servers (server.c) ---- */
 
-/* Serves `addr` with this VM's handler number `handler` alone; the number is free again some time after the server was
- * stopped. The number of the server; or with *err -1, or -2: the server has to end first. Writes the address in use to
- * bound. */
+/* Serves addr with this VM's handler number `handler` alone. The number is free again some time after the server was
+ * stopped. Returns the number of the server, and writes the bound address to `bound`. An error: *err, and -1; or -2:
+ * the server has to end before the number is free. */
 int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err);
 
-/* Closes the listeners and, when what is in flight is done, the connections. */
+/* Stops accepting; the connections end when their requests in flight are answered. */
 void host_serve_stop(int server);
 
-/* ---- what there was (over.c) ---- */
+/* ---- exchanges that are over (over.c) ---- */
 
-/* The number of requests that a P has handed to a handler; -1: there is no such P. */
+/* The number of requests that P number p has given to handlers; -1: there is no such P. */
 int64_t host_p_requests(int32_t p);
 
-/* Exchanges that are over: a request and its answer, or what came of one. It is over when the answer has left, or is queued
- * behind others. by_status: [0] those that got no answer, [2] to [5] 2xx to 5xx, [1] all others. Bytes include heads.
- * seconds: the sum of their times, from the first byte of the request; answer_seconds: until the answer began. */
+/* Exchanges that are over. An exchange, a request and its answer, is over when the answer has left, or is queued behind
+ * others. by_status: [0] no answer, [2] to [5] 2xx to 5xx, [1] all others. Bytes include heads. seconds: the sum of
+ * their times, from the first byte of the request; answer_seconds: until the answer began. */
 enum { HOST_STATUS_CLASSES = 6 };
 typedef struct host_exchanges {
     double by_status[HOST_STATUS_CLASSES];
     double bytes_in, bytes_out, seconds, answer_seconds;
 } host_exchanges;
 
-/* The sums of all Ps. */
+/* Fills *sum with the sums of all Ps. */
 void host_read_exchanges(host_exchanges *sum);
 /* ffi:end */
 

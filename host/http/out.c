@@ -1,12 +1,12 @@
 /* See out.h.
  *
- * A long file is sent by the kernel (sendfile), without a copy. MSG_MORE tells TCP that the file follows what is queued
- * before it, so that head and first bytes leave together. A short file, and what is left of a long one, is read into a
- * buffer of the thread and written with the rest: one call less, and less work for the kernel than pages of a pipe. So
- * is each file for which there is no sendfile: streams that have to touch the bytes, some file systems. Whatever else
- * sendfile complains about the read or the write will complain about, too.
+ * The kernel sends a long file (sendfile), without a copy. MSG_MORE tells TCP that the file follows the bytes before
+ * it, so that the head and the file's first bytes leave together. A short file, and the rest of a long one, is read
+ * into a buffer of the thread and written with the other bytes: one call less, and less work for the kernel than pages
+ * of a pipe. A file for which there is no sendfile is read, too: for streams that have to touch the bytes, and for some
+ * file systems. Any other error of sendfile comes again from the read or the write.
  *
- * What the stream does not take of a piece that was read is read again. */
+ * Bytes of a file that were read and that the stream did not take are read again. */
 #include "out.h"
 
 #include "../base/threadend.h"
@@ -19,29 +19,29 @@
 enum {
     PIECE_MIN = 4096,
     GATHER_MAX = 16,
-    FILE_READ = 16384,     /* so much of a file is read rather than sent by sendfile */
-    FILE_TURN = 512 << 10, /* after so many bytes others have a turn */
+    FILE_READ = 16384,     /* a rest of a file up to this is read, not sent by sendfile */
+    FILE_TURN = 512 << 10, /* after so many bytes other Gs run */
 };
 
 struct out_piece {
     out_piece *next;
-    size_t pos, end; /* bytes [pos .. end), of those below or of the file, are queued */
-    size_t cap;      /* of bytes */
-    int fd;          /* the file; -1: it is bytes */
-    bool read;       /* sendfile does not do for it */
+    size_t pos, end; /* [pos .. end) of `bytes` or of the file is queued */
+    size_t cap;      /* of `bytes` */
+    int fd;          /* the file; -1: the piece is bytes */
+    bool read;       /* the file is read, since sendfile failed */
     char bytes[];
 };
 
-/* The piece that the thread's next output begins with. */
+/* The thread's spare piece, for its next output. */
 static __thread out_piece *spare;
-static __thread bool spare_ends; /* it is freed with the thread */
+static __thread bool spare_ends; /* free_spare was registered for the thread's end */
 
 static void free_spare(void) {
     free(spare);
     spare = NULL;
 }
 
-/* What was read of a file. */
+/* Bytes read of a file. */
 static __thread char from_file[FILE_READ];
 
 static out_piece *take_piece(size_t n) {
@@ -136,7 +136,7 @@ int out_file(host_out *o, int fd, off_t at, size_t n) {
 
 /* ---- sending ---- */
 
-/* Reads of a file what the thread's buffer takes. How many bytes, or -errno. */
+/* Reads as much of the file as from_file takes. How many bytes; -ENODATA: the file is shorter; another -errno. */
 static ssize_t read_piece(const out_piece *p) {
     size_t n = p->end - p->pos < FILE_READ ? p->end - p->pos : FILE_READ;
     for (;;) {
@@ -147,12 +147,12 @@ static ssize_t read_piece(const out_piece *p) {
     }
 }
 
-/* The queued pieces and the tail, as far as one call takes them: how many. *file: a file of which more comes then, by
- * another call. -errno: it can not be read, and nothing comes before it. */
+/* Fills iov with the queued pieces and the tail, as far as one call takes them. How many, or -errno: the first piece is
+ * a file that cannot be read. *file: a file of which more follows, by another call. */
 static int gather(const host_out *o, const char *tail, size_t n_tail, struct iovec *iov,
                   out_piece **file) {
     int n = 0;
-    bool used = false; /* is from_file? */
+    bool used = false; /* from_file is in use */
     out_piece *p = o->first;
     for (; p && n < GATHER_MAX; p = p->next) {
         if (p->fd < 0) {
@@ -173,7 +173,7 @@ static int gather(const host_out *o, const char *tail, size_t n_tail, struct iov
     return n;
 }
 
-/* Writes what one call takes, at least something unless file->read has become true. How many bytes, or -errno. */
+/* Writes what one call takes. How many bytes, or -errno. 0: file->read became true, nothing was written. */
 static ssize_t send_some(host_out *o, stream *s, const char *tail, size_t n_tail) {
     struct iovec iov[GATHER_MAX];
     out_piece *file = NULL;
@@ -189,7 +189,7 @@ static ssize_t send_some(host_out *o, stream *s, const char *tail, size_t n_tail
     return 0;
 }
 
-/* n bytes of the queue were written, or fewer, if there were no more: how many of them were of the tail. */
+/* n bytes were written: takes them out of the queue. Returns how many of them were of the tail. */
 static size_t consume(host_out *o, size_t n) {
     out_piece *p;
     while ((p = o->first) && n >= p->end - p->pos) {
@@ -214,6 +214,6 @@ int out_send(host_out *o, stream *s, const char *tail, size_t *n_tail, size_t *s
         tail += of_tail;
         *n_tail -= of_tail;
     }
-    if (o->first) out_drop(o); /* a piece that nothing came into */
+    if (o->first) out_drop(o); /* an empty piece */
     return 0;
 }

@@ -1,17 +1,17 @@
-/* The end of an exchange, which is one place whatever ended it: what an exchange was is known here, and counted.
+/* The end of an exchange: one place, whatever ended it, that knows what the exchange was, and counts.
  *
- * An exchange belongs to its connection. It begins with the first bytes of a request, and is over when the connection lets
- * go of it: the answer has left and nothing comes any more (idle, or a connection that ends), or the answer is queued and
- * the next request is there. It makes no difference who has answered, handler or C, nor whether anybody has. So exchange_over
- * is called by the connection's G alone, where it parts with its exchange. That is not where the handler ends, which may
- * be long before (what is queued has to leave) or long after: a handler that loses its connection keeps the memory of the
- * request, and the connection goes on with another exchange, to which the request moves (exchange_inherit).
+ * An exchange belongs to its connection. It begins with the first bytes of a request. It is over when the connection
+ * lets go of it. Either its answer has left and nothing more comes now (the connection is idle, or ends), or its answer
+ * is queued and the next request is there. Handler or C may have answered, or neither. So the connection's G alone
+ * calls exchange_over, where it parts with its exchange. The handler ends elsewhere: perhaps long before (the queued
+ * output has to leave), perhaps long after. A handler that loses its connection keeps the memory of the request. The
+ * connection goes on with another exchange, to which the request moves (exchange_inherit).
  *
  * What Lua holds of a request ends with the handler (exchange_unname), by the thread that runs its VM.
  *
- * Times are those that the connection's G reads anyway: when bytes came, and when it becomes idle, or goes on with the next
- * request. When an answer begins is asked for only if its end comes later than that: for a streamed one, and for one that
- * the kernel does not take at once.
+ * The times are those that the connection's G reads anyway: when bytes came, and when the connection becomes idle or
+ * goes on with the next request. The beginning of an answer is noted only if it can differ from the end: for a streamed
+ * answer, and for one that the kernel does not take at once.
  */
 #include "over.h"
 
@@ -20,9 +20,9 @@
 
 enum { US = 1000 };
 
-/* Written by the M that has the P; others read. */
+/* The M that has the P writes; any thread reads. */
 static struct {
-    OF_ONE_P _Atomic int64_t handed; /* exchanges for which a handler was made */
+    OF_ONE_P _Atomic int64_t handed; /* exchanges that handlers got */
     _Atomic int64_t by_status[HOST_STATUS_CLASSES], in, out, ns, answer_ns;
 } counts[MAX_PS];
 
@@ -48,7 +48,7 @@ static int64_t bytes_in(const host_exchange *x) {
 }
 
 void exchange_account_of(const host_exchange *x, int64_t now_ns, exchange_account *a) {
-    /* Less than nothing: what was queued before it was forgotten (cut). */
+    /* Negative if output that was queued before x was dropped (cut). */
     int64_t out = x->sent + (int64_t)x->conn->out.n;
     *a = (exchange_account){
         .status = x->req.status,
@@ -66,7 +66,7 @@ void exchange_inherit(host_exchange *heir, const host_exchange *x) {
     heir->req.status = x->req.status;
     heir->begin_ns = x->begin_ns;
     heir->answer_us = x->answer_us;
-    heir->head_done = true; /* of which it has no bytes, but knows how many they were */
+    heir->head_done = true; /* it has no bytes of the head, but knows how many there were */
     heir->raw_seen = (size_t)bytes_in(x);
     heir->sent = x->sent;
 }
@@ -84,7 +84,7 @@ void exchange_over(host_exchange *x, int64_t now_ns) {
     add(&counts[p].answer_ns, a.answer_ns - a.begin_ns);
 }
 
-/* ---- what VMs are told ---- */
+/* ---- for VMs ---- */
 
 int64_t host_p_requests(int32_t p) {
     if (p < 0 || p >= rt_procs()) return -1;

@@ -1,17 +1,17 @@
-/* How fast a client must be: it moves --min-rate bytes a second, on average over each --idle-timeout that we wait for it.
+/* How fast a client must be: --min-rate bytes a second, on average over each --idle-timeout of waiting for it.
  *
  * A deadline that begins anew with each byte lets a client hold a handler, a buffer and a descriptor for days, at a
  * byte a minute. So a client has a purse of waiting time, --idle-timeout seconds. Only waits for the client are paid
- * from it, not the time in which a handler does something else. A client that has moved --min-rate times --idle-timeout
- * bytes gets the purse filled again; when it is empty the client is too slow. A client that goes silent has the whole
- * --idle-timeout, as without a rate (--min-rate=0: each byte fills the purse).
+ * from the purse, not the time in which a handler does something else. A client that has moved --min-rate times
+ * --idle-timeout bytes gets the purse filled again. A client whose purse is empty is too slow. A client that goes
+ * silent has the whole --idle-timeout, as without a rate (--min-rate=0: each byte fills the purse).
  *
- * Bytes of a body count when we have read them, those of an answer when the client's side has acknowledged them: a kernel
- * takes megabytes for a client that reads nothing, and becomes writable for one that reads steadily only when a third of
- * these is gone. What the kernel still holds is asked for when a write would block (SIOCOUTQ; of a unix socket it is the
- * memory of what the peer has not read, which shrinks as well).
+ * Bytes of a body count when they are read. Bytes of an answer count when the client's side has acknowledged them. A
+ * kernel takes megabytes for a client that reads nothing, and for a client that reads steadily it becomes writable only
+ * when a third of them is gone. So when a write would block, the kernel is asked how much it still holds (SIOCOUTQ; for
+ * a unix socket the answer is the memory of what the peer has not read, which shrinks as well).
  *
- * All of it belongs to whoever has the connection: see hold.c.
+ * All state of this file belongs to the holder of the connection: see hold.c.
  */
 #include "../base/base.h"
 #include "conn.h"
@@ -20,7 +20,7 @@
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 
-/* Milliseconds, of which differences count. */
+/* Milliseconds that wrap; only differences count. */
 static uint32_t now_ms(void) {
     return (uint32_t)(rt_nanotime() / NS_PER_MS);
 }
@@ -31,7 +31,7 @@ static void fill_purse(host_exchange *x) {
     x->paced = true;
 }
 
-/* A wait ends, if there was one: it is paid for. */
+/* Ends the wait, if there is one, and pays for it. */
 static void pay(host_exchange *x) {
     if (!x->waiting) return;
     uint32_t spent = now_ms() - x->pace.since_ms;
@@ -47,7 +47,7 @@ static void count(host_exchange *x, size_t n) {
         fill_purse(x);
 }
 
-/* Another wait begins: until when. */
+/* Begins a wait and returns its deadline. */
 static int64_t begin(host_exchange *x) {
     if (!x->paced) fill_purse(x);
     x->pace.since_ms = now_ms();

@@ -1,10 +1,10 @@
 /* Connections by address: --max-conns-per-addr.
  *
- * Only while that is set each client's address is asked for and counted. The /64 of an IPv6 address counts as one, as who
- * has one address of it has all. Unix sockets have no address, and are not counted.
+ * Only while the option is set, each client's address is asked for and counted. The /64 of an IPv6 address counts as
+ * one address, since the holder of one address of a /64 has all. Unix sockets have no address and are not counted.
  *
- * A hash table of a fixed number of chains; a connection keeps the number of its address's place. The hash is seeded, so
- * nobody can choose addresses that stand in one chain.
+ * A hash table with a fixed number of chains; a connection keeps the number of its address's place. The hash is seeded,
+ * so no client can choose addresses that stand in one chain.
  */
 #include "../../runtime/lock.h"
 #include "../../runtime/runtime.h"
@@ -26,16 +26,16 @@ enum { CHAINS = 4096 };
 typedef struct peer {
     uint64_t addr[2]; /* IPv6, or IPv4 mapped to it */
     uint32_t n;       /* connections; 0: the place is free */
-    uint32_t next;    /* in its chain, or free; 0: none */
+    uint32_t next;    /* next place of the chain or of the free ones; 0: none */
 } peer;
 
 static struct {
     rt_lock lock;
-    peer *places;            /* lock: by number; 0 is none */
-    uint32_t cap, free;      /* lock: places; first free one */
+    peer *places;            /* lock: by number; number 0 is not used */
+    uint32_t cap, free;      /* lock: places; the first free one */
     uint32_t chains[CHAINS]; /* lock */
     uint64_t seed;           /* lock; 0: not yet chosen */
-    int64_t silent_ns;       /* lock: nothing is said until then */
+    int64_t silent_ns;       /* lock: nothing is logged until then */
 } peers;
 
 static bool address_of(int fd, uint64_t addr[2]) {
@@ -50,11 +50,11 @@ static bool address_of(int fd, uint64_t addr[2]) {
     if (sa.ss_family != AF_INET6) return false;
     memcpy(addr, &((struct sockaddr_in6 *)&sa)->sin6_addr, 16);
     addr[0] = be64toh(addr[0]);
-    addr[1] = addr[0] ? 0 : be64toh(addr[1]); /* without a network: mapped IPv4, loopback */
+    addr[1] = addr[0] ? 0 : be64toh(addr[1]); /* no network part: mapped IPv4, loopback */
     return true;
 }
 
-/* The lock is held, here and below. */
+/* The lock is held, here and in the functions below. */
 static uint32_t *chain_of(const uint64_t addr[2]) {
     if (!peers.seed) peers.seed = (uint64_t)rt_nanotime() * UINT64_C(0x9e3779b97f4a7c15) | 1;
     uint64_t h = (addr[0] ^ peers.seed) * UINT64_C(0xff51afd7ed558ccd);
@@ -62,7 +62,7 @@ static uint32_t *chain_of(const uint64_t addr[2]) {
     return &peers.chains[(h ^ h >> 29) >> 32 & (CHAINS - 1)];
 }
 
-/* A free place. 0: no memory. */
+/* Takes a free place. 0: no memory. */
 static uint32_t new_place(void) {
     if (!peers.free) {
         uint32_t cap = peers.cap ? peers.cap * 2 : 64;

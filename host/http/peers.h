@@ -1,13 +1,14 @@
-/* Connections by address. See peers.c. Any thread; nothing here waits. */
+/* Connections by address. See peers.c. Any thread. Nothing here waits. */
 #ifndef PEERS_H
 #define PEERS_H
 
 #include <stdint.h>
 
 #define PEER_FULL UINT32_MAX
-/* Counts a connection for the address at its other end: a number for peer_leave, 0: it is not counted. PEER_FULL: there
- * are too many of that address. */
+/* Counts the connection fd for its client's address. Returns a number for peer_leave; 0: the connection is not counted.
+ * PEER_FULL: this address has too many connections. */
 uint32_t peer_enter(int fd);
+/* The connection has ended. peer: of peer_enter; 0 does nothing. */
 void peer_leave(uint32_t peer);
 
 #endif

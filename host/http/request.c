@@ -1,5 +1,5 @@
-/* What handlers call for their request: its body, its client, whether it still waits. Each call names the request by
- * pointer and id, takes the connection for as long as it lasts (hold.c), and does not wait. */
+/* Calls of handlers about their request: its body, its client, whether the client still waits. Each call names the
+ * request by pointer and id, takes the connection while it runs (hold.c), and does not wait. */
 #include "../base/addr.h"
 #include "conn.h"
 #include "hold.h"

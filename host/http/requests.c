@@ -1,4 +1,4 @@
-/* What VMs are told of requests and servers: the operations that luag.h asks for. */
+/* Requests and servers, for VMs: the operations of luag.h's luag_request_ops. */
 #include "requests.h"
 
 #include "../vm/luag.h"

@@ -2,7 +2,7 @@
 #ifndef REQUESTS_H
 #define REQUESTS_H
 
-/* Before any VM is made. */
+/* Gives VMs these operations. Before any VM is made. */
 void requests_open(void);
 
 #endif

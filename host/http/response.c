@@ -1,12 +1,13 @@
-/* Responses: what a handler, or C in its place, says in answer to a request, whatever the protocol (exchange_ops). It is
- * kept here that a response is begun once, ends once, and has as many bytes as it promised; and how long it may take.
+/* Responses: a handler's or C's answer to a request, of any protocol (exchange_ops). This file sees to it that a
+ * response begins once, ends once, and has as many bytes as it promised, and limits the time it may take.
  *
- * A response is known as a whole (host_respond), or streamed: begin, write, ..., end. What the client does not take at once
- * of a whole one is kept if it is not much. A long rest (REST_MAX) is not kept but waited for: the handler's G goes on with
- * it when there is room (host_respond_rest), and holds the string meanwhile. So a client that does not read costs the
- * buffer of its connection, however large the answer is, and those that are sent the same string share it. Such a response
- * is partial until then, as a streamed one: the client of a handler that ends before is told that the response was cut.
- * A file (host_respond_file) has no handler that waits: it is in no VM's memory, and the connection sends it.
+ * A response is known as a whole (host_respond), or streamed: begin, write, ..., end. A short rest of a whole response
+ * that the client does not take at once is kept. A long rest (REST_MAX) is not kept but waited for: the handler's G
+ * goes on with it when there is room (host_respond_rest), and holds the Lua string meanwhile. So a client that does not
+ * read costs the buffer of its connection, however large the answer is, and clients that are sent the same string share
+ * it. Until then such a response is partial, like a streamed one: if its handler ends before, the client notices that
+ * the response was cut. A file (host_respond_file) needs no handler that waits: it is in no VM's memory, and the
+ * connection sends it.
  */
 #include "hold.h"
 #include "over.h"
@@ -18,12 +19,12 @@
 #include <string.h>
 #include <unistd.h>
 
-/* HEAD, 204, 304: the client takes what follows for the next response. */
+/* True: HEAD, 1xx, 204, 304. The client would take a body for the next response. */
 static bool has_no_body(const host_exchange *x, int status) {
     return x->req.method == HTTP_HEAD || status < 200 || status == 204 || status == 304;
 }
 
-/* state: what the response is from now on. 0, -EPIPE. */
+/* Begins the response. state: its req.state from now on. 0, -EPIPE. */
 static inline int begin(host_exchange *x, int state, int status, int ctype, const char *head,
                         size_t head_len, int64_t length) {
     x->req.state = (uint8_t)state;
@@ -35,8 +36,8 @@ static inline int begin(host_exchange *x, int state, int status, int ctype, cons
 
 /* ---- whole responses ---- */
 
-/* A handler is to wait until the client has read some: -EAGAIN, or -ETIMEDOUT: it is too slow. It is asked again in time
- * to get its time anew if the client reads, however slowly. */
+/* The handler shall wait until the client has read some: -EAGAIN; -ETIMEDOUT: the client is too slow. The deadline is
+ * early enough for the handler to get its time anew if the client reads, however slowly. */
 static int wait_for_room(host_exchange *x) {
     bool moved;
     int64_t until = pace_write(x, &moved),
@@ -53,7 +54,7 @@ static int wait_for_room(host_exchange *x) {
     return -EAGAIN;
 }
 
-/* A whole response. The caller has the connection. */
+/* Answers x as a whole. The caller has the connection. */
 static inline int respond(host_exchange *x, int status, int ctype, const char *head,
                           size_t head_len, const char *body, size_t body_len) {
     int rc = begin(x, 2, status, ctype, head, head_len, (int64_t)body_len);
@@ -63,8 +64,8 @@ static inline int respond(host_exchange *x, int status, int ctype, const char *h
     return x->left ? wait_for_room(x) : 0;
 }
 
-/* For a call from Lua: takes x if it is the request of that id, and its response stands at `state`. 0; -EALREADY; -EPIPE:
- * the request is over, or has lost its connection. */
+/* For a call from Lua: takes x if it is the request with this id and its response is at `state`. 0; -EALREADY: another
+ * state; -EPIPE: the request is over, or has lost its connection. */
 static inline int take_at(host_exchange *x, double id, int state) {
     if (!exchange_is(x, id)) return -EPIPE;
     if (x->req.state != state) return -EALREADY;
@@ -81,7 +82,7 @@ int host_respond(host_req *r, double id, int status, int ctype, const char *head
     return rc;
 }
 
-/* The caller has the connection. fd stays the caller's. */
+/* Answers x with a file. The caller has the connection. fd stays the caller's. */
 static int respond_file(host_exchange *x, int status, int ctype, const char *head, size_t head_len,
                         int fd, int64_t size) {
     bool empty = size == 0 || has_no_body(x, status);
@@ -151,7 +152,7 @@ int host_stream_begin(host_req *r, double id, int status, int ctype, const char 
     return rc;
 }
 
-/* Something was written, or bytes went out that had waited: the handler has its time anew. */
+/* Ends a call that wrote. If it wrote, or queued bytes went out, the handler's time begins anew. */
 static int after_write(host_exchange *x, int rc, int64_t sent_before) {
     if (rc == 0 || x->sent != sent_before) hold_renew(x);
     if (rc == 0 && x->paced) pace_wrote(x);

@@ -1,29 +1,30 @@
-/* Servers: listeners, the connections they have, and how they stop.
+/* Servers: listeners, their connections, and how they stop.
  *
- * A server has one listening socket, registered in the poller of every P with EPOLLEXCLUSIVE, and a
- * native G per P that accepts. A connection is registered where fewest are (netpoll.c), so they
+ * A server has one listening socket, registered in the poller of every P with EPOLLEXCLUSIVE, and a native G per P that
+ * accepts. A connection is registered with the poller that watches fewest descriptors (netpoll.c), so connections
  * spread however unevenly they were accepted.
  *
- * Stopping closes the listener and kicks every connection: one that is busy says "Connection: close" and
- * ends after its response; one that waits for a request goes on waiting for a second (drain_idle_ns), and
- * then looks a last time. To close it at once would break a request that is on its way, as each one of a client under load
- * is for half of the time. A second is longer than a request takes through any network, and a client that
- * has been silent for so long will hardly write at the very moment when the connection is closed.
+ * Stopping closes the listener and kicks every connection. A busy connection says "Connection: close" and ends after
+ * its response. A connection that waits for a request goes on waiting for a second (drain_idle_ns), then looks a last
+ * time. Closing it at once would break a request that is on its way; under load, a client's request is on its way for
+ * half of the time. A second is longer than a request takes through any network, and a client that was silent for so
+ * long will hardly write at the very moment of the close.
  *
- * An upgrade is the same, but the socket is another process' too (upgrade.c), so what comes from then on goes there.
- * The poller that was woken for a connection may be ours although nobody here will accept it: so the last
- * acceptor empties the kernel's queue when our pollers know the socket no more.
+ * An upgrade stops a server likewise, but another process has the socket, too (upgrade.c), so later clients go there.
+ * The poller that the kernel wakes for a connection may be one of this process, where no G will accept it. So the last
+ * acceptor empties the kernel's queue when the pollers here know the socket no more.
  *
- * A server of a process that takes over is opened first and started when nothing can fail any more: an accepted client
+ * A server of a process that takes over is opened first, and started when nothing can fail any more: an accepted client
  * would be lost with the process.
  *
- * A server goes when its last holder has let it go: who opened it, each acceptor, each connection, each request that
- * has lost its connection to a timeout (hold.c), and the VM that alone answers it, on whose list it stands (owned.c). Of
- * such a server the VM is the last holder as a rule: it asks which servers nobody else holds, since the number of a
- * handler can be used again only then. Lua names a server by an id, which is looked for among those of its VM.
+ * A server is freed when its last holder has released it. The holders: the code that opened it, each acceptor, each
+ * connection, each request that has lost its connection to a timeout (hold.c), and the VM that alone answers it, on
+ * whose list it stands (owned.c). As a rule this VM is the last holder. It asks which servers no other holder has,
+ * since only then it can use the number of the handler again. Lua names a server by an id, which is looked for among
+ * the servers of its VM.
  *
- * How many connections there may be: conns.c. Out of descriptors all the same, each acceptor turns one client away with a
- * 503 and pauses: rt_acceptor.
+ * How many connections there may be: conns.c. If the descriptors run out all the same, each acceptor turns one client
+ * away with a 503 and pauses: rt_acceptor.
  */
 #include "server.h"
 
@@ -48,11 +49,11 @@
 enum { ACCEPT_BATCH = 16, MAX_YIELDS = 64 };
 
 static struct {
-    _Atomic int32_t n_open; /* connections, and acceptors, which may make one */
+    _Atomic int32_t n_open; /* connections, and acceptors, which may make connections */
     bell none_open;         /* rung when n_open becomes 0 */
 } servers;
 
-/* ---- who holds one ---- */
+/* ---- holders ---- */
 
 void server_hold(host_server *s) {
     refs_hold(&s->refs);
@@ -64,7 +65,7 @@ void server_release(host_server *s) {
     free(s);
 }
 
-/* ---- those that only one VM answers ---- */
+/* ---- servers that only one VM answers ---- */
 
 static void vm_lets_go(host_owned *o) {
     host_server *s = list_of(o, host_server, owned);
@@ -75,7 +76,7 @@ static void vm_lets_go(host_owned *o) {
 
 static const owned_kind of_vm = {OWNED_ROLES, vm_lets_go};
 
-/* The first of vm's servers after that one, which NULL begins. NULL: there are no more. */
+/* The first of vm's servers after s; s NULL: the first of all. NULL: there are no more. */
 static host_server *next_of(const host_vm *vm, const host_server *s) {
     list_link *l = s ? s->owned.link.next : vm->owned.of[OWNED_ROLES].first;
     while (l && list_of(l, host_owned, link)->kind != &of_vm)
@@ -135,7 +136,8 @@ typedef struct acceptor {
 static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
                            "Connection: close\r\nContent-Length: 0\r\n\r\n";
 
-/* What has come already is read, or its end would be a reset that can overtake the answer. */
+/* Answers 503 and closes. Bytes that have come are read: else the close would be a reset, which can overtake the
+ * answer. */
 static void turn_away(int fd) {
     char unread[4096];
     (void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -144,7 +146,7 @@ static void turn_away(int fd) {
     close(fd);
 }
 
-/* may_yield: on a native G, which may let others run. */
+/* Takes over an accepted connection. may_yield: the caller is a native G and may let other Gs run. */
 static void take_conn(host_server *s, int fd, bool tcp, bool may_yield) {
     int one = 1;
     uint32_t peer = tcp ? peer_enter(fd) : 0;
@@ -158,8 +160,8 @@ static void take_conn(host_server *s, int fd, bool tcp, bool may_yield) {
         if (peer != PEER_FULL) peer_leave(peer);
         return;
     }
-    /* Responses are written whole; waiting for an ACK would only delay the next. Harmless if the
-     * connection is gone already. */
+    /* Responses are written whole, so waiting for an ACK would only delay the next one. Harmless if the connection is
+     * gone already. */
     if (tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     conn_start(s, fd, peer, answer == CONNS_REFUSE ? 503 : 0);
 }
@@ -168,11 +170,11 @@ static bool is_tcp(const host_server *s) {
     return strncmp(s->addr, "unix:", 5) != 0;
 }
 
-/* An acceptor of this pollDesc has ended, or never began. */
+/* The acceptor of this pollDesc has ended, or has never begun. */
 static void end_acceptor(host_server *s, rt_pd *pd, bool may_yield) {
     rt_pd_close(pd);
     if (atomic_fetch_sub(&s->n_acceptors, 1) == 1) {
-        /* A client that has connected until now gets an answer if its request is there. */
+        /* A client that has connected by now gets an answer if its request is there. */
         for (int fd; (fd = rt_accept4(s->listen_fd, NULL, NULL)) >= 0;)
             take_conn(s, fd, is_tcp(s), may_yield);
         close(s->listen_fd);
@@ -204,7 +206,7 @@ static void accept_main(void *arg) {
 
 /* ---- starting ---- */
 
-/* As rt_listen, at a file for its owner alone: it is made with the mode that the socket has. */
+/* Listens as rt_listen does, at a file for its owner alone: the kernel makes the file with the mode of the socket. */
 static int listen_privately(const host_addr *a) {
     int fd = rt_socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) return fd;
@@ -304,7 +306,7 @@ int server_start(host_server *s) {
 
 /* ---- stopping ---- */
 
-/* An acceptor ends, and gives its pollDesc back, when that is shut: so it is touched last here. */
+/* A shut pollDesc makes its acceptor end, which gives the pollDesc back: so nothing here touches it afterwards. */
 void server_stop(host_server *s) {
     if (atomic_exchange(&s->stopping, true)) return;
     for (int i = 0; i < rt_procs(); i++)

@@ -1,4 +1,4 @@
-/* Reason phrases. */
+/* Reason phrases, by status. */
 #include "http_ffi.h"
 
 const char *host_status_reason(int status) {

@@ -18,14 +18,14 @@ int stream_open(stream *s, int fd, const stream_ops *ops) {
 
 void stream_close(stream *s, bool keep) {
     rt_pd_close(s->pd);
-    if (!keep) close(s->fd); /* an error here is of a write that nobody can repeat any more */
+    if (!keep) close(s->fd); /* an error here is of a write that cannot be repeated */
     s->pd = NULL;
     s->fd = -1;
 }
 
 bool stream_is_dry(stream *s) {
     if (!s->drained) return false;
-    s->drained = false; /* whoever waits now waits for the edge */
+    s->drained = false; /* the caller waits now, for the edge */
     return !rt_pd_hup(s->pd);
 }
 
@@ -87,7 +87,7 @@ const stream_ops stream_socket = {
 
 static ssize_t read_pipe(stream *s, void *buf, size_t n) {
     ssize_t r = read_fd(s, buf, n);
-    /* The last writer has gone, and another one has opened it since. */
+    /* The last writer has gone, and another one has opened the FIFO since. */
     if (r == -EAGAIN) rt_pd_forget_hup(s->pd);
     return r;
 }

@@ -1,12 +1,14 @@
-/* A stream: bytes both ways over a descriptor. It knows which operations move them (a socket's, a pipe's), and what the
- * poller will and will not tell; nothing of HTTP, Lua or requests. Connections and the sockets of lunapark.net have one.
+/* A stream: bytes both ways over a descriptor. A stream knows the operations that move its bytes (a socket's, a
+ * pipe's), and what the poller will tell. It knows nothing of HTTP, Lua or requests. Connections have a stream, and so
+ * do the sockets of lunapark.net.
  *
- * The rule of edges stands here, once: a read that brings less than there was room for has emptied a TCP socket, so the
- * next edge tells when there is more, and the next read says -EAGAIN without asking the kernel. A unix socket, whose
- * messages may carry descriptors, is not emptied by that (rt_short_read_tells); nor does it hold when the peer has shut
- * its side down, since one edge may have told of data and end alike.
+ * The rule of edges stands here, once. A read that brings less than there was room for has emptied a TCP socket. So the
+ * next edge tells when there is more, and until then reads say -EAGAIN without asking the kernel. The rule does not
+ * hold for a unix socket, whose messages may carry descriptors (rt_short_read_tells). It does not hold after the peer
+ * has shut its side down, since one edge may have told of data and end.
  *
- * All functions try and return: whoever has the stream waits, in its pollDesc. Any thread, by whoever has the stream. */
+ * All functions try and return: the holder of the stream waits, in the stream's pollDesc. Any thread, only the holder
+ * of the stream. Do not wait. */
 #ifndef STREAM_H
 #define STREAM_H
 
@@ -20,50 +22,54 @@
 
 typedef struct stream stream;
 
-/* Each answers as the call of that name, but with -errno, and repeats what a signal interrupts. */
+/* Each answers as the system call of this name, but with -errno, and calls again after EINTR. */
 typedef struct stream_ops {
     ssize_t (*read)(stream *s, void *buf, size_t n);
-    /* more: another call follows at once. A socket may wait for its bytes, to send both together. */
+    /* more: another call follows at once. A socket may keep the bytes until then, to send both together. */
     ssize_t (*writev)(stream *s, const struct iovec *iov, int n, bool more);
-    /* n bytes of file from *at, which moves. -EINVAL, -EOPNOTSUPP, ...: not these two; the caller reads and writes. */
+    /* Sends n bytes of `file` from *at on, and moves *at. -EINVAL, -EOPNOTSUPP, ...: not for these two descriptors; the
+     * caller reads and writes instead. */
     ssize_t (*sendfile)(stream *s, int file, off_t *at, size_t n);
-    /* No more will be written: the peer reads its end. -EOPNOTSUPP: only closing tells that. */
+    /* No more will be written: the peer reads its end. -EOPNOTSUPP: only closing tells the peer. */
     int (*shutdown)(stream *s);
 } stream_ops;
 
-/* A socket that is connected, or listens; a pipe, or anything else that can be polled and read or written. */
+/* For a socket that is connected or listens; for a pipe, or another descriptor that can be polled and read or
+ * written. */
 extern const stream_ops stream_socket, stream_pipe;
 
-/* All fields: whoever has the stream. */
+/* All fields: only the holder of the stream. */
 struct stream {
     const stream_ops *ops;
     rt_pd *pd;
     int fd;        /* -1: closed */
     uint8_t tells; /* of rt_short_read_tells; 0: not asked yet */
-    bool drained;  /* the last read left nothing: the next edge tells when there is more */
+    bool drained;  /* the last read left nothing: the next edge tells of more */
 };
 
-/* Gives the descriptor a pollDesc. 0 or -errno; then the descriptor is as it was. */
+/* Makes *s a stream over fd, with a pollDesc. 0 or -errno; then fd is as it was. */
 int stream_open(stream *s, int fd, const stream_ops *ops);
 
-/* Both are gone; keep: but for the descriptor. Nobody waits in the pollDesc. */
+/* Gives the pollDesc back, in which no G waits, and closes the descriptor. keep: the descriptor stays open. */
 void stream_close(stream *s, bool keep);
 
-/* Up to n bytes into buf. How many; 0: the end; -EAGAIN: wait for RT_R; -errno. */
+/* Reads up to n bytes into buf. How many; 0: the end; -EAGAIN: wait for RT_R; -errno. */
 ssize_t stream_read(stream *s, void *buf, size_t n);
 
-/* Is it known that there is nothing to read? Then the caller says -EAGAIN; asked once more, the kernel is to tell. */
+/* Is it known that there is nothing to read? If so, the caller says -EAGAIN. Asked a second time, the answer is no, and
+ * the kernel tells. */
 bool stream_is_dry(stream *s);
 
-/* Does a read that brings less than there was room for empty s? So it is with TCP alone. */
+/* Does a short read, one that brings less than there was room for, empty s? Only with TCP. */
 bool stream_short_read_tells(stream *s);
 
-/* A wait for RT_R ended otherwise than by an event, or somebody else's did: the next read asks the kernel. */
+/* Call when a wait for RT_R ended otherwise than by an event, or when another G used up the event: the next read asks
+ * the kernel. */
 static inline void stream_doubt(stream *s) {
     s->drained = false;
 }
 
-/* How many bytes the kernel took; -EAGAIN: wait for RT_W; -errno. more: see writev above. */
+/* Writes. How many bytes the kernel took; -EAGAIN: wait for RT_W; -errno. more: see writev above. */
 static inline ssize_t stream_writev(stream *s, const struct iovec *iov, int n, bool more) {
     return s->ops->writev(s, iov, n, more);
 }
