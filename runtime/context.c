@@ -16,7 +16,7 @@
 #include <unistd.h>
 #endif
 
-/* In context_*.S. */
+/* context_*.S */
 void rt_context_swap(void **from_sp, void *to_sp);
 void *rt_context_prepare(void *top, void (*entry)(void *), void *arg);
 
@@ -33,8 +33,8 @@ static void arrive(void *p) {
     call.entry(call.arg);
 }
 
-/* Frames that were left and not returned from have their redzones in the shadow of the stack. Whatever comes to lie there
- * next would trip over them. Whole pages of the shadow go back to the kernel: to write zeros would touch 1 MiB for a
+/* Frames that were left without a return have their redzones in the shadow of the stack. Later frames at the same place
+ * would trip over the redzones. Whole pages of the shadow go back to the kernel: writing zeros would touch 1 MiB for a
  * stack of 8. */
 static void clean_shadow(rt_stack s) {
     size_t scale, offset;
@@ -52,15 +52,15 @@ static void clean_shadow(rt_stack s) {
 #endif
 
 #ifdef RT_TSAN
-/* TSan keeps a signal for the fiber that ran when it came, until that one calls a function of libc that TSan knows. So it
- * does before it leaves: its next turn may be far. */
+/* TSan keeps a signal for the fiber that ran when it came, until this fiber calls a function of libc that TSan knows.
+ * So a fiber calls one before it leaves: its next turn may be far. */
 static void take_signals(void) {
     static void *(*volatile known)(const void *, int, size_t) = memchr;
     known("", 0, 1);
 }
 
-/* And it loses a signal that comes while it makes a fiber's record of them, when the fiber first calls a function that may
- * block: so that is done here, while none can come. Some are lost all the same. */
+/* TSan loses a signal that comes while it makes a fiber's record of signals, when the fiber first calls a function that
+ * may block. So the record is made here, with all signals blocked. Some signals are lost all the same. */
 static void *make_fiber(void) {
     uint64_t all = UINT64_MAX, was;
     struct timespec none = {0, 0};

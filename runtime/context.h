@@ -17,7 +17,7 @@
 
 #include "sanitizers.h"
 
-/* The stack's lowest and one past its highest byte; of the memory it can use, without guard. */
+/* The usable memory of a stack, without its guard: its lowest byte, and one past its highest. */
 typedef struct rt_stack {
     char *lo, *hi;
 } rt_stack;
@@ -36,14 +36,14 @@ typedef struct rt_context {
 /* Makes `c` start at entry(arg) on `stack` when it is first switched to. entry must never return. */
 void rt_context_make(rt_context *c, rt_stack stack, void (*entry)(void *), void *arg);
 
-/* `c` becomes the context of the running thread's own stack, whose bounds are `stack`. */
+/* Makes `c` the context of the running thread's own stack, whose bounds are `stack`. */
 void rt_context_adopt(rt_context *c, rt_stack stack);
 
 /* Frees what the sanitizers keep for a context that will never run again, and for its stack. */
 void rt_context_destroy(rt_context *c);
 
-/* Leaves the running stack as `from` and goes on with `to`. Returns when somebody switches to
- * `from`, perhaps on another thread. */
+/* Leaves the running stack as `from` and goes on with `to`. Returns when a thread switches to `from`, perhaps another
+ * thread. */
 void rt_context_switch(rt_context *from, rt_context *to);
 
 #endif

@@ -1,13 +1,13 @@
-/* When something is wrong: throw, dump, deadlock. And the counters, for when it is not.
+/* When something is wrong: throw, dump, deadlock. And the counters, for when nothing is.
  *
- * A dump has to work when little else does: it takes no lock but for the moment in which it learns
- * where a block of Gs lies, and reads the Gs of others while they run. A line may therefore mix two
- * moments of one G; Gs are never given back, so it is a G's line in any case. Where a G was made is
- * kept as a return address (rt_g.site) and becomes a name only here (symbol.c).
+ * A dump has to work when little else does. It takes a lock only for the moment in which it learns where a block of Gs
+ * lies, and reads other threads' Gs while they run. So a line may mix two moments of one G. Gs are never given back, so
+ * the line is a G's in any case. The place where a G was made is kept as a return address (rt_g.site) and becomes a
+ * name only here (symbol.c).
  *
- * Native Gs get a line each, since they are few. Step Gs may be as many as there are connections: after
- * the first STEPS_MAX they are only counted, by what they wait for. Those of cells are, too, if somebody
- * else lists them (rt_on_dump).
+ * Native Gs get a line each, since they are few. Step Gs may be as many as there are connections: after the first
+ * STEPS_MAX they are only counted, by what they wait for. Gs of cells are only counted as well if a hook lists them
+ * (rt_on_dump).
  */
 #include "impl.h"
 
@@ -25,11 +25,11 @@ void debug_emit(const char *s, size_t n) {
     while (n > 0) {
         ssize_t r = write(STDERR_FILENO, s, n);
         if (r < 0 && errno == EINTR) continue;
-        if (r < 0 && errno == EAGAIN) { /* somebody who shares it made it nonblocking */
+        if (r < 0 && errno == EAGAIN) { /* another program that shares stderr made it nonblocking */
             struct pollfd pfd = {.fd = STDERR_FILENO, .events = POLLOUT};
             if (poll(&pfd, 1, STDERR_WAIT_MS) > 0) continue;
         }
-        if (r <= 0) return; /* nowhere to say it */
+        if (r <= 0) return; /* there is no place to report this */
         s += r;
         n -= (size_t)r;
     }
@@ -109,7 +109,7 @@ enum { SITES = 8, SITE_MAX = 96 };
 typedef struct crowd {
     int n;
     int64_t longest_ns;
-} crowd; /* Gs that do the same */
+} crowd; /* Gs in the same state */
 
 typedef struct dump {
     int64_t now_ns;
@@ -120,7 +120,7 @@ typedef struct dump {
     struct {
         const void *site;
         char text[SITE_MAX];
-    } sites[SITES]; /* those seen lately: many Gs are made in few places */
+    } sites[SITES]; /* sites seen lately: many Gs are made in few places */
     unsigned next_site;
 } dump;
 
@@ -147,7 +147,7 @@ static const char *site_name(dump *d, const void *site) {
         if (d->sites[i].site == site) return d->sites[i].text;
     unsigned i = d->next_site++ % SITES;
     d->sites[i].site = site;
-    /* The call itself: what follows it may be another function, if it does not return. */
+    /* The address of the call itself: the code behind it may be another function, if the call does not return. */
     rt_symbol_print((const char *)site - 1, d->sites[i].text, SITE_MAX);
     return d->sites[i].text;
 }
@@ -315,9 +315,8 @@ void rt_read_stats(rt_stats *s) {
     }
 }
 
-/* sched.lock held, by an M that is about to wait. If no P runs, no G is queued or in a system call,
- * no timer is set, no descriptor is polled and no G waits for a signal that may come, nothing can ever
- * happen again. */
+/* If no P runs, no G is queued or in a system call, no timer is set, no descriptor is polled and no G waits for a
+ * signal that may come, nothing can ever happen again. */
 void check_dead(void) {
     if (sched.deadlock_is_normal || atomic_load(&sched.n_idle_ps) != sched.procs) return;
     if (sched.runq.n || atomic_load(&sched.n_syscalls) || count_get(&sched.n_fds) ||

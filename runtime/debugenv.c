@@ -2,8 +2,8 @@
  *
  *     LUNAPARK_DEBUG=schedtrace=1000,gctrace=1
  *
- * Read once, at start. A key that nobody knows or a value that is no number is a warning, not an
- * error: the variable may have been set for another version. */
+ * Read once, at start. An unknown key, or a value that is no number, is a warning and no error: the variable may have
+ * been set for another version. */
 #include "impl.h"
 
 #include <errno.h>

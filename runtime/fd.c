@@ -1,25 +1,23 @@
-/* Descriptors for native Gs: the calls read straight down. Try; on EAGAIN wait for readiness; try
- * again.
+/* Descriptors for native Gs: the calls read straight down. Try; on EAGAIN wait for readiness; try again.
  *
- * Who may do what at the same time is fdmutex.c's: a read holds the read lock as long as it lasts,
- * a write the write lock, so the bytes of two big writes do not mix; what neither reads nor writes is
- * a user. Close marks the descriptor, shuts the pollDesc, which ends all waits, waits until it is
- * the last user, and only then gives the number back to the kernel.
+ * fdmutex.c says which calls may run at the same time. A read holds the read lock as long as it lasts, a write the
+ * write lock, so the bytes of two big writes do not mix. Other calls are mere users. Close marks the descriptor, shuts
+ * the pollDesc, which ends all waits, waits until it is the last user, and only then gives the number back to the
+ * kernel.
  *
- * Reads: after a short read a TCP socket is drained, so the next read waits at once instead of
- * paying for EAGAIN. That holds because the poller is edge-triggered: bytes that came after the read
- * bring an edge of their own, or stand as READY in the pollDesc already. It does not hold for what ends
- * a read early for other reasons, hence not for datagrams, terminals, inotify, or unix sockets (a read
- * stops at a message that carries descriptors): the first short read asks once which it is. If the peer
- * has hung up, the end may have come with the same edge as the data; rt_pd_wait returns at once then.
+ * Reads: after a short read a TCP socket is drained, so the next read waits at once instead of paying for EAGAIN. This
+ * holds because the poller is edge-triggered: bytes that came after the read bring an edge of their own, or READY
+ * stands in the pollDesc already. It does not hold for descriptors that end a read early for other reasons: datagrams,
+ * terminals, inotify, unix sockets (a read stops at a message that carries descriptors). The first short read asks once
+ * which kind the descriptor is. If the peer has hung up, the end may have come with the same edge as the data;
+ * rt_pd_wait returns at once then.
  *
- * Writes go on until all is written, 1 GiB at most a call. A socket is written with MSG_NOSIGNAL; what
- * else breaks raises SIGPIPE, which signal.c turns into nothing while rt_own_write says so. Then
- * Go's rule: -EPIPE is an error like others, unless the descriptor is 1 or 2; such a program ends as
- * any other one does in a pipeline.
+ * Writes go on until all is written, 1 GiB at most a call. A socket is written with MSG_NOSIGNAL. Other descriptors
+ * raise SIGPIPE when they break, which signal.c turns into nothing while rt_own_write says so. Then Go's rule: -EPIPE
+ * is an error like others, unless the descriptor is 1 or 2; such a program ends as any other one does in a pipeline.
  *
- * A descriptor without a pollDesc is a file: its calls block, so they are made between
- * rt_entersyscall and rt_exitsyscall (file.c).
+ * A descriptor without a pollDesc is a file: its calls block, so they are made between rt_entersyscall and
+ * rt_exitsyscall (file.c).
  */
 #include "fd.h"
 
@@ -79,7 +77,7 @@ SYS static int sys_shutdown(int fd, int how) {
     return shutdown(fd, how) < 0 ? -errno : 0;
 }
 
-/* EINTR: Linux has closed it all the same. */
+/* EINTR: Linux has closed the descriptor all the same. */
 SYS static int sys_close(int fd) {
     return close(fd) < 0 && errno != EINTR ? -errno : 0;
 }
@@ -180,8 +178,8 @@ static ssize_t write_some(rt_fd *f, struct iovec *iov, int n) {
     return sys_writev(f->fd, iov, n);
 }
 
-/* How many of iov go into one call. The first alone may be too much; then its length is cut, and *cut
- * is what has to be put back. */
+/* How many of iov go into one call. The first alone may be too much: then its length is cut, and *cut is what the
+ * caller puts back. */
 static int one_call(struct iovec *iov, int n, size_t *cut) {
     size_t sum = iov->iov_len;
     int k = 1;
@@ -196,7 +194,7 @@ static int one_call(struct iovec *iov, int n, size_t *cut) {
     return k;
 }
 
-/* Takes r bytes off the front. */
+/* Takes r bytes off the front of *iov. */
 static void advance(struct iovec **iov, int *n, size_t r) {
     while (*n > 0 && r >= (*iov)->iov_len) {
         r -= (*iov)->iov_len;
@@ -211,13 +209,13 @@ static void advance(struct iovec **iov, int *n, size_t r) {
     }
 }
 
-/* Advances iov over what was written. */
+/* Writes all of iov, and advances iov over what was written. */
 static ssize_t write_locked(rt_fd *f, struct iovec *iov, int n) {
     ssize_t done = 0;
     for (;;) {
         int err = f->pd ? rt_pd_check(f->pd, RT_W) : 0;
         if (err) return err;
-        advance(&iov, &n, 0); /* empty ones */
+        advance(&iov, &n, 0); /* skips empty ones */
         if (n == 0) return done;
         size_t cut;
         int k = one_call(iov, n, &cut);

@@ -1,9 +1,9 @@
-/* The lock of a descriptor: one reader and one writer at a time, and nobody's feet pulled away.
+/* The lock of a descriptor: one reader and one writer at a time, and no close under a user.
  *
- * A number in the kernel's table is reused at once, so a descriptor that is closed while somebody
- * is about to use it would make him read another one's bytes. Every use therefore counts as a user,
- * close only marks, and the number is given back when the last user has left. All of it stands in
- * one atomic word, so that a use that meets nobody costs two CAS:
+ * The kernel reuses a descriptor's number at once. So a G that is about to use a descriptor while another G closes it
+ * could read another descriptor's bytes. So every use counts as a user, close only marks the descriptor, and the number
+ * is given back when the last user has left. All of this stands in one atomic word, so a use without contention costs
+ * two CAS:
  *
  *      0       open
  *      1, 2    a reader, a writer holds the lock of its direction
@@ -11,26 +11,24 @@
  *      23..42  how many queue to read
  *      43..62  how many queue to write
  *
- * Locks are handed over: an unlock that finds somebody in its queue leaves the bit set and wakes the
- * first, who owns the lock when it runs. Nobody overtakes, and nobody wakes to find the lock taken.
- * Queues hold waiters that stand on their Gs' stacks; they change under `lock` alone, and so do the
- * counts of the word, but the word can change at its other bits meanwhile: everything is CAS.
+ * Locks are handed over: an unlock that finds a waiter in its queue leaves the bit set and wakes the first waiter,
+ * which owns the lock when it runs. No G overtakes a waiter, and no waiter wakes to find the lock taken. Queues hold
+ * waiters that lie on their Gs' stacks. The queues and the word's counts of them change only under `lock`. The other
+ * bits of the word can change meanwhile, so every change of the word is a CAS.
  *
- * A queueing G waits with a ticket (wait.c), so its deadline or an interrupt may end the wait at the
- * same moment as the hand-over: rt_wake says which one won. An interrupted G is out of the queue or takes
- * itself out, and the lock goes to the next. Waking happens under `lock`, hence an interrupted G
- * that takes `lock` knows that nobody holds a pointer to its waiter any more.
+ * A queueing G waits with a ticket (wait.c), so its deadline or an interrupt may end the wait at the same moment as the
+ * hand-over: rt_wake says which of them won. An interrupted G is out of the queue or takes itself out, and the lock
+ * goes to the next. Waking happens under `lock`. So an interrupted G that takes `lock` knows that no thread holds a
+ * pointer to its waiter any more.
  *
- * Close clears the open bit, sends everybody in the queues away, shuts the pollDesc (fd.c), and
- * waits in fdmutex_drain for the users that are left: they come out of their waits, see RT_ECLOSED,
- * and leave. Who leaves last sets `gone`. After close has returned, the memory may be freed: the
- * last user's release of `lock` is the last thing that touches it, and the closer takes that lock
- * once more.
+ * Close clears the open bit, sends the Gs in the queues away, shuts the pollDesc (fd.c), and waits in fdmutex_drain for
+ * the remaining users. These come out of their waits, see RT_ECLOSED, and leave. The last one sets `gone`. After close
+ * has returned, the memory may be freed: the last user's release of `lock` is the last access, and the closer takes
+ * this lock once more.
  *
- * Rejected: Go's own way, where an unlock wakes a waiter that competes for the lock again (with a
- * fast G on another P it may lose many times), and where the last user closes (with nobody to hear
- * what close answered). A lock bit per direction and no count of users: close could not tell when
- * a G that sets a deadline is through.
+ * Rejected: Go's own way, where an unlock wakes a waiter that competes for the lock again (against a fast G on another
+ * P it may lose many times), and where the last user closes (so no caller gets the result of close). A lock bit per
+ * direction and no count of users: close could not tell when a G that sets a deadline has left.
  *
  * Idea of the word: Go's fd_mutex.go.
  */
@@ -44,11 +42,11 @@ enum { USERS_SHIFT = 3, QUEUE_SHIFT = 23, QUEUE_BITS = 20 };
 #define COUNT_MAX ((UINT64_C(1) << QUEUE_BITS) - 1)
 
 typedef struct fd_waiter {
-    struct fd_waiter *next; /* lock: the last one's is the first */
+    struct fd_waiter *next; /* lock: the last waiter's is the first */
     rt_g *g;
     uint64_t ticket;
     bool queued; /* lock */
-    bool closed; /* who ends the wait writes it before: no lock was handed over */
+    bool closed; /* the thread that ends the wait writes it before: no lock was handed over */
 } fd_waiter;
 
 static inline int side_of(int mode) {
@@ -71,7 +69,7 @@ static inline uint64_t queued(uint64_t s, int side) {
     return s >> (QUEUE_SHIFT + side * QUEUE_BITS) & COUNT_MAX;
 }
 
-/* A count that runs over would open what is closed. Go panics at the same number. */
+/* A count that runs over would open a closed descriptor. Go panics at the same number. */
 static uint64_t one_user_more(uint64_t s) {
     if (users(s) == COUNT_MAX) rt_throw("a million users of one descriptor");
     return s + USER;
@@ -120,7 +118,7 @@ static void push(rt_fdmutex *m, int side, fd_waiter *w) {
     w->queued = true;
 }
 
-/* Takes out the one after `before`. */
+/* Takes out the waiter after `before`. */
 static fd_waiter *take_after(rt_fdmutex *m, int side, fd_waiter *before) {
     fd_waiter *w = before->next;
     before->next = w->next;
@@ -142,7 +140,7 @@ static void take_out(rt_fdmutex *m, int side, fd_waiter *w) {
 
 /* ---- the locks ---- */
 
-/* As rt_wait, but the deadline is the G's own, which is still there afterwards. */
+/* Waits as rt_wait does. The deadline is the G's own and stays set. */
 static rt_wake_code wait_here(rt_g *g, rt_reason reason) {
     int64_t own = atomic_load(&g->timer.until);
     rt_wake_code code = rt_wait(reason, own);
@@ -150,7 +148,7 @@ static rt_wake_code wait_here(rt_g *g, rt_reason reason) {
     return code;
 }
 
-/* Somebody holds it. */
+/* Another G holds the lock: queues. */
 static int lock_slowly(rt_fdmutex *m, int side, rt_reason reason) {
     rt_g *g = rt_self();
     if (!g || g->step) rt_throw("only a native G can queue for a descriptor");
@@ -196,7 +194,7 @@ int fdmutex_lock(rt_fdmutex *m, int mode, int reason) {
     }
 }
 
-/* Hands the lock to the first who still wants it, or lets it go. */
+/* Hands the lock to the first waiter that still wants it, or frees it. */
 static void hand_over(rt_fdmutex *m, int side) {
     bool done = false;
     rt_lock_acquire(&m->lock);
@@ -242,7 +240,7 @@ int fdmutex_close(rt_fdmutex *m) {
     for (int side = 0; side < 2; side++) {
         for (fd_waiter *w; (w = pop(m, side));) {
             w->closed = true;
-            rt_wake(w->g, w->ticket, RT_WOKEN); /* or it is on its way out already */
+            rt_wake(w->g, w->ticket, RT_WOKEN); /* if that fails, w is on its way out already */
         }
     }
     rt_lock_release(&m->lock);

@@ -1,20 +1,19 @@
 /* Files: their calls block, so other Gs run meanwhile.
  *
- * epoll refuses regular files, and rightly: they are always "ready" and still make a reader wait for
- * the disk. So each call stands between rt_entersyscall and rt_exitsyscall. One that the page cache
- * answers costs two CAS more than a bare one; one that lasts loses its P to another M (syscall.c).
- * Nothing can end such a call, hence files have no deadlines (RT_ENODEADLINE), and a close waits for
- * the calls that run.
+ * epoll refuses regular files, and rightly: they are always "ready" and still make a reader wait for the disk. So each
+ * call stands between rt_entersyscall and rt_exitsyscall. A call that the page cache answers costs two CAS more than a
+ * bare one. A call that lasts loses its P to another M (syscall.c). Nothing can end such a call, so files have no
+ * deadlines (RT_ENODEADLINE), and a close waits for the calls that run.
  *
- * An rt_fd without a pollDesc is a file; the locks of its fdmutex keep two reads, or two writes, from
- * moving its offset at the same time. What names its own offset (pread, pwrite) or none (sync) needs no
- * lock and is a mere user.
+ * An rt_fd without a pollDesc is a file. The locks of its fdmutex keep two reads, or two writes, from moving its offset
+ * at the same time. Calls that name their own offset (pread, pwrite) or need none (sync) take no lock and are mere
+ * users.
  *
  * errno is read between the two brackets: after the second the G may be on another thread.
  *
- * Stdout and other descriptors that are shared with strangers must not become nonblocking, since that
- * is a property of the open file, not of ours: they come in by rt_file_init. If a stranger has made
- * one so, the call waits in poll, offloaded as well.
+ * Descriptors that are shared with other programs, such as stdout, must not become nonblocking, since this is a
+ * property of the open file: rt_file_init takes them. If another program has made such a file nonblocking, the call
+ * waits in poll, offloaded as well.
  */
 #include "fd.h"
 
@@ -108,7 +107,7 @@ SYS static int call_open(const char *path, int flags, mode_t mode) {
     return r;
 }
 
-/* Outside a G (rt_fd_close may be), or between the two brackets of somebody else, there is no P to give away. */
+/* Outside a G (rt_fd_close may be called there), or between another caller's brackets, there is no P to give away. */
 SYS int file_close(int fd) {
     rt_g *g = rt_self();
     bool offload = g && !g->step && rt_p_id() >= 0;

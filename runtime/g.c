@@ -1,17 +1,17 @@
 /* Gs: how they are made and how they end.
  *
- * Gs come and go faster than malloc likes, and others keep pointers to them: tickets, watchers, dumps. So
- * they are made in blocks that are never given back, and a dead G waits in a free list for its next life. A stale
- * pointer always points to a G; its id, which is never used again, or its ticket tells that it lives anew.
+ * Gs come and go faster than malloc likes, and other code keeps pointers to them: tickets, watchers, dumps. So Gs are
+ * made in blocks that are never given back, and a dead G waits in a free list for its next life. A stale pointer always
+ * points to a G. The G's id, which is never used again, or its ticket tells that the G lives anew.
  *
- * Each P has two lists that need no lock, of dead Gs with a stack and without. One that is full gives half to
- * the global list of its kind, one that is empty takes as many from there (gfree_lock). A native G of the usual stack
- * size keeps its stack when it dies; sysmon gives the pages of those in the global list back (stack_scavenge).
- * A native G is made from one with a stack, and be it from the global list: Gs that begin on one P and end on
- * another would become ever more otherwise, since a G that was given a stack keeps it.
+ * Each P has two lists of dead Gs that need no lock, one of Gs with a stack and one of Gs without. A full list gives
+ * half to the global list of its kind, an empty one takes as many from there (gfree_lock). A native G of the usual
+ * stack size keeps its stack when it dies. sysmon gives the pages of such stacks in the global list back
+ * (stack_scavenge). A native G is made from a G with a stack, if need be from the global list. Else Gs that begin on
+ * one P and end on another would give ever more Gs a stack, since each G keeps its stack.
  *
- * The last G_RESERVE dead ones of the global list are for rt_new_step_sure: for what has to be done without
- * memory, since it gives memory back.
+ * The last G_RESERVE dead Gs of the global list are for rt_new_step_sure: for work that has to be done without memory,
+ * since it gives memory back.
  */
 #include "impl.h"
 
@@ -29,7 +29,7 @@ void init_gs(void) {
     atomic_store(&sched.next_id, 0); /* the runtime's own G; the main G is 1 */
 }
 
-/* gfree_lock held. A block of new Gs for the global list; returns false without memory. */
+/* gfree_lock held. Adds a block of new Gs to the global list. False: no memory. */
 static bool add_block(void) {
     if (sched.n_blocks == sched.blocks_cap) {
         uint32_t cap = sched.blocks_cap ? sched.blocks_cap * 2 : 64;
@@ -49,7 +49,7 @@ static bool add_block(void) {
     return true;
 }
 
-/* gfree_lock held. One from the global list, and some more for p's own, of which `rest` stay. */
+/* gfree_lock held. Takes a G from the global list, and some more for p's own list; `rest` of them stay. */
 static rt_g *refill(g_list *global, g_list *own, int rest) {
     rt_g *g = g_list_pop(global);
     for (int i = 0; own && i < GFREE_MAX / 2 && global->n > rest; i++)
@@ -57,7 +57,7 @@ static rt_g *refill(g_list *global, g_list *own, int rest) {
     return g;
 }
 
-/* gfree_lock held. One without a stack; NULL without memory. */
+/* gfree_lock held. Takes a G without a stack. NULL: no memory. */
 static rt_g *take_global(g_list *own, bool sure) {
     while (sched.gfree.n <= G_RESERVE && add_block())
         ;
@@ -65,8 +65,8 @@ static rt_g *take_global(g_list *own, bool sure) {
     return refill(&sched.gfree, own, G_RESERVE);
 }
 
-/* A dead G, moved to idle; NULL without memory. sure: from the reserve if need be. with_stack: rather one that kept its
- * stack, which is of STACK_NATIVE, and be it from the global list: see the essay. */
+/* Takes a dead G and moves it to idle. NULL: no memory. sure: from the reserve if need be. with_stack: rather a G that
+ * kept its stack, of STACK_NATIVE bytes, if need be from the global list: see the essay. */
 static rt_g *take_g(bool with_stack, bool sure) {
     rt_m *m = rt_getm();
     rt_p *p = m ? m->p : NULL;
@@ -103,7 +103,7 @@ void bury(rt_g *g) {
     rt_p *p = rt_getm()->p;
     bool has_stack = g->ctx.stack.lo != NULL;
     g_list *l = has_stack ? &p->stack_gfree : &p->gfree;
-    g_list_push_front(l, g); /* the next one to begin finds it in the cache */
+    g_list_push_front(l, g); /* the next G to begin finds this one in the cache */
     if (l->n < GFREE_MAX) return;
     g_list half = {0};
     while (l->n > GFREE_MAX / 2)
@@ -115,7 +115,7 @@ void bury(rt_g *g) {
     rt_lock_release(&sched.gfree_lock);
 }
 
-/* A G that was taken and can't be used, which has no stack. */
+/* Gives a G back that was taken, cannot be used and has no stack. */
 static void give_back(rt_g *g) {
     rt_lock_acquire(&sched.gfree_lock);
     atomic_store_explicit(&g->status, G_DEAD, memory_order_release);

@@ -3,11 +3,11 @@
  * The scheduler's sections are a few dozen instructions long, so a thread that finds the lock held
  * spins a moment, then sleeps in the kernel. The word is one of three:
  *
- *     FREE --acquire--> HELD --somebody must sleep--> CONTENDED --release--> FREE, wake one
+ *     FREE --acquire--> HELD --another must sleep--> CONTENDED --release--> FREE, wake one
  *
  * A sleeper moves the word to CONTENDED before it sleeps and takes the lock as CONTENDED when it
- * wakes, since it can't know whether others sleep still; one wake-up too many is the price of not
- * counting them. Drepper, "Futexes are tricky", third mutex.
+ * wakes, since it cannot know whether others still sleep. One wake-up too many is the price of not
+ * counting sleepers. Drepper, "Futexes are tricky", third mutex.
  *
  * Acquire and release orders make what the holder wrote visible to the next one; nothing else is
  * promised.

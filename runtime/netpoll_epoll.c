@@ -1,12 +1,12 @@
 /* The epoll half of the poller: one epoll instance per P, with an eventfd that breaks a poll.
  *
- * Every descriptor is registered once, edge-triggered for both directions and RDHUP; nothing is
- * changed until it is closed. Listeners stand in all pollers with EPOLLEXCLUSIVE, so that a new
- * connection wakes one of them. (EXCLUSIVE allows no RDHUP, and a listener needs no write side.)
+ * Every descriptor is registered once, edge-triggered for both directions and RDHUP. The registration does not change
+ * until the close. Listeners stand in all pollers with EPOLLEXCLUSIVE, so that a new connection wakes one of them.
+ * (EXCLUSIVE allows no RDHUP, and a listener needs no write side.)
  *
- * A break writes the eventfd at most once until a blocking poll has read it: `broken` is that one
- * write in flight. It is level-triggered and only a blocking poll takes it, so a break before the
- * poll begins still ends it, and a nonblocking poll of somebody else does not swallow it.
+ * A break writes the eventfd at most once until a blocking poll has read it: `broken` stands for this one write in
+ * flight. The eventfd is level-triggered, and only a blocking poll reads it. So a break before the poll begins still
+ * ends the poll, and a nonblocking poll of another thread does not swallow it.
  */
 #include "impl.h"
 
@@ -70,13 +70,13 @@ static void take_break(rt_poller *po) {
 }
 
 #ifdef RT_TSAN
-enum { NO_PWAIT2 = 1 }; /* it does not know that call, and keeps a signal that comes meanwhile */
+enum { NO_PWAIT2 = 1 }; /* TSan does not know this call, and keeps a signal that comes meanwhile */
 #else
 enum { NO_PWAIT2 = 0 };
 #endif
 
-/* epoll_wait with a time in nanoseconds, where the kernel has it (5.11); else in milliseconds,
- * rounded up: too early would mean polling again, and again. */
+/* epoll_wait with a time in nanoseconds, where the kernel has it (5.11). Else in milliseconds, rounded up: returning
+ * too early would mean polling again, and again. */
 static int wait_ns(int epfd, struct epoll_event *evs, int64_t delay_ns) {
     static _Atomic bool no_pwait2 = NO_PWAIT2;
     if (delay_ns > 0 && !atomic_load_explicit(&no_pwait2, memory_order_relaxed)) {

@@ -10,11 +10,11 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 
-/* First the kernel's 16 random bytes for this process, then what getrandom gives. */
+/* The first number comes from the kernel's 16 random bytes for this process, later ones from getrandom. */
 uint64_t os_random(void) {
     static _Atomic bool used_auxv;
     uint64_t x = 0;
-    const void *auxv = (const void *)getauxval(AT_RANDOM); /* NOLINT: that is how it is passed */
+    const void *auxv = (const void *)getauxval(AT_RANDOM); /* NOLINT: the kernel passes it so */
     if (auxv && !atomic_exchange(&used_auxv, true)) {
         memcpy(&x, auxv, sizeof x);
         return x;
@@ -25,7 +25,7 @@ uint64_t os_random(void) {
 
 void os_raise_fd_limit(void) {
     struct rlimit r;
-    /* A process that may not raise it runs with what it has; accept says so when it is used up. */
+    /* A process that may not raise the limit runs with what it has; accept reports when it is used up. */
     if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
         r.rlim_cur = r.rlim_max;
         setrlimit(RLIMIT_NOFILE, &r);

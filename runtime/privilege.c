@@ -1,12 +1,12 @@
 /* Another user, on every thread.
  *
- * In Linux each thread has ids of its own; "the process is no longer root" holds only when all have
- * changed. glibc's set*id functions do that: they interrupt every thread of pthread_create with a
- * signal of theirs (33, which no mask of ours can block), whose handler makes the system call there,
- * and return when all have. Our Ms and sysmon are such threads, those in a system call included. A
- * thread that is made meanwhile waits for it, and starts with the ids of who made it.
+ * In Linux each thread has ids of its own: "the process is no longer root" holds only when all threads have changed.
+ * glibc's set*id functions change all. They interrupt every thread of pthread_create with a signal of glibc's (33,
+ * which no mask of ours can block), whose handler makes the system call there, and return when all threads have. The Ms
+ * and sysmon are such threads, also in a system call. A thread that is made meanwhile waits, and starts with the ids of
+ * its maker.
  *
- * The raw system calls would change one thread, so they are not for us.
+ * The raw system calls would change one thread, so they are not used.
  */
 #include "impl.h"
 
@@ -28,7 +28,7 @@ int rt_setgroups(size_t n, const gid_t *groups) {
     return setgroups(n, groups) < 0 ? -errno : 0;
 }
 
-/* The user's groups, as initgroups sets them, which is not said to tell all threads. */
+/* Sets the user's groups as initgroups does, which is not documented to change all threads. */
 static int set_groups_of(const char *user, gid_t gid) {
     int n = 64;
     for (;;) {
@@ -39,12 +39,12 @@ static int set_groups_of(const char *user, gid_t gid) {
         int err = found < 0 ? 0 : rt_setgroups((size_t)found, groups);
         free(groups);
         if (found >= 0) return err;
-        if (n <= room) n = room * 2; /* it should have said how many there are */
+        if (n <= room) n = room * 2; /* getgrouplist should have set n */
     }
 }
 
 int rt_find_user(const char *user, const char *group, uid_t *uid, gid_t *gid) {
-    enum { ROOM = 1 << 20 }; /* a group comes with the names of its members */
+    enum { ROOM = 1 << 20 }; /* a group's record has the names of its members */
     struct passwd pw, *found = NULL;
     struct group gr, *found_group = NULL;
     char *buf = malloc(ROOM);
@@ -66,11 +66,11 @@ int rt_drop_privileges(const char *user, const char *group) {
     uid_t uid;
     gid_t gid;
     int err = rt_find_user(user, group, &uid, &gid);
-    /* Groups first: without uid 0 none of this is allowed any more. */
+    /* Groups first: without uid 0 no further change is allowed. */
     if (!err) err = set_groups_of(user, gid);
     if (!err) err = rt_setgid(gid);
     if (!err) err = rt_setuid(uid);
     if (err) return err;
-    if (uid != 0 && (setuid(0) == 0 || seteuid(0) == 0)) return -EPERM; /* a way back */
+    if (uid != 0 && (setuid(0) == 0 || seteuid(0) == 0)) return -EPERM; /* there is a way back */
     return 0;
 }

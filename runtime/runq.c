@@ -14,18 +14,19 @@
  * When the ring is full, its older half goes to the global list, at the price of one lock for 128
  * Gs. A thief takes half of what it finds, so work spreads in log n steps.
  *
- * runnext holds one G that a running native G readied: it runs next, so two Gs that hand work to each
- * other find it in the cache, and run in one slice: slicetick does not move, so after 10 ms sysmon
- * says yield_now, and the pair goes behind the ring once. Everybody moves the slot by exchange or CAS.
- * A thief takes it only when there is nothing else, and after a pause: mostly its owner is about to.
+ * runnext holds one G that a running native G readied. This G runs next, so two Gs that hand work to
+ * each other find the work in the cache. The two run in one slice: slicetick does not move, so after
+ * 10 ms sysmon says yield_now, and the pair goes behind the ring once. The slot moves by exchange or
+ * CAS. A thief takes runnext only when there is nothing else, and after a pause: mostly the owner is
+ * about to take it.
  *
  * Source: Go's proc.go (runqput, runqgrab); D. Chase, Y. Lev, "Dynamic circular work-stealing
  * deque", from which it differs by taking at the head on both sides, which keeps Gs in order.
  */
 #include "impl.h"
 
-/* A G may move from runnext to the ring while we look at one and then the other; then the tail has
- * moved as well, so an answer counts only if it has not. */
+/* A G may move from runnext to the ring between the look at the one and the look at the other. Then the tail has moved
+ * as well, so an answer counts only if the tail has not. */
 bool runq_empty(rt_p *p) {
     for (;;) {
         uint32_t head = atomic_load_explicit(&p->runq_head, memory_order_acquire);
@@ -44,7 +45,7 @@ static inline void slot_set(rt_p *p, uint32_t i, rt_g *g) {
     atomic_store_explicit(&p->runq[i % RUNQ_SIZE], g, memory_order_relaxed);
 }
 
-/* Moves the older half of the full ring, and g, to the global list. False if thieves were faster. */
+/* Moves the older half of the full ring, and g, to the global list. False: thieves were faster. */
 static bool put_slow(rt_p *p, rt_g *g, uint32_t head) {
     rt_g *batch[RUNQ_SIZE / 2];
     for (uint32_t i = 0; i < RUNQ_SIZE / 2; i++)
@@ -76,7 +77,7 @@ void runq_put(rt_p *p, rt_g *g) {
     }
 }
 
-/* Owner of p only: g runs next; what was to run next goes to the ring. */
+/* Owner of p only. g runs next; the G that was to run next goes to the ring. */
 void runq_put_next(rt_p *p, rt_g *g) {
     rt_g *old = atomic_exchange_explicit(&p->runnext, g, memory_order_acq_rel);
     if (old) runq_put(p, old);
@@ -88,7 +89,7 @@ static void new_slice(rt_p *p) {
                           memory_order_relaxed);
 }
 
-/* The G in runnext, unless its slice is over: then it goes to the ring. */
+/* Takes the G in runnext, unless its slice is over: then the G goes to the ring. */
 static rt_g *get_next(rt_p *p) {
     if (!atomic_load_explicit(&p->runnext, memory_order_relaxed)) return NULL;
     rt_g *g = atomic_exchange_explicit(&p->runnext, NULL, memory_order_acq_rel);
@@ -114,15 +115,15 @@ rt_g *runq_get(rt_p *p) {
     }
 }
 
-/* victim's runnext, if its owner still has not taken it after a few microseconds. */
+/* Takes victim's runnext, if its owner has not taken it after a few microseconds. */
 static rt_g *steal_next(rt_p *victim) {
     if (!atomic_load_explicit(&victim->runnext, memory_order_relaxed)) return NULL;
     nanosleep(&(struct timespec){0, 3000}, NULL);
     return atomic_exchange_explicit(&victim->runnext, NULL, memory_order_acq_rel);
 }
 
-/* Takes half of victim's ring into p's, which is empty and the caller's; returns one of them. With
- * next_too also the G in runnext, if the ring has none. */
+/* Takes half of victim's ring into p's, which is empty and the caller's. Returns one of these Gs; NULL: none. next_too:
+ * takes the G in runnext if the ring has none. */
 rt_g *runq_steal(rt_p *p, rt_p *victim, bool next_too) {
     uint32_t tail = atomic_load_explicit(&p->runq_tail, memory_order_relaxed);
     uint32_t n;
@@ -166,8 +167,7 @@ void global_put(g_list *l) {
     *l = (g_list){0};
 }
 
-/* sched.lock held. Takes a fair share, at most max if max > 0: one is returned, the others go to
- * p's ring. */
+/* sched.lock held. Takes a fair share, at most max if max > 0. Returns one of these Gs, the others go to p's ring. */
 rt_g *global_get(rt_p *p, int32_t max) {
     if (sched.runq.n == 0) return NULL;
     int32_t n = sched.runq.n / sched.procs + 1;
@@ -178,7 +178,7 @@ rt_g *global_get(rt_p *p, int32_t max) {
     for (int32_t i = 1; i < n; i++) {
         uint32_t head = atomic_load_explicit(&p->runq_head, memory_order_acquire);
         uint32_t tail = atomic_load_explicit(&p->runq_tail, memory_order_relaxed);
-        if (tail - head >= RUNQ_SIZE) break; /* full: put_slow would take the lock we hold */
+        if (tail - head >= RUNQ_SIZE) break; /* full: put_slow would take the lock again */
         runq_put(p, g_list_pop(&sched.runq));
     }
     atomic_store(&sched.n_runq, sched.runq.n);

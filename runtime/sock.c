@@ -1,25 +1,23 @@
 /* Sockets: made, listened on, accepted from, connected.
  *
- * Accept. A client that went away while it stood in the backlog (ECONNABORTED) is nobody's error: the
- * next one is tried. Out of descriptors is another matter: accept fails, the connection stays in the
- * backlog, and no edge will come for it again. So to wait alone would hang although clients are there,
- * and to try again at once would burn a CPU. An rt_acceptor keeps one descriptor in reserve.
- * When accept says EMFILE it closes that one, accepts, says farewell, closes, and opens the reserve
- * again: one client knows at once, the others a little later. Then it pauses, 5 ms, doubled each time up
- * to a second, in the hope that connections end meanwhile. A pause is a wait for the listener with the
- * G's own deadline, so that a close ends it.
+ * Accept. A client that went away while it stood in the backlog (ECONNABORTED) is no error: the next one is tried. A
+ * lack of descriptors is another matter. Accept fails, the connection stays in the backlog, and no edge will come for
+ * it again. So to wait alone would hang although clients are there, and to try again at once would burn a CPU. An
+ * rt_acceptor keeps one descriptor in reserve. When accept says EMFILE, the acceptor closes the reserve, accepts, says
+ * farewell, closes, and opens the reserve again: one client knows at once, the others a little later. Then the acceptor
+ * pauses, 5 ms, doubled each time up to a second, since connections may end meanwhile. A pause is a wait for the
+ * listener with the G's own deadline, so a close ends it.
  *
- * Linux looks for a free number before it looks for a client, so it says EMFILE to an empty backlog, too:
- * if the reserve finds nobody to refuse, that is no failure, and the next client is waited for.
+ * Linux looks for a free number before it looks for a client, so it says EMFILE for an empty backlog, too. If the
+ * reserve finds no client to refuse, there is no failure, and the acceptor waits for the next client.
  *
- * Another thread may take the number between our close and our accept. Then nobody is refused this
- * time; a reserve that is gone is opened again as soon as that works.
+ * Another thread may take the number between the close and the accept. Then no client is refused this time. A lost
+ * reserve is opened again as soon as possible.
  *
- * Connect. A nonblocking connect goes on in the kernel; the socket becomes writable when it is decided,
- * and SO_ERROR tells how. But a wake-up is no decision: a socket that was registered before it
- * connected has been reported writable and hung up already. So without an error the peer's name is
- * asked for, which only a connected socket has (Go's issues 14548 and 19289 tell what happens to who
- * believes the wake-up).
+ * Connect. A nonblocking connect goes on in the kernel. The socket becomes writable when the connect is decided, and
+ * SO_ERROR tells how. But a wake-up is no decision: a socket that was registered before it connected has been reported
+ * writable and hung up already. So without an error the peer's name is asked for, which only a connected socket has
+ * (Go's issues 14548 and 19289 tell what happens to a program that believes the wake-up).
  */
 #include "fd.h"
 
@@ -41,7 +39,7 @@ SYS int rt_listen(const struct sockaddr *sa, socklen_t len, int backlog) {
     int fd = rt_socket(sa->sa_family, SOCK_STREAM, 0);
     if (fd < 0) return fd;
     int one = 1;
-    /* Without it a restarted server waits for TIME_WAIT; a failure would show in bind. */
+    /* Without SO_REUSEADDR a restarted server waits for TIME_WAIT. A failure shows in bind. */
     if (sa->sa_family != AF_UNIX) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     if (bind(fd, sa, len) < 0 || listen(fd, backlog) < 0) {
         int err = -errno;
@@ -85,14 +83,14 @@ void rt_acceptor_close(rt_acceptor *a) {
     a->reserve_fd = -1;
 }
 
-/* Turns one client away. -EAGAIN: nobody is there. */
+/* Turns one client away. -EAGAIN: there is no client. */
 SYS static int refuse_one(rt_acceptor *a, int fd) {
     int c = -EMFILE;
     if (a->reserve_fd >= 0) {
         close(a->reserve_fd);
         c = rt_accept4(fd, NULL, NULL);
         if (c >= 0) {
-            /* Its send buffer is empty, so this goes out or the client is gone. */
+            /* The send buffer is empty, so the farewell goes out or the client is gone. */
             if (a->farewell_len) {
                 ssize_t n = send(c, a->farewell, a->farewell_len, MSG_NOSIGNAL | MSG_DONTWAIT);
                 (void)n;
@@ -104,7 +102,7 @@ SYS static int refuse_one(rt_acceptor *a, int fd) {
     return c;
 }
 
-/* Pauses. 0, or what ended the listener. */
+/* Pauses. 0, or the error that ended the listener. */
 static int pause_accepting(rt_acceptor *a, rt_pd *pd) {
     a->pause_ns = a->pause_ns ? a->pause_ns * 2 : PAUSE_MIN_NS;
     if (a->pause_ns > PAUSE_MAX_NS) a->pause_ns = PAUSE_MAX_NS;
@@ -112,7 +110,7 @@ static int pause_accepting(rt_acceptor *a, rt_pd *pd) {
     int64_t until = rt_nanotime() + a->pause_ns, own = atomic_load(&g->timer.until);
     int err;
     rt_set_deadline(g, own && own < until ? own : until);
-    /* Clients that come meanwhile end the wait; accept is tried after the pause, whatever came. */
+    /* Clients that come meanwhile end the wait. Accept is tried after the pause in any case. */
     do
         err = rt_pd_wait(pd, RT_R, RT_WAIT_ACCEPT);
     while (!err && rt_nanotime() < until);
@@ -137,8 +135,8 @@ int rt_accept_with(rt_acceptor *a, int fd, rt_pd *pd) {
         return c;
     }
     if (c == RT_ECLOSED || c == RT_ETIMEOUT || c == RT_ECANCELED) return c;
-    /* Any other error is the network's on that one connection (accept(2) lists them) or ours: either
-     * way the next may work, and a loop without a pause would help nobody. */
+    /* Any other error is the network's, on one connection (accept(2) lists them), or this process's. Either way the
+     * next accept may work, and a loop without a pause would not help. */
     a->failures++;
     int err = pause_accepting(a, pd);
     return err ? err : c;
@@ -167,7 +165,7 @@ SYS int rt_connected(int fd) {
     socklen_t len = sizeof err;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0) return -errno;
     if (err != 0 && err != EISCONN) return -err;
-    /* No error may also mean that nothing is decided yet: a wake-up can be spurious. */
+    /* No error may also mean that the connect is undecided: a wake-up can be spurious. */
     struct sockaddr_storage peer;
     len = sizeof peer;
     if (getpeername(fd, (struct sockaddr *)&peer, &len) == 0) return 0;

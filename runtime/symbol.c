@@ -1,13 +1,12 @@
 /* From an address to the name of its function, for dumps and profiles.
  *
- * dladdr knows what is exported; most of our functions are static, and their names stand in the
- * executable's .symtab, which is not loaded. So the executable is mapped at the first question and
- * searched from one end to the other: 10 us, so a caller with many addresses asks once
- * for each. Libraries are dladdr's.
+ * dladdr knows exported functions. Most functions here are static, and their names stand in the executable's .symtab,
+ * which is not loaded. So the first question maps the executable, and each question searches the table from one end to
+ * the other. This takes 10 us, so a caller with many addresses asks once for each. Libraries are dladdr's.
  *
- * A stripped executable has no .symtab; then "lunapark+0x1234" is what addr2line takes.
+ * A stripped executable has no .symtab; then addr2line takes "lunapark+0x1234".
  *
- * No allocation, so it may be called where a program is dying. (dladdr takes the loader's recursive
+ * Nothing is allocated, so the functions may be called where a program is dying. (dladdr takes the loader's recursive
  * lock: it may wait for a dlopen of another thread.)
  */
 #include "impl.h"
@@ -33,7 +32,7 @@ static struct {
     uintptr_t bias, lo, hi; /* the executable: address = bias + value; its code's bounds */
 } exe;
 
-/* The code's bounds, from the program headers that the kernel told. */
+/* Finds the bounds of the executable's code, from the program headers that the kernel passed. */
 static void find_bounds(void) {
     const ElfW(Phdr) *ph = (const ElfW(Phdr) *)getauxval(AT_PHDR); /* NOLINT: so it is passed */
     size_t n = getauxval(AT_PHNUM);
@@ -66,8 +65,8 @@ static void find_symtab(const char *file, size_t size) {
     }
 }
 
-/* Without the file, names of static functions are missing, that is all. Who asks next tries again: it may be that there
- * was just no descriptor or no memory for it. */
+/* Maps the executable. Without it only names of static functions are missing. The next question tries again: there may
+ * have been just no descriptor or no memory. */
 static void open_exe(void) {
     rt_lock_acquire(&exe.lock);
     if (!atomic_load(&exe.ready)) {
@@ -109,7 +108,7 @@ void symbol_find(const void *pc, rt_symbol *s) {
         const char *slash = strrchr(info.dli_fname, '/');
         s->module = slash ? slash + 1 : info.dli_fname;
         s->start = (uintptr_t)info.dli_fbase;
-        if (info.dli_sname && at >= exe.hi) { /* of a library */
+        if (info.dli_sname && at >= exe.hi) { /* a library's */
             s->name = info.dli_sname;
             s->start = (uintptr_t)info.dli_saddr;
         } else if (info.dli_sname && !exe.syms) {

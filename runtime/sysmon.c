@@ -1,31 +1,30 @@
 /* sysmon: a thread without a P that sees what the Ms are too busy to see.
  *
- * It sleeps 20 us between rounds; after 50 rounds without anything to do it doubles that up to
- * 10 ms; when all Ps have been idle for a while it sleeps until somebody takes a P (p_idle_get looks
- * at sysmon_sleeps). What begins a system call does not wait for the end of a sleep of more than 1 ms, a nap:
- * rt_entersyscall ends it, and for the next rounds sleeps are short again, 250 us while a P is in a call. So a call that
- * lasts, of which nobody knew that, holds others up for some 0.3 ms; and those that do not last wake sysmon some 500
- * times a second at most. Each round:
+ * sysmon sleeps 20 us between rounds. After 50 rounds without anything to do it doubles the sleep up to 10 ms. When all
+ * Ps have been idle for a while, it sleeps until an M takes a P (p_idle_get looks at sysmon_sleeps). A system call that
+ * begins does not wait for the end of a nap, a sleep of more than 1 ms: rt_entersyscall ends the nap, and for the next
+ * rounds sleeps are short again, 250 us while a P is in a call. So a call that lasts, unannounced, holds other Gs up
+ * for some 0.3 ms, and calls that do not last wake sysmon some 500 times a second at most. Each round:
  *
- *   - polls for a P that nobody polled for 10 ms, since its G does not stop;
- *   - wakes an M for timers of a busy P that are overdue;
+ *   - polls for a P that was not polled for 10 ms, since its G does not stop;
+ *   - wakes an M for overdue timers of a busy P;
  *   - takes Ps whose M is in a system call for more than one round, if there is anything to do or to wait for;
- *   - takes Ps whose M runs the same foreign code for 20 ms, and from the cells that are stuck there the Gs
- *     that have not begun (syscall.c, cell.c);
+ *   - takes Ps whose M runs the same foreign code for 20 ms, and, from the cells that are stuck there, the Gs that have
+ *     not begun (syscall.c, cell.c);
  *   - polls and runs timers for idle Ps for which no thread could be had, and tries again to have one (m.c);
- *   - tells a P that runs the same G for 10 ms to let others run (a cell looks between its Gs);
+ *   - tells a P that runs the same G for 10 ms to let other Gs run (a cell looks between its Gs);
  *   - keeps now_ns of a P whose G does not stop at most 10 ms behind;
  *   - gives pages of unused stacks back, every second;
  *   - does what a signal asked for if no P does (signal.c);
  *   - prints a line every N ms if LUNAPARK_DEBUG=schedtrace=N, for which it wakes from its deep sleep.
  *
- * The line, of totals: those of events since the line before, with a plus:
+ * The line has totals; events since the last line have a plus:
  *
  *     SCHED 1003ms: ps=4 idle=3 ms=5 idle=1 spinning=0 runq=0 [0 0 2 0] polls=+81 events=+80
  *     steals=+3 handoffs=+0 switches=+612 gs: runnable=2 running=1 syscall=0 waiting=70 dead=55
  *
- * Time comes from a table of two functions, which a test replaces by its own: it stops the thread
- * between two rounds, moves the clock, and looks at what the next round did (test_sysmon.c).
+ * Time comes from a table of two functions. A test replaces the table by its own: it stops the thread between two
+ * rounds, moves the clock, and looks at what the next round did (test_sysmon.c).
  */
 #include "impl.h"
 
@@ -57,7 +56,7 @@ void sysmon_wake(void) {
         note_wake(&sched.sysmon_note);
 }
 
-/* Takes p out of foreign code, and has another M run it. */
+/* Takes p out of foreign code and finds another M for p. */
 static bool retake_foreign(rt_p *p, uint32_t word) {
     if (!foreign_retake(p, word)) return false;
     atomic_fetch_add(&sched.n_handoffs, 1);
@@ -66,7 +65,7 @@ static bool retake_foreign(rt_p *p, uint32_t word) {
     return true;
 }
 
-/* What was posted to a cell whose M lost its P, and has not begun, may begin elsewhere. */
+/* Moves Gs that were posted to away cells and have not begun to the global queue. */
 static bool relieve_cells(void) {
     rt_lock_acquire(&sched.lock);
     bool any = sched.away && cell_relieve();
@@ -75,8 +74,8 @@ static bool relieve_cells(void) {
     return any;
 }
 
-/* p's M is in a system call. One round is long enough if something waits: Gs, or what only an M in p's poller hears of in
- * time. */
+/* p's M is in a system call. Takes p after one round if something waits: Gs, or events that only an M in p's poller
+ * sees in time. */
 static bool watch_call(rt_p *p, watch *w, int64_t now) {
     uint32_t calls = atomic_load(&p->syscalltick);
     if (calls != w->syscalltick) {
@@ -130,7 +129,7 @@ static bool watch_p(rt_p *p, watch *w, int64_t now) {
 
 /* ---- Ps without an M ---- */
 
-/* For an idle P in whose poller no M sits, since no thread could be had: events and timers. */
+/* Polls and runs timers for an idle P without an M in its poller, for want of a thread. */
 static void tend_p(rt_p *p, int64_t now) {
     rt_lock_acquire(&sched.lock);
     bool alone = p->in_idle && !p->poll_m;
@@ -142,7 +141,7 @@ static void tend_p(rt_p *p, int64_t now) {
     inject(NULL, &l);
 }
 
-/* Each round while threads are missing; tries to make one after FEED_MIN_NS, then ever more seldom. */
+/* Called each round while threads are missing. Tries to make a thread after FEED_MIN_NS, then ever more seldom. */
 static void tend_starved(int64_t now) {
     static int64_t next_ns, pause_ns; /* sysmon's */
     for (int32_t i = 0; i < sched.procs; i++)
@@ -159,7 +158,7 @@ static void tend_starved(int64_t now) {
 
 static int64_t started_ns;
 
-/* Where the next text goes, after snprintf at `at` said n. */
+/* Where the next text goes, when snprintf at `at` returned n. */
 static size_t next_at(size_t at, size_t size, int n) {
     return n < 0 ? at : at + (size_t)n < size ? at + (size_t)n : size - 1;
 }
@@ -196,14 +195,14 @@ static void print_line(int64_t now) {
 
 /* ---- the loop ---- */
 
-/* Sleeps until sysmon_wake, at most limit_ns; 0: no limit. What wakes it may have come before it said how it sleeps:
- * `missed` looks once more. */
+/* Sleeps until sysmon_wake, at most limit_ns; 0: no limit. The event to wake for may have come before sysmon said how
+ * it sleeps: `missed` looks once more. */
 static void sleep_on_note(sysmon_sleep how, int64_t limit_ns, bool (*missed)(void)) {
     _Atomic uint32_t *sleeps = &sched.sysmon_sleeps;
     note_clear(&sched.sysmon_note);
     atomic_store(sleeps, how);
     if (missed() && atomic_exchange(sleeps, SYSMON_UP) != SYSMON_UP) return;
-    /* Who took the word back to SYSMON_UP is about to wake us. */
+    /* The thread that took the word back to SYSMON_UP is about to wake sysmon. */
     if (limit_ns == 0 || (!note_sleep_for(&sched.sysmon_note, limit_ns) &&
                           atomic_exchange(sleeps, SYSMON_UP) == SYSMON_UP))
         note_sleep(&sched.sysmon_note);
@@ -224,7 +223,7 @@ static void real_sleep(int64_t delay_ns) {
         sleep_on_note(SYSMON_NAPS, delay_ns, any_call);
         called = rt_nanotime() < end;
     } else {
-        nanosleep(&t, NULL); /* its signals are blocked */
+        nanosleep(&t, NULL); /* sysmon's signals are blocked */
     }
 }
 
@@ -278,13 +277,13 @@ static void *sysmon(void *arg) {
         if (atomic_load(&sched.n_syscalls) > 0) did |= relieve_cells();
         signal_watch(now);
         if (now >= next_scavenge) {
-            /* A batch each time, and the next one in the next round if there may be more. */
+            /* A batch each time; the next one in the next round if there may be more. */
             if (stack_scavenge() == 0) next_scavenge = now + SCAVENGE_NS;
         }
         if (next_line && now >= next_line) {
             print_line(now);
             next_line += every_ns;
-            if (next_line <= now) next_line = now + every_ns; /* never two for one */
+            if (next_line <= now) next_line = now + every_ns; /* never two lines for one period */
         }
         idle_rounds = did ? 0 : idle_rounds + 1;
     }

@@ -6,14 +6,14 @@
  * search. Both are mapped and read-only. We read them ourselves and follow the few instructions
  * that compilers use for C.
  *
- * It runs in a signal handler, so it takes no lock, allocates nothing, calls nothing, and cannot
- * fault: tables are those of the modules that were there when the process began, which are never
- * unmapped, and the stack is read only between the interrupted stack pointer and the stack's end,
- * which the scheduler knows. What it does not understand (code made at run time, libraries loaded
- * later, a CFA that is an expression) ends the walk, so that a stack may be cut short at its outer
- * end, never invented.
+ * The unwinder runs in a signal handler, so it takes no lock, allocates nothing, calls nothing, and
+ * cannot fault. It reads the tables of the modules that were there when the process began; these are
+ * never unmapped. It reads the stack only between the interrupted stack pointer and the stack's end,
+ * which the scheduler knows. Frames that it does not understand (code made at run time, libraries
+ * loaded later, a CFA that is an expression) end the walk: a stack may be cut short at its outer
+ * end, but is never invented.
  *
- * Rejected: libgcc's _Unwind_Backtrace (takes a lock as soon as anybody has registered frames, as
+ * Rejected: libgcc's _Unwind_Backtrace (takes a lock as soon as any code has registered frames, as
  * LuaJIT does for its traces: a signal in between would lock for ever); frame pointers (two
  * instructions per function and a register in all that we compile, and libc has none); copying the
  * stack and doing this later (kilobytes per sample).
@@ -358,7 +358,7 @@ static bool run_cfa(const entry *e, const uint8_t *p, const uint8_t *end, uintpt
     return true;
 }
 
-/* A word of the stack, whose bytes the sanitizers may think nobody's business. */
+/* Loads a word of the stack, whose bytes the sanitizers may have marked as unusable. */
 __attribute__((no_sanitize("address"))) RT_PEEKS static bool load(rt_stack s, uintptr_t at,
                                                                   uintptr_t *x) {
     if (at < (uintptr_t)s.lo || at + sizeof *x > (uintptr_t)s.hi || at % sizeof *x) return false;
@@ -366,11 +366,11 @@ __attribute__((no_sanitize("address"))) RT_PEEKS static bool load(rt_stack s, ui
     return true;
 }
 
-/* From a frame's registers to its caller's. `live` is where the stack in use begins. */
+/* Goes from a frame's registers to its caller's. Reads only inside s. */
 static bool step(uintptr_t *regs, uintptr_t *pc, bool *is_return, rt_stack s) {
     entry e;
     rules initial = {0}, r;
-    /* A call may be the last instruction of its function: the return address is another's. */
+    /* A call may be the last instruction of its function: then the return address belongs to another function. */
     uintptr_t at = *pc - (*is_return ? 1 : 0);
     if (!find_entry(at, &e) || !run_cfa(&e, e.cie_code, e.cie_end, ~(uintptr_t)0, &initial, NULL))
         return false;
@@ -414,9 +414,9 @@ int unwind(const void *context, rt_stack stack, uintptr_t *pcs, int max) {
     bool is_return = false;
     if (max > 0) pcs[n++] = pc;
     if (regs[SP] < (uintptr_t)stack.lo || regs[SP] > (uintptr_t)stack.hi) return n;
-    stack.lo = (char *)regs[SP]; /* NOLINT: below it nothing is anybody's */
+    stack.lo = (char *)regs[SP]; /* NOLINT: nothing below is in use */
 #if defined(__x86_64__)
-    stack.lo -= 128; /* but the red zone */
+    stack.lo -= 128; /* except the red zone */
 #endif
     while (n < max && step(regs, &pc, &is_return, stack))
         pcs[n++] = pc;
