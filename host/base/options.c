@@ -531,8 +531,8 @@ static const struct {
      "signal stops it at once. SIGUSR2 starts the binary anew, with the listening sockets; the\n"
      "old process stops when the new one serves."},
     {"run", "lunapark run [options] SCRIPT.lua [args]",
-     "Runs a script as the main G, with its arguments in `arg` and `...`; ends when it returns.\n"
-     "Exit code 1 if it raises, 2 if all its Gs wait for each other."},
+     "Runs a script as the main G, with its arguments in `arg` and `...`; ends when the script\n"
+     "returns. Exit code 1 if the script raises, 2 if all its Gs wait for each other."},
     {"test", "lunapark test [options] [busted's options] [paths]",
      "Runs busted specs inside the scheduler (default: spec/), with busted's options and exit\n"
      "code. A block fails if it takes too long, waits for what can never come, or leaves Gs,\n"
