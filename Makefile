@@ -81,7 +81,7 @@ RT_OBJS  := $(patsubst %.c,$(B)/%.o,$(wildcard runtime/*.c)) $(B)/runtime/contex
 RT_LIB   := $(B)/liblunapark_rt.a
 LLHTTP   := $(addprefix $(B)/llhttp/,api.o http.o llhttp.o)
 GEN_OBJS := $(B)/gen/abi.o $(B)/gen/embed.o
-HOST_ROOMS := base vm net shared sys http generation command
+HOST_ROOMS := base vm net shared sys serve http generation command
 MAIN_OBJ := $(B)/host/command/main.o
 # Every object of the host but main.o: what its tests are linked with.
 HOST_OBJS := $(filter-out $(MAIN_OBJ),$(patsubst %.c,$(B)/%.o,$(wildcard $(HOST_ROOMS:%=host/%/*.c)))) $(GEN_OBJS) $(LLHTTP)
@@ -103,7 +103,7 @@ HOST_INSIDE := $(B)/host/bench/shared
 HOST_TOOLS := $(filter-out $(HOST_INSIDE),$(call programs_of,host/bench/*.c))
 
 # In the order of their types: LuaJIT reads them as one text.
-FFI_HEADERS := runtime/runtime_ffi.h $(foreach r,base vm net http shared sys generation command,host/$r/$r_ffi.h) host/base/abi.h
+FFI_HEADERS := runtime/runtime_ffi.h $(foreach r,base vm net serve http shared sys generation command,host/$r/$r_ffi.h) host/base/abi.h
 LUA_FILES   := $(shell LC_ALL=C find lua -name '*.lua' | LC_ALL=C sort)
 OUR_C       := $(sort $(wildcard $(foreach d,runtime host $(HOST_ROOMS:%=host/%),$(addprefix $d/,*.[ch] test/*.[ch] bench/*.[ch] fuzz/*.[ch] examples/*.[ch]))))
 

@@ -11,7 +11,7 @@ enum { MAX_LISTEN = 16 };
 /* --dev=public: --dev for clients on other machines too. */
 enum { DEV_PUBLIC = 2 };
 
-/* What the clients of a listener may take (http/server.h). Any thread reads. */
+/* What the clients of a listener may take (serve/server.h). Any thread reads. */
 typedef struct host_limits {
     _Atomic int64_t max_body; /* bytes */
     _Atomic int64_t min_rate; /* bytes a second; 0: no limit */

@@ -13,9 +13,10 @@ local ORDER = {
     { "net", "vm", "base" },
     { "shared", "vm", "base" },
     { "sys", "net", "vm", "base" },
-    { "http", "net", "vm", "base" },
-    { "generation", "http", "net", "sys", "shared", "vm", "base" },
-    { "command", "generation", "http", "net", "sys", "shared", "vm", "base" },
+    { "serve", "net", "vm", "base" },
+    { "http", "serve", "net", "vm", "base" },
+    { "generation", "http", "serve", "net", "sys", "shared", "vm", "base" },
+    { "command", "generation", "http", "serve", "net", "sys", "shared", "vm", "base" },
 }
 
 -- The headers of runtime/ that are for others.

@@ -7,6 +7,7 @@
 #include "../generation/generation.h"
 #include "../generation/history.h"
 #include "../generation/message.h"
+#include "../http/conn.h"
 #include "../vm/job.h"
 #include "../vm/vm.h"
 #include "../vm/vmcall.h"
@@ -26,7 +27,11 @@ host_listener admin_listener(void) {
     host_vm *vm = vm_new(-1);
     if (!vm) start_failed("admin: not enough memory");
     vm->gc.serves = true;
-    return (host_listener){.addr = options.admin, .is_private = true, .vm = vm, .limits = &limits};
+    return (host_listener){.addr = options.admin,
+                           .protocol = &http_protocol,
+                           .is_private = true,
+                           .vm = vm,
+                           .limits = &limits};
 }
 
 void admin_load(host_vm *vm) {

@@ -2,7 +2,7 @@
 #ifndef ADMIN_H
 #define ADMIN_H
 
-#include "../http/server.h"
+#include "../serve/server.h"
 
 /* The listener of --admin, with the VM that answers there, which has loaded nothing yet. Any native G. Does not wait. */
 host_listener admin_listener(void);

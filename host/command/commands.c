@@ -11,7 +11,8 @@
 #include "../generation/generation.h"
 #include "../generation/message.h"
 #include "../generation/pool.h"
-#include "../http/server.h"
+#include "../http/conn.h"
+#include "../serve/server.h"
 #include "../sys/signals.h"
 #include "../vm/block.h"
 #include "../vm/dump.h"
@@ -226,8 +227,8 @@ static host_server *open_listener(const host_listener *l) {
 
 static void open_listeners(void) {
     for (int i = 0; i < options.n_listen; i++)
-        listeners[n_listeners++] =
-            open_listener(&(host_listener){.addr = options.listen[i], .limits = &options.limits});
+        listeners[n_listeners++] = open_listener(&(host_listener){
+            .addr = options.listen[i], .protocol = &http_protocol, .limits = &options.limits});
     if (!options.admin) return;
     host_listener admin = admin_listener();
     listeners[n_listeners++] = open_listener(&admin);

@@ -23,7 +23,7 @@
 
 #include "../base/addr.h"
 #include "../base/log.h"
-#include "../http/server.h"
+#include "../serve/server.h"
 #include "../net/sockpath.h"
 
 #include <errno.h>

@@ -34,7 +34,7 @@
 #include "../base/bell.h"
 #include "../base/log.h"
 #include "../base/options.h"
-#include "../http/server.h"
+#include "../serve/server.h"
 #include "../sys/exec.h"
 #include "../sys/sys_ffi.h"
 #include "inherit.h"

@@ -23,7 +23,7 @@
 
 #include "../base/log.h"
 #include "../base/options.h"
-#include "../http/server.h"
+#include "../serve/server.h"
 #include "../net/sockpath.h"
 #include "commands.h"
 #include "inherit.h"

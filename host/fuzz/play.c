@@ -33,7 +33,7 @@
 #include "../base/base.h"
 #include "../base/base_ffi.h"
 #include "../http/conn.h"
-#include "../http/conns.h"
+#include "../serve/conns.h"
 #include "../generation/generation.h"
 #include "../generation/generation_ffi.h"
 #include "../base/log.h"
@@ -162,19 +162,19 @@ static int64_t live_gs(void) {
 static host_conn *conns[CLIENTS + 1];
 static int n_conns;
 
-void __real_server_add_conn(host_server *s, host_conn *c);
-void __wrap_server_add_conn(host_server *s, host_conn *c);
-void __wrap_server_add_conn(host_server *s, host_conn *c) {
-    conns[n_conns++] = c;
-    __real_server_add_conn(s, c);
+void __real_server_add_conn(server_conn *c);
+void __wrap_server_add_conn(server_conn *c);
+void __wrap_server_add_conn(server_conn *c) {
+    conns[n_conns++] = (host_conn *)c;
+    __real_server_add_conn(c);
 }
 
-void __real_server_remove_conn(host_server *s, host_conn *c);
-void __wrap_server_remove_conn(host_server *s, host_conn *c);
-void __wrap_server_remove_conn(host_server *s, host_conn *c) {
+void __real_server_remove_conn(server_conn *c);
+void __wrap_server_remove_conn(server_conn *c);
+void __wrap_server_remove_conn(server_conn *c) {
     for (int i = 0; i < n_conns; i++)
-        if (conns[i] == c) conns[i] = conns[--n_conns];
-    __real_server_remove_conn(s, c);
+        if (&conns[i]->base == c) conns[i] = conns[--n_conns];
+    __real_server_remove_conn(c);
 }
 
 static bool waits_for_input(const host_conn *c) {
@@ -578,8 +578,8 @@ void play_begin(void) {
     host_log_set_level(LOG_ERROR + 1); /* errors are what most scripts are about */
     char *said = generation_start("host/fuzz/conn.lua", false);
     if (said) wrong("%s", said);
-    now.server =
-        server_open(&(host_listener){.addr = "127.0.0.1:0", .limits = &options.limits}, &err);
+    host_listener l = {"127.0.0.1:0", &http_protocol, .limits = &options.limits};
+    now.server = server_open(&l, &err);
     if (!now.server) wrong("cannot listen: %s", rt_strerror(err));
     while (host_vms(2) == 0) /* the spare one is being made */
         rt_sleep(NS_PER_MS);

@@ -35,17 +35,17 @@
  * until the client has read. So a client that pipelines requests and reads no answers holds one answer.
  */
 #include "conn.h"
-#include "conns.h"
 #include "handler.h"
 #include "hold.h"
 #include "http1.h"
 #include "over.h"
 #include "pace.h"
-#include "peers.h"
 #include "response.h"
 
 #include "../base/log.h"
 #include "../base/options.h"
+#include "../serve/conns.h"
+#include "../serve/peers.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -79,11 +79,11 @@ ssize_t conn_read(host_conn *c, size_t room, const char **data) {
 }
 
 static bool stopping(host_conn *c) {
-    return atomic_load_explicit(&c->server->stopping, memory_order_relaxed);
+    return atomic_load_explicit(&c->base.server->stopping, memory_order_relaxed);
 }
 
 static const host_limits *limits_of(const host_conn *c) {
-    return c->server->listener.limits;
+    return c->base.server->listener.limits;
 }
 
 /* ---- the end ---- */
@@ -99,7 +99,7 @@ static rt_step close_conn(host_conn *c) {
     out_drop(&c->out);
     if (c->x) end_exchange(c, rt_nanotime());
     rt_pd_watch(c->io.pd, NULL);
-    server_remove_conn(c->server, c);
+    server_remove_conn(&c->base);
     stream_close(&c->io, false);
     free(c);
     return RT_EXIT;
@@ -186,7 +186,7 @@ static int bind_vm(host_conn *c) {
     host_exchange *x = c->x;
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
     bool soon;
-    host_vm *vm = handler_vm(c->server, &soon);
+    host_vm *vm = handler_vm(c->base.server, &soon);
     if (!vm && soon) return ask_again(c);
     rt_g *handler = vm ? handler_make(x, vm) : NULL;
     if (!handler) return refuse_busy(c);
@@ -231,15 +231,15 @@ static double idle_seconds(host_conn *c) {
 
 /* Between two requests: nothing but the connection itself is held. */
 static int wait_idle(host_conn *c, int64_t now) {
-    atomic_store_explicit(&c->idle_ns, conns_idle_since(now, c->served), memory_order_relaxed);
+    atomic_store_explicit(&c->base.idle_ns, conns_idle_since(now, c->served), memory_order_relaxed);
     rt_pd_set_deadline(c->io.pd, RT_R, now + (int64_t)(idle_seconds(c) * 1e9));
     return wait_for(c, RT_R);
 }
 
 /* The connection is idle no more: gives it an exchange. NULL: no memory. */
 static host_exchange *wake_up(host_conn *c) {
-    atomic_store_explicit(&c->idle_ns, 0, memory_order_relaxed);
-    if (atomic_load_explicit(&c->leaves, memory_order_relaxed)) conns_stay(c);
+    atomic_store_explicit(&c->base.idle_ns, 0, memory_order_relaxed);
+    if (atomic_load_explicit(&c->base.leaves, memory_order_relaxed)) conns_stay(&c->base);
     if ((c->x = exchange_take(c, &http1_ops))) c->x->begin_ns = rt_nanotime();
     return c->x;
 }
@@ -281,7 +281,7 @@ static int step_head(host_conn *c) {
     }
     if (n == -EAGAIN && late && x) return refuse(c, 408);
     if (n != -EAGAIN || late) return close_conn(c); /* the end, a reset, or nothing to answer */
-    if (!x && atomic_load_explicit(&c->leaves, memory_order_relaxed)) return close_conn(c);
+    if (!x && atomic_load_explicit(&c->base.leaves, memory_order_relaxed)) return close_conn(c);
     return x ? wait_for(c, RT_R) : wait_idle(c, rt_nanotime());
 }
 
@@ -526,10 +526,10 @@ void conn_start(host_server *s, int fd, uint32_t peer, int refusal) {
     }
     c->g = g;
     c->io.tells = s->tells;
-    c->server = s;
-    c->peer = peer;
+    c->base.server = s;
+    c->base.peer = peer;
     int64_t now = rt_nanotime();
-    if (!refusal) c->idle_ns = conns_idle_since(now, false);
+    if (!refusal) c->base.idle_ns = conns_idle_since(now, false);
     if (refusal && (c->x = exchange_take(c, &http1_ops))) {
         c->x->begin_ns = now;
         c->x->error = refusal;
@@ -539,6 +539,25 @@ void conn_start(host_server *s, int fd, uint32_t peer, int refusal) {
     }
     RT_LOCAL(g, conn_local)->conn = c;
     rt_pd_watch(c->io.pd, g);
-    server_add_conn(s, c);
+    server_add_conn(&c->base);
     rt_ready(g);
 }
+
+static void start(host_server *s, int fd, uint32_t peer, bool refuse) {
+    conn_start(s, fd, peer, refuse ? 503 : 0);
+}
+
+static void look(server_conn *base) {
+    host_conn *c = list_of(base, host_conn, base);
+    rt_pd_kick(c->io.pd, RT_R);
+}
+
+static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
+                           "Connection: close\r\nContent-Length: 0\r\n\r\n";
+
+const server_protocol http_protocol = {
+    .start = start,
+    .look = look,
+    .busy = busy,
+    .busy_len = sizeof busy - 1,
+};

@@ -3,11 +3,10 @@
 #define CONN_H
 
 #include "../../runtime/runtime.h"
-#include "../base/list.h"
 #include "../net/stream.h"
+#include "../serve/server.h"
 #include "exchange.h"
 #include "out.h"
-#include "server.h"
 
 /* What a connection does when its G runs. */
 typedef enum conn_phase {
@@ -22,21 +21,19 @@ typedef enum conn_phase {
 } conn_phase;
 
 struct host_conn {
-    rt_g *g; /* the connection's own G, from its beginning to its end */
+    server_conn base; /* first */
+    rt_g *g;          /* the connection's own G, from its beginning to its end */
     stream io;
     host_out out;
-    host_server *server;
     /* The present exchange; NULL while idle: then the connection costs this struct, its G and its pollDesc. A handler
      * may have an older exchange: see hold.c. */
     host_exchange *x;
-    list_link link; /* conns.c */
-    /* atomic, the connection's G writes: since when it is idle, see conns.c; 0: it is not */
-    _Atomic int64_t idle_ns;
-    uint32_t peer; /* of peer_enter */
     uint8_t phase, after_flush;
-    bool served;         /* a handler has got a request of the connection */
-    _Atomic bool leaves; /* atomic: the connection shall make room for others */
+    bool served; /* a handler has got a request of the connection */
 };
+
+/* HTTP/1, for a listener. */
+extern const server_protocol http_protocol;
 
 /* Reads up to `room` bytes, at most BODY_READ, into a buffer of the thread: *data. Returns the count; 0: the end;
  * -EAGAIN: wait for RT_R; another -errno. Only the holder of the connection (hold.c). Does not wait. */

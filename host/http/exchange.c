@@ -68,7 +68,7 @@ static void begin(host_exchange *x, host_conn *c, const exchange_ops *ops) {
     memset((char *)x + from, 0, n);
     x->conn = c;
     x->ops = ops;
-    x->server = c->server;
+    x->server = c->base.server;
     x->sent = -(int64_t)c->out.n;
     x->req.headers = (host_header *)x->room;
     x->headers_cap = EXCHANGE_ROOM / sizeof(host_header);

@@ -4,10 +4,10 @@
 #define EXCHANGE_H
 
 #include "../../runtime/runtime.h"
+#include "../serve/server.h"
 #include "../vm/luag.h"
 #include "../vm/waitfd.h"
 #include "http_ffi.h"
-#include "server.h"
 
 #include <llhttp.h>
 #include <stdatomic.h>

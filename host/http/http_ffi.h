@@ -94,15 +94,12 @@ int host_stream_write(host_req *r, double id, const char *data, size_t len);
 int host_stream_flush(host_req *r, double id);
 int host_stream_end(host_req *r, double id);
 
-/* ---- servers (server.c) ---- */
+/* ---- servers (requests.c) ---- */
 
 /* Serves addr with this VM's handler number `handler` alone. The number is free again some time after the server was
  * stopped. Returns the number of the server, and writes the bound address to `bound`. An error: *err, and -1; or -2:
  * the server has to end before the number is free. */
 int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err);
-
-/* Stops accepting; the connections end when their requests in flight are answered. */
-void host_serve_stop(int server);
 
 /* ---- exchanges that are over (over.c) ---- */
 

@@ -2,11 +2,17 @@
 #include "requests.h"
 
 #include "../vm/luag.h"
+#include "../serve/server.h"
+#include "conn.h"
 #include "hold.h"
-#include "server.h"
 
 static int route_of(const host_exchange *x) {
     return x->req.label;
+}
+
+int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err) {
+    const host_listener l = {.addr = addr, .protocol = &http_protocol, .handler = handler};
+    return server_serve(&l, bound, cap, err);
 }
 
 static const luag_request_ops ops = {

@@ -53,7 +53,7 @@ static one *open_one(const char *request) {
     static int n;
     int sv[2];
     one *o = &ones[n++ % 2];
-    *o = (one){.conn.server = &server};
+    *o = (one){.conn.base.server = &server};
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, sv) < 0 ||
         stream_open(&o->conn.io, sv[0], &stream_socket) < 0)
         rt_throw("no socket");
@@ -392,7 +392,7 @@ static void a_request_moves_to_an_heir(void *arg) {
 static void a_refused_head_has_its_bytes(void *arg) {
     (void)arg;
     static const char head[] = "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n";
-    host_conn conn = {.server = &server};
+    host_conn conn = {.base.server = &server};
     host_exchange *x = exchange_take(&conn, &http1_ops);
     CHECK(exchange_keep(x, head, strlen(head)) == 0 && http1_head(x) == -413);
     exchange_account a;
@@ -421,7 +421,7 @@ static struct {
 
 /* Keeps pieces of n bytes, of which each is read, if `reads`, when the next two are there. */
 static void keep_pieces(size_t n, bool reads) {
-    host_conn conn = {.server = &server};
+    host_conn conn = {.base.server = &server};
     host_exchange *x = exchange_take(&conn, &http1_ops);
     host_req *r = &x->req;
     size_t seen = 0;
@@ -443,7 +443,7 @@ static void keep_pieces(size_t n, bool reads) {
 }
 
 static void keep_what_has_a_length(void) {
-    host_conn conn = {.server = &server};
+    host_conn conn = {.base.server = &server};
     host_exchange *x = exchange_take(&conn, &http1_ops);
     x->req.content_length = 30000;
     CHECK_EQ(exchange_keep_body(x, body, 10), 0);

@@ -67,7 +67,7 @@ static rt_step fake_step(rt_g *g) {
 /* Its G has begun to wait for a handler that has the exchange. */
 static host_exchange *begin(fake *f, crowd *c) {
     f->c = c;
-    f->conn.server = &f->server;
+    f->conn.base.server = &f->server;
     refs_init(&f->server.refs, 1 << 20);
     f->server.listener.limits = &options.limits;
     f->conn.g = rt_new_step(fake_step, NULL);

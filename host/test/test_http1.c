@@ -44,7 +44,7 @@ static const char *const bad_heads[] = {
 };
 
 static host_server server = {.listener.limits = &options.limits};
-static host_conn conn = {.server = &server};
+static host_conn conn = {.base.server = &server};
 
 /* What a head says, for comparison. */
 static void print_head(const host_exchange *x, char *text, size_t size) {

@@ -1,10 +1,12 @@
-/* Servers: listeners, their connections, and how they stop.
+/* Servers: listeners, their connections, and how they stop. What is spoken is the matter of a protocol
+ * (server_protocol): http/conn.c speaks HTTP.
  *
  * A server has one listening socket, registered in the poller of every P with EPOLLEXCLUSIVE, and a native G per P that
  * accepts. A connection is registered with the poller that watches fewest descriptors (netpoll.c), so connections
  * spread however unevenly they were accepted.
  *
- * Stopping closes the listener and kicks every connection. A busy connection says "Connection: close" and ends after
+ * Stopping closes the listener and has every connection look. A busy connection of HTTP says "Connection: close" and
+ * ends after
  * its response. A connection that waits for a request goes on waiting for a second (drain_idle_ns), then looks a last
  * time. Closing it at once would break a request that is on its way; under load, a client's request is on its way for
  * half of the time. A second is longer than a request takes through any network, and a client that was silent for so
@@ -24,7 +26,7 @@
  * the servers of its VM.
  *
  * How many connections there may be: conns.c. If the descriptors run out all the same, each acceptor turns one client
- * away with a 503 and pauses: rt_acceptor.
+ * away with its protocol's word for that (a 503), and pauses: rt_acceptor.
  */
 #include "server.h"
 
@@ -35,6 +37,7 @@
 #include "../vm/vm.h"
 #include "conns.h"
 #include "peers.h"
+#include "serve_ffi.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -106,16 +109,16 @@ static void one_less(void) {
     if (atomic_fetch_sub(&servers.n_open, 1) == 1) bell_ring(&servers.none_open);
 }
 
-void server_add_conn(host_server *s, host_conn *c) {
-    server_hold(s);
+void server_add_conn(server_conn *c) {
+    server_hold(c->server);
     atomic_fetch_add(&servers.n_open, 1);
     conns_add(c);
 }
 
-void server_remove_conn(host_server *s, host_conn *c) {
+void server_remove_conn(server_conn *c) {
     conns_remove(c);
     peer_leave(c->peer);
-    server_release(s);
+    server_release(c->server);
     one_less();
 }
 
@@ -133,14 +136,11 @@ typedef struct acceptor {
     rt_acceptor with;
 } acceptor;
 
-static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n"
-                           "Connection: close\r\nContent-Length: 0\r\n\r\n";
-
-/* Answers 503 and closes. Bytes that have come are read: else the close would be a reset, which can overtake the
+/* Says that there is no room, and closes. Bytes that have come are read: else the close would be a reset, which can overtake the
  * answer. */
-static void turn_away(int fd) {
+static void turn_away(const server_protocol *p, int fd) {
     char unread[4096];
-    (void)!send(fd, busy, sizeof busy - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (p->busy) (void)!send(fd, p->busy, p->busy_len, MSG_NOSIGNAL | MSG_DONTWAIT);
     shutdown(fd, SHUT_WR);
     (void)!recv(fd, unread, sizeof unread, MSG_DONTWAIT);
     close(fd);
@@ -156,14 +156,14 @@ static void take_conn(host_server *s, int fd, bool tcp, bool may_yield) {
         answer = conns_admit();
     }
     if (answer == CONNS_TURN_AWAY || answer == CONNS_LATER) {
-        turn_away(fd);
+        turn_away(s->listener.protocol, fd);
         if (peer != PEER_FULL) peer_leave(peer);
         return;
     }
-    /* Responses are written whole, so waiting for an ACK would only delay the next one. Harmless if the connection is
+    /* Most messages are written whole, so waiting for an ACK would only delay the next one. Harmless if the connection is
      * gone already. */
     if (tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    conn_start(s, fd, peer, answer == CONNS_REFUSE ? 503 : 0);
+    s->listener.protocol->start(s, fd, peer, answer == CONNS_REFUSE);
 }
 
 static bool is_tcp(const host_server *s) {
@@ -280,7 +280,8 @@ static bool start_acceptor(host_server *s, rt_pd *pd) {
     acceptor *a = calloc(1, sizeof *a);
     if (!a) return false;
     *a = (acceptor){.server = s, .pd = pd};
-    rt_acceptor_init(&a->with, busy, sizeof busy - 1);
+    const server_protocol *p = s->listener.protocol;
+    rt_acceptor_init(&a->with, p->busy, p->busy_len);
     if (rt_go(accept_main, a)) return true;
     rt_acceptor_close(&a->with);
     free(a);
@@ -326,11 +327,12 @@ void server_look(host_server *s) {
 
 /* ---- from Lua ---- */
 
-int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err) {
-    const host_listener l = {
-        .addr = addr, .handler = handler, .vm = vm_current(), .limits = &options.limits};
+int server_serve(const host_listener *l, char *bound, size_t cap, int *err) {
+    host_listener own = *l;
+    own.vm = vm_current();
+    own.limits = &options.limits;
     *err = sock_allowed();
-    host_server *s = *err ? NULL : server_open(&l, err);
+    host_server *s = *err ? NULL : server_open(&own, err);
     if (s) *err = server_start(s);
     int id = !s ? -1 : *err ? -2 : s->id;
     if (!*err) snprintf(bound, cap, "%s", s->addr);

@@ -3,7 +3,7 @@
  * A server runs out of descriptors first. If idle clients take all of them, other clients get none, and handlers can
  * open no file. So there is a bound, --max-conns, below the limit of descriptors by a reserve (find_max). At the bound
  * a new client makes the connection close that has been idle for longest: its client has to expect this at any time.
- * Only if none is idle, the new client is refused. A connection of its own answers 503, so that the answer arrives, as
+ * Only if none is idle, the new client is refused. A connection of its own answers so (503), so that the answer arrives, as
  * long as there are few such connections (SLACK, from the reserve). Beyond, the client gets an answer that a reset may
  * destroy.
  *
@@ -20,9 +20,10 @@
  * the request and stays. Connections that were told to leave and are still there count as gone. When SLACK of them are
  * there, they have to run before the next client comes in.
  */
+#include "conns.h"
+
 #include "../base/log.h"
 #include "../base/options.h"
-#include "conns.h"
 
 #include <dirent.h>
 #include <limits.h>
@@ -83,12 +84,12 @@ static int64_t max_conns(void) {
 
 /* The lock is held. Tells the connection that has been idle for longest to leave. False: none is idle. */
 static bool tell_idlest(void) {
-    host_conn *idlest = NULL;
+    server_conn *idlest = NULL;
     list_link *l = conns.look;
     int64_t since = INT64_MAX;
     for (int64_t i = 0; i < conns.n && i < LOOK_MAX; i++, l = l->next) {
         if (!l) l = conns.list.first;
-        host_conn *c = list_of(l, host_conn, link);
+        server_conn *c = list_of(l, server_conn, link);
         int64_t idle = atomic_load_explicit(&c->idle_ns, memory_order_relaxed);
         if (idle == 0 || idle >= since || atomic_load(&c->leaves)) continue;
         idlest = c;
@@ -98,7 +99,7 @@ static bool tell_idlest(void) {
     if (!idlest) return false;
     atomic_store(&idlest->leaves, true);
     conns.leaving++;
-    rt_pd_kick(idlest->io.pd, RT_R);
+    idlest->server->listener.protocol->look(idlest);
     return true;
 }
 
@@ -127,7 +128,7 @@ conns_answer conns_admit(void) {
     return answer;
 }
 
-void conns_stay(host_conn *c) {
+void conns_stay(server_conn *c) {
     rt_lock_acquire(&conns.lock);
     conns.leaving--;
     atomic_store(&c->leaves, false);
@@ -136,14 +137,14 @@ void conns_stay(host_conn *c) {
 
 /* ---- the list ---- */
 
-void conns_add(host_conn *c) {
+void conns_add(server_conn *c) {
     rt_lock_acquire(&conns.lock);
     list_prepend(&conns.list, &c->link);
     conns.n++;
     rt_lock_release(&conns.lock);
 }
 
-void conns_remove(host_conn *c) {
+void conns_remove(server_conn *c) {
     rt_lock_acquire(&conns.lock);
     if (conns.look == &c->link) conns.look = c->link.next;
     list_remove(&conns.list, &c->link);
@@ -155,8 +156,8 @@ void conns_remove(host_conn *c) {
 void conns_kick(const host_server *s) {
     rt_lock_acquire(&conns.lock);
     for (list_link *l = conns.list.first; l; l = l->next) {
-        host_conn *c = list_of(l, host_conn, link);
-        if (c->server == s) rt_pd_kick(c->io.pd, RT_R);
+        server_conn *c = list_of(l, server_conn, link);
+        if (c->server == s) s->listener.protocol->look(c);
     }
     rt_lock_release(&conns.lock);
 }

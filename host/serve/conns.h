@@ -3,7 +3,7 @@
 #define CONNS_H
 
 #include "../base/base.h"
-#include "conn.h"
+#include "server.h"
 
 typedef enum { CONNS_SERVE, CONNS_REFUSE, CONNS_TURN_AWAY, CONNS_LATER } conns_answer;
 /* The idle_ns of a connection that becomes idle now. served: the connection has brought a request. */
@@ -12,16 +12,16 @@ static inline int64_t conns_idle_since(int64_t now_ns, bool served) {
 }
 /* Finds out how many connections there may be. Before the first one is accepted. */
 void conns_init(void);
-/* What an accepted client gets. SERVE: a connection. REFUSE: a connection that answers 503. TURN_AWAY: the caller's own
+/* What an accepted client gets. SERVE: a connection. REFUSE: a connection that answers so (503). TURN_AWAY: the caller's own
  * answer. LATER: the caller lets other Gs run and asks again. May tell the connection that has been idle for longest to
  * leave. */
 conns_answer conns_admit(void);
 /* Adds c to the list; takes it out when it is closed. */
-void conns_add(host_conn *c);
-void conns_remove(host_conn *c);
+void conns_add(server_conn *c);
+void conns_remove(server_conn *c);
 /* c was told to leave, but stays: a request has come. Only c's G. */
-void conns_stay(host_conn *c);
-/* Ends the waits for input of the connections of s, which then look at s->stopping. */
+void conns_stay(server_conn *c);
+/* Has the connections of s look at what has changed: s stops. */
 void conns_kick(const host_server *s);
 
 #endif

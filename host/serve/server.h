@@ -1,9 +1,10 @@
-/* Servers: a listener, its acceptors and connections. See server.c. */
+/* Servers of any protocol: a listener, its acceptors and connections. See server.c. */
 #ifndef SERVER_H
 #define SERVER_H
 
 #include "../../runtime/runtime.h"
 #include "../base/addr.h"
+#include "../base/list.h"
 #include "../base/options.h"
 #include "../base/refs.h"
 #include "../net/sockpath.h"
@@ -14,12 +15,35 @@
 #include <stdint.h>
 
 typedef struct host_vm host_vm;
-typedef struct host_conn host_conn;
 typedef struct host_server host_server;
 
-/* An address to listen on, the code that answers clients there, and their limits. HTTP/1 is spoken there. */
+/* What servers know of a connection. Stands first in the connection's own struct. */
+typedef struct server_conn {
+    host_server *server;
+    list_link link; /* conns.c */
+    /* atomic, the connection's G writes: since when the connection is idle, see conns.c; 0: it is not, or its protocol
+     * does not say */
+    _Atomic int64_t idle_ns;
+    uint32_t peer;       /* of peer_enter */
+    _Atomic bool leaves; /* atomic: the connection shall make room for others */
+} server_conn;
+
+/* What is spoken at a listener. A constant of each protocol. */
+typedef struct server_protocol {
+    /* Begins a connection of s on fd, and takes over fd and peer, of peer_enter. refuse: there may be no more
+     * connections: this one tells the client so, and nothing else. With a P. Does not wait. */
+    void (*start)(host_server *s, int fd, uint32_t peer, bool refuse);
+    /* Has c look at what has changed: its server stops, or c leaves. Under the lock of conns.c. Does not wait. */
+    void (*look)(server_conn *c);
+    /* What a client is told that gets no connection. NULL: nothing. */
+    const char *busy;
+    size_t busy_len;
+} server_protocol;
+
+/* An address to listen on, what is spoken there, the code that answers clients there, and their limits. */
 typedef struct host_listener {
-    const char *addr;          /* as the user wrote it */
+    const char *addr; /* as the user wrote it */
+    const server_protocol *protocol;
     bool is_private;           /* a unix socket's file is its owner's alone, from its making on */
     int handler;               /* number of the handler in the VM that answers */
     host_vm *vm;               /* the one VM that answers, and ends the server; NULL: the P's VM */
@@ -80,9 +104,15 @@ void server_look(host_server *s);
 /* True: a server that only vm answers accepts. By the thread that runs vm. */
 bool server_any_of(const host_vm *vm);
 
-/* c is a connection of s from now on; is closed. By the connection's maker; by its G. Do not wait. */
-void server_add_conn(host_server *s, host_conn *c);
-void server_remove_conn(host_server *s, host_conn *c);
+/* c is a connection of c->server from now on; is closed, and may be freed. By the connection's maker; by its G. Do not
+ * wait. */
+void server_add_conn(server_conn *c);
+void server_remove_conn(server_conn *c);
+
+/* Opens and starts a server that the running VM answers by l->handler, for Lua. Returns the number of the server, and
+ * writes the bound address to `bound`. An error: *err, and -1; or -2: the server has to end before the number of the
+ * handler is free. By the thread that runs the VM. Does not wait. */
+int server_serve(const host_listener *l, char *bound, size_t cap, int *err);
 
 /* After every server was stopped: waits until their connections are gone. True: they are; false: deadline_ns
  * (rt_nanotime) came. One native G at a time. */
