@@ -23,7 +23,8 @@ ssize_t file_readv(int fd, const struct iovec *iov, int n);
 ssize_t file_writev(int fd, const struct iovec *iov, int n);
 int file_close(int fd);
 
-/* signal.c. Stdout or stderr is broken: the process dies of SIGPIPE, unless the program has changed what SIGPIPE does. */
+/* signal.c. Stdout or stderr is broken: the process dies of SIGPIPE, unless the program has changed what SIGPIPE
+ * does. */
 void signal_broken_pipe(void);
 
 #endif

@@ -59,14 +59,15 @@
  * `watcher` is a G that the end cancels although the G does not read. The G's id stands beside it (watcher_id), so a
  * late event does nothing to the G's next life. A G paired with the id of another G means: cancel nobody.
  *
- * An error without data or end (EPOLLERR alone: nobody is where a datagram went, what the error queue of a socket has) is
- * an event for both directions: who waits is woken, or READY is kept. The pollDesc does not note it, as Go's `everr` does.
- * The kernel keeps the error until somebody takes it (SO_ERROR), and every waiter calls the kernel again when it wakes, so
- * its read, write, recvfrom or connect brings the error in its own words, and takes it. A note beside it would say that
- * there was an error when another call has taken it, and would have to be taken back. Go has everr for descriptors that
- * can be registered and never become readable; ours are refused when they are registered (EPERM), or are the user's, who
- * asks the kernel by poll (host_sock_ready). Of a reader and a writer, the first one gets the error, and the other the end
- * that comes with it. Who waits without a call to follow is the watcher alone, and a reset brings RDHUP, too.
+ * An error without data or end (EPOLLERR alone: nobody is where a datagram went, what the error queue of a socket has)
+ * is an event for both directions: who waits is woken, or READY is kept. The pollDesc does not note it, as Go's `everr`
+ * does. The kernel keeps the error until somebody takes it (SO_ERROR), and every waiter calls the kernel again when it
+ * wakes, so its read, write, recvfrom or connect brings the error in its own words, and takes it. A note beside it
+ * would say that there was an error when another call has taken it, and would have to be taken back. Go has everr for
+ * descriptors that can be registered and never become readable; ours are refused when they are registered (EPERM), or
+ * are the user's, who asks the kernel by poll (host_sock_ready). Of a reader and a writer, the first one gets the
+ * error, and the other the end that comes with it. Who waits without a call to follow is the watcher alone, and a reset
+ * brings RDHUP, too.
  *
  * Source of the machine: Go's netpoll.go.
  */

@@ -76,7 +76,8 @@ static inline bool bell_is_rung(const bell *b) {
     return atomic_load_explicit(&b->word, memory_order_acquire) & BELL_RUNG;
 }
 
-/* Takes the rings so far, and ends the wait that bell_arm has begun. True: there was a ring. The waiter. Does not wait. */
+/* Takes the rings so far, and ends the wait that bell_arm has begun. True: there was a ring. The waiter. Does not
+ * wait. */
 static inline bool bell_take(bell *b) {
     uint64_t both = BELL_RUNG | BELL_WAITS;
     return atomic_fetch_and_explicit(&b->word, ~both, memory_order_acq_rel) & BELL_RUNG;

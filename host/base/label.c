@@ -1,10 +1,10 @@
-/* Names of places in scripts: routes of handlers, lines that start Gs. The log says them of what holds a VM or was ended,
- * when nobody can ask the VM's Lua: it is stuck, or thrown away. So they stand here, and requests and Gs have their
- * numbers, which are read at any time from any thread.
+/* Names of places in scripts: routes of handlers, lines that start Gs. The log names such a place when it tells what
+ * holds a VM or was ended. Then the VM's Lua cannot be asked: the VM is stuck, or thrown away. So the names stand here.
+ * Requests and Gs have their numbers, which any thread may read at any time.
  *
- * A name is the same number in all VMs and generations, and stays as long as the process: they are as many as the
- * script has routes and lines that start Gs, some more with each reload of changed files. Beyond LABELS_MAX of them, which a
- * script must make from what it is sent, there are no further ones, and the log says less. */
+ * A name has the same number in all VMs and generations, and stays as long as the process. There are as many names as
+ * the script has routes and lines that start Gs, and some more with each reload of changed files. Beyond LABELS_MAX
+ * names, which a script must make from its input, there are no further ones, and the log says less. */
 #include "../../runtime/lock.h"
 #include "base_ffi.h"
 #include "hash.h"

@@ -3,14 +3,14 @@
  *     2024-05-06T07:08:09.123Z info it works key=value other="two words"
  *     {"time":"2024-05-06T07:08:09.123Z","level":"info","msg":"it works","key":"value","other":"two words"}
  *
- * Whatever is logged, a line stays one line, and nobody can forge another: that matters because what is
- * logged comes from clients. In JSON all that is not printable is escaped. In text the lines of a message (a
- * traceback) stay, but each after the first begins with a tab, which no line of the log does; the pairs stand on the
- * first. Other control characters are written as \x1b or \u009b, which a terminal does not obey, and bytes
- * that are no UTF-8 as \xff, in JSON as U+FFFD.
+ * Whatever is logged, a line stays one line, and its content cannot forge another line: content comes from clients. In
+ * JSON all unprintable characters are escaped. In text the lines of a message (a traceback) stay. Each line after the
+ * first begins with a tab, which no line of the log does; the pairs stand on the first. Other control characters are
+ * written as \x1b or \u009b, which a terminal does not obey. Bytes that are no UTF-8 are written as \xff, in JSON as
+ * U+FFFD.
  *
- * A line, a value and a key have a largest length. What is cut says so; pairs that have no room any more are
- * counted in the last one, "left_out".
+ * A line, a value and a key have a largest length. A cut text says so. The last pair, "left_out", counts the pairs that
+ * have no room.
  */
 #include "logline.h"
 
@@ -200,7 +200,7 @@ static void put_value(line *l, const host_log_pair *p, int format) {
         put_word(l, p->text, p->text_len, LOG_VALUE_MAX);
 }
 
-/* Those that the line itself has. */
+/* The keys that the line itself has. */
 static bool is_taken(const char *key, size_t n) {
     static const char *const taken[] = {"time", "level", "msg"};
     for (int i = 0; i < 3; i++)

@@ -66,11 +66,11 @@ static char spaces[2][SPACE];
 
 static struct {
     rt_lock lock;
-    char *space;              /* lock: the one that lines go to */
+    char *space;              /* lock: the space that lines go to */
     size_t n;                 /* lock: bytes in it */
     int64_t lines;            /* lock: lines in it */
     _Atomic int64_t put;      /* lock writes: lines that were ever queued */
-    _Atomic int64_t done;     /* the writer writes: those of them that it has dealt with */
+    _Atomic int64_t done;     /* the writer writes: lines that it has dealt with */
     _Atomic int64_t lost;     /* atomic: lines */
     _Atomic int state;        /* atomic: of the writer; the thread that sets it to AWAKE rings */
     note bell;                /* ends the writer's rest */
@@ -90,7 +90,7 @@ static bool write_all(const char *s, size_t n) {
         if (r > 0) {
             s += r;
             n -= (size_t)r;
-        } else if (r < 0 && errno == EAGAIN) { /* somebody who shares it made it nonblocking */
+        } else if (r < 0 && errno == EAGAIN) { /* another process made it nonblocking */
             struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
             if (poll(&p, 1, -1) < 0 && errno != EINTR) return false;
         } else if (r == 0 || errno != EINTR) {

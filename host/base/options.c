@@ -3,8 +3,8 @@
  * The command line wins over the environment (LUNAPARK_MAX_BODY=...), that over the app
  * (app.options.max_body), that over the default.
  *
- * What an app sets while it loads is put aside (staged), and counts when its generation begins to serve. What the app of
- * the last generation has set, and this one does not, is the default again. Where to listen, and names of files, are
+ * What an app sets while it loads is put aside (staged), and counts when its generation begins to serve. What the app
+ * of the last generation has set, and this one does not, is the default again. Where to listen, and names of files, are
  * fixed when the first generation serves.
  */
 #include "options.h"

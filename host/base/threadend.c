@@ -1,5 +1,5 @@
-/* Threads end (runtime/m.c), and malloc does not know what their thread-local variables point to. Who keeps memory there
- * frees it in a function that is called at the end of the thread, by the destructor of a key of pthreads.
+/* Threads end (runtime/m.c), and malloc does not know what their thread-local variables point to. Code that keeps
+ * memory there frees it in a function that runs at the end of the thread, called by the destructor of a pthreads key.
  */
 #include "threadend.h"
 

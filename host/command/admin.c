@@ -1,5 +1,5 @@
-/* The admin listener (--admin): lunapark.command.admin, a Lua app of ours in a VM of its own, which belongs to no generation: it
- * answers while apps are loaded, get stuck or end. */
+/* The admin listener (--admin): lunapark.command.admin, a Lua app of ours in a VM of its own, which belongs to no
+ * generation: it answers while apps are loaded, get stuck or end. */
 #include "admin.h"
 
 #include "../base/log.h"
@@ -17,9 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the admin listener: none of them is the app's to say. A handler has no timeout. What it waits for ends by itself: a
- * recording by its seconds, a reload by --load-timeout. And it is canceled when its client leaves. What it computes is
- * bounded by what a recording holds (runtime/prof.c). */
+/* Of the admin listener: none of them is the app's to say. A handler has no timeout. What it waits for ends by itself:
+ * a recording by its seconds, a reload by --load-timeout. And it is canceled when its client leaves. What it computes
+ * is bounded by what a recording holds (runtime/prof.c). */
 static const host_limits limits = {
     .max_body = 65536, .min_rate = 240, .header_timeout = 10, .idle_timeout = 75};
 
@@ -122,7 +122,7 @@ const char *host_generations_text(host_job *job, size_t *len) {
     return l->text;
 }
 
-/* ---- who asks, and what is asked ---- */
+/* ---- the caller, and the question ---- */
 
 int host_admin_token(const char *given, size_t len) {
     const char *token = options.admin_token;

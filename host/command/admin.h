@@ -4,7 +4,8 @@
 
 #include "../serve/server.h"
 
-/* The listener of --admin, with the VM that answers there, which has loaded nothing yet. Any native G. Does not wait. */
+/* The listener of --admin, with the VM that answers there, which has loaded nothing yet. Any native G. Does not
+ * wait. */
 host_listener admin_listener(void);
 
 /* Loads the admin API in that VM. Any native G. Waits. */

@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 /* ffi:begin */
-/* ---- lines that somebody types (repl.c) ---- */
+/* ---- lines from a terminal (repl.c) ---- */
 
 /* 1: stdin is a terminal; then the history is in that file, if it is not NULL. Once, before the other functions. */
 int host_repl_open(const char *history);
@@ -73,7 +73,8 @@ int host_record_read(host_job *job, double at, uint8_t *buf, size_t n);
 
 /* ---- the process ends (commands.c) ---- */
 
-/* Has serve stop as by SIGTERM, with this exit code; while the app loads, as soon as it serves. The first call counts. */
+/* Has serve stop as by SIGTERM, with this exit code; while the app loads, as soon as it serves. The first call
+ * counts. */
 void host_stop(int code);
 /* ffi:end */
 

@@ -90,7 +90,7 @@ static int n_listeners;
 
 /* What scripts say: lunapark.stop. */
 static struct {
-    _Atomic int code; /* atomic: the first one that was asked for; -1: none */
+    _Atomic int code; /* atomic: the first code that was asked for; -1: none */
     _Atomic bool serving, begun;
 } own_stop = {.code = -1};
 

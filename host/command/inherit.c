@@ -47,7 +47,7 @@ typedef struct inherited {
 static struct {
     inherited *list;
     int n;
-    int ready_fd; /* -1: nobody waits for it */
+    int ready_fd; /* -1: no process waits for it */
     bool upgrade;
 } in = {.ready_fd = -1};
 

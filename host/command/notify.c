@@ -1,11 +1,11 @@
-/* What the service manager is told: a datagram per event to the socket that $NOTIFY_SOCKET names, a path or, with
- * an @ in place of its first byte, an abstract name.
+/* Notices to the service manager: a datagram per event, to the socket that $NOTIFY_SOCKET names. The name is a path or,
+ * with an @ in place of its first byte, an abstract name.
  *
- * libsystemd would do the same and bring a dozen libraries along. Nothing here may hold up the server: the socket
- * is made for each message, which are few, and one that the manager has no room for is lost.
+ * libsystemd could send them, too, and would bring a dozen libraries along. Nothing here may hold up the server. A
+ * socket is made for each message, since there are few. A message for which the manager has no room is lost.
  *
- * The variable stays in the environment, since the process that an upgrade starts needs it. Programs that an app
- * starts see it too; systemd listens to the main process only (NotifyAccess=main in lunapark.service).
+ * The variable stays in the environment, since the process that an upgrade starts needs it. Programs that an app starts
+ * see the variable, too; systemd listens to the main process only (NotifyAccess=main in lunapark.service).
  */
 #include "notify.h"
 

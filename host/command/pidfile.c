@@ -1,12 +1,12 @@
 /* The file of --pid-file.
  *
- * The file is replaced as a whole: a reader finds this pid or the one before. A link of that name is replaced and not
- * followed: the folder may be one that others write to.
+ * The file is replaced as a whole: a reader finds this pid or the one before. A link with this name is replaced and not
+ * followed, since other users may be able to write to the folder.
  *
- * A user who may not write to the folder (/run, after --user) can not replace the file, but the file is the user's own
- * (pidfile_give): then the pid is written over the one before, and the rest of the file becomes line ends, so a reader
- * takes no longer number for the pid. Such a file can't be removed either, and is left empty: no number is better than
- * the number of an ended process, which may be somebody else's tomorrow.
+ * A user who may not write to the folder (/run, after --user) cannot replace the file, but owns the file
+ * (pidfile_give). Then the pid is written over the one before, and the rest of the file becomes line ends, so a reader
+ * takes no longer number for the pid. Such a file cannot be removed either, and is left empty: no number is better than
+ * the number of an ended process, which another process may have tomorrow.
  */
 #include "pidfile.h"
 
@@ -23,7 +23,7 @@
 
 enum { TEXT_SIZE = 32 };
 
-static bool wrote; /* the main G, or who ends the process */
+static bool wrote; /* the main G, or the thread that ends the process */
 
 /* A file of our user alone in that place, that of pidfile_give. -1: there is none. */
 static int open_own(int flags) {

@@ -11,7 +11,7 @@
 int pidfile_give(uid_t uid, gid_t gid);
 /* Writes the pid of this process. 0 or -errno. */
 int pidfile_write(void);
-/* True: the file has the pid of this process, and not of another one that has written it since. */
+/* True: the file has the pid of this process; false: another process has written it since. */
 bool pidfile_is_ours(void);
 /* Removes the file, if we wrote it and it has the pid of this process. */
 void pidfile_remove(void);

@@ -78,7 +78,8 @@ static size_t put_number(char *to, size_t at, unsigned x) {
     return put(to, at, digits + n, sizeof digits - n);
 }
 
-/* Of a long chunk the end, which tells the file; of one that is text, its beginning. No printf: a handler calls it. */
+/* Writes the name of a chunk. Of a long file name the end, of a chunk that is text the beginning. No printf: a handler
+ * calls it. */
 static void write_name(char *to, const lua_frame *f) {
     const char *s = f->chunk;
     size_t n = f->len, at = 0, room = NAME_MAX_BYTES - 32;

@@ -1,4 +1,4 @@
-/* Lines that somebody types. See repl.c; what Lua calls is in command_ffi.h. */
+/* Lines from a terminal. See repl.c. The functions for Lua are in command_ffi.h. */
 #ifndef REPL_H
 #define REPL_H
 

@@ -1,5 +1,5 @@
-/* Includes and calls point one way (host/build/edges.lua): a room knows nothing of those above it. Where it needs them, it
- * has a table of operations, which is filled here, once, before there is any VM. */
+/* Includes and calls point one way (host/build/edges.lua): a room knows nothing of those above it. Where it needs them,
+ * it has a table of operations, which is filled here, once, before there is any VM. */
 #include "rooms.h"
 
 #include "../base/log.h"

@@ -315,7 +315,7 @@ static void upgrade_main(void *arg) {
         rt_fd_close(&up.pipe);
     }
     if (r > 0 && move(STARTING, READY)) {
-        atomic_store(&up.pid, 0); /* it is nobody's child to end any more */
+        atomic_store(&up.pid, 0); /* the child has ended: there is none to end any more */
         up.ready((pid_t)r);
     } else {
         fail(pid, r);

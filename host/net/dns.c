@@ -66,7 +66,7 @@ struct host_resolver {
     int timeout_ms, tries, ndots;
     ares_channel channel; /* the driver; NULL: not needed yet */
     list_head waiting;    /* the driver: requests that are not begun yet */
-    int n_begun;          /* the driver: of those that were, not answered yet */
+    int n_begun;          /* the driver: queries that were begun and not answered yet */
     bool active;          /* the driver: it stands in `active` */
     list_link link;       /* of dns.active */
 };
@@ -141,7 +141,7 @@ host_resolver *host_resolver_default(void) {
     static _Atomic(host_resolver *) it; /* atomic: set once */
     host_resolver *r = atomic_load(&it), *none = NULL;
     if (r) return r;
-    const char *servers = getenv("LUNAPARK_DNS"); /* NOLINT: nobody sets variables */
+    const char *servers = getenv("LUNAPARK_DNS"); /* NOLINT: no code sets variables */
     r = new_resolver(servers && *servers ? servers : NULL, NULL, TIMEOUT_MS, TRIES, -1);
     if (!r || atomic_compare_exchange_strong(&it, &none, r)) return r;
     let_go(r);

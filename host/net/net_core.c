@@ -7,8 +7,8 @@
 
 #include <sys/uio.h>
 
-/* wait_sock(sock, mode[, deadline_ns[, wanted]]) -> nil | "timeout" | "canceled" | "closed". wanted: bytes that a reader
- * would like to have before it wakes; nil or 0: any. */
+/* wait_sock(sock, mode[, deadline_ns[, wanted]]) -> nil | "timeout" | "canceled" | "closed". wanted: bytes that a
+ * reader would like to have before it wakes; nil or 0: any. */
 static int core_wait_sock(lua_State *L) {
     host_waitq *q;
     int mode = core_mode(L, 2);

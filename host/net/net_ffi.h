@@ -21,7 +21,7 @@ typedef struct host_rbuf {
 /* Every int of the functions below is 0 or a count, -errno, or one of RT_E...; host_strerror names the errors. */
 const char *host_strerror(int err);
 
-/* A listening socket, or one that is connected or connects, of an address (host_addr_check). NULL: *err says why. */
+/* A socket that listens at, or connects to, an address (host_addr_check). NULL: *err says why. */
 host_sock *host_sock_listen(const char *addr, int *err);
 host_sock *host_sock_dial(const char *addr, int *err);
 
@@ -65,8 +65,8 @@ int host_sock_set_keepalive(host_sock *s, int seconds);
 /* Writes the address into buf, NUL-terminated. Returns its length. peer: 0 own, 1 the other side's. */
 int host_sock_addr(host_sock *s, int peer, char *buf, size_t cap);
 
-/* A socket for waits for fd, which is somebody else's: closing the socket leaves fd open. NULL: *err is -EBUSY: fd is
- * the runtime's own; -EPERM: files like fd can't be waited for. */
+/* A socket for waits for fd, which belongs to other code: closing the socket leaves fd open. NULL: *err is -EBUSY: fd
+ * is the runtime's own; -EPERM: no wait is possible for files like fd. */
 host_sock *host_sock_foreign(int fd, int *err);
 
 /* A socket that reads our stdin. The descriptor is not ours alone and may block: host_sock_ready comes before each

@@ -11,21 +11,22 @@
  *
  * What a short read tells: stream.h.
  *
- * A reader that wants n bytes in one piece wakes once, when they are there: SO_RCVLOWAT, the mark, keeps the kernel from
- * telling the poller before. The mark is the matter of a wait, not of a read: each wait for reading sets the one that
- * this wait wants (sock_await), so no path of a read that fails, is canceled or late has anything to give back. In between
- * the mark may be that of an earlier wait. That is harmless for reads, which take what is there, and host_sock_ready, which
- * asks the kernel for readiness, sets it back before. When the mark falls, bytes may have come of which the kernel has told
- * nothing: so the reader tries once more before it waits. The end of the stream and a reset are told whatever the mark is,
- * and so is a window that is full (tcp_epollin_ready of Linux 5.11). Nonetheless the mark is MARK_MAX at most, a part of
- * the smallest window there is by default: a sender shall not have to stop until its reader has run. Who wants more is
- * woken for each MARK_MAX bytes. Sockets of other kinds are not marked: of those, poll knows no mark.
+ * A reader that wants n bytes in one piece wakes once, when they are there: SO_RCVLOWAT, the mark, keeps the kernel
+ * from telling the poller before. The mark is the matter of a wait, not of a read: each wait for reading sets the one
+ * that this wait wants (sock_await), so no path of a read that fails, is canceled or late has anything to give back. In
+ * between the mark may be that of an earlier wait. That is harmless for reads, which take what is there, and
+ * host_sock_ready, which asks the kernel for readiness, sets it back before. When the mark falls, bytes may have come
+ * of which the kernel has told nothing: so the reader tries once more before it waits. The end of the stream and a
+ * reset are told whatever the mark is, and so is a window that is full (tcp_epollin_ready of Linux 5.11). Nonetheless
+ * the mark is MARK_MAX at most, a part of the smallest window there is by default: a sender shall not have to stop
+ * until its reader has run. Who wants more is woken for each MARK_MAX bytes. Sockets of other kinds are not marked: of
+ * those, poll knows no mark.
  *
  * Rejected: to count in the poller, which would have to ask for each segment how many bytes there are, by a system call
- * as dear as the read that it spares. Slices of the buffer without a copy, as linked buffers have them: Lua has no string
- * that is not its own copy, and a pointer into the buffer would be good until the next call only. Protocols that are read
- * in C (http1.c) have the bytes in place already, and none in Lua would gain: peek and skip spare the copy of what is
- * looked at or passed over.
+ * as dear as the read that it spares. Slices of the buffer without a copy, as linked buffers have them: Lua has no
+ * string that is not its own copy, and a pointer into the buffer would be good until the next call only. Protocols that
+ * are read in C (http1.c) have the bytes in place already, and none in Lua would gain: peek and skip spare the copy of
+ * what is looked at or passed over.
  */
 #include "sock.h"
 
@@ -78,9 +79,9 @@ int sock_allowed(void) {
     return vm_current()->view.virtual_ns != 0 ? HOST_EVIRTUAL : 0;
 }
 
-/* Its descriptor is closed, unless it is somebody else's. */
+/* Closes the descriptor, unless it is foreign. */
 static void drop_fd(int fd, bool foreign) {
-    if (!foreign) close(fd); /* an error here is of a write that nobody can repeat any more */
+    if (!foreign) close(fd); /* an error here is of a write that cannot be repeated */
 }
 
 static void let_go(host_owned *o) {

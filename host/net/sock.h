@@ -15,11 +15,11 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-/* Its VM's. */
+/* Only the thread that runs the socket's VM. */
 struct host_sock {
     host_owned owned; /* first */
     stream io;
-    bool foreign;   /* somebody else's descriptor, which we do not close */
+    bool foreign;   /* the descriptor belongs to other code and is not closed */
     uint32_t guess; /* bytes that the next read may bring */
     int mark;       /* the kernel's SO_RCVLOWAT; 1: it was never set. See sock_await */
     char *own_addr; /* of a unix socket whose file is removed when it closes */
@@ -42,8 +42,8 @@ void sock_own_file(host_sock *s, const char *addr);
 /* The pollDesc of s and the queue of the Gs that wait for it, to be waited for next. mode: RT_R, RT_W. NULL: closed. */
 rt_pd *sock_pd(host_sock *s, int mode, host_waitq **q);
 
-/* Before a wait for reading on s: a TCP socket shall wake its reader when `wanted` bytes, or MARK_MAX, are there; 0: any.
- * False: do not wait, but try once more. The thread that runs the VM. Does not wait. */
+/* Before a wait for reading on s: a TCP socket shall wake its reader when `wanted` bytes, or MARK_MAX, are there; 0:
+ * any. False: do not wait, but try once more. The thread that runs the VM. Does not wait. */
 bool sock_await(host_sock *s, size_t wanted);
 
 /* Writes: the bytes that the kernel took, or -errno, or an RT_E... */

@@ -1,10 +1,9 @@
-/* Files of unix sockets. A process that binds one leaves a file. Its owner removes the file, or the next process that
- * wants the name.
+/* Files of unix sockets. A process that binds a unix socket leaves a file. The socket's owner removes the file, or the
+ * next process that wants the name.
  *
- * A name may lead to something else by then, so two rules. A file is in the way of a listener unless it is a socket on
- * which nobody listens: such a one was left by a crash and is removed. A regular file, a link, a socket on which
- * somebody listens stay. And an owner removes the file that it has made, known by device and inode, and none that has
- * taken its place.
+ * By then the name may lead to another file, so there are two rules. A file is in the way of a listener unless it is a
+ * socket without a listener: a crash left such a file, and it is removed. A regular file, a link, and a socket with a
+ * listener stay. And an owner removes only the file that it has made, known by device and inode.
  */
 #include "sockpath.h"
 
@@ -51,7 +50,7 @@ int sock_file_give(const char *addr, uid_t uid, gid_t gid) {
     return err;
 }
 
-/* Nobody listens on the socket file. */
+/* No process listens on the socket file. */
 static bool is_dead(const host_addr *a) {
     int fd = rt_socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) return false;

@@ -16,12 +16,12 @@ sock_file sock_file_of(const char *addr);
 /* Removes the socket file of addr, if that is still `file`. Any thread. Does not wait. */
 void sock_file_remove(const char *addr, sock_file file);
 
-/* The socket file of addr, which this process has just made, becomes that user's. Any thread. Does not wait. 0, also if
- * addr is no unix address, or -errno. */
+/* Gives the socket file of addr, which this process has just made, to that user and group. Any thread. Does not wait.
+ * 0, also if addr is no unix address, or -errno. */
 int sock_file_give(const char *addr, uid_t uid, gid_t gid);
 
-/* Before addr is bound: removes a socket file there on which nobody listens. Any thread. Does not wait. 0; -EEXIST:
- * something else has the name; -EADDRINUSE: somebody listens. */
+/* Before addr is bound: removes a socket file there that has no listener. Any thread. Does not wait. 0; -EEXIST:
+ * another kind of file has the name; -EADDRINUSE: the file has a listener. */
 int sock_file_clear(const char *addr);
 
 #endif

@@ -27,9 +27,9 @@
  * Locks, outer ones first: the list's; those of channels, by address, where one is held with another
  * (chan_wait.c). The runtime's own come after these.
  *
- * Rejected: to wake a waiter so that it tries again (a send to somebody who waits would wait itself, and the place in the
- * queue be lost); to keep what was handed to a G in Lua's memory (it goes with a VM that is dropped);
- * a ring for the buffer (n may be 2^31, and a message is allocated in any case).
+ * Rejected: to wake a waiter so that it tries again (a send to somebody who waits would wait itself, and the place in
+ * the queue be lost); to keep what was handed to a G in Lua's memory (it goes with a VM that is dropped); a ring for
+ * the buffer (n may be 2^31, and a message is allocated in any case).
  */
 #include "chan.h"
 
@@ -119,7 +119,7 @@ static bool hand_over(chan *c, message *m, chan_wakes *k) {
     return false;
 }
 
-/* ---- serving those who wait ---- */
+/* ---- serving waiters ---- */
 
 void chan_enter(chan *c, chan_wakes *k) {
     k->n = 0;
@@ -132,7 +132,7 @@ static void end_waits(list_head *q, chan_wakes *k) {
         chan_claim(q, w, 0, k);
 }
 
-/* Until nobody can go on, or k is full. */
+/* Serves waiters until none can go on, or k is full. */
 static void serve(chan *c, chan_wakes *k) {
     if (c->closed) {
         end_waits(&c->receivers, k);
@@ -224,8 +224,8 @@ static chan *new_chan(const char *name, size_t len, double cap, double max_bytes
     return c;
 }
 
-/* The list's lock held. The channel of that name, with a reference for the caller: `fresh`, unless there is one.
- * *over: one that had the name until now. */
+/* The list's lock held. The channel with this name, with a reference for the caller: `fresh`, unless there is one.
+ * *over: the channel that had the name until now. */
 static chan *find_or_list(chan *fresh, chan **over) {
     chan **at = place_of(fresh->hash, fresh->name, fresh->name_len), *has = *at;
     *over = NULL;

@@ -2,8 +2,8 @@
  *
  * Names are never given back: VMs hold pointers to dicts.
  *
- * Memory for a value is taken before the lock of its place, and what was taken out is freed after it. A number in the place
- * of a number, and a deletion, need no memory.
+ * Memory for a value is taken before the lock of its place, and what was taken out is freed after it. A number in the
+ * place of a number, and a deletion, need no memory.
  */
 #include "../../runtime/lock.h"
 #include "../base/hash.h"

@@ -6,10 +6,10 @@
  * signal ends Lua, never C (runaway.c).
  *
  * The buckets grow with the entries, by linear hashing (W. Litwin, 1980): a shard that has more entries than buckets
- * gets one bucket more with each call that changes it, two at most, which takes its entries out of one that is there. So no
- * caller ever waits for a whole table to be rehashed. Buckets lie in segments, each as large as all before it, and never
- * move; a segment is made without the lock, and where there is no memory for one the chains grow longer. A shard that
- * gets empty gives its segments back; an empty dict has 5 kB.
+ * gets one bucket more with each call that changes it, two at most, which takes its entries out of one that is there.
+ * So no caller ever waits for a whole table to be rehashed. Buckets lie in segments, each as large as all before it,
+ * and never move; a segment is made without the lock, and where there is no memory for one the chains grow longer. A
+ * shard that gets empty gives its segments back; an empty dict has 5 kB.
  *
  * The budget is the dict's, not the shard's: one value may take all of it. A put that brings the dict over its
  * budget evicts what was used longest ago, first in its own shard, then in the others in turn. Within

@@ -83,7 +83,8 @@ void host_chan_free(host_chan *h);
 /* Sends a value. 0, RT_ECLOSED, -EFBIG: larger than the whole budget, -ENOMEM, -EAGAIN: it would have to wait. */
 int host_chan_send(host_chan *h, int type, double number, const void *data, size_t len);
 
-/* Receives a value: returns its type, with its bytes in buf; a value of more than cap bytes stays. RT_ECLOSED, -EAGAIN. */
+/* Receives a value: returns its type, with its bytes in buf; a value of more than cap bytes stays. RT_ECLOSED,
+ * -EAGAIN. */
 int host_chan_recv(host_chan *h, void *buf, size_t cap, host_chan_value *v);
 
 /* 1: an operation (of a small value) would not wait now. op: HOST_CHAN_... */

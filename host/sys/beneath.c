@@ -11,8 +11,8 @@
  * down, not to whatever is above it by now; so a folder that is moved meanwhile leads nowhere else either.
  *
  * beneath_check looks, and leaves opening to others: what it has seen may have changed by then. It is for folders that
- * only their owner changes. What does not exist yet is right if its folder is there, and its name is no link to nothing:
- * a maker of the file would follow the link.
+ * only their owner changes. What does not exist yet is right if its folder is there, and its name is no link to
+ * nothing: a maker of the file would follow the link.
  */
 #include "beneath.h"
 

@@ -49,7 +49,7 @@ typedef struct exec_job {
     /* The result. */
     int err;
     bool bad_cwd;
-    pid_t pid; /* 0: none was started, or somebody has taken it */
+    pid_t pid; /* 0: none was started, or another G has taken it */
     int pidfd;
     int ends[3]; /* ours; -1: none */
 } exec_job;
@@ -86,7 +86,7 @@ static int reap(int pidfd, int flags) {
     do
         r = waitid((idtype_t)P_PIDFD, (id_t)pidfd, &si, WEXITED | WNOHANG | flags);
     while (r < 0 && errno == EINTR);
-    if (r < 0) return 0; /* somebody else has reaped it */
+    if (r < 0) return 0; /* other code has reaped it */
     if (si.si_pid == 0) return -1000;
     return si.si_code == CLD_EXITED ? si.si_status : -si.si_status;
 }
@@ -116,7 +116,7 @@ static rt_step reap_step(rt_g *g) {
     return RT_EXIT;
 }
 
-/* The process of pidfd is nobody's any more. */
+/* The process of pidfd has no owner any more. */
 static void disown(int pidfd) {
     if (reap(pidfd, 0) != -1000) {
         close(pidfd);
@@ -236,7 +236,7 @@ static void exec_run(void *arg) {
 
 /* ---- the job ---- */
 
-/* Also of one whose process nobody has taken. */
+/* Also for a job whose process was not taken. */
 static void exec_free(void *arg) {
     exec_job *x = arg;
     if (x->pid) {

@@ -101,8 +101,8 @@ static int open_path(const fs_job *x, int flags) {
     return fd < 0 ? -errno : fd;
 }
 
-/* Opens x's path without waiting for anybody at another side. The descriptor, or -errno; -EAGAIN: a FIFO that nobody
- * reads yet. *st: what it is. What is no regular file stays so that reads and writes do not wait either. */
+/* Opens x's path without waiting for another side. The descriptor, or -errno; -EAGAIN: a FIFO without a reader yet.
+ * *st: the file's status. A file that is not regular stays nonblocking. */
 static int open_now(fs_job *x, int flags, struct stat *st) {
     flags |= O_CLOEXEC | O_NOCTTY; /* a terminal that is hung up would end us with it */
     int fd = open_path(x, flags | O_NONBLOCK);
@@ -287,7 +287,7 @@ static void path_run(void *arg) {
 
 static void file_let_go(host_file *f) {
     if (!f || !refs_drop(&f->refs)) return;
-    (void)rt_fd_close(&f->fd); /* nobody is left to hear of an error */
+    (void)rt_fd_close(&f->fd); /* no caller is left to hear of an error */
     free(f);
 }
 

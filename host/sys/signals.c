@@ -36,7 +36,7 @@ struct host_signals {
     host_vm *vm;
     list_link link;  /* of sigs.all */
     uint64_t wanted; /* lock: bit signo */
-    uint64_t untold; /* lock: those that came and the VM does not know of */
+    uint64_t untold; /* lock: signals that came and the VM does not know of */
     bool telling;    /* lock: a step that will tell it is on its way */
 };
 
@@ -103,7 +103,7 @@ static void tell(host_signals *s, int signo) {
     s->untold |= BIT(signo);
     if (s->telling || !vm_visit(s->vm)) return;
     rt_g *g = rt_new_step(tell_step, s->vm->cell);
-    if (!g) { /* with the next one that comes */
+    if (!g) { /* the next signal tries again */
         vm_leave(s->vm);
         return;
     }

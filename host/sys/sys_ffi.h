@@ -20,8 +20,8 @@ host_signals *host_signals_new(void);
 /* The finalizer. */
 void host_signals_free(host_signals *s);
 
-/* on: from now on the VM is told of the signal, by a call of lunapark.signaled in its registry with the number. 0;
- * -EBUSY: the signal is the host's here; -EINVAL: nobody can catch it. */
+/* on: from now on the signal calls lunapark.signaled, in the VM's registry, with its number. 0; -EBUSY: the host itself
+ * uses the signal; -EINVAL: no process can catch it. */
 int host_signals_want(host_signals *s, int signo, int on);
 
 /* ---- processes (exec.c) ---- */

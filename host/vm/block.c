@@ -1,7 +1,7 @@
 /* Blocks of specs: what `lunapark test` asks of the host (lua/lunapark/testing/runner.lua).
  *
- * Each block (it, before_each, ...) runs in a G of its own, and the runner, another G of the same VM, waits for its end,
- * at most for --block-timeout. A block may hang in three ways:
+ * Each block (it, before_each, ...) runs in a G of its own, and the runner, another G of the same VM, waits for its
+ * end, at most for --block-timeout. A block may hang in three ways:
  *
  *   - it waits: the runner's own wait ends in time.
  *   - it waits for what can never come: every Lua G of the VM waits for another, none for a moment, a descriptor, a
@@ -51,7 +51,7 @@ typedef struct block {
 } block;
 
 static rt_lock lock;    /* of the VMs' blocks */
-static char lost[1024]; /* lock: the one that was overdue last */
+static char lost[1024]; /* lock: the block that was overdue last */
 
 double host_block_timeout(void) {
     return options.block_timeout;
@@ -122,7 +122,7 @@ double host_block_asleep(void) {
     return (double)(mark % (UINT64_C(1) << 52)) + 1;
 }
 
-/* ---- the end of those that hang ---- */
+/* ---- the end of Gs that hang ---- */
 
 void host_block_doom(int32_t slot) {
     host_vm *vm = vm_current();

@@ -7,8 +7,8 @@
  * Each G of a bubble has a seat. The bubble counts its Gs and those that are asleep, in a wait for a ticket whose
  * deadline is not the G's timer but a place in the bubble's heap. The end of a wait takes the sleeper out of the count
  * at once, so when the two counts are equal nothing can happen any more inside before time goes on. Then the bubble's
- * driver, a step G of the VM's cell without any Lua, moves the clock to the nearest deadline and ends the waits that are
- * due, in the order of their deadlines and, where those are equal, in the order in which they began.
+ * driver, a step G of the VM's cell without any Lua, moves the clock to the nearest deadline and ends the waits that
+ * are due, in the order of their deadlines and, where those are equal, in the order in which they began.
  *
  * If nobody waits for time, all of them are asleep for good: the driver writes down where they stand and cancels them,
  * and testing.virtual raises. The clock of the bubble begins at a whole second, so that the fractions that programs
@@ -86,7 +86,7 @@ static void wake_driver(bubble *b) {
     rt_wake(b->driver, b->ticket, RT_WOKEN);
 }
 
-/* Nobody inside can do anything more before time goes on. */
+/* No G inside can go on before time does. */
 static void look(bubble *b) {
     if (b->n_asleep == b->n_live) wake_driver(b);
 }

@@ -3,8 +3,8 @@
  * A G's Lua runs on a coroutine that belongs to the host: only the host resumes it, and when the G has ended the next
  * G runs on it. Four functions of the standard library would break that, and are ours:
  *
- *   - coroutine.yield in the own coroutine has nobody to yield to. It would come out in luag_resume, with the G's frames
- *     standing there for good: no pcall and no cleanup would hear of it. So it raises where it is called. In
+ *   - coroutine.yield in the own coroutine has nobody to yield to. It would come out in luag_resume, with the G's
+ *     frames standing there for good: no pcall and no cleanup would hear of it. So it raises where it is called. In
  *     coroutines of the user's it is lua_yield.
  *   - coroutine.isyieldable is false there, for libraries that ask before they yield.
  *   - coroutine.running gives the own coroutine away. What a script hangs on it (a weak table's entry, say) must not be

@@ -4,10 +4,10 @@
  * (coroutine.running gives it away) could resume it, into the middle of a wait, which would take the arguments for its
  * answer. So could Lua that has a hold of the coroutine of a G that has not begun, once another G has ended on it.
  *
- * So while it is the host's to resume, its state says what a running one's says: status 0, and a C frame. The checks that
- * LuaJIT makes anyway then do the rest: coroutine.resume answers false, "cannot resume running coroutine";
- * coroutine.status says "normal". Two stores after a yield and two before a resume are all it costs.
- * (A coroutine that a G runs, and in which it waits, has a true frame, on the stack that is left.)
+ * So while it is the host's to resume, its state says what a running one's says: status 0, and a C frame. The checks
+ * that LuaJIT makes anyway then do the rest: coroutine.resume answers false, "cannot resume running coroutine";
+ * coroutine.status says "normal". Two stores after a yield and two before a resume are all it costs. (A coroutine that
+ * a G runs, and in which it waits, has a true frame, on the stack that is left.)
  *
  * lua.h has no function for that, so two fields of lua_State are written where they lie in LuaJIT 2.1 with GC64 (and
  * two read, for costate_has_room). Only a traceback looks into the frame, and only beneath a Lua function that is on

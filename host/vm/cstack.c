@@ -22,8 +22,8 @@
  *
  * LuaJIT has one more way to give up: lua_atpanic's function, for an error outside of any protected call, and for a
  * callback that a C function makes which compiled code has called ("bad callback"): one that was given the callback
- * before, or by a void pointer, since other calls with callbacks are not compiled (build/luajit/calls_back.fix). It must
- * not return, since LuaJIT would end the process: the VM is dropped there too.
+ * before, or by a void pointer, since other calls with callbacks are not compiled (build/luajit/calls_back.fix). It
+ * must not return, since LuaJIT would end the process: the VM is dropped there too.
  *
  * Rejected: counting levels, as PUC Lua does (200 levels of gsub take more than 20,000 of resume; a count must
  * survive errors and switches of stacks); a limit in LuaJIT that each switch sets (each place that forgets it is a

@@ -210,7 +210,7 @@ static int by_number(const void *a, const void *b) {
     return (*(group *const *)b)->n - (*(group *const *)a)->n;
 }
 
-/* Those of many Gs first. Ends gs. */
+/* Groups of many Gs first. Ends gs. */
 static void put_groups(text *t, groups *gs) {
     if (gs->n > 1) qsort(gs->v, (size_t)gs->n, sizeof(group *), by_number);
     for (int i = 0; i < gs->n; i++) {
@@ -325,7 +325,7 @@ char *dump_vm(host_vm *vm, lua_State *L) {
     return t.s;
 }
 
-/* ---- one that can not ---- */
+/* ---- a VM that cannot answer ---- */
 
 typedef struct look {
     host_vm *vm;

@@ -20,13 +20,13 @@ host_job *job_new(void (*run)(void *arg), void (*free_arg)(void *arg), void *arg
 host_job *job_new_begun(void (*begin)(host_job *job, void *arg), void (*free_arg)(void *arg),
                         void *arg);
 void job_finish(host_job *job);
-/* True: Lua has let go of the job, and nobody waits for its end. By the thread that is to call job_finish. */
+/* True: Lua has let go of the job, and no G waits for its end. By the thread that will call job_finish. */
 bool job_is_forgotten(host_job *job);
 
 /* arg, if the job has ended; else NULL. */
 void *job_arg(host_job *job);
 
-/* Waits for the end of the job, and starts a job that nobody has started: as luag_wait. The wait may end early: ask
+/* Waits for the end of the job, as luag_wait; starts the job if it was not started. The wait may end early: ask
  * host_job_done. */
 int job_wait(lua_State *L, host_job *job, int64_t deadline_ns);
 

@@ -1,4 +1,4 @@
-/* The keeper of VMs where there is none: VMs of tests, and those of commands before pool_init. */
+/* The operations of VMs without a keeper: VMs of tests, and of commands before pool_init. */
 #include "keeper.h"
 
 _Atomic(generation *) vm_serving;

@@ -1,4 +1,5 @@
-/* How a module is loaded: the part of `require` that runs when it is not loaded yet. The rest is lua/lunapark/std/require.lua.
+/* How a module is loaded: the part of `require` that runs when it is not loaded yet. The rest is
+ * lua/lunapark/std/require.lua.
  *
  * It does what LuaJIT's require does, with the same messages, and tells the Gs that wait for the module when its load
  * has ended, by a value or by an error. An error is not caught: a message handler above shall see the whole stack. So

@@ -1,5 +1,5 @@
-/* lunapark.core: the lua_CFunctions on which the Lua modules stand. What may wait, must see the
- * coroutine it runs in, or takes Lua values is here, or in a *_core.c of a room above; everything else is FFI (vm_ffi.h).
+/* lunapark.core: the lua_CFunctions on which the Lua modules stand. What may wait, must see the coroutine it runs in,
+ * or takes Lua values is here, or in a *_core.c of a room above; everything else is FFI (vm_ffi.h).
  *
  * Arguments are checked by the Lua modules, which name them as their users do. */
 #include "luacore.h"

@@ -174,7 +174,8 @@ static bool runs_at(const GCtrace *t, uintptr_t pc) {
     return t && pc >= (uintptr_t)t->mcode && pc - (uintptr_t)t->mcode < t->szmcode;
 }
 
-/* The trace that pc is in; in C that it has called, the one that LuaJIT says, which AArch64's does not. */
+/* The trace that contains pc. For C code called by a trace: the trace that LuaJIT names, which AArch64's LuaJIT does
+ * not. */
 static const GCtrace *find_trace(const walk *w, uintptr_t pc, bool in_code) {
     const jit_State *J = G2J(w->g);
     int32_t said = w->g->vmstate;

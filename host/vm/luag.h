@@ -95,7 +95,8 @@ struct host_luag {
         WANT_FD,
         WANT_QUEUE,
     } want;
-    /* host_label: where the G was started; the route of the request in which it was started. The route of a handler: x. */
+    /* host_label: where the G was started; the route of the request in which it was started. The route of a handler:
+     * x. */
     uint16_t place, route;
 
     /* Its wait (wait.c, waitfd.c). */

@@ -11,15 +11,16 @@
  * arguments point to is kept by a Lua G, which stays until the call has ended (core/offload.lua). That does not help
  * where a VM is dropped with its heap, so its end waits for its calls.
  *
- * Does a call block? If nobody knows, its P goes to another M before it, so that nobody is held up; that costs some 10 us,
- * much for a function that takes one. So calls are timed, and a function that was quick QUICK_CALLS times in a row is
- * called with the P (which sysmon takes if this call lasts, within a millisecond), until it takes long once. What is kept is
- * a count per address of a function, in a table where two may share a place: they only make each other slower.
+ * Does a call block? If nobody knows, its P goes to another M before it, so that nobody is held up; that costs some 10
+ * us, much for a function that takes one. So calls are timed, and a function that was quick QUICK_CALLS times in a row
+ * is called with the P (which sysmon takes if this call lasts, within a millisecond), until it takes long once. What is
+ * kept is a count per address of a function, in a table where two may share a place: they only make each other slower.
  *
- * Each call blocks a thread. A call that finds none queues for the runners that there are, native Gs with a thread each. If
- * there are none, the call gets one which has no thread yet and asks for it again and again. A runner that takes a call
- * from the queue and leaves others there hires another, if there is a thread by now. Who has a runner counted has it
- * run, so that nobody queues for one that comes to nothing. A call fails only when there is no stack for a runner.
+ * Each call blocks a thread. A call that finds none queues for the runners that there are, native Gs with a thread
+ * each. If there are none, the call gets one which has no thread yet and asks for it again and again. A runner that
+ * takes a call from the queue and leaves others there hires another, if there is a thread by now. Who has a runner
+ * counted has it run, so that nobody queues for one that comes to nothing. A call fails only when there is no stack for
+ * a runner.
  */
 #include "offload.h"
 
@@ -113,7 +114,7 @@ static void make_timed(host_call *a) {
 static struct {
     rt_lock lock;
     list_head waiting; /* lock */
-    int runners;       /* lock: those that will look into `waiting` before they end */
+    int runners;       /* lock: runners that will look into `waiting` before they end */
 } queue;
 
 static void run_one(call *c) {
@@ -164,13 +165,13 @@ static void ask_and_run(void *arg) {
     begin_runner();
     int64_t pause_ns = ASK_MIN_NS;
     while (!rt_claim_thread()) {
-        (void)rt_sleep(pause_ns); /* nobody cancels it */
+        (void)rt_sleep(pause_ns); /* this G is never canceled */
         pause_ns = pause_ns * 2 < ASK_MAX_NS ? pause_ns * 2 : ASK_MAX_NS;
     }
     run_calls(arg);
 }
 
-/* False: nobody runs calls. */
+/* False: no thread runs calls. */
 static bool enqueue(call *c) {
     rt_lock_acquire(&queue.lock);
     bool busy = queue.runners > 0;

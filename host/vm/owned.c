@@ -19,8 +19,8 @@
  *
  * Within an order the latest goes first, as it may stand on what was there before.
  *
- * LuaJIT calls the finalizers of cdata first. Were a socket closed by its own, a later one that says goodbye on it would
- * find it freed. Hence owned_free lets all be while a VM's last finalizers run (`closing`): OWNED_THINGS follows.
+ * LuaJIT calls the finalizers of cdata first. Were a socket closed by its own, a later one that says goodbye on it
+ * would find it freed. Hence owned_free lets all be while a VM's last finalizers run (`closing`): OWNED_THINGS follows.
  *
  * The list needs no lock: only the thread that runs, makes or ends the VM touches it. Something that another thread may
  * end (a server) stays listed until the VM hears of it, or has one entry for all of them in the VM.

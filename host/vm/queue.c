@@ -59,7 +59,7 @@ void queue_leave(host_luag *lg) {
     lg->fired = -1;
 }
 
-/* The first whose wait nobody has ended. */
+/* The first waiter whose wait has not ended. */
 static host_waiter *claim_first(host_queue *q) {
     while (q->head && q->head->lg->outer && !q->head->lg->outer->ops->claim(q->head->lg))
         queue_leave(q->head->lg);

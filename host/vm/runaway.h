@@ -37,7 +37,8 @@ void runaway_name(host_vm *vm, char *buf, size_t size);
 /* Logs the G that holds vm, for how long, and in what. Notes the line of Lua in held_at. The keeper. Waits. */
 void runaway_say(host_vm *vm);
 
-/* Writes the G that holds vm, which is stuck, and its place in the script. False: no G holds vm any more. A native G. */
+/* Writes the G that holds vm, which is stuck, and its place in the script. False: no G holds vm any more. A native
+ * G. */
 bool runaway_holder(host_vm *vm, char *buf, size_t size);
 
 /* Writes where in the program the thread of vm, which is stuck or was, is: "compiled code", "Lua", "C (function+0x12)".

@@ -9,8 +9,9 @@
  * wherever it is, as a runaway's does, and so the VM is replaced.
  *
  * What counts is an answer that others would follow: "canceled", and "timeout" when the G's own deadline has passed. A
- * wait that lasted until a time of its own was one, and ends the row, as one does that succeeded. When the cause is gone,
- * because a deadline or a scope was left, the row counts no more. Sheltered waits know neither cause, and are not counted.
+ * wait that lasted until a time of its own was one, and ends the row, as one does that succeeded. When the cause is
+ * gone, because a deadline or a scope was left, the row counts no more. Sheltered waits know neither cause, and are not
+ * counted.
  *
  * Objects that are closed, broken or at their end answer without a wait. There it is the same object that has failed so
  * often since the G was resumed last: a G that writes once to each of a thousand clients who have left does not spin.

@@ -3,9 +3,8 @@
  * Modules of Lunapark are inside the binary as bytecode, and lua-cjson is linked. LUNAPARK_LUA=dir reads them from dir
  * instead, for working on them; what dir does not have still comes from the binary.
  *
- * Coroutines are kept: one that ended without an error, and that Lua has not seen (corolib.c), is empty and runs the next
- * G. A slot is the
- * coroutine's number in its VM and, in Lua's own tables, the key of the G that runs on it.
+ * Coroutines are kept: one that ended without an error, and that Lua has not seen (corolib.c), is empty and runs the
+ * next G. A slot is the coroutine's number in its VM and, in Lua's own tables, the key of the G that runs on it.
  *
  * The first slot is of no coroutine: it is the current G whenever no other G's Lua runs, for finalizers, which the
  * collector calls in the midst of any allocation.
@@ -250,8 +249,8 @@ typedef struct allocator {
     void *state;
 } allocator;
 
-/* For lua_close: vmmem_drop is about to unmap all that it would free piece by piece, which is 0.4 ms instead of 0.65 for a VM of
- * 0.8 MB. So its memory can be read until then. */
+/* For lua_close: vmmem_drop is about to unmap all that it would free piece by piece, which is 0.4 ms instead of 0.65
+ * for a VM of 0.8 MB. So its memory can be read until then. */
 static void *allocate_only(void *arg, void *p, size_t old_size, size_t size) {
     const allocator *a = arg;
     return size ? a->fn(a->state, p, old_size, size) : NULL;
@@ -288,7 +287,7 @@ void vm_drop(host_vm *vm) {
     rt_cell *cell = vm->cell;
     memset(vm, 0, offsetof(host_vm, scratch));
     vm->cell = cell;
-    vm->dropped = true; /* for who chose it when it still lived */
+    vm->dropped = true; /* for code that chose the VM while it still lived */
     rt_lock_acquire(&retired.lock);
     vm->next_retired = retired.first;
     retired.first = vm;

@@ -1,11 +1,11 @@
 /* Calling functions of lunapark.command.boot in a VM.
  *
- * A call is a Lua G of that VM, so what it runs may wait, start Gs and open sockets. It reports by what it
- * returns: nothing when all is well, a message, or nil and a string.
+ * A call is a Lua G of the VM, so the called function may wait, start Gs and open sockets. The function reports by its
+ * results: nothing when all is well, a message, or nil and a string.
  *
- * Two hold a call, the G that began it and the G that runs it: the one may lose patience, and the VM of the other may
- * be thrown away. While the G is there it visits its VM, so that it can't begin in another VM that has taken the struct
- * over (vm.c).
+ * Two Gs hold a call, the G that began it and the G that runs it. The first may lose patience, and the VM of the second
+ * may be thrown away. While the second G lives, it visits its VM, so that it cannot begin in another VM that has taken
+ * the struct over (vm.c).
  */
 #include "vmcall.h"
 

@@ -3,9 +3,9 @@
  * Both are the work of an undertaker, a step G of the VM's own cell, since only there may its Gs be counted and
  * canceled. It looks every few milliseconds; an end is never urgent.
  *
- * In order (vm_retire): requests, and the Gs that they have started, end by themselves, for they have a deadline. Then the
- * others, timers and the like, are canceled: each of their waits answers "canceled". When the last has ended, finalizers
- * run (vm_finalize), in the cell as any Lua: a runaway among them is ended. What is left is thrown away.
+ * In order (vm_retire): requests, and the Gs that they have started, end by themselves, for they have a deadline. Then
+ * the others, timers and the like, are canceled: each of their waits answers "canceled". When the last has ended,
+ * finalizers run (vm_finalize), in the cell as any Lua: a runaway among them is ended. What is left is thrown away.
  *
  * What other mechanisms have made for the VM ends in either case by the VM's list, in order (owned.c).
  *
@@ -13,8 +13,8 @@
  * a look at Lua (luag.c, conn.c); the stacks that they hold are given back (cell.c). When the last has ended the memory
  * goes, on a native G (vm_drop).
  *
- * An end gives memory back, so it needs to go on where there is none: the undertaker is a G of the runtime's reserve, and
- * when there is no stack for the native G it looks again.
+ * An end gives memory back, so it needs to go on where there is none: the undertaker is a G of the runtime's reserve,
+ * and when there is no stack for the native G it looks again.
  *
  * The undertaker of a VM that is stuck gets its turn when that is over, if ever: see runaway.c.
  */
@@ -111,8 +111,8 @@ void vm_abandon(host_vm *vm) {
 
 /* ---- at once ---- */
 
-/* What does not live, but holds a stack, is ready by now: the step that a runaway finalizer stood in (luag_cpcall). So it
- * has had its turn before the first look, which comes after a pause. */
+/* What does not live, but holds a stack, is ready by now: the step that a runaway finalizer stood in (luag_cpcall). So
+ * it has had its turn before the first look, which comes after a pause. */
 static rt_step drop_step(rt_g *g) {
     host_vm *vm = *vm_of(g);
     int64_t *pause_ns = &vm->end.drop_pause_ns;

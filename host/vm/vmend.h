@@ -18,7 +18,7 @@ typedef struct vm_end {
     _Atomic int64_t drain_ns;
     int64_t end_ns; /* when what is left is thrown away; 0: nothing is canceled yet */
     int64_t
-        retire_pause_ns; /* the last pause between looks whether it can end; 0: nobody has looked */
+        retire_pause_ns;   /* the last pause between looks whether the VM can end; 0: no look yet */
     int64_t drop_pause_ns; /* the last such pause of a VM that was thrown away */
 } vm_end;
 
@@ -26,7 +26,8 @@ typedef struct vm_end {
  * answered 502, then its memory is given back. runaway: a G that never ends, or NULL. In vm's cell. */
 void vm_throw_away(host_vm *vm, const host_luag *runaway);
 
-/* Has vm thrown away as soon as no thread runs its Lua. Any native G that visits vm (vm_visit); the visit ends with vm. */
+/* Has vm thrown away as soon as no thread runs its Lua. Any native G that visits vm (vm_visit); the visit ends with
+ * vm. */
 void vm_abandon(host_vm *vm);
 
 /* Ends vm, which gets no more requests, in order. When its requests are over, its other Gs are canceled; at

@@ -3,12 +3,12 @@
  * LuaJIT collects in small steps as Lua allocates, a new cycle beginning when the heap has doubled.
  * Three things that leaves to us:
  *
- *   - a VM that is idle can do those steps for nothing: vm_gc_step, and below, "when idle". It keeps on
- *     for 0.2 ms. Measured with a heap of 70 MB of small tables and strings, 25 MB of them garbage, in CPU time: 320 to 350 calls of
- *     0.30 ms at most, 70 ms together. A piece of STEP_KB takes 0.5 us (chains of the string table) to
- *     0.11 ms (sweeping); one of 16 would take up to 0.4 ms, one of 64 up to 1.4 ms. What LuaJIT does not
- *     divide takes longer: a table of a million slots is marked in 2.7 ms, and what has changed while the
- *     cycle ran is marked at once when it turns from marking to sweeping;
+ *   - a VM that is idle can do those steps for nothing: vm_gc_step, and below, "when idle". It keeps on for 0.2 ms.
+ *     Measured with a heap of 70 MB of small tables and strings, 25 MB of them garbage, in CPU time: 320 to 350 calls
+ *     of 0.30 ms at most, 70 ms together. A piece of STEP_KB takes 0.5 us (chains of the string table) to 0.11 ms
+ *     (sweeping); one of 16 would take up to 0.4 ms, one of 64 up to 1.4 ms. What LuaJIT does not divide takes longer:
+ *     a table of a million slots is marked in 2.7 ms, and what has changed while the cycle ran is marked at once when
+ *     it turns from marking to sweeping;
  *   - a heap of more than half of --vm-memory would reach the limit before it has doubled. When much of
  *     the limit is mapped, every further mapping makes the collector go on at once, faster than usual,
  *     and begin its next cycle sooner: vm_gc_grown. It is called in the midst of an allocation, so it

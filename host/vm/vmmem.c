@@ -367,7 +367,7 @@ FILE *__real_popen(const char *command, const char *mode);
 int __real_fclose(FILE *f);
 int __real_pclose(FILE *f);
 
-/* mode with close-on-exec, in buf; one that does not fit is not valid anyway. */
+/* mode with close-on-exec, in buf. A mode that does not fit is invalid anyway. */
 static const char *closing_mode(const char *mode, char *buf, size_t cap) {
     if (strchr(mode, 'e') || strlen(mode) + 2 > cap) return mode;
     snprintf(buf, cap, "%se", mode);

@@ -1,8 +1,8 @@
 /* How a Lua G waits, and goes on.
  *
- * A wait begins in a lua_CFunction (never in an FFI call: a compiled trace keeps live values in registers), which writes
- * down what to wait for and yields. The G's step then parks the G. When it is resumed, the answer is what the yield returns
- * to the caller in Lua. So a waiting Lua G costs its coroutine and no C stack.
+ * A wait begins in a lua_CFunction (never in an FFI call: a compiled trace keeps live values in registers), which
+ * writes down what to wait for and yields. The G's step then parks the G. When it is resumed, the answer is what the
+ * yield returns to the caller in Lua. So a waiting Lua G costs its coroutine and no C stack.
  *
  * A plain yield works where the running coroutine is the G's own and no C function stands between it
  * and the resume. Elsewhere (a comparator of table.sort, the user's own coroutine) the loop's stack is left
@@ -114,10 +114,10 @@ host_luag *wait_begin(lua_State *L, const char *what) {
     return lg;
 }
 
-/* LuaJIT's cur_L is the coroutine that Lua was last called on, and compiled code that is left believes it, as do errors:
- * after a call on another, and before anything is raised or allocated. It raises nothing: LuaJIT's own function of this
- * name, which takes this one's place, is not refused where a call would be (cstack.c). The packaged library has none, and
- * refuses no call. */
+/* LuaJIT's cur_L is the coroutine that Lua was last called on, and compiled code that is left believes it, as do
+ * errors: after a call on another, and before anything is raised or allocated. It raises nothing: LuaJIT's own function
+ * of this name, which takes this one's place, is not refused where a call would be (cstack.c). The packaged library has
+ * none, and refuses no call. */
 __attribute__((weak, noinline)) void lj_state_set_current(lua_State *L) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, NOTHING);
     lua_call(L, 0, 0);

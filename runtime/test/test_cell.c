@@ -1,5 +1,5 @@
-/* cell: Gs of one cell never run two at once and keep the order of their posts; a cell is stolen as
- * a G is; no post is lost on a driver that goes to sleep; an endless cell, or one that shares without end, starves nobody. */
+/* cell: Gs of one cell never run two at once and keep the order of their posts; a cell is stolen as a G is; no post is
+ * lost on a driver that goes to sleep; an endless cell, or one that shares without end, starves nobody. */
 #include "harness.h"
 
 /* ---- Gs that several post, again and again ---- */

@@ -122,8 +122,8 @@ static void claims_keep_threads(void *arg) {
 
 /* ---- ends and wake-ups at the same time ---- */
 
-/* Takes an M that is one too many out of the list, as who hands a P over does, and holds everybody up until that M and the
- * others have slept long enough; then they all look whether they may end. False: there was none, or no idle P. */
+/* Takes an M that is one too many out of the list, as who hands a P over does, and holds everybody up until that M and
+ * the others have slept long enough; then they all look whether they may end. False: there was none, or no idle P. */
 static bool want_one_late(void) {
     rt_lock_acquire(&sched.lock);
     bool many = atomic_load(&sched.n_idle_ms) > few() + 10;

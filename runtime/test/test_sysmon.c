@@ -439,7 +439,8 @@ static rt_step share_once(rt_g *g) {
     return RT_EXIT;
 }
 
-/* With one P there is an order: whose event and timer were there before has run after it, whoever has found the event. */
+/* With one P there is an order: whose event and timer were there before has run after it, whoever has found the
+ * event. */
 static void one_share_serves_events_and_timers(void *arg) {
     (void)arg;
     if (rt_procs() > 1) return;
