@@ -71,9 +71,10 @@ LLHTTP_DIR ?= /usr/share/llhttp
 comma   := ,
 WRAPPED := lj_ccallback_enter lj_ccallback_leave lj_vm_pcall lj_dispatch_profile lj_err_unwind_dwarf
 WRAPPED += mmap64 munmap mremap mprotect __register_frame __deregister_frame fopen64 fclose popen pclose tmpfile64
-# The whole of LuaJIT and every symbol of ours: C modules (lfs.so) bind to the first, the
-# FFI finds the second, and the linker sees neither of these uses.
-LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,-E -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive $(CJSON) -lcares -lmd -ledit -lm -ldl -pthread
+# The whole of LuaJIT, to which C modules (lfs.so) bind, a use that the linker does not see. The symbols of EXPORTS
+# alone are seen from outside: LuaJIT's, and what the FFI declares of ours.
+EXPORTS := $(B)/gen/exports
+LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,--dynamic-list=$(EXPORTS) -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive $(CJSON) -lcares -lmd -ledit -lm -ldl -pthread
 
 # ---- files -------------------------------------------------------------------------------------
 
@@ -284,7 +285,7 @@ $(addprefix $(B)/host/,command/main.o vm/vm.o vm/luaframes.o test/test_luaframes
 # Errors of Lua that pass through it run its cleanups.
 $(B)/host/vm/load.o: private CFLAGS += -fexceptions
 
-$(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON)
+$(B)/lunapark: $(MAIN_OBJ) $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON) $(EXPORTS)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(MAIN_OBJ) $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS)
 
@@ -292,7 +293,7 @@ $(RT_TESTS) $(RT_TOOLS): $(B)/%: $(B)/%.o $(RT_LIB)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(RT_LIB) -pthread -lm $(if $(findstring /test/,$@),-lcmocka)
 
-$(HOST_TESTS) $(FUZZ): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON)
+$(HOST_TESTS) $(FUZZ): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON) $(EXPORTS)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) $(OWN_LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS) -lcmocka
 $(PLAYERS): $(PLAY_OBJS)
@@ -310,7 +311,7 @@ $(GO_BENCH): $(wildcard runtime/bench/go/*.go)
 	@mkdir -p $(@D)
 	$(Q)go build -o $@ $^
 
-$(HOST_INSIDE): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON)
+$(HOST_INSIDE): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON) $(EXPORTS)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(HOST_OBJS) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS)
 
@@ -329,12 +330,12 @@ fuzz-target: $(FUZZ) ; @:
 
 # ---- what is generated -------------------------------------------------------------------------
 
-# The headers' marked parts as the Lua module lunapark.cdef, and the same names as C sees them.
+# The headers' marked parts as the Lua module lunapark.cdef, the same names as C sees them, and for the linker.
 $(B)/gen/abi.c: host/build/cdef.lua $(FFI_HEADERS) | need
 	$(call say,GEN,$@)
 	@mkdir -p $(@D)/lunapark
-	$(Q)$(LUAJIT) host/build/cdef.lua $(@D)/lunapark/cdef.lua $@ $(FFI_HEADERS)
-$(B)/gen/lunapark/cdef.lua: $(B)/gen/abi.c ;
+	$(Q)$(LUAJIT) host/build/cdef.lua $(@D)/lunapark/cdef.lua $@ $(EXPORTS) $(FFI_HEADERS)
+$(B)/gen/lunapark/cdef.lua $(EXPORTS): $(B)/gen/abi.c ;
 
 # Every Lua file as bytecode. ROOT:PATH, so that a traceback says lunapark/http/app.lua.
 $(B)/gen/embed.c: host/build/embed.lua $(LUA_FILES) $(B)/gen/lunapark/cdef.lua $(B)/files | need

@@ -263,13 +263,14 @@ describe("the admin listener records", function()
     it("while scripts/torture.lua stands in every place where Lua can wait, seed " .. seed, function()
       local code, out, err = child.run { "run", child.script [[
         local ffi = require "ffi"
-        ffi.cdef "void recording_init(void); int rt_prof_start(int hz); int rt_prof_stop(void *file, int64_t *result);"
-        ffi.C.recording_init()
-        assert(ffi.C.rt_prof_start(1000) == 0)
+        local inside = require "spec.support.inside"
+        local stop = inside("rt_prof_stop", "int (*)(void *file, int64_t *result)")
+        inside("recording_init", "void (*)(void)")()
+        assert(inside("rt_prof_start", "int (*)(int hz)")(1000) == 0)
         assert(loadfile "scripts/torture.lua")(...)
         local result, path = ffi.new "int64_t[2]", os.tmpname()
         local file = assert(io.open(path, "w+"))
-        assert(ffi.C.rt_prof_stop(file, result) == 0)
+        assert(stop(file, result) == 0)
         file:seek "set"
         local named, all = 0, 0
         for stack, n in file:read("*a"):gmatch "([^\n]*) (%d+)\n" do

@@ -129,7 +129,9 @@ describe("threads", function()
     local lp = require "lunapark"
     ffi.cdef "typedef struct { unsigned long soft, hard; } limit_t;"
     ffi.cdef "int getrlimit(int what, limit_t *l); int setrlimit(int what, const limit_t *l);"
-    ffi.cdef "int abs(int n); bool rt_claim_thread(void); void rt_release_thread(void);"
+    ffi.cdef "int abs(int n);"
+    local inside = require "spec.support.inside"
+    local claim, release = inside("rt_claim_thread", "bool (*)(void)"), inside("rt_release_thread", "void (*)(void)")
     local C, NPROC = ffi.C, 6
     local l = ffi.new "limit_t"
     C.getrlimit(NPROC, l)
@@ -137,7 +139,7 @@ describe("threads", function()
     l.soft = 1
     C.setrlimit(NPROC, l)
     local claims = 0
-    while C.rt_claim_thread() do claims = claims + 1 end
+    while claim() do claims = claims + 1 end
     local gs, ended, ticks = {}, 0, 0
     for i = 1, 50 do
       gs[i] = lp.go(function()
@@ -158,7 +160,7 @@ describe("threads", function()
     local right = 0
     for i = 1, 50 do right = right + (gs[i]:join() == i and 1 or 0) end
     print("right=" .. right)
-    for _ = 1, claims do C.rt_release_thread() end
+    for _ = 1, claims do release() end
     ]], { LUNAPARK_PROCS = "1" }, {
       "--reuid=" .. NOBODY, "--regid=" .. NOBODY, "--clear-groups", binary = "setpriv",
     })

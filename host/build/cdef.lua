@@ -1,16 +1,28 @@
 -- Makes the FFI's declarations from C headers: what stands between /* ffi:begin */ and /* ffi:end */.
 --
---     luajit cdef.lua OUT.lua OUT.c HEADER...
+--     luajit cdef.lua OUT.lua OUT.c OUT.exports HEADER...
 --
 -- OUT.lua is the module lunapark.cdef: it declares them once and returns the text. OUT.c is the table
--- of host/base/abi.h: the same names with the sizes, offsets and addresses that the C compiler gives them.
+-- of host/base/abi.h: the same names with the sizes, offsets and addresses that the C compiler gives them. OUT.exports
+-- is for the linker: what the FFI finds in the process, and C modules.
+--
+-- Nothing else is exported. Of the other functions many may be called only where C runs as a G: rt_sleep would leave
+-- the stack of the Lua that calls it, from beneath LuaJIT. A script that declares one by hand gets "undefined symbol".
+--
 -- What this script does not understand is an error, never left out: else the comparison of the two
 -- would have holes that nobody sees.
 
 local ffi = require "ffi"
 
-local out_lua, out_c = arg[1], arg[2]
-local headers = { unpack(arg, 3) }
+local out_lua, out_c, out_exports = arg[1], arg[2], arg[3]
+local headers = { unpack(arg, 4) }
+
+-- What C modules bind to (LuaJIT's lua.h, lauxlib.h, lualib.h, luajit.h); none of ours is named so.
+local LUAJIT = {
+    "lua_*", "luaL_*", "luaJIT_*", "luaopen_base", "luaopen_bit", "luaopen_debug", "luaopen_ffi", "luaopen_io",
+    "luaopen_jit", "luaopen_math", "luaopen_os", "luaopen_package", "luaopen_string", "luaopen_string_buffer",
+    "luaopen_table",
+}
 
 local function fail(where, fmt, ...)
     io.stderr:write(where, ": ", fmt:format(...), "\n")
@@ -71,7 +83,7 @@ local function each_declaration(part, f)
     if start_line then fail(part.path .. ":" .. start_line, "declaration without an end") end
 end
 
-local entries = {}
+local entries, functions = {}, {}
 local function entry(kind, name, field, ctype, size, offset, address)
     entries[#entries + 1] = ('    {HOST_ABI_%s, "%s", "%s", "%s", %s, %s, %s},'):format(
         kind, name, field, ctype, size, offset, address)
@@ -126,6 +138,7 @@ local function add(where, d)
     if d:find "^typedef " and not d:find "{" then return end -- another name for something
     name = not d:find "{" and d:match "^[%w_%s%*]-([%a_][%w_]*)%s*%(.*%)$"
     if not name then fail(where, "not understood: %s", d) end
+    functions[#functions + 1] = name
     entry("FUNCTION", name, "", "", "0", "0", ("(const void *)%s"):format(name))
 end
 
@@ -173,3 +186,4 @@ const host_abi_entry *host_abi_table(int32_t *n) {
     return entries;
 }
 ]]):format(table.concat(includes), table.concat(entries, "\n")))
+write(out_exports, ("{\n    %s;\n    %s;\n};\n"):format(table.concat(LUAJIT, "; "), table.concat(functions, ";\n    ")))

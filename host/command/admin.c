@@ -73,6 +73,7 @@ host_job *host_reload(const char *message) {
 
 const char *host_reload_result(host_job *job, int *result) {
     reload_job *r = job_arg(job);
+    if (!r) return NULL;
     *result = r->result;
     return r->what;
 }
@@ -118,8 +119,8 @@ host_job *host_generations(void) {
 
 const char *host_generations_text(host_job *job, size_t *len) {
     const list_job *l = job_arg(job);
-    *len = l->len;
-    return l->text;
+    *len = l ? l->len : 0;
+    return l ? l->text : NULL;
 }
 
 /* ---- the caller, and the question ---- */

@@ -16,8 +16,8 @@ int host_repl_open(const char *history);
 /* A job that reads a line from stdin. One at a time. */
 host_job *host_repl_read(const char *prompt);
 
-/* The result of a host_repl_read that has ended. 1: a line, without its break, which lives as long as the job; 0: the
- * end; -EINTR: host_repl_interrupt; -errno. */
+/* The result of a host_repl_read. 1: a line, without its break, which lives as long as the job; 0: the end; -EINTR:
+ * host_repl_interrupt; -EAGAIN: the job has not ended; -errno. */
 int host_repl_line(host_job *job, const char **line, size_t *len);
 
 /* Ends a read, if there is one. */
@@ -26,7 +26,7 @@ void host_repl_interrupt(void);
 /* A job that ends when the tab key asks what may follow. Call host_repl_answer within a second. */
 host_job *host_repl_question(void);
 
-/* The text before the cursor, of a host_repl_question that has ended. */
+/* The text before the cursor, of a host_repl_question; NULL: the job has not ended. */
 const char *host_repl_before(host_job *job, size_t *len);
 
 /* Answers a question: the text to insert, and the text to list; each may be empty. */
@@ -40,14 +40,14 @@ int host_generation(char *id, char *commit, size_t cap);
 /* A job that reloads. message: for the history; may be empty. */
 host_job *host_reload(const char *message);
 
-/* The result of a host_reload that has ended. *result: 0 a new generation serves, 1 no file has changed, 2 the load has
- * failed. Returns the id, or why, which lives as long as the job. */
+/* The result of a host_reload. *result: 0 a new generation serves, 1 no file has changed, 2 the load has failed. Returns
+ * the id, or why, which lives as long as the job; NULL: the job has not ended. */
 const char *host_reload_result(host_job *job, int *result);
 
 /* A job that lists the history: history_print's records. */
 host_job *host_generations(void);
 
-/* The result of a host_generations that has ended. NULL: no memory. */
+/* The result of a host_generations. NULL: no memory, or the job has not ended. */
 const char *host_generations_text(host_job *job, size_t *len);
 
 const char *host_version(void);
@@ -63,8 +63,8 @@ enum { HOST_RECORD_PROFILE, HOST_RECORD_TRACE };
 /* A job that records for so many seconds. NULL: no memory. */
 host_job *host_record(int kind, double seconds);
 
-/* The result of a host_record that has ended: bytes; samples of a profile; samples, or events of a trace, that found no
- * room. 0, -EBUSY: there is another recording of that kind, or -errno. */
+/* The result of a host_record: bytes; samples of a profile; samples, or events of a trace, that found no room. 0;
+ * -EBUSY: there is another recording of that kind; -EAGAIN: the job has not ended; -errno. */
 int host_record_result(host_job *job, double *size, double *samples, double *dropped);
 
 /* Copies from byte `at` of a recording on. Returns how many bytes, n at most; 0: the end; -errno. Of a job whose result

@@ -96,7 +96,7 @@ static struct {
 
 static _Noreturn void end_serving(void) {
     upgrade_end();
-    pidfile_remove();
+    pidfile_unmake();
     int code = atomic_load(&own_stop.code);
     finish(code < 0 ? 0 : code);
 }
@@ -157,7 +157,7 @@ static void upgrade_ready(pid_t pid) {
 
 /* The new process may have got as far as to write its pid. */
 static void upgrade_failed(void) {
-    int err = pidfile_is_ours() ? 0 : pidfile_write();
+    int err = pidfile_is_ours() ? 0 : pidfile_make();
     if (err) log_line(LOG_ERROR, "%s: %s", options.pid_file, rt_strerror(err));
 }
 
@@ -259,7 +259,7 @@ static void listen_all(void) {
     if (options.n_listen == 0) options.listen[options.n_listen++] = "127.0.0.1:8080";
     check_reach();
     open_listeners();
-    int err = pidfile_write();
+    int err = pidfile_make();
     if (err) {
         fprintf(stderr, "lunapark: %s: %s\n", options.pid_file, rt_strerror(err));
         finish(1);

@@ -67,7 +67,7 @@ int pidfile_give(uid_t uid, gid_t gid) {
     return options.pid_file ? replace("", 0, uid, gid) : 0;
 }
 
-int pidfile_write(void) {
+int pidfile_make(void) {
     char text[TEXT_SIZE];
     if (!options.pid_file) return 0;
     int len = snprintf(text, sizeof text, "%d\n", (int)getpid());
@@ -90,7 +90,7 @@ bool pidfile_is_ours(void) {
     return pid == getpid();
 }
 
-void pidfile_remove(void) {
+void pidfile_unmake(void) {
     if (!pidfile_is_ours() || unlink(options.pid_file) == 0) return;
     int fd = open_own(O_WRONLY);
     if (fd < 0) return;

@@ -237,6 +237,7 @@ host_job *host_record(int kind, double seconds) {
 
 int host_record_result(host_job *job, double *size, double *samples, double *dropped) {
     const recording *r = job_arg(job);
+    if (!r) return -EAGAIN;
     *size = (double)r->size;
     *samples = (double)r->samples;
     *dropped = (double)r->dropped;
@@ -245,6 +246,8 @@ int host_record_result(host_job *job, double *size, double *samples, double *dro
 
 int host_record_read(host_job *job, double at, uint8_t *buf, size_t n) {
     const recording *r = job_arg(job);
+    if (!r) return -EAGAIN;
+    if (r->err) return r->err;
     ssize_t got = pread(fileno(r->file), buf, n, (off_t)at);
     return got < 0 ? -errno : (int)got;
 }

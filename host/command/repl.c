@@ -268,6 +268,7 @@ host_job *host_repl_read(const char *prompt) {
 
 int host_repl_line(host_job *job, const char **line, size_t *len) {
     read_job *x = job_arg(job);
+    if (!x) return -EAGAIN;
     *line = x->line ? x->line : "";
     *len = x->len;
     return x->how;
@@ -305,6 +306,7 @@ host_job *host_repl_question(void) {
 
 const char *host_repl_before(host_job *job, size_t *len) {
     question_job *q = job_arg(job);
+    if (!q) return NULL;
     *len = q->len;
     return q->before;
 }

@@ -332,6 +332,10 @@ int host_proc_pid(host_proc *p) {
 }
 
 host_sock *host_proc_stream(host_proc *p, int i, int *err) {
+    if (i < 0 || i > 2) {
+        *err = -EINVAL;
+        return NULL;
+    }
     int fd = p->ends[i];
     p->ends[i] = -1;
     *err = 0;

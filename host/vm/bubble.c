@@ -258,9 +258,9 @@ bool bubble_may_wait(lua_State *L, host_luag *lg) {
 
 /* ---- what Lua calls ---- */
 
-static bubble *bubble_of(host_luag *lg) {
-    if (!lg->seat) rt_throw("a bubble is asked for outside of one");
-    return lg->seat->of;
+/* NULL: lg stands in none. */
+static bubble *bubble_of(const host_luag *lg) {
+    return lg->seat ? lg->seat->of : NULL;
 }
 
 int host_bubble_enter(double start_s) {
@@ -288,37 +288,43 @@ int host_bubble_enter(double start_s) {
 }
 
 double host_bubble_elapsed(void) {
-    bubble *b = bubble_of(luag_current());
-    return (double)(b->now_ns - b->began_ns) / 1e9;
+    const bubble *b = bubble_of(luag_current());
+    return b ? (double)(b->now_ns - b->began_ns) / 1e9 : 0;
 }
 
 double host_bubble_start(void) {
-    return bubble_of(luag_current())->start_s;
+    const bubble *b = bubble_of(luag_current());
+    return b ? b->start_s : 0;
 }
 
 void host_bubble_end(void) {
     host_luag *lg = luag_current();
     bubble *b = bubble_of(lg);
+    if (!b) return;
     b->leaving = true;
     cancel_all(b, lg);
 }
 
 int host_bubble_others(void) {
-    bubble *b = bubble_of(luag_current());
-    return b->stuck ? 0 : b->n_live - 1;
+    const bubble *b = bubble_of(luag_current());
+    return !b || b->stuck ? 0 : b->n_live - 1;
 }
 
 int host_bubble_verdict(void) {
-    return bubble_of(luag_current())->verdict;
+    const bubble *b = bubble_of(luag_current());
+    return b ? (int)b->verdict : HOST_BUBBLE_NONE;
 }
 
 const char *host_bubble_text(void) {
-    return bubble_of(luag_current())->text;
+    const bubble *b = bubble_of(luag_current());
+    return b ? b->text : NULL;
 }
 
 void host_bubble_leave(void) {
     host_luag *lg = luag_current();
-    atomic_store_explicit(&lg->limit_ns, bubble_of(lg)->outer_ns, memory_order_relaxed);
+    const bubble *b = bubble_of(lg);
+    if (!b) return;
+    atomic_store_explicit(&lg->limit_ns, b->outer_ns, memory_order_relaxed);
     bubble_leave(lg);
     lg->vm->view.virtual_ns = 0;
 }

@@ -100,8 +100,7 @@ int host_queue_prepare(int n) {
 
 void host_queue_join(host_queue *q, int index) {
     host_luag *lg = luag_current();
-    if (lg->queues.n == lg->queues.cap)
-        rt_throw("%d cases joined of %d", lg->queues.n + 1, lg->queues.cap);
+    if (lg->queues.n == lg->queues.cap) return;
     join(q, &lg->queues.cases[lg->queues.n++], lg, index);
 }
 

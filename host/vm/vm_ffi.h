@@ -70,7 +70,7 @@ void host_set_canceled(int why);
  * to wait for the end of others. */
 void host_shelter(int on);
 
-/* ---- virtual time (bubble.c) ---- */
+/* ---- virtual time (bubble.c): outside of a bubble the functions do nothing and answer 0 ---- */
 
 enum { HOST_BUBBLE_NONE, HOST_BUBBLE_DEADLOCK, HOST_BUBBLE_TIMEOUT };
 enum { HOST_EVIRTUAL = -20001 }; /* of sockets: the G that asks has virtual time */
@@ -128,7 +128,7 @@ int host_queue_first(const host_queue *q);
 /* Makes room for n waiters of the running G. 0, or -1 without memory. */
 int host_queue_prepare(int n);
 
-/* The running G joins q. index: 1 or more. */
+/* The running G joins q, if host_queue_prepare has made room. index: 1 or more. */
 void host_queue_join(host_queue *q, int index);
 
 /* The running G leaves all its queues. */
