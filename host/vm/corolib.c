@@ -1,19 +1,21 @@
 /* The own coroutine of a G, as Lua's library of coroutines sees it.
  *
- * A G's Lua runs on a coroutine that belongs to the host: only the host resumes it, and when the G has ended the next
- * G runs on it. Four functions of the standard library would break that, and are ours:
+ * A G's Lua runs on a coroutine that belongs to the host: only the host resumes it, and when the G has ended, the next
+ * G runs on it. Four functions of the standard library would break this, and are replaced:
  *
- *   - coroutine.yield in the own coroutine has nobody to yield to. It would come out in luag_resume, with the G's
- *     frames standing there for good: no pcall and no cleanup would hear of it. So it raises where it is called. In
- *     coroutines of the user's it is lua_yield.
- *   - coroutine.isyieldable is false there, for libraries that ask before they yield.
- *   - coroutine.running gives the own coroutine away. What a script hangs on it (a weak table's entry, say) must not be
- *     found by the next G, which may answer another client. So such a coroutine counts as seen, and is not used again.
- *   - setfenv(0, t) changes the globals of whatever is loaded in that coroutine from then on: it counts as seen too.
+ *   - coroutine.yield in the own coroutine has no caller to yield to. The yield would come out in luag_resume, and the
+ *     G's frames would stand there for good: no pcall and no cleanup would run. So it raises at the call. In coroutines
+ *     of the user's it is lua_yield.
+ *   - coroutine.isyieldable is false in the own coroutine, for libraries that ask before they yield.
+ *   - coroutine.running gives the own coroutine away. Data that a script attaches to it (a weak table's entry, say)
+ *     must not be found by the next G, which may answer another client. So this coroutine counts as seen, and is not
+ *     used again.
+ *   - setfenv(0, t) changes the globals of all code that is loaded in this coroutine from then on: the coroutine counts
+ *     as seen, too.
  *
  * debug.getregistry reaches all coroutines of the VM: a script that changes these changes the host itself.
  *
- * A C library that yields the own coroutine itself, past these, ends its G with an error (luag_resume).
+ * A C library that yields the own coroutine itself, past these functions, ends its G with an error (luag_resume).
  */
 #include "corolib.h"
 
@@ -38,7 +40,7 @@ static int co_isyieldable(lua_State *L) {
     return 1;
 }
 
-/* Calls the function that stands in the first upvalue with what is on the stack. */
+/* Calls the function of the first upvalue with the values on the stack. */
 static int call_original(lua_State *L) {
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_insert(L, 1);
@@ -52,7 +54,7 @@ static int co_running(lua_State *L) {
     return call_original(L);
 }
 
-/* setfenv(f, t): f is a function, 0, or the level of one. For LuaJIT's, our frame is a level too. */
+/* setfenv(f, t): f is a function, 0, or a level. LuaJIT's function sees our frame as a level, too. */
 static int base_setfenv(lua_State *L) {
     if (lua_type(L, 1) == LUA_TNUMBER) {
         lua_Number level = lua_tonumber(L, 1);

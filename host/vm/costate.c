@@ -1,17 +1,18 @@
-/* The own coroutines of Gs, and that Lua can not resume them.
+/* The own coroutines of Gs, which Lua cannot resume.
  *
- * To LuaJIT the coroutine of a G that waits by a yield is suspended like any other. Lua that has a hold of it
- * (coroutine.running gives it away) could resume it, into the middle of a wait, which would take the arguments for its
- * answer. So could Lua that has a hold of the coroutine of a G that has not begun, once another G has ended on it.
+ * For LuaJIT the coroutine of a G that waits by a yield is suspended like any other. Lua code that holds this coroutine
+ * (coroutine.running gives it away) could resume it in the middle of a wait, and the wait would take the arguments for
+ * its answer. Lua code that holds the coroutine of a G that has not begun, after another G has ended on it, could
+ * resume it as well.
  *
- * So while it is the host's to resume, its state says what a running one's says: status 0, and a C frame. The checks
- * that LuaJIT makes anyway then do the rest: coroutine.resume answers false, "cannot resume running coroutine";
- * coroutine.status says "normal". Two stores after a yield and two before a resume are all it costs. (A coroutine that
- * a G runs, and in which it waits, has a true frame, on the stack that is left.)
+ * So while only the host may resume a coroutine, the coroutine's state is that of a running one: status 0, and a C
+ * frame. The checks that LuaJIT makes anyway then do the rest: coroutine.resume answers false, "cannot resume running
+ * coroutine"; coroutine.status says "normal". This costs two stores after a yield and two before a resume. (A coroutine
+ * that a G runs, and in which the G waits, has a true frame, on the stack that was left.)
  *
- * lua.h has no function for that, so two fields of lua_State are written where they lie in LuaJIT 2.1 with GC64 (and
- * two read, for costate_has_room). Only a traceback looks into the frame, and only beneath a Lua function that is on
- * top: here a C function is on top, the one that waits. The frame is a row of zeros all the same, the end of a chain.
+ * lua.h has no function for this. So two fields of lua_State are written at their places in LuaJIT 2.1 with GC64, and
+ * two are read, for costate_has_room. Only a traceback reads the frame, and only beneath a Lua function on top; here a
+ * C function is on top, the one that waits. The frame is a row of zeros all the same, which ends the chain of frames.
  */
 #include "costate.h"
 
@@ -34,7 +35,8 @@ static ptrdiff_t room(lua_State *L) {
            *(char **)((char *)L + COSTATE_TOP);       /* NOLINT: an aligned field */
 }
 
-/* A value takes 8 bytes; what is checked for is there, and was not before. */
+/* True: costate_has_room reads the right fields. A value takes 8 bytes; after lua_checkstack there is room that was not
+ * there before. */
 static bool tells_room(lua_State *co) {
     ptrdiff_t before = room(co);
     lua_pushnil(co);

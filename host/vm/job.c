@@ -1,25 +1,25 @@
-/* Jobs: calls that may block, made on native Gs while the Lua G that wants them waits.
+/* Jobs: calls that may block, made on native Gs while the asking Lua G waits.
  *
- * A Lua G must not block: its VM stands still meanwhile. So it makes a job, a function and what that needs
- * (copies: the Lua values may be gone before the job is), and waits. The job runs on a native G, which says
- * rt_entersyscall where it blocks and so costs a thread and no P.
+ * A Lua G must not block: its VM would stand still. So the G makes a job, a function with its arguments (copies: the
+ * Lua values may be gone before the job is), and waits. The job runs on a native G, which calls rt_entersyscall where
+ * it blocks, and so costs a thread and no P.
  *
- * Two hold a job, and who lets go last frees it: the native G until it has run, and Lua, whose pointer has a
- * finalizer. A wait that ends early (a deadline, a cancellation) lets the job run on: what the kernel
- * does can not be taken back. Its result is dropped with it. The same goes for a VM that ends (owned.c).
+ * Two hold a job, and the last to let go frees it: the native G until the job has run, and Lua, whose pointer has a
+ * finalizer. A wait that ends early (a deadline, a cancellation) lets the job run on, since the kernel's work cannot be
+ * taken back; the result is dropped. A VM that ends lets its jobs run on as well (owned.c).
  *
- * A job starts with the first wait for it, since only there it shows whether its G can wait at all: a
- * write that was begun and then raised "cannot wait here" would be half a lie.
+ * A job starts with the first wait for it, since only this wait shows whether its G can wait at all. Else a write could
+ * begin and its caller hear "cannot wait here".
  *
- * lp.offload (offload.c) is the other way round: it calls whatever C function with whatever memory of Lua's, which must
- * stay until it returns.
+ * lp.offload (offload.c) differs: it calls any C function with any memory of Lua's, which must stay until the function
+ * returns.
  *
- * Work that does not block but is answered later from elsewhere (dns.c) needs no worker: such a job is begun in the G
- * that waits, and finished by the code that has the answer.
+ * Work that does not block but is answered later from elsewhere (dns.c) needs no worker: such a job is begun in the
+ * waiting G and finished by the code that has the answer.
  *
- * At most WORKERS native Gs run jobs; the others queue. So a dead network disk holds up files, but not threads
- * without end. A worker ends when the queue is empty: to start one costs less than to keep one asleep. Without memory
- * for a worker the jobs that are queued are done without having run, and Lua says so.
+ * At most WORKERS native Gs run jobs; further jobs queue. So a dead network disk holds up files, but does not take ever
+ * more threads. A worker ends when the queue is empty, since starting a worker costs less than keeping one asleep.
+ * Without memory for a worker, the queued jobs are done without having run, and Lua says so.
  */
 #include "job.h"
 
@@ -36,12 +36,12 @@ enum { WORKERS = 32 };
 
 struct host_job {
     host_owned owned;
-    void (*run)(void *arg); /* NULL: it is begun instead */
+    void (*run)(void *arg); /* NULL: begin was called instead */
     void (*begin)(host_job *job, void *arg);
     void (*free_arg)(void *arg);
     void *arg;
     bool started;
-    bool unrun;     /* there was no memory to run it; written before it is done */
+    bool unrun;     /* there was no memory to run the job; written before `done` */
     list_link link; /* of jobs.waiting */
     bell done;      /* rung once */
     refs refs;
@@ -121,7 +121,7 @@ static void run_job(host_job *job) {
     job_finish(job);
 }
 
-/* NULL: there is none, and the worker is one no more. */
+/* The next job of the queue. NULL: there is none, and the worker is counted no more. */
 static host_job *next_job(void) {
     rt_lock_acquire(&jobs.lock);
     list_link *l = list_take_first(&jobs.waiting);
@@ -141,7 +141,7 @@ static void work_on_a_thread(void *arg) {
     rt_release_thread();
 }
 
-/* One worker less than was counted, if that leaves any. */
+/* Counts a worker less, if any is left then. */
 static bool do_without(void) {
     rt_lock_acquire(&jobs.lock);
     bool others = jobs.workers > 1;
@@ -150,7 +150,7 @@ static bool do_without(void) {
     return others;
 }
 
-/* One worker less; if it was the last, what waits for one will not be run. */
+/* Counts a worker less. If it was the last, the queued jobs are done without having run. */
 static void give_up(void) {
     rt_lock_acquire(&jobs.lock);
     list_head left = {NULL, NULL};
@@ -163,8 +163,8 @@ static void give_up(void) {
     }
 }
 
-/* A worker, which is counted. Without a thread for it the others do its work; if there are none, it takes the thread
- * that it gets, which is better than not to read a file. */
+/* Starts a counted worker. Without a thread for it, the other workers do the work. If there are none, the worker takes
+ * any thread, since reading a file matters more. */
 static void hire(void) {
     bool claimed = rt_claim_thread();
     if (!claimed && do_without()) return;
@@ -190,7 +190,7 @@ static void start(host_job *job) {
 
 /* ---- waiting ---- */
 
-/* The ticket is open. */
+/* Waits for the job; the ticket is open. */
 static void waits(host_luag *lg, void *arg) {
     host_job *job = arg;
     if (!bell_arm(&job->done, lg->g, lg->ticket))
@@ -199,7 +199,7 @@ static void waits(host_luag *lg, void *arg) {
         start(job);
 }
 
-/* A deadline that has passed already ends it before it has begun, however fast it would be. */
+/* True: the deadline has passed: the job does not begin, however fast it would be. */
 static bool too_late(int64_t deadline_ns) {
     host_luag *lg = luag_current();
     int64_t limit_ns = lg->sheltered ? 0 : luag_limit(lg), now = rt_nanotime();

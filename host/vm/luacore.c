@@ -1,7 +1,7 @@
-/* lunapark.core: the lua_CFunctions on which the Lua modules stand. What may wait, must see the coroutine it runs in,
- * or takes Lua values is here, or in a *_core.c of a room above; everything else is FFI (vm_ffi.h).
+/* lunapark.core: the lua_CFunctions on which the Lua modules stand. A function that may wait, must see the coroutine it
+ * runs in, or takes Lua values is here, or in a *_core.c of a room above. All other functions are FFI (vm_ffi.h).
  *
- * Arguments are checked by the Lua modules, which name them as their users do. */
+ * The Lua modules check arguments, and name them as their users do. */
 #include "luacore.h"
 
 #include "../base/options.h"
@@ -44,8 +44,8 @@ static int core_wait(lua_State *L) {
     return luag_wait(L, reason, deadline);
 }
 
-/* wait_in(queue[, deadline_ns]), rest([deadline_ns]) -> what host_queue_fire said | "timeout" | "canceled" | nil:
- * woken by something else, still in the queues: rest again */
+/* wait_in(queue[, deadline_ns]), rest([deadline_ns]) -> host_queue_fire's value | "timeout" | "canceled" | nil: woken
+ * otherwise, still in the queues, so rest again */
 static int core_wait_in(lua_State *L) {
     host_queue *q = (host_queue *)lua_topointer(L, 1); /* NOLINT: cdata's payload */
     if (!q) luaL_error(L, "bad argument #1");
@@ -64,12 +64,12 @@ static int core_barrier(lua_State *L) {
     return 1;
 }
 
-/* park() -> what ready was called with, or `again` and why not */
+/* park() -> the values of ready, or `again` and the reason */
 static int core_park(lua_State *L) {
     return luag_park(L);
 }
 
-/* ready(g, ...) -> is g alive. g is a handle: its slot and serial stand in [1] and [2]. */
+/* ready(g, ...) -> true: g is alive. g is a handle: its slot and serial stand in [1] and [2]. */
 static int core_ready(lua_State *L) {
     host_vm *vm = vm_current();
     if (lua_gettop(L) == 0) lua_pushnil(L);
@@ -88,7 +88,7 @@ static int core_ready(lua_State *L) {
     return 1;
 }
 
-/* set_handles(metatable): that of Gs' handles */
+/* set_handles(metatable): the metatable of Gs' handles */
 static int core_set_handles(lua_State *L) {
     luaL_checktype(L, 1, LUA_TTABLE);
     vm_current()->g_meta = lua_topointer(L, 1);
@@ -110,7 +110,7 @@ static int core_wait_call(lua_State *L) {
     return luag_wait_call(L, core_pointer(L, 1), (int64_t)lua_tonumber(L, 2));
 }
 
-/* set_ctype(ctype, id): makes a ctype object, which nobody else has, that of the type with this number
+/* set_ctype(ctype, id): makes `ctype`, an object that no other code has, the ctype object of the type with this number
  * (ffi.typeinfo). LuaJIT has no other way from a function's type to those of its parameters. */
 static int core_set_ctype(lua_State *L) {
     if (lua_type(L, 1) != 10 /* cdata */) luaL_error(L, "bad argument #1");
@@ -125,12 +125,12 @@ static int core_wait_req(lua_State *L) {
                          (int64_t)luaL_optnumber(L, 4, 0));
 }
 
-/* wait_job(job[, deadline_ns]) -> nil | "timeout" | "canceled"; starts it. Again until host_job_done. */
+/* wait_job(job[, deadline_ns]) -> nil | "timeout" | "canceled"; starts the job. Call again until host_job_done. */
 static int core_wait_job(lua_State *L) {
     return job_wait(L, core_pointer(L, 1), (int64_t)luaL_optnumber(L, 2, 0));
 }
 
-/* failed(word[, object]) -> word: a function that waits is about to answer it; with an object, one that will answer so
+/* failed(word[, object]) -> word: a waiting function is about to answer `word`; with an object, which will answer so
  * again without a wait */
 static int core_failed(lua_State *L) {
     const char *word = luaL_checkstring(L, 1);
@@ -146,19 +146,19 @@ static int core_yield(lua_State *L) {
     return luag_yield(L);
 }
 
-/* share(): between two parts of the load of an app */
+/* share(): lets other Gs run, between two parts of the load of an app */
 static int core_share(lua_State *L) {
     (void)L;
     luag_share();
     return 0;
 }
 
-/* early(): lets others run now and then, in a VM with --seed */
+/* early(): lets other Gs run now and then, in a VM with --seed */
 static int core_early(lua_State *L) {
     return luag_yield_early(L);
 }
 
-/* real(what): raises if the G has virtual time, for which there is no such thing */
+/* real(what): raises if the G has virtual time, in which there is no `what` */
 static int core_real(lua_State *L) {
     if (luag_current()->seat) bubble_refuse(L, luaL_checkstring(L, 1));
     return 0;
@@ -202,7 +202,8 @@ static int core_new_handler(lua_State *L) {
     return 1;
 }
 
-/* drop_handler(n): lets its function go; the number may be used again. For one that no server has. */
+/* drop_handler(n): lets the function of handler n go; the number may be used again. For a handler that no server
+ * has. */
 static int core_drop_handler(lua_State *L) {
     host_vm *vm = vm_current();
     int n = (int)luaL_checkinteger(L, 1);
@@ -212,10 +213,10 @@ static int core_drop_handler(lua_State *L) {
     return 0;
 }
 
-/* option(name, value) -> nil | what is wrong: an option that the app sets. */
+/* option(name, value) -> nil | what is wrong: the app sets an option. */
 static int core_option(lua_State *L) {
     host_vm *vm = vm_current();
-    /* One that was too late must not set what another has. */
+    /* An app that loads too late must not set options of another. */
     bool late = vm->generation && atomic_load(&vm->loads_until_ns) != INT64_MAX;
     if (late) return luaL_error(L, "options are told while the app loads");
     const char *err = option_set(core_text(L, 1), core_text(L, 2), FROM_APP);
@@ -224,7 +225,7 @@ static int core_option(lua_State *L) {
     return 1;
 }
 
-/* option_value(name) -> a string or number, nil: it has none */
+/* option_value(name) -> a string or a number; nil: the option has no value */
 static int core_option_value(lua_State *L) {
     double number = 0;
     const char *text;

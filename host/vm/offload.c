@@ -1,26 +1,26 @@
-/* Blocking C functions on other threads: what lp.offload stands on.
+/* Blocking C functions on other threads: the ground of lp.offload.
  *
- * A call is made by a native G between rt_entersyscall and rt_exitsyscall, on a stack of its own, while the Lua
- * G that asked for it waits. Lua has classified the arguments (core/offload.lua): whole numbers and pointers in
- * `ints`, floating-point numbers in `floats`, each in the order of the parameters. Both calling conventions
- * that we know (System V's on x86-64, AAPCS64) pass the two classes in registers of their own, so one call with
- * all of them set serves every function whose arguments fit in: what it does not look at does no harm.
- * The result comes in the first register of the one class or the other.
+ * A native G makes a call between rt_entersyscall and rt_exitsyscall, on a stack of its own, while the asking Lua G
+ * waits. Lua has classified the arguments (core/offload.lua): whole numbers and pointers in `ints`, floating-point
+ * numbers in `floats`, each in the order of the parameters. Both known calling conventions (System V's on x86-64,
+ * AAPCS64) pass the two classes in registers of their own. So one call with all of these registers set serves every
+ * function whose arguments fit in: registers that the function does not read do no harm. The result comes in the first
+ * register of one class or the other.
  *
- * The call outlives the wait if that ends by a timeout, so the two sides hold it. Memory of Lua's that the
- * arguments point to is kept by a Lua G, which stays until the call has ended (core/offload.lua). That does not help
- * where a VM is dropped with its heap, so its end waits for its calls.
+ * The call outlives a wait that ends by a timeout, so both sides hold the call. A Lua G keeps Lua's memory that the
+ * arguments point to, and stays until the call has ended (core/offload.lua). This does not help when a VM is dropped
+ * with its heap, so the end of a VM waits for the VM's calls.
  *
- * Does a call block? If nobody knows, its P goes to another M before it, so that nobody is held up; that costs some 10
- * us, much for a function that takes one. So calls are timed, and a function that was quick QUICK_CALLS times in a row
- * is called with the P (which sysmon takes if this call lasts, within a millisecond), until it takes long once. What is
- * kept is a count per address of a function, in a table where two may share a place: they only make each other slower.
+ * Does a call block? If this is unknown, the P goes to another M before the call, so that no other G is held up.
+ * Handing over costs some 10 us, which is much for a function that takes 1 us. So calls are timed. A function that was
+ * quick QUICK_CALLS times in a row is called with the P, until a call takes long once (sysmon takes the P of such a
+ * call within a millisecond). A table keeps a count per address of a function. Two functions may share a place there,
+ * which only makes each other slower.
  *
- * Each call blocks a thread. A call that finds none queues for the runners that there are, native Gs with a thread
- * each. If there are none, the call gets one which has no thread yet and asks for it again and again. A runner that
- * takes a call from the queue and leaves others there hires another, if there is a thread by now. Who has a runner
- * counted has it run, so that nobody queues for one that comes to nothing. A call fails only when there is no stack for
- * a runner.
+ * Each call blocks a thread. A call that finds no thread queues for the runners, native Gs with a thread each. If there
+ * are no runners, the call gets one that has no thread yet and asks for it again and again. A runner that takes a call
+ * from the queue and leaves others there hires another runner, if there is a thread by now. A runner is counted only if
+ * it will run, so no call queues for a runner that never comes. A call fails only when there is no stack for a runner.
  */
 #include "offload.h"
 
@@ -39,7 +39,7 @@
 enum { CALL_STACK = 1 << 20 };
 enum { PLACES = 256, QUICK_CALLS = 16 };
 #define QUICK_NS                                                                                   \
-    (50 * NS_PER_SEC / 1000000) /* what it costs to hand a P over, and to come back, some times */
+    (50 * NS_PER_SEC / 1000000) /* some times the cost of handing a P over and coming back */
 #define ASK_MIN_NS (NS_PER_SEC / 100)
 #define ASK_MAX_NS (1 * NS_PER_SEC)
 
@@ -86,7 +86,7 @@ static void let_go(call *c) {
 
 /* ---- quick functions ---- */
 
-/* atomic: how many calls in a row were quick, QUICK_CALLS at most. Two that write at a time may lose one of both. */
+/* atomic: how many calls in a row were quick, QUICK_CALLS at most. Two writers at a time may lose a call. */
 static _Atomic uint8_t quick_calls[PLACES];
 
 static _Atomic uint8_t *place_of(const host_call *a) {
@@ -126,12 +126,12 @@ static void run_one(call *c) {
 
 static void run(void *arg);
 
-/* A runner more, if there is a thread for it. */
+/* Adds a runner, if there is a thread for it. */
 static void hire(void) {
     if (rt_claim_thread() && !rt_go_stack(run, NULL, CALL_STACK)) rt_release_thread();
 }
 
-/* NULL: there is none, and the runner is one no more. */
+/* The next call of the queue. NULL: there is none, and the runner is counted no more. */
 static call *next_call(void) {
     rt_lock_acquire(&queue.lock);
     list_link *l = list_take_first(&queue.waiting);
@@ -148,7 +148,7 @@ static void begin_runner(void) {
     rt_lock_release(&queue.lock);
 }
 
-/* With a thread that was claimed. arg: its first call, or NULL. */
+/* Runs c (may be NULL), then the queue, with a claimed thread. */
 static void run_calls(call *c) {
     if (!c) c = next_call();
     for (; c; c = next_call())
@@ -180,7 +180,7 @@ static bool enqueue(call *c) {
     return busy;
 }
 
-/* 0 or -errno. */
+/* Starts the call. 0 or -errno. */
 static int start(call *c) {
     bool claimed = rt_claim_thread();
     if (!claimed && enqueue(c)) return 0;
@@ -195,7 +195,7 @@ static void lua_lets_go(host_owned *o) {
 
 static const owned_kind call_kind = {OWNED_THINGS, lua_lets_go};
 
-/* They use what Lua gave them. */
+/* Waits for the VM's calls, which use Lua's memory. */
 static void wait_for_calls(host_owned *o) {
     while (atomic_load(&o->vm->n_calls) > 0)
         rt_sleep(NS_PER_SEC / 100);

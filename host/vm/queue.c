@@ -1,17 +1,17 @@
-/* Queues of Lua Gs that wait for each other: what channels, mutexes and the like stand on.
+/* Queues of Lua Gs that wait for each other: the ground of channels, mutexes and the like.
  *
  * A host_queue lies in an object of Lua (ffi.new). Gs stand in it with a host_waiter each, in the order in which they
- * came. A G that has something for the first of them *fires* this one: it leaves its queue and is woken, in one step,
- * so what it waits for can be handed over at that moment, and nobody slips past. A G that gives up, by a timeout or a
- * cancellation, leaves its queue when it runs; if it was fired before, it has what it waited for, and the wait answers
- * so. All of this is done by the thread that runs the VM, between two waits, so it needs no locks, and nothing is lost
- * or done twice. Only a select may also stand in channels that VMs share; then the first side that claims the select
- * fires it (outer_wait), and a later one passes it over.
+ * came. A G that has something for the first waiter *fires* this waiter: the waiter leaves its queue and is woken, in
+ * one step. So a value can be handed over at this moment, and no other G gets in between. A G that gives up, by a
+ * timeout or a cancellation, leaves its queue when it runs. If it was fired before, it has its value, and the wait
+ * answers so. The thread that runs the VM does all of this between two waits, so no locks are needed, and nothing is
+ * lost or done twice. Only a select may also stand in channels that VMs share. Then the first side that claims the
+ * select fires it (outer_wait), and a later side passes it over.
  *
- * A G waits once at a time, so its waiters belong to its host_luag: one for a wait in one queue, and an array for
- * a select, which stands in several. The first that is fired takes all of them out.
+ * A G waits once at a time, so its waiters belong to its host_luag: one for a wait in one queue, and an array for a
+ * select, which stands in several. The first waiter that is fired takes all of them out.
  *
- * What is handed over is a Lua value, and stays in Lua: sync/waitq.lua keeps it by slot.
+ * A handed-over Lua value stays in Lua: sync/waitq.lua keeps it by slot.
  *
  * Lua keeps the queue: a G must hold it in a variable that it uses after the wait.
  */

@@ -8,13 +8,13 @@
  * an error, which names the line. A G that catches the error and goes on is doomed after as many more: its Lua raises
  * wherever it is, as a runaway's does, and so the VM is replaced.
  *
- * What counts is an answer that others would follow: "canceled", and "timeout" when the G's own deadline has passed. A
- * wait that lasted until a time of its own was one, and ends the row, as one does that succeeded. When the cause is
- * gone, because a deadline or a scope was left, the row counts no more. Sheltered waits know neither cause, and are not
+ * Answers count that will come again: "canceled", and "timeout" when the G's own deadline has passed. A wait that
+ * lasted until a time of its own did wait, and ends the row, as a wait that succeeded does. When the cause is gone,
+ * because a deadline or a scope was left, the row counts no more. Sheltered waits know neither cause, and are not
  * counted.
  *
- * Objects that are closed, broken or at their end answer without a wait. There it is the same object that has failed so
- * often since the G was resumed last: a G that writes once to each of a thousand clients who have left does not spin.
+ * Objects that are closed, broken or at their end answer without a wait. There the failures of one object count, since
+ * the G was resumed last: a G that writes once to each of a thousand clients that have left does not spin.
  */
 #include "spin.h"
 
@@ -36,7 +36,7 @@ static bool is_late(const host_luag *lg) {
 
 void spin_count(host_luag *lg, int word) {
     if (word == CLOSED || lg->sheltered) return;
-    if (word == TIMEOUT && !is_late(lg)) /* of the descriptor */
+    if (word == TIMEOUT && !is_late(lg)) /* the descriptor's deadline */
         lg->n_failed = 0;
     else if ((lg->n_failed & (SPIN_RAISED - 1)) < SPIN_MAX)
         lg->n_failed++;
@@ -49,7 +49,7 @@ bool spin_lasts(host_luag *lg) {
     return false;
 }
 
-/* The line of the script that waits, not one of our modules'. */
+/* The line of the script that waits, not a line of our modules. */
 static const char *push_place(lua_State *L) {
     lua_Debug ar;
     for (int level = 1; lua_getstack(L, level, &ar); level++) {

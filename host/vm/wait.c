@@ -1,16 +1,15 @@
 /* How a Lua G waits, and goes on.
  *
- * A wait begins in a lua_CFunction (never in an FFI call: a compiled trace keeps live values in registers), which
- * writes down what to wait for and yields. The G's step then parks the G. When it is resumed, the answer is what the
- * yield returns to the caller in Lua. So a waiting Lua G costs its coroutine and no C stack.
+ * A wait begins in a lua_CFunction, which notes what to wait for and yields. (It never begins in an FFI call: a
+ * compiled trace keeps live values in registers.) The G's step then parks the G. When the G is resumed, the yield
+ * returns the answer to the caller in Lua. So a waiting Lua G costs its coroutine and no C stack.
  *
- * A plain yield works where the running coroutine is the G's own and no C function stands between it
- * and the resume. Elsewhere (a comparator of table.sort, the user's own coroutine) the loop's stack is left
- * with all that stands on it, and the VM goes on with another (rt_leave_stack): the wait is a call that
- * returns later. LuaJIT keeps in its global state which coroutine runs (cur_L), which is another one when
- * the call returns: lj_state_set_current sets it right. Nothing else of that state
- * outlives a C function, but for the hook flags, hence no waits in hooks, and what the
- * collector and FFI callbacks keep on the C stack, hence none in finalizers and callbacks.
+ * A plain yield works where the running coroutine is the G's own and no C function stands between it and the resume.
+ * Elsewhere (a comparator of table.sort, the user's own coroutine) the loop's stack is left as it is, and the VM goes
+ * on with another stack (rt_leave_stack): the wait is a call that returns later. LuaJIT's global state says which
+ * coroutine runs (cur_L), and another one does when the call returns: lj_state_set_current sets it right. Nothing else
+ * of this state outlives a C function, with two exceptions. The hook flags do, hence no waits in hooks. The state that
+ * the collector and FFI callbacks keep on the C stack does, hence no waits in finalizers and callbacks.
  */
 #include "wait.h"
 
@@ -53,13 +52,13 @@ int wait_answer_error(lua_State *L, host_luag *lg, int err) {
     return wait_answer(L, lg, err == RT_ETIMEOUT ? TIMEOUT : err == RT_ECLOSED ? CLOSED : CANCELED);
 }
 
-/* ---- what ends it early: deadlines, cancellation ---- */
+/* ---- early ends: deadlines, cancellation ---- */
 
 int64_t wait_until(const host_luag *lg, int64_t deadline_ns) {
     return lg->sheltered ? deadline_ns : luag_nearer(luag_limit(lg), deadline_ns);
 }
 
-/* What the poller has told the G (rt_cancel) becomes one of the reasons that the VM knows. */
+/* A cancellation by the poller (rt_cancel) becomes one of the VM's reasons. */
 bool wait_canceled(host_luag *lg) {
     if (lg->g && rt_canceled(lg->g)) {
         lg->canceled |= HOST_CANCELED_GONE;
@@ -88,11 +87,12 @@ int wait_refuse(lua_State *L, host_luag *lg) {
     return wait_spins(lg) ? spin_raise(L, lg) : wait_answer(L, lg, CANCELED);
 }
 
-/* ---- beginning it ---- */
+/* ---- the beginning ---- */
 
 static void wait_for_good(lua_State *L, host_luag *lg);
 
-/* A wait that leaves the stack needs another one to go on with: while the wait has not begun, its lack is an error. */
+/* Gets the stack that a wait which leaves its stack goes on with. Before the wait begins, a lack of memory is an
+ * error. */
 static void reserve_stack(lua_State *L, host_vm *vm) {
     if (!rt_reserve_stack(vm->cell)) luaL_error(L, "cannot wait here: no memory for a stack");
 }
@@ -114,16 +114,16 @@ host_luag *wait_begin(lua_State *L, const char *what) {
     return lg;
 }
 
-/* LuaJIT's cur_L is the coroutine that Lua was last called on, and compiled code that is left believes it, as do
- * errors: after a call on another, and before anything is raised or allocated. It raises nothing: LuaJIT's own function
- * of this name, which takes this one's place, is not refused where a call would be (cstack.c). The packaged library has
- * none, and refuses no call. */
+/* LuaJIT's cur_L is the coroutine that Lua was last called on. Compiled code that is left believes it, and so do
+ * errors. So it is set after a call on another coroutine, and before anything is raised or allocated. This function
+ * raises nothing. LuaJIT's own function with this name takes its place and is not refused where a call would be
+ * (cstack.c). The packaged library has no such function, and refuses no call. */
 __attribute__((weak, noinline)) void lj_state_set_current(lua_State *L) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, NOTHING);
     lua_call(L, 0, 0);
 }
 
-/* Room for n values on the stack of `to`, for L, which runs. A stack that grows has been called. */
+/* Makes room for n values on the stack of `to`, for L, which runs. A stack that grows counts as called. */
 bool wait_make_room(lua_State *L, lua_State *to, int n) {
     if (n <= LUA_MINSTACK) return true;
     bool has = lua_checkstack(to, n);
@@ -131,7 +131,7 @@ bool wait_make_room(lua_State *L, lua_State *to, int n) {
     return has;
 }
 
-/* ---- its end ---- */
+/* ---- the end ---- */
 
 int wait_ticket_result(host_luag *lg) {
     rt_wake_code code = rt_wait_code(lg->g);
@@ -161,7 +161,7 @@ static int settle_wait(host_luag *lg) {
     return err;
 }
 
-/* What a wait in queues answers. */
+/* The answer of a wait in queues. */
 static int rested(lua_State *L, host_luag *lg, int err) {
     lg->resting = false;
     int outer = __builtin_expect(lg->outer != NULL, 0) ? lg->outer->ops->settle(lg) : -1;
@@ -263,7 +263,7 @@ int luag_wait_with(lua_State *L, rt_reason reason, int64_t deadline_ns,
 int luag_rest(lua_State *L, host_queue *q, int64_t deadline_ns) {
     host_luag *lg = waiter(L);
     if (q) {
-        /* A wait that was being prepared when an error came in between. */
+        /* Undoes a wait whose preparation an error has ended. */
         if (lg->queues.n || lg->fired >= 0) queue_leave(lg);
         if (lg->outer) lg->outer->ops->settle(lg);
     } else if (lg->fired >= 0) {
@@ -312,7 +312,7 @@ int luag_yield(lua_State *L) {
 
 char luag_again;
 
-/* The values that came before the park. */
+/* Takes the values that came before the park. */
 static int take_kept(lua_State *L, host_luag *lg) {
     int n = lg->park.n_kept;
     lg->park.n_kept = -1;
@@ -332,7 +332,7 @@ void luag_ready(lua_State *L, host_luag *lg) {
     if (lg->parking) {
         lua_State *to = lg->held ? lg->held : lg->L;
         if (!wait_make_room(L, to, n + 2)) luaL_error(L, "ready: no room for %d values", n);
-        if (lg->park.n_ready > 0) lua_pop(to, lg->park.n_ready); /* the latest counts */
+        if (lg->park.n_ready > 0) lua_pop(to, lg->park.n_ready); /* the latest ready counts */
         lua_xmove(L, to, n);
         lg->park.n_ready = (int16_t)n;
         luag_wake(lg);

@@ -1,19 +1,19 @@
-/* Waits for descriptors: of each, one G at a time waits for reading and one for writing (its holder); a G that
- * comes meanwhile stands in a queue, and looks again when it has its turn.
+/* Waits for descriptors. One G at a time waits for reading from a descriptor and one for writing (its holders). Another
+ * G stands in a queue, and looks again when it has its turn.
  *
- * The holder's wait is the pollDesc's, and has the G's own timer for its deadline; that of others is a ticket.
+ * The holder's wait is the pollDesc's, and its deadline is the G's own timer. The other Gs wait for a ticket.
  */
 #include "waitfd.h"
 
 #include "wait.h"
 
-/* A client that has hung up may still take what is written. */
+/* True: lg is canceled. A G that answers its client (`answers`) may still write when the client has hung up. */
 static bool is_canceled(host_luag *lg, bool answers) {
     return wait_canceled(lg) && (!answers || lg->canceled != HOST_CANCELED_GONE);
 }
 
-/* The wait's own deadline has passed. That of the descriptor of a client only tells when to ask whether it reads, if
- * lg->answers: pace.c. */
+/* True: the wait's own deadline has passed. The deadline of a client's descriptor only tells when to ask whether the
+ * client reads, if lg->answers: pace.c. */
 static bool is_late(const host_luag *lg) {
     return lg->deadline_ns && lg->deadline_ns <= rt_nanotime();
 }
@@ -46,7 +46,7 @@ static int enter(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int64_t dead
     int r = rt_pd_prepare(pd, mode, mode == RT_R ? RT_WAIT_READ : RT_WAIT_WRITE, lg->g);
     if (r == RT_ECANCELED && !is_canceled(lg, lg->answers)) r = 0; /* tries again */
     if (r == RT_ETIMEOUT && lg->answers && !is_late(lg))
-        r = 0; /* and asks whether the client reads */
+        r = 0; /* the caller asks whether the client reads */
     if (r != RT_PARKED) {
         rt_set_deadline(lg->g, 0);
         return r;
@@ -60,7 +60,7 @@ static int enter(host_luag *lg, host_waitq *q, rt_pd *pd, int mode, int64_t dead
 static int leave(lua_State *L, host_luag *lg, int r) {
     if (r == RT_PARKED) return wait_leave(L, lg);
     if (r == RT_ETIMEOUT)
-        spin_answer_for(L, lg->pd, "timeout"); /* its deadline has passed before */
+        spin_answer_for(L, lg->pd, "timeout"); /* the deadline had passed before the wait */
     return r == 0 ? 0 : wait_answer_error(L, lg, r);
 }
 
@@ -98,13 +98,13 @@ static int holder_result(host_luag *lg) {
         err = RT_ECANCELED;
     else if (is_late(lg))
         err = RT_ETIMEOUT;
-    /* An event may have ended the same wait, and will not come again: the next wait tries first. */
+    /* An event may have ended this wait as well, and will not come again: the next wait tries first. */
     if (err) rt_pd_kick(lg->pd, lg->mode);
     return err;
 }
 
-/* lg no longer waits for its descriptor: the next one has its turn. So it has when lg was woken for its turn
- * and does not take it. */
+/* lg no longer waits for its descriptor: the next G has its turn. This also holds when lg was woken for its turn and
+ * does not take it. */
 static void leave_queue(host_luag *lg) {
     int i = lg->mode == RT_W;
     host_waitq *q = lg->waitq;
