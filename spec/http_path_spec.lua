@@ -64,23 +64,6 @@ describe("http paths", function()
   end)
 end)
 
-describe("http queries", function()
-  it("are decoded, with + as a space", function()
-    assert.same({ a = "1 2", ["b c"] = "+&=", d = "" }, path.parse_query "a=1+2&b%20c=%2B%26%3D&d")
-    assert.same({}, path.parse_query "")
-    assert.same({}, path.parse_query "&&")
-    assert.same({ a = "b=c" }, path.parse_query "a=b=c")
-  end)
-
-  it("give a list where a name is repeated", function()
-    assert.same({ a = { "1", "2", "3" } }, path.parse_query "a=1&a=2&a=3")
-  end)
-
-  it("keep bad escapes as they are", function()
-    assert.same({ a = "100%", b = "%zz" }, path.parse_query "a=100%&b=%zz")
-  end)
-end)
-
 describe("http cookies", function()
   it("are found by name", function()
     assert.equal("2", cookie.get("a=1; b=2;c = 3 ", "b"))

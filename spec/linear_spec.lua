@@ -69,6 +69,7 @@ end)
 
 local text = steps.load "lunapark.core.text"
 local path = steps.load "lunapark.http.path"
+local form = steps.load "lunapark.http.form"
 local cookie = steps.load("lunapark.http.cookie", { ["lunapark.http.path"] = path, ["lunapark.core.text"] = text })
 local jar = steps.load("lunapark.testing.cookies", { ["lunapark.core.text"] = text })
 local response = steps.load("lunapark.client.response", { ["lunapark.core.text"] = text })
@@ -111,7 +112,7 @@ local functions = {
   ["cookie.get"] = function(s) cookie.get(s, "b") end,
   ["cookie.get of what is there"] = function(s) cookie.get("b=" .. s, "b") end,
   ["path.split"] = function(s) path.split("/" .. s, {}) end,
-  ["path.parse_query"] = function(s) path.parse_query(s) end,
+  ["form.parse"] = function(s) form.parse(s, #s) end,
   ["cookies of the test client"] = function(s) jar.new():take({ "a=b; " .. s, s }, "host", "/" .. s) end,
   ["heads of responses"] = function(s)
     if s:find("\n", 1, true) then return end -- in no line

@@ -94,6 +94,17 @@ int host_stream_write(host_req *r, double id, const char *data, size_t len);
 int host_stream_flush(host_req *r, double id);
 int host_stream_end(host_req *r, double id);
 
+/* ---- fields of queries and forms (form.c) ---- */
+
+/* A field: out[0 .. name_len) is its name, its value follows. next: where the search for the next field begins. */
+typedef struct host_field {
+    uint32_t next, name_len, value_len;
+} host_field;
+
+/* Decodes the first field of s[at .. len), `name=value` between '&', into out, which has room for len - at bytes.
+ * 0: there is none. */
+int host_field_next(const char *s, size_t len, size_t at, char *out, host_field *f);
+
 /* ---- servers (requests.c) ---- */
 
 /* Serves addr with this VM's handler number `handler` alone. The number is free again some time after the server was

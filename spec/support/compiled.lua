@@ -5,6 +5,7 @@
 -- The loop runs three times. First "lines N M": where it stands; then jit.v's lines, "again", jit.v's lines of the
 -- second time, and "exits N": how often compiled code was left in the third.
 
+local form = require "lunapark.http.form"
 local lp = require "lunapark"
 local net = require "lunapark.net"
 local shared = require "lunapark.shared"
@@ -23,6 +24,13 @@ local BULK = 500
 
 -- Each is a loop. What it says to the other end comes in one piece, so that reads find it in the buffer.
 local loops = {}
+
+function loops.form()
+  local query = "a=1&b=two+words&c=%41"
+  for _ = 1, rounds do
+    form.parse(query, #query)
+  end
+end
 
 function loops.read()
   for i = 1, rounds do

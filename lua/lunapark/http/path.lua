@@ -1,4 +1,4 @@
---- Paths and query strings: where raw bytes become names.
+--- Paths: where raw bytes become names.
 --
 -- A path is cut at its raw slashes first and each piece is percent-decoded once afterwards, so that an escaped slash
 -- (%2F) stays inside its segment and nothing is ever decoded twice. Then "." and ".." are resolved, escaped ones
@@ -9,10 +9,9 @@
 -- "..%2Fetc" would climb there, where dots are not resolved any more. So a segment that holds a separator (a slash, or
 -- a backslash, which is one to other systems) and beside it "." or ".." is an error. "a%2Fb" stays as it is.
 --
--- In a query "+" is a space and a bad escape stands for itself, because forms typed by hand contain lone "%" signs and
--- nothing is routed by them. In a path "+" is a plus and a bad escape is an error.
+-- A "+" is a plus and a bad escape is an error, other than in queries (form.lua), by which nothing is routed.
 
-local char, find, gmatch, gsub, sub = string.char, string.find, string.gmatch, string.gsub, string.sub
+local char, find, gsub, sub = string.char, string.find, string.gsub, string.sub
 local concat = table.concat
 
 local path = {}
@@ -78,33 +77,6 @@ end
 ---@return string
 function path.join(segments, n)
   return "/" .. concat(segments, "/", 1, n)
-end
-
-local function decode_form(s)
-  if find(s, "+", 1, true) then s = gsub(s, "+", " ") end
-  if find(s, "%", 1, true) then s = gsub(s, "%%(%x%x)", byte_of) end
-  return s
-end
-
---- Parses `a=1&b=two+words`: a query string, or a form's body.
----@param raw string
----@return table<string, string|string[]>  the decoded value by name; a list, in order, where a name was repeated
-function path.parse_query(raw)
-  local values = {}
-  for pair in gmatch(raw, "[^&]+") do
-    local eq = find(pair, "=", 1, true)
-    local name = decode_form(eq and sub(pair, 1, eq - 1) or pair)
-    local value = eq and decode_form(sub(pair, eq + 1)) or ""
-    local before = values[name]
-    if before == nil then
-      values[name] = value
-    elseif type(before) == "table" then
-      before[#before + 1] = value
-    else
-      values[name] = { before, value }
-    end
-  end
-  return values
 end
 
 return path

@@ -21,13 +21,14 @@ require "lunapark.cdef"
 local core = require "lunapark.core"
 local cookie = require "lunapark.http.cookie"
 local exchange = require "lunapark.http.exchange"
+local form = require "lunapark.http.form"
 local headers = require "lunapark.http.headers"
 local json = require "lunapark.json"
 local path = require "lunapark.http.path"
 
 local C = ffi.C
-local find, match = string.find, string.match
-local concat, ffi_string = table.concat, ffi.string
+local match = string.match
+local concat, ffi_string, lower = table.concat, ffi.string, string.lower
 local live, wait_req = exchange.live, core.wait_req
 
 -- The answers of host_req_fill: -errno.
@@ -37,7 +38,7 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 ---@field method string         "GET"
 ---@field path string           decoded, dot segments resolved, without the query
 ---@field target string         as the client sent it
----@field query table<string, string|string[]>  decoded; a list where a name was repeated
+---@field query table<string, string>  decoded; of a name that was repeated the last value
 ---@field params table<string, string>  the segments of the route's :names and *rest, decoded
 ---@field headers lunapark.Headers
 ---@field version string        "1.1" or "1.0"
@@ -47,6 +48,7 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 ---@field id number             counts the requests of this process
 ---@field ctx table             values that middleware and handlers leave for each other
 ---@field package whole string?   the body, once it was asked for
+---@field package fields table<string, string>?  the form, once it was asked for
 ---@field package allow string?   the methods that the path has, if not this one
 ---@field package blame integer?  the status if the handler fails now
 local methods = {}
@@ -93,7 +95,7 @@ local getters = {}
 
 function getters.method(_, r) return method_names[r.method] end
 function getters.target(_, r) return span(r, r.target) end
-function getters.query(_, r) return path.parse_query(span(r, r.query)) end
+function getters.query(_, r) return form.parse(r.buf + r.query.off, r.query.len) end
 function getters.params() return {} end
 function getters.headers(req) return headers.of_request(req) end
 function getters.version(_, r) return r.minor == 0 and "1.0" or "1.1" end
@@ -211,18 +213,86 @@ function methods:json()
   return value, err
 end
 
---- The body parsed as a form (application/x-www-form-urlencoded). May wait; raises as `body`.
----@return table<string, string|string[]>|nil fields  as `query`
----@return string? err
-function methods:form()
-  local ctype = self.headers:get("content-type")
-  if ctype and not find(ctype:lower(), "^%s*application/x%-www%-form%-urlencoded") then
+-- The fields that a form may have.
+local MAX_FIELDS = 1000
+
+-- Content types by what clients send: "form" or "other". Clients choose the text, so few are kept.
+local kinds, kinds_left = {}, 100
+
+local function kind_of(ctype)
+  local kind = kinds[ctype]
+  if kind then return kind end
+  kind = match(lower(ctype), "^[ \t]*([^; \t]*)") == "application/x-www-form-urlencoded" and "form" or "other"
+  if kinds_left > 0 then kinds[ctype], kinds_left = kind, kinds_left - 1 end
+  return kind
+end
+
+--- The body parsed as a form, application/x-www-form-urlencoded or without a Content-Type. May wait; raises as `body`.
+---@param opts? { max_fields: integer }  fields at most, 1000 without it
+---@return table<string, string>|nil fields  decoded; of a name that was repeated the last value. Each call returns the
+---same table
+---@return string? err  why it is no form, for a handler that stumbles 415; it has too many fields, 413; "timeout"
+function methods:form(opts)
+  local max = opts and opts.max_fields or MAX_FIELDS
+  local fields = rawget(self, "fields")
+  if fields then return fields end
+  local ctype = self.headers:get "content-type"
+  if ctype and kind_of(ctype) ~= "form" then
     self.blame = 415
     return nil, "not a form: " .. ctype
   end
   local body, err = methods.body(self)
   if not body then return nil, err end
-  return path.parse_query(body)
+  fields = form.parse(body, #body, max)
+  if not fields then
+    self.blame = 413
+    return nil, ("the form has more than %d fields"):format(max)
+  end
+  self.fields = fields
+  return fields
+end
+
+-- Whether the client says that the body is a form.
+local function has_form(req)
+  local ctype = live(req, 3).has_body ~= 0 and req.headers:get "content-type"
+  return ctype and kind_of(ctype) ~= "other"
+end
+
+local function check_name(name, what)
+  if type(name) ~= "string" then error(what .. ": name must be a string, got " .. type(name), 3) end
+end
+
+--- The value that the form has of a name, else the value that the query has: of several the last. May wait if the body
+--- is a form; raises as `body`.
+---@param name string
+---@return string|nil value
+---@return string? err  as `form`
+function methods:param(name)
+  check_name(name, "param")
+  if has_form(self) then
+    local fields, err = methods.form(self)
+    if not fields then return nil, err end
+    if fields[name] then return fields[name] end
+  end
+  return self.query[name]
+end
+
+--- All values of a name: those of the query, then those of the form, each in order. May wait, as `param`.
+---@param name string
+---@return string[]|nil values  empty if there are none
+---@return string? err  as `form`
+function methods:params_all(name)
+  check_name(name, "params_all")
+  local list, whole = {}, nil
+  if has_form(self) then
+    local fields, err = methods.form(self)
+    if not fields then return nil, err end
+    whole = methods.body(self)
+  end
+  local r = live(self, 2)
+  form.all(r.buf + r.query.off, r.query.len, name, list)
+  if whole then form.all(whole, #whole, name, list) end
+  return list
 end
 
 --- The value of a cookie that the client sent.
