@@ -1,29 +1,29 @@
-/* Blocks of specs: what `lunapark test` asks of the host (lua/lunapark/testing/runner.lua).
+/* Blocks of specs, for `lunapark test` (lua/lunapark/testing/runner.lua).
  *
- * Each block (it, before_each, ...) runs in a G of its own, and the runner, another G of the same VM, waits for its
- * end, at most for --block-timeout. A block may hang in three ways:
+ * Each block (it, before_each, ...) runs in a G of its own. The runner, another G of the same VM, waits for the block's
+ * end, for --block-timeout at most. A block may hang in three ways:
  *
- *   - it waits: the runner's own wait ends in time.
- *   - it waits for what can never come: every Lua G of the VM waits for another, none for a moment, a descriptor, a
- *     job, a channel that VMs share or a client. The runner need not wait until the time is over: it looks a few times
- *     a second (host_block_asleep). The process's own look (runtime/debug.c, check_dead) can not tell, since the
- *     runner's wait is a timer.
- *   - it runs without waiting: nothing else of the VM runs, the runner neither. That is what runaway.c is for, and the
- *     block's limit is told to it. In the interpreter the G gets an error. Compiled code can be ended only with its VM,
- *     and with the VM go the runner, busted, and what it has counted so far: so the process says which block it was,
- *     where all Gs were, and ends with 1. It would be no kindness to run the other specs in a new VM: what the lost
- *     one has printed can not be told from what it would have. A C function that does not come back to its error ends
- *     the process in the same way, when its thread has had GIVE_UP_TRIES signals: seconds would not tell whether the
- *     machine has let it run. One that no signal reaches is given up when the keeper has looked at it
- *     GIVE_UP_LOOKS times.
+ *   - It waits: the runner's own wait ends in time.
+ *   - It waits for an event that can never come: every Lua G of the VM waits for another one, none for a moment, a
+ *     descriptor, a job, a channel that VMs share or a client. The runner need not wait until the time is over: it
+ *     looks a few times a second (host_block_asleep). The process's own look (runtime/debug.c, check_dead) cannot tell,
+ *     since the runner's wait is a timer.
+ *   - It runs without waiting: no other G of the VM runs, not even the runner. runaway.c is made for this, and gets the
+ *     block's limit. In the interpreter the G gets an error. Compiled code can be ended only with its VM, and with the
+ *     VM go the runner, busted, and its counts so far. So the process names the block, says where all Gs were, and ends
+ *     with 1. Running the other specs in a new VM would not help: the output of the lost VM cannot be told from the
+ *     output that it would have made. A C function that does not come back to its error ends the process in the same
+ *     way, when its thread has had GIVE_UP_TRIES signals: seconds would not tell whether the machine has let the thread
+ *     run. A C function that no signal reaches is given up when the keeper has looked at it GIVE_UP_LOOKS times.
  *
- * The limit is the block's and its Gs', not the runner's: when a block's time is over, the runner has much to do (what
- * all Gs were doing), and on a busy machine it does not get far in 20 ms.
+ * The limit holds for the block and its Gs, not for the runner: when a block's time is over, the runner has much to do
+ * (where all Gs were), and on a busy machine it does not get far in 20 ms.
  *
- * A block that has hung is not waited for any more, and must not go on when another runs: it, and what it has started,
- * is doomed. A doomed G raises an error at its next instruction, and, if that is caught, at the one after: so its waits
- * and its C functions are left in an orderly way, but no Lua of it runs. (To cancel it would not do: a loop around
- * a wait that answers "canceled" at once never ends. To forget it would leave the locks taken that C functions hold.)
+ * A block that has hung is not waited for any more, and must not go on when another runs. So the block, and all Gs that
+ * it has started, are doomed. A doomed G raises an error at its next instruction, and, if the error is caught, at the
+ * one after. So the G leaves its waits and its C functions in an orderly way, but runs no Lua. (Canceling would not do:
+ * a loop around a wait that answers "canceled" at once never ends. Forgetting the G would leave the locks taken that
+ * its C functions hold.)
  */
 #include "block.h"
 
@@ -39,15 +39,15 @@
 #include <string.h>
 #include <unistd.h>
 
-/* One look and one signal each 10 ms. */
+/* Each 10 ms one look and one signal. */
 enum { GIVE_UP_TRIES = 500, GIVE_UP_LOOKS = 6000 };
 
 typedef struct block {
     host_owned owned; /* first */
     char what[512];
-    int64_t limit_ns; /* how long it may take */
-    bool said;        /* that it is over its time */
-    int looks;        /* since then */
+    int64_t limit_ns; /* how long the block may take */
+    bool said;        /* the block's overtime was logged */
+    int looks;        /* since the block was logged */
 } block;
 
 static rt_lock lock;    /* of the VMs' blocks */
@@ -90,9 +90,9 @@ void host_block_begin(const char *what) {
     host_block_limit(0);
 }
 
-/* ---- is anybody going to wake? ---- */
+/* ---- will any G wake? ---- */
 
-/* It waits for another G of its VM, and for nothing else. */
+/* True: lg waits for another G of its VM and for nothing else. */
 static bool waits_inside(const host_luag *lg) {
     rt_g_state s;
     rt_read_g(lg->g, &s);
@@ -101,8 +101,7 @@ static bool waits_inside(const host_luag *lg) {
     bool inside = strcmp(s.reason, rt_reason_name(RT_WAIT_PARK)) == 0 ||
                   strcmp(s.reason, rt_reason_name(RT_WAIT_JOIN)) == 0 ||
                   strcmp(s.reason, rt_reason_name(RT_WAIT_OTHER)) == 0;
-    bool others_vms =
-        lg->outer != NULL; /* it stands, or stood once, in a channel that they share */
+    bool others_vms = lg->outer != NULL; /* lg stands, or stood once, in a shared channel */
     return inside && lg->deadline_ns == 0 && !others_vms && !lg->x;
 }
 
@@ -133,7 +132,7 @@ void host_block_doom(int32_t slot) {
     luag_cancel(lg, HOST_CANCELED);
 }
 
-/* Nothing could end it. */
+/* Nothing could end the block: ends the process. */
 static _Noreturn void give_up(host_vm *vm) {
     char place[160];
     runaway_place(vm, place, sizeof place);

@@ -1,30 +1,31 @@
 /* Bubbles: virtual time for some Gs (testing.virtual).
  *
- * A G that enters a bubble (host_bubble_enter), and all that it starts from there, see a clock that stands still
- * while any of them runs, and jumps to the next deadline when all of them wait: for time or for each other. Hence an
- * hour of sleeping takes as long as what is done in it, and the same program does the same thing in every run.
+ * A G that enters a bubble (host_bubble_enter), and all Gs that it starts from there, see a clock of their own. The
+ * clock stands still while any of these Gs runs, and jumps to the next deadline when all of them wait, for time or for
+ * each other. So an hour of sleeping takes only as long as the work in it, and a program does the same in every run.
  *
- * Each G of a bubble has a seat. The bubble counts its Gs and those that are asleep, in a wait for a ticket whose
- * deadline is not the G's timer but a place in the bubble's heap. The end of a wait takes the sleeper out of the count
- * at once, so when the two counts are equal nothing can happen any more inside before time goes on. Then the bubble's
- * driver, a step G of the VM's cell without any Lua, moves the clock to the nearest deadline and ends the waits that
- * are due, in the order of their deadlines and, where those are equal, in the order in which they began.
+ * Each G of a bubble has a seat. The bubble counts its Gs, and those asleep: in a wait for a ticket whose deadline is
+ * not the G's timer but a place in the bubble's heap. The end of a wait takes the sleeper out of the count at once. So
+ * when the two counts are equal, no G inside can go on before time does. Then the bubble's driver, a step G of the VM's
+ * cell without any Lua, moves the clock to the nearest deadline and ends the due waits, in the order of their
+ * deadlines. Waits with the same deadline end in the order in which they began.
  *
- * If nobody waits for time, all of them are asleep for good: the driver writes down where they stand and cancels them,
- * and testing.virtual raises. The clock of the bubble begins at a whole second, so that the fractions that programs
- * compute from it are the same in each run.
+ * If no G waits for time, all Gs are asleep for good: the driver notes where they stand and cancels them, and
+ * testing.virtual raises. The clock of the bubble begins at a whole second, so programs compute the same fractions from
+ * it in each run.
  *
  * The G that made the bubble runs in it as its main G. Its own deadline outside is a real one: the driver keeps it, as
- * the deadline of its own wait, and cancels all if it comes. When main has done what it wanted, those that are left are
- * canceled and main waits for their end. A canceled G's waits answer at once, so one that goes on nevertheless would go
- * on for ever: after LATE_MAX of them its waits raise, and after as many more, caught by itself, the next one never
+ * the deadline of the driver's own wait, and cancels all Gs if it comes. When main has ended its work, the remaining Gs
+ * are canceled, and main waits for their end. A canceled G's waits answer at once, so a G that goes on regardless would
+ * go on for ever. After LATE_MAX such waits its waits raise, and after as many more that it catches, the next one never
  * returns.
  *
- * What comes from outside can't be simulated, so descriptors, jobs, calls on other threads and channels of other
- * VMs are refused. A G outside may still wake one inside, through a channel or a mutex of the VM: the bubble then is
- * only as repeatable as that.
+ * The world outside cannot be simulated, so descriptors, jobs, calls on other threads and channels of other VMs are
+ * refused. A G outside may still wake a G inside, through a channel or a mutex of the VM: then the bubble is only as
+ * repeatable as the G outside.
  *
- * The bubble lives until its last G has ended; the driver then frees it. All runs in the VM, so there are no locks.
+ * The bubble lives until its last G has ended; the driver then frees it. All of this runs in the VM, so there are no
+ * locks.
  *
  * Rejected: to run the VM's timers from a clock that can be set (all Gs of the process share them); to move the clock
  * where the last G falls asleep (it may wake itself again and again, and never leave the cell to others).
@@ -98,7 +99,7 @@ void bubble_sleep(host_luag *lg, int64_t deadline_ns) {
     b->n_asleep++;
     if (deadline_ns) {
         s->seq = ++b->seq;
-        sift(b, b->n++, s); /* there is room for each G */
+        sift(b, b->n++, s); /* the heap has room for each G */
     }
     look(b);
 }
@@ -172,7 +173,7 @@ static void give_up(bubble *b, int verdict) {
     cancel_all(b, NULL);
 }
 
-/* All are asleep, and none waits for time. */
+/* All Gs are asleep, and none waits for time. */
 static void die(bubble *b) {
     if (!b->ending) {
         b->text = dump_bubble(b->vm, b, NULL);
@@ -187,7 +188,7 @@ static void die(bubble *b) {
 static rt_step drive(rt_g *g) {
     bubble *b = *RT_LOCAL(g, bubble *);
     if (b->ticket) rt_wait_code(g);
-    /* The clock is asked: its waits are ended by others so often that their deadline may not get to it. */
+    /* Asks the clock: other events end the driver's waits so often that its deadline may never come. */
     bool timeout = b->limit_ns && b->limit_ns <= rt_nanotime();
     if (b->n_live == 0) {
         free(b->text);
@@ -230,7 +231,7 @@ void bubble_refuse(lua_State *L, const char *what) {
     lua_error(L);
 }
 
-/* Adds to the text about Gs that have not ended. */
+/* Adds lg to the text about Gs that have not ended. */
 static void note_late(lua_State *L, host_luag *lg) {
     bubble *b = lg->seat->of;
     char where[256], *text = NULL;
@@ -258,7 +259,7 @@ bool bubble_may_wait(lua_State *L, host_luag *lg) {
 
 /* ---- what Lua calls ---- */
 
-/* NULL: lg stands in none. */
+/* The bubble of lg; NULL: lg is in none. */
 static bubble *bubble_of(const host_luag *lg) {
     return lg->seat ? lg->seat->of : NULL;
 }
@@ -266,7 +267,7 @@ static bubble *bubble_of(const host_luag *lg) {
 int host_bubble_enter(double start_s) {
     host_luag *lg = luag_current();
     if (lg->seat) return -EBUSY;
-    if (lg->x) return -EPERM; /* what its request waits for is real */
+    if (lg->x) return -EPERM; /* waits of its request are real */
     bubble *b = calloc(1, sizeof *b);
     if (!b) return -ENOMEM;
     b->vm = lg->vm;

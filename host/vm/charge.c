@@ -1,13 +1,13 @@
 /* Memory that a VM's C side has from malloc: bodies of requests, buffers of sockets, files that are being read, JSON
- * that is being written. --vm-memory counts it together with what LuaJIT has mapped, so that a hundred requests of a VM
- * can't hold a hundred times what one may.
+ * that is being written. --vm-memory counts it together with LuaJIT's mappings, so that a hundred requests of a VM
+ * cannot hold a hundred times what one may.
  *
- * Each such thing has a vm_charge, which says whose it is and how large. A thing may outlive its VM (a file that is
- * still being read when the VM is dropped), and the struct of a VM is used again; so a charge knows the VM's life, and
- * counts for nothing when that is over. The lock makes the comparison and the sum one step.
+ * Each block of such memory has a vm_charge, which names its VM and its size. A block may outlive its VM (a file that
+ * is still being read when the VM is dropped), and the struct of a VM is used again. So a charge knows the VM's life,
+ * and does not count when this life is over. The lock makes the comparison and the sum one step.
  *
- * Not counted, since each is bounded by itself: heads of requests (--max-head), what waits to be sent (XFER's limits),
- * results of names (64 KiB), values on their way through shared channels (counted by the channel).
+ * Not counted, since each has a bound of its own: heads of requests (HEAD_MAX), the queued output of connections
+ * (OUT_FULL), results of names (64 KiB), values on their way through shared channels (counted by the channel).
  */
 #include "charge.h"
 

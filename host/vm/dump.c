@@ -1,23 +1,21 @@
-/* The host's part of a dump (SIGUSR1, SIGQUIT, a deadlock): every VM, its Lua Gs, and where in Lua each
- * of them is.
+/* The host's part of a dump (SIGUSR1, SIGQUIT, a deadlock): every VM, its Lua Gs, and where in Lua each of them is.
  *
- * Only the thread that runs a VM may read its Lua. So the G that dumps posts a step G into each VM's cell, which
- * writes down what is to be said between two Gs of that VM, and waits 200 ms for all of them. Both hold
- * the `ask`, and the second to let go frees it.
+ * Only the thread that runs a VM may read its Lua. So the dumping G posts a step G into each VM's cell. The step G
+ * writes the VM's text between two Gs of the VM. The dumping G waits 200 ms for all of them. Both hold the `ask`, and
+ * the second to let go frees it.
  *
- * A VM that is stuck can't answer. It gets a line that says which G holds it and where its thread is, and
- * its other Gs are counted, without their Lua: their C side is looked at while the VM runs on, or, for
- * what it may give back, while it can not come back (rt_cell_inspect). Where nobody may wait (sysmon's
- * dump, which comes when no P is free) all VMs are treated so.
+ * A stuck VM cannot answer. It gets a line that says which G holds it and where its thread is. Its other Gs are counted
+ * without their Lua: their C side is read while the VM runs on, or, for memory that the VM may give back, while the VM
+ * cannot come back (rt_cell_inspect). Where waiting is not possible (sysmon's dump, which comes when no P is free), all
+ * VMs are treated so.
  *
- * At a deadlock nothing moves any more, and all are read at once.
+ * At a deadlock nothing moves any more, and all VMs are read at once.
  *
- * A VM must not end while it is looked at: visits (vm.c).
+ * A VM must not end while it is read: visits (vm.c).
  *
- * Tracebacks are our own and not luaL_traceback's: nothing is allocated on Lua's heap, so no collector
- * and no finalizer runs, and the VM's memory limit does not matter. Gs that have the same traceback and
- * wait for the same are one group, so 10,000 of them are a few lines. A VM that has more than MAX_GROUPS
- * of those is told in part.
+ * Tracebacks are our own and not luaL_traceback's: nothing is allocated on Lua's heap, so no collector and no finalizer
+ * runs, and the VM's memory limit does not matter. Gs with the same traceback and the same wait are one group, so
+ * 10,000 of them are a few lines. A VM with more than MAX_GROUPS groups is shown in part.
  */
 #include "dump.h"
 
@@ -46,7 +44,7 @@ enum {
 };
 
 #if defined(__SANITIZE_THREAD__)
-#define PEEKS __attribute__((no_sanitize("thread"))) /* looks at what others write */
+#define PEEKS __attribute__((no_sanitize("thread"))) /* reads what other threads write */
 #else
 #define PEEKS
 #endif
@@ -58,7 +56,7 @@ typedef struct text {
     size_t n, cap;
 } text;
 
-/* What does not fit, or finds no memory, is left out. */
+/* Text that does not fit, or finds no memory, is left out. */
 __attribute__((format(printf, 2, 3))) static void put(text *t, const char *fmt, ...) {
     for (int i = 0; i < 2; i++) {
         va_list ap;
@@ -85,7 +83,7 @@ static void emit(text *t) {
     *t = (text){0};
 }
 
-/* For what lies in an array. */
+/* Adds to a text in an array. */
 __attribute__((format(printf, 4, 5))) static size_t add(char *buf, size_t at, size_t size,
                                                         const char *fmt, ...) {
     if (at + 1 >= size) return at;
@@ -108,7 +106,7 @@ static size_t add_level(char *buf, size_t at, size_t size, const lua_Debug *ar) 
     return add(buf, at, size, " in function <%s:%d>\n", ar->short_src, ar->linedefined);
 }
 
-/* Until the function of the source `end`; NULL: all. */
+/* Adds a traceback, up to the function of the source `end`; NULL: all of it. */
 static size_t add_traceback(char *buf, size_t at, size_t size, lua_State *L, const char *end) {
     lua_Debug ar;
     for (int level = 0; lua_getstack(L, level, &ar); level++) {
@@ -140,7 +138,7 @@ typedef struct group {
     int n;
     int64_t least_ns, most_ns;
     bool waits;
-    char *what; /* its state, a NUL, the rest of the line and the traceback */
+    char *what; /* the state, a NUL, the rest of the line and the traceback */
     char names[MAX_NAMES * NAME_SIZE];
     size_t names_n;
 } group;
@@ -148,7 +146,7 @@ typedef struct group {
 typedef struct groups {
     group *v[MAX_GROUPS];
     int n, left_out;
-    bool timeless; /* of a bubble: how long they wait in real time tells nothing */
+    bool timeless; /* of a bubble: how long its Gs wait in real time tells nothing */
 } groups;
 
 static uint64_t hash_of(const char *s, size_t n) {
@@ -225,7 +223,7 @@ static void put_groups(text *t, groups *gs) {
 static size_t add_state(char *buf, size_t size, const rt_g_state *s) {
     size_t at =
         add(buf, 0, size, "%s%s%s", s->status, s->reason ? ", " : "", s->reason ? s->reason : "");
-    return at + 1; /* and its NUL */
+    return at + 1; /* behind the NUL, too */
 }
 
 /* ---- a VM that can be read; by the thread that runs it ---- */
@@ -266,7 +264,7 @@ static void add_luag(groups *gs, host_luag *lg, lua_State *L) {
 typedef struct reading {
     host_vm *vm;
     groups *gs;
-    const struct bubble *of; /* NULL: whether they are in one or not */
+    const struct bubble *of; /* NULL: all Gs, in a bubble or not */
     const host_luag *but;
 } reading;
 
@@ -335,13 +333,13 @@ typedef struct look {
     char holder[RUNAWAY_NAME];
 } look;
 
-/* slots only grow, and what they were is kept: vm.c. */
+/* slots only grow, and the old arrays are kept: vm.c. */
 PEEKS static host_luag *slot_of(host_vm *vm, int i) {
     int n = __atomic_load_n(&vm->slots.n, __ATOMIC_ACQUIRE);
     return i < n ? __atomic_load_n(&vm->slots.v, __ATOMIC_ACQUIRE)[i] : NULL;
 }
 
-/* While vm can't come back, so that no request ends. */
+/* Called while vm cannot come back, so that no request ends. */
 PEEKS static bool look_at_names(void *arg) {
     look *l = arg;
     host_luag *lg, *holder = atomic_load(&l->vm->running);
@@ -400,7 +398,7 @@ typedef struct ask {
     bool posted;
     bell answered;
     refs refs; /* the asker, and the VM's step */
-    text t;    /* the step's; when answered the asker's */
+    text t;    /* the step's; after the answer the asker's */
 } ask;
 
 static void let_go(ask *a) {
@@ -426,7 +424,7 @@ static ask *post(host_vm *vm) {
     if (!a) return NULL;
     a->vm = vm;
     refs_init(&a->refs, 1);
-    /* One that was asked and has not answered yet is not asked again. */
+    /* A VM that was asked and has not answered yet is not asked again. */
     if (rt_cell_is_away(vm->cell) || atomic_exchange(&vm->asked, true)) return a;
     if (!vm_visit(vm)) {
         atomic_store(&vm->asked, false);
@@ -461,7 +459,7 @@ static int by_id(const void *a, const void *b) {
     return (*(host_vm *const *)a)->view.vm_id - (*(host_vm *const *)b)->view.vm_id;
 }
 
-/* All VMs that there are, each visited: to be freed, with *n. */
+/* All VMs, each visited. The caller frees the array of *n. */
 static host_vm **visit_all(int *n) {
     int all = 0;
     *n = 0;

@@ -1,10 +1,11 @@
-/* How a module is loaded: the part of `require` that runs when it is not loaded yet. The rest is
+/* How a module is loaded: the part of `require` for a module that is not loaded yet. The rest is
  * lua/lunapark/std/require.lua.
  *
- * It does what LuaJIT's require does, with the same messages, and tells the Gs that wait for the module when its load
- * has ended, by a value or by an error. An error is not caught: a message handler above shall see the whole stack. So
- * the end is written down by a cleanup of this C frame, which the unwinder runs when an error passes (this file is
- * compiled with -fexceptions). Nothing there may raise or take memory: the value is put where something stands already.
+ * load_module does what LuaJIT's require does, with the same messages. When the load has ended, by a value or by an
+ * error, it tells the Gs that wait for the module. An error is not caught, so that a message handler above sees the
+ * whole stack. So a cleanup of this C frame notes the end, which the unwinder runs when an error passes (this file is
+ * compiled with -fexceptions). The cleanup may neither raise nor take memory: it puts the value where a value stands
+ * already.
  */
 #include "load.h"
 
@@ -18,10 +19,10 @@ typedef struct guard {
     bool ok;
 } guard;
 
-/* What package.loaded has for a module while it is being loaded, and for good if that failed. */
+/* package.loaded's value for a module while it is being loaded, and for good if the load failed. */
 static const char mark;
 
-/* The value, or the error, is on top. */
+/* Notes the end of a load. The value, or the error, is on top. */
 static void end_load(guard *g) {
     host_load *load = g->load;
     lua_rawseti(g->L, LUA_REGISTRYINDEX, load->key);
@@ -33,12 +34,12 @@ static void end_load(guard *g) {
 
 enum { LOADED = lua_upvalueindex(1), PACKAGE = lua_upvalueindex(2) };
 
-/* Pushes the function that loads it. */
+/* Pushes the function that loads the module. */
 static void find_loader(lua_State *L, const char *name) {
     lua_getfield(L, PACKAGE, "loaders");
     if (!lua_istable(L, -1)) luaL_error(L, "'package.loaders' must be a table");
     int loaders = lua_gettop(L);
-    lua_pushliteral(L, ""); /* what they say */
+    lua_pushliteral(L, ""); /* the loaders' messages */
     for (int i = 1;; i++) {
         lua_rawgeti(L, loaders, i);
         if (lua_isnil(L, -1))
@@ -53,8 +54,8 @@ static void find_loader(lua_State *L, const char *name) {
     }
 }
 
-/* load(name, load) -> value. load: a host_load for whose key the registry has something, not nil. To be called
- * in place of require (by a tail call): messages begin with where that was called. */
+/* load(name, load) -> value. load: a host_load for whose key the registry has a value other than nil. Call it in place
+ * of require (by a tail call): messages begin with the place of that call. */
 static int load_module(lua_State *L) {
     const char *name = luaL_checkstring(L, 1);
     host_load *load = (host_load *)lua_topointer(L, 2); /* NOLINT: cdata's payload */
@@ -72,7 +73,7 @@ static int load_module(lua_State *L) {
     else
         lua_setfield(L, LOADED, name);
     lua_getfield(L, LOADED, name);
-    if (lua_touserdata(L, -1) == &mark) { /* it has not said what it is */
+    if (lua_touserdata(L, -1) == &mark) { /* the module has set no value */
         lua_pushboolean(L, true);
         lua_pushvalue(L, -1);
         lua_setfield(L, LOADED, name);

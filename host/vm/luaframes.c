@@ -1,24 +1,24 @@
-/* The Lua stack, read in a signal handler, wherever that has interrupted LuaJIT.
+/* The Lua stack, read in a signal handler, wherever the signal has interrupted LuaJIT.
  *
- * lua_getstack may not be called there: it believes what it reads, and the interpreter may be between two instructions
- * of the machine that make one frame. So the stack is read here, by the layout that LuaJIT's own headers tell, and
- * nothing that was read is believed:
+ * The handler may not call lua_getstack, which believes what it reads: the interpreter may be between two machine
+ * instructions that make one frame. So the stack is read here, by the layout in LuaJIT's own headers, and nothing that
+ * was read is believed:
  *
- *   - an address is followed only if all that is read there lies in memory that LuaJIT has mapped for this VM
- *     (vmmem_holds). The handler is on the thread that runs the VM, so nobody unmaps it meanwhile;
- *   - each object says its type, and must be of the one that is expected; a return address must lie in the bytecode
- *     of the function below it;
- *   - frames must lead, step by step downward, to the very bottom of the coroutine's stack, or on for LEVELS_MAX of
- *     them.
+ *   - An address is followed only if all that is read there lies in memory that LuaJIT has mapped for this VM
+ *     (vmmem_holds). The handler is on the thread that runs the VM, so the memory is not unmapped meanwhile.
+ *   - Each object says its type, and must be of the expected type. A return address must lie in the bytecode of the
+ *     function below it.
+ *   - Frames must lead, step by step downward, to the very bottom of the coroutine's stack, or on for LEVELS_MAX
+ *     frames.
  *
- * What passes that was a stack at least a moment ago. The rest is no stack, and the sample tells no function.
+ * A stack that passes was a stack at least a moment ago. Any other is no stack, and the sample names no function.
  *
  * Where does the innermost frame begin (base)? In compiled code LuaJIT keeps it in jit_base, where the trace was
- * entered: functions that the trace has inlined have no frames, the trace is told by where it begins. In C that the
- * interpreter has called, L->base is it. In the interpreter it is in a register, L->base may be of a call that is
- * over; where the register leads nowhere, as in the midst of a call, L->base is the second choice.
+ * entered: functions that the trace has inlined have no frames, and the trace is named by the place where it begins. In
+ * C that the interpreter has called, L->base is it. In the interpreter the base is in a register, and L->base may be of
+ * a call that is over. Where the register leads nowhere, as in the midst of a call, L->base is the second choice.
  *
- * The frames are those of the coroutine that runs. Who has resumed it is on another stack, and left out.
+ * The frames are those of the running coroutine. The coroutine that resumed it is on another stack, and left out.
  *
  * Rejected: a hook that is set in the handler and looks at the stack at the next instruction, as LuaJIT's own profiler
  * does (a signal that comes while LuaJIT changes its dispatch tables leaves them half of each; compiled code calls no
@@ -33,8 +33,8 @@
 #include <string.h>
 #include <ucontext.h>
 
-/* LuaJIT's own names: the interpreter is what lies between the first and the end of the last, which is shorter than
- * LAST_SIZE; the instructions come first. */
+/* LuaJIT's own names. The interpreter lies between the first and the end of the last, which is shorter than LAST_SIZE.
+ * The instructions come first. */
 extern const char lj_vm_asm_begin[], lj_vm_returnp[], lj_vm_ffi_call[];
 enum { LAST_SIZE = 160 };
 
@@ -65,13 +65,13 @@ typedef struct walk {
     bool more;
 } walk;
 
-/* An object of that size and alignment can be read. */
+/* True: an object of this size and alignment can be read at p. */
 static bool holds(const walk *w, const void *p, size_t size, size_t align) {
     return (uintptr_t)p % align == 0 && vmmem_holds(w->vm, p, size);
 }
 #define HOLDS(w, p) holds(w, p, sizeof *(p), _Alignof(__typeof__(*(p))))
 
-/* A collectable object of that type. */
+/* True: p is a collectable object of this type. */
 #define IS(w, p, type) (HOLDS(w, p) && (p)->gct == (uint8_t) ~(type))
 
 static bool add(walk *w, const GCproto *pt, int line, bool compiled) {
@@ -90,7 +90,7 @@ static const GCproto *proto_at(const walk *w, uintptr_t at) {
     return IS(w, pt, LJ_TPROTO) ? pt : NULL;
 }
 
-/* pc, which may be anything, lies in pt's bytecode. */
+/* True: pc, which may be any number, lies in pt's bytecode. */
 static bool has_pc(const GCproto *pt, uintptr_t pc) {
     uintptr_t first = (uintptr_t)proto_bc(pt);
     return pc >= first && pc < first + pt->sizebc * sizeof(BCIns) && pc % sizeof(BCIns) == 0;
@@ -102,13 +102,13 @@ static uint64_t word_at(uintptr_t slot) {
     return ((const TValue *)slot)->u64; /* NOLINT: an address as a number, of our stack */
 }
 
-/* The function whose frame it is: false: there is none. *pt: NULL: it is one of C, or the frame has none. */
+/* Finds the function of a frame. False: there is none. *pt: NULL: a C function, or the frame has none. */
 static bool function_of(const walk *w, uintptr_t frame, const GCproto **pt) {
     uint64_t word = word_at(frame - sizeof(TValue));
     const void *p =
         (const void *)(uintptr_t)(word & LJ_GCVMASK); /* NOLINT: an address as a number */
     *pt = NULL;
-    if (p == w->L) return true; /* a dummy's */
+    if (p == w->L) return true; /* a dummy frame */
     const GCfuncL *fn = p;
     if ((int32_t)((int64_t)word >> 47) != (int32_t)LJ_TFUNC || !IS(w, fn, LJ_TFUNC)) return false;
     if (fn->ffid != FF_LUA) return true;
@@ -116,17 +116,17 @@ static bool function_of(const walk *w, uintptr_t frame, const GCproto **pt) {
     return *pt != NULL;
 }
 
-/* The frame below one of a Lua function that was called by bytecode before pc; 0: there is none. */
+/* The frame below the frame of a Lua function that bytecode called before pc; 0: there is none. */
 static uintptr_t below_call(const walk *w, uintptr_t frame, uintptr_t pc) {
     const BCIns *call = (const BCIns *)(pc - sizeof(BCIns)); /* NOLINT: an address as a number */
     if (!HOLDS(w, call)) return 0;
     return frame - (1 + LJ_FR2 + bc_a(*call)) * sizeof(TValue);
 }
 
-/* Whether frames lead from base to the bottom. */
+/* True: frames lead from base to the bottom. */
 static bool walk_from(walk *w, uintptr_t base) {
     uintptr_t frame = base - sizeof(TValue), return_pc = 0;
-    bool is_copy = false; /* of a vararg function's frame: the arguments are there */
+    bool is_copy = false; /* a vararg function's copy of its frame; the arguments are there */
     w->n = 0;
     w->more = false;
     for (int i = 0; i < LEVELS_MAX; i++) {
@@ -152,7 +152,7 @@ static bool walk_from(walk *w, uintptr_t base) {
 
 /* ---- traces ---- */
 
-/* Of a trace that begins at pc. */
+/* The line of a trace that begins at pc. */
 static int line_of(const walk *w, const GCproto *pt, uintptr_t pc) {
     if (!has_pc(pt, pc)) return pt->firstline;
     size_t at = (pc - (uintptr_t)proto_bc(pt)) / sizeof(BCIns);
@@ -196,7 +196,7 @@ static void put_trace(walk *w, uintptr_t pc, bool in_code) {
     if (pt) add(w, pt, line_of(w, pt, (uintptr_t)mref(t->startpc, void)), true);
 }
 
-/* ---- where it stands ---- */
+/* ---- where the thread stands ---- */
 
 static uintptr_t pc_of(const mcontext_t *mc) {
 #ifdef __x86_64__

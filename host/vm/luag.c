@@ -1,9 +1,9 @@
 /* Lua Gs: how a coroutine becomes a G, runs and ends.
  *
- * A Lua G is a step G of its VM's cell. Its step resumes the coroutine and returns what that wants:
- * park, another turn, or the end. How it waits: wait.c.
+ * A Lua G is a step G of its VM's cell. Its step resumes the coroutine and returns what the coroutine wants: park,
+ * another turn, or the end. How a Lua G waits: wait.c.
  *
- * Lua is foreign code to the runtime (rt_enterforeign): while it runs, the M has no P of its own to speak of.
+ * Lua is foreign code to the runtime (rt_enterforeign): while Lua runs, its M has no P of its own.
  */
 #include "luag.h"
 
@@ -26,7 +26,7 @@ const luag_request_ops *luag_requests;
 
 typedef struct luag_local {
     host_luag *lg;
-} luag_local; /* what an rt_g of a plain Lua G holds */
+} luag_local; /* the locals of a plain Lua G's rt_g */
 
 host_luag *luag_current(void) {
     host_vm *vm = vm_current();
@@ -38,7 +38,7 @@ void luag_open(lua_State *L) {
     costate_open(L);
 }
 
-/* ---- what is known of it ---- */
+/* ---- facts about a G ---- */
 
 void luag_name(const host_luag *lg, char *buf, size_t size) {
     if (lg->x)
@@ -112,7 +112,7 @@ double host_serial(int32_t slot) {
     return vm->slots.v[slot]->serial;
 }
 
-/* ---- its Lua runs ---- */
+/* ---- running its Lua ---- */
 
 static void become_current(host_luag *lg) {
     lg->vm->view.slot = lg->slot;
@@ -134,7 +134,7 @@ static void leave_foreign(host_luag *lg) {
 }
 
 int luag_cpcall(host_vm *vm, lua_CFunction fn, void *arg) {
-    if (rt_p_id() < 0) return lua_cpcall(vm->L, fn, arg); /* it is within Lua already */
+    if (rt_p_id() < 0) return lua_cpcall(vm->L, fn, arg); /* the caller is within Lua already */
     enter_foreign(vm->gc.lg);
     int status = lua_cpcall(vm->L, fn, arg);
     leave_foreign(vm->gc.lg);
@@ -159,7 +159,7 @@ void luag_leave(host_luag *lg) {
 
 void luag_share(void) {
     host_vm *vm = vm_current();
-    /* Not one that is late: only a VM that has its M for long can be ended. */
+    /* Not a VM that is late: only a VM that keeps its M for long can be ended. */
     bool loads = atomic_load_explicit(&vm->loads_until_ns, memory_order_relaxed) == INT64_MAX;
     if (!loads || rt_nanotime() - vm->shared_ns < SHARE_NS || vm_barrier(vm)) return;
     host_luag *lg = luag_current();
@@ -183,7 +183,7 @@ rt_step luag_resume(host_luag *lg) {
             costate_take(L);
             return lg->want == WANT_TURN ? RT_YIELD : RT_PARK;
         }
-        /* A C library has yielded it: coroutine.yield raises (corolib.c). */
+        /* A C library has yielded the coroutine: coroutine.yield raises (corolib.c). */
         lua_settop(L, 0);
         lua_pushliteral(L, "attempt to yield outside of a coroutine");
         status = LUA_ERRRUN;
@@ -275,7 +275,7 @@ typedef struct lost_g {
     bool told;
 } lost_g;
 
-/* Tells lunapark (init.lua) that a G of its ended without its knowing, for those who join it. */
+/* Tells lunapark (init.lua) that one of its Gs ended without its knowing, for the Gs that join it. */
 static int call_lost(lua_State *L) {
     lost_g *lost = lua_touserdata(L, 1);
     lua_getfield(L, LUA_REGISTRYINDEX, "lunapark.lost");
@@ -294,8 +294,8 @@ static bool tell_lost(host_luag *lg, const char *msg) {
     return lost.told;
 }
 
-/* The G of a plain Lua G: Lua itself has reported an error by then, so what comes here is a plain
- * yield, a failure of that report, or one of a function started from C. */
+/* The end of a plain Lua G. Lua itself has reported an error by then. So what comes here is a plain yield, a failure of
+ * that report, or an error of a function that C started. */
 static void plain_done(host_luag *lg, int status) {
     if (status == HOST_LOST) return;
     luag_undoom(lg);
@@ -308,7 +308,7 @@ static void plain_done(host_luag *lg, int status) {
 }
 
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
-    host_luag *lg = luag_take(vm); /* which may call the main state, for a further coroutine */
+    host_luag *lg = luag_take(vm); /* may call the main state, for a further coroutine */
     lj_state_set_current(from);
     if (!lg)
         luaL_error(from, vm->end.closing ? "no G can begin: its VM ends" : "not enough memory");

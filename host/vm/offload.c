@@ -19,8 +19,8 @@
  *
  * Each call blocks a thread. A call that finds no thread queues for the runners, native Gs with a thread each. If there
  * are no runners, the call gets one that has no thread yet and asks for it again and again. A runner that takes a call
- * from the queue and leaves others there hires another runner, if there is a thread by now. A runner is counted only if
- * it will run, so no call queues for a runner that never comes. A call fails only when there is no stack for a runner.
+ * from the queue and leaves others there hires another runner, if there is a thread by now. A runner counts itself when
+ * it runs, so no call queues for a runner that never comes. A call fails only when there is no stack for a runner.
  */
 #include "offload.h"
 
