@@ -2,6 +2,7 @@
 
 local ffi = require "ffi"
 local fs = require "lunapark.fs"
+local lp = require "lunapark"
 local child = require "spec.support.child"
 
 local APP = [[
@@ -41,7 +42,127 @@ describe("the admin listener", function()
     assert.equal(1, t.generation.number)
     assert.matches(ID, t.generation.id)
     assert.matches("^%d+%.%d+%.%d+$", t.version)
-    assert.is_number(t.stats.vms)
+    assert.is_number(t.stats.serving_vms)
+  end)
+
+  it("tells of each VM, and of all together", function()
+    local BUSY = [[
+local lp = require "lunapark"
+local app = require("lunapark.http").app()
+local kept = {}
+app:get("/", function() return "one" end)
+app:get("/wait", function() lp.sleep(600) end)
+app:get("/keep", function()
+  for i = 1, 200000 do kept[i] = { i } end
+  return "kept"
+end)
+app:get("/spin", function() while true do end end)
+return app
+]]
+    local c, path, admin = serve("--procs", "1", "--kill-after", "600", "--drain-timeout", "600")
+    overwrite(path, BUSY)
+    assert.is_true(admin:post("/reload"):json().changed)
+    local client = child.client(c.addr)
+    local function until_vm(what, fn)
+      local found
+      child.eventually(function()
+        for _, vm in ipairs(admin:get("/vms"):json()) do
+          if fn(vm) then
+            found = vm
+            return true
+          end
+        end
+      end, what)
+      return found
+    end
+    for _ = 1, 20 do assert.equal(200, client:get("/").status) end
+    local vm = until_vm("20 requests", function(vm) return vm.requests == 20 and vm.running == 0 end)
+    assert.equal("serves", vm.state)
+    assert.equal(1, vm.ps)
+    assert.equal(2, vm.generation)
+    assert.equal(admin:get("/"):json().generation.id, vm.generation_id)
+    assert.is_true(vm.memory.mapped > 0 and vm.memory.lua > 0 and vm.memory.lua <= vm.memory.mapped)
+    local spare = until_vm("a spare VM", function(other) return other.state == "spare" end)
+    assert.equal(0, spare.requests)
+    assert.equal(0, spare.ps)
+    local own = until_vm("the admin's VM", function(other) return other.id == -1 end)
+    assert.equal("alone", own.state)
+    assert.is_nil(own.generation)
+
+    client:get "/keep"
+    local kept = until_vm("the heap", function(now)
+      return now.id == vm.id and now.memory.lua > vm.memory.lua + 4e6
+    end)
+    local all = admin:get("/stats"):json()
+    assert.is_true(all.memory.lua >= kept.memory.lua + spare.memory.lua)
+    assert.is_true(all.memory.mapped >= kept.memory.mapped)
+    assert.is_nil(all.vm)
+
+    local waiting = child.client(c.addr)
+    lp.go(function() return waiting:get "/wait" end)
+    until_vm("a handler that waits", function(now) return now.id == vm.id and now.running == 1 and now.gs >= 1 end)
+    lp.go(function() return child.client(c.addr):get "/spin" end)
+    local stuck = until_vm("a VM that is stuck", function(now) return now.state == "stuck" and now.stuck > 0.1 end)
+    assert.equal(vm.id, stuck.id)
+    assert.equal(2, stuck.running)
+
+    overwrite(path, APP:format "three")
+    assert.is_true(admin:post("/reload"):json().changed)
+    until_vm("the next generation", function(now) return now.state == "serves" and now.generation == 3 end)
+  end)
+
+  it("tells of VMs that retire", function()
+    local c, path, admin = serve("--procs", "1", "--drain-timeout", "600")
+    overwrite(path, 'local app = require("lunapark.http").app()\n'
+      .. 'app:get("/", function() require("lunapark").sleep(600) end)\nreturn app\n')
+    admin:post "/reload"
+    lp.go(function() return child.client(c.addr):get "/" end)
+    local function states()
+      local t = {}
+      for _, vm in ipairs(admin:get("/vms"):json()) do t[#t + 1] = vm.state .. vm.running end
+      return table.concat(t, " ")
+    end
+    child.eventually(function() return states():find "serves1" end, "the handler")
+    overwrite(path, APP:format "three")
+    admin:post "/reload"
+    child.eventually(function() return states():find "retires1" end, "the VM to retire")
+  end)
+
+  it("tells of collections: in idle time, and after the limit was reached", function()
+    local c, path, admin = serve("--procs", "1", "--vm-memory", tostring(32 * 1024 * 1024))
+    overwrite(path, [[
+local app = require("lunapark.http").app()
+app:get("/garbage", function()
+  collectgarbage "stop"
+  local t = {}
+  for i = 1, 100000 do t[i % 100] = { tostring(i) } end
+  collectgarbage "restart"
+  collectgarbage("setpause", 1000)
+  return "ok"
+end)
+app:get("/much", function() return tostring(#("x"):rep(64 * 1024 * 1024)) end)
+return app
+]])
+    admin:post "/reload"
+    local client = child.client(c.addr)
+    local before = {}
+    local function gc()
+      for _, vm in ipairs(admin:get("/vms"):json()) do
+        if vm.id >= 0 and vm.requests > 0 then return vm.gc, vm.memory end
+      end
+      return {}
+    end
+    assert.equal(200, client:get("/garbage").status)
+    child.eventually(function()
+      before = gc()
+      return before.idle and before.idle > 0
+    end, "a collection in idle time")
+    assert.is_true(before.steps >= before.idle and before.seconds > 0)
+    assert.equal(0, before.full)
+    assert.equal(32 * 1024 * 1024, select(2, gc()).limit)
+    assert.equal(500, client:get("/much").status)
+    child.eventually(function() return gc().full > 0 end, "a whole collection")
+    assert.is_true(gc().seconds > before.seconds)
   end)
 
   it("reloads, and answers with the new generation", function()

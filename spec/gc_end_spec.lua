@@ -52,7 +52,7 @@ app:get("/", function() return tostring(N) end)
 app:get("/stats", function()
   collectgarbage()
   local t = lp.stats()
-  return { fds = t.fds, all_vms = t.all_vms, vms = t.vms, spare = t.spare_vms }
+  return { fds = t.fds, all_vms = t.all_vms, vms = t.serving_vms, spare = t.spare_vms }
 end)
 %s
 return app

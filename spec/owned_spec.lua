@@ -65,7 +65,7 @@ app:get("/", function() return N .. " " .. lp.stats().vm end)
 app:get("/stats", function()
   collectgarbage()
   local t = lp.stats()
-  return { fds = t.fds, all_vms = t.all_vms, vms = t.vms, spare = t.spare_vms }
+  return { fds = t.fds, all_vms = t.all_vms, vms = t.serving_vms, spare = t.spare_vms }
 end)
 app:get("/ticks", function() return tostring(state:get "ticks") end)
 app:get("/server/:vm", function(req) return state:get("server " .. req.params.vm) or "none" end)

@@ -41,7 +41,7 @@ app:get("/stats", function()
   local s, live = lp.stats(), 0
   for state, n in pairs(s.gs) do if state ~= "dead" then live = live + n end end
   return {
-    fds = s.fds, gs = live, ms = s.ms, vm = s.vm, vms = s.vms, all_vms = s.all_vms, stuck = s.stuck_vms,
+    fds = s.fds, gs = live, ms = s.ms, vm = s.vm, vms = s.serving_vms, all_vms = s.all_vms, stuck = s.stuck_vms,
     spare = s.spare_vms,
   }
 end)

@@ -14,7 +14,7 @@ local lock = lp.mutex()
 local function spin() while true do end end
 jit.off(spin)
 
-app:get("/vm", function() return { vm = VM, vms = lp.stats().vms, all = lp.stats().all_vms, round = ROUND } end)
+app:get("/vm", function() return { vm = VM, vms = lp.stats().serving_vms, all = lp.stats().all_vms, round = ROUND } end)
 app:get("/spin", function() lp.deadline(0.1, spin) end)
 app:get("/spin_retired", function() state:incr("begun", 1, 0) lp.retired(60) lp.deadline(0.1, spin) end)
 app:get("/spin_locked", function() lock:with(function() lp.deadline(0.1, spin) end) end)

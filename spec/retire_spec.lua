@@ -25,10 +25,10 @@ end
 app:get("/", function() return N .. " " .. lp.stats().vm end)
 app:get("/stats", function()
   collectgarbage()
-  local s, live = lp.stats(), 0
-  for state, n in pairs(s.gs) do if state ~= "dead" then live = live + n end end
+  local s, gs = lp.stats(), 0
+  for state, n in pairs(s.gs) do if state ~= "dead" then gs = gs + n end end
   return {
-    fds = s.fds, gs = live, vm = s.vm, vms = s.vms, all_vms = s.all_vms, stuck = s.stuck_vms, spare = s.spare_vms,
+    fds = s.fds, gs = gs, vm = s.vm, vms = s.serving_vms, all_vms = s.all_vms, stuck = s.stuck_vms, spare = s.spare_vms,
   }
 end)
 %s

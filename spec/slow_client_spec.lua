@@ -19,7 +19,7 @@ local begun, said = 0, "nothing"
 app:get("/", function() return "hello" end)
 app:get("/fds", function() return tostring(lp.stats().fds) end)
 app:get("/begun", function() return tostring(begun) end)
-app:get("/vms", function() return tostring(lp.stats().vms) end)
+app:get("/vms", function() return tostring(lp.stats().serving_vms) end)
 app:get("/said", function() return said end)
 app:get("/big", function() begun = begun + 1 return big end)
 app:get("/fifty", function() begun = begun + 1 return big:sub(1, 50000) end)

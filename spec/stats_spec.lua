@@ -27,6 +27,35 @@ describe("lunapark", function()
       end
     end)
 
+    it("tells of each VM", function()
+      local s = lp.stats()
+      local own
+      for _, vm in ipairs(s.vms) do
+        assert.is_string(vm.state)
+        for _, name in ipairs { "id", "ps", "gs", "stuck", "requests", "running" } do
+          assert.is_number(vm[name], name)
+        end
+        for _, name in ipairs { "lua", "mapped", "held" } do assert.is_number(vm.memory[name], name) end
+        for _, name in ipairs { "steps", "idle", "full", "seconds" } do assert.is_number(vm.gc[name], name) end
+        if vm.id == s.vm then own = vm end
+      end
+      assert.equal(s.all_vms, #s.vms)
+      assert.equal("alone", own.state)
+      assert.is_nil(own.generation)
+      assert.equal(s.lua_gs, own.gs)
+      assert.equal(s.memory.mapped, own.memory.mapped)
+      assert.equal(s.memory.held, own.memory.held)
+      local client = testing.serve(function() return "x" end)
+      for _ = 1, 3 do client:get "/" end
+      client:close()
+      local after
+      for _, vm in ipairs(lp.stats().vms) do
+        if vm.id == s.vm then after = vm end
+      end
+      assert.equal(own.requests + 3, after.requests)
+      assert.equal(own.running, after.running)
+    end)
+
     it("counts sleepers", function()
       local before, gs = lp.stats(), {}
       for i = 1, 500 do

@@ -463,7 +463,7 @@ app:get("/stats", function()
   collectgarbage()
   collectgarbage()
   local t = lp.stats()
-  return { fds = t.fds, vms = t.vms, others = t.all_vms - t.vms, chans = t.shared_chans }
+  return { fds = t.fds, vms = t.serving_vms, others = t.all_vms - t.serving_vms, chans = t.shared_chans }
 end)
 
 lp.singleton("fuzz", function() while lp.sleep(0.05) do dict:incr("beats", 1, 0) end end)

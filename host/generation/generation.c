@@ -95,7 +95,7 @@ static generation *new_generation(void) {
     if (!gen && !(gen = calloc(1, sizeof *gen))) return NULL;
     gen->n = gen->making = 0;
     gen->retry_ns = 0;
-    gen->retired = gen->stands_in = false;
+    gen->served = gen->retired = gen->stands_in = false;
     gen->full = FULL_NOT;
     gen->id[0] = gen->commit[0] = 0;
     gen->sources = source_set_new(all.app_path);

@@ -24,7 +24,8 @@ struct generation {
     int making;
     int64_t retry_ns; /* after a further VM failed to load, when to try again */
     enum { FULL_NOT, FULL_TO_SAY, FULL_SAID } full; /* all VMs that there may be are stuck */
-    bool retired;                                   /* it no longer serves, or never will */
+    bool served;                        /* it serves, or has served: number and id stay */
+    bool retired;                       /* it no longer serves, or never will */
     bool stands_in;                     /* --dev: the app has not loaded; it shows why */
     _Atomic(host_vm *) current[MAX_PS]; /* by P; the lock writes, the M that has the P reads */
     /* generation.c */

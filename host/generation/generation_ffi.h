@@ -13,6 +13,42 @@
 /* A number of VMs. which: 0 VMs that serve, 1 stuck VMs, 2 spare VMs among those of 0, 3 VMs that have not ended. */
 int host_vms(int which);
 
+/* What a VM does: it loads its app; it is one of those that answer requests; it has loaded, for when another is stuck;
+ * its Lua runs on and on; it ends what it runs, and gets no more requests; it is of no generation: that of a script, of
+ * `test`, of the admin listener. */
+enum {
+    HOST_VM_LOADS,
+    HOST_VM_SERVES,
+    HOST_VM_SPARE,
+    HOST_VM_STUCK,
+    HOST_VM_RETIRES,
+    HOST_VM_ALONE
+};
+
+/* Figures of one VM, each as of some moment during the call. */
+typedef struct host_vm_figures {
+    int32_t id;         /* -1: the admin listener's */
+    int32_t state;      /* HOST_VM_... */
+    int32_t generation; /* its number; 0: none that has served */
+    int32_t ps;         /* Ps whose requests it answers */
+    int32_t gs;         /* its Lua Gs */
+    double stuck_s;     /* for so long it has been stuck; 0: it is not */
+    double begun;       /* requests that it has begun to answer */
+    double running;     /* of these, handlers that have not ended */
+    double heap;     /* bytes of LuaJIT's heap, counted 10 ms ago at most, or when it last waited */
+    double mapped;   /* bytes that LuaJIT has mapped */
+    double held;     /* bytes that it holds elsewhere: host_charged */
+    double limit;    /* --vm-memory, of which mapped and held are parts; 0: none */
+    double gc_steps; /* of the collector, in idle time */
+    double gc_idle;  /* collections that these have ended */
+    double gc_full;  /* whole collections, after an allocation was refused */
+    double gc_s;     /* seconds in gc_steps and gc_full */
+    char id_of[64];  /* of its generation */
+} host_vm_figures;
+
+/* Writes the figures of at most max VMs that have not ended. How many there are, which may be more. */
+int host_read_vms(host_vm_figures *to, int max);
+
 /* ---- --dev (dev.c) ---- */
 
 typedef struct host_dev {

@@ -171,11 +171,23 @@ generation *pool_switch(generation *gen) {
     rt_lock_acquire(&pool.lock);
     generation *old = serving();
     atomic_store_explicit(&vm_serving, gen, memory_order_release);
+    gen->served = true;
     if (old) old->retired = true;
     rt_lock_release(&pool.lock);
     bell_ring(&pool.look);
     singleton_look();
     return old;
+}
+
+int pool_note(host_vm *vm, int *number, char id[SOURCE_ID_SIZE]) {
+    rt_lock_acquire(&pool.lock);
+    const generation *gen = atomic_load(&vm->generation);
+    bool served = gen && gen->served;
+    int n_current = vm->pool.n_current;
+    *number = served ? gen->number : 0;
+    memcpy(id, served ? gen->id : "", served ? SOURCE_ID_SIZE : 1);
+    rt_lock_release(&pool.lock);
+    return n_current;
 }
 
 int pool_list(generation *gen, host_vm **list, int max) {

@@ -3,6 +3,7 @@
 #define POOL_H
 
 #include "../vm/keeper.h"
+#include "source.h"
 
 /* Sets the keeper's operations (keeper.h) and begins to look after stuck VMs. Once, before any VM runs. Any native
  * G. */
@@ -19,6 +20,10 @@ void pool_add(generation *gen, host_vm *vm, int p);
 /* Lists up to max VMs of gen, each visited (vm_visit). The caller leaves each with vm_leave. Returns the number. Any
  * native G. Does not wait. */
 int pool_list(generation *gen, host_vm **list, int max);
+
+/* The number and the id of the generation of vm, which the caller visits; 0 and "": vm has none, or it has not served
+ * yet. Returns the number of Ps whose current VM vm is. Any thread. */
+int pool_note(host_vm *vm, int *number, char id[SOURCE_ID_SIZE]);
 
 /* From now on vm gets no requests. Any thread. Does not wait. */
 void pool_forget(host_vm *vm);

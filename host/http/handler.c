@@ -111,6 +111,7 @@ static void handler_done(host_luag *lg, int status) {
     bool held = hold_take(x);
     if (held) complete(x, gone);
     waitq_close(&x->waitq);
+    vm_count(&lg->vm->answers.running, -1);
     let_go(x, held); /* x may be another request's from here on */
     luag_give_cleared(lg);
 }
@@ -121,6 +122,7 @@ static rt_step handler_drop(host_luag *lg) {
     hold_overdue(x); /* if so, 504: the connection's G may not have noticed yet */
     hold_abandon(x, 502);
     luag_forget(lg); /* the deadline, too */
+    vm_count(&lg->vm->answers.running, -1);
     let_go(x, false);
     return RT_EXIT;
 }
@@ -175,6 +177,8 @@ static host_luag *start(rt_g *g, host_exchange *x, host_vm *vm) {
     lg->x = x;
     lg->done = handler_done;
     luag_join_request(lg);
+    vm_count(&vm->answers.begun, 1);
+    vm_count(&vm->answers.running, 1);
     atomic_store_explicit(&lg->request_ns, limit ? limit + 1 : 0, memory_order_relaxed);
     if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
     int n = x->server->listener.handler;

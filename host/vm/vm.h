@@ -48,6 +48,12 @@ typedef struct vm_entries {
     host_owned pool, generation, singletons, calls;
 } vm_entries;
 
+/* vm->answers: requests that the VM has begun to answer, and handlers of these that have not ended. The thread that runs
+ * the VM writes, anybody reads. handler.c's. */
+typedef struct vm_answers {
+    _Atomic int64_t begun, running;
+} vm_answers;
+
 struct host_vm {
     host_view view; /* what Lua sees */
     lua_State *L;   /* the main state: handlers, tables; never resumed */
@@ -72,11 +78,13 @@ struct host_vm {
     vm_block block;
 
     /* What it has. */
-    generation *generation;     /* for which it was made; NULL: none (run, test) */
+    /* atomic: for which it was made; NULL: none (run, test, the admin listener's) */
+    _Atomic(generation *) generation;
     struct source_set *sources; /* where it loads files from; NULL: the disk */
     vm_owned owned;             /* what ends with it: owned.c */
     vm_entries entries;
     _Atomic int n_calls; /* atomic: calls of its Gs on other threads (offload.c) */
+    vm_answers answers;
     vm_json json;
     vm_mem mem;
     vm_gc gc;
@@ -127,6 +135,13 @@ int vm_add_handler(host_vm *vm, int n);
 
 /* Adds to a number of the view that a dump may read meanwhile. By the thread that runs the VM. */
 #define VIEW_ADD(number, by) __atomic_store_n(&(number), (number) + (by), __ATOMIC_RELAXED)
+
+/* Adds to a figure of the VM that others read meanwhile. By the thread that runs the VM, which alone writes it: so no
+ * locked instruction, and relaxed, since a figure says nothing of other memory. */
+static inline void vm_count(_Atomic int64_t *figure, int64_t by) {
+    int64_t now = atomic_load_explicit(figure, memory_order_relaxed);
+    atomic_store_explicit(figure, now + by, memory_order_relaxed);
+}
 
 /* May a G wait here? NULL: yes; else why not, for "cannot wait here: %s". By the thread that runs vm. */
 static inline const char *vm_barrier(host_vm *vm) {

@@ -66,7 +66,9 @@ enum {
 };
 
 static int count_kb(host_vm *vm) {
-    return lua_gc(vm->L, LUA_GCCOUNT, 0);
+    int kb = lua_gc(vm->L, LUA_GCCOUNT, 0);
+    atomic_store_explicit(&vm->gc.figures.heap_kb, kb, memory_order_relaxed);
+    return kb;
 }
 
 /* ---- protected calls ---- */
@@ -200,8 +202,11 @@ static bool collect(host_vm *vm) {
     }
     luag_leave(vm->gc.lg);
     vm->gc.ran = false;
+    int64_t spent_ns = rt_nanotime() - start;
     vm->gc.n_steps++;
-    vm->gc.spent_ns += rt_nanotime() - start;
+    vm->gc.spent_ns += spent_ns;
+    vm_count(&vm->gc.figures.steps, 1);
+    vm_count(&vm->gc.figures.spent_ns, spent_ns);
     rt_trace_span("GC", start);
     return more;
 }
@@ -224,6 +229,7 @@ static rt_step gc_work(rt_g *g, host_vm *vm) {
     }
     vm->gc.state = GC_WORKS;
     if (collect(vm)) return gc_wait(g, vm, GC_WORKS, rt_nanotime() + PAUSE_NS);
+    vm_count(&vm->gc.figures.idle, 1);
     if (rt_debug()->gctrace) print_idle(vm);
     vm->gc.forced = vm->gc.dirty = false;
     vm->gc.clean_ns = rt_nanotime();
@@ -281,9 +287,12 @@ void vm_gc_end(host_vm *vm) {
 
 void vm_gc_full(host_vm *vm) {
     bool running = lua_gc(vm->L, LUA_GCISRUNNING, 0);
+    int64_t start = rt_nanotime();
     for (int i = 0; i < RAISING_FINALIZERS; i++)
         if (protect(vm, collect_all, NULL)) break;
     if (!running) lua_gc(vm->L, LUA_GCSTOP, 0);
+    vm_count(&vm->gc.figures.full, 1);
+    vm_count(&vm->gc.figures.spent_ns, rt_nanotime() - start);
     vm->mem.refused = false;
     vm->gc.in_cycle = false;
     vm->gc.live_kb = count_kb(vm);

@@ -12,6 +12,16 @@
 typedef struct host_vm host_vm;
 typedef struct host_luag host_luag;
 
+/* What the collector has done. The thread that runs the VM writes, anybody reads. */
+typedef struct vm_gc_figures {
+    _Atomic int64_t
+        heap_kb; /* LuaJIT's heap when it was counted last: 10 ms ago at most, while Lua waits at times */
+    _Atomic int64_t steps;    /* stretches of work in idle time */
+    _Atomic int64_t idle;     /* collections that these have ended */
+    _Atomic int64_t full;     /* whole collections at once, after an allocation was refused */
+    _Atomic int64_t spent_ns; /* in steps and whole collections */
+} vm_gc_figures;
+
 /* vm->gc. vmgc.c's; `lg`, `ran`, `serves` and `hurries` are used elsewhere. */
 typedef struct vm_gc {
     int live_kb;   /* after the last cycle that we saw end */
@@ -30,6 +40,7 @@ typedef struct vm_gc {
     int64_t spent_ns;
     bool hurries; /* its memory nears the limit; meanwhile: */
     int usual_stepmul, usual_pause;
+    vm_gc_figures figures;
 } vm_gc;
 
 /* For an idle VM: one step of its collector, if the heap has grown by a quarter since the last cycle. True: another

@@ -400,12 +400,57 @@ local function exchanges()
   }
 end
 
---- Figures of the process: Gs by state; Ps and what each has done; Ms; steals; polls; timers; memory; VMs: those that
---- serve, those of them that are stuck or spare, and all, with those that load or were replaced by a reload; stacks
---- held by Gs that wait in the midst of a C function; sockets that the collector had to close; lines of the log:
---- written, waiting, lost; channels that VMs share; exchanges (a request and its answer) that are over: how many
---- by the class of their status (`none`: no answer; `other`: from 600 on), bytes, seconds in all and those until the
---- answers began.
+---@class lunapark.VmStats
+---@field id integer           -1: the VM of the admin listener
+---@field state string         "loads", "serves", "spare", "stuck", "retires", or "alone": it is of no generation
+---@field generation integer?  the number of its generation, once that serves
+---@field generation_id string?
+---@field ps integer           number of Ps whose requests it answers
+---@field gs integer           its Gs
+---@field stuck number         for so many seconds it has been stuck
+---@field requests integer     that it has begun to answer
+---@field running integer      of these, handlers that have not ended
+---@field memory { lua: integer, mapped: integer, held: integer, limit: integer? }  bytes: Lua's heap, counted up to
+---10 ms ago, or when the VM last waited; what LuaJIT has mapped for it; what the VM holds elsewhere; --vm-memory
+---@field gc { steps: integer, idle: integer, full: integer, seconds: number }  the collector: steps in idle time, and
+---the collections that these have ended; whole collections, after the limit was reached; the time of both
+
+local vm_state = { [0] = "loads", "serves", "spare", "stuck", "retires", "alone" }
+
+local function vm_of(f)
+  local named = f.generation > 0
+  return {
+    id = f.id, state = vm_state[f.state], generation = named and f.generation or nil,
+    generation_id = named and ffi.string(f.id_of) or nil, ps = f.ps, gs = f.gs, stuck = f.stuck_s,
+    requests = f.begun, running = f.running,
+    memory = { lua = f.heap, mapped = f.mapped, held = f.held, limit = f.limit > 0 and f.limit or nil },
+    gc = { steps = f.gc_steps, idle = f.gc_idle, full = f.gc_full, seconds = f.gc_s },
+  }
+end
+
+local function by_id(a, b) return a.id < b.id end
+
+local function vms()
+  local max = 32
+  local figures = ffi.new("host_vm_figures[?]", max)
+  local n = C.host_read_vms(figures, max)
+  while n > max do -- others may be made meanwhile
+    max = n * 2
+    figures = ffi.new("host_vm_figures[?]", max)
+    n = C.host_read_vms(figures, max)
+  end
+  local list = {}
+  for i = 1, n do list[i] = vm_of(figures[i - 1]) end
+  table.sort(list, by_id)
+  return list
+end
+
+--- Figures of the process: Gs by state; Ps and what each has done; Ms; steals; polls; timers; memory of this VM; all
+--- VMs in `vms`, a lunapark.VmStats each, and how many serve, are stuck or spare, and are there in all, with those that
+--- load or were replaced by a reload; stacks held by Gs that wait in the midst of a C function; sockets that the
+--- collector had to close; lines of the log: written, waiting, lost; channels that VMs share; exchanges (a request and
+--- its answer) that are over: how many by the class of their status (`none`: no answer; `other`: from 600 on), bytes,
+--- seconds in all and those until the answers began.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -424,7 +469,8 @@ function lp.stats()
       stacks = tonumber(s.stack_bytes),
     },
     vm = view.vm_id, lua_gs = view.n_live,
-    vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), all_vms = C.host_vms(3),
+    vms = vms(),
+    serving_vms = C.host_vms(0), stuck_vms = C.host_vms(1), spare_vms = C.host_vms(2), all_vms = C.host_vms(3),
     away = s.away,
     held_stacks = s.held_stacks, forgotten = C.host_forgotten(), shared_chans = C.host_chans(),
     log = { lines = C.host_log_count(0), waiting = C.host_log_count(2), lost = C.host_log_count(1) },

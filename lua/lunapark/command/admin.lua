@@ -1,6 +1,7 @@
 --- The admin API, on the listener of --admin, for people who may reload the server:
 --
 --   curl http://127.0.0.1:9000/                  what runs: version, generation, lunapark.stats()
+--   .../stats, .../vms                           lunapark.stats() of all VMs; each VM by itself
 --   curl -X POST -H X-Lunapark:1 http://127.0.0.1:9000/reload
 --                                                reloads the app: 200 and the generation, or 500 and what is wrong
 --   .../generations                              what has served, what serves: generations.lua
@@ -26,6 +27,18 @@ local rebinding = require "lunapark.command.rebinding"
 local C = ffi.C
 
 local admin = {}
+
+-- Figures of the process, without those of this VM alone: memory and Gs are those of all VMs.
+local function stats()
+  local t = lp.stats()
+  t.vm, t.lua_gs = nil, 0
+  t.memory.lua, t.memory.mapped, t.memory.held = 0, 0, 0
+  for _, vm in ipairs(t.vms) do
+    t.lua_gs = t.lua_gs + vm.gs
+    for _, of in ipairs { "lua", "mapped", "held" } do t.memory[of] = t.memory[of] + vm.memory[of] end
+  end
+  return t
+end
 
 local reads = { GET = true, HEAD = true, OPTIONS = true }
 local TOKEN, NO_TOKEN = 1, -1 -- of host_admin_token
@@ -66,8 +79,10 @@ function admin.app()
   app:use(only_ours)
   if core.option_value("admin"):sub(1, 5) ~= "unix:" then app:use(only_known) end
   app:get("/", function()
-    return { version = ffi.string(C.host_version()), generation = generations.now(), stats = lp.stats() }
+    return { version = ffi.string(C.host_version()), generation = generations.now(), stats = stats() }
   end)
+  app:get("/stats", stats)
+  app:get("/vms", function() return lp.stats().vms end)
   app:post("/reload", generations.reload)
   app:get("/generations", generations.list)
   for path, handler in pairs { ["/profile"] = recording.profile, ["/trace"] = recording.trace } do
