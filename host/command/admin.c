@@ -58,15 +58,17 @@ static void free_job(void *arg) {
     reload_job *r = arg;
     message_free(r->what);
     free((char *)r->ask.message);
+    free((char *)r->ask.to);
     free(r);
 }
 
-host_job *host_reload(const char *message) {
+host_job *host_reload(const char *to, const char *message) {
     reload_job *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->ask.cause = BY_ADMIN;
     r->ask.message = strdup(message);
-    if (r->ask.message) return job_new(run, free_job, r);
+    if (to) r->ask.to = strdup(to);
+    if (r->ask.message && (r->ask.to || !to)) return job_new(run, free_job, r);
     free_job(r);
     return NULL;
 }

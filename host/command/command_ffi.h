@@ -37,11 +37,12 @@ void host_repl_answer(const char *insert, const char *list);
 /* The number of the generation that serves, 0: none; and its id and its commit's, each cut off at cap. */
 int host_generation(char *id, char *commit, size_t cap);
 
-/* A job that reloads. message: for the history; may be empty. */
-host_job *host_reload(const char *message);
+/* A job that reloads. to: the generation of the history that is to serve again (history_find), NULL: the files as they
+ * are now. message: for the history; may be empty. */
+host_job *host_reload(const char *to, const char *message);
 
-/* The result of a host_reload. *result: 0 a new generation serves, 1 no file has changed, 2 the load has failed. Returns
- * the id, or why, which lives as long as the job; NULL: the job has not ended. */
+/* The result of a host_reload. *result: 0 a new generation serves, 1 no file has changed, 2 the load has failed, 3 `to`
+ * names no generation, or several. Returns the id, or why, which lives as long as the job; NULL: the job has not ended. */
 const char *host_reload_result(host_job *job, int *result);
 
 /* A job that lists the history: history_print's records. */

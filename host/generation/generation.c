@@ -24,7 +24,9 @@
  * What the app says of the options (app.options) is put aside while it loads, and counts from the switch on
  * (options.c).
  *
- * Each generation that serves is kept in the history (history.c).
+ * Each generation that serves is kept in the history (history.c), and can be loaded again from there: a rollback. What
+ * the disk holds is not asked then; the next reload takes it again. --watch waits for a change of the files: that the
+ * disk holds others than those that serve is what the rollback was for.
  *
  * Who holds a generation: it itself, as long as it serves or loads, and each VM that has not ended. Then it lets go
  * of its files, and the struct is used again.
@@ -64,6 +66,7 @@ static struct {
     rt_lock lock;
     generation *free;      /* lock */
     generation *now;       /* lock writes; who reloads reads */
+    source_set *failed;    /* of the last load, if it has failed; NULL. Who reloads */
     int number;            /* of the last one that served */
     host_vm *old[MAX_VMS]; /* a list of who reloads, who is alone */
     _Atomic int32_t next_vm;
@@ -86,8 +89,8 @@ static void give_generation(generation *gen) {
     rt_lock_release(&all.lock);
 }
 
-/* NULL: no memory. */
-static generation *new_generation(void) {
+/* Of the disk's files; sources: of these, which it holds. NULL: no memory. */
+static generation *new_generation(source_set *sources) {
     rt_lock_acquire(&all.lock);
     generation *gen = all.free;
     if (gen) all.free = gen->next_free;
@@ -98,7 +101,8 @@ static generation *new_generation(void) {
     gen->served = gen->retired = gen->stands_in = false;
     gen->full = FULL_NOT;
     gen->id[0] = gen->commit[0] = 0;
-    gen->sources = source_set_new(all.app_path);
+    gen->disk = NULL;
+    gen->sources = sources ? source_set_hold(sources) : source_set_new(all.app_path);
     if (!gen->sources) {
         give_generation(gen);
         return NULL;
@@ -114,7 +118,8 @@ void generation_hold(generation *gen) {
 void generation_lost_vm(generation *gen) {
     if (atomic_fetch_sub(&gen->n_left, 1) > 1) return;
     source_set_free(gen->sources);
-    gen->sources = NULL;
+    source_set_free(gen->disk);
+    gen->sources = gen->disk = NULL;
     for (int i = 0; i < MAX_PS; i++)
         atomic_store_explicit(&gen->current[i], NULL, memory_order_relaxed);
     give_generation(gen);
@@ -319,13 +324,24 @@ static void give_up(generation *gen) {
 
 static void watch(generation *now, generation *failed) {
     if (!options.watch) return;
-    watch_files(now ? now->sources : NULL, failed ? failed->sources : NULL);
+    watch_files(!now        ? NULL
+                : now->disk ? now->disk
+                            : now->sources,
+                failed ? failed->sources : NULL);
+}
+
+/* The files that the disk holds, which gen has loaded, do not run. */
+static void not_these(generation *gen, const char *what) {
+    if (options.dev) dev_failed(what, gen->sources);
+    source_set_free(all.failed);
+    all.failed = source_set_hold(gen->sources);
+    watch(all.now, gen);
 }
 
 /* One that has loaded whole, from files that were on the disk together; or NULL and what is wrong. */
 static generation *load(char **err) {
     for (int i = 0; i < TRIES; i++) {
-        generation *gen = new_generation();
+        generation *gen = new_generation(NULL);
         if (!gen) {
             *err = message_no_memory;
             return NULL;
@@ -334,12 +350,12 @@ static generation *load(char **err) {
         *err = load_vms(gen);
         bool stable = settled(gen);
         if (stable && !*err && !source_id(gen->sources, gen->id)) *err = message_no_memory;
-        if (stable && !*err) return gen;
-        options_drop();
-        if (stable) {
-            if (options.dev) dev_failed(*err, gen->sources);
-            watch(all.now, gen);
+        if (stable && !*err) {
+            source_has_loaded(gen->sources);
+            return gen;
         }
+        options_drop();
+        if (stable) not_these(gen, *err);
         give_up(gen);
         if (stable) return NULL;
         message_free(*err);
@@ -352,7 +368,7 @@ static generation *load(char **err) {
 
 /* For --dev, when there is none yet that could show why the app has not loaded. */
 static generation *load_stand_in(char **err) {
-    generation *gen = new_generation();
+    generation *gen = new_generation(NULL);
     if (!gen) {
         *err = message_no_memory;
         return NULL;
@@ -393,6 +409,8 @@ static void switch_to(generation *gen, const reload_ask *ask) {
     rt_lock_release(&all.lock);
     if (old) retire(old);
     if (gen->stands_in) return; /* the files of the one that has failed are watched */
+    source_set_free(all.failed);
+    all.failed = NULL;
     dev_loaded();
     watch(gen, NULL);
 }
@@ -408,13 +426,26 @@ int generation_now(char id[SOURCE_ID_SIZE], char commit[SOURCE_ID_SIZE]) {
 
 /* ---- reloads ---- */
 
+/* The disk holds what old has loaded; or, since old was taken from the history, nothing else than by then, and it is the
+ * watch that asks. */
+static bool has_not_changed(generation *old, const reload_ask *ask) {
+    if (old->stands_in) return false;
+    rt_entersyscallblock();
+    bool same = source_unchanged(old->sources);
+    if (same) {
+        source_set_free(old->disk);
+        old->disk = NULL;
+    } else if (old->disk && ask->cause == BY_WATCH) {
+        same = source_unchanged(old->disk);
+    }
+    rt_exitsyscall();
+    return same;
+}
+
 static reload_result reload(const reload_ask *ask, char **what) {
     generation *old = all.now;
     int64_t start = rt_nanotime();
-    rt_entersyscallblock();
-    bool same = !old->stands_in && source_unchanged(old->sources);
-    rt_exitsyscall();
-    if (same) {
+    if (has_not_changed(old, ask)) {
         dev_loaded();
         watch(old, NULL);
         log_line(LOG_INFO, "reload: generation %d (%s) has not changed", old->number, old->id);
@@ -424,8 +455,7 @@ static reload_result reload(const reload_ask *ask, char **what) {
     generation *gen = load(what);
     if (gen && (*what = hand_over(old, gen))) {
         options_drop();
-        if (options.dev) dev_failed(*what, gen->sources);
-        watch(old, gen);
+        not_these(gen, *what);
         give_up(gen);
         gen = NULL;
     }
@@ -443,6 +473,64 @@ static reload_result reload(const reload_ask *ask, char **what) {
              (double)(rt_nanotime() - start) / 1e6);
     *what = message_copy(gen->id);
     return RELOAD_DONE;
+}
+
+/* ---- rollbacks ---- */
+
+/* A generation of these sources that has loaded, and has what old hands over; or NULL and what is wrong. */
+static generation *load_again(generation *old, const history_found *f, char **what) {
+    generation *gen = new_generation(f->sources);
+    if (!gen) {
+        *what = message_no_memory;
+        return NULL;
+    }
+    memcpy(gen->id, f->id, sizeof gen->id);
+    rt_entersyscallblock();
+    if (options.watch)
+        gen->disk =
+            source_set_of_names(all.app_path, old->disk ? old->disk : old->sources, all.failed);
+    rt_exitsyscall();
+    options_stage();
+    *what = load_vms(gen);
+    if (!*what) *what = hand_over(old, gen);
+    if (!*what) return gen;
+    options_drop();
+    give_up(gen);
+    return NULL;
+}
+
+static reload_result roll_back(const reload_ask *ask, char **what) {
+    generation *old = all.now;
+    int64_t start = rt_nanotime();
+    history_found f;
+    rt_entersyscall();
+    *what = history_find(ask->to, &f);
+    rt_exitsyscall();
+    if (*what) return RELOAD_UNKNOWN;
+    bool same = strcmp(f.commit, old->commit) == 0;
+    generation *gen = same ? NULL : load_again(old, &f, what);
+    source_set_free(f.sources);
+    if (same) {
+        *what = message_copy(old->id);
+        return RELOAD_SAME;
+    }
+    if (!gen) {
+        log_line(LOG_ERROR, "rollback to %s failed, generation %d (%s) goes on: %s", f.commit,
+                 old->number, old->id, *what);
+        return RELOAD_FAILED;
+    }
+    char message[80];
+    snprintf(message, sizeof message, "rollback to %s", f.commit);
+    bool says = ask->message && *ask->message;
+    switch_to(gen, &(reload_ask){ask->cause, says ? ask->message : message, NULL});
+    log_line(LOG_INFO, "rollback to %s: generation %d (%s) serves, loaded in %.0f ms", f.commit,
+             gen->number, gen->id, (double)(rt_nanotime() - start) / 1e6);
+    *what = message_copy(gen->id);
+    return RELOAD_DONE;
+}
+
+static reload_result serve_ask(const reload_ask *ask, char **what) {
+    return ask->to ? roll_back(ask, what) : reload(ask, what);
 }
 
 static void reload_by_watch(void) {
@@ -463,5 +551,6 @@ char *generation_start(const char *app_path, bool may_stand_in) {
     }
     if (!gen) return err;
     switch_to(gen, &(reload_ask){.cause = BY_START});
-    return reloads_begin(reload) ? NULL : message_no_memory; /* who has asked before is heard now */
+    return reloads_begin(serve_ask) ? NULL
+                                    : message_no_memory; /* who has asked before is heard now */
 }

@@ -31,6 +31,8 @@ struct generation {
     /* generation.c */
     int number;
     source_set *sources;
+    source_set *
+        disk; /* --watch, and the sources are the history's: what the disk held by then; else NULL */
     char id[SOURCE_ID_SIZE];     /* when it has loaded */
     char commit[SOURCE_ID_SIZE]; /* its id in the history, when it serves; empty: it is not there */
     _Atomic int n_left;          /* holders: VMs that have not ended, and others */
@@ -42,17 +44,24 @@ struct generation {
  * G. */
 char *generation_start(const char *app_path, bool may_stand_in);
 
-typedef enum reload_result { RELOAD_DONE, RELOAD_SAME, RELOAD_FAILED } reload_result;
+/* RELOAD_UNKNOWN: `to` names no generation, or several. */
+typedef enum reload_result {
+    RELOAD_DONE,
+    RELOAD_SAME,
+    RELOAD_FAILED,
+    RELOAD_UNKNOWN
+} reload_result;
 
 /* What a reload is told. */
 typedef struct reload_ask {
     history_cause cause;
     const char *message; /* for the history; NULL: none */
+    const char
+        *to; /* names a generation of the history (history_find); NULL: the files as they are now */
 } reload_ask;
 
-/* Loads the files as they are now, beside the generation that serves, and switches, or changes nothing. *what
- * (message.h): the id of the generation that serves now, or what is wrong. One reload at a time: others wait. Any native
- * G. */
+/* Loads these files beside the generation that serves, and switches, or changes nothing. *what (message.h): the id of
+ * the generation that serves now, or what is wrong. One reload at a time: others wait. Any native G. */
 reload_result generation_reload(const reload_ask *ask, char **what);
 
 /* The process is about to end: the VMs that serve call the functions of on_retire, until until_ns at most. Any native

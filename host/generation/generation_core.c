@@ -25,14 +25,18 @@ static int push_bytes(lua_State *L) {
 /* source(path) -> the file's bytes, as the VM's generation has them | nil, why not, was it opened at least */
 static int core_source(lua_State *L) {
     const char *path = core_text(L, 1);
-    source_set *set = vm_current()->sources;
+    host_vm *vm = vm_current();
+    source_set *set = vm->sources;
+    bool loads = atomic_load(&vm->loads_until_ns) != 0;
     source_bytes b = {0};
     int err = 0;
     bool opened = false;
     lua_pushcfunction(L, push_bytes);
     lua_pushlightuserdata(L, &b);
     char *own = set ? NULL : source_read(path, &b.len, &err, &opened);
-    const source_file *f = set ? source_get(set, path, &err, &opened) : NULL;
+    const source_file *f = !set    ? NULL
+                           : loads ? source_get_to_load(set, path, &err, &opened)
+                                   : source_get(set, path, &err, &opened);
     if (f) b = (source_bytes){f->bytes, f->len};
     if (own) b.bytes = own;
     if (b.bytes) {

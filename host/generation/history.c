@@ -20,6 +20,7 @@
 
 #include "../base/list.h"
 #include "gittree.h"
+#include "message.h"
 
 #include <pthread.h>
 #include <stdint.h>
@@ -27,6 +28,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+enum { DIGITS_MIN = 4 /* of an id that a person says */ };
 
 typedef struct entry {
     list_link link; /* of history.all */
@@ -129,6 +132,77 @@ bool history_add(const history_new *n, char commit[SOURCE_ID_SIZE]) {
     pthread_mutex_unlock(&history.lock);
     return e;
 }
+
+/* ---- finding one ---- */
+
+/* lock held. NULL: it is not kept. */
+static entry *find_commit(const git_id *id) {
+    for (list_link *l = history.all.last; l; l = l->prev) {
+        entry *e = list_of(l, entry, link);
+        if (memcmp(&e->commit, id, sizeof *id) == 0) return e;
+    }
+    return NULL;
+}
+
+/* lock held. NULL: there are not so many. */
+static entry *go_back(long n) {
+    entry *e = history.now;
+    while (e && n-- > 0)
+        e = e->has_parent ? find_commit(&e->parent) : NULL;
+    return e;
+}
+
+/* lock held. The latest whose id begins so; trees: of its tree. *other: another one's does, and is not the same. */
+static entry *find_digits(const char *digits, size_t n, bool trees, bool *other) {
+    entry *found = NULL;
+    *other = false;
+    for (list_link *l = history.all.last; l; l = l->prev) {
+        entry *e = list_of(l, entry, link);
+        char commit[GIT_ID_DIGITS + 1];
+        git_print(&e->commit, commit);
+        if (strncmp(trees ? e->id : commit, digits, n) != 0) continue;
+        if (found && !(trees && strncmp(found->id, e->id, GIT_ID_DIGITS) == 0)) *other = true;
+        if (!found) found = e;
+    }
+    return found;
+}
+
+/* lock held. NULL: *why. */
+static entry *find(const char *to, char **why) {
+    char *end;
+    entry *e;
+    bool other = false;
+    size_t n = strlen(to);
+    if (to[0] == '-' && to[1] >= '0' && to[1] <= '9') {
+        e = go_back(strtol(to + 1, &end, 10));
+        if (e && !*end) return e;
+        *why = message_format("%s: the history does not go back so far", to);
+        return NULL;
+    }
+    bool is_id = n >= DIGITS_MIN && n <= GIT_ID_DIGITS && strspn(to, "0123456789abcdef") == n;
+    e = is_id ? find_digits(to, n, false, &other) : NULL;
+    if (!e && is_id) e = find_digits(to, n, true, &other);
+    if (e && !other) return e;
+    *why = message_format(e ? "%s: several generations have ids that begin so"
+                            : "%s: no such generation in the history",
+                          to);
+    return NULL;
+}
+
+char *history_find(const char *to, history_found *found) {
+    char *why = NULL;
+    pthread_mutex_lock(&history.lock);
+    const entry *e = find(to, &why);
+    if (e) {
+        found->sources = source_set_hold(e->sources);
+        memcpy(found->id, e->id, sizeof found->id);
+        git_print(&e->commit, found->commit);
+    }
+    pthread_mutex_unlock(&history.lock);
+    return why;
+}
+
+/* ---- telling of them ---- */
 
 static void print_entry(const entry *e, FILE *out) {
     char id[GIT_ID_DIGITS + 1];

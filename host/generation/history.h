@@ -29,6 +29,17 @@ typedef struct history_new {
 /* Adds it, and drops what is too old. Writes the id of its commit. False: no memory, and nothing has changed. */
 bool history_add(const history_new *n, char commit[SOURCE_ID_SIZE]);
 
+/* A generation to go back to. */
+typedef struct history_found {
+    source_set *sources;     /* the caller lets go of it */
+    char id[SOURCE_ID_SIZE]; /* source_id's */
+    char commit[SOURCE_ID_SIZE];
+} history_found;
+
+/* Finds a generation by what a person says: "-N", N generations before the one that serves, along the parents; 4 digits
+ * at least of its commit's id, or of its tree's, of which the latest is meant. NULL, or what is wrong (message.h). */
+char *history_find(const char *to, history_found *found);
+
 /* All generations, the latest first, as records that each end in a NUL: "id COMMIT", then "tree ID", "time SECONDS",
  * "who CAUSE" and, where there are such, "parent COMMIT", "number N", "message TEXT", "serves", and source_compare's. The
  * caller frees the text. NULL: no memory. */

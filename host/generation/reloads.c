@@ -1,6 +1,6 @@
 /* Loads come one after another, however many ask at once, and a reload that is asked for while another runs must see the
- * files as they are by then. So who asks waits in a queue, which one G serves. Reloads that wait together are one load:
- * the files are the same for all of them. The generation is then said to be of the first that asked.
+ * files as they are by then. So who asks waits in a queue, which one G serves. Reloads that wait one behind another are
+ * one load: the files are the same for all of them. The generation is then said to be of the first that asked.
  */
 #include "reloads.h"
 
@@ -24,11 +24,21 @@ static struct {
     reload_result (*load)(const reload_ask *ask, char **what);
 } reloads;
 
+static bool wants_the_disk(const list_link *l) {
+    return !list_of(l, asker, link)->ask->to;
+}
+
+/* The first, and if the first wants what the disk holds, those behind it that want this too. */
 static list_head take_askers(void) {
+    list_head taken = {NULL, NULL};
     rt_lock_acquire(&reloads.lock);
-    list_head all = list_take_all(&reloads.waiting);
+    for (list_link *l; (l = reloads.waiting.first);) {
+        if (taken.first && !(wants_the_disk(taken.first) && wants_the_disk(l))) break;
+        list_remove(&reloads.waiting, l);
+        list_append(&taken, l);
+    }
     rt_lock_release(&reloads.lock);
-    return all;
+    return taken;
 }
 
 static void answer_all(list_head *askers, reload_result result, const char *what) {

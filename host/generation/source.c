@@ -18,7 +18,9 @@
  * name is looked for there. When it leads elsewhere the set has changed, even if every byte is the same.
  *
  * A name that could not be opened is kept as missing: `require` tries several places, and a file that comes to an
- * earlier one would be loaded instead. It is looked for each time it is asked for.
+ * earlier one would be loaded instead. So for a VM that loads the app after the first one has, a name that was missing
+ * is missing, whatever the disk has by then; that VM may be made long after, when others have served since (history.c).
+ * In a request such a name is looked for each time: the app may have written the file.
  *
  * Has a file changed? Where stat tells a difference, or could not tell one (diskfile.c), its bytes decide, so touching
  * or restoring a file changes nothing. What is no regular file (a pipe) is read once and counts as unchanged.
@@ -228,7 +230,8 @@ char *source_read(const char *path, size_t *len, int *err, bool *opened) {
     return bytes;
 }
 
-const source_file *source_get(source_set *s, const char *path, int *err, bool *opened) {
+static const source_file *get(source_set *s, const char *path, bool to_load, int *err,
+                              bool *opened) {
     char abs[PATH_MAX];
     bool was_opened;
     if (!opened) opened = &was_opened;
@@ -238,9 +241,26 @@ const source_file *source_get(source_set *s, const char *path, int *err, bool *o
     pthread_mutex_lock(&s->lock);
     name *n = find_name(s, abs);
     file *f = n && n->file && n->file->pub.bytes ? n->file : NULL;
-    if (!f) f = load_name(s, abs, true, err, opened);
+    if (!f && n && n->kind == SOURCE_MISSING && s->loaded && to_load)
+        *err = ENOENT;
+    else if (!f)
+        f = load_name(s, abs, true, err, opened);
     pthread_mutex_unlock(&s->lock);
     return f ? &f->pub : NULL;
+}
+
+const source_file *source_get(source_set *s, const char *path, int *err, bool *opened) {
+    return get(s, path, false, err, opened);
+}
+
+const source_file *source_get_to_load(source_set *s, const char *path, int *err, bool *opened) {
+    return get(s, path, true, err, opened);
+}
+
+void source_has_loaded(source_set *s) {
+    pthread_mutex_lock(&s->lock);
+    s->loaded = true;
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* ---- watched folders ---- */
@@ -310,6 +330,19 @@ int source_watch(source_set *s, const char *path) {
     err = watch_locked(s, abs);
     pthread_mutex_unlock(&s->lock);
     return -err;
+}
+
+static void watch_too(void *set, const char *path, source_kind kind) {
+    (void)kind;
+    (void)source_watch(set, path); /* a name that cannot be read is noted */
+}
+
+source_set *source_set_of_names(const char *app_path, source_set *a, source_set *b) {
+    source_set *s = source_set_new(app_path);
+    if (!s) return NULL;
+    source_each(a, watch_too, s);
+    if (b) source_each(b, watch_too, s);
+    return s;
 }
 
 /* ---- has anything changed? ---- */

@@ -39,6 +39,12 @@ void source_set_free(source_set *s);
  * noted: the set has changed when the file can be opened. */
 const source_file *source_get(source_set *s, const char *path, int *err, bool *opened);
 
+/* source_get for a VM that loads the app: after source_has_loaded, a name that led nowhere leads nowhere. */
+const source_file *source_get_to_load(source_set *s, const char *path, int *err, bool *opened);
+
+/* The app has loaded from the set. */
+void source_has_loaded(source_set *s);
+
 /* Counts a file, or all files in a folder and the folders in it, as loaded, without keeping their bytes. Passes over
  * names that begin with a dot and folders behind links. 0 or -errno; -E2BIG: more than SOURCE_NAMES_MAX. */
 int source_watch(source_set *s, const char *path);
@@ -71,6 +77,9 @@ bool source_keep(source_set *s);
 /* True: no file has changed since it was read, so all were on the disk together as they were loaded. When the first VM
  * has loaded. */
 bool source_settled(source_set *s);
+
+/* A set of what the disk has now of the names of two sets, without bytes. b may be NULL. NULL: no memory. */
+source_set *source_set_of_names(const char *app_path, source_set *a, source_set *b);
 
 /* Calls fn for every name by which the set knows a file, also a file that it only keeps, absolute, with links; for
  * names of files that were not there; and for watched folders, in which any visible name counts. fn must not call the

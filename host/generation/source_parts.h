@@ -28,6 +28,7 @@ struct source_set {
     pthread_mutex_t lock;
     void *names, *files; /* lock: trees of name and file, by path */
     void *kept;          /* lock: of file, not yet loaded */
+    bool loaded;         /* lock: source_has_loaded */
     size_t n_names;      /* lock */
     size_t n_bytes;      /* lock: in memory */
     char *root;          /* of the tree id; ends in a slash */

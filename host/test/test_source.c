@@ -315,6 +315,24 @@ static void a_missing_file_that_comes_is_a_change(void **state) {
     source_set_free(s);
 }
 
+static void a_file_that_comes_is_not_there_for_later_vms(void **state) {
+    (void)state;
+    int err;
+    source_set *s = set_of_app();
+    assert_null(source_get_to_load(s, path_of("app/a.lua"), &err, NULL));
+    assert_true(put("app/a.lua", "too early"));
+    assert_non_null(
+        source_get_to_load(s, path_of("app/a.lua"), &err, NULL)); /* the first VM loads still */
+    assert_null(source_get_to_load(s, path_of("app/b.lua"), &err, NULL));
+    source_has_loaded(s);
+    assert_true(put("app/b.lua", "b"));
+    assert_null(source_get_to_load(s, path_of("app/b.lua"), &err, NULL));
+    assert_int_equal(err, ENOENT);
+    assert_false(source_unchanged(s));
+    expect_text(s, "app/b.lua", "b"); /* in a request */
+    source_set_free(s);
+}
+
 static void folders_are_watched(void **state) {
     (void)state;
     assert_true(put("app/t/a.html", "a") && put("app/t/sub/b.html", "b") &&
@@ -483,6 +501,7 @@ int main(void) {
         row(the_same_bytes_are_no_change),
         row(saves_within_one_tick_are_seen),
         row(a_missing_file_that_comes_is_a_change),
+        row(a_file_that_comes_is_not_there_for_later_vms),
         row(folders_are_watched),
         row(what_can_not_be_loaded),
         row(an_app_that_is_not_there),

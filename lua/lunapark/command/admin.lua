@@ -4,7 +4,7 @@
 --   .../stats, .../vms                           lunapark.stats() of all VMs; each VM by itself
 --   curl -X POST -H X-Lunapark:1 http://127.0.0.1:9000/reload
 --                                                reloads the app: 200 and the generation, or 500 and what is wrong
---   .../generations                              what has served, what serves: generations.lua
+--   .../generations, .../rollback?to=ID          what has served, what serves; an earlier one again: generations.lua
 --   .../profile?s=5, .../trace?s=5               where CPU time goes, what the scheduler does: recording.lua
 --   curl -H "Authorization: Bearer TOKEN" ...    with --admin-token
 --
@@ -84,6 +84,7 @@ function admin.app()
   app:get("/stats", stats)
   app:get("/vms", function() return lp.stats().vms end)
   app:post("/reload", generations.reload)
+  app:post("/rollback", generations.rollback)
   app:get("/generations", generations.list)
   for path, handler in pairs { ["/profile"] = recording.profile, ["/trace"] = recording.trace } do
     app:get(path, handler)

@@ -3,6 +3,8 @@
 --   curl http://127.0.0.1:9000/generations           a list, the latest first: id, tree, parent, time, who, message ...
 --   curl -X POST -H X-Lunapark:1 'http://127.0.0.1:9000/reload?message=new+prices'
 --                                                    reloads the app; the message stands in the list
+--   curl -X POST -H X-Lunapark:1 'http://127.0.0.1:9000/rollback?to=-1'
+--                                                    the generation before serves again, whatever the disk holds
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -11,7 +13,7 @@ local json = require "lunapark.json"
 local pieces = require("lunapark.core.text").pieces
 
 local C = ffi.C
-local FAILED, SAME = 2, 1
+local SAME, FAILED, UNKNOWN = 1, 2, 3
 local ID_SIZE = 64
 local MESSAGE_MAX = 4096
 
@@ -36,6 +38,7 @@ end
 local function answer(j)
   local result, what = job.run(j, reload_result)
   if not result then return 503, { error = what } end
+  if result == UNKNOWN then return 404, { error = what } end
   if result == FAILED then return 500, { error = what, generation = generations.now() } end
   return 200, { changed = result ~= SAME, generation = generations.now() }
 end
@@ -53,7 +56,19 @@ end
 function generations.reload(req)
   local message, wrong = message_of(req)
   if not message then return 400, { error = wrong } end
-  return answer(C.host_reload(message))
+  return answer(C.host_reload(nil, message))
+end
+
+--- Has an earlier generation serve again, whatever the disk holds.
+---@param req lunapark.Request
+function generations.rollback(req)
+  local message, wrong = message_of(req)
+  if not message then return 400, { error = wrong } end
+  local to = req.query.to or ""
+  if to == "" or to:find("\0", 1, true) then
+    return 400, { error = "to: must be the id of a generation, or the beginning of one, or -1, -2 ..." }
+  end
+  return answer(C.host_reload(to, message))
 end
 
 -- ---- the list -------------------------------------------------------------------------------------------
