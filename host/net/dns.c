@@ -1,29 +1,29 @@
-/* Names: c-ares on the netpoller. What lunapark.dns stands on.
+/* Names: c-ares on the netpoller, the ground of lunapark.dns.
  *
- * c-ares is a state machine with sockets of its own that are not for several threads. One native G, the *driver*, has
- * all of it: it alone calls into c-ares. Lua Gs hand it requests in a queue, as jobs (job.c), and wait for these. A
- * wait that ends early leaves its request to the driver, which drops the answer.
+ * c-ares is a state machine with sockets of its own, for one thread at a time. So one native G, the *driver*, makes all
+ * calls into c-ares. Lua Gs hand it requests in a queue, as jobs (job.c), and wait for the jobs. A wait that ends early
+ * leaves its request to the driver, which drops the answer.
  *
  * The driver has to wait for many sockets at a time, and a G can wait for one descriptor. So c-ares tells of its
- * sockets (sock_state_cb), they stand in an epoll of their own, and the runtime's poller watches that epoll like any
- * descriptor. It does so edge by edge, so the driver looks until nothing is left before it waits. New requests kick the
- * same wait, and its deadline is c-ares' next timer. (A G per socket instead would need a lock around c-ares, and
- * somebody for the timers.)
+ * sockets (sock_state_cb), these stand in an epoll of their own, and the runtime's poller watches this epoll like any
+ * descriptor. The poller is edge-triggered, so the driver looks until nothing is left before it waits. New requests
+ * kick the same wait, and its deadline is c-ares' next timer. (A G per socket instead would need a lock around c-ares,
+ * and another G for the timers.)
  *
- * When nothing is asked any more, the driver ends; the next request starts another. So a program that waits for nothing
- * but itself is still a deadlock.
+ * When no request is left, the driver ends; the next request starts another. So a program whose Gs all wait for each
+ * other is still a deadlock.
  *
  * c-ares reads files: resolv.conf when a resolver is first used, the hosts file for each name. So its calls are made as
- * blocking ones (rt_entersyscall), and nothing that they call back may call the runtime: requests that
- * have an answer stand in a list until it is over.
+ * blocking ones (rt_entersyscall), and their callbacks may not call the runtime: requests with an answer stand in a
+ * list until the call is over.
  *
- * A thousand datagrams at once overrun the buffers of sockets, and what was lost comes again all at once, too. So
- * of a resolver's requests BEGUN_MAX are under way at a time; the others stand in its queue, and those whose waits have
- * ended by then are never begun. Each resolver has a queue of its own, so servers that do not answer hold up their own
- * requests alone.
+ * A thousand datagrams at once overrun the buffers of sockets, and the lost ones come again all at once, too. So at
+ * most BEGUN_MAX requests of a resolver are under way at a time. The others stand in the resolver's queue; if their
+ * waits have ended by then, they are never begun. Each resolver has a queue of its own, so servers that do not answer
+ * hold up their own requests alone.
  *
- * A resolver is a channel of c-ares. It has holders: Lua, its requests, and the driver while it is active. Who lets go
- * last destroys the channel; nothing is asked then, so nothing is called back.
+ * A resolver is a channel of c-ares. It has holders: Lua, its requests, and the driver while the resolver is active.
+ * The last holder to let go destroys the channel; no request is left then, so nothing is called back.
  *
  * There is no cache here: answers carry their times to live, and the cache is a dict (dns/init.lua).
  */
@@ -62,12 +62,12 @@ struct host_resolver {
     host_owned owned;
     refs refs;
     int id;
-    char *servers, *search; /* NULL: the system's. What follows up to ndots never changes, too. */
+    char *servers, *search; /* NULL: the system's. The fields up to ndots never change, too. */
     int timeout_ms, tries, ndots;
     ares_channel channel; /* the driver; NULL: not needed yet */
     list_head waiting;    /* the driver: requests that are not begun yet */
     int n_begun;          /* the driver: queries that were begun and not answered yet */
-    bool active;          /* the driver: it stands in `active` */
+    bool active;          /* the driver: the resolver stands in `active` */
     list_link link;       /* of dns.active */
 };
 
@@ -87,7 +87,7 @@ static struct {
     rt_lock lock;
     list_head asked;    /* lock: requests that the driver has not seen yet */
     bool driven;        /* lock: there is a driver */
-    rt_pd *pd;          /* lock: what it waits for; NULL: it looks at the queue before it waits */
+    rt_pd *pd;          /* lock: the driver waits for it; NULL: the driver looks before it waits */
     int epoll;          /* the driver; set once: -1 not yet */
     list_head active;   /* the driver: resolvers with requests */
     list_head answered; /* the driver: requests */
@@ -162,7 +162,7 @@ static void watch(void *data, ares_socket_t fd, int readable, int writable) {
     (void)data;
     struct epoll_event e = {.events = (readable ? EPOLLIN : 0) | (writable ? EPOLLOUT : 0),
                             .data.fd = fd};
-    /* Without memory for it, the socket's query times out. */
+    /* Without memory for the event, the socket's query times out. */
     if (!e.events)
         (void)epoll_ctl(dns.epoll, EPOLL_CTL_DEL, fd, NULL);
     else if (epoll_ctl(dns.epoll, EPOLL_CTL_MOD, fd, &e) < 0 && errno == ENOENT)
@@ -185,7 +185,7 @@ static int least_ttl(const struct ares_addrinfo *info) {
     return ttl;
 }
 
-/* The addresses as text. False: no memory. */
+/* Writes the addresses as text. False: no memory. */
 static bool list_addresses(request *q, const struct ares_addrinfo *info) {
     FILE *f = open_memstream(&q->answer, &q->len);
     if (!f) return false;
@@ -268,7 +268,7 @@ static int open_channel(host_resolver *r) {
     return status;
 }
 
-/* Puts it into the queue of its resolver. */
+/* Puts q into the queue of its resolver. */
 static void accept_request(request *q) {
     host_resolver *r = q->resolver;
     if (!r->active) {
@@ -279,7 +279,7 @@ static void accept_request(request *q) {
     list_append(&r->waiting, &q->link);
 }
 
-/* It may be answered when this returns. */
+/* Begins q, which may have its answer when this returns. */
 static void begin_request(host_resolver *r, request *q) {
     r->n_begun++;
     int status = r->channel ? ARES_SUCCESS : open_channel(r);
@@ -299,7 +299,7 @@ static void begin_requests(host_resolver *r) {
         begin_request(r, list_of(list_take_first(&r->waiting), request, link));
 }
 
-/* Only the channel that has fd does anything with it; few are active. */
+/* Only the channel that has fd acts on it; few are active. */
 static void process_socket(int fd, uint32_t events) {
     bool in = events & ~(uint32_t)EPOLLOUT, out = events & ~(uint32_t)EPOLLIN;
     for (list_link *l = dns.active.first; l; l = l->next) {
@@ -309,7 +309,7 @@ static void process_socket(int fd, uint32_t events) {
     }
 }
 
-/* False: something may be left. */
+/* Handles the sockets' events. False: some may be left. */
 static bool process_sockets(void) {
     for (int i = 0; i < ROUNDS_MAX; i++) {
         struct epoll_event events[16];
@@ -321,7 +321,7 @@ static bool process_sockets(void) {
     return false;
 }
 
-/* When c-ares wants to be called at the latest. */
+/* The latest time at which c-ares wants to be called. */
 static int64_t next_timer(void) {
     int64_t least = NS_PER_SEC;
     for (list_link *l = dns.active.first; l; l = l->next) {
@@ -333,7 +333,7 @@ static int64_t next_timer(void) {
     return rt_nanotime() + least;
 }
 
-/* Begins the new requests and does what is due. When to be called again; 0: at once. */
+/* Begins the new requests and calls c-ares. Returns when to call it again; 0: at once. */
 static int64_t turn(list_head *asked) {
     for (list_link *l; (l = list_take_first(asked));)
         accept_request(list_of(l, request, link));
@@ -371,7 +371,7 @@ static rt_pd *open_poll(void) {
     return rt_pd_open(dns.epoll, &err);
 }
 
-/* The new requests. False: there is nothing to do any more. */
+/* Takes the new requests. False: nothing is left to do. */
 static bool take_requests(rt_pd *pd, list_head *asked) {
     rt_lock_acquire(&dns.lock);
     *asked = list_take_all(&dns.asked);
@@ -381,7 +381,7 @@ static bool take_requests(rt_pd *pd, list_head *asked) {
     return busy;
 }
 
-/* The driver is none any more, unless a request has come. */
+/* Ends the driver's office, unless a request has come. */
 static bool resign(void) {
     rt_lock_acquire(&dns.lock);
     bool idle = !dns.asked.first;
@@ -390,7 +390,7 @@ static bool resign(void) {
     return idle;
 }
 
-/* Nothing can be asked: the process has no descriptor left, or no memory. */
+/* Refuses the requests: the process has no descriptor left, or no memory. */
 static void refuse(list_head *asked) {
     for (list_link *l; (l = list_take_first(asked));) {
         request *q = list_of(l, request, link);
@@ -412,11 +412,11 @@ static void answer_all(rt_pd *pd) {
         deliver();
         if (!when || !dns.active.first) continue;
         rt_pd_set_deadline(pd, RT_R, when);
-        (void)rt_pd_wait(pd, RT_R, RT_WAIT_OTHER); /* why it ended shows in the next turn */
+        (void)rt_pd_wait(pd, RT_R, RT_WAIT_OTHER); /* the next turn shows why the wait ended */
     }
 }
 
-/* The epoll leaves the poller before another driver may come and bring it there again. */
+/* The epoll leaves the poller before another driver may register it again. */
 static void drive(void *arg) {
     (void)arg;
     do {
@@ -483,7 +483,7 @@ const char *host_dns_error(host_job *job) {
         return "no such record";
     case ARES_ETIMEOUT:
         return "timeout";
-    case ARES_ECONNREFUSED: /* each is not there, has failed, or refuses */
+    case ARES_ECONNREFUSED: /* each server is not there, has failed, or refuses */
     case ARES_ESERVFAIL:
     case ARES_EREFUSED:
         return "no name server could answer";

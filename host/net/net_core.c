@@ -1,4 +1,4 @@
-/* The functions of lunapark.core that sockets have. */
+/* The functions of lunapark.core for sockets. */
 #include "net_core.h"
 
 #include "../vm/luacore.h"
@@ -23,9 +23,9 @@ static int core_wait_sock(lua_State *L) {
     return luag_wait_fd(L, q, pd, mode, (int64_t)luaL_optnumber(L, 3, 0));
 }
 
-/* writev(sock, list, first, skip) -> code, first, skip: writes list[first ..] without the first `skip` bytes, as
- * much as the kernel takes in one call. code: 0 or more; -EAGAIN ... Then where to go on; at the end, behind the
- * list. Its elements are strings. */
+/* writev(sock, list, first, skip) -> code, first, skip: writes list[first ..] without the first `skip` bytes, as much
+ * as the kernel takes in one call. code: 0 or more; -EAGAIN ... The new first and skip say where to go on; at the end,
+ * first is behind the list. The elements are strings. */
 static int core_writev(lua_State *L) {
     enum { PIECES = 64 };
     struct iovec iov[PIECES];

@@ -1,32 +1,30 @@
-/* Sockets for Lua: a descriptor, its pollDesc, and one buffer for what was read but not yet taken.
+/* Sockets for Lua: a descriptor, its pollDesc, and one buffer for bytes that were read and not yet taken.
  *
- * A socket belongs to its VM, so nothing here is locked; what waits for it stands in its waitq. All
- * functions try and return; lunapark.net does the waiting.
+ * A socket belongs to its VM, so nothing here is locked; Gs that wait for it stand in its waitq. All functions try and
+ * return; lunapark.net does the waiting.
  *
- * The buffer grows with what reads bring: a connection that sends little has 4 KiB, one that streams
- * gets room for `guess` bytes, up to 64 KiB, or as much as its reader wants in one piece. When it is empty
- * and nothing more is there, a large one is given back: who waits for a connection holds little.
- * Bytes are moved inside it only when as many have been taken, so a stream of lines costs each byte
- * one move at most.
+ * The buffer grows with the reads. A connection that sends little has 4 KiB. A connection that streams gets room for
+ * `guess` bytes, up to 64 KiB, or as much as its reader wants in one piece. A large buffer is given back when it is
+ * empty and no more bytes are there: a reader that waits holds little. Bytes move inside the buffer only when as many
+ * have been taken, so a stream of lines moves each byte once at most.
  *
- * What a short read tells: stream.h.
+ * The meaning of a short read: stream.h.
  *
  * A reader that wants n bytes in one piece wakes once, when they are there: SO_RCVLOWAT, the mark, keeps the kernel
- * from telling the poller before. The mark is the matter of a wait, not of a read: each wait for reading sets the one
- * that this wait wants (sock_await), so no path of a read that fails, is canceled or late has anything to give back. In
- * between the mark may be that of an earlier wait. That is harmless for reads, which take what is there, and
- * host_sock_ready, which asks the kernel for readiness, sets it back before. When the mark falls, bytes may have come
- * of which the kernel has told nothing: so the reader tries once more before it waits. The end of the stream and a
- * reset are told whatever the mark is, and so is a window that is full (tcp_epollin_ready of Linux 5.11). Nonetheless
- * the mark is MARK_MAX at most, a part of the smallest window there is by default: a sender shall not have to stop
- * until its reader has run. Who wants more is woken for each MARK_MAX bytes. Sockets of other kinds are not marked: of
- * those, poll knows no mark.
+ * from telling the poller before. The mark belongs to a wait, not to a read: each wait for reading sets the mark that
+ * it wants (sock_await), so a read that fails, is canceled or late has no mark to reset. In between the mark may be an
+ * earlier wait's. This is harmless for reads, which take what is there. host_sock_ready, which asks the kernel for
+ * readiness, resets the mark before. When the mark falls, bytes may have come that the kernel did not report, so the
+ * reader tries once more before it waits. The kernel reports the end of the stream, a reset, and a full window
+ * (tcp_epollin_ready of Linux 5.11), whatever the mark is. Still the mark is MARK_MAX at most, a part of the smallest
+ * default window: a sender shall not have to stop until its reader has run. A reader that wants more is woken for each
+ * MARK_MAX bytes. Sockets of other kinds get no mark, since poll ignores it for them.
  *
- * Rejected: to count in the poller, which would have to ask for each segment how many bytes there are, by a system call
- * as dear as the read that it spares. Slices of the buffer without a copy, as linked buffers have them: Lua has no
- * string that is not its own copy, and a pointer into the buffer would be good until the next call only. Protocols that
- * are read in C (http1.c) have the bytes in place already, and none in Lua would gain: peek and skip spare the copy of
- * what is looked at or passed over.
+ * Rejected: counting in the poller, which would have to ask for each segment how many bytes there are, by a system call
+ * as dear as the read that it spares. Slices of the buffer without a copy, as linked buffers have them: each string of
+ * Lua is a copy of its own, and a pointer into the buffer would be good until the next call only. Protocols that are
+ * read in C (http1.c) have the bytes in place already, and protocols in Lua would gain nothing: peek and skip spare the
+ * copy of bytes that are looked at or passed over.
  */
 #include "sock.h"
 
@@ -45,7 +43,7 @@
 
 enum { READ_MIN = 4096, READ_STREAM = 65536, READ_MAX = 1 << 20, MARK_MAX = 32768 };
 
-/* Sockets that the collector had to close, of all VMs. */
+/* Sockets of all VMs that the collector had to close. */
 static _Atomic int64_t forgotten; /* atomic */
 
 const char *host_strerror(int err) {
@@ -63,7 +61,7 @@ bool sock_await(host_sock *s, size_t wanted) {
     int mark = wanted < 1 ? 1 : wanted < MARK_MAX ? (int)wanted : MARK_MAX, before = s->mark;
     if (mark == before || s->io.fd < 0) return true;
     if (s->foreign || !stream_short_read_tells(&s->io))
-        return true; /* not TCP, or not ours to change */
+        return true; /* not TCP, or a foreign descriptor */
     if (setsockopt(s->io.fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark) < 0) return true;
     s->mark = mark;
     stream_doubt(&s->io);
@@ -130,7 +128,7 @@ host_sock *host_sock_stdin(int *err) {
     return sock_of_pipe(fd, err);
 }
 
-/* As in Go: what is written in one call is a message, and messages shall not wait for others. */
+/* As in Go: the bytes of one write are a message, and messages shall not wait for others. */
 static void no_delay(int fd) {
     int on = 1;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* fails on unix sockets */
@@ -236,14 +234,14 @@ int sock_reserve(host_sock *s, size_t want) {
     return 0;
 }
 
-/* Nothing to read for now: says so, and gives a large buffer back that has nothing in it. */
+/* Nothing to read for now: answers so, and gives a large empty buffer back. */
 static int nothing_there(host_sock *s) {
     host_rbuf *b = &s->rbuf;
     if (b->pos == b->end && b->cap > READ_MIN) drop_rbuf(s);
     return -EAGAIN;
 }
 
-/* What a read of n bytes into `room` tells of those to come. */
+/* Learns from a read of n bytes into `room` how much the next may bring. */
 static void learn(host_sock *s, size_t n, size_t room) {
     if (n == room && s->guess < READ_STREAM)
         s->guess *= 2;
@@ -281,7 +279,7 @@ int host_rbuf_find(const host_rbuf *b, int from, const char *s, size_t len) {
 int host_sock_write(host_sock *s, const char *data, size_t len) {
     int err = sock_check(s, RT_W);
     if (err) return err;
-    if (len > READ_MAX * 1024) len = READ_MAX * 1024; /* its answer is an int */
+    if (len > READ_MAX * 1024) len = READ_MAX * 1024; /* the answer is an int */
     return (int)stream_write(&s->io, data, len);
 }
 

@@ -34,8 +34,8 @@ void sock_file_remove(const char *addr, sock_file file) {
     if (now.ino && now.ino == file.ino && now.dev == file.dev) unlink(path_of(addr));
 }
 
-/* A name in a folder that others write to may lead to something else by now. What becomes the user's is a socket of
- * ours that has no other name. */
+/* A name in a folder that other users write to may lead to another file by now. Only a socket of ours without another
+ * name becomes the user's. */
 int sock_file_give(const char *addr, uid_t uid, gid_t gid) {
     struct stat st;
     const char *path = path_of(addr);

@@ -1,10 +1,10 @@
 /* Bytes on their way from one descriptor to a socket inside the kernel: the steps of net.copy.
  *
- * Lua holds the policy (lua/lunapark/net/copy.lua); these try, and say -EAGAIN. The ways are splice through a pipe of
- * ours, which is empty whenever it is filled, so that each -EAGAIN is of one side alone; and sendfile.
+ * Lua holds the policy (lua/lunapark/net/copy.lua). The steps try, and answer -EAGAIN. There are two ways: splice
+ * through a pipe of ours, which is empty whenever it is filled, so each -EAGAIN is about one side alone; and sendfile.
  *
- * Bytes in the pipe that the destination does not take any more go back to where they came from: into
- * the source's buffer, which is empty then. So a copy that fails loses nothing. */
+ * Bytes in the pipe that the destination does not take any more go back into the source's buffer, which is empty then.
+ * So a copy that fails loses nothing. */
 #include "sock.h"
 
 #include <errno.h>
@@ -40,7 +40,7 @@ host_pipe *host_pipe_open(int *err) {
         free(p);
         return NULL;
     }
-    /* The user may have used up what he may have of larger ones: then it is of the usual size. */
+    /* The user may have used up the allowance of larger pipes: then the pipe has the usual size. */
     (void)fcntl(fds[1], F_SETPIPE_SZ, PIPE_BYTES);
     p->r = fds[0];
     p->w = fds[1];
@@ -71,7 +71,7 @@ int host_pipe_drain(host_pipe *p, host_sock *src, double most) {
     int err = sock_check(src, RT_R);
     if (err) return err;
     if (stream_is_dry(&src->io)) return -EAGAIN;
-    /* A short one tells nothing: the pipe may have no more slots. */
+    /* A short splice tells nothing: the pipe may have no more slots. */
     ssize_t r = move(src->io.fd, p->w, most < PIPE_BYTES ? (size_t)most : PIPE_BYTES);
     if (r > 0) p->len += (size_t)r;
     return (int)r;
@@ -82,7 +82,7 @@ int host_pipe_pump(host_pipe *p, host_sock *dst) {
     if (err) return err;
     ssize_t r = move(p->r, dst->io.fd, p->len);
     if (r > 0) p->len -= (size_t)r;
-    return r == 0 ? -EIO : (int)r; /* nothing moved though there is something: never seen */
+    return r == 0 ? -EIO : (int)r; /* nothing moved though bytes are there: never seen */
 }
 
 int host_pipe_unread(host_pipe *p, host_sock *src) {

@@ -1,8 +1,8 @@
 /* Datagrams for Lua: UDP over IPv4 and IPv6, and unix datagrams.
  *
- * They are host_socks like streams, without the buffer: a datagram is taken whole or not at all. A unix
- * receiver whose queue is full makes sendto say EAGAIN though our own socket is writable, so there would be
- * nothing to wait for; as on the BSDs, that is ENOBUFS. A connected one can be waited for. */
+ * They are host_socks like streams, without the buffer: a datagram is taken whole or not at all. If a unix receiver's
+ * queue is full, sendto says EAGAIN though our own socket is writable, so no wait would end. As on the BSDs, this is
+ * ENOBUFS. A connected socket can be waited for. */
 #include "../base/addr.h"
 #include "sock.h"
 

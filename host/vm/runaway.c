@@ -1,48 +1,45 @@
 /* Runaways: saying which G holds a VM, and ending handlers that never wait.
  *
- * A stuck VM (pool.c) runs on an M without a P, so it harms nobody but its own Gs. It is left alone until
- * its handler is --kill-after past its deadline. Then SIGURG goes to the M, whose handler looks at where
- * the thread was interrupted:
+ * A stuck VM (pool.c) runs on an M without a P, so it harms only its own Gs. It is left alone until its handler is
+ * --kill-after past its deadline. Then SIGURG goes to the M, whose signal handler looks at where the thread was
+ * interrupted:
  *
- *   - in machine code that LuaJIT compiled for this VM. No C code of ours, of LuaJIT or of libc is half done then,
- *     but the heap may be, so nothing of the VM can be used any more: the thread goes on in `landing`, below
- *     what stands on its stack, which drops the VM whole. A compiled loop looks at no hook and
- *     no flag; there is no other way.
- *   - anywhere else: in the interpreter, or in C that it called. LuaJIT lets a signal handler set a
- *     hook (lua_sethook): the interpreter runs it at its next instruction, at the latest when C comes back, and
- *     it raises an error. The hook stays until the G has ended or waits, so that a handler which catches the error
- *     does not get far. It is ended anywhere, with a lock taken or a table half filled; so a VM that serves is
- *     replaced (vm_keeper_ops.replace): it answers the requests that it has, and gets no more. A signal may hit LuaJIT
- *     while it changes its dispatch tables, and what it does then undoes ours: so the hook is set anew each time.
- *     C that was called by compiled code would come back to that, which looks at no hook, and a loop that is
- *     mostly in C would hardly ever be met elsewhere. So all compiled code of the VM is made unfit to run too:
- *     a return there gets a SIGSEGV, whose handler goes on as in the first case.
- *   - in the interpreter, when LAST_TRIES signals have not helped: LuaJIT calls no hook in a hook, in a
- *     finalizer, or in the message handler of an error that a hook has raised. Between two instructions no C code
- *     is half done but LuaJIT's own, so it is as in compiled code.
- *   - beneath an FFI callback: C code of somebody is half done. No error is raised through it and nothing is
- *     dropped before it comes back.
+ *   - In machine code that LuaJIT compiled for this VM. No C code, ours, LuaJIT's or libc's, is half done then. But the
+ *     heap may be, so nothing of the VM can be used any more: the thread goes on in `landing`, below what stands on its
+ *     stack, which drops the VM whole. A compiled loop looks at no hook and no flag; there is no other way.
+ *   - Anywhere else: in the interpreter, or in C that it called. LuaJIT lets a signal handler set a hook (lua_sethook).
+ *     The interpreter runs the hook at its next instruction, at the latest when C comes back, and the hook raises an
+ *     error. The hook stays until the G has ended or waits, so a handler that catches the error does not get far. The G
+ *     is ended anywhere, perhaps with a lock taken or a table half filled. So a VM that serves is replaced
+ *     (vm_keeper_ops.replace): it answers the requests that it has, and gets no more. A signal may hit LuaJIT while it
+ *     changes its dispatch tables, and LuaJIT's change then undoes ours: so the hook is set anew each time. C that
+ *     compiled code has called would come back to compiled code, which looks at no hook, and a loop that is mostly in C
+ *     would hardly ever be met elsewhere. So all compiled code of the VM is made unfit to run, too: a return there gets
+ *     a SIGSEGV, whose handler goes on as in the first case.
+ *   - In the interpreter, when LAST_TRIES signals have not helped: LuaJIT calls no hook in a hook, in a finalizer, or
+ *     in the message handler of an error that a hook has raised. Between two instructions only LuaJIT's own C code is
+ *     half done, so this case is treated as compiled code.
+ *   - Beneath an FFI callback: some C code is half done. No error is raised through it, and nothing is dropped before
+ *     it comes back.
  *
- * All of that is done again every 10 ms until it has worked.
+ * All of this is repeated every 10 ms until it has worked.
  *
- * Once the hook has raised its error, the G is on its way to its end, and the message handlers of pcall and xpcall run,
- * which LuaJIT may have compiled long ago. They have LAST_TRIES signals' time too: compiled code may run again until
- * then. A message handler that loops is met after that.
- * Signals are counted, not seconds, since a thread that gets no CPU for a second has not had its chance: signals that
- * come meanwhile are one.
+ * Once the hook has raised its error, the G is about to end, and the message handlers of pcall and xpcall run, which
+ * LuaJIT may have compiled long ago. They have the time of LAST_TRIES signals, too: compiled code may run again until
+ * then. A message handler that loops is met afterwards. Signals are counted, not seconds, since a thread that gets no
+ * CPU for a second has had no chance: signals that come meanwhile are one.
  *
- * Where the G that holds a VM is, is told by the same signal: where the thread is in C, by its address, and where in
- * Lua, by a hook that is set for one instruction. A sleep or a poll in C would end early by it, so in --dev, which asks
- * sooner, those are left to sleep: what an app does must not depend on our looks.
+ * The same signal tells where the G that holds a VM is: in C, by the thread's address, and in Lua, by a hook that is
+ * set for one instruction. The signal would end a sleep or a poll in C early. So --dev, which asks sooner, leaves such
+ * threads asleep: an app's behaviour must not depend on our looks.
  *
  * Dropping a VM: vm_throw_away (vmend.c). The app that a VM loads is ended in the same ways, --load-timeout after it
  * began.
  *
- * Everything that is read of a stuck G by others is read by rt_cell_inspect: then its M can't come
- * back meanwhile, and the G can't end.
+ * Other threads read a stuck G only in rt_cell_inspect: then its M cannot come back meanwhile, and the G cannot end.
  *
- * The machine code is told by address: the VM's own mappings hold nothing else that is run, but for the one
- * page of FFI callbacks' entries, which is C's.
+ * The machine code is known by its address: the VM's own mappings hold no other code that runs, except the one page of
+ * FFI callbacks' entries, which counts as C.
  */
 #include "runaway.h"
 
@@ -93,7 +90,7 @@ void runaway_land(void *context, uintptr_t sp, void (*fn)(void)) {
 
 static void landing(void);
 
-/* Below the thread's red zone. */
+/* Goes on in `landing`, below the thread's red zone. */
 static void land(ucontext_t *uc) {
     runaway_land(uc, *sp_of(uc) - 256, landing);
 }
@@ -117,7 +114,7 @@ static bool is_instruction(uintptr_t pc) {
     return pc >= (uintptr_t)lj_vm_asm_begin && pc < (uintptr_t)lj_vm_returnp;
 }
 
-/* Nothing but the VM is harmed if the thread never comes back to pc, and no milder way is left. */
+/* True: only the VM is harmed if the thread never comes back to pc, and no milder way is left. */
 static bool may_land(host_vm *vm, uintptr_t pc, bool last) {
     if (vmmem_has_code(vm, pc)) return last || !vm->runaway.raised;
     return last && is_instruction(pc);
@@ -241,7 +238,7 @@ void runaway_drop(host_vm *vm, const char *name, const char *how) {
     rt_throw("VM %d goes on after it was dropped", vm->view.vm_id);
 }
 
-/* Runs on the stack of the runaway, above whatever stands there, which is never returned to. */
+/* Runs on the stack of the runaway, above frames to which nothing returns. */
 static void landing(void) {
     host_vm *vm = vm_current();
     runaway_drop(vm, vm->runaway.ending,
@@ -297,7 +294,7 @@ void runaway_place(host_vm *vm, char *buf, size_t size) {
     }
 }
 
-/* Whether vm's thread is in a system call that a signal ends early, with EINTR: a sleep, a poll. */
+/* True: vm's thread is in a system call that a signal ends early, with EINTR: a sleep, a poll. */
 static bool is_asleep(host_vm *vm) {
     static const long calls[] = {
         SYS_nanosleep, SYS_clock_nanosleep, SYS_ppoll,      SYS_pselect6, SYS_epoll_pwait,
@@ -328,7 +325,7 @@ void runaway_say(host_vm *vm) {
         .tell = true,
     };
     if (!rt_cell_inspect(vm->cell, inspect, &l)) return;
-    /* What it does must not depend on how soon we look, in --dev. */
+    /* The app's behaviour must not depend on how soon we look, in --dev. */
     if (l.held_ns >= NS_PER_SEC || !is_asleep(vm)) runaway_place(vm, place, sizeof place);
     log_line(LOG_WARN, "%s has held VM %d for %.1f s without waiting, in %s%s", name,
              vm->view.vm_id, (double)l.held_ns / 1e9, place, origin);
@@ -343,8 +340,8 @@ bool runaway_holder(host_vm *vm, char *buf, size_t size) {
     return name[0] != 0;
 }
 
-/* When lg, which runs, is to be ended. One without a deadline has that of a request which began when it
- * got stuck; in a VM that is retired, where that is sooner, that of all. */
+/* When lg, which runs, is to be ended. A G without a deadline has the deadline of a request that began when the G got
+ * stuck. In a retired VM it has the VM's, if that is sooner. */
 static int64_t end_of(host_vm *vm, const host_luag *lg) {
     int64_t loads_ns = atomic_load(&vm->loads_until_ns);
     if (loads_ns) return lg == atomic_load(&vm->block.runner) ? INT64_MAX : loads_ns;

@@ -1,19 +1,20 @@
-/* A VM: one lua_State, its cell, its coroutines, and where its modules come from.
+/* A VM: one lua_State, its cell, its coroutines, and the source of its modules.
  *
- * Modules of Lunapark are inside the binary as bytecode, and lua-cjson is linked. LUNAPARK_LUA=dir reads them from dir
- * instead, for working on them; what dir does not have still comes from the binary.
+ * Modules of Lunapark are inside the binary as bytecode, and lua-cjson is linked. LUNAPARK_LUA=dir reads the modules
+ * from dir instead, for working on them; modules that dir lacks come from the binary.
  *
- * Coroutines are kept: one that ended without an error, and that Lua has not seen (corolib.c), is empty and runs the
- * next G. A slot is the coroutine's number in its VM and, in Lua's own tables, the key of the G that runs on it.
+ * Coroutines are kept: a coroutine that ended without an error, and that Lua has not seen (corolib.c), is empty and
+ * runs the next G. A slot is the coroutine's number in its VM and, in Lua's own tables, the key of the G that runs on
+ * it.
  *
- * The first slot is of no coroutine: it is the current G whenever no other G's Lua runs, for finalizers, which the
+ * The first slot has no coroutine. It is the current G whenever no other G's Lua runs, for finalizers, which the
  * collector calls in the midst of any allocation.
  *
- * LuaJIT maps memory while a VM is made, when no cell runs it: meanwhile the thread's `made_here` names it. Nothing
+ * LuaJIT maps memory while a VM is made, when no cell runs it: meanwhile the thread's `made_here` names the VM. Nothing
  * waits in between.
  *
- * Cells live until the process ends, so a VM that has ended is kept, empty, for the next one. Dumps walk
- * over all of these structs, and a VM that one of them visits does not end before it leaves.
+ * Cells live until the process ends, so an ended VM is kept, empty, for the next one. Dumps walk over all of these
+ * structs, and a VM that a dump visits does not end before the dump leaves.
  */
 #include "vm.h"
 
@@ -74,8 +75,8 @@ static const char *read_some(lua_State *L, void *arg, size_t *n) {
     return m->buf;
 }
 
-/* lunapark/x/init.lua for lunapark.x, and so on: whichever of the two files dir has. In messages it
- * has the name of the binary's own module, by which frames of ours are told from users'. */
+/* Loads lunapark/x.lua or lunapark/x/init.lua for lunapark.x, the file that dir has. Messages name it as the binary's
+ * own module, by which our frames are told from users'. */
 static int load_from_dir(lua_State *L, const char *dir, const char *name) {
     char path[1024], file[512], chunk[640];
     size_t n = strlen(name);
@@ -111,10 +112,10 @@ static int searcher(lua_State *L) {
     return 1;
 }
 
-int luaopen_cjson(lua_State *L); /* the library's own; it is linked */
+int luaopen_cjson(lua_State *L); /* the library's own, which is linked */
 int luaopen_cjson_safe(lua_State *L);
 
-/* Ours come right after package.preload, before any file on package.path. */
+/* Adds the searcher of our modules, right after package.preload, before any file on package.path. */
 static void add_searcher(lua_State *L) {
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "loaders");
@@ -198,7 +199,7 @@ static void end_visits(host_vm *vm) {
     }
 }
 
-/* One without anything but its cell. */
+/* An ended VM, or a new one, that has only its cell. */
 static host_vm *take_empty(void) {
     rt_lock_acquire(&retired.lock);
     host_vm *vm = retired.first;
@@ -249,8 +250,8 @@ typedef struct allocator {
     void *state;
 } allocator;
 
-/* For lua_close: vmmem_drop is about to unmap all that it would free piece by piece, which is 0.4 ms instead of 0.65
- * for a VM of 0.8 MB. So its memory can be read until then. */
+/* The allocator for lua_close: vmmem_drop is about to unmap the memory that lua_close would free piece by piece, which
+ * takes 0.4 ms instead of 0.65 for a VM of 0.8 MB. So the memory can be read until then. */
 static void *allocate_only(void *arg, void *p, size_t old_size, size_t size) {
     const allocator *a = arg;
     return size ? a->fn(a->state, p, old_size, size) : NULL;
@@ -258,7 +259,7 @@ static void *allocate_only(void *arg, void *p, size_t old_size, size_t size) {
 
 void vm_finalize(host_vm *vm) {
     vm->end.closing = true;
-    vm->gc.ran = true; /* nothing is to be collected after this */
+    vm->gc.ran = true; /* nothing is collected after this */
     luag_enter(vm->gc.lg);
     allocator heap;
     heap.fn = lua_getallocf(vm->L, &heap.state);
@@ -331,7 +332,7 @@ static bool make_thread(host_luag *lg) {
     return false;
 }
 
-/* A further slot. */
+/* Adds a slot. */
 static host_luag *add_slot(host_vm *vm) {
     if (vm->slots.n == vm->slots.cap) {
         int cap = vm->slots.cap ? vm->slots.cap * 2 : 64;
@@ -401,8 +402,8 @@ void luag_clear(host_luag *lg, int status) {
     host_vm *vm = lg->vm;
     if (lg->L && status == 0) lua_settop(lg->L, 0);
     if (lg->L && (status != 0 || lg->seen)) {
-        /* It stopped with C and Lua frames on it, so nothing can run on it again; or Lua has left things of this G
-         * with it that the next one must not find. */
+        /* The coroutine stopped with C and Lua frames on it, so nothing can run on it again. Or Lua has left data of
+         * this G with it that the next G must not find. */
         luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->ref);
         lg->L = NULL;
     }

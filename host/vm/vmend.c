@@ -1,22 +1,22 @@
 /* The end of a VM, in order or at once.
  *
- * Both are the work of an undertaker, a step G of the VM's own cell, since only there may its Gs be counted and
- * canceled. It looks every few milliseconds; an end is never urgent.
+ * Both are the work of an undertaker, a step G of the VM's own cell, since only there may the VM's Gs be counted and
+ * canceled. The undertaker looks every few milliseconds; an end is never urgent.
  *
  * In order (vm_retire): requests, and the Gs that they have started, end by themselves, for they have a deadline. Then
- * the others, timers and the like, are canceled: each of their waits answers "canceled". When the last has ended,
- * finalizers run (vm_finalize), in the cell as any Lua: a runaway among them is ended. What is left is thrown away.
+ * the other Gs, timers and the like, are canceled: each of their waits answers "canceled". When the last one has ended,
+ * finalizers run (vm_finalize), in the cell as any Lua: a runaway among them is ended. Gs that remain are thrown away.
  *
- * What other mechanisms have made for the VM ends in either case by the VM's list, in order (owned.c).
+ * In either case the VM's list ends, in order, the things that other mechanisms have made for the VM (owned.c).
  *
- * At once (vm_throw_away): `dropped` is set, and all Gs are made to run once more: their steps see that and end without
- * a look at Lua (luag.c, conn.c); the stacks that they hold are given back (cell.c). When the last has ended the memory
- * goes, on a native G (vm_drop).
+ * At once (vm_throw_away): `dropped` is set, and all Gs run once more. Their steps see `dropped` and end without a look
+ * at Lua (luag.c, handler.c); the stacks that they hold are given back (cell.c). When the last one has ended, the
+ * memory goes, on a native G (vm_drop).
  *
- * An end gives memory back, so it needs to go on where there is none: the undertaker is a G of the runtime's reserve,
- * and when there is no stack for the native G it looks again.
+ * An end gives memory back, so it must work where there is none: the undertaker is a G of the runtime's reserve, and
+ * when there is no stack for the native G, it looks again.
  *
- * The undertaker of a VM that is stuck gets its turn when that is over, if ever: see runaway.c.
+ * The undertaker of a stuck VM gets its turn when the VM is stuck no more, if ever: see runaway.c.
  */
 #include "vmend.h"
 
@@ -26,11 +26,11 @@
 #include "owned.h"
 #include "vm.h"
 
-#define GRACE_NS NS_PER_SEC /* for what was canceled to end */
+#define GRACE_NS NS_PER_SEC /* how long canceled Gs have to end */
 #define LOOK_NS  (16 * NS_PER_MS)
 
-/* What the rt_g of an undertaker holds: the VM, visited until it ends or is handed over, since others may throw it away
- * meanwhile. */
+/* The local of an undertaker's rt_g: the VM. It is visited until it ends or is handed over, since another thread may
+ * throw it away meanwhile. */
 static inline host_vm **vm_of(rt_g *g) {
     return RT_LOCAL(g, host_vm *);
 }
@@ -74,7 +74,7 @@ static rt_step retire_step(rt_g *g) {
         rt_wait_code(g);
     else
         end->retire_pause_ns = NS_PER_MS / 2;
-    if (atomic_load(&vm->dropped)) return leave_vm(vm); /* by another */
+    if (atomic_load(&vm->dropped)) return leave_vm(vm); /* dropped meanwhile */
     int64_t now = rt_nanotime();
     if (vm->view.n_live == 0) {
         owned_end(vm, OWNED_ROLES);
@@ -111,8 +111,8 @@ void vm_abandon(host_vm *vm) {
 
 /* ---- at once ---- */
 
-/* What does not live, but holds a stack, is ready by now: the step that a runaway finalizer stood in (luag_cpcall). So
- * it has had its turn before the first look, which comes after a pause. */
+/* A G that does not live but holds a stack is ready by now: the step in which a runaway finalizer stood (luag_cpcall).
+ * So it has had its turn before the first look, which comes after a pause. */
 static rt_step drop_step(rt_g *g) {
     host_vm *vm = *vm_of(g);
     int64_t *pause_ns = &vm->end.drop_pause_ns;

@@ -1,45 +1,44 @@
 /* When a VM's garbage is collected, besides when Lua allocates.
  *
- * LuaJIT collects in small steps as Lua allocates, a new cycle beginning when the heap has doubled.
- * Three things that leaves to us:
+ * LuaJIT collects in small steps as Lua allocates. A new cycle begins when the heap has doubled. Three things are left:
  *
- *   - a VM that is idle can do those steps for nothing: vm_gc_step, and below, "when idle". It keeps on for 0.2 ms.
- *     Measured with a heap of 70 MB of small tables and strings, 25 MB of them garbage, in CPU time: 320 to 350 calls
- *     of 0.30 ms at most, 70 ms together. A piece of STEP_KB takes 0.5 us (chains of the string table) to 0.11 ms
- *     (sweeping); one of 16 would take up to 0.4 ms, one of 64 up to 1.4 ms. What LuaJIT does not divide takes longer:
- *     a table of a million slots is marked in 2.7 ms, and what has changed while the cycle ran is marked at once when
- *     it turns from marking to sweeping;
- *   - a heap of more than half of --vm-memory would reach the limit before it has doubled. When much of
- *     the limit is mapped, every further mapping makes the collector go on at once, faster than usual,
- *     and begin its next cycle sooner: vm_gc_grown. It is called in the midst of an allocation, so it
- *     only sets numbers that the next step goes by. With a limit of 64 MiB, 55 MiB that live leave room for
- *     garbage without end, at 4 times the usual price; without this, 31 MiB are too much;
- *   - after an allocation was refused, whatever that handler has left is collected before the next one
+ *   - An idle VM can do these steps for free: vm_gc_step, and "When idle" below. A step lasts 0.2 ms. Measured with a
+ *     heap of 70 MB of small tables and strings, 25 MB of them garbage, in CPU time: 320 to 350 calls of 0.30 ms at
+ *     most, 70 ms together. A piece of STEP_KB takes 0.5 us (chains of the string table) to 0.11 ms (sweeping); a piece
+ *     of 16 kB would take up to 0.4 ms, one of 64 kB up to 1.4 ms. Work that LuaJIT does not divide takes longer: a
+ *     table of a million slots is marked in 2.7 ms, and objects that changed while the cycle ran are marked at once
+ *     when it turns from marking to sweeping.
+ *   - A heap of more than half of --vm-memory would reach the limit before it has doubled. When much of the limit is
+ *     mapped, every further mapping makes the collector go on at once, faster than usual, and begin its next cycle
+ *     sooner: vm_gc_grown. This function is called in the midst of an allocation, so it only sets numbers that the next
+ *     step uses. With a limit of 64 MiB, 55 MiB of live data leave room for garbage without end, at 4 times the usual
+ *     price; without vm_gc_grown, 31 MiB are too much.
+ *   - After an allocation was refused, everything that this handler has left is collected before the next handler
  *     begins: vm_gc_full.
  *
- * A script that has stopped the collector is obeyed, but for vm_gc_full, which leaves it stopped.
+ * A script that has stopped the collector is obeyed, except by vm_gc_full, which leaves it stopped.
  *
- * When idle. Each VM has a G of its own in its cell for this. It rests until Lua has left enough garbage
- * for a cycle, then looks every 10 ms, and when no Lua has run in between it collects: 0.2 ms at a time,
- * and only while nothing else wants its P. Between two it lets the P look for events. So a busy VM
- * pays a look at a flag, one that is hardly used a look at its heap's size, and an idle one is at
- * rest soon, without a timer. A collection is two cycles, since the first may have been half done, by Lua's
- * own steps, before the last garbage was made, and since what has finalizers goes only in the second.
+ * When idle. Each VM has a G of its own in its cell for this. The G rests until Lua has left enough garbage for a
+ * cycle, then looks every 10 ms. When no Lua has run in between, it collects: 0.2 ms at a time, and only while no other
+ * G wants its P. Between two steps it lets the P look for events. So a busy VM pays a look at a flag, a VM that is
+ * hardly used a look at its heap's size, and an idle VM is at rest soon, without a timer. A collection is two cycles.
+ * The first may have been half done, by Lua's own steps, before the last garbage was made, and objects with finalizers
+ * go only in the second.
  *
- * A server's VM that is idle with little garbage is collected two minutes after the last time, once, lest
- * the sockets in it stay open. Not in `run` and `test`, where a timer that waits would hide a deadlock.
+ * A server's VM that is idle with little garbage is collected two minutes after the last time, once, so that the
+ * sockets in it do not stay open. Not in `run` and `test`, where a waiting timer would hide a deadlock.
  *
  * LUNAPARK_DEBUG=gctrace=1 prints a line for each collection:
  *
  *     GC VM 0: idle, 4310 -> 812 kB, 3.402 ms in 12 steps
  *     GC VM 0: in Lua, 4411 -> 815 kB
  *
- * The second kind is LuaJIT's own, in steps while Lua allocates, of which nobody tells: a userdata that
- * nobody holds is finalized once in each cycle, which we see. What the heap was before is known if Lua has
- * waited in between.
+ * The second kind is LuaJIT's own, in steps while Lua allocates, which LuaJIT does not report. A userdata without
+ * references is finalized once in each cycle, which tells. The size of the heap before is known if Lua has waited in
+ * between.
  *
- * Finalizers run in these steps. What they raise is logged: LuaJIT of this version throws it at the
- * Lua that happened to run the collector.
+ * Finalizers run in these steps. Their errors are logged: this version of LuaJIT throws them at the Lua that happened
+ * to run the collector.
  */
 #include "vmgc.h"
 
@@ -51,16 +50,16 @@
 
 #include <stdio.h>
 
-#define QUIET_NS (10 * NS_PER_MS)   /* so long without Lua, and a VM is idle */
-#define PAUSE_NS (100 * 1000)       /* between two */
-#define FORCE_NS (120 * NS_PER_SEC) /* idle and not collected for so long */
+#define QUIET_NS (10 * NS_PER_MS)   /* a VM is idle after so long without Lua */
+#define PAUSE_NS (100 * 1000)       /* between two steps */
+#define FORCE_NS (120 * NS_PER_SEC) /* a VM that is idle and was not collected for so long */
 
 enum {
     GROWTH_MIN_KB = 256,    /* less growth is not worth a cycle */
-    STEP_NS = 200000,       /* of an idle VM: about as long, */
-    STEP_KB = 2,            /* in pieces of this; LUA_GCSTEP's argument */
+    STEP_NS = 200000,       /* about the length of an idle VM's step, */
+    STEP_KB = 2,            /* in pieces of this size; LUA_GCSTEP's argument */
     HURRY_PART = 4,         /* hurries when less than limit / this is left */
-    HURRY_STEPMUL = 1000,   /* of what is allocated meanwhile, in percent; 200 is usual */
+    HURRY_STEPMUL = 1000,   /* percent of what is allocated meanwhile; 200 is usual */
     HURRY_BEGIN = 80,       /* percent */
     RAISING_FINALIZERS = 64 /* at most so many of them end a full collection */
 };
