@@ -54,7 +54,7 @@ static void look_up(char *name, const char **group, uid_t *uid, gid_t *gid) {
 
 static void bind_one(const char *addr, bool is_private, uid_t uid, gid_t gid) {
     if (inherit_has(addr)) return;
-    int fd = server_bind(addr, is_private);
+    int fd = server_bind(addr, is_private, 0);
     int err = fd < 0 ? fd : sock_file_give(addr, uid, gid);
     if (!err && !inherit_keep(fd, addr)) err = -ENOMEM;
     if (!err) return;

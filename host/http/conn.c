@@ -44,6 +44,7 @@
 
 #include "../base/log.h"
 #include "../base/options.h"
+#include "../serve/bind.h"
 #include "../serve/conns.h"
 #include "../serve/peers.h"
 
@@ -186,7 +187,7 @@ static int bind_vm(host_conn *c) {
     host_exchange *x = c->x;
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
     bool soon;
-    host_vm *vm = handler_vm(c->base.server, &soon);
+    host_vm *vm = bind_choose(c->base.server, &soon);
     if (!vm && soon) return ask_again(c);
     rt_g *handler = vm ? handler_make(x, vm) : NULL;
     if (!handler) return refuse_busy(c);

@@ -5,18 +5,19 @@
  * waits for the handler (hold.c). So requests of one connection may run in different VMs. A handler touches the
  * connection only in the calls that take it (request.c, response.c).
  *
- * A VM can get stuck, be dropped or retire between the choice and the beginning. The scheduler takes a G that has not
- * begun out of a stuck cell and runs it outside of any cell: the G then chooses again (bind_again).
+ * How the G gets into a VM: serve/bind.c.
  *
  * A handler ends in one of four ways: its function returned or failed (handler_done); its VM was dropped
- * (handler_drop); no VM can take it when it begins (not_served); it lost the connection before it began. In the first
+ * (dropped); no VM can take it when it begins (end); it lost the connection before it began. In the first
  * and third case the handler's G completes the response before the connection goes back. In the others the connection
  * has gone on without the handler.
  */
-#include "../base/log.h"
-#include "../vm/keeper.h"
-#include "conn.h"
 #include "handler.h"
+
+#include "../base/log.h"
+#include "../serve/bind.h"
+#include "../vm/vm.h"
+#include "conn.h"
 #include "hold.h"
 #include "response.h"
 
@@ -24,42 +25,12 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-enum { VM_WAIT_NS = 2000000 };
-
-typedef struct handler_local {
-    host_exchange *x;
-} handler_local; /* the locals of a handler's rt_g */
-
-static inline host_exchange *exchange_of(rt_g *g) {
-    return RT_LOCAL(g, handler_local)->x;
-}
-
-static rt_step handler_step(rt_g *g);
-
-/* ---- which VM ---- */
-
-host_vm *handler_vm(host_server *s, bool *soon) {
-    *soon = false;
-    host_vm *only = s->listener.vm;
-    if (only) return atomic_load_explicit(&s->vm_gone, memory_order_relaxed) ? NULL : only;
-    host_vm *vm = vm_for_request(soon);
-    return vm && !atomic_load_explicit(&vm->dropped, memory_order_relaxed) ? vm : NULL;
-}
-
 rt_step handler_await_vm(rt_g *g, host_exchange *x) {
     if (rt_canceled(g)) { /* a canceled G would not wait but run again and again */
         x->hung_up = true;
         rt_clear_cancel(g);
     }
-    rt_wait_open(g);
-    rt_set_wait(g, RT_WAIT_OTHER, rt_nanotime() + VM_WAIT_NS);
-    return RT_PARK;
-}
-
-/* False: vm has retired, or even become another VM, since it was chosen. */
-static bool may_begin(const host_server *s, host_vm *vm) {
-    return s->listener.vm ? !atomic_load_explicit(&s->vm_gone, memory_order_relaxed)
-                          : vm_serves(vm);
+    return bind_await(g);
 }
 
 /* ---- its end ---- */
@@ -117,59 +88,28 @@ static void handler_done(host_luag *lg, int status) {
 }
 
 /* The VM of a handler was dropped: its Lua is never touched again. */
-static rt_step handler_drop(host_luag *lg) {
-    host_exchange *x = lg->x;
+static void dropped(void *who) {
+    host_exchange *x = who;
     hold_overdue(x); /* if so, 504: the connection's G may not have noticed yet */
     hold_abandon(x, 502);
-    luag_forget(lg); /* the deadline, too */
-    vm_count(&lg->vm->answers.running, -1);
+    luag_forget(x->lg); /* the deadline, too */
+    vm_count(&x->lg->vm->answers.running, -1);
     let_go(x, false);
-    return RT_EXIT;
 }
 
 /* ---- its beginning ---- */
 
-/* No VM can serve x: answers 503. */
-static rt_step not_served(host_exchange *x) {
-    bool held = hold_take(x);
+/* No VM can serve x: answers 503; or x is lost. */
+static void end(void *who, bool lost) {
+    host_exchange *x = who;
+    bool held = !lost && hold_take(x);
     if (held) response_error(x, 503);
     let_go(x, held);
-    return RT_EXIT;
-}
-
-static rt_step bind_again(rt_g *g, host_exchange *x);
-
-static rt_step bind_later(rt_g *g) {
-    rt_wait_code(g);
-    return bind_again(g, exchange_of(g));
-}
-
-/* x was bound to a VM, but was taken out before the handler began, or the VM was dropped or retired: binds x to another
- * VM. */
-static rt_step bind_again(rt_g *g, host_exchange *x) {
-    if (hold_lost(x)) {
-        let_go(x, false);
-        return RT_EXIT;
-    }
-    bool soon;
-    host_vm *vm = handler_vm(x->server, &soon);
-    if (vm && vm == x->server->listener.vm &&
-        atomic_load_explicit(&vm->stuck, memory_order_relaxed)) {
-        /* There is no other VM, and sysmon would take x out of this one again and again. */
-        soon = true;
-        vm = NULL;
-    }
-    if (vm) {
-        rt_set_step(g, handler_step, vm->cell);
-        return RT_YIELD;
-    }
-    if (!soon) return not_served(x);
-    rt_set_step(g, bind_later, NULL);
-    return handler_await_vm(g, x);
 }
 
 /* Makes the handler's coroutine. NULL: vm has no memory for it. */
-static host_luag *start(rt_g *g, host_exchange *x, host_vm *vm) {
+static host_luag *begin(void *who, rt_g *g, host_vm *vm) {
+    host_exchange *x = who;
     host_luag *lg = x->lg = luag_take(vm);
     if (!lg) return NULL;
     int64_t limit = atomic_load_explicit(&x->limit_ns, memory_order_relaxed);
@@ -188,24 +128,32 @@ static host_luag *start(rt_g *g, host_exchange *x, host_vm *vm) {
     return lg;
 }
 
-static rt_step handler_step(rt_g *g) {
-    host_exchange *x = exchange_of(g);
-    host_luag *lg = x->lg;
-    if (!lg) {
-        rt_cell *cell = rt_current_cell();
-        host_vm *vm = cell ? rt_cell_data(cell) : NULL;
-        if (!vm || hold_lost(x) || !may_begin(x->server, vm)) return bind_again(g, x);
-        if (!(lg = start(g, x, vm))) return not_served(x);
-    } else if (atomic_load_explicit(&lg->vm->dropped, memory_order_relaxed)) {
-        return handler_drop(lg);
-    }
-    return luag_resume(lg);
+static host_server *server_of(void *who) {
+    return ((host_exchange *)who)->server;
 }
 
+static host_luag *luag_of(void *who) {
+    return ((host_exchange *)who)->lg;
+}
+
+static bool is_lost(void *who) {
+    return hold_lost(who);
+}
+
+static void hung_up(void *who) {
+    ((host_exchange *)who)->hung_up = true;
+}
+
+static const bind_ops ops = {
+    .server = server_of,
+    .luag = luag_of,
+    .lost = is_lost,
+    .canceled = hung_up,
+    .begin = begin,
+    .end = end,
+    .dropped = dropped,
+};
+
 rt_g *handler_make(host_exchange *x, host_vm *vm) {
-    rt_g *g = rt_new_step(handler_step, NULL);
-    if (!g) return NULL;
-    rt_set_step(g, handler_step, vm->cell); /* g moves there: a stuck cell gives it back */
-    RT_LOCAL(g, handler_local)->x = x;
-    return g;
+    return bind_make(&ops, x, vm);
 }

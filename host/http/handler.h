@@ -7,8 +7,6 @@
 
 /* Makes the G of a handler for x, to run in vm. The G waits until the caller readies it. NULL: no memory. */
 rt_g *handler_make(host_exchange *x, host_vm *vm);
-/* The VM that answers the next request of s. NULL: no VM can take it; *soon: one is being made. With a P. */
-host_vm *handler_vm(host_server *s, bool *soon);
 /* Prepares a wait of the step G g for a VM that is being made, of 2 ms. Returns RT_PARK, for g's step to return. Only
  * by g itself. */
 rt_step handler_await_vm(rt_g *g, host_exchange *x);

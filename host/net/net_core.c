@@ -20,7 +20,7 @@ static int core_wait_sock(lua_State *L) {
         lua_pushliteral(L, "closed");
         return 1;
     }
-    return luag_wait_fd(L, q, pd, mode, (int64_t)luaL_optnumber(L, 3, 0));
+    return luag_wait_fd(L, q, pd, mode, sock_until(s, (int64_t)luaL_optnumber(L, 3, 0)));
 }
 
 /* writev(sock, list, first, skip) -> code, first, skip: writes list[first ..] without the first `skip` bytes, as much

@@ -83,8 +83,10 @@ static void drop_fd(int fd, bool foreign) {
 }
 
 static void let_go(host_owned *o) {
-    host_sock_close((host_sock *)o);
-    free(o);
+    host_sock *s = (host_sock *)o;
+    host_sock_close(s);
+    if (s->known_to) *s->known_to = NULL;
+    free(s);
 }
 
 static const owned_kind sock_kind = {OWNED_THINGS, let_go};
@@ -341,6 +343,13 @@ void host_sock_set_deadline(host_sock *s, int mode, int64_t delay_ns) {
     }
     if (mode & 1) rt_pd_set_deadline(s->io.pd, RT_R, when);
     if (mode & 2) rt_pd_set_deadline(s->io.pd, RT_W, when);
+}
+
+void host_sock_set_idle(host_sock *s, int64_t idle_ns) {
+    if (s->io.fd < 0) return;
+    s->idle_ns = idle_ns;
+    rt_pd_kick(s->io.pd, RT_R);
+    rt_pd_kick(s->io.pd, RT_W);
 }
 
 int host_sock_set_nodelay(host_sock *s, int on) {

@@ -4,6 +4,7 @@
 
 #include "../../runtime/runtime.h"
 #include "../vm/charge.h"
+#include "../vm/luag.h"
 #include "../vm/owned.h"
 #include "../vm/waitfd.h"
 #include "net_ffi.h"
@@ -19,11 +20,13 @@
 struct host_sock {
     host_owned owned; /* first */
     stream io;
-    bool foreign;   /* the descriptor belongs to other code and is not closed */
-    uint32_t guess; /* bytes that the next read may bring */
-    int mark;       /* the kernel's SO_RCVLOWAT; 1: it was never set. See sock_await */
-    char *own_addr; /* of a unix socket whose file is removed when it closes */
-    sock_file file; /* that file */
+    bool foreign;         /* the descriptor belongs to other code and is not closed */
+    uint32_t guess;       /* bytes that the next read may bring */
+    host_sock **known_to; /* cleared when the socket goes; NULL: no other code knows it */
+    int64_t idle_ns;      /* no wait for the socket takes longer; 0: no bound */
+    int mark;             /* the kernel's SO_RCVLOWAT; 1: it was never set. See sock_await */
+    char *own_addr;       /* of a unix socket whose file is removed when it closes */
+    sock_file file;       /* that file */
     host_waitq waitq;
     host_rbuf rbuf;
     vm_charge charge; /* of rbuf */
@@ -35,6 +38,16 @@ host_sock *sock_new(int fd, int *err);
 /* A socket of one end of a pipe, or of another descriptor that can be polled and read or written. Takes over fd, also
  * when it fails. */
 host_sock *sock_of_pipe(int fd, int *err);
+
+/* *to, outside of Lua, is s until s goes; then NULL. to NULL: no longer. The thread that runs the VM. */
+static inline void sock_known_to(host_sock *s, host_sock **to) {
+    s->known_to = to;
+}
+
+/* The nearer of deadline_ns (0: none) and the end of the time that s may be silent, from now on. */
+static inline int64_t sock_until(const host_sock *s, int64_t deadline_ns) {
+    return s->idle_ns ? luag_nearer(deadline_ns, rt_nanotime() + s->idle_ns) : deadline_ns;
+}
 
 /* s, which may be NULL, is bound to addr: the file of a unix socket is removed with s. */
 void sock_own_file(host_sock *s, const char *addr);

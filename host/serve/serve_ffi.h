@@ -10,6 +10,25 @@
 
 /* Stops accepting, of one of this VM's servers; the connections end when what is in flight is done. */
 void host_serve_stop(int server);
+
+/* 1: it was stopped, and neither accepts nor has connections. */
+int host_serve_ended(int server);
+
+/* ---- connections of other protocols than HTTP (raw.c) ---- */
+
+/* Serves addr with this VM's handler number `handler`, which gets a host_sock as lightuserdata: as host_serve. max:
+ * connections at once, 0: no bound. backlog: clients that wait to be accepted, 0: as many as the system allows. */
+int host_serve_raw(const char *addr, int handler, int max, int backlog, char *bound, size_t cap,
+                   int *err);
+
+/* Connections of the process since its start. accepted: that were given to a handler; refused: there were too many;
+ * ended: of those accepted; failed: of those ended, by an error, or since no VM could take them. seconds: of those ended. */
+typedef struct host_connections {
+    double accepted, refused, ended, failed, seconds;
+} host_connections;
+
+/* The sums of all Ps. */
+void host_read_connections(host_connections *sum);
 /* ffi:end */
 
 #endif

@@ -219,14 +219,14 @@ static int listen_privately(const host_addr *a) {
     return fd;
 }
 
-int server_bind(const char *addr, bool is_private) {
+int server_bind(const char *addr, bool is_private, int backlog) {
     host_addr a;
     int err = addr_parse(addr, &a);
     if (err) return err;
     err = sock_file_clear(addr);
     if (err) return err;
     if (is_private && a.sa.ss_family == AF_UNIX) return listen_privately(&a);
-    return rt_listen((struct sockaddr *)&a.sa, a.len, SOMAXCONN);
+    return rt_listen((struct sockaddr *)&a.sa, a.len, backlog > 0 ? backlog : SOMAXCONN);
 }
 
 static int open_pds(host_server *s) {
@@ -270,7 +270,7 @@ fail:
 }
 
 host_server *server_open(const host_listener *l, int *err) {
-    int fd = server_bind(l->addr, l->is_private);
+    int fd = server_bind(l->addr, l->is_private, l->backlog);
     if (fd >= 0) return server_adopt(fd, true, l, err);
     *err = fd;
     return NULL;
@@ -340,9 +340,20 @@ int server_serve(const host_listener *l, char *bound, size_t cap, int *err) {
     return id;
 }
 
-void host_serve_stop(int server) {
+/* NULL: it has ended, and was forgotten. */
+static host_server *find(int id) {
     host_server *s = NULL;
     while ((s = next_of(vm_current(), s)))
-        if (s->id == server) break;
+        if (s->id == id) break;
+    return s;
+}
+
+void host_serve_stop(int server) {
+    host_server *s = find(server);
     if (s) server_stop(s);
+}
+
+int host_serve_ended(int server) {
+    host_server *s = find(server);
+    return !s || refs_alone(&s->refs);
 }

@@ -44,9 +44,11 @@ typedef struct server_protocol {
 typedef struct host_listener {
     const char *addr; /* as the user wrote it */
     const server_protocol *protocol;
-    bool is_private;           /* a unix socket's file is its owner's alone, from its making on */
-    int handler;               /* number of the handler in the VM that answers */
-    host_vm *vm;               /* the one VM that answers, and ends the server; NULL: the P's VM */
+    bool is_private; /* a unix socket's file is its owner's alone, from its making on */
+    int handler;     /* number of the handler in the VM that answers */
+    host_vm *vm;     /* the one VM that answers, and ends the server; NULL: the P's VM */
+    int max;         /* connections at once, of a protocol that counts them; 0: no bound */
+    int backlog;     /* clients that wait to be accepted; 0: as many as the system allows */
     const host_limits *limits; /* outlive the server; may change at any time */
 } host_listener;
 
@@ -63,12 +65,13 @@ struct host_server {
     sock_file file;                                 /* of a unix socket; set once */
     _Atomic bool owns_path;                         /* atomic: `file` is removed with the server */
     _Atomic int32_t n_acceptors;                    /* atomic */
-    _Atomic bool stopping; /* atomic: answer the requests in flight, then close */
+    _Atomic int32_t n_conns; /* atomic: connections, of a protocol that counts them */
+    _Atomic bool stopping;   /* atomic: answer the requests in flight, then close */
 };
 
-/* A socket that listens on addr, for server_adopt. is_private: as in host_listener. Returns the descriptor, or -errno.
+/* A socket that listens on addr, for server_adopt. is_private, backlog: as in host_listener. Returns the descriptor, or -errno.
  * Any thread. Does not wait. */
-int server_bind(const char *addr, bool is_private);
+int server_bind(const char *addr, bool is_private, int backlog);
 
 /* Binds a server, which accepts from server_start on. The caller holds the server. NULL: *err says why. With l->vm: by
  * the VM's maker before it runs, or by the thread that runs it. Without: any thread of the runtime. Does not wait. */

@@ -400,6 +400,16 @@ local function exchanges()
   }
 end
 
+local connections_t = ffi.typeof("host_connections")
+
+local function connections()
+  local c = connections_t()
+  C.host_read_connections(c)
+  return {
+    accepted = c.accepted, open = c.accepted - c.ended, refused = c.refused, failed = c.failed, seconds = c.seconds,
+  }
+end
+
 ---@class lunapark.VmStats
 ---@field id integer           -1: the VM of the admin listener
 ---@field state string         "loads", "serves", "spare", "stuck", "retires", or "alone": it is of no generation
@@ -450,7 +460,9 @@ end
 --- load or were replaced by a reload; stacks held by Gs that wait in the midst of a C function; sockets that the
 --- collector had to close; lines of the log: written, waiting, lost; channels that VMs share; exchanges (a request and
 --- its answer) that are over: how many by the class of their status (`none`: no answer; `other`: from 600 on), bytes,
---- seconds in all and those until the answers began.
+--- seconds in all and those until the answers began; connections of other protocols (`app:tcp`, `net.serve`): those
+--- given to a handler, those of them that are open, those refused since there were too many, those that ended by an
+--- error, and the seconds that ended ones took.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -475,6 +487,7 @@ function lp.stats()
     held_stacks = s.held_stacks, forgotten = C.host_forgotten(), shared_chans = C.host_chans(),
     log = { lines = C.host_log_count(0), waiting = C.host_log_count(2), lost = C.host_log_count(1) },
     exchanges = exchanges(),
+    connections = connections(),
     ps = {},
   }
   for id = 0, s.procs - 1 do

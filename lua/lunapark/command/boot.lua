@@ -118,6 +118,8 @@ end
 ---@return string? message
 function boot.retire()
   require("lunapark.core.retire").begin()
+  local serve = package.loaded["lunapark.net.serve"]
+  if serve then serve.retire() end
   return served and served:retire()
 end
 

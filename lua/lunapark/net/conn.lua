@@ -92,12 +92,19 @@ local function fill_now(sock, wanted)
   return nil, word_of(n == 0 and "eof" or message(n), sock)
 end
 
--- The kernel wakes it when `wanted` bytes are there (host/net/sock.c).
+-- Waits until `wanted` bytes are there, as far as the kernel keeps so many (host/net/sock.c). Returns why the wait was
+-- in vain. Fewer bytes may have come in the time, of which the kernel has told nothing: they count.
+local function wait_for(sock, wanted)
+  local why = wait_sock(sock, READ, nil, wanted)
+  if why == "timeout" and wanted and wanted > 1 and C.host_sock_ready(sock, READ) == 1 then return nil end
+  return why
+end
+
 local function wait_and_fill(sock, wanted, n)
   while true do
     if n > 0 then return true end
     if n ~= EAGAIN then return nil, word_of(n == 0 and "eof" or message(n), sock) end
-    local why = wait_sock(sock, READ, nil, wanted)
+    local why = wait_for(sock, wanted)
     if why then return nil, why end
     n = C.host_sock_fill(sock, wanted)
   end
@@ -215,7 +222,7 @@ local function read_all(self, fill, max)
 end
 
 local function wait_and(self, wanted, fn, a, b)
-  local why = wait_sock(self.sock, READ, nil, wanted)
+  local why = wait_for(self.sock, wanted)
   if why then return nil, why end
   local text, err, partial = fn(self, fill_wait, a, b)
   return text, err, partial

@@ -8,7 +8,7 @@
 -- G waits for that. Failures of the outside world are `nil, err`: "eof", "timeout", "canceled", "closed", or the
 -- kernel's words ("connection refused"). After `close` every call answers "closed". The collector closes a socket that
 -- nothing refers to any more; programs should not rely on that. Connections: net/conn.lua; datagrams: net/udp.lua;
--- descriptors of other libraries: net/fd.lua.
+-- servers: net/serve.lua; descriptors of other libraries: net/fd.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -20,6 +20,7 @@ local dial = require "lunapark.net.dial"
 local fd = require "lunapark.net.fd"
 local lp = require "lunapark"
 local names = require "lunapark.net.names"
+local serve = require "lunapark.net.serve"
 local turn = require "lunapark.net.turn"
 local udp = require "lunapark.net.udp"
 
@@ -31,7 +32,7 @@ local wait_sock = core.wait_sock
 local EAGAIN = common.EAGAIN
 local READ = common.READ
 
-local net = { copy = copy.copy, fd = fd.new, udp = udp.new }
+local net = { copy = copy.copy, fd = fd.new, serve = serve.new, udp = udp.new }
 
 local err_out = ffi.new("int[1]")
 

@@ -1,0 +1,219 @@
+/* Connections of other protocols than HTTP: app:tcp and net.serve.
+ *
+ * An accepted connection becomes a Lua G in one of the VMs that serve (bind.c), which calls the listener's handler with a
+ * socket (net/sock.c). From then on the connection is that VM's: it stays there over reloads, and the VM, when it retires,
+ * waits for the connection as for a request, up to --drain-timeout (vmend.c). When the handler has ended, in whatever way,
+ * the socket is closed here, so that no error, no handler that was ended by force, and no VM that was dropped leaves a
+ * connection open.
+ *
+ *     accepted --start--> [chooses a VM] --begin--> handler runs --done, dropped--> closed
+ *                             \--end: no VM can take it--> closed
+ *
+ * The connection counts among all others for --max-conns (conns.c), but is never one that makes room: what a silence
+ * means is the protocol's secret. A listener may have a bound of its own.
+ *
+ * The time that a connection may be silent is the socket's (sock.c, idle): each wait for it ends after so long with
+ * "timeout". So nothing has to look at connections here. What a stop means is told in Lua (lua/lunapark/net/serve.lua),
+ * which knows the sockets of its VM.
+ *
+ * The Lua object may live longer than the connection and shorter: so this file knows the socket by a pointer that the
+ * socket clears when it goes (sock_known_to).
+ */
+#include "raw.h"
+
+#include "../base/base.h"
+#include "../base/log.h"
+#include "../net/sock.h"
+#include "../vm/vm.h"
+#include "bind.h"
+#include "peers.h"
+#include "serve_ffi.h"
+
+#include <lauxlib.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+typedef struct raw_conn {
+    server_conn base; /* first */
+    int fd;           /* -1: the socket's */
+    host_sock *sock;  /* the VM's; NULL: not made yet, or gone */
+    host_luag *lg;    /* NULL: it has not begun */
+    int64_t begin_ns;
+} raw_conn;
+
+/* Written by the M that has the P; others read. */
+static struct { OF_ONE_P _Atomic int64_t accepted, refused, ended, failed, ns; } counts[MAX_PS];
+
+/* Of the P that runs the caller; a server that could not start may count without one. */
+#define COUNT(field, more)                                                                         \
+    do {                                                                                           \
+        int p_ = rt_p_id();                                                                        \
+        if (p_ >= 0) add(&counts[p_].field, more);                                                 \
+    } while (0)
+
+static inline void add(_Atomic int64_t *n, int64_t more) {
+    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + more,
+                          memory_order_relaxed);
+}
+
+static inline int64_t get(_Atomic int64_t *n) {
+    return atomic_load_explicit(n, memory_order_relaxed);
+}
+
+/* ---- the end ---- */
+
+/* c has no descriptor and no Lua any more. */
+static void free_conn(raw_conn *c) {
+    COUNT(ended, 1);
+    COUNT(ns, rt_nanotime() - c->begin_ns);
+    atomic_fetch_sub(&c->base.server->n_conns, 1);
+    server_remove_conn(&c->base);
+    free(c);
+}
+
+/* No VM can take it. */
+static void end(void *who, bool lost) {
+    (void)lost;
+    raw_conn *c = who;
+    COUNT(failed, 1);
+    if (c->sock) host_sock_free(c->sock);
+    if (c->fd >= 0) close(c->fd);
+    free_conn(c);
+}
+
+static void dropped(void *who) {
+    raw_conn *c = who;
+    luag_forget(c->lg);
+    free_conn(c);
+}
+
+static void done(host_luag *lg, int status) {
+    raw_conn *c = lg->done_arg;
+    luag_undoom(lg);
+    /* net/serve.lua has logged what a handler raised, and returns true then, unless it was ended by force. */
+    if (status != 0 || lua_toboolean(lg->L, 1)) COUNT(failed, 1);
+    if (status != 0) {
+        const char *msg = lua_tostring(lg->L, -1);
+        char origin[LUAG_ORIGIN];
+        luag_origin(lg, origin, sizeof origin);
+        log_line(LOG_ERROR, "%s: %s%s", c->base.server->addr, msg ? msg : "(no message)", origin);
+    }
+    luag_clear(lg, status);
+    if (c->sock) {
+        host_sock_close(c->sock);
+        sock_known_to(c->sock, NULL);
+    }
+    luag_give_cleared(lg);
+    free_conn(c);
+}
+
+/* ---- the beginning ---- */
+
+static host_luag *begin(void *who, rt_g *g, host_vm *vm) {
+    raw_conn *c = who;
+    int err;
+    host_luag *lg = luag_take(vm);
+    if (!lg) return NULL;
+    int fd = c->fd;
+    c->fd = -1;
+    c->sock = sock_new(fd, &err);
+    if (!c->sock) {
+        luag_untake(lg);
+        return NULL;
+    }
+    sock_known_to(c->sock, &c->sock);
+    c->lg = lg;
+    lg->g = g;
+    lg->done = done;
+    lg->done_arg = c;
+    luag_join_request(lg);
+    int n = c->base.server->listener.handler;
+    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
+    lua_pushlightuserdata(lg->L, c->sock);
+    lg->nargs = 1;
+    return lg;
+}
+
+static host_server *server_of(void *who) {
+    return ((raw_conn *)who)->base.server;
+}
+
+static host_luag *luag_of(void *who) {
+    return ((raw_conn *)who)->lg;
+}
+
+static const bind_ops ops = {
+    .server = server_of,
+    .luag = luag_of,
+    .begin = begin,
+    .end = end,
+    .dropped = dropped,
+};
+
+static void refuse(int fd, uint32_t peer) {
+    COUNT(refused, 1);
+    close(fd);
+    peer_leave(peer);
+}
+
+static bool is_full(host_server *s) {
+    int max = s->listener.max;
+    bool full = atomic_fetch_add(&s->n_conns, 1) >= max && max > 0;
+    if (full) atomic_fetch_sub(&s->n_conns, 1);
+    return full;
+}
+
+static void start(host_server *s, int fd, uint32_t peer, bool none_left) {
+    if (none_left || is_full(s)) {
+        refuse(fd, peer);
+        return;
+    }
+    bool soon;
+    host_vm *vm = bind_choose(s, &soon);
+    raw_conn *c = vm || soon ? calloc(1, sizeof *c) : NULL;
+    rt_g *g = c ? bind_make(&ops, c, vm) : NULL;
+    if (!g) {
+        atomic_fetch_sub(&s->n_conns, 1);
+        refuse(fd, peer);
+        free(c);
+        return;
+    }
+    c->base.server = s;
+    c->base.peer = peer;
+    c->fd = fd;
+    c->begin_ns = rt_nanotime();
+    COUNT(accepted, 1);
+    server_add_conn(&c->base);
+    rt_ready(g);
+}
+
+/* It does not become idle, and Lua tells its handler of a stop. */
+static void look(server_conn *c) {
+    (void)c;
+}
+
+const server_protocol raw_protocol = {.start = start, .look = look};
+
+/* ---- for Lua ---- */
+
+int host_serve_raw(const char *addr, int handler, int max, int backlog, char *bound, size_t cap,
+                   int *err) {
+    const host_listener l = {.addr = addr,
+                             .protocol = &raw_protocol,
+                             .handler = handler,
+                             .max = max,
+                             .backlog = backlog};
+    return server_serve(&l, bound, cap, err);
+}
+
+void host_read_connections(host_connections *sum) {
+    *sum = (host_connections){0};
+    for (int p = 0; p < MAX_PS; p++) {
+        sum->accepted += (double)get(&counts[p].accepted);
+        sum->refused += (double)get(&counts[p].refused);
+        sum->ended += (double)get(&counts[p].ended);
+        sum->failed += (double)get(&counts[p].failed);
+        sum->seconds += (double)get(&counts[p].ns) / NS_PER_SEC;
+    }
+}
