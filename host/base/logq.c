@@ -1,33 +1,31 @@
 /* The log's queue, and the thread that writes it to stderr.
  *
- * A thread that logs must not wait for the disk, or for the reader of a pipe. So a line is copied into a
- * queue, and a thread writes it. The queue has two spaces: lines go into one while the writer writes what is
- * in the other, and when that is done the two change places. A line that finds no room is lost and counted; when the
- * writer comes to where it is missing, it says how many. The last part of a space is for warnings and errors, so that
- * chatter does not push them out.
+ * A thread that logs must not wait for the disk, or for the reader of a pipe. So a line is copied into a queue, and a
+ * thread writes it. The queue has two spaces: lines go into one while the writer writes the other; then the two change
+ * places. A line that finds no room is lost and counted. When the writer comes to the place of lost lines, it says how
+ * many. The last part of a space is for warnings and errors, so that chatter does not push them out.
  *
  * Why a thread, and no G:
- *   - a write may block for as long as it likes. A G's would hold its P until sysmon notices;
- *   - lines come from threads without a P (sysmon), and from before the runtime runs;
- *   - what is said when every P is stuck, or when the runtime itself is broken, gets out all the same.
- * stderr is not made nonblocking: that is a property of the open file, which others share.
+ *   - A write may block for as long as it likes. A G's write would hold its P until sysmon notices.
+ *   - Lines come from threads without a P (sysmon), and from before the runtime runs.
+ *   - Lines about stuck Ps, or a broken runtime, get out all the same.
+ * stderr is not made nonblocking: this is a property of the open file, which other processes share.
  *
- * Waking a thread is a system call, and far more than the rest of a line's cost. So the writer, when it has
- * written, naps for 2 ms, from which lines do not wake it, and only when it then finds nothing sleeps in earnest. A
- * lone line is written at once; of many, all that come within a nap are written together. A flush, and a
- * line that finds the space half full, end the nap.
+ * Waking a thread is a system call, and costs far more than the rest of a line. So after a write the writer naps for 2
+ * ms, and lines do not wake it from a nap. Only if it finds nothing afterwards, it sleeps in earnest. A lone line is
+ * written at once; lines that come within a nap are written together. A flush, and a line that finds the space half
+ * full, end the nap.
  *
- * Lines are written in pieces of whole lines, of PIPE_BUF bytes at most where they are shorter than that: other
- * processes, and our own dumps, may write to the same pipe, and such pieces stay in one. What the kernel refuses
- * (a full disk) is lost, and counted too.
+ * Lines are written in pieces of whole lines, of PIPE_BUF bytes at most, unless one line is longer. Other processes,
+ * and our own dumps, may write to the same pipe, and such pieces are not torn. Bytes that the kernel refuses (a full
+ * disk) are lost, and counted, too.
  *
- * A SIGPIPE is fatal here as for any write to stderr (runtime/signal.c), so the thread has that signal alone
- * unblocked.
+ * A SIGPIPE is fatal here as for any write to stderr (runtime/signal.c), so the thread has only this signal unblocked.
  *
- * At the end of the process (log_end), also when that is a crash, the thread that ends it waits for the writer, a
- * second at most. It takes no lock, since it may be the one that holds it.
+ * At the end of the process (log_end), also at a crash, the ending thread waits for the writer, a second at most. It
+ * takes no lock, since it may hold the lock itself.
  *
- * To write somewhere else, or to open a file anew, is the writer's to do, between two batches: nobody else knows the
+ * Only the writer could write elsewhere, or open a file anew, between two batches: no other thread knows the
  * descriptor.
  */
 #include "logq.h"
@@ -51,8 +49,8 @@
 #include <unistd.h>
 
 enum {
-    SPACE = 1 << 20,        /* bytes of each of the two */
-    RESERVE = SPACE / 8,    /* of these for warnings and errors alone */
+    SPACE = 1 << 20,        /* bytes of each of the two spaces */
+    RESERVE = SPACE / 8,    /* of these, for warnings and errors alone */
     MANY = SPACE / 2,       /* bytes that end a nap */
     NAP_NS = 2000000,       /* */
     LOOK_NS = 200000,       /* between two looks of a flush */
@@ -61,7 +59,7 @@ enum {
 
 enum { AWAKE, NAPS, SLEEPS };
 
-/* The pages of a space that no line ever got to cost nothing. */
+/* Pages of a space that no line ever reached cost nothing. */
 static char spaces[2][SPACE];
 
 static struct {
@@ -76,7 +74,7 @@ static struct {
     note bell;                /* ends the writer's rest */
     rt_lock starting;         /* */
     _Atomic bool started;     /* starting writes: there is a writer */
-    int64_t told;             /* the writer: so many of the lost it has told of */
+    int64_t told;             /* the writer: lost lines that it has told of */
     char piece[LOG_LINE_MAX]; /* the writer */
 } q = {.space = spaces[0]};
 
@@ -100,7 +98,8 @@ static bool write_all(const char *s, size_t n) {
     return true;
 }
 
-/* Lines from s on, as many as go into one piece: their bytes in the queue; *size of the piece, *lines of it. */
+/* Gathers lines from s on, as many as go into one piece. Returns their bytes in the queue; *size: bytes of the piece,
+ * *lines: its lines. */
 static size_t gather(const char *s, size_t n, size_t *size, int *lines) {
     size_t at = 0;
     *size = 0;
@@ -128,7 +127,7 @@ static void write_lines(const char *s, size_t n) {
     }
 }
 
-/* lost: so many were when the last line was queued that is written now. */
+/* lost: how many lines were lost when the last line of this batch was queued. */
 static void tell_lost(int64_t lost) {
     int64_t n = lost - q.told;
     if (n <= 0) return;
@@ -142,7 +141,7 @@ static void tell_lost(int64_t lost) {
     if (write_all(q.piece, size)) q.told = lost;
 }
 
-/* Writes what there is. False: nothing. */
+/* Writes the queued lines. False: there are none. */
 static bool write_batch(void) {
     rt_lock_acquire(&q.lock);
     char *space = q.space;
@@ -167,7 +166,7 @@ static void ring(bool urgent) {
     if (atomic_compare_exchange_strong(&q.state, &state, AWAKE)) note_wake(&q.bell);
 }
 
-/* The thread that rang first is about to wake us: the wake-up must be taken. */
+/* The thread that rang first is about to wake the writer: takes the wake-up. */
 static void get_up(void) {
     if (atomic_exchange(&q.state, AWAKE) == AWAKE) note_sleep(&q.bell);
 }

@@ -1,11 +1,11 @@
-/* Options: one table for parsing, --help, the environment and what an app may set.
+/* Options: one table for parsing, --help, the environment and the app's settings.
  *
- * The command line wins over the environment (LUNAPARK_MAX_BODY=...), that over the app
- * (app.options.max_body), that over the default.
+ * The command line wins over the environment (LUNAPARK_MAX_BODY=...), the environment over the app
+ * (app.options.max_body), the app over the default.
  *
- * What an app sets while it loads is put aside (staged), and counts when its generation begins to serve. What the app
- * of the last generation has set, and this one does not, is the default again. Where to listen, and names of files, are
- * fixed when the first generation serves.
+ * Settings that an app makes while it loads are put aside (staged), and count when its generation begins to serve. An
+ * option that only the last generation's app has set gets its default again. Addresses to listen on, and names of
+ * files, are fixed when the first generation serves.
  */
 #include "options.h"
 
@@ -181,14 +181,14 @@ static char complaint[512];
 static struct {
     bool on;
     host_options options;
-    int source[N_OPTIONS]; /* before it began */
+    int source[N_OPTIONS]; /* before the stage began */
 } staged;
 
 static host_options *target(void) {
     return staged.on ? &staged.options : &options;
 }
 
-/* Where o is in h. */
+/* The place of o in h. */
 static void *place(const option *o, host_options *h) {
     return (char *)h + ((char *)o->to - (char *)&options);
 }
@@ -254,7 +254,7 @@ static const char *set_number(option *o, const char *value) {
     return NULL;
 }
 
-/* One of the words, by its number. */
+/* Sets the number of the word that value is. */
 static const char *set_word(option *o, const char *value, const char *const *words,
                             const char *want) {
     for (int i = 0; words[i]; i++)
@@ -277,7 +277,7 @@ static const char *set_flag(option *o, const char *value) {
     return NULL;
 }
 
-/* Can it stand in a header field as one word? */
+/* True: s can stand in a header field as one word. */
 static bool is_token(const char *s) {
     const char *at = s;
     while (*at > ' ' && *at < 127)
@@ -288,7 +288,7 @@ static bool is_token(const char *s) {
 static const char *set_string(option *o, const char *value) {
     host_addr a;
     if (o->to == &options.admin_token && !is_token(value))
-        return "admin-token: must be one word of printable ASCII"; /* and is not shown */
+        return "admin-token: must be one word of printable ASCII"; /* the token is not shown */
     if (o->to == &options.admin && addr_parse(value, &a) < 0)
         return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
     char *copy = strdup(value);
@@ -463,7 +463,7 @@ int options_parse(int argc, char **argv, const char *command, bool stop_at_word)
         if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) {
             options_help(command);
             if (bit != TEST) exit(0);
-            argv[kept++] = argv[i]; /* busted's come after ours */
+            argv[kept++] = argv[i]; /* busted's options come after ours */
             continue;
         }
         if (a[0] != '-' || a[1] == 0) {
@@ -480,7 +480,7 @@ int options_parse(int argc, char **argv, const char *command, bool stop_at_word)
         size_t n = eq ? (size_t)(eq - a) : strlen(a);
         option *o = strncmp(a, "--", 2) == 0 ? find(a + 2, n - 2) : NULL;
         if (o && !(o->commands & bit)) o = NULL;
-        if (!o && bit == TEST) { /* busted's */
+        if (!o && bit == TEST) { /* an option of busted's */
             argv[kept++] = argv[i];
             continue;
         }

@@ -1,4 +1,4 @@
-/* The admin listener (--admin): lunapark.command.admin, a Lua app of ours in a VM of its own, which belongs to no
+/* The admin listener (--admin): lunapark.command.admin, a Lua app of ours in a VM of its own. This VM belongs to no
  * generation: it answers while apps are loaded, get stuck or end. */
 #include "admin.h"
 
@@ -17,9 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of the admin listener: none of them is the app's to say. A handler has no timeout. What it waits for ends by itself:
- * a recording by its seconds, a reload by --load-timeout. And it is canceled when its client leaves. What it computes
- * is bounded by what a recording holds (runtime/prof.c). */
+/* The limits of the admin listener, which the app cannot change. A handler has no timeout. Its waits end by themselves:
+ * a recording by its seconds, a reload by --load-timeout. And it is canceled when its client leaves. Its computing is
+ * bounded by the size of a recording (runtime/prof.c). */
 static const host_limits limits = {
     .max_body = 65536, .min_rate = 240, .header_timeout = 10, .idle_timeout = 75};
 

@@ -1,8 +1,8 @@
-/* What serve, run, test, check and repl do, on the main G.
+/* The commands serve, run, test, check and repl, on the main G.
  *
- * Each makes its VMs and calls a function of lunapark.command.boot in them, as a Lua G of that VM, so that a
- * script may wait, start Gs and open sockets while it loads. What Lua reports comes back as the
- * values of that function: nothing when all is well, or a message.
+ * Each makes its VMs and calls a function of lunapark.command.boot in them, as a Lua G of the VM, so that a script may
+ * wait, start Gs and open sockets while it loads. Lua reports by the values of this function: nothing when all is well,
+ * or a message.
  */
 #include "commands.h"
 
@@ -36,7 +36,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Ends the process: what is buffered and logged is written, other Gs end where they are. */
+/* Ends the process: buffered and logged output is written, other Gs end where they are. */
 static _Noreturn void finish(int code) {
     repl_end();
     fflush(NULL);
@@ -88,7 +88,7 @@ static int n_listeners;
 
 /* ---- stopping ---- */
 
-/* What scripts say: lunapark.stop. */
+/* Stops that scripts ask for: lunapark.stop. */
 static struct {
     _Atomic int code; /* atomic: the first code that was asked for; -1: none */
     _Atomic bool serving, begun;
@@ -111,8 +111,8 @@ static void drain_main(void *arg) {
     end_serving();
 }
 
-/* Requests in flight are answered, within the drain timeout; then the process ends. Nothing, if that has begun before.
- * tell, unless NULL: called first, since the process may end at once. */
+/* Stops the listeners; requests in flight are answered within the drain timeout; then the process ends. Does nothing if
+ * a stop has begun. tell (may be NULL) is called first, since the process may end at once. */
 static void stop_serving(void (*stop)(host_server *), void (*tell)(void)) {
     static _Atomic bool stopped;
     if (atomic_exchange(&stopped, true)) return;
@@ -120,7 +120,7 @@ static void stop_serving(void (*stop)(host_server *), void (*tell)(void)) {
     recording_stop();
     for (int i = 0; i < n_listeners; i++)
         stop(listeners[i]);
-    if (!rt_go(drain_main, NULL)) drain_main(NULL); /* a second signal is not heard then */
+    if (!rt_go(drain_main, NULL)) drain_main(NULL); /* no second signal is heard then */
 }
 
 /* ---- stopping because a script says so ---- */
@@ -141,7 +141,7 @@ void host_stop(int code) {
     atomic_store(&own_stop.code, -1);
 }
 
-/* A script may have said it while it was loaded. */
+/* A script may have called lunapark.stop while it was loaded. */
 static void stop_if_told(void) {
     atomic_store(&own_stop.serving, true);
     if (atomic_load(&own_stop.code) >= 0 && !rt_go(stop_main, NULL)) stop_main(NULL);
@@ -152,10 +152,10 @@ static void stop_if_told(void) {
 static void upgrade_ready(pid_t pid) {
     log_line(LOG_INFO, "SIGUSR2: process %d serves, this one stops", (int)pid);
     notify_main_pid(pid);
-    stop_serving(server_hand_over, NULL); /* the service goes on without us */
+    stop_serving(server_hand_over, NULL); /* the service goes on without this process */
 }
 
-/* The new process may have got as far as to write its pid. */
+/* The new process may have written its pid. */
 static void upgrade_failed(void) {
     int err = pidfile_is_ours() ? 0 : pidfile_make();
     if (err) log_line(LOG_ERROR, "%s: %s", options.pid_file, rt_strerror(err));
@@ -163,14 +163,14 @@ static void upgrade_failed(void) {
 
 /* ---- signals ---- */
 
-/* Before anybody is told that we listen, and may send a signal. A signal waits for serve_until_signal. */
+/* Before any process is told that we listen, and may send a signal. Signals wait for serve_until_signal. */
 static void catch_signals(void) {
     static const int wanted[] = {SIGTERM, SIGINT, SIGUSR2};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (rt_signal_notify(wanted[i]) < 0) start_failed("cannot handle signal %d", wanted[i]);
 }
 
-/* Says in the log what came of it. */
+/* Reloads; the log says the result. */
 static void reload(void *arg) {
     (void)arg;
     char *what;
@@ -201,7 +201,7 @@ static _Noreturn void serve_until_signal(void) {
     }
 }
 
-/* The app tells further options. */
+/* Loads the app, which may set further options. */
 static void load_app(const char *path) {
     signals_reserve();
     pool_init();
@@ -279,7 +279,7 @@ static void listen_all(void) {
         bool unix_socket = strncmp(addr, "unix:", 5) == 0;
         fprintf(stderr, "lunapark: admin on %s%s\n", unix_socket ? "" : "http://", addr);
     }
-    /* systemd listens to its main process only, which after an upgrade the old one makes us. */
+    /* systemd listens to its main process only. After an upgrade the old process makes us the main one. */
     if (!inherit_is_upgrade()) notify_ready();
     inherit_done();
 }
@@ -294,7 +294,7 @@ void command_serve(void *call) {
     command_call *c = call;
     if (options.dev) options.watch = 1;
     if (rt_signal_notify(SIGHUP) < 0)
-        start_failed("cannot handle SIGHUP"); /* while it loads, too */
+        start_failed("cannot handle SIGHUP"); /* also while the app loads */
     load_app(c->argv[0]);
     catch_signals();
     listen_all();

@@ -1,23 +1,23 @@
-/* Listening sockets that the process was started with: by the process that it is to replace (upgrade.c), or by
- * systemd, which listens for a service before that runs (sd_listen_fds(3)).
+/* Listening sockets that the process was started with: by the process that it replaces (upgrade.c), or by systemd,
+ * which listens for a service before the service runs (sd_listen_fds(3)).
  *
- * The former says what there is in LUNAPARK_INHERIT: the descriptor by which we tell that we are ready, and in
- * further lines a descriptor, whose the socket is, and the address that was asked for:
+ * The old process lists the sockets in LUNAPARK_INHERIT. The first line is the descriptor by which the new process says
+ * that it is ready. Each further line is a descriptor, the owner of the socket, and the address that was asked for:
  *
  *     3
  *     4 own 127.0.0.1:0
  *     5 given unix:/run/app.sock
  *
- * own: a lunapark process has bound it, so the file of a unix socket is ours to remove; given: systemd did. systemd
- * says LISTEN_FDS=n, which are those from 3 on, and LISTEN_PID, which tells the service from its children.
+ * own: a lunapark process has bound it, so the file of a unix socket is ours to remove. given: systemd has bound it.
+ * systemd says LISTEN_FDS=n, for n descriptors from 3 on, and LISTEN_PID, which tells the service from its children.
  *
- * Nothing of it is believed. A descriptor must be a listening stream socket, and bound to the address that is
- * said: a variable that somebody has exported by mistake does no harm but a line in the log.
+ * Nothing of this is believed. A descriptor must be a listening stream socket, bound to the address that the line says:
+ * a variable that was exported by mistake does no harm but a line in the log.
  *
- * An address that we are to listen on takes the socket for which the same was asked before: so port 0 stays the port
- * that it has become. Else it takes one that is bound to that very address; and if there is none, it is bound anew.
- * What is left, an address that the options name no more, is closed, but not before all is well: if the upgrade fails
- * the old process goes on with it.
+ * A listener takes the socket for which the same address was asked before, so that port 0 stays the port that it has
+ * become. Else it takes a socket that is bound to this very address. If there is none, the address is bound anew.
+ * Sockets that are left, of addresses that the options name no more, are closed, but not before all is well: if the
+ * upgrade fails, the old process goes on with them.
  */
 #include "inherit.h"
 
@@ -43,7 +43,7 @@ typedef struct inherited {
     char asked[HOST_ADDR_MAX], bound[HOST_ADDR_MAX];
 } inherited;
 
-/* All of it belongs to the main G. */
+/* Only the main G touches it. */
 static struct {
     inherited *list;
     int n;
@@ -67,7 +67,7 @@ static bool is_listener(int fd) {
            getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &m) == 0 && type == SOCK_STREAM;
 }
 
-/* The address as we write it, with another port if that is not -1. */
+/* Writes addr as the host writes addresses, with another port if port is not -1. */
 static void canonical(const char *addr, char *buf, size_t cap) {
     host_addr a;
     if (addr_parse(addr, &a) == 0)
@@ -76,7 +76,7 @@ static void canonical(const char *addr, char *buf, size_t cap) {
         snprintf(buf, cap, "%s", addr);
 }
 
-/* bound may be what asked became. */
+/* True: `asked` may have become `bound`. */
 static bool fits(const char *asked, const char *bound) {
     char want[HOST_ADDR_MAX];
     canonical(asked, want, sizeof want);
@@ -86,7 +86,7 @@ static bool fits(const char *asked, const char *bound) {
     return any_port && strncmp(want, bound, n - 1) == 0 && !strchr(bound + n - 1, ':');
 }
 
-/* asked NULL: systemd's. NULL, or what is wrong with it. */
+/* Adds an inherited socket. asked NULL: systemd's. Returns NULL, or what is wrong with it. */
 static const char *add(int fd, bool owns_path, const char *asked) {
     struct sockaddr_storage sa;
     socklen_t len = sizeof sa;
@@ -220,7 +220,7 @@ void inherit_done(void) {
     if (in.ready_fd >= 0) {
         char text[32];
         int len = snprintf(text, sizeof text, "%d\n", (int)getpid());
-        /* Fails if the old process is gone, which leaves the service to us all the more. */
+        /* Fails if the old process is gone, which leaves the service to this process. */
         ssize_t n = write(in.ready_fd, text, (size_t)len);
         (void)n;
         close(in.ready_fd);

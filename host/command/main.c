@@ -1,4 +1,4 @@
-/* main(): which command, its options, and into the runtime. */
+/* main(): finds the command and its options, and starts the runtime. */
 #include "../../runtime/runtime.h"
 #include "../base/options.h"
 #include "commands.h"
@@ -33,12 +33,11 @@ static _Noreturn void start(void (*command)(void *)) {
     rt_main(&o, command, &call);
 }
 
-/* The folder of LUNAPARK_LUA is the same one for scripts that change the directory, and for programs that we start. */
+/* Makes LUNAPARK_LUA absolute, for scripts that change the directory, and for programs that we start. */
 static void name_lua_folder(void) {
     const char *dir = getenv("LUNAPARK_LUA");
     if (!dir) return;
-    char *path =
-        realpath(dir, NULL); /* where there is no such folder, all modules are the binary's */
+    char *path = realpath(dir, NULL); /* without such a folder all modules are the binary's */
     if (path) setenv("LUNAPARK_LUA", path, 1);
     free(path);
 }

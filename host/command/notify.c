@@ -19,7 +19,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* Length of the address, 0: there is none that we understand. */
+/* Fills *un. Returns the length of the address; 0: there is none that we understand. */
 static socklen_t manager_address(struct sockaddr_un *un) {
     const char *path = getenv("NOTIFY_SOCKET");
     size_t n = path ? strlen(path) : 0;
@@ -47,7 +47,7 @@ void notify_ready(void) {
     notify("READY=1");
 }
 
-/* With the time systemd tells this reload's end from that of one before. */
+/* The time lets systemd tell the end of this reload from the end of an earlier one. */
 void notify_reloading(void) {
     char text[80];
     snprintf(text, sizeof text, "RELOADING=1\nMONOTONIC_USEC=%lld",

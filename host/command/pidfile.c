@@ -25,7 +25,7 @@ enum { TEXT_SIZE = 32 };
 
 static bool wrote; /* the main G, or the thread that ends the process */
 
-/* A file of our user alone in that place, that of pidfile_give. -1: there is none. */
+/* Opens a file of our user alone in the pid file's place, the file of pidfile_give. -1: there is none. */
 static int open_own(int flags) {
     struct stat st;
     int fd = open(options.pid_file, flags | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);

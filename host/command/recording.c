@@ -1,20 +1,21 @@
-/* What the process does for some seconds, for the admin API: where its CPU time goes (runtime/prof.c), or what the
+/* Recordings of the process for some seconds, for the admin API: where CPU time goes (runtime/prof.c), or what the
  * scheduler does (runtime/trace.c).
  *
- * A recording is a job: it starts, sleeps, stops, and writes to a file in memory, from which Lua takes pieces. One
- * whose client has gone ends within STEP_NS, so nothing records for nobody. When the process stops, recordings end as
- * soon, and their clients get what there is. One of a kind at a time; the second is told -EBUSY.
+ * A recording is a job: it starts, sleeps, stops, and writes to a file in memory, from which Lua takes pieces. A
+ * recording whose client has gone ends within STEP_NS, so no recording goes on without a client. When the process
+ * stops, recordings end as soon, and their clients get what there is. There is one recording of a kind at a time; a
+ * second one gets -EBUSY.
  *
- * The profile's stacks: while a G's Lua runs, what native frames there are beneath the interpreter or compiled
- * code are the scheduler's and the same for all, so these give way to Lua's functions, and what Lua has called stays:
+ * The profile's stacks: while a G's Lua runs, the native frames beneath the interpreter or compiled code are the
+ * scheduler's and the same for all Gs. So Lua's functions replace them, and the native frames that Lua has called stay:
  *
  *     GET /users/:id;app.lua:12;shop/db.lua:40;lj_str_new        12 and 40: where the functions begin
- *     GET /;app.lua:7;trace at app.lua:9                          compiled code, told by where its trace begins
+ *     GET /;app.lua:7;trace at app.lua:9                          compiled code, named by where its trace begins
  *
- * The signal handler can not keep pointers to names, since their VM may be gone when the lines are written; so it
- * writes each name it meets into a table of the process, once, without a lock: a free place is claimed by its key, and
- * who finds its key there has its place, whether the name is written yet or not. Names stay for ever, there are as
- * many as functions that were met; what finds no room is "(other Lua)".
+ * The signal handler cannot keep pointers to names, since their VM may be gone when the lines are written. So it writes
+ * each name that it meets into a table of the process, once, without a lock. A handler claims a free place by the
+ * name's key. A handler that finds its key has its place, whether the name is written yet or not. Names stay for ever;
+ * there are as many as functions that were met. Names without room are "(other Lua)".
  */
 #include "recording.h"
 
@@ -40,7 +41,7 @@ enum { HZ = 100, STEP_NS = 100000000 };
 /* ---- names ---- */
 
 enum { NAMES = 1 << 13, PROBES = 16, NAME_MAX_BYTES = 112 };
-/* Beside them, numbers of names that are told otherwise. */
+/* Numbers beyond the table's, of names that are not in it. */
 enum { ID_OTHER = NAMES, ID_UNKNOWN, ID_CUT, ID_ROUTES };
 
 typedef struct name {
@@ -132,7 +133,8 @@ static bool is_lua(host_vm *vm, uintptr_t pc) {
     return luaframes_is_interpreter(pc) || vmmem_has_code(vm, pc);
 }
 
-/* How many of the native ones stay: what Lua has called. One that the interpreter's own functions are in does, too. */
+/* How many of the native addresses stay: the functions that Lua has called. An address in the interpreter's own
+ * functions stays, too. */
 static int native_part(host_vm *vm, const uintptr_t *pcs, int n) {
     int i = 0;
     while (i < n && !is_lua(vm, pcs[i]))
@@ -172,7 +174,7 @@ void recording_init(void) {
 typedef struct recording {
     int kind;
     int64_t ns;
-    host_job *job; /* whose argument it is */
+    host_job *job; /* its argument is this recording */
     FILE *file;    /* NULL: there is none */
     int err;       /* 0 or -errno */
     int64_t size, samples, dropped;

@@ -2,13 +2,13 @@
  *
  * A read is a job (job.c): it blocks a thread in libedit, between rt_entersyscall and rt_exitsyscall, while the Lua G
  * that wants the line waits and other Gs run. libedit takes each character from get_char here, which polls the terminal
- * and an eventfd: host_repl_interrupt writes that when Ctrl-C came, and the read ends with -EINTR.
+ * and an eventfd. host_repl_interrupt writes the eventfd on Ctrl-C, and the read ends with -EINTR.
  *
- * The tab key needs Lua, since only that knows what names there are. The thread in libedit must not touch the VM, so
- * it leaves a question, for which another job waits, and waits itself for the answer; a second at most, because the VM
+ * The tab key needs Lua, since only Lua knows which names there are. The thread in libedit must not touch the VM. So it
+ * leaves a question, for which another job waits, and waits itself for the answer, for a second at most, because the VM
  * may be busy.
  *
- * Without a terminal, lines come from getline, and the rest of this does nothing.
+ * Without a terminal, lines come from getline, and the rest of this file does nothing.
  *
  * libedit is BSD-licensed; GNU readline would put its licence on the whole binary.
  */
@@ -50,17 +50,17 @@ typedef struct question_job {
     size_t len;
 } question_job;
 
-/* All but what is under the lock belongs to the read that runs, one at a time. */
+/* Fields without the lock belong to the present read; there is one at a time. */
 static struct {
     bool tty;
     EditLine *el;
     History *history;
     char *history_file;
-    struct termios termios; /* as it was */
+    struct termios termios; /* the terminal's, before */
     locale_t locale;
     mbstate_t mb;
     const char *prompt;
-    int wake; /* eventfd: the read is to end */
+    int wake; /* eventfd: the read shall end */
     bool interrupted;
     pthread_mutex_t lock;
     pthread_cond_t asked, answered;
@@ -95,7 +95,7 @@ static int get_char(EditLine *el, wchar_t *c) {
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return (int)n;
         size_t done = mbrtowc(c, &byte, 1, &r.mb);
-        if (done == (size_t)-2) continue; /* the beginning of one */
+        if (done == (size_t)-2) continue; /* the beginning of a character */
         if (done != (size_t)-1) return 1;
         memset(&r.mb, 0, sizeof r.mb);
         *c = L'?';
@@ -103,7 +103,7 @@ static int get_char(EditLine *el, wchar_t *c) {
     }
 }
 
-/* Asks Lua, and waits a second for what it says: insert and list, or false. */
+/* Asks Lua, and waits a second for its answer: insert and list. False: no answer. */
 static bool ask(const char *before, size_t len, char **insert, char **list) {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
@@ -149,7 +149,7 @@ static unsigned char on_tab(EditLine *el, int ch) {
     return what;
 }
 
-/* Where lines are edited; made by the first read. */
+/* Makes the editor, in the first read. */
 static int begin_editing(void) {
     HistEvent ev;
     r.el = el_init("lunapark", stdin, stdout, stderr);
@@ -170,7 +170,7 @@ static int begin_editing(void) {
     return 0;
 }
 
-/* If it can not be saved there is no history next time. */
+/* A line that cannot be saved is missing from the next history. */
 static void remember(const char *line) {
     HistEvent ev;
     if (line[strspn(line, " \t\r\n")] == 0) return;
@@ -317,7 +317,7 @@ void host_repl_answer(const char *insert, const char *list) {
     free(r.list);
     r.insert = strdup(insert);
     r.list = strdup(list);
-    r.replied = true; /* without memory by nothing */
+    r.replied = true; /* without memory the answer is empty */
     pthread_cond_signal(&r.answered);
     pthread_mutex_unlock(&r.lock);
 }

@@ -1,5 +1,5 @@
-/* Includes and calls point one way (host/build/edges.lua): a room knows nothing of those above it. Where it needs them,
- * it has a table of operations, which is filled here, once, before there is any VM. */
+/* Includes and calls point one way (host/build/edges.lua): a room knows nothing of the rooms above it. Where it needs
+ * them, it has a table of operations, which is filled here, once, before there is any VM. */
 #include "rooms.h"
 
 #include "../base/log.h"
@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* exit(code): ends the process. What is buffered and logged is written; other Gs end where they are. */
+/* exit(code): ends the process. Buffered and logged output is written; other Gs end where they are. */
 static int core_exit(lua_State *L) {
     int code = (int)luaL_optinteger(L, 1, 0);
     repl_end();

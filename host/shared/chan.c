@@ -1,35 +1,35 @@
 /* Channels that all VMs share: values go from a G of one VM to a G of another, as copies.
  *
- * A channel lives in memory of the process and belongs to no VM. It has a lock (rt_lock: sections are a few
- * stores; memory is taken before and given back after them, Gs are woken after them), a list of messages, its
- * buffer, and two queues of waiters (chan_wait.c). Under the lock these hold, but for waiters that have been
+ * A channel lives in memory of the process and belongs to no VM. It has a lock, a list of messages (its buffer), and
+ * two queues of waiters (chan_wait.c). The lock is an rt_lock: sections are a few stores; memory is taken before and
+ * given back after them, Gs are woken after them. Two invariants hold under the lock, except for waiters that were
  * claimed elsewhere and are to be passed over:
  *
- *   - somebody waits to receive: nothing is in the buffer, and nobody waits to send;
- *   - somebody waits to send: the buffer is full, by its number of values or by the budget of bytes.
+ *   - a G waits to receive: the buffer is empty, and no G waits to send;
+ *   - a G waits to send: the buffer is full, by its number of values or by the budget of bytes.
  *
  * So a G that comes hands its value straight to the waiter, or takes the waiter's value: the G that has waited longest
- * is served first, and nobody slips past. Order and answers are those of the channels of one VM (sync/chan.lua).
+ * is served first, and no G gets in between. Order and answers are those of the channels of one VM (sync/chan.lua).
  *
- * A receiver has what it was handed: its wait answers so, though its deadline has passed meanwhile. Only the G of a VM
- * that was dropped can't take its message any more; from its waiter the message goes back to the channel, in front of
- * all messages that were sent after it. The sender was told that the message was sent, and so it is still received,
- * once. A message that a G had received in Lua when the G was ended is gone with it. A message that such a G waited to
- * send was not sent, and goes.
+ * A receiver has the message that it was handed: its wait answers so, even if its deadline has passed meanwhile. Only
+ * the G of a dropped VM cannot take its message any more. From its waiter the message goes back to the channel, in
+ * front of all messages that were sent after it. The sender was told that the message was sent, and so it is still
+ * received, once. A message that a G had received in Lua when the G was ended is gone with the G. A message that such a
+ * G waited to send was not sent, and goes.
  *
- * The budget (16 MiB, or opts.max_bytes) counts the messages of the buffer with their heads. A message that alone is
- * larger is refused. Messages of senders that wait are not counted: there is one at most for each G that waits.
+ * The budget (16 MiB, or opts.max_bytes) counts the messages of the buffer with their heads. A message that is larger
+ * by itself is refused. Messages of waiting senders are not counted: each waiting G has one at most.
  *
- * A name leads to its channel until the channel is closed and its buffer is empty; then the name is free for a new
- * channel, and the old one goes with the last handle to it. A handle is a VM's (job.h: owned). So channels under names
- * that are made up for one use cost nothing once they are closed; a channel that nobody closes stays.
+ * A name leads to its channel until the channel is closed and its buffer is empty. Then the name is free for a new
+ * channel, and the old channel goes with its last handle. A handle belongs to a VM (owned.h). So channels under names
+ * that are made up for one use cost nothing once they are closed; a channel that is never closed stays.
  *
- * Locks, outer ones first: the list's; those of channels, by address, where one is held with another
- * (chan_wait.c). The runtime's own come after these.
+ * Locks, outer ones first: the list's; channels', by address, where one is held with another (chan_wait.c). The
+ * runtime's own locks come after these.
  *
- * Rejected: to wake a waiter so that it tries again (a send to somebody who waits would wait itself, and the place in
- * the queue be lost); to keep what was handed to a G in Lua's memory (it goes with a VM that is dropped); a ring for
- * the buffer (n may be 2^31, and a message is allocated in any case).
+ * Rejected: waking a waiter so that it tries again (a send to a waiting G would wait itself, and the place in the queue
+ * would be lost); keeping a handed-over value in Lua's memory (it goes with a VM that is dropped); a ring for the
+ * buffer (n may be 2^31, and a message is allocated in any case).
  */
 #include "chan.h"
 
@@ -97,7 +97,7 @@ static message *take_first(chan *c) {
     return m;
 }
 
-/* Before the first that was sent later. */
+/* Puts m before the first message that was sent later. */
 static void put_back(chan *c, message *m) {
     message **at = &c->first;
     while (*at && (*at)->seq < m->seq)
@@ -188,7 +188,7 @@ static chan **place_of(uint64_t hash, const char *name, size_t len) {
     return at;
 }
 
-/* The list's lock held. True: it was listed, and its reference is the caller's. */
+/* The list's lock held. Takes c from the list. True: it was listed, and its reference is the caller's. */
 static bool unlist(chan *c) {
     rt_lock_acquire(&c->lock);
     bool over = c->listed && c->closed && !c->first;
@@ -200,7 +200,7 @@ static bool unlist(chan *c) {
     return true;
 }
 
-/* It is closed, and nothing is in its buffer, or nothing was. */
+/* Frees the name of c if c is closed and its buffer is empty. */
 static void free_name(chan *c) {
     rt_lock_acquire(&list.lock);
     bool listed = unlist(c);
@@ -314,8 +314,8 @@ int host_chan_send(host_chan *h, int type, double number, const void *data, size
     return r;
 }
 
-/* lock held. What is received next, if it has at most `cap` bytes: the caller's. Else NULL, and *next, if there is
- * any. */
+/* lock held. Takes the next message, if it has at most `cap` bytes: the caller's. Else NULL, and *next, if there is
+ * one. */
 static message *receive(chan *c, size_t cap, const message **next, chan_wakes *k) {
     *next = c->first;
     if (c->first) return c->first->len <= cap ? take_first(c) : NULL;

@@ -1,26 +1,25 @@
 /* Gs that wait in channels that all VMs share, with select.
  *
- * A G prepares its wait with a chan_waiter for each case; then lunapark.core.rest opens a ticket and calls
- * outer_begin, which takes the locks of all these channels, by address, looks at each case, and puts the
- * waiters into their queues. Nothing can have become ready in between, or it is seen: then the G does not wait, and
- * Lua tries again.
+ * A G prepares its wait with a chan_waiter for each case. Then lunapark.core.rest opens a ticket and calls outer_begin,
+ * which takes the locks of all these channels, by address, looks at each case, and puts the waiters into their queues.
+ * A case that became ready in between is seen there: then the G does not wait, and Lua tries again.
  *
- * From then on the wait may be ended by any thread that has one of the channels, in any VM; by a G that fires this one
- * in a host_queue (queue.c), which stands for the channels of its own VM; by its deadline; by a cancellation. One of
- * them must win, and what it does must not be lost. Hence `claimable`:
+ * From then on the wait may be ended by any thread that has one of the channels, in any VM; by a G that fires this G in
+ * a host_queue (queue.c), which stands for the channels of its own VM; by its deadline; by a cancellation. One of them
+ * must win, and the winner's effect must not be lost. Hence `claimable`:
  *
- *   - a channel that would serve a waiter, with its lock held, and host_queue_fire claim it first, by an
- *     exchange. True: the claimer serves the waiter: writes into it what was done, then wakes the G by its
+ *   - A channel that would serve a waiter, with its lock held, and host_queue_fire claim the waiter first, by an
+ *     exchange. True: the claimer serves the waiter: it writes the result into the waiter, then wakes the G by its
  *     ticket. False: the claimer takes the waiter out of the queue, as a leftover, and looks for the next one.
- *   - a deadline or a cancellation ends the ticket, and does not claim. When the G runs, for whatever reason, it claims
- *     itself. If that fails it was served, whatever its ticket says.
+ *   - A deadline or a cancellation ends the ticket, and does not claim. When the G runs, for whatever reason, it claims
+ *     itself. If this fails, the G was served, whatever its ticket says.
  *
- * When the G runs it also leaves all queues, each under the channel's lock. The claimer has claimed the wait under one
- * of these locks, and written the result before it gave that lock back: so the G sees the result. As no waiter of an
- * old wait is in any queue when the next wait begins, the word needs no generation.
+ * When the G runs, it also leaves all queues, each under the channel's lock. The claimer has claimed the wait under one
+ * of these locks, and has written the result before it gave this lock back: so the G sees the result. As no waiter of
+ * an old wait is in any queue when the next wait begins, `claimable` needs no generation.
  *
- * One channel's lock at a time is enough for all but the beginning. There it needs all: two selects, each of which
- * has looked at half of its cases, could miss each other, or find each other and both give way.
+ * One channel's lock at a time is enough, except at the beginning, which needs all. Two selects that have each looked
+ * at half of their cases could miss each other, or find each other and both give way.
  *
  * The G of a VM that ends leaves by end_with_vm. It never waits again.
  */
@@ -55,7 +54,7 @@ bool chan_claim(list_head *q, chan_waiter *w, int fired, chan_wakes *k) {
     return true;
 }
 
-/* lg's; lg->outer is not NULL. */
+/* The wait of lg, whose `outer` is not NULL. */
 static chan_wait *wait_of(const host_luag *lg) {
     return (chan_wait *)lg->outer;
 }
@@ -71,7 +70,7 @@ static int by_address(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Its channels, each once. How many. */
+/* Lists the channels of s, each once. How many. */
 static int sort_locks(chan_wait *s) {
     for (int i = 0; i < s->n; i++)
         s->locks[i] = s->w[i].ch;
@@ -111,7 +110,7 @@ static bool outer_claim(host_luag *lg) {
     return !s->open || atomic_exchange(&s->claimable, false);
 }
 
-/* Takes w out of its queue. Another sender that waits may have room now. */
+/* Takes w out of its queue. Another waiting sender may have room now. */
 static void leave_queue(chan_waiter *w) {
     chan_wakes k;
     chan_enter(w->ch, &k);

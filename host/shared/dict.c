@@ -1,9 +1,9 @@
-/* Dicts that all VMs share: their names, and what Lua does to their entries. The entries: dict_table.c.
+/* Dicts that all VMs share: their names, and Lua's operations on their entries. The entries: dict_table.c.
  *
  * Names are never given back: VMs hold pointers to dicts.
  *
- * Memory for a value is taken before the lock of its place, and what was taken out is freed after it. A number in the
- * place of a number, and a deletion, need no memory.
+ * Memory for a value is taken before the lock of its place, and an entry that was taken out is freed after it. A number
+ * in the place of a number, and a deletion, need no memory.
  */
 #include "../../runtime/lock.h"
 #include "../base/hash.h"
@@ -91,7 +91,7 @@ static int64_t expiry(double ttl_ns) {
     return ttl_ns < (double)(INT64_MAX / 2) ? now + (int64_t)ttl_ns : INT64_MAX;
 }
 
-/* May `old` (NULL: nothing) become something else? */
+/* May `old` (NULL: no entry) become another value? */
 static int may_put(const dict_entry *old, int how, double version) {
     if (how == HOST_ADD && old) return -EEXIST;
     if (how == HOST_REPLACE && !old) return -ENOENT;

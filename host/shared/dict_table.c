@@ -1,27 +1,26 @@
 /* The entries of a dict that all VMs share: a hash table in memory of the process, with nothing of any VM in it.
  *
- * A dict is cut into shards by the hash of the key; each has a lock of its own (rt_lock: sections are a lookup
- * and a few stores; what a section has unlinked is freed after it, and memory for new entries is taken
- * before it). So nobody waits under a lock, none outlives an FFI call, and a VM that is dropped holds none: a
- * signal ends Lua, never C (runaway.c).
+ * A dict is cut into shards by the hash of the key. Each shard has an rt_lock of its own: sections are a lookup and a
+ * few stores; unlinked entries are freed after them, and memory for new entries is taken before them. So no G waits
+ * under a lock, no lock outlives an FFI call, and a dropped VM holds none: a signal ends Lua, never C (runaway.c).
  *
- * The buckets grow with the entries, by linear hashing (W. Litwin, 1980): a shard that has more entries than buckets
- * gets one bucket more with each call that changes it, two at most, which takes its entries out of one that is there.
+ * The buckets grow with the entries, by linear hashing (W. Litwin, 1980). A shard with more entries than buckets gets
+ * up to two further buckets with each call that changes it; a further bucket takes its entries out of an existing one.
  * So no caller ever waits for a whole table to be rehashed. Buckets lie in segments, each as large as all before it,
- * and never move; a segment is made without the lock, and where there is no memory for one the chains grow longer. A
- * shard that gets empty gives its segments back; an empty dict has 5 kB.
+ * and never move. A segment is made without the lock; without memory for one the chains grow longer. A shard that
+ * becomes empty gives its segments back; an empty dict has 5 kB.
  *
- * The budget is the dict's, not the shard's: one value may take all of it. A put that brings the dict over its
- * budget evicts what was used longest ago, first in its own shard, then in the others in turn. Within
- * a shard the order is exact; a dict below 1 MiB has one shard.
+ * The budget is the dict's, not the shard's: one value may take all of it. A put that brings the dict over its budget
+ * evicts the least recently used entries, first in its own shard, then in the others in turn. Within a shard the order
+ * is exact; a dict below 1 MiB has one shard.
  *
- * The hash is keyed (hash.c), so that nobody can send keys that share a bucket.
+ * The hash is keyed (hash.c), so that no client can send keys that share a bucket.
  *
- * An entry whose time has come is dropped by the lookup that finds it, or evicted like any other. Each change gives it
- * a new version, never used before in its shard: what compare-and-swap compares.
+ * An entry whose time has come is dropped by the lookup that finds it, or evicted like any other. Each change gives the
+ * entry a new version, never used before in its shard, which compare-and-swap compares.
  *
- * Rejected: reference counts, to hand out values without a copy (a dropped VM would keep its references);
- * values inside of the buckets (most are strings); a lock per dict (two VMs that count met in the kernel).
+ * Rejected: reference counts, to hand out values without a copy (a dropped VM would keep its references); values inside
+ * the buckets (most are strings); a lock per dict (two VMs that count met in the kernel).
  */
 #include "dict_table.h"
 
@@ -33,10 +32,10 @@
 #include <string.h>
 
 enum {
-    SPLITS = 2, /* buckets that come at a time */
+    SPLITS = 2, /* buckets that are added at a time */
     MALLOC_HEAD = 16,
     KEY_MAX = 1 << 30,
-    ONE_SHARD = 1 << 20, /* a smaller budget needs no more than one */
+    ONE_SHARD = 1 << 20, /* a dict with a smaller budget has one shard */
 };
 
 /* ---- buckets: all with the shard's lock held, but for making and freeing segments ---- */
@@ -52,7 +51,7 @@ static dict_entry **bucket_of(dict_shard *s, uint32_t hash) {
     return bucket(s, i < s->n_buckets ? i : i & s->mask >> 1);
 }
 
-/* One bucket more; there is room. */
+/* Adds a bucket; there is room. */
 static void split(dict_shard *s) {
     uint32_t i = s->n_buckets++;
     if (i > s->mask) s->mask = s->mask * 2 + 1;
@@ -87,7 +86,7 @@ static bool wants_less(const dict_shard *s) {
     return s->n == 0 && s->room > DICT_FIRST;
 }
 
-/* Without the lock. */
+/* Adds a segment. Without the lock. */
 __attribute__((noinline, cold)) static void add_segment(dict_shard *s) {
     rt_lock_acquire(&s->lock);
     uint32_t room = s->room;
@@ -227,7 +226,7 @@ static bool is_over(host_dict *d) {
            atomic_load_explicit(&d->max_bytes, memory_order_relaxed);
 }
 
-/* What was used longest ago in s; `spare`: not if it is the only one. */
+/* The least recently used entry of s; `spare`: not if it is the only one. */
 static dict_entry *evict_one(host_dict *d, dict_shard *s, bool spare) {
     dict_entry *gone = NULL;
     rt_lock_acquire(&s->lock);
@@ -243,7 +242,7 @@ static dict_entry *evict_one(host_dict *d, dict_shard *s, bool spare) {
     return gone;
 }
 
-/* After something was put into `own`, which is its newest. No lock held. */
+/* Evicts entries after a put into `own`, whose newest entry stays. No lock held. */
 static void evict(host_dict *d, dict_shard *own) {
     uint32_t first = (uint32_t)(own - d->shards), fruitless = 0;
     for (uint32_t i = 0; is_over(d) && fruitless < d->n_shards; i++) {
@@ -329,7 +328,7 @@ static size_t copy_bucket(const dict_entry *e, char *buf, size_t used, size_t ca
     return used <= cap ? used : 0;
 }
 
-/* From bucket *i of s on. The lock is given back now and then. */
+/* Copies keys from bucket *i of s on. The lock is released now and then. */
 enum { BUCKETS_AT_A_TIME = 1024 };
 
 int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap) {

@@ -1,18 +1,18 @@
 /* Opening files below a folder, whatever their names say.
  *
- * A name that a client sends is put behind a folder's, and is to stay there: "../../etc/passwd", "/etc/passwd" and a
- * symbolic link that somebody has put into the folder are not to lead out. To look at the text is not enough, because
- * of links; to resolve it first and open it then is not enough where others can put links there in between. So the
- * kernel does both in one step: openat2 with RESOLVE_BENEATH, which answers EXDEV when any step would leave the folder,
- * and follows links inside. Absolute names and links lead out by this rule.
+ * A name that a client sends is put behind a folder's name, and must stay in the folder: "../../etc/passwd",
+ * "/etc/passwd" and a symbolic link in the folder must not lead out. Looking at the text is not enough, because of
+ * links. Resolving the name first and opening it then is not enough where other users can put links there in between.
+ * So the kernel does both in one step: openat2 with RESOLVE_BENEATH, which answers EXDEV when any step would leave the
+ * folder, and follows links inside. Absolute names and links lead out by this rule.
  *
- * Kernels before 5.6 do not have it, and some containers forbid it. There the name is walked, a folder at a time, with
+ * Kernels before 5.6 lack openat2, and some containers forbid it. There the name is walked, a folder at a time, with
  * O_NOFOLLOW: no link is followed, not even a harmless one. ".." goes back to a folder that is still open from the way
- * down, not to whatever is above it by now; so a folder that is moved meanwhile leads nowhere else either.
+ * down, not to the folder that is above by now. So a folder that is moved meanwhile leads nowhere else either.
  *
- * beneath_check looks, and leaves opening to others: what it has seen may have changed by then. It is for folders that
- * only their owner changes. What does not exist yet is right if its folder is there, and its name is no link to
- * nothing: a maker of the file would follow the link.
+ * beneath_check looks and does not open: the folder may have changed when its caller opens the file. It is for folders
+ * that only their owner changes. A file that does not exist yet is right if its folder is there, and its name is no
+ * link to nothing: a maker of the file would follow the link.
  */
 #include "beneath.h"
 
@@ -28,7 +28,7 @@
 #include <unistd.h>
 
 enum {
-    TRIES = 64, /* while others move folders about */
+    TRIES = 64, /* while other processes move folders */
     DEPTH = 64, /* folders that a walk has open */
 };
 
@@ -36,7 +36,7 @@ enum {
 
 typedef struct walk {
     int dirs[DEPTH]; /* from root on; dirs[0] is the caller's */
-    int n;           /* the last of them */
+    int n;           /* the last one's index */
 } walk;
 
 static int go_down(walk *w, const char *name) {
@@ -53,7 +53,7 @@ static int go_up(walk *w) {
     return 0;
 }
 
-/* Opens what stands there. With O_PATH, O_NOFOLLOW would open a link itself. */
+/* Opens the name in the present folder. With O_PATH, O_NOFOLLOW would open a link itself. */
 static int open_here(walk *w, const char *name, int flags, mode_t mode) {
     int fd = openat(w->dirs[w->n], name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0) return -errno;
@@ -141,7 +141,7 @@ static int check_new(int dir, const char *path) {
     struct stat st;
     int err = 0;
     if (fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-        err = S_ISLNK(st.st_mode) ? -ENOENT : 0; /* else it has just been made */
+        err = S_ISLNK(st.st_mode) ? -ENOENT : 0; /* 0: the file has just been made */
     else if (errno != ENOENT)
         err = -errno;
     close(fd);

@@ -1,18 +1,19 @@
-/* Processes: started by a job, waited for by a pidfd, their streams pipes that are sockets to Lua (sock.c).
+/* Processes: started by a job, waited for by a pidfd. Their streams are pipes, which are sockets to Lua (sock.c).
  *
- * posix_spawn (vfork inside) holds its thread until the program runs, which may read it from a disk: so it is a
- * job (job.c). The child starts as a shell would start it: no signal blocked or ignored, descriptors 0 to 2 and
- * no other, whether somebody forgot O_CLOEXEC or not. It leads a process group of its own, so that a
- * timeout ends it with all that it has started, as long as they stay in the group. Those of os.execute and io.popen in
- * scripts stay in ours: they may use the terminal, which stops the programs of other groups.
+ * posix_spawn (vfork inside) holds its thread until the program runs, which may be read from a disk: so it is a job
+ * (job.c). The child starts as a shell would start it: no signal blocked or ignored, descriptors 0 to 2 and no other,
+ * even if some code forgot O_CLOEXEC. It leads a process group of its own, so that a timeout ends it with all processes
+ * that it has started, as long as they stay in the group. Programs of os.execute and io.popen in scripts stay in this
+ * process's group: they may use the terminal, which stops programs of other groups.
  *
- * A pidfd is readable when the process has ended: nobody needs SIGCHLD or a wait for any child. It stays a zombie
- * until it is reaped here, so its pid and its group's number are nobody else's before. Who lets go of a
- * process that runs leaves its pidfd to a native G that reaps it. One bound to its owner (exec.run's) is killed
- * then, for nobody will see what it does: its VM was dropped. When a VM of a server ends, all that it still has are.
+ * A pidfd is readable when the process has ended, so neither SIGCHLD nor a wait for any child is needed. The process
+ * stays a zombie until it is reaped here, so no other process gets its pid or its group's number before. Code that lets
+ * go of a running process leaves its pidfd to a native G that reaps it. A process that is bound to its owner
+ * (exec.run's) is killed then: its VM was dropped, and no G will see its output. When a VM of a server ends, all
+ * processes that it still has are killed.
  *
- * Rejected: fork, which copies page tables (milliseconds with large heaps) and runs our code in a copy of a process
- * of many threads; socketpairs for streams, since programs that open /dev/stdin can not open a socket.
+ * Rejected: fork, which copies page tables (milliseconds with large heaps) and runs our code in a copy of a process of
+ * many threads; socketpairs for streams, since programs that open /dev/stdin cannot open a socket.
  */
 #include "exec.h"
 
@@ -65,7 +66,7 @@ struct host_proc {
     host_sock *watch;
 };
 
-/* To the group that it leads, or to it alone. */
+/* Signals the group that the process leads, or the process alone. */
 static int send_signal(pid_t pid, bool own_group, int signo) {
     return kill(own_group ? -pid : pid, signo);
 }
@@ -79,7 +80,7 @@ static void close_ends(int *ends) {
     }
 }
 
-/* What waitid says of a child that has ended: as host_proc_reap. */
+/* Reaps a child that has ended. Answers as host_proc_reap. */
 static int reap(int pidfd, int flags) {
     siginfo_t si = {0};
     int r;
@@ -129,7 +130,7 @@ static void disown(int pidfd) {
 
 /* ---- starting ---- */
 
-/* Not one of 0 to 2, which the child's own would overwrite. Takes fd over. */
+/* A descriptor like fd that is none of 0 to 2, which the child's own would overwrite. Takes fd over. */
 static int move_up(int fd) {
     if (fd < 0 || fd > 2) return fd;
     int moved = fcntl(fd, F_DUPFD_CLOEXEC, 3);
@@ -211,7 +212,7 @@ static int start(exec_job *x) {
     if (err) return err;
     x->pidfd = (int)syscall(SYS_pidfd_open, x->pid, 0);
     if (x->pidfd >= 0) return 0;
-    err = -errno; /* no descriptor is left: it ends as if it had not begun */
+    err = -errno; /* no descriptor is left: the job ends as if it had not begun */
     send_signal(x->pid, x->own_group, SIGKILL);
     waitpid(x->pid, NULL, 0);
     x->pid = 0;
@@ -225,7 +226,7 @@ static bool is_directory(const char *path) {
 
 static void exec_run(void *arg) {
     exec_job *x = arg;
-    rt_entersyscallblock(); /* a process is made in a millisecond */
+    rt_entersyscallblock(); /* making a process takes a millisecond */
     x->err = start(x);
     if (x->err) {
         close_ends(x->ends);
@@ -290,7 +291,8 @@ int host_exec_bad_cwd(host_job *job) {
 
 /* ---- the process ---- */
 
-/* Its VM ends, and was to. What a runaway has ended, but not its app, leaves programs that may go on. */
+/* True: the VM of p ends, and was meant to. A VM that a runaway has ended, but not its app, leaves programs that may go
+ * on. */
 static bool ends_with_vm(const host_proc *p) {
     host_vm *vm = p->owned.vm;
     return atomic_load(&vm->dropped) &&
@@ -378,7 +380,7 @@ void host_proc_bind(host_proc *p, int on) {
 }
 
 void host_proc_free(host_proc *p) {
-    if (p->watch) host_sock_free(p->watch); /* which the VM owns, too */
+    if (p->watch) host_sock_free(p->watch); /* the VM owns it, too */
     owned_free(&p->owned);
 }
 

@@ -1,18 +1,17 @@
 /* Files for Lua: each call is a job (job.c), between rt_entersyscall and rt_exitsyscall.
  *
- * A file in a page cache would often be quicker read at once. But nobody knows before whether it is there, and a disk
- * that has fallen asleep would take the VM and all its requests along.
+ * A file in the page cache would often be read sooner at once. But whether the file is there is unknown before, and a
+ * disk that has fallen asleep would stop the VM and all its requests.
  *
- * A regular file that is written as a whole is replaced (replace.c). What is no regular file (a device, a pipe) is
- * written to.
+ * A regular file that is written as a whole is replaced (replace.c). Any other file (a device, a pipe) is written to.
  *
- * FIFOs, terminals and other devices are not ready when a disk is, but when somebody at their other side says so, which
- * may be never: they would hold the workers of all jobs. So whatever is opened is opened without waiting, and what is
- * no regular file and can be polled becomes a stream, which Lua reads and writes as it does sockets (sock.c), with the
- * deadlines and cancellations of its own G. What can't be polled (/dev/null, /dev/zero) has no other side.
+ * FIFOs, terminals and other devices are not ready when a disk is, but when a process at their other side says so,
+ * which may be never: they would hold the workers of all jobs. So every file is opened without waiting. A file that is
+ * not regular and can be polled becomes a stream. Lua reads and writes it as it does sockets (sock.c), with the
+ * deadlines and cancellations of its own G. Files that cannot be polled (/dev/null, /dev/zero) have no other side.
  *
- * An open file is held by Lua and by the jobs that work on it. Its rt_fd lets one of these read, and one
- * write, at a time, and makes a close wait for them.
+ * Lua holds an open file, and so do the jobs that work on it. The file's rt_fd lets one job read and one write at a
+ * time, and makes a close wait for them.
  */
 #include "../base/refs.h"
 #include "../net/sock.h"
@@ -42,14 +41,14 @@ struct host_file {
 typedef struct fs_job {
     host_fs_result result;
     char *read; /* result.data, to be freed */
-    char *root; /* path is counted from there, and does not lead out (beneath.c); NULL: no matter */
+    char *root; /* path is counted from it and does not lead out (beneath.c); NULL: no bound */
     char *path, *data;
     size_t len;
     vm_charge charge; /* of read and data */
     int64_t n;
     int op, flags, whence;
-    int fd;          /* opened, and perhaps a stream, not taken yet; -1: none */
-    host_file *file; /* a holder; of open: made, and not taken yet */
+    int fd;          /* opened, perhaps a stream, not taken yet; -1: none */
+    host_file *file; /* held; of open: made and not taken yet */
 } fs_job;
 
 enum { READ_AT_LEAST = 4096 };
@@ -104,9 +103,9 @@ static int open_path(const fs_job *x, int flags) {
 /* Opens x's path without waiting for another side. The descriptor, or -errno; -EAGAIN: a FIFO without a reader yet.
  * *st: the file's status. A file that is not regular stays nonblocking. */
 static int open_now(fs_job *x, int flags, struct stat *st) {
-    flags |= O_CLOEXEC | O_NOCTTY; /* a terminal that is hung up would end us with it */
+    flags |= O_CLOEXEC | O_NOCTTY; /* a terminal that hangs up would end this process */
     int fd = open_path(x, flags | O_NONBLOCK);
-    if (fd == -EAGAIN) fd = open_path(x, flags); /* a lease ends */
+    if (fd == -EAGAIN) fd = open_path(x, flags); /* EAGAIN: a lease ends */
     if (fd < 0) {
         bool fifo = fd == -ENXIO && !x->root && stat(x->path, st) == 0 && S_ISFIFO(st->st_mode);
         return fifo ? -EAGAIN : fd;
@@ -146,7 +145,7 @@ static bool is_stream(int fd) {
     return pd;
 }
 
-/* fd is a device that can't be waited for, or a directory: reads or writes it where it stands. */
+/* Reads or writes fd directly: a device that cannot be waited for, or a directory. */
 __attribute__((noinline)) static int64_t on_device(fs_job *x) {
     int fd = x->fd;
     x->fd = -1;
@@ -158,7 +157,7 @@ __attribute__((noinline)) static int64_t on_device(fs_job *x) {
     return r;
 }
 
-/* A link to nothing yet, and what is no regular file, are written to. */
+/* Writes a file as a whole. A link to nothing yet, and a file that is not regular, are written to. */
 static int write_file(fs_job *x) {
     struct stat st;
     bool there = stat(x->path, &st) == 0;
@@ -272,7 +271,7 @@ __attribute__((noinline)) static int64_t on_path(fs_job *x) {
 static void path_run(void *arg) {
     fs_job *x = arg;
     if (x->op == HOST_FS_REPLACE)
-        rt_entersyscallblock(); /* it waits until the disk has it */
+        rt_entersyscallblock(); /* the call waits until the disk has the data */
     else
         rt_entersyscall();
     x->result.n = on_path(x);
@@ -303,7 +302,7 @@ static void fs_free(void *arg) {
     free(x);
 }
 
-/* A job's copy of what it gets. NULL: no memory. */
+/* A job with copies of its arguments. NULL: no memory. */
 static fs_job *new_fs_job(int op, const char *root, const char *path, const char *data,
                           size_t len) {
     fs_job *x = calloc(1, sizeof *x);

@@ -1,20 +1,19 @@
-/* Writing a file in the place of the one that is there.
+/* Writing a file in the place of an existing one.
  *
  * A new file is made beside the old one, written, synced and renamed; then the directory is synced. A reader sees the
  * old or the new content, also after a power failure. Symbolic links are followed: the file behind them is replaced.
  *
- * The new file gets what the old one had: owner, group, permissions, access lists and the other extended attributes.
- * It does not get what gives the content rights that its writer did not mean to give: the setuid and setgid bits and
- * the attributes below "security.", capabilities among them. A server that runs as root would otherwise turn the setuid
- * program of a user, whose content the server knows nothing of, into one of root, and a file of the server's into one
- * that runs with rights.
+ * The new file gets the old one's owner, group, permissions, access lists and other extended attributes. It does not
+ * get rights for the content that its writer did not mean to give: the setuid and setgid bits and the attributes below
+ * "security.", capabilities among them. Else a server that runs as root would turn a user's setuid program, whose
+ * content the server does not know, into root's, and a file of the server's into one that runs with rights.
  *
- * Some files can't be replaced: a file that is a mount (a container's), one in a folder that we may not write to, one
- * whose owner we can not give to another file. Their content is written over in place. A reader may meanwhile see
- * a part, and a power failure may leave one. Room on the disk is taken before the first byte is written, so a full disk
- * loses nothing. The setuid and setgid bits go first.
+ * Some files cannot be replaced: a file that is a mount (a container's), a file in a folder that we may not write to, a
+ * file whose owner we cannot give to another file. Their content is written over in place. A reader may meanwhile see a
+ * part, and a power failure may leave a part. Room on the disk is taken before the first byte is written, so a full
+ * disk loses nothing. The setuid and setgid bits go first.
  *
- * A file that has several names (hard links) keeps its old content under the others.
+ * A file with several names (hard links) keeps its old content under the other names.
  */
 #include "replace.h"
 
@@ -29,7 +28,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* More of them than this are not copied: the file is written in place. */
+/* A file with more attributes than this is written in place. */
 enum { XATTR_NAMES_MAX = 4096, XATTR_VALUE_MAX = 65536 };
 
 /* ---- descriptors ---- */
@@ -78,13 +77,13 @@ static int sync_dir(const char *path) {
     if (!dir) return -ENOMEM;
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     free(dir);
-    if (fd < 0) return 0; /* one may write into directories that one may not read */
+    if (fd < 0) return 0; /* a directory may be writable and not readable */
     int err = fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
     close(fd);
     return err;
 }
 
-/* Names as listxattr has them. What the old file has and the new one may not get is left out: see above. */
+/* Names as listxattr has them. Attributes that the new file may not get are left out: see above. */
 static int copy_xattrs(const char *path, int fd) {
     char *names = malloc(XATTR_NAMES_MAX + XATTR_VALUE_MAX);
     if (!names) return -ENOMEM;
@@ -100,7 +99,7 @@ static int copy_xattrs(const char *path, int fd) {
     return err;
 }
 
-/* Gives fd what the old file at path has; its owner first, for a change of owner may clear bits of the mode. */
+/* Gives fd the old file's attributes; the owner first, since a change of owner may clear bits of the mode. */
 static int take_after(int fd, const char *path, const struct stat *st) {
     struct stat own;
     if (fstat(fd, &own) < 0) return -errno;
@@ -144,9 +143,9 @@ static int write_in_place(const char *path, const char *data, size_t len) {
     int fd = open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), err = 0;
     if (fd < 0) return -errno;
     if (fstat(fd, &st) < 0) err = -errno;
-    if (!err && !S_ISREG(st.st_mode)) err = -EBUSY; /* it has become something else meanwhile */
+    if (!err && !S_ISREG(st.st_mode)) err = -EBUSY; /* it has changed its kind meanwhile */
     mode_t runs_as = st.st_mode & (S_ISUID | S_ISGID);
-    /* The kernel clears them for a process that is neither root nor the owner. */
+    /* The kernel clears these bits for a process that is neither root nor the owner. */
     if (!err && runs_as && fchmod(fd, st.st_mode & 01777) < 0 && errno != EPERM) err = -errno;
     if (!err && fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)(len ? len : 1)) < 0 &&
         errno == ENOSPC)

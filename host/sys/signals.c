@@ -1,19 +1,19 @@
-/* Signals of scripts: what lunapark.signal stands on.
+/* Signals of scripts: the ground of lunapark.signal.
  *
- * The runtime reports each signal to one G that waits for it (runtime/signal.c). Here that is one G for the whole
- * process: under serve the main G, which the host's own signals are for, else one that is started when a script first
- * asks. It tells every VM that wants the signal, by a step G in the VM's cell, which calls a Lua function between two
- * Gs of the VM. What a VM has not been told yet is kept as a set of signals, so a stuck VM holds no queue, and a
- * signal that comes twice meanwhile is told once, as by the kernel.
+ * The runtime reports each signal to one G that waits for it (runtime/signal.c). Here one G waits for the whole
+ * process: under serve the main G, which has the host's own signals, else a G that is started when a script first asks.
+ * This G tells every VM that wants the signal, by a step G in the VM's cell, which calls a Lua function between two Gs
+ * of the VM. Signals that a VM was not told yet are kept as a set. So a stuck VM holds no queue, and a signal that
+ * comes twice meanwhile is told once, as by the kernel.
  *
- * The first VM that wants a signal takes it from its default action, and the last that does not any more, or ends,
- * gives it back. Which scripts of a VM want it, Lua knows (signal.lua).
+ * The first VM that wants a signal takes it from its default action. The last VM that wants it no more, or ends, gives
+ * it back. Lua knows which scripts of a VM want it (signal.lua).
  *
  * Under serve some signals are the host's, also where the host has no use for them today: a script that took SIGTERM
- * would make a server that can't be stopped. SIGUSR1 and SIGQUIT are not: as in Go, a script that asks for them gets
+ * would make a server that cannot be stopped. SIGUSR1 and SIGQUIT are not: as in Go, a script that asks for them gets
  * them in place of the dump.
  *
- * A VM that is told must not end meanwhile: the step is a visitor (vm.c).
+ * A VM must not end while it is told a signal: the step is a visitor (vm.c).
  */
 #include "signals.h"
 
@@ -37,15 +37,15 @@ struct host_signals {
     list_link link;  /* of sigs.all */
     uint64_t wanted; /* lock: bit signo */
     uint64_t untold; /* lock: signals that came and the VM does not know of */
-    bool telling;    /* lock: a step that will tell it is on its way */
+    bool telling;    /* lock: a step that will tell the VM is on its way */
 };
 
 static struct {
     rt_lock lock;
-    list_head all;         /* lock: of each VM at most one */
-    int n_wanted[SIGNALS]; /* lock: by so many VMs */
+    list_head all;         /* lock: at most one of each VM */
+    int n_wanted[SIGNALS]; /* lock: how many VMs want each */
     uint64_t reserved;     /* set before any script runs */
-    bool looked_after;     /* lock: there is a G that waits for signals, or will be */
+    bool looked_after;     /* lock: a G waits for signals, or will */
 } sigs;
 
 void signals_reserve(void) {
