@@ -1,10 +1,10 @@
-/* What a generation costs: a reload reads all files of the app anew, and most have not changed. So the bytes of a file
- * are looked for by their git id, and where somebody holds them already, those are taken and the new ones freed. A
- * generation that is kept for a rollback then costs what has changed since, and names.
+/* What a generation costs. A reload reads all files of the app anew, and most have not changed. So the bytes of a file
+ * are looked for by their git id. If a blob has them already, it is used and the new bytes are freed. So a generation
+ * that is kept for a rollback costs its names, and the files that have changed since.
  *
- * SHA-1 can be made to collide by who wants to. Two files with one id are therefore compared, and stay two.
+ * SHA-1 can be made to collide. So two files with one id are compared, and stay two if they differ.
  *
- * The table is libc's tree, under a pthread mutex: source.c calls from threads that are in no G's hands.
+ * The table is libc's tree, under a pthread mutex: source.c calls from threads that run no G.
  */
 #include "blob.h"
 

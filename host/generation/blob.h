@@ -5,7 +5,7 @@
 
 #include "gittree.h"
 
-/* Never changes. A holder keeps it. */
+/* A blob never changes, and lives as long as it has a holder. */
 typedef struct file_blob {
     git_id id;
     const char *bytes; /* a NUL follows them */
@@ -14,14 +14,14 @@ typedef struct file_blob {
     bool alone;  /* other bytes have its id */
 } file_blob;
 
-/* The blob of these bytes, which are malloc'd, with a NUL behind them, and belong to the blob from now on. The caller
- * holds it. NULL: no memory, and the bytes are freed. */
+/* The blob of these bytes, which are malloc'd, have a NUL behind them, and belong to the blob from now on. The caller
+ * is a holder. NULL: no memory, and the bytes are freed. */
 file_blob *blob_keep(char *bytes, size_t len);
 
-/* The blob of that id, if anybody holds one; the caller then holds it too. Else NULL. */
+/* The blob with this id, if it has a holder: the caller is one, too. Else NULL. */
 file_blob *blob_find(const git_id *id);
 
-/* The caller lets go of b. NULL: nothing. */
+/* The caller is no holder of b any more. b NULL: does nothing. */
 void blob_drop(file_blob *b);
 
 #endif

@@ -3,33 +3,32 @@
  *     files --load--> VMs of a new generation --hand over, switch--> they serve; the old ones retire
  *                 \--error--> the new VMs end, nothing has changed
  *
- * All VMs of a generation load the same bytes, which its source_set keeps (source.c), so that a file that is saved
- * meanwhile is never half in it. When the first VM has loaded, the files are looked at once more: if one has changed
- * since it was read, they were perhaps never on the disk together, and all is loaded anew.
+ * All VMs of a generation load the same bytes, which its source_set keeps (source.c). So a file that is saved meanwhile
+ * is never half in a generation. When all VMs have loaded, the files are looked at once more. If a file has changed
+ * since it was read, the files were perhaps never on the disk together, and all are loaded anew.
  *
- * A load takes a while: an app of 300 routes 2 ms in each VM, a large one as long as it likes. So a VM that loads has others
- * run between its modules, and as it defines and compiles routes, every 0.1 ms (luag_share). With one P that is
- * saturated, and two such loads each half second, p99 was 4 to 5 times that without reloads before, and is 1.3 to 1.8 times now. One
- * long stretch is as any handler's: after 20 ms its P is taken.
+ * A load takes a while: an app of 300 routes 2 ms in each VM, a large app as long as it likes. So a VM that loads lets
+ * other Gs run between its modules, and every 0.1 ms as it defines and compiles routes (luag_share). With one saturated
+ * P, and two such loads each half second, p99 is 1.3 to 1.8 times p99 without reloads; without luag_share it was 4 to 5
+ * times. One long stretch is treated as any handler's: after 20 ms its P is taken.
  *
  * The switch is one store (pool_switch). A request that was given to a VM of the old generation and has not begun is
- * given to another (conn.c, may_begin), so what begins after the switch begins in the new generation. Connections belong
- * to no VM and notice nothing. Old VMs finish what they run: vmend.c.
+ * given to another VM (handler.c, may_begin). So a request that begins after the switch begins in the new generation.
+ * Connections belong to no VM and notice nothing. Old VMs finish what they run: vmend.c.
  *
- * State that is to live on goes from the old VMs to the new ones right before the switch: handover.c.
+ * State that lives on goes from the old VMs to the new ones right before the switch: handover.c.
  *
- * Who loads may take --load-timeout. Then a script that waits is thrown away with its VM; one that runs without
+ * A VM may load for --load-timeout. Then a script that waits is thrown away with its VM; a script that runs without
  * waiting is ended like a runaway (runaway.c).
  *
- * What the app says of the options (app.options) is put aside while it loads, and counts from the switch on
- * (options.c).
+ * Options that the app sets (app.options) are put aside while it loads, and count from the switch on (options.c).
  *
- * Each generation that serves is kept in the history (history.c), and can be loaded again from there: a rollback. What
- * the disk holds is not asked then; the next reload takes it again. --watch waits for a change of the files: that the
- * disk holds others than those that serve is what the rollback was for.
+ * Each generation that serves is kept in the history (history.c), and can be loaded again from there: a rollback. A
+ * rollback does not ask for the files on the disk; the next reload takes them again. --watch waits for a change of the
+ * files after a rollback, since the disk holds other files than those that serve, on purpose.
  *
- * Who holds a generation: it itself, as long as it serves or loads, and each VM that has not ended. Then it lets go
- * of its files, and the struct is used again.
+ * Holders of a generation: the generation itself, as long as it serves or loads, and each VM that has not ended. After
+ * the last one, it lets go of its files, and the struct is used again.
  */
 #include "generation.h"
 
@@ -55,9 +54,9 @@
 #include <string.h>
 
 enum {
-    TRIES = 5, /* to load files that change meanwhile */
+    TRIES = 5, /* tries to load files that change meanwhile */
 };
-#define KILL_NS   (3 * NS_PER_SEC)  /* for a script that is ended to end */
+#define KILL_NS   (3 * NS_PER_SEC)  /* how long a script that is ended may take */
 #define SETTLE_NS (100 * NS_PER_MS) /* files change: look again after this */
 #define STUCK_NS  (200 * NS_PER_MS) /* a VM that has not begun a call by then is stuck */
 
@@ -65,10 +64,10 @@ static struct {
     const char *app_path;
     rt_lock lock;
     generation *free;      /* lock */
-    generation *now;       /* lock writes; who reloads reads */
-    source_set *failed;    /* of the last load, if it has failed; NULL. Who reloads */
-    int number;            /* of the last one that served */
-    host_vm *old[MAX_VMS]; /* a list of who reloads, who is alone */
+    generation *now;       /* lock writes; the G that reloads reads */
+    source_set *failed;    /* the G that reloads: of the last load, if it has failed; else NULL */
+    int number;            /* of the last generation that served */
+    host_vm *old[MAX_VMS]; /* the G that reloads: a list */
     _Atomic int32_t next_vm;
 } all;
 
@@ -80,7 +79,7 @@ static int64_t after(double seconds) {
     return rt_nanotime() + (int64_t)(seconds * 1e9);
 }
 
-/* ---- their memory ---- */
+/* ---- memory of generations ---- */
 
 static void give_generation(generation *gen) {
     rt_lock_acquire(&all.lock);
@@ -89,7 +88,7 @@ static void give_generation(generation *gen) {
     rt_lock_release(&all.lock);
 }
 
-/* Of the disk's files; sources: of these, which it holds. NULL: no memory. */
+/* A generation of `sources`, which it holds from now on; NULL: of the disk's files. NULL: no memory. */
 static generation *new_generation(source_set *sources) {
     rt_lock_acquire(&all.lock);
     generation *gen = all.free;
@@ -127,7 +126,7 @@ void generation_lost_vm(generation *gen) {
 
 /* ---- loading one VM ---- */
 
-/* What the script does that has not loaded in time, and whether it waits. To be freed. */
+/* Says what a script does that has not loaded in time, and whether it waits. The caller frees the text. */
 static char *doing(host_vm *vm, bool *waits) {
     vm_call *c = vm_call_begin(vm, "where", 0, NULL);
     vm_call_state state = vm_call_wait(c, rt_nanotime() + STUCK_NS);
@@ -142,11 +141,11 @@ static char *doing(host_vm *vm, bool *waits) {
     return message_format("runs without waiting, in %s", at);
 }
 
-/* c has not loaded it. Returns when that is over, or can't be ended. */
+/* c has not loaded vm in time. Returns what is wrong, when the load has ended or cannot be ended. */
 static char *too_late(host_vm *vm, vm_call *c) {
     bool waits;
     char *what = doing(vm, &waits);
-    atomic_store(&vm->loads_until_ns, rt_nanotime()); /* not before we have looked */
+    atomic_store(&vm->loads_until_ns, rt_nanotime()); /* not before `doing` has looked */
     bool ended =
         !waits && vm_call_wait(c, rt_nanotime() + KILL_NS) == CALL_DONE && vm->runaway.ended_at[0];
     char *err = message_format("%s: not loaded after %g s (--load-timeout); it %s%s%s",
@@ -174,7 +173,7 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
         generation_lost_vm(gen);
         return NULL;
     }
-    vm_visit(vm); /* while it loads: it may be thrown away, but its struct is no other VM's yet */
+    vm_visit(vm); /* while it loads: vm may be thrown away, but its struct is no other VM's yet */
     int64_t until = options.load_timeout > 0 ? after(options.load_timeout) : 0;
     vm->gc.serves = true;
     vm->generation = gen;
@@ -195,7 +194,7 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
         *err = message_copy(vm_call_error(c));
     vm_call_free(c);
     if (*err) {
-        vm_abandon(vm); /* what it has begun is not worth an orderly end */
+        vm_abandon(vm); /* a load that failed is not worth an orderly end */
         return NULL;
     }
     atomic_store(&vm->loads_until_ns, 0);
@@ -205,7 +204,7 @@ host_vm *generation_make_vm(generation *gen, bool first, char **err) {
 
 /* ---- the end of a generation ---- */
 
-/* It hears of it, runs what on_retire was given, and ends. */
+/* Retires vm: runs its on_retire functions, and ends it. */
 static void retire_vm(void *arg) {
     host_vm *vm = arg;
     int64_t drain_ns = atomic_load(&vm->end.drain_ns);
@@ -217,13 +216,13 @@ static void retire_vm(void *arg) {
     vm_retire(vm);
 }
 
-/* It retires from now on. False: it does already. */
+/* vm retires from now on. False: it does already. */
 static bool is_to_retire(host_vm *vm, int64_t drain_ns) {
     int64_t not_yet = 0;
     return atomic_compare_exchange_strong(&vm->end.drain_ns, &not_yet, drain_ns);
 }
 
-/* vm is visited. Without memory for a G the caller waits for its on_retire. */
+/* Begins to retire vm, which is visited. Without memory for a G the caller waits for vm's on_retire. */
 static void begin_retirement(host_vm *vm, int64_t drain_ns) {
     if (!is_to_retire(vm, drain_ns))
         vm_leave(vm);
@@ -244,7 +243,7 @@ bool generation_replace_vm(host_vm *vm) {
     bool crowded = pool_crowded(vm->generation);
     int64_t drain_ns = crowded ? rt_nanotime() : drain_end();
     if (!is_to_retire(vm, drain_ns)) return false;
-    vm_visit(vm); /* who runs it finds it open */
+    vm_visit(vm); /* it succeeds: the caller runs vm */
     pool_forget(vm);
     singleton_look();
     if (crowded)
@@ -257,7 +256,7 @@ bool generation_replace_vm(host_vm *vm) {
     return true;
 }
 
-/* All its VMs, each for itself: one may be stuck. */
+/* Retires all VMs of gen, each for itself: one may be stuck. */
 static void retire(generation *gen) {
     int64_t drain_ns = drain_end();
     int n = pool_list(gen, all.old, MAX_VMS);
@@ -266,7 +265,7 @@ static void retire(generation *gen) {
     generation_lost_vm(gen);
 }
 
-/* As vm_call_wait, but not for a VM that is stuck. */
+/* Waits for c until until_ns, unless its VM is stuck. */
 static void wait_unless_stuck(host_vm *vm, vm_call *c, int64_t until_ns) {
     for (;;) {
         int64_t next_ns = rt_nanotime() + STUCK_NS;
@@ -292,7 +291,7 @@ void generation_stop(int64_t until_ns) {
 
 /* ---- loading ---- */
 
-/* All VMs that serve at first, or what is wrong. */
+/* Makes the VMs that serve at first. NULL, or what is wrong. */
 static char *load_vms(generation *gen) {
     char *err = NULL;
     int procs = rt_procs();
@@ -316,7 +315,7 @@ static bool settled(generation *gen) {
     return is;
 }
 
-/* gen never serves. */
+/* Ends gen, which never serves. */
 static void give_up(generation *gen) {
     gen->retired = true;
     retire(gen);
@@ -330,7 +329,7 @@ static void watch(generation *now, generation *failed) {
                 failed ? failed->sources : NULL);
 }
 
-/* The files that the disk holds, which gen has loaded, do not run. */
+/* gen has loaded the disk's files, and they do not run. */
 static void not_these(generation *gen, const char *what) {
     if (options.dev) dev_failed(what, gen->sources);
     source_set_free(all.failed);
@@ -338,7 +337,7 @@ static void not_these(generation *gen, const char *what) {
     watch(all.now, gen);
 }
 
-/* One that has loaded whole, from files that were on the disk together; or NULL and what is wrong. */
+/* Loads a generation from the disk's files, which were all there together. NULL: *err says what is wrong. */
 static generation *load(char **err) {
     for (int i = 0; i < TRIES; i++) {
         generation *gen = new_generation(NULL);
@@ -366,7 +365,7 @@ static generation *load(char **err) {
     return NULL;
 }
 
-/* For --dev, when there is none yet that could show why the app has not loaded. */
+/* For --dev: a generation that shows why the app has not loaded, when no generation serves yet. */
 static generation *load_stand_in(char **err) {
     generation *gen = new_generation(NULL);
     if (!gen) {
@@ -384,7 +383,7 @@ static generation *load_stand_in(char **err) {
 
 /* ---- the switch ---- */
 
-/* gen serves from now on. */
+/* Adds gen, which serves from now on, to the history. */
 static void record(generation *gen, const reload_ask *ask) {
     history_new n = {.sources = gen->sources,
                      .id = gen->id,
@@ -403,12 +402,12 @@ static void switch_to(generation *gen, const reload_ask *ask) {
     gen->number = gen->stands_in ? 0 : ++all.number;
     options_commit();
     if (!gen->stands_in) record(gen, ask);
-    generation *old = pool_switch(gen); /* whoever is told of it finds it serving */
+    generation *old = pool_switch(gen); /* all that hear of the switch find gen serving */
     rt_lock_acquire(&all.lock);
     all.now = gen;
     rt_lock_release(&all.lock);
     if (old) retire(old);
-    if (gen->stands_in) return; /* the files of the one that has failed are watched */
+    if (gen->stands_in) return; /* the files of the failed load are watched */
     source_set_free(all.failed);
     all.failed = NULL;
     dev_loaded();
@@ -426,8 +425,8 @@ int generation_now(char id[SOURCE_ID_SIZE], char commit[SOURCE_ID_SIZE]) {
 
 /* ---- reloads ---- */
 
-/* The disk holds what old has loaded; or, since old was taken from the history, nothing else than by then, and it is the
- * watch that asks. */
+/* True: the disk holds the files that old has loaded. Also true if old was taken from the history, the watch asks, and
+ * the disk holds the same files as then. */
 static bool has_not_changed(generation *old, const reload_ask *ask) {
     if (old->stands_in) return false;
     rt_entersyscallblock();
@@ -477,7 +476,7 @@ static reload_result reload(const reload_ask *ask, char **what) {
 
 /* ---- rollbacks ---- */
 
-/* A generation of these sources that has loaded, and has what old hands over; or NULL and what is wrong. */
+/* Loads a generation of f's sources, with the state that old hands over. NULL: *what says what is wrong. */
 static generation *load_again(generation *old, const history_found *f, char **what) {
     generation *gen = new_generation(f->sources);
     if (!gen) {
@@ -551,6 +550,7 @@ char *generation_start(const char *app_path, bool may_stand_in) {
     }
     if (!gen) return err;
     switch_to(gen, &(reload_ask){.cause = BY_START});
-    return reloads_begin(serve_ask) ? NULL
-                                    : message_no_memory; /* who has asked before is heard now */
+    return reloads_begin(serve_ask)
+               ? NULL
+               : message_no_memory; /* reloads that were asked for before begin now */
 }

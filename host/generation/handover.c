@@ -1,6 +1,6 @@
-/* State that is to live on: the app's hand_over functions run in the old VMs, right before the switch, the take_over ones
- * in the new VMs; values go by copy. Each old VM's goes to one new VM. What requests do in between is lost to the value. A
- * VM that is stuck hands nothing over: the reload may be what puts it right.
+/* State that lives on. Right before the switch the app's hand_over functions run in the old VMs, and the take_over
+ * functions in the new VMs. Values go by copy. The value of each old VM goes to one new VM. Changes that requests make
+ * in between are lost. A stuck VM hands nothing over: the reload may be its cure.
  */
 #include "handover.h"
 
@@ -17,7 +17,7 @@ enum { CALL_S = 10 /* that hand_over and take_over may take in a VM */ };
 #define CALL_NS  (CALL_S * NS_PER_SEC)
 #define STUCK_NS (200 * NS_PER_MS) /* a VM that has not begun a call by then is stuck */
 
-/* The value goes to `to`: NULL, or what is wrong. */
+/* Passes the value to `to`. NULL, or what is wrong. */
 static char *take_over(host_vm *to, const void *value, size_t len) {
     vm_call *c = vm_call_begin(to, "take_over", 1, &(struct iovec){(void *)value, len});
     vm_call_state state = vm_call_wait(c, rt_nanotime() + CALL_NS);
@@ -30,7 +30,7 @@ static char *take_over(host_vm *to, const void *value, size_t len) {
     return err;
 }
 
-/* What the app of `from` hands over goes to `to`. */
+/* Passes the value of the app in `from` to `to`. NULL, or what is wrong. */
 static char *hand_one_over(host_vm *from, host_vm *to) {
     char *err = NULL;
     size_t len;
@@ -49,7 +49,7 @@ static char *hand_one_over(host_vm *from, host_vm *to) {
 }
 
 char *hand_over(generation *from, generation *to) {
-    static host_vm *old[MAX_VMS], *new[MAX_VMS]; /* of who reloads, who is alone */
+    static host_vm *old[MAX_VMS], *new[MAX_VMS]; /* the G that reloads */
     char *err = NULL;
     int n_old = pool_list(from, old, MAX_VMS), n_new = pool_list(to, new, MAX_VMS);
     for (int i = 0; i < n_old && n_new > 0 && !err; i++)

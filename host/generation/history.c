@@ -1,7 +1,7 @@
 /* A history of generations, in the words of git.
  *
- * Each generation is a commit: its tree, the commit that served before it, who has caused it, when, and a message if
- * somebody has given one. The commit's id is git's, of this text:
+ * Each generation is a commit: its tree, the commit that served before it, its cause, the time, and a message if one
+ * was given. The commit's id is git's, of this text:
  *
  *     tree 0f1a...
  *     parent 93c2...
@@ -10,11 +10,11 @@
  *
  *     message
  *
- * So an id says all that has led to it, and `git cat-file` can check it. Two generations of one tree, before and after
- * another, have different ids.
+ * So an id stands for everything that led to it, and `git cat-file` can check it. Two generations of one tree, before
+ * and after another generation, have different ids.
  *
  * A generation is kept with its source_set, which VMs can load again: names that lead to files, and the files' bytes,
- * which sets share (blob.c). The last HISTORY_MAX are kept.
+ * which sets share (blob.c). The last HISTORY_MAX generations are kept.
  */
 #include "history.h"
 
@@ -35,7 +35,7 @@ typedef struct entry {
     list_link link; /* of history.all */
     git_id commit, parent;
     bool has_parent;
-    char id[SOURCE_ID_SIZE]; /* the tree's, and what else source_id says */
+    char id[SOURCE_ID_SIZE]; /* source_id's */
     int number;
     int64_t time_s;
     history_cause cause;
@@ -50,8 +50,8 @@ typedef struct entry {
 static struct {
     pthread_mutex_t lock;
     list_head all; /* lock: the oldest first */
-    int n;         /* lock: of these */
-    entry *now;    /* lock: the last of them, which serves */
+    int n;         /* lock: entries of `all` */
+    entry *now;    /* lock: the last entry, which serves */
 } history = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static const char *const causes[] = {"start", "signal", "watch", "admin"};
@@ -67,7 +67,7 @@ static void free_entry(entry *e) {
     free(e);
 }
 
-/* The commit as git has it; the caller frees it. -1: no memory. */
+/* Writes the commit as git has it; the caller frees it. -1: no memory. */
 static int commit_text(const entry *e, char **text) {
     char parent[GIT_ID_DIGITS + 1] = "";
     const char *who = causes[e->cause];
@@ -133,9 +133,9 @@ bool history_add(const history_new *n, char commit[SOURCE_ID_SIZE]) {
     return e;
 }
 
-/* ---- finding one ---- */
+/* ---- finding an entry ---- */
 
-/* lock held. NULL: it is not kept. */
+/* lock held. NULL: the commit is not kept. */
 static entry *find_commit(const git_id *id) {
     for (list_link *l = history.all.last; l; l = l->prev) {
         entry *e = list_of(l, entry, link);
@@ -144,7 +144,7 @@ static entry *find_commit(const git_id *id) {
     return NULL;
 }
 
-/* lock held. NULL: there are not so many. */
+/* lock held. The entry n generations back. NULL: there are not so many. */
 static entry *go_back(long n) {
     entry *e = history.now;
     while (e && n-- > 0)
@@ -152,7 +152,8 @@ static entry *go_back(long n) {
     return e;
 }
 
-/* lock held. The latest whose id begins so; trees: of its tree. *other: another one's does, and is not the same. */
+/* lock held. The latest entry whose id begins with the digits; trees: whose tree's id does. *other: another entry's
+ * does, too, with another id. */
 static entry *find_digits(const char *digits, size_t n, bool trees, bool *other) {
     entry *found = NULL;
     *other = false;
@@ -167,7 +168,7 @@ static entry *find_digits(const char *digits, size_t n, bool trees, bool *other)
     return found;
 }
 
-/* lock held. NULL: *why. */
+/* lock held. NULL: *why says what is wrong. */
 static entry *find(const char *to, char **why) {
     char *end;
     entry *e;
@@ -202,7 +203,7 @@ char *history_find(const char *to, history_found *found) {
     return why;
 }
 
-/* ---- telling of them ---- */
+/* ---- the history as text ---- */
 
 static void print_entry(const entry *e, FILE *out) {
     char id[GIT_ID_DIGITS + 1];

@@ -1,6 +1,6 @@
-/* Loads come one after another, however many ask at once, and a reload that is asked for while another runs must see the
- * files as they are by then. So who asks waits in a queue, which one G serves. Reloads that wait one behind another are
- * one load: the files are the same for all of them. The generation is then said to be of the first that asked.
+/* Loads come one after another, however many Gs ask at once. A reload that is asked for while another runs must load
+ * the files as they are by then. So askers wait in a queue, which one G serves. Reloads that wait one behind another
+ * are one load, since the files are the same for all of them. Its generation is said to be the first asker's.
  */
 #include "reloads.h"
 
@@ -8,10 +8,10 @@
 #include "../base/list.h"
 #include "message.h"
 
-/* On the stack of who waits. */
+/* On the stack of the G that waits. */
 typedef struct asker {
     list_link link; /* of reloads.waiting */
-    bell over;      /* rung last: then it is gone */
+    bell over;      /* rung last: afterwards the asker is gone */
     const reload_ask *ask;
     reload_result result;
     char *what;
@@ -20,7 +20,7 @@ typedef struct asker {
 static struct {
     rt_lock lock;
     list_head waiting; /* lock */
-    bell asked;        /* somebody waits */
+    bell asked;        /* rung: an asker waits */
     reload_result (*load)(const reload_ask *ask, char **what);
 } reloads;
 
@@ -28,7 +28,7 @@ static bool wants_the_disk(const list_link *l) {
     return !list_of(l, asker, link)->ask->to;
 }
 
-/* The first, and if the first wants what the disk holds, those behind it that want this too. */
+/* Takes the first asker. If it wants the disk's files, takes those behind it that want them, too. */
 static list_head take_askers(void) {
     list_head taken = {NULL, NULL};
     rt_lock_acquire(&reloads.lock);
