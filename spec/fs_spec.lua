@@ -54,6 +54,21 @@ describe("fs", function()
     assert.same({ nil, "no such file or directory: /nosuch" }, { fs.open "/nosuch" })
   end)
 
+  it("has files without a name", function()
+    for _, where in ipairs { dir, dir .. "/" } do
+      local f = assert(fs.temporary(where))
+      assert.same({}, fs.list(dir))
+      assert(f:write "0123456789")
+      assert.equal(0, f:seek("set", 0))
+      assert.equal("01234", f:read(5))
+      assert.equal("56789", f:read())
+      assert(f:close())
+    end
+    assert(assert(fs.temporary()):close())
+    assert.same({ nil, "no such file or directory: /nosuch" }, { fs.temporary "/nosuch" })
+    assert.matches("temporary: path must be", helper.raised(fs.temporary, 1))
+  end)
+
   describe("below a folder", function()
     local root
 

@@ -19,6 +19,7 @@ local tries = {
   { "req:read", function(req) return req:read() end },
   { "req:json", function(req) return req:json() end },
   { "req:form", function(req) return req:form() end },
+  { "req:multipart", function(req) return req:multipart() end },
   { "req:param", function(req) return req:param "a" end },
   { "req:params_all", function(req) return req:params_all "a" end },
   { "headers:get", function(_, _, headers) return headers:get "authorization" end },

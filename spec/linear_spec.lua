@@ -71,6 +71,8 @@ local text = steps.load "lunapark.core.text"
 local path = steps.load "lunapark.http.path"
 local form = steps.load "lunapark.http.form"
 local cookie = steps.load("lunapark.http.cookie", { ["lunapark.http.path"] = path, ["lunapark.core.text"] = text })
+local multipart = steps.load("lunapark.http.multipart",
+  { ["lunapark.http.path"] = path, ["lunapark.core.text"] = text })
 local jar = steps.load("lunapark.testing.cookies", { ["lunapark.core.text"] = text })
 local response = steps.load("lunapark.client.response", { ["lunapark.core.text"] = text })
 local page = steps.load "lunapark.command.dev.page"
@@ -112,6 +114,20 @@ local functions = {
   ["cookie.get"] = function(s) cookie.get(s, "b") end,
   ["cookie.get of what is there"] = function(s) cookie.get("b=" .. s, "b") end,
   ["path.split"] = function(s) path.split("/" .. s, {}) end,
+  ["fields with parameters"] = function(s)
+    multipart.parameters(s)
+    multipart.parameters("a; " .. s)
+    multipart.parameters('a; b="' .. s)
+    multipart.parameters('a; b="' .. s .. '"; ' .. s)
+  end,
+  ["boundaries"] = function(s) multipart.boundary("multipart/x; boundary=" .. s) end,
+  ["heads of parts"] = function(s)
+    for _, head in ipairs { s, "A: " .. s, 'Content-Disposition: a; name="' .. s .. '"; filename="' .. s .. '"',
+      "Content-Disposition: a; filename*=utf-8''" .. s } do
+      local source = multipart.source_of("--B\r\n" .. head .. "\r\n\r\n\r\n--B--", error)
+      pcall(multipart.parts(source, "B", false))
+    end
+  end,
   ["form.parse"] = function(s) form.parse(s, #s) end,
   ["cookies of the test client"] = function(s) jar.new():take({ "a=b; " .. s, s }, "host", "/" .. s) end,
   ["heads of responses"] = function(s)
@@ -129,7 +145,8 @@ local functions = {
 
 local pieces = {
   " ", "a", "a=b;", "a=b&", "a&", "&", "%41", "+", "/", "../", "a/", "%2e%2e/", "\t ", "; ", ";", "a ", " a", "=",
-  "x= ;", ",", "text/html;q=0, ", ";q=0", "0", '"', "\n", "\n ", "x:1: ", ":1", "x:1: \n", "a:b",
+  "x= ;", ",", "text/html;q=0, ", ";q=0", "0", '"', "\n", "\n ", "x:1: ", ":1", "x:1: \n", "a:b", "\\", '\\"', "\\\\",
+  "a:b\r\n", "..", "\\a",
 }
 
 describe("functions are linear in what they get:", function()

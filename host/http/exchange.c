@@ -118,10 +118,20 @@ static bool grow_body(host_exchange *x, size_t cap) {
     return true;
 }
 
+/* Gives room of bytes that were taken to bytes that come: if nothing else is there, or the room is short and few bytes
+ * have to move, so that each byte moves once at most. */
+static void drop_taken(host_req *r, bool is_short) {
+    size_t left = r->body_len - r->body_pos;
+    if (r->body_pos == 0 || (left > 0 && (!is_short || left > r->body_pos))) return;
+    memmove(r->body, r->body + r->body_pos, left);
+    r->body_pos = 0;
+    r->body_len = left;
+}
+
 int exchange_keep_body(host_exchange *x, const char *data, size_t len) {
     host_req *r = &x->req;
-    if (r->body_pos > 0 && r->body_pos == r->body_len) r->body_pos = r->body_len = 0;
     size_t cap = r->body ? body_of(r->body)->charge.bytes : 0;
+    drop_taken(r, cap - r->body_len < len);
     if (cap - r->body_len < len) {
         cap = cap ? cap * 2 : BODY_MIN;
         if (r->content_length > 0 && r->content_length <= BODY_AT_ONCE)

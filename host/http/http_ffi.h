@@ -105,6 +105,25 @@ typedef struct host_field {
  * 0: there is none. */
 int host_field_next(const char *s, size_t len, size_t at, char *out, host_field *f);
 
+/* ---- parts of multipart bodies (multipart.c) ---- */
+
+enum { HOST_MULTIPART_MORE, HOST_MULTIPART_PART, HOST_MULTIPART_LAST };
+enum { HOST_MULTIPART_START = 1, HOST_MULTIPART_WHOLE = 2 };
+
+/* The bytes before `at` are data. A delimiter, if there is one, stands at [at .. stop). */
+typedef struct host_multipart {
+    uint32_t at, stop;
+} host_multipart;
+
+/* Looks for the first delimiter in buf[0 .. len). delimiter: CRLF "--" boundary, n bytes, with no other CR. flags:
+ * START: the body begins at buf; WHOLE: the body ends at buf + len. Returns PART or LAST: a delimiter, followed by a
+ * part or by no other; MORE: none is there, or not all of it. */
+int host_multipart_find(const uint8_t *buf, size_t len, const char *delimiter, size_t n, int flags,
+                        host_multipart *found);
+
+/* The bytes of a part's head at buf, with the empty line that ends it; 0: it is not whole. */
+int host_multipart_head(const uint8_t *buf, size_t len);
+
 /* ---- servers (requests.c) ---- */
 
 /* Serves addr with this VM's handler number `handler` alone. The number is free again some time after the server was

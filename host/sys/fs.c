@@ -24,6 +24,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/major.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -94,9 +95,21 @@ static int wait_again(int fd) {
     return flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0 ? -errno : 0;
 }
 
+/* A file whose name is gone at once, for file systems without O_TMPFILE, such as overlays. dir ends with a slash. */
+static int open_nameless(const char *dir) {
+    size_t size = strlen(dir) + NAME_MAX;
+    char *temp = malloc(size);
+    if (!temp) return -ENOMEM;
+    int fd = replace_open_beside(dir, temp, size, 0600);
+    if (fd >= 0) unlink(temp);
+    free(temp);
+    return fd;
+}
+
 static int open_path(const fs_job *x, int flags) {
     if (x->root) return beneath_open(x->root, x->path, flags, 0666);
     int fd = open(x->path, flags, 0666);
+    if (fd < 0 && (flags & O_TMPFILE) == O_TMPFILE) return open_nameless(x->path);
     return fd < 0 ? -errno : fd;
 }
 

@@ -64,7 +64,7 @@ int replace_open_beside(const char *path, char *temp, size_t size, mode_t mode) 
         int n = snprintf(temp, size, "%.*s.lunapark-%016llx", (int)dir_len(path), path,
                          (unsigned long long)x);
         if (n < 0 || (size_t)n >= size) return -ENAMETOOLONG;
-        int fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+        int fd = open(temp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
         if (fd >= 0) return fd;
         if (errno != EEXIST) return -errno;
     }

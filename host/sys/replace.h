@@ -11,7 +11,7 @@
  * nothing has this name, not even a link. */
 int replace_file(const char *name, const char *data, size_t len, const struct stat *st);
 
-/* Opens a new file in the directory of path, to write to it; never a file or link that is there. Writes its name to
+/* Opens a new file in the directory of path, to read and write it; never a file or link that is there. Writes its name to
  * temp. The descriptor, or -errno. */
 int replace_open_beside(const char *path, char *temp, size_t size, mode_t mode);
 

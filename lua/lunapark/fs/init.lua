@@ -213,6 +213,7 @@ local File = {}
 local file_mt = { __name = "lunapark.File", __index = File }
 
 local RDONLY, WRONLY, RDWR, CREAT, EXCL, TRUNC, APPEND = 0, 1, 2, 0x40, 0x80, 0x200, 0x400
+local TMPFILE = ffi.arch == "arm64" and 0x404000 or 0x410000 -- with O_DIRECTORY
 local modes = {
   r = RDONLY, ["r+"] = RDWR,
   w = WRONLY + CREAT + TRUNC, ["w+"] = RDWR + CREAT + TRUNC,
@@ -251,6 +252,17 @@ function fs.open(path, mode, opts)
   local file, err = try()
   if err == AGAIN then file, err = streams().patiently(try) end
   return file, err
+end
+
+--- Opens a new file that has no name, to read and write it: for what is too large for memory. The file is gone when it
+--- is closed. May wait.
+---@param dir? string  a folder of the file system that holds the bytes; without it TMPDIR, or /tmp
+---@return lunapark.File|nil file
+---@return string? err
+function fs.temporary(dir)
+  if dir == nil then dir = os.getenv "TMPDIR" or "/tmp" end
+  check_path(dir, "temporary")
+  return run(C.host_fs_open(nil, dir .. "/", TMPFILE + RDWR), file_of, dir)
 end
 
 local function on_file(self, fn, op, data, n, whence)

@@ -233,6 +233,8 @@ function dispatch.new(source, show)
       end
     end
     response.done(res)
+    local uploads = rawget(req, "uploads")
+    if uploads then uploads:close() end
   end
 end
 

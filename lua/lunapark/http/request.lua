@@ -49,6 +49,8 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 ---@field ctx table             values that middleware and handlers leave for each other
 ---@field package whole string?   the body, once it was asked for
 ---@field package fields table<string, string>?  the form, once it was asked for
+---@field package files lunapark.Upload[]?         its files
+---@field package uploads lunapark.Uploads?        what has to be closed
 ---@field package allow string?   the methods that the path has, if not this one
 ---@field package blame integer?  the status if the handler fails now
 local methods = {}
@@ -216,30 +218,117 @@ end
 -- The fields that a form may have.
 local MAX_FIELDS = 1000
 
--- Content types by what clients send: "form" or "other". Clients choose the text, so few are kept.
+-- Content types by what clients send: "form", "parts" or "other". Clients choose the text, so few are kept.
 local kinds, kinds_left = {}, 100
+
+local words = { ["application/x-www-form-urlencoded"] = "form", ["multipart/form-data"] = "parts" }
 
 local function kind_of(ctype)
   local kind = kinds[ctype]
   if kind then return kind end
-  kind = match(lower(ctype), "^[ \t]*([^; \t]*)") == "application/x-www-form-urlencoded" and "form" or "other"
+  kind = words[match(lower(ctype), "^[ \t]*([^; \t]*)")] or "other"
   if kinds_left > 0 then kinds[ctype], kinds_left = kind, kinds_left - 1 end
   return kind
 end
 
---- The body parsed as a form, application/x-www-form-urlencoded or without a Content-Type. May wait; raises as `body`.
----@param opts? { max_fields: integer }  fields at most, 1000 without it
+local function abort(status, message)
+  error(setmetatable({ status = status, message = message }, abort_mt), 0)
+end
+
+-- The body as a source: see multipart.lua.
+local function source_of(req, multipart)
+  local whole = rawget(req, "whole")
+  if whole then return multipart.source_of(whole, abort) end
+  return {
+    fail = abort,
+    window = function()
+      local r = live(req, 5)
+      return r.body + r.body_pos, tonumber(r.body_len - r.body_pos), r.has_body == 0 or r.body_complete == 1
+    end,
+    skip = function(n)
+      local r = live(req, 5)
+      r.body_pos = r.body_pos + n
+    end,
+    more = function() return fill(req, live(req, 5)) end,
+  }
+end
+
+local function parts_of(req, opts)
+  local multipart = require "lunapark.http.multipart" -- most apps take none
+  local ctype = req.headers:get "content-type"
+  local boundary = ctype and multipart.boundary(ctype)
+  if not boundary then
+    req.blame = 415
+    return nil, "not a multipart body: " .. (ctype or "no Content-Type")
+  end
+  return multipart.parts(source_of(req, multipart), boundary, kind_of(ctype) == "parts", opts)
+end
+
+local function check_limits(opts, what, known)
+  if opts == nil then return end
+  if type(opts) ~= "table" then error(what .. ": opts must be a table, got " .. type(opts), 3) end
+  for name, value in pairs(opts) do
+    if not known[name] then error(what .. ": unknown option " .. tostring(name), 3) end
+    if type(value) ~= "number" then
+      error(("%s: opts.%s must be a number, got %s"):format(what, tostring(name), type(value)), 3)
+    end
+  end
+end
+
+local part_limits = { max_parts = true, max_head = true, max_part = true, max_total = true }
+local form_limits = { max_fields = true, max_field = true, memory = true }
+for name in pairs(part_limits) do form_limits[name] = true end
+
+--- The parts of a body, one after the other, without ever holding the whole body: see multipart.lua.
+---
+---   for part in assert(req:multipart()) do ... end
+---
+--- The loop waits for the client. It raises an abort as `body` does, also for a malformed body (400), for more parts or
+--- larger ones than opts allow (413), and when the next part does not come in time (408).
+---@param opts? lunapark.PartLimits
+---@return (fun(): lunapark.Part?)|nil next
+---@return string? err  why the body has no parts; for a handler that stumbles 415
+function methods:multipart(opts)
+  check_limits(opts, "multipart", part_limits)
+  return parts_of(self, opts)
+end
+
+---@class lunapark.FormLimits: lunapark.PartLimits
+---@field max_fields integer?  fields at most, 1000 without it
+---@field max_field integer?   bytes of a field among parts, 1 MiB without it
+---@field memory integer?      bytes of all files that are kept in memory, 256 KiB without it; others are on the disk
+
+-- Keeps the form, which each call returns.
+local function keep_form(req, fields, files)
+  req.fields, req.files = fields, files
+  return fields, files
+end
+
+--- The body parsed as a form: application/x-www-form-urlencoded, multipart/form-data, or without a Content-Type the
+--- former. May wait; raises as `body` and the loop of `multipart`.
+---@param opts? lunapark.FormLimits
 ---@return table<string, string>|nil fields  decoded; of a name that was repeated the last value. Each call returns the
----same table
----@return string? err  why it is no form, for a handler that stumbles 415; it has too many fields, 413; "timeout"
+---same tables
+---@return lunapark.Upload[]|string files  in order; also by name, of several the last. They end with the request. Or
+---why there is no form: it is none (for a handler that stumbles 415), has too many fields (413); "timeout"
 function methods:form(opts)
-  local max = opts and opts.max_fields or MAX_FIELDS
+  check_limits(opts, "form", form_limits)
   local fields = rawget(self, "fields")
-  if fields then return fields end
+  if fields then return fields, self.files end
   local ctype = self.headers:get "content-type"
-  if ctype and kind_of(ctype) ~= "form" then
+  local kind = not ctype and "form" or kind_of(ctype)
+  if kind == "other" then
     self.blame = 415
     return nil, "not a form: " .. ctype
+  end
+  local max = opts and opts.max_fields or MAX_FIELDS
+  if kind == "parts" then
+    local parts, err = parts_of(self, opts)
+    if not parts then return nil, err end
+    local uploads = require("lunapark.http.upload").new()
+    self.uploads = uploads
+    uploads:collect(parts, max, opts or {}, abort)
+    return keep_form(self, uploads.fields, uploads.files)
   end
   local body, err = methods.body(self)
   if not body then return nil, err end
@@ -248,8 +337,7 @@ function methods:form(opts)
     self.blame = 413
     return nil, ("the form has more than %d fields"):format(max)
   end
-  self.fields = fields
-  return fields
+  return keep_form(self, fields, {})
 end
 
 -- Whether the client says that the body is a form.
@@ -287,11 +375,13 @@ function methods:params_all(name)
   if has_form(self) then
     local fields, err = methods.form(self)
     if not fields then return nil, err end
-    whole = methods.body(self)
+    whole = not rawget(self, "uploads") and methods.body(self)
   end
   local r = live(self, 2)
   form.all(r.buf + r.query.off, r.query.len, name, list)
   if whole then form.all(whole, #whole, name, list) end
+  local uploads = rawget(self, "uploads")
+  if uploads then uploads:all(name, list) end
   return list
 end
 
