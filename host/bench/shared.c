@@ -1,5 +1,5 @@
-/* host_dict_incr from two VMs at a time, beside the same calls from two threads in C; ns per call. Then shared channels,
- * from one VM to the other; ns per value.
+/* host_dict_incr from two VMs at a time, beside the same calls from two threads in C; ns per call. Then shared
+ * channels, from one VM to the other; ns per value.
  *
  *     shared [ROUNDS] */
 #include "../base/base.h"

@@ -42,7 +42,8 @@ int host_generation(char *id, char *commit, size_t cap);
 host_job *host_reload(const char *to, const char *message);
 
 /* The result of a host_reload. *result: 0 a new generation serves, 1 no file has changed, 2 the load has failed, 3 `to`
- * names no generation, or several. Returns the id, or why, which lives as long as the job; NULL: the job has not ended. */
+ * names no generation, or several. Returns the id, or why, which lives as long as the job; NULL: the job has not
+ * ended. */
 const char *host_reload_result(host_job *job, int *result);
 
 /* A job that lists the history: history_print's records. */

@@ -2,22 +2,23 @@
  *
  *     root      the user and the group are looked up
  *               --listen and --admin are bound, files of unix sockets and --pid-file are made, and become the user's
- *     the user  everything else: threads, the app's files, what else the app listens on
+ *     the user  everything else: threads, the app's files, further addresses of the app
  *
- * All of it comes before the runtime starts. Ids and no_new_privs are each thread's own, and threads that do not exist
- * yet inherit them: no thread is forgotten, nor a ring of the kernel's that would keep root's rights. No script runs as
- * root, so a file that the user can not read fails the start, not a reload in the night.
+ * All of root's part comes before the runtime starts. Ids and no_new_privs are each thread's own, and threads inherit
+ * them when they are made: so no thread is forgotten, nor a ring of the kernel's that would keep root's rights. No
+ * script runs as root, so a file that the user cannot read fails the start, not a reload in the night.
  *
- * Sockets that were bound wait in the list of those that the process was given (inherit.c), until the app is loaded and
- * says where else to listen. Clients that connect meanwhile wait with them.
+ * Bound sockets wait in the list of those that the process was given (inherit.c), until the app is loaded and says
+ * where else to listen. Clients that connect meanwhile wait with them.
  *
- * What the user can't do later: bind a port below 1024 that only a reload or the app names; remove a socket file or the
- * pid file from a folder that it may not write to. The former stays, and the next start replaces it; the latter is left
- * empty (pidfile.c). An upgrade starts a process of the same user, which has --user in its arguments and nothing to do.
+ * The user cannot do two things later: bind a port below 1024 that only a reload or the app names; remove a socket file
+ * or the pid file from a folder without write permission. The socket file stays, and the next start replaces it. The
+ * pid file is left empty (pidfile.c). An upgrade starts a process of the same user, which has --user in its arguments
+ * and nothing to do.
  *
  * no_new_privs: no program that the app starts, sudo among them, gets more rights than the user has. The kernel takes
- * from a process that has changed its user the permission to look at its own /proc files; as the process has read
- * nothing yet that is not the user's, it is given back.
+ * from a process that has changed its user the permission to look at its own /proc files. The process has read no file
+ * yet that the user may not read, so the permission is given back.
  */
 #include "user.h"
 
@@ -41,7 +42,7 @@ static _Noreturn void refuse(const char *why, const char *what, int code) {
     exit(code);
 }
 
-/* name: a copy of --user, which is cut; *group: NULL: none was said. */
+/* Looks up --user. name: a copy of it, which is cut. *group NULL: no group was named. */
 static void look_up(char *name, const char **group, uid_t *uid, gid_t *gid) {
     char *colon = strchr(name, ':');
     if (colon) *colon = 0;
@@ -73,7 +74,7 @@ static void bind_all(uid_t uid, gid_t gid) {
     exit(1);
 }
 
-/* In every way: a process that was root, and has only another effective id, can be root again. */
+/* True: all ids of the process are these. A process with only another effective id could be root again. */
 static bool is_already(uid_t uid, gid_t gid) {
     uid_t u[3];
     gid_t g[3];
@@ -98,7 +99,7 @@ void user_become(void) {
         bind_all(uid, gid);
         int err = rt_drop_privileges(name, group);
         if (err) refuse("", rt_strerror(err), 1);
-        (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* without it dumps say less */
+        (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* else dumps say less */
     }
     free(name);
 }

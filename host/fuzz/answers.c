@@ -6,8 +6,9 @@
  * copies bytes of answers into scripts now and then: a word that stands in the script itself, also with orders between
  * its bytes, says nothing.
  *
- * Whether an answer is one to HEAD the head alone does not tell. The app's answers do, by X-Method. For others, of C,
- * a Content-Length behind which nothing comes, or the next answer, is one to HEAD: no body of the app's begins with "HTTP/1.".
+ * Whether an answer is one to HEAD the head alone does not tell. The app's answers do, by X-Method. For others, of C, a
+ * Content-Length behind which nothing comes, or the next answer, is one to HEAD: no body of the app's begins with
+ * "HTTP/1.".
  */
 #include "play.h"
 

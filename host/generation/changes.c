@@ -1,8 +1,8 @@
 /* Waiting for changes of files, for `lunapark test --watch`: watch.c, as jobs of Lua.
  *
- * A watcher is told of events, not of differences: Lua compares what the files hold with what was loaded
- * (testing/watch.lua). It watches first, then compares, then waits; so a change in between is seen by one of the last
- * two.
+ * A watcher hears of events, not of differences: Lua compares the files' content with the loaded content
+ * (testing/watch.lua). Lua watches first, then compares, then waits. So the comparison or the wait sees a change in
+ * between.
  */
 #include "../../runtime/runtime.h"
 #include "../base/log.h"
@@ -19,7 +19,7 @@ static struct {
     pthread_cond_t cond;
     bool started;
     uint64_t events; /* lock: bursts so far */
-    uint64_t told;   /* lock: of which Lua knows */
+    uint64_t told;   /* lock: bursts that Lua knows of */
 } c = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, 0, 0};
 
 typedef struct names {
@@ -34,7 +34,7 @@ static void changed(void) {
     pthread_mutex_unlock(&c.lock);
 }
 
-/* A name that is not there is noted as missing by the attempt to read it. */
+/* A name without a file is noted as missing by the attempt to read it. */
 static void run_watch(void *arg) {
     names *x = arg;
     if (!c.started) watch_start(changed);

@@ -1,14 +1,14 @@
-/* For --dev: what a browser is shown of reloads.
+/* For --dev: reloads as a browser sees them.
  *
- * A reload that fails changes nothing but what is kept here: its message, and the names of the files
- * that it had loaded, which alone a page may show pieces of. Then the VMs that serve answer every
- * request with that (lua/lunapark/command/dev), until a reload succeeds, or finds that the old files are back.
+ * A reload that fails changes nothing except the record here: its message, and the names of the files that it had
+ * loaded. A page may show pieces of only these files. Then the VMs that serve answer every request with the failure
+ * (lua/lunapark/command/dev), until a reload succeeds or finds that the old files are back.
  *
- * A page is of a *state*: the run of the process, the number of the generation, and the number of the
- * failure or 0. When the state is another one the page is out of date. The generation is the one of
- * the VM that has made the page, not the one that serves by then, so that a page which an old VM
- * sends after a switch is out of date at once. A failure is of the generation that went on serving:
- * the switch to the next one ends it in the same step, so nobody sees the one without the other.
+ * A page belongs to a *state*: the run of the process, the number of the generation, and the number of the failure or
+ * 0. A page of another state is out of date. The generation is that of the VM that has made the page, not the one that
+ * serves by then. So a page that an old VM sends after a switch is out of date at once. A failure belongs to the
+ * generation that went on serving: the switch to the next one ends the failure in the same step, so no browser sees one
+ * without the other.
  */
 #include "dev.h"
 
@@ -29,10 +29,10 @@ typedef struct text {
 static struct {
     rt_lock lock;
     text failure;             /* lock: the message, then names of files, each with its NUL */
-    int32_t n;                /* lock: how many have failed */
-    int32_t failing;          /* lock: which of them was the last attempt; 0: it succeeded */
+    int32_t n;                /* lock: how many loads have failed */
+    int32_t failing;          /* lock: which failure the last attempt was; 0: it succeeded */
     int32_t failed_in;        /* lock: the number of the generation that served then */
-    _Atomic int64_t began_ms; /* when somebody asked first; 0: nobody has */
+    _Atomic int64_t began_ms; /* when Lua asked first; 0: it has not */
 } dev;
 
 static void append(void *arg, const char *s, source_kind kind) {
@@ -40,7 +40,7 @@ static void append(void *arg, const char *s, source_kind kind) {
     if (kind != SOURCE_FILE) return;
     size_t n = strlen(s) + 1;
     char *bytes = realloc(t->bytes, t->len + n);
-    if (!bytes) return; /* a page shows less, or nothing of it */
+    if (!bytes) return; /* a page shows less, or nothing */
     memcpy(bytes + t->len, s, n);
     t->bytes = bytes;
     t->len += n;
@@ -93,7 +93,7 @@ size_t host_dev_failure(char *buf, size_t cap, int32_t *number) {
     return len;
 }
 
-/* Another one than that of the last process, as clocks go. */
+/* A number that differs from the last process's, as clocks go. */
 static double run(void) {
     struct timespec now;
     int64_t none = 0;

@@ -1,7 +1,7 @@
-/* Has a file changed? stat is asked first, and where device, inode, size, mode, mtime and ctime are as they were the
- * file is taken to be. But clocks of file systems tick slowly, 4 ms and up to 2 s: two saves in one tick look the same to
- * stat (not where Linux 6.13 and newer keeps finer times). So a stamp says of a file that was changed less than 2 s before
- * that it is `racy`, as git calls such files: then the bytes are compared as well, until it is not.
+/* Has a file changed? stat is asked first. If device, inode, size, mode, mtime and ctime are as before, the file counts
+ * as unchanged. But clocks of file systems tick slowly, 4 ms and up to 2 s: two saves in one tick look the same to stat
+ * (not where Linux 6.13 and newer keeps finer times). So the stamp of a file that was changed less than 2 s before is
+ * `racy`, as git calls such files: then the bytes are compared as well, until the stamp is not racy any more.
  */
 #include "diskfile.h"
 
@@ -14,7 +14,7 @@
 
 enum { RACY_S = 2 };
 
-/* ---- what stat says ---- */
+/* ---- stat ---- */
 
 static disk_stamp stamp_of(const struct stat *st) {
     struct timespec now;
@@ -52,7 +52,7 @@ bool disk_executable(const disk_stamp *stamp) {
 
 /* ---- reading ---- */
 
-/* To the end, whatever stat has said of it: files in /proc, pipes. 0 or errno. */
+/* Reads to the end, whatever size stat has told: files in /proc, pipes. 0 or errno. */
 static int read_all(int fd, size_t guess, char **bytes, size_t *len) {
     size_t n = 0, cap = guess < DISKFILE_MAX ? guess + 2 : DISKFILE_MAX + 2;
     char *buf = malloc(cap);
@@ -98,7 +98,7 @@ int disk_read(const char *path, char **bytes, size_t *len, disk_stamp *stamp, bo
 }
 
 int disk_hash(const char *path, git_id *blob, disk_stamp *stamp, bool *opened) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* it may be a pipe */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* path may be a pipe */
     *opened = fd >= 0;
     if (fd < 0) return errno;
     struct stat info;
@@ -114,7 +114,7 @@ int disk_hash(const char *path, git_id *blob, disk_stamp *stamp, bool *opened) {
 
 /* ---- folders ---- */
 
-/* One that is being walked: its visible names in their order. glibc's fts does not look whether it has memory. */
+/* A folder of the walk: its visible names in their order. glibc's fts does not check for memory. */
 typedef struct level {
     struct level *up;
     size_t len; /* of the path up to the folder's name, with its slash */
@@ -149,7 +149,7 @@ static int read_names(level *l, const char *path) {
     return err;
 }
 
-/* Frees *l; *l is then the folder around it. */
+/* Frees *l, which becomes the folder around it. */
 static void leave(level **l) {
     level *up = (*l)->up;
     for (size_t i = 0; i < (*l)->n; i++)
@@ -166,7 +166,7 @@ typedef struct walk {
     void *arg;
 } walk;
 
-/* The folder w->path becomes the one that is walked. What went meanwhile, but not the first, is not there. */
+/* Walks on in the folder w->path. A folder that went meanwhile, except the first, counts as missing. */
 static int enter(walk *w, size_t len) {
     level *l = calloc(1, sizeof *l);
     if (!l) return ENOMEM;

@@ -1,17 +1,17 @@
-/* What git would call a set of files, without git.
+/* The ids that git gives to a set of files, without git.
  *
- * A file is a blob: SHA-1 of "blob LENGTH", NUL, bytes. A folder is a tree: the same with "tree" and an entry for each
- * file and folder in it, "MODE NAME", NUL, the 20 bytes of its id. Modes are 100644, 100755 and, of folders, 40000. A
- * commit is text (history.c).
+ * A file is a blob: SHA-1 of "blob LENGTH", NUL, bytes. A folder is a tree: SHA-1 of "tree LENGTH", NUL, and an entry
+ * for each file and folder in it, "MODE NAME", NUL, the 20 bytes of its id. Modes are 100644, 100755 and, for folders,
+ * 40000. A commit is text (history.c).
  *
- * Entries are sorted by name as bytes, a folder's as if it ended in '/'. That is the order of the whole paths, in
- * which git's index is sorted too: so one sort by path puts every folder's entries together and in order, and one
- * pass over them is enough. It keeps the folders open that lead to the path at hand. A path that leaves some of them
- * ends these, the innermost first, and each gives its id to the one around it. (A function that calls itself for
- * folders would be as short, but how deep they go is the user's choice, and stacks are small.)
+ * Entries are sorted by name as bytes, a folder's as if it ended in '/'. This is also the order of whole paths, in
+ * which git's index is sorted. So one sort by path puts every folder's entries together and in order, and one pass over
+ * them is enough. The pass keeps open the folders that lead to the present path. A path that leaves some of them ends
+ * these, the innermost first, and each gives its id to the folder around it. (A recursive function would be as short,
+ * but the user chooses how deep folders go, and stacks are small.)
  *
- * SHA-1 is libmd's. OpenSSL's costs a process that needs nothing else of it 0.7 ms at its start and 1.4 MB; libmd,
- * which hashes the files of an app in well under a millisecond, 0.1 ms and 0.1 MB.
+ * SHA-1 is libmd's. OpenSSL's costs a process that needs nothing else of it 0.7 ms at its start and 1.4 MB. libmd costs
+ * 0.1 ms and 0.1 MB, and hashes the files of an app in well under a millisecond.
  */
 #include "gittree.h"
 
@@ -84,17 +84,17 @@ typedef struct making {
     void *arg;
 } making;
 
-/* One that leads to the path at hand; a list, the innermost first. */
+/* A folder that leads to the present path; a list, the innermost first. */
 typedef struct folder {
     struct folder *up;
-    const char *path; /* begins with its own, which ends in a slash; the tree's is empty */
-    size_t len;       /* bytes of that */
-    FILE *out;        /* where its entries go, into: */
+    const char *path; /* begins with the folder's path, which ends in a slash; empty: the tree */
+    size_t len;       /* bytes of the folder's path */
+    FILE *out;        /* its entries go into: */
     char *entries;
     size_t n_bytes;
 } folder;
 
-/* *in is the folder within the one that it was. False: no memory, and *in is as it was. */
+/* *in becomes a folder within itself. False: no memory, and *in is as it was. */
 static bool enter(folder **in, const char *path, size_t len) {
     folder *f = calloc(1, sizeof *f);
     if (f) f->out = open_memstream(&f->entries, &f->n_bytes);
@@ -114,7 +114,8 @@ static void add_entry(folder *f, const char *mode, const char *name, size_t len,
     fwrite(id->sha1, sizeof id->sha1, 1, f->out);
 }
 
-/* Its id, which the folder around it gets as an entry; that folder in *in. False: some entry found no memory. */
+/* Ends the folder *in: its id becomes an entry of the folder around it, which *in becomes. False: there was no memory
+ * for some entry. */
 static bool leave(const making *m, folder **in, git_id *id) {
     folder *f = *in;
     bool whole = !ferror(f->out);
@@ -130,7 +131,7 @@ static bool leave(const making *m, folder **in, git_id *id) {
     return whole;
 }
 
-/* Into the folder of the file, and its entry there. */
+/* Enters the folder of the file, and adds the file's entry there. */
 static bool add_file(const making *m, folder **in, const git_file *file) {
     const char *path = file->path, *slash;
     git_id id;

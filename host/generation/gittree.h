@@ -19,15 +19,16 @@ typedef struct git_file {
     git_id blob;
 } git_file;
 
-/* The id of an object of that type ("blob", "tree", "commit") with these bytes. */
+/* The id of an object of this type ("blob", "tree", "commit") with these bytes. */
 git_id git_object(const char *type, const void *bytes, size_t len);
 
-/* The id of a file with the next `len` bytes of a descriptor; if there are fewer, the id of nothing. Blocks for the
- * disk. 0 or -errno. */
+/* The id of a blob of the next `len` bytes of a descriptor; the id of nothing, if there are fewer. Blocks for the disk.
+ * 0 or -errno. */
 int git_blob_fd(int fd, uint64_t len, git_id *id);
 
-/* The id of the tree of these files, whose paths differ. Sorts them. each, unless NULL, is called for the tree and all
- * trees in it, the inner first, with their ids and bytes, which go afterwards. False: no memory, or each said so. */
+/* The id of the tree of these files, whose paths differ. Sorts them. each (may be NULL) is called for the tree and all
+ * trees in it, the inner first, with id and bytes, which are freed afterwards. False: no memory, or a call of each
+ * answered so. */
 typedef bool (*git_each_tree)(void *arg, const git_id *id, const void *bytes, size_t len);
 bool git_tree(git_file *files, size_t n, git_id *id, git_each_tree each, void *arg);
 

@@ -1,18 +1,18 @@
-/* What a set has loaded, seen from outside: its git id, and a list as text.
+/* A set's loaded files, seen from outside: the set's git id, and a list as text.
  *
- * The text tells two sets apart (source_compare), and is all that a set is made of but for the bytes. Records, each with
- * a NUL behind it:
+ * The text tells two sets apart (source_compare), and has all of a set except the bytes. Records, each with a NUL
+ * behind it:
  *
  *     file MODE ID PATH       a file that was loaded, its blob: MODE as git has it
- *     watched MODE ID PATH    of which the set has no bytes
- *     kept MODE ID PATH       for a later require
+ *     watched MODE ID PATH    a file of which the set has no bytes
+ *     kept MODE ID PATH       a file for a later require
  *     name PATH               a name that leads to the file of the next record:
  *     is PATH
  *     missing PATH            a name that led nowhere
  *     folder ID PATH          a watched folder, the hash of its listing
  *
- * Paths of files are relative to the root, names to the app's folder as it was named; a path that lies elsewhere is
- * absolute. So the text says nothing of where the app lies.
+ * Paths of files are relative to the root. Names are relative to the app's folder as it was named. A path that lies
+ * elsewhere is absolute. So the text does not say where the app lies.
  */
 #include "source_parts.h"
 
@@ -26,12 +26,12 @@
 typedef struct picking {
     const char *root;
     size_t root_len;
-    git_file *in, *out; /* below the root; elsewhere, but not the system's */
+    git_file *in, *out; /* below the root; elsewhere, without the system's */
     size_t n_in, n_out;
     bool failed; /* no memory */
 } picking;
 
-/* Room for one more in the array *v of n. False: no memory. */
+/* Makes room for one more in the array *v of n. False: no memory. */
 static bool room(void **v, size_t n, size_t size) {
     if ((n & (n - 1)) != 0) return true; /* neither 0 nor a power of two: not full */
     void *grown = realloc(*v, (n ? n * 2 : 1) * size);
@@ -144,21 +144,21 @@ bool source_list(source_set *s, char **text, size_t *len) {
     return end_text(p.out, text);
 }
 
-/* ---- what differs ---- */
+/* ---- comparing ---- */
 
-/* A record that begins with the word: what stands behind it, else NULL. */
+/* The text behind the word, if the record begins with it; else NULL. */
 static const char *after_word(const char *record, const char *word) {
     size_t n = strlen(word);
     return strncmp(record, word, n) == 0 && record[n] == ' ' ? record + n + 1 : NULL;
 }
 
-enum { MODE_AND_ID = 6 + 1 + GIT_ID_DIGITS + 1 }; /* and blanks: what stands before a path */
+enum { MODE_AND_ID = 6 + 1 + GIT_ID_DIGITS + 1 }; /* and blanks: the bytes before a path */
 
 static int by_its_path(const void *a, const void *b) {
     return strcmp(*(char *const *)a + MODE_AND_ID, *(char *const *)b + MODE_AND_ID);
 }
 
-/* The records of files, without their first words, sorted by path. False: no memory. */
+/* Lists the records of files, without their first words, sorted by path. False: no memory. */
 static bool sort_files(const char *text, size_t len, const char ***list, size_t *n) {
     for (const char *at = text; at < text + len; at += strlen(at) + 1) {
         const char *rest = after_word(at, "file");

@@ -1,27 +1,27 @@
 /* Noticing that files change, by inotify.
  *
- * Watched are folders, never files: an editor replaces a file by renaming another one over it, and a watch of the
- * file would follow the old one into oblivion. An event of a folder carries a name, and a table of marks, (folder,
- * name), says whether that is one of ours. A path is marked from the root on, at each step the name in its folder: so
- * a folder that is renamed or not there yet is noticed like a file. Where a step is a link, the path that it
- * leads to is marked as well. In watched folders and those below them every name counts that begins with no dot.
+ * Folders are watched, never files: an editor replaces a file by renaming another one over it, and a watch of the file
+ * would stay with the old one. An event of a folder carries a name, and a table of marks, (folder, name), says whether
+ * the name is one of ours. A path is marked from the root on, at each step the name in its folder. So a folder that is
+ * renamed or not there yet is noticed like a file. Where a step is a link, the path that it leads to is marked as well.
+ * In watched folders and the folders below them every name counts that begins with no dot.
  *
- * Marks go stale when folders or links come and go, so they are made anew after each burst of events, before anybody
- * is told. A folder gets its watch before we look at what is in it: what comes in between is an event.
+ * Marks go stale when folders or links come and go, so they are made anew after each burst of events, before the change
+ * is reported. A folder is watched before its content is read: changes in between are events.
  *
- * A burst: editors write, rename and touch several files within milliseconds, and `git checkout` many. It ends when
- * nothing has happened for QUIET_MS, which nobody notices, or MAX_MS after its first event, so that something that
- * writes all the time does not put off a reload for good. What writes for longer leads to more than one.
- * A write counts when the file is closed, not before: that is when a save is complete. A program that
- * keeps a file open and writes to it is not noticed.
+ * A burst: editors write, rename and touch several files within milliseconds, and `git checkout` many. A burst ends
+ * when nothing has happened for QUIET_MS, which users do not notice, or MAX_MS after its first event, so that a program
+ * that writes all the time does not put off a reload for good. Longer writing leads to more than one burst. A write
+ * counts when the file is closed, when a save is complete. A program that keeps a file open and writes to it is not
+ * noticed.
  *
- * inotify has limits (fs.inotify.max_user_watches), needs the right to read a folder, and may be missing
- * altogether. What can not be watched is looked at every second, and the log says so. Events that the kernel
- * drops because its queue is full count as a change.
+ * inotify has limits (fs.inotify.max_user_watches), needs the right to read a folder, and may be missing altogether.
+ * Paths that cannot be watched are looked at every second, and the log says so. Events that the kernel drops because
+ * its queue is full count as a change.
  *
- * The watch is a native G that reads the descriptor. It tells of a change without holding anything, so that the
- * function that is told may wait, and call watch_files. The table belongs to a pthread mutex, which is taken between
- * rt_entersyscall and rt_exitsyscall: making marks waits for the disk.
+ * The watch is a native G that reads the descriptor. It reports a change without holding any lock, so that the called
+ * function may wait, and call watch_files. The table belongs to a pthread mutex, which is taken between rt_entersyscall
+ * and rt_exitsyscall: making marks waits for the disk.
  */
 #include "watch.h"
 
@@ -44,7 +44,7 @@
 
 enum { QUIET_MS = 50, MAX_MS = 1000, LOOK_MS = 1000, BUFFER = 16 << 10 };
 
-/* A folder's own end needs none: the one around it tells. */
+/* A folder's own end needs no event: the folder around it tells. */
 enum {
     EVENTS = IN_CLOSE_WRITE | IN_ATTRIB | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO |
              IN_ONLYDIR,
@@ -55,10 +55,10 @@ typedef struct mark {
     char *name; /* empty: any but those with a dot */
 } mark;
 
-/* A path that inotify can not tell of. */
+/* A path that inotify cannot watch. */
 typedef struct looked_at {
     char *path;
-    struct stat st; /* all zero: it is not there */
+    struct stat st; /* all zero: the path is missing */
 } looked_at;
 
 typedef struct wanted {
@@ -66,13 +66,13 @@ typedef struct wanted {
     source_kind kind;
 } wanted;
 
-/* What is watched: made at once, replaced as a whole. */
+/* The watched paths: made at once, replaced as a whole. */
 typedef struct table {
     mark *marks; /* by wd and name */
     size_t n_marks;
     looked_at *looks;
     size_t n_looks;
-    int err; /* why there are any */
+    int err; /* why there are paths to look at */
 } table;
 
 static struct {
@@ -86,11 +86,11 @@ static struct {
     table now;           /* lock */
     int said;            /* lock: the error that the log has told last */
     _Atomic bool looks;  /* atomic: now.n_looks > 0 */
-    _Atomic bool missed; /* atomic: something has changed before it was watched */
-    _Atomic bool kicked; /* atomic: the G is to look at these two */
+    _Atomic bool missed; /* atomic: a path has changed before it was watched */
+    _Atomic bool kicked; /* atomic: the G shall look at the two flags before */
 } w = {.lock = PTHREAD_MUTEX_INITIALIZER, .inotify = -1};
 
-/* Room for one more in the array *v; n is how many are in it. False: no memory. */
+/* Makes room for one more in the array *v of n elements. False: no memory. */
 static bool room(void **v, size_t n, size_t size) {
     if ((n & (n - 1)) != 0) return true; /* neither 0 nor a power of two: not full */
     void *grown = realloc(*v, (n ? n * 2 : 1) * size);
@@ -114,7 +114,7 @@ static int by_string(const void *a, const void *b) {
     return strcmp(a, b);
 }
 
-/* False: it was there already. */
+/* Notes a path as seen. False: it was already. */
 static bool add_seen(building *b, const char *path) {
     char *p = strndup(path, PATH_MAX);
     char **found = p ? tsearch(p, &b->seen, by_string) : NULL;
@@ -164,13 +164,13 @@ static bool add_mark(building *b, const char *dir, const char *name) {
     return true;
 }
 
-/* The path is a link: where that leads will be marked. */
+/* The path is a link: notes its target, to be marked. */
 static void add_link(building *b, const char *path, size_t dir_len) {
     char target[PATH_MAX], *to = NULL;
     ssize_t n = readlink(path, target, sizeof target - 1);
     if (n <= 0) return;
     target[n] = 0;
-    bool absolute = target[0] == '/'; /* else PATH_MAX twice at most */
+    bool absolute = target[0] == '/'; /* if not, PATH_MAX twice at most */
     if (asprintf(&to, "%.*s%s%s", absolute ? 0 : (int)dir_len, path, absolute ? "" : "/", target) <
         0)
         to = NULL;
@@ -244,7 +244,7 @@ static void free_table(table *t) {
     free(t->looks);
 }
 
-/* lock held. Watches what w.paths wants as things are now; watches that nobody needs any more go. */
+/* lock held. Watches w.paths as the disk is now; drops watches that are not needed any more. */
 static void rebuild(void) {
     table t = {0}, old = w.now;
     building b = {.t = &t};
@@ -252,7 +252,7 @@ static void rebuild(void) {
         mark_path(&b, w.paths[i].path);
         if (w.paths[i].kind == SOURCE_FOLDER) mark_folder(&b, w.paths[i].path);
     }
-    for (size_t i = 0; i < b.n_links; i++) { /* it grows meanwhile */
+    for (size_t i = 0; i < b.n_links; i++) { /* the array grows meanwhile */
         char *link = b.links[i];
         mark_path(&b, link);
         free(link);
@@ -271,7 +271,7 @@ static void rebuild(void) {
     atomic_store(&w.looks, t.n_looks > 0);
 }
 
-/* ---- what has happened ---- */
+/* ---- events ---- */
 
 static bool is_ours(const table *t, const struct inotify_event *e) {
     if (e->mask & IN_Q_OVERFLOW) return true;
@@ -280,7 +280,7 @@ static bool is_ours(const table *t, const struct inotify_event *e) {
     return has_mark(t, e->wd, e->name) || (e->name[0] != '.' && has_mark(t, e->wd, ""));
 }
 
-/* One of these events is of a file of ours. */
+/* True: one of these events is about a file of ours. */
 static bool any_is_ours(const char *events, size_t n) {
     bool ours = false;
     rt_entersyscall();
@@ -302,7 +302,7 @@ static bool same_stat(const struct stat *a, const struct stat *b) {
            a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
-/* One of those that are not watched has changed since the last look. */
+/* True: a path that is only looked at has changed since the last look. */
 static bool any_looks_changed(void) {
     bool changed = false;
     rt_entersyscall();
@@ -319,11 +319,11 @@ static bool any_looks_changed(void) {
     return changed;
 }
 
-/* What the log is to be told of paths that are only looked at. */
+/* News for the log, about paths that are only looked at. */
 typedef struct news {
     int err;
     size_t n;
-    char path[PATH_MAX]; /* the first of them */
+    char path[PATH_MAX]; /* the first such path */
 } news;
 
 /* lock held. */
@@ -362,7 +362,7 @@ static int64_t sooner(int64_t a, int64_t b) {
     return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
-/* Waits for events until then, 0: however long; whether one was ours. */
+/* Waits for events until until_ns; 0: however long. True: one was about a file of ours. */
 static bool wait_for_events(int64_t until_ns) {
     static _Alignas(struct inotify_event) char events[BUFFER];
     if (w.no_inotify) {
@@ -370,7 +370,7 @@ static bool wait_for_events(int64_t until_ns) {
         (void)rt_sleep(sooner(until_ns, most) - rt_nanotime());
         return false;
     }
-    /* A kick says so first and then moves the deadline. */
+    /* A kick sets its flag first, then moves the deadline. */
     (void)rt_fd_set_deadline(&w.fd, RT_R, until_ns);
     if (atomic_exchange(&w.kicked, false)) return false;
     ssize_t r = rt_fd_read(&w.fd, events, sizeof events);
@@ -458,7 +458,7 @@ void watch_files(source_set *current, source_set *failed) {
     news n;
     get_news(&n);
     pthread_mutex_unlock(&w.lock);
-    /* Of an older set we know that it is not what the disk holds. */
+    /* An older set is known to differ from the disk. */
     bool missed = newest && !source_unchanged(newest);
     rt_exitsyscall();
     tell(&n);

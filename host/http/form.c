@@ -1,8 +1,8 @@
 /* Fields of queries and forms: `name=value` between '&', percent-encoded. Each byte is looked at once, so that time is
  * proportional to length, and Lua that calls is compiled (patterns are not).
  *
- * A '+' is a space. A bad escape stands for itself: forms typed by hand contain lone '%' signs, and nothing is routed by
- * fields. Nothing is decoded twice. */
+ * A '+' is a space. A bad escape stands for itself: forms typed by hand contain lone '%' signs, and nothing is routed
+ * by fields. Nothing is decoded twice. */
 #include "http_ffi.h"
 
 #include <string.h>

@@ -59,8 +59,8 @@ double host_forgotten(void);
 void host_sock_set_deadline(host_sock *s, int mode, int64_t delay_ns);
 int host_sock_set_nodelay(host_sock *s, int on);
 
-/* From now on a wait for s answers "timeout" after so long at most: the other side is silent, or reads nothing. Waits in
- * progress begin anew. 0: no bound. */
+/* From now on a wait for s answers "timeout" after so long at most: the other side is silent, or reads nothing. Waits
+ * in progress begin anew. 0: no bound. */
 void host_sock_set_idle(host_sock *s, int64_t idle_ns);
 
 /* Probes of a silent peer after so many seconds; 0: none. */

@@ -1,11 +1,11 @@
-/* From a server to a VM: the way of a step G that is to become a Lua G there.
+/* From a server to a VM: the way of a step G that becomes a Lua G there.
  *
- * What a server gets, a request (http/handler.c) or a connection (raw.c), is answered by a Lua G in one of the VMs that
- * serve, or in the one VM of the server. The step G joins the VM's cell, takes one of the VM's coroutines there, and
+ * A Lua G in one of the VMs that serve, or in the one VM of the server, answers what a server gets: a request
+ * (http/handler.c) or a connection (raw.c). The step G joins the VM's cell, takes one of the VM's coroutines there, and
  * resumes it.
  *
  * A VM can get stuck, be dropped or retire between the choice and the beginning. The scheduler takes a G that has not
- * begun out of a stuck cell and runs it outside of any cell: the G then chooses again (bind_again). So whatever begins
+ * begun out of a stuck cell and runs it outside of any cell: the G then chooses again (bind_again). So a G that begins
  * after a reload's switch begins in the new generation.
  */
 #include "bind.h"
@@ -60,7 +60,7 @@ static rt_step bind_later(rt_g *g) {
     return bind_again(g);
 }
 
-/* There is no VM yet, or it was taken out before it began, or its VM was dropped or retired: to another VM. */
+/* Chooses a VM: there is none yet, the G was taken out before it began, or its VM was dropped or retired. */
 static rt_step bind_again(rt_g *g) {
     const bind_local *l = RT_LOCAL(g, bind_local);
     if (is_lost(l)) return end(l, true);

@@ -1,5 +1,5 @@
-/* The Lua G that answers something of a server, a request or a connection: from the choice of a VM to its beginning
- * there. See bind.c. */
+/* The Lua G that answers a request or a connection of a server: from the choice of a VM to its beginning there. See
+ * bind.c. */
 #ifndef BIND_H
 #define BIND_H
 
@@ -9,17 +9,18 @@
 
 #include <stdbool.h>
 
-/* What a protocol knows of `who`, which is to be answered. By the step G that bind_make has made. No operation waits. */
+/* A protocol's operations on `who`, a request or a connection that a Lua G answers. Only the step G of bind_make calls
+ * them. None waits. */
 typedef struct bind_ops {
     host_server *(*server)(void *who);
     /* The Lua G of who; NULL: it has not begun. */
     host_luag *(*luag)(void *who);
-    /* True: nobody needs an answer any more. NULL: never. */
+    /* True: no answer is needed any more. NULL: never so. */
     bool (*lost)(void *who);
-    /* The G was canceled (rt_cancel) before it began. NULL: nobody cancels it. */
+    /* The G was canceled (rt_cancel) before it began. NULL: the G is never canceled. */
     void (*canceled)(void *who);
-    /* A coroutine of vm for who, its function and arguments on it, with lg->g, lg->nargs and lg->done set. From then on
-     * luag(who) answers it, whether it begins or not. NULL: vm has no memory for it. */
+    /* Takes a coroutine of vm for who, and puts function and arguments on it, with lg->g, lg->nargs and lg->done set.
+     * From then on luag(who) answers it, whether it begins or not. NULL: vm has no memory for it. */
     host_luag *(*begin)(void *who, rt_g *g, host_vm *vm);
     /* who ends without having begun: lost, or because no VM can take it. */
     void (*end)(void *who, bool lost);

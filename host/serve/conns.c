@@ -3,9 +3,9 @@
  * A server runs out of descriptors first. If idle clients take all of them, other clients get none, and handlers can
  * open no file. So there is a bound, --max-conns, below the limit of descriptors by a reserve (find_max). At the bound
  * a new client makes the connection close that has been idle for longest: its client has to expect this at any time.
- * Only if none is idle, the new client is refused. A connection of its own answers so (503), so that the answer arrives, as
- * long as there are few such connections (SLACK, from the reserve). Beyond, the client gets an answer that a reset may
- * destroy.
+ * Only if none is idle, the new client is refused. A connection of its own answers so (503), so that the answer
+ * arrives, as long as there are few such connections (SLACK, from the reserve). Beyond, the client gets an answer that
+ * a reset may destroy.
  *
  * A connection that has brought a request counts as idle from two seconds after it. So a client that connects and
  * says nothing goes first. But it does not go before connections that have been unused for a while, so that newcomers

@@ -12,16 +12,16 @@ static inline int64_t conns_idle_since(int64_t now_ns, bool served) {
 }
 /* Finds out how many connections there may be. Before the first one is accepted. */
 void conns_init(void);
-/* What an accepted client gets. SERVE: a connection. REFUSE: a connection that answers so (503). TURN_AWAY: the caller's own
- * answer. LATER: the caller lets other Gs run and asks again. May tell the connection that has been idle for longest to
- * leave. */
+/* What an accepted client gets. SERVE: a connection. REFUSE: a connection that answers so (503). TURN_AWAY: the
+ * caller's own answer. LATER: the caller lets other Gs run and asks again. May tell the connection that has been idle
+ * for longest to leave. */
 conns_answer conns_admit(void);
 /* Adds c to the list; takes it out when it is closed. */
 void conns_add(server_conn *c);
 void conns_remove(server_conn *c);
 /* c was told to leave, but stays: a request has come. Only c's G. */
 void conns_stay(server_conn *c);
-/* Has the connections of s look at what has changed: s stops. */
+/* Makes the connections of s look at s->stopping. */
 void conns_kick(const host_server *s);
 
 #endif

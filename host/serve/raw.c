@@ -1,22 +1,22 @@
 /* Connections of other protocols than HTTP: app:tcp and net.serve.
  *
- * An accepted connection becomes a Lua G in one of the VMs that serve (bind.c), which calls the listener's handler with a
- * socket (net/sock.c). From then on the connection is that VM's: it stays there over reloads, and the VM, when it retires,
- * waits for the connection as for a request, up to --drain-timeout (vmend.c). When the handler has ended, in whatever way,
- * the socket is closed here, so that no error, no handler that was ended by force, and no VM that was dropped leaves a
- * connection open.
+ * An accepted connection becomes a Lua G in one of the VMs that serve (bind.c), which calls the listener's handler with
+ * a socket (net/sock.c). From then on the connection belongs to this VM and stays there over reloads. When the VM
+ * retires, it waits for the connection as for a request, up to --drain-timeout (vmend.c). When the handler has ended,
+ * in whatever way, the socket is closed here. So no error, no handler that was ended by force, and no dropped VM leaves
+ * a connection open.
  *
  *     accepted --start--> [chooses a VM] --begin--> handler runs --done, dropped--> closed
  *                             \--end: no VM can take it--> closed
  *
- * The connection counts among all others for --max-conns (conns.c), but is never one that makes room: what a silence
- * means is the protocol's secret. A listener may have a bound of its own.
+ * The connection counts among all others for --max-conns (conns.c), but never makes room: only the protocol knows what
+ * a silence means. A listener may have a bound of its own.
  *
- * The time that a connection may be silent is the socket's (sock.c, idle): each wait for it ends after so long with
- * "timeout". So nothing has to look at connections here. What a stop means is told in Lua (lua/lunapark/net/serve.lua),
- * which knows the sockets of its VM.
+ * The time that a connection may be silent is the socket's (sock.c, idle): each wait for the socket ends after this
+ * time with "timeout". So no code looks at connections here. Lua tells handlers of a stop (lua/lunapark/net/serve.lua),
+ * since it knows the sockets of its VM.
  *
- * The Lua object may live longer than the connection and shorter: so this file knows the socket by a pointer that the
+ * The Lua object may live longer or shorter than the connection. So this file knows the socket by a pointer that the
  * socket clears when it goes (sock_known_to).
  */
 #include "raw.h"
@@ -36,13 +36,13 @@
 
 typedef struct raw_conn {
     server_conn base; /* first */
-    int fd;           /* -1: the socket's */
+    int fd;           /* -1: the socket has it */
     host_sock *sock;  /* the VM's; NULL: not made yet, or gone */
-    host_luag *lg;    /* NULL: it has not begun */
+    host_luag *lg;    /* NULL: not begun */
     int64_t begin_ns;
 } raw_conn;
 
-/* Written by the M that has the P; others read. */
+/* The M that has the P writes; any thread reads. */
 static struct { OF_ONE_P _Atomic int64_t accepted, refused, ended, failed, ns; } counts[MAX_PS];
 
 /* Of the P that runs the caller; a server that could not start may count without one. */
@@ -63,7 +63,7 @@ static inline int64_t get(_Atomic int64_t *n) {
 
 /* ---- the end ---- */
 
-/* c has no descriptor and no Lua any more. */
+/* Frees c, which has no descriptor and no Lua any more. */
 static void free_conn(raw_conn *c) {
     COUNT(ended, 1);
     COUNT(ns, rt_nanotime() - c->begin_ns);
@@ -72,7 +72,7 @@ static void free_conn(raw_conn *c) {
     free(c);
 }
 
-/* No VM can take it. */
+/* Ends a connection that no VM can take. */
 static void end(void *who, bool lost) {
     (void)lost;
     raw_conn *c = who;
@@ -91,7 +91,7 @@ static void dropped(void *who) {
 static void done(host_luag *lg, int status) {
     raw_conn *c = lg->done_arg;
     luag_undoom(lg);
-    /* net/serve.lua has logged what a handler raised, and returns true then, unless it was ended by force. */
+    /* net/serve.lua has logged the handler's error, and returns true then, unless the handler was ended by force. */
     if (status != 0 || lua_toboolean(lg->L, 1)) COUNT(failed, 1);
     if (status != 0) {
         const char *msg = lua_tostring(lg->L, -1);
@@ -188,7 +188,7 @@ static void start(host_server *s, int fd, uint32_t peer, bool none_left) {
     rt_ready(g);
 }
 
-/* It does not become idle, and Lua tells its handler of a stop. */
+/* Does nothing: the connection does not become idle, and Lua tells its handler of a stop. */
 static void look(server_conn *c) {
     (void)c;
 }

@@ -1,4 +1,4 @@
-/* What Lua sees of servers. The rules are those of vm_ffi.h. */
+/* What Lua sees of servers. The rules of vm_ffi.h hold here, too. */
 #ifndef SERVE_FFI_H
 #define SERVE_FFI_H
 
@@ -8,10 +8,10 @@
 /* ffi:begin */
 /* ---- servers (server.c) ---- */
 
-/* Stops accepting, of one of this VM's servers; the connections end when what is in flight is done. */
+/* One of this VM's servers stops accepting; its connections end when their requests in flight are answered. */
 void host_serve_stop(int server);
 
-/* 1: it was stopped, and neither accepts nor has connections. */
+/* 1: the server was stopped, and neither accepts nor has connections. */
 int host_serve_ended(int server);
 
 /* ---- connections of other protocols than HTTP (raw.c) ---- */
@@ -22,7 +22,8 @@ int host_serve_raw(const char *addr, int handler, int max, int backlog, char *bo
                    int *err);
 
 /* Connections of the process since its start. accepted: that were given to a handler; refused: there were too many;
- * ended: of those accepted; failed: of those ended, by an error, or since no VM could take them. seconds: of those ended. */
+ * ended: of those accepted; failed: of those ended, by an error, or since no VM could take them. seconds: of those
+ * ended. */
 typedef struct host_connections {
     double accepted, refused, ended, failed, seconds;
 } host_connections;

@@ -1,5 +1,5 @@
-/* bell: no order of looking, waiting and ringing loses a ring; what was written before it is seen; a wait that ends early
- * leaves the bell fit for the next one; the ring that ends the last wait is the last to touch the bell. */
+/* bell: no order of looking, waiting and ringing loses a ring; what was written before it is seen; a wait that ends
+ * early leaves the bell fit for the next one; the ring that ends the last wait is the last to touch the bell. */
 #include "../base/bell.h"
 
 #include "../../runtime/test/harness.h"
@@ -56,8 +56,8 @@ static void ring_a_little_later(uint64_t *random, int64_t made) {
     bell_ring(&hunt.bell);
 }
 
-/* Rings twice after each look, at other moments each time: some fall between any two steps of the wait, and of the taking
- * of the one before. */
+/* Rings twice after each look, at other moments each time: some fall between any two steps of the wait, and of the
+ * taking of the one before. */
 static void *ring_as_it_looks(void *arg) {
     uint64_t random = (uint64_t)(uintptr_t)arg;
     for (int64_t i = 2; i <= hunt.rounds; i += 2) {

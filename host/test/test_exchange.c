@@ -1,6 +1,6 @@
 /* exchange: a response begins once, ends once, and has the bytes that it promised, whatever the protocol; the bytes of
- * HTTP/1; what an old name of a request can reach; bodies that grow; what an exchange was, in bytes. Where exchanges end:
- * test_over.c. */
+ * HTTP/1; what an old name of a request can reach; bodies that grow; what an exchange was, in bytes. Where exchanges
+ * end: test_over.c. */
 #include "../base/options.h"
 #include "../http/conn.h"
 #include "../http/hold.h"

@@ -1,6 +1,5 @@
-/* Scripts of the connections' fuzz target: those that it begins with, and those that have found a fault once, which must
- * not come back. Each is a test; named on the command line, those alone,
- * with what the clients got. */
+/* Scripts of the connections' fuzz target: those that it begins with, and those that have found a fault once, which
+ * must not come back. Each is a test; named on the command line, those alone, with what the clients got. */
 #include "../../runtime/runtime.h"
 #include "../fuzz/play.h"
 

@@ -1,6 +1,6 @@
-/* hold: whoever ends a handler, or takes its connection away, ends the wait of the connection's G, whatever that does at
- * the moment, and the exchange goes back once; a reader of a handler's name may have the scheduler's lock; a call that
- * gives the handler its time anew keeps it the connection. */
+/* hold: whoever ends a handler, or takes its connection away, ends the wait of the connection's G, whatever that does
+ * at the moment, and the exchange goes back once; a reader of a handler's name may have the scheduler's lock; a call
+ * that gives the handler its time anew keeps it the connection. */
 #include "../base/options.h"
 #include "../http/conn.h"
 #include "../http/hold.h"

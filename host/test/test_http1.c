@@ -1,5 +1,5 @@
-/* http1: wherever the bytes of a request are cut, the head and the body that come out are those of the bytes in one piece,
- * and so is the refusal; what belongs to the next request is left for it. */
+/* http1: wherever the bytes of a request are cut, the head and the body that come out are those of the bytes in one
+ * piece, and so is the refusal; what belongs to the next request is left for it. */
 #include "../base/options.h"
 #include "../http/conn.h"
 #include "../http/http1.h"
@@ -129,7 +129,8 @@ static const struct {
     {CHUNKED, "FFFFFFFFFFFFFFFFF\r\n", -EPROTO, 0},
 };
 
-/* Parses a body that comes in pieces, and drops it. The result, the bytes of it, and whether the next request is left. */
+/* Parses a body that comes in pieces, and drops it. The result, the bytes of it, and whether the next request is
+ * left. */
 static int body_in_pieces(size_t i, size_t cut, size_t step, size_t *n, bool *next_is_left) {
     host_exchange *x = exchange_take(&conn, &http1_ops);
     const char *bytes = bodies[i].body;

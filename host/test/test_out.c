@@ -1,6 +1,6 @@
 /* out: whatever is queued, bytes and files, and however little the kernel takes at a time, the peer gets these bytes in
- * this order, once; what is left of the tail is told; a broken stream and a file that has become shorter are; memory and
- * descriptors are given back. */
+ * this order, once; what is left of the tail is told; a broken stream and a file that has become shorter are; memory
+ * and descriptors are given back. */
 #include "../http/out.h"
 
 #include <dirent.h>
@@ -167,7 +167,8 @@ static void more_pieces_than_one_call_takes(void *arg) {
     all_came();
 }
 
-/* A queue and a tail of five pieces, of which the first call takes k bytes, the next nothing, and the rest one by one. */
+/* A queue and a tail of five pieces, of which the first call takes k bytes, the next nothing, and the rest one by
+ * one. */
 static void cut_at(size_t k) {
     static const size_t pieces[] = {1, 4000, 300, 4072};
     host_out o = {0};
@@ -206,7 +207,8 @@ static void cut_at_every_offset(void *arg) {
 
 /* ---- files ---- */
 
-/* Of a short file and what stands around it, one call; a long one is sendfile's, and the kernel is told that it follows. */
+/* Of a short file and what stands around it, one call; a long one is sendfile's, and the kernel is told that it
+ * follows. */
 static void head_and_file(size_t n, int calls, int files) {
     host_out o = {0};
     size_t n_tail = 0, count = 0;
@@ -235,7 +237,8 @@ static void a_head_and_a_file(void *arg) {
     head_and_file(400000, 2, 1);
 }
 
-/* Bytes, a long file, bytes, two short files, a tail: each call takes k bytes, but for the `dry`th, which takes none. */
+/* Bytes, a long file, bytes, two short files, a tail: each call takes k bytes, but for the `dry`th, which takes
+ * none. */
 static void mixed(ssize_t k, int dry, int no_sendfile) {
     host_out o = {0};
     size_t n_tail = 40, count = 0;

@@ -1,6 +1,6 @@
-/* over: an exchange is over once, whatever ends it: an answer of a handler, or of C in its place; the handler's time, or
- * its VM; the client, which leaves or does not read; the connection. Scripts of host/fuzz/play.c, which looks at the sums
- * of all scripts; here each says what it should come to. */
+/* over: an exchange is over once, whatever ends it: an answer of a handler, or of C in its place; the handler's time,
+ * or its VM; the client, which leaves or does not read; the connection. Scripts of host/fuzz/play.c, which looks at the
+ * sums of all scripts; here each says what it should come to. */
 #include "../../runtime/runtime.h"
 #include "../base/base.h"
 #include "../fuzz/play.h"

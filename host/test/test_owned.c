@@ -1,5 +1,5 @@
-/* owned: what ends with a VM ends once, in order, the latest of an order first; what has ended by itself, or is let go of
- * in time, is not ended again; while the last finalizers run nothing goes. */
+/* owned: what ends with a VM ends once, in order, the latest of an order first; what has ended by itself, or is let go
+ * of in time, is not ended again; while the last finalizers run nothing goes. */
 #include "../vm/luag.h"
 #include "../vm/owned.h"
 #include "../vm/vm.h"

@@ -1,5 +1,6 @@
 /* stream: a short read from a TCP socket means that it is empty, until the next edge, a doubt, or the peer's end; one
- * from a unix socket means nothing; a pipe whose writer has gone may get another one; what a signal interrupts is done. */
+ * from a unix socket means nothing; a pipe whose writer has gone may get another one; what a signal interrupts is
+ * done. */
 #include "../net/stream.h"
 
 #include <errno.h>

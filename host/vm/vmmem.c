@@ -1,35 +1,34 @@
-/* The memory of a VM: what LuaJIT maps for it, how much that may be, and giving it back at once.
+/* The memory of a VM: LuaJIT's mappings for it, their limit, and giving them back at once.
  *
- * LuaJIT's allocator takes everything from mmap, for its heap as for machine code, and the linker's
- * --wrap brings its mmap64, munmap and mremap here. Each mapping is recorded with the VM that runs on
- * the calling thread (vm_here). From that follow three things:
+ * LuaJIT's allocator takes everything from mmap, for its heap and for machine code. The linker's --wrap brings its
+ * mmap64, munmap and mremap here. Each mapping is recorded with the VM that runs on the calling thread (vm_here). This
+ * gives three things:
  *
- *   - a count, view.mapped;
- *   - a limit, --vm-memory. Beyond it mmap64 and mremap say ENOMEM, and LuaJIT raises "not enough
- *     memory" in the handler that allocates. That ends, its garbage is collected before the next one
- *     begins (luag_give), and the VM lives on. Near the limit the collector is made to hurry, so that
- *     only what lives counts (vmgc.c);
- *   - vmmem_drop: the VM can go without a walk over its heap, which may be half written when compiled
- *     code was ended in the middle, and in 2 ms whatever its size.
+ *   - A count, view.mapped.
+ *   - A limit, --vm-memory. Beyond it mmap64 and mremap say ENOMEM, and LuaJIT raises "not enough memory" in the
+ *     handler that allocates. The handler ends, its garbage is collected before the next one begins (luag_give), and
+ *     the VM lives on. Near the limit the collector is made to hurry, so that only live data counts (vmgc.c).
+ *   - vmmem_drop: the VM can go without a walk over its heap, in 2 ms whatever its size. The heap may be half written
+ *     when compiled code was ended in the middle.
  *
- * The limit is for Lua. What the host itself does in a VM between two Gs (a coroutine for a request,
- * the words that a wait answers) can not be undone by an error, so there a reserve of 1/16 more may be
- * used, 1 MiB at least. Finalizers are the user's, in whatever Lua they are called, and stand beneath a barrier.
+ * The limit is for Lua. The host's own work in a VM between two Gs (a coroutine for a request, the words that a wait
+ * answers) cannot be undone by an error, so it may use a reserve of 1/16 more, 1 MiB at least. Finalizers are the
+ * user's, in whatever Lua they are called, and stand beneath a barrier.
  *
- * Records are an array of disjoint ranges in order of address, neighbours joined: LuaJIT joins and
- * splits mappings as it likes. It lies in malloc's memory, is touched only by the thread that runs the VM, and has
- * room for two more before anything is mapped or unmapped, so that recording can not fail. A range
- * that this VM did not map (the runtime's stacks go through munmap as well) is passed on untouched.
+ * Records are an array of disjoint ranges in the order of addresses, neighbours joined: LuaJIT joins and splits
+ * mappings as it likes. The array lies in malloc's memory, and only the thread that runs the VM touches it. It has room
+ * for two more before anything is mapped or unmapped, so recording cannot fail. A range that this VM did not map (the
+ * runtime's stacks go through munmap as well) is passed on untouched.
  *
- * Which of it is machine code is told by mprotect: LuaJIT has each of its areas either executable or writable.
- * Other than mmap's, these records may be missing where memory is.
+ * mprotect tells which of the memory is machine code: LuaJIT has each of its areas either executable or writable.
+ * Unlike mmap's records, these may be missing where there is no memory.
  *
- * Two other things of a VM are not its heap's, so they are recorded as well:
+ * Two other things of a VM are not in its heap, so they are recorded as well:
  *
- *   - the FILEs of its io library, opened with close-on-exec: no child of the process inherits what a
- *     handler happens to have open;
- *   - the unwind tables that LuaJIT registers with libgcc for its machine code, and which libgcc would
- *     read at the next error of any other VM.
+ *   - the FILEs of its io library, opened with close-on-exec: no child of the process inherits the files that a handler
+ *     has open;
+ *   - the unwind tables that LuaJIT registers with libgcc for its machine code, and which libgcc would read at the next
+ *     error of any other VM.
  */
 #include "vmmem.h"
 
@@ -60,7 +59,7 @@ struct mem_range {
 
 struct mem_code {
     uintptr_t lo, hi;
-    bool exec; /* LuaJIT wants it so; else it writes there */
+    bool exec; /* LuaJIT wants it executable; else LuaJIT writes there */
 };
 
 struct mem_table {
@@ -75,7 +74,7 @@ struct mem_file {
 
 /* ---- arrays that grow ---- */
 
-/* Room for n elements of `size` bytes in *array. */
+/* Makes room for n elements of `size` bytes in *array. False: no memory. */
 static bool reserve(void **array, int *cap, int n, size_t size) {
     if (n <= *cap) return true;
     int more = *cap ? *cap * 2 : 16;
@@ -112,7 +111,7 @@ static void splice_ranges(vm_mem *m, int i, int j, const mem_range *by, int n) {
     m->ranges.n += n - (j - i);
 }
 
-/* There is room for one more. */
+/* Adds a range. There is room for one more. */
 static void add_range(vm_mem *m, uintptr_t lo, uintptr_t hi) {
     int i = find_range(m, lo), j = i;
     mem_range all = {lo, hi};
@@ -123,7 +122,7 @@ static void add_range(vm_mem *m, uintptr_t lo, uintptr_t hi) {
     splice_ranges(m, i, j, &all, 1);
 }
 
-/* There is room for one more. How many bytes of [lo, hi) were recorded. */
+/* Cuts [lo, hi) out. There is room for one more. Returns how many of its bytes were recorded. */
 static int64_t cut_range(vm_mem *m, uintptr_t lo, uintptr_t hi) {
     int i = find_range(m, lo + 1), j = i, n = 0;
     int64_t bytes = 0;
@@ -145,7 +144,7 @@ static uintptr_t end_of(const void *p, size_t len) {
 static void record(host_vm *vm, void *p, size_t len) {
     uintptr_t lo = (uintptr_t)p, hi = end_of(p, len);
 #ifdef RT_ASAN
-    /* A stack that lay there and was unmapped has left its redzones poisoned. */
+    /* A stack that was unmapped there has left its redzones poisoned. */
     __asan_unpoison_memory_region(p, hi - lo);
 #endif
     add_range(&vm->mem, lo, hi);
@@ -196,7 +195,7 @@ static void forget_code(host_vm *vm, uintptr_t lo, uintptr_t hi) {
         if (m->code.v[i].lo < hi && m->code.v[i].hi > lo) m->code.v[i] = m->code.v[--m->code.n];
 }
 
-/* The runtime's stacks have their guards from here as well. */
+/* The runtime's stacks get their guards by this function as well. */
 int __wrap_mprotect(void *addr, size_t len, int prot) {
     host_vm *vm = vm_here();
     uintptr_t lo = (uintptr_t)addr;
@@ -240,14 +239,14 @@ static bool too_much(host_vm *vm, size_t more) {
 
 /* ---- unwind tables ---- */
 
-/* libgcc's own: the object that it keeps for a table, of eight pointers, is the caller's. Its __register_frame, which
- * LuaJIT calls, takes it from malloc and doesn't look whether there is memory. */
+/* libgcc's own function. The caller gives the object that libgcc keeps for a table, of eight pointers. Its
+ * __register_frame, which LuaJIT calls, takes the object from malloc and does not check for memory. */
 void __register_frame_info(const void *table, void *object);
 void *__deregister_frame_info(const void *table);
 void __real___register_frame(void *table);
 void __real___deregister_frame(void *table);
 
-/* LuaJIT maps machine code and then registers a table for it: there is room before. */
+/* LuaJIT maps machine code, then registers a table for it: makes room for the table before. */
 static bool table_room(host_vm *vm) {
     vm_mem *m = &vm->mem;
     if (!m->table_object) m->table_object = malloc(8 * sizeof(void *));
@@ -333,7 +332,7 @@ int __wrap_munmap(void *addr, size_t len) {
 
 static void *remap(host_vm *vm, void *old, size_t old_len, size_t len, int flags, void *at) {
 #ifdef RT_TSAN
-    if (len > old_len) { /* it does not see that the pages go elsewhere; LuaJIT copies then */
+    if (len > old_len) { /* TSan does not see pages move; LuaJIT copies then */
         errno = ENOMEM;
         return MAP_FAILED;
     }
@@ -374,7 +373,7 @@ static const char *closing_mode(const char *mode, char *buf, size_t cap) {
     return buf;
 }
 
-/* Before a file is opened: is there room to record it? */
+/* Makes room to record a file, before it is opened. False: no memory. */
 static bool room_for_file(host_vm *vm) {
     if (!vm || RESERVE(vm->mem.files, 1)) return true;
     errno = ENOMEM;
@@ -442,7 +441,7 @@ static void pclose_main(void *f) {
 
 /* ---- the end ---- */
 
-/* A range that can't be unmapped: in the midst of a mapping of the kernel's, of which there may be no more. */
+/* Keeps a range that cannot be unmapped, in the midst of a mapping of the kernel's, which allows no more mappings. */
 static void lose_range(host_vm *vm, mem_range r) {
     log_line(LOG_ERROR, "VM %d: munmap of %zu bytes: %s", vm->view.vm_id, (size_t)(r.hi - r.lo),
              strerror(errno));
