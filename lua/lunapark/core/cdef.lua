@@ -25,6 +25,7 @@
 local ffi = require "ffi"
 local base = require "lunapark.core.base"
 local offload = require "lunapark.core.offload"
+local pieces, trim = require("lunapark.core.text").pieces, require("lunapark.core.text").trim
 
 local find, sub = string.find, string.sub
 
@@ -289,9 +290,9 @@ end
 
 -- Line n of a text, without what surrounds it.
 local function line_of(text, n)
-  for line in (text .. "\n"):gmatch "(.-)\n" do
+  for line in pieces(text .. "\n", "\n") do
     n = n - 1
-    if n == 0 then return line:match "^%s*(.-)%s*$" end
+    if n == 0 then return trim(line) end
   end
 end
 

@@ -1,8 +1,8 @@
 --- Forms in parts, for req:form(): fields as strings; files in memory or, if they are large, in temporary files without
 --- a name, which are gone with the request. And how parts and files are saved.
 --
--- A file is saved beside its place, under a name of its own, and renamed when it is whole and on the disk: nobody sees a
--- part of it. A handler that is ended by force leaves that file behind, `.lunapark-` in front.
+-- A file is saved beside its place, under a name of its own, and renamed when it is whole and on the disk: nobody sees
+-- a part of it. A handler that is ended by force leaves that file behind, `.lunapark-` in front.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
