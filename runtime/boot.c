@@ -4,9 +4,7 @@
  * them. */
 #include "impl.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { STACK_MAIN = 1 << 20 };
 
@@ -21,33 +19,14 @@ static void main_g(void *arg) {
     exit(0);
 }
 
-static void init_ps(int procs) {
-    sched.procs = procs;
-    size_t size = sizeof(rt_p) * (size_t)procs;
-    sched.ps = aligned_alloc(CACHE_LINE, (size + CACHE_LINE - 1) & (size_t)-CACHE_LINE);
-    if (!sched.ps) debug_no_start("out of memory for %d Ps", procs);
-    memset(sched.ps, 0, size);
-    for (int i = procs - 1; i >= 0; i--) {
-        rt_p *p = &sched.ps[i];
-        p->id = i;
-        p->poller = netpoll_new();
-        if (!p->poller) debug_no_start("cannot make a poller: %s", strerror(errno));
-        atomic_store(&p->last_poll_ns, rt_nanotime());
-        p->now_ns = rt_nanotime();
-        if (i > 0) p_idle_put(p);
-    }
-}
-
 void rt_main(const rt_options *opts, void (*fn)(void *), void *arg) {
     os_raise_fd_limit();
     unwind_init();
     debugenv_init(getenv("LUNAPARK_DEBUG"));
     signal_init(opts->keep_signals);
-    int procs = opts->procs > 0 ? opts->procs : rt_cpu_count();
-    if (procs > MAX_PROCS) procs = MAX_PROCS;
     sched.deadlock_is_normal = opts->deadlock_is_normal;
     init_gs();
-    init_ps(procs);
+    procs_init(opts->procs > 0 ? opts->procs : 0);
     m_init_main();
     if (opts->seed) sched.m0.rand = opts->seed;
     p_acquire(&sched.m0, &sched.ps[0]);

@@ -220,7 +220,7 @@ static void dump_crowds(dump *d) {
 }
 
 static const char *const p_status_names[] = {"idle", "running", "foreign", "in a system call",
-                                             "dead"};
+                                             "out"};
 
 static void dump_all(rt_dump_how how) {
     dump d = {.now_ns = rt_nanotime()};
@@ -289,7 +289,8 @@ int rt_read_p_stats(int32_t id, rt_p_stats *s) {
 void rt_read_stats(rt_stats *s) {
     memset(s, 0, sizeof *s);
     each_g(count_g, s);
-    s->procs = sched.procs;
+    s->procs = sched.n_in;
+    s->all_ps = sched.procs;
     s->idle_ps = atomic_load(&sched.n_idle_ps);
     m_count_ms(&s->ms, &s->idle_ms);
     s->spinning_ms = atomic_load(&sched.n_spinning);
@@ -318,7 +319,7 @@ void rt_read_stats(rt_stats *s) {
 /* If no P runs, no G is queued or in a system call, no timer is set, no descriptor is polled and no G waits for a
  * signal that may come, nothing can ever happen again. */
 void check_dead(void) {
-    if (sched.deadlock_is_normal || atomic_load(&sched.n_idle_ps) != sched.procs) return;
+    if (sched.deadlock_is_normal || atomic_load(&sched.n_idle_ps) != sched.n_in) return;
     if (sched.runq.n || atomic_load(&sched.n_syscalls) || count_get(&sched.n_fds) ||
         timers_live() || signal_may_come())
         return;

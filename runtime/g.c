@@ -115,6 +115,15 @@ void bury(rt_g *g) {
     rt_lock_release(&sched.gfree_lock);
 }
 
+void g_give_lists(rt_p *p) {
+    rt_lock_acquire(&sched.gfree_lock);
+    for (rt_g *g; (g = g_list_pop(&p->gfree));)
+        g_list_push(&sched.gfree, g);
+    for (rt_g *g; (g = g_list_pop(&p->stack_gfree));)
+        g_list_push(&sched.stack_gfree, g);
+    rt_lock_release(&sched.gfree_lock);
+}
+
 /* Gives a G back that was taken, cannot be used and has no stack. */
 static void give_back(rt_g *g) {
     rt_lock_acquire(&sched.gfree_lock);

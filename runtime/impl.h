@@ -149,8 +149,8 @@ static inline rt_g *g_list_pop(g_list *l) {
  *   foreign  p->m, which runs code that knows nothing of Ps (Lua) and may not come back for long; the word
  *            holds p->m's id above P_STATUS; sysmon may take the P by CAS to idle
  *   syscall  the M in the system call; sysmon may take the P by CAS to idle
- *   dead     nobody, the P was never used */
-typedef enum p_status { P_IDLE, P_RUNNING, P_FOREIGN, P_SYSCALL, P_DEAD } p_status;
+ *   out      sched.lock; the P runs no Gs for now, see procs.c */
+typedef enum p_status { P_IDLE, P_RUNNING, P_FOREIGN, P_SYSCALL, P_OUT } p_status;
 enum { P_STATUS = 0xff, P_OWNER_SHIFT = 8 };
 
 typedef struct timer_slot {
@@ -165,7 +165,8 @@ struct rt_p {
     rt_cell *cell;           /* owner: in state foreign: the cell whose code p->m runs */
     rt_p *idle_link;         /* sched.lock */
     bool in_idle;            /* sched.lock */
-    rt_m *poll_m;            /* sched.lock: M that blocks in this P's poller while the P is idle */
+    rt_m *poll_m; /* sched.lock: M that blocks in this P's poller while the P is idle or out */
+    _Atomic bool leaves;       /* sched.lock writes, anybody reads: the P is to go out, or is out */
     _Atomic int32_t n_in_poll; /* atomic: Ms in the poller or about to be; see leave_poller */
 
     /* Ring: the owner adds at the tail, anybody takes at the head by CAS. See runq.c. */
@@ -236,8 +237,10 @@ typedef enum sysmon_sleep { SYSMON_UP, SYSMON_NAPS, SYSMON_SLEEPS } sysmon_sleep
 
 typedef struct rt_sched {
     rt_lock lock;
-    int32_t procs;
-    rt_p *ps; /* [procs] */
+    _Atomic int32_t procs; /* procs.c writes, anybody reads: Ps that are made; grows */
+    _Atomic int32_t n_in;  /* lock writes, anybody reads: of these, not out */
+    _Atomic bool follows; /* procs.c writes: their number follows the CPUs and the cgroup's quota */
+    rt_p *ps;             /* [MAX_PROCS] */
 
     rt_p *idle_ps;             /* lock */
     _Atomic int32_t n_idle_ps; /* lock writes, anybody reads */
@@ -290,6 +293,8 @@ rt_g *new_native(void (*fn)(void *), void *arg, size_t stack_size);
 /* Ends g, which ran until now. The caller is on another stack than g's: the loop's or another G's. g keeps a stack of
  * the usual size. */
 void bury(rt_g *g);
+/* The dead Gs of p go to the global lists. Only the owner of p. */
+void g_give_lists(rt_p *p);
 
 /* proc.c. Where a native G begins, on its own stack. arg: the G. */
 void native_main(void *arg);
@@ -308,6 +313,26 @@ void g_enqueue(rt_g *g);
 void inject(rt_m *m, g_list *l);
 /* Wakes one more M if a P is idle and no M looks for work. Any thread. */
 void wakep(void);
+
+/* m looks for work no longer. Only on m's thread. */
+void stop_spinning(rt_m *m);
+/* m has released `last` and may stand in last->poll_m. Takes the P that was handed to m. If none was and there is work,
+ * takes `last`, or else any idle P. Without spin and without work, takes `last` only if m still stands in its poll_m.
+ * False: m has no P. Only on m's thread. */
+bool regain(rt_m *m, rt_p *last, bool work, bool spin);
+/* Blocks in the poller of p, which is idle or out, until an event, p's next timer or a break. Gs that become ready are
+ * added to l. Returns the time. Only the M that was counted in p->n_in_poll. */
+int64_t poll_until_next(rt_p *p, g_list *l);
+/* This M leaves the poller of p. */
+void leave_poller(rt_p *p);
+
+/* procs.c. Makes the first Ps: P 0, owned by the caller, and others that are idle. procs: as in rt_options. */
+void procs_init(int procs);
+/* m's P is marked `leaves`: the P goes out. True: some time later, when m has a P again. False: the P stays. Only
+ * on m's thread, between two Gs. */
+bool p_out(rt_m *m);
+/* Every 10 s: as many Ps as the process may use CPUs, unless the user has said how many. sysmon. */
+void procs_follow(int64_t now_ns);
 
 /* runq.c. put, put_next (g runs before the ring), get (NULL: empty) and the p of steal: only the owner of p. steal
  * takes half of victim's ring into p's, which is empty, and returns one of the Gs, or NULL. next_too: takes victim's
@@ -489,8 +514,15 @@ int unwind(const void *uc, rt_stack stack, uintptr_t *pcs, int max);
 uint64_t os_random(void);
 /* Raises the limit of descriptors as far as this process may. At the start. */
 void os_raise_fd_limit(void);
+/* For tests: rt_cpu_count looks for the files of cgroups below this directory. Before rt_main, or while sysmon is
+ * stopped. */
+void os_set_root(const char *root);
 /* The stack of the calling thread, {0} if it is unknown. Any thread. */
 rt_stack os_thread_stack(void);
+
+/* cgroup.c. CPUs' worth of time that the cgroups of this process allow, rounded up, by the files below root ("": those
+ * of the system); 0: no limit is known. Any thread. */
+int cgroup_cpus(const char *root);
 
 /* debug.c. Reports a deadlock and ends the process if nothing can ever happen again. sched.lock held, by an M that is
  * about to wait. */

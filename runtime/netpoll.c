@@ -243,7 +243,9 @@ static uint64_t tag_of(rt_pd *pd) {
 static rt_p *fewest_fds(void) {
     rt_p *best = &sched.ps[0];
     for (int32_t i = 1; i < sched.procs; i++)
-        if (count_get(&sched.ps[i].n_fds) < count_get(&best->n_fds)) best = &sched.ps[i];
+        if (!atomic_load_explicit(&sched.ps[i].leaves, memory_order_relaxed) &&
+            count_get(&sched.ps[i].n_fds) < count_get(&best->n_fds))
+            best = &sched.ps[i];
     return best;
 }
 

@@ -34,8 +34,15 @@ static rt_poller *epoll_open(void) {
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = BREAK_TAG};
     if (po->epfd < 0 || po->break_fd < 0 ||
         epoll_ctl(po->epfd, EPOLL_CTL_ADD, po->break_fd, &ev) < 0)
-        return NULL; /* only while the process starts, which then ends */
+        goto fail;
     return po;
+fail:;
+    int err = errno;
+    if (po->epfd >= 0) close(po->epfd);
+    if (po->break_fd >= 0) close(po->break_fd);
+    free(po);
+    errno = err;
+    return NULL;
 }
 
 static int epoll_add(rt_poller *po, int fd, uint64_t tag, bool exclusive) {

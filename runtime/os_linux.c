@@ -1,10 +1,7 @@
 /* What the runtime asks Linux once, at start. */
 #include "impl.h"
 
-#include <errno.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/random.h>
@@ -43,36 +40,17 @@ rt_stack os_thread_stack(void) {
     return s;
 }
 
-static int read_line(const char *path, char *buf, size_t n) {
-    FILE *f = fopen(path, "re");
-    if (!f) return -errno;
-    int r = fgets(buf, (int)n, f) ? 0 : -EIO;
-    fclose(f);
-    return r;
-}
+static const char *os_root = "";
 
-/* CPUs' worth of time that the cgroup allows, rounded up; 0: no limit known. Version 2 says
- * "quota period" or "max period" in one file, version 1 has a file each. */
-static int cgroup_cpus(void) {
-    char buf[64];
-    long long quota = 0, period = 0;
-    if (read_line("/sys/fs/cgroup/cpu.max", buf, sizeof buf) == 0) {
-        if (sscanf(buf, "%lld %lld", &quota, &period) != 2) return 0;
-    } else {
-        if (read_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", buf, sizeof buf) < 0) return 0;
-        quota = atoll(buf);
-        if (read_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us", buf, sizeof buf) < 0) return 0;
-        period = atoll(buf);
-    }
-    if (quota <= 0 || period <= 0) return 0;
-    return (int)((quota + period - 1) / period);
+void os_set_root(const char *root) {
+    os_root = root;
 }
 
 int rt_cpu_count(void) {
     cpu_set_t set;
     int n = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0) n = CPU_COUNT(&set);
-    int quota = cgroup_cpus();
+    int quota = cgroup_cpus(os_root);
     if (quota > 0 && quota < n) n = quota;
     return n < 1 ? 1 : n;
 }

@@ -80,6 +80,10 @@ int rt_procs(void) {
     return sched.procs;
 }
 
+int rt_procs_in(void) {
+    return sched.n_in;
+}
+
 /* ---- leaving and coming back ---- */
 
 /* g's commit function refused to park g: g runs next. */
@@ -270,7 +274,7 @@ static void poll_own(rt_m *m, int64_t now_ns) {
     inject(m, &l);
 }
 
-static void stop_spinning(rt_m *m) {
+void stop_spinning(rt_m *m) {
     if (!m->spinning) return;
     m->spinning = false;
     if (atomic_fetch_sub(&sched.n_spinning, 1) <= 0) rt_throw("negative count of spinning Ms");
@@ -296,10 +300,7 @@ static rt_g *steal_work(rt_m *m, int64_t *now_ns) {
     return NULL;
 }
 
-/* m has released `last` and may stand in last->poll_m. Takes the P that was handed to m. If none was and there is work,
- * takes `last`, or else any idle P. Without spin and without work, takes `last` only if m still stands in its poll_m.
- * False: m has no P. */
-static bool regain(rt_m *m, rt_p *last, bool work, bool spin) {
+bool regain(rt_m *m, rt_p *last, bool work, bool spin) {
     rt_lock_acquire(&sched.lock);
     rt_p *p = m->next_p;
     if (p) {
@@ -329,14 +330,11 @@ static bool work_anywhere(void) {
 /* An evicted M may still be on its way out of a poller when the next M goes in, and may take the break that is meant
  * for the next M. So an M that leaves while another is in passes the break on. The other M was counted under sched.lock
  * when it became poll_m, hence before any thread could break it. */
-static void leave_poller(rt_p *p) {
+void leave_poller(rt_p *p) {
     if (atomic_fetch_sub(&p->n_in_poll, 1) > 1) netpoll_break(p->poller);
 }
 
-/* Blocks in the poller of p, which m has released, until an event, a timer or a break; longer if no P is free then.
- * Returns with a P, and the Gs that became ready are queued; or m->ended. */
-static void idle(rt_m *m, rt_p *p) {
-    g_list ready = {0};
+int64_t poll_until_next(rt_p *p, g_list *l) {
     /* In this order: a thread that sets an earlier timer stores timer_next_ns, then looks for the 0. */
     atomic_store(&p->last_poll_ns, 0);
     int64_t next = atomic_load(&p->timer_next_ns);
@@ -345,9 +343,17 @@ static void idle(rt_m *m, rt_p *p) {
         delay = next - rt_nanotime();
         if (delay < 0) delay = 0;
     }
-    netpoll_p(p, delay, &ready);
+    netpoll_p(p, delay, l);
     int64_t now = rt_nanotime();
     atomic_store(&p->last_poll_ns, now);
+    return now;
+}
+
+/* Blocks in the poller of p, which m has released, until an event, a timer or a break; longer if no P is free then.
+ * Returns with a P, and the Gs that became ready are queued; or m->ended. */
+static void idle(rt_m *m, rt_p *p) {
+    g_list ready = {0};
+    int64_t now = poll_until_next(p, &ready);
     leave_poller(p);
     /* With no ready G, m takes only the P in whose poller_m it still stands. If an evicted M took another idle P, it
      * would evict the M in this P's poller, which would take the next P: for ever. */
@@ -402,6 +408,7 @@ static rt_g *findrunnable(rt_m *m) {
         rt_p *p = m->p;
         rt_g *g;
         int64_t now = 0;
+        if (atomic_load_explicit(&p->leaves, memory_order_relaxed) && p_out(m)) continue;
         uint32_t tick = atomic_load_explicit(&p->schedtick, memory_order_relaxed);
         if (tick % GLOBAL_TICK == 0) { /* every source in turn, whatever the others hold */
             now = rt_nanotime();
@@ -417,7 +424,7 @@ static rt_g *findrunnable(rt_m *m) {
         poll_own(m, now);
         if ((g = runq_get(p))) return g;
 
-        int32_t busy = sched.procs - atomic_load_explicit(&sched.n_idle_ps, memory_order_relaxed);
+        int32_t busy = sched.n_in - atomic_load_explicit(&sched.n_idle_ps, memory_order_relaxed);
         if (sched.procs > 1 &&
             (m->spinning ||
              2 * atomic_load_explicit(&sched.n_spinning, memory_order_relaxed) < busy)) {

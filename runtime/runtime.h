@@ -37,8 +37,12 @@ _Noreturn void rt_main(const rt_options *opts, void (*fn)(void *), void *arg);
 /* How many CPUs this process may use: sched_getaffinity, capped by the cgroup's quota; 1 or more. Any thread. */
 int rt_cpu_count(void);
 
-/* The number of Ps. Any thread. */
+/* The number of Ps that there are, which grows when rt_set_procs asks for more than ever: the bound of rt_p_id. Any
+ * thread. */
 int rt_procs(void);
+
+/* The number of Ps that run Gs, and of those that are about to go out: rt_set_procs. Any thread. */
+int rt_procs_in(void);
 
 /* ---- Gs (proc.c) --------------------------------------------------------------------------- */
 

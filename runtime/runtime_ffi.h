@@ -11,7 +11,8 @@ typedef struct rt_g rt_g;
 /* What the scheduler counted since its start, and what it holds now. The numbers of several threads are added up while
  * the threads run, so a sum may miss what happens meanwhile. */
 typedef struct rt_stats {
-    int32_t procs;        /* Ps */
+    int32_t procs;        /* Ps that run Gs, and those that are about to go out */
+    int32_t all_ps;       /* Ps that there are, with those that are out: rt_set_procs */
     int32_t idle_ps;      /* Ps that nobody runs */
     int32_t ms;           /* threads that run Gs, sysmon not counted */
     int32_t idle_ms;      /* of these, asleep without a poller */
@@ -36,7 +37,7 @@ typedef struct rt_stats {
 
 /* What the scheduler counted of one P. */
 typedef struct rt_p_stats {
-    int32_t status;      /* 0 idle, 1 running, 2 foreign, 3 syscall, 4 dead */
+    int32_t status;      /* 0 idle, 1 running, 2 foreign, 3 syscall, 4 out */
     int32_t runq;        /* Gs in its ring */
     int64_t switches;    /* Gs run */
     int64_t steals;      /* successful thefts from other Ps */
@@ -51,8 +52,14 @@ int64_t rt_nanotime(void);
 /* Fills *s. Any thread. Waits for short locks only. */
 void rt_read_stats(rt_stats *s);
 
-/* Fills *s for P number `id`, 0 .. procs-1. 0; -EINVAL: there is no such P. Any thread. Does not wait. */
+/* Fills *s for P number `id`, 0 .. all_ps-1. 0; -EINVAL: there is no such P. Any thread. Does not wait. */
 int rt_read_p_stats(int32_t id, rt_p_stats *s);
+
+/* From now on n Ps run Gs, 256 at most; 0: as many as the process may use CPUs, now and later (its affinity and the quota
+ * of its cgroups are read every 10 s). A surplus P goes out when the G that it runs waits, or after some 60 Gs; what
+ * comes to its descriptors and timers later goes to other Ps. Returns the number; -EINVAL: n is out of range; -ENOMEM,
+ * -EMFILE: a further P can't be made. Any thread. Waits for short locks and for the start of threads. */
+int rt_set_procs(int n);
 /* ffi:end */
 
 #endif

@@ -15,6 +15,7 @@
  *   - tells a P that runs the same G for 10 ms to let other Gs run (a cell looks between its Gs);
  *   - keeps now_ns of a P whose G does not stop at most 10 ms behind;
  *   - gives pages of unused stacks back, every second;
+ *   - asks, every 10 s, how many CPUs the process may use (procs.c);
  *   - does what a signal asked for if no P does (signal.c);
  *   - prints a line every N ms if LUNAPARK_DEBUG=schedtrace=N, for which it wakes from its deep sleep.
  *
@@ -235,7 +236,7 @@ void sysmon_set_clock(const sysmon_clock *c) {
 }
 
 static bool any_busy(void) {
-    return atomic_load(&sched.n_idle_ps) != sched.procs;
+    return atomic_load(&sched.n_idle_ps) != atomic_load(&sched.n_in);
 }
 
 static void *sysmon(void *arg) {
@@ -276,6 +277,7 @@ static void *sysmon(void *arg) {
             did |= watch_p(&sched.ps[i], &watches[i], now);
         if (atomic_load(&sched.n_syscalls) > 0) did |= relieve_cells();
         signal_watch(now);
+        procs_follow(now);
         if (now >= next_scavenge) {
             /* A batch each time; the next one in the next round if there may be more. */
             if (stack_scavenge() == 0) next_scavenge = now + SCAVENGE_NS;

@@ -111,6 +111,46 @@ return app
     until_vm("the next generation", function(now) return now.state == "serves" and now.generation == 3 end)
   end)
 
+  it("changes the number of Ps, with requests in flight", function()
+    local c, _, admin = serve("--procs", "2")
+    local client, stop, failed, done = child.client(c.addr), false, 0, lp.waitgroup()
+    for _ = 1, 8 do
+      done:add(1)
+      lp.go(function()
+        local own = child.client(c.addr)
+        while not stop do
+          if own:get("/").body ~= "one" then failed = failed + 1 end
+        end
+        done:done()
+      end)
+    end
+    local function until_procs(n)
+      local stats
+      child.eventually(function()
+        stats = admin:get("/stats"):json()
+        return stats.procs == n
+      end, n .. " Ps")
+      return stats
+    end
+    for _, n in ipairs { 1, 4, 2, 6, 1, 3 } do
+      local r = admin:post("/procs?n=" .. n)
+      assert.equal(200, r.status, r.body)
+      assert.equal(n, r:json().procs)
+      local stats = until_procs(n)
+      for i, p in ipairs(stats.ps) do assert.equal(i > n, p.status == "out", i .. " of " .. n) end
+      assert.equal("one", client:get("/").body)
+    end
+    assert.equal(6, #admin:get("/stats"):json().ps)
+    stop = true
+    done:wait()
+    assert.equal(0, failed)
+    assert.is_true(admin:post("/procs?n=0"):json().procs >= 1)
+    for _, bad in ipairs { "", "?n=", "?n=x", "?n=-1", "?n=1.5", "?n=257", "?n=1e9" } do
+      assert.equal(400, admin:post("/procs" .. bad).status, bad)
+    end
+    assert.equal(405, admin:get("/procs").status)
+  end)
+
   it("tells of VMs that retire", function()
     local c, path, admin = serve("--procs", "1", "--drain-timeout", "600")
     overwrite(path, 'local app = require("lunapark.http").app()\n'

@@ -294,7 +294,7 @@ void generation_stop(int64_t until_ns) {
 /* Makes the VMs that serve at first. NULL, or what is wrong. */
 static char *load_vms(generation *gen) {
     char *err = NULL;
-    int procs = rt_procs();
+    int procs = rt_procs_in();
     gen->making = procs;
     for (int i = 0; i < procs; i++) {
         if (err) {

@@ -56,7 +56,7 @@ static generation *serving(void) {
 /* ---- making VMs ---- */
 
 static int max_vms(void) {
-    int procs = rt_procs(), max = (int)options.max_vms;
+    int procs = rt_procs_in(), max = (int)options.max_vms;
     if (max == 0) max = procs * 4 < 8 ? 8 : procs * 4;
     return max < procs ? procs : max;
 }

@@ -230,13 +230,14 @@ int server_bind(const char *addr, bool is_private, int backlog) {
 }
 
 static int open_pds(host_server *s) {
-    int procs = rt_procs(), err = 0;
-    s->listen_pds = calloc((size_t)procs, sizeof *s->listen_pds);
+    int n = rt_procs(), err = 0;
+    s->n_pds = n;
+    s->listen_pds = calloc((size_t)n, sizeof *s->listen_pds);
     if (!s->listen_pds) return -ENOMEM;
-    for (int i = 0; i < procs && !err; i++)
+    for (int i = 0; i < n && !err; i++)
         s->listen_pds[i] = rt_pd_open_listener(s->listen_fd, i, &err);
     if (!err) return 0;
-    for (int i = 0; i < procs; i++)
+    for (int i = 0; i < n; i++)
         if (s->listen_pds[i]) rt_pd_close(s->listen_pds[i]);
     free(s->listen_pds);
     return err;
@@ -290,7 +291,7 @@ static bool start_acceptor(host_server *s, rt_pd *pd) {
 
 int server_start(host_server *s) {
     conns_init();
-    int procs = rt_procs();
+    int procs = s->n_pds;
     atomic_store(&s->n_acceptors, procs);
     atomic_fetch_add(&servers.n_open, procs);
     for (int i = 0; i < procs; i++)
@@ -310,7 +311,7 @@ int server_start(host_server *s) {
 /* A shut pollDesc makes its acceptor end, which gives the pollDesc back: so nothing here touches it afterwards. */
 void server_stop(host_server *s) {
     if (atomic_exchange(&s->stopping, true)) return;
-    for (int i = 0; i < rt_procs(); i++)
+    for (int i = 0; i < s->n_pds; i++)
         rt_pd_shut(s->listen_pds[i]);
     conns_kick(s);
 }
@@ -321,7 +322,7 @@ void server_hand_over(host_server *s) {
 }
 
 void server_look(host_server *s) {
-    for (int i = 0; i < rt_procs() && !atomic_load(&s->stopping); i++)
+    for (int i = 0; i < s->n_pds && !atomic_load(&s->stopping); i++)
         rt_pd_kick(s->listen_pds[i], RT_R);
 }
 

@@ -59,8 +59,9 @@ struct host_server {
     host_listener listener; /* its addr is `asked` */
     _Atomic bool vm_gone;   /* atomic: listener.vm has ended, or ends */
     int listen_fd;
-    uint8_t tells;                                  /* rt_short_read_tells of its connections */
-    rt_pd **listen_pds;                             /* by P */
+    uint8_t tells;      /* rt_short_read_tells of its connections */
+    rt_pd **listen_pds; /* by P, of those that there were at the start */
+    int n_pds;          /* of them, hence of acceptors */
     char addr[HOST_ADDR_MAX], asked[HOST_ADDR_MAX]; /* as bound, and as the user wrote it */
     sock_file file;                                 /* of a unix socket; set once */
     _Atomic bool owns_path;                         /* atomic: `file` is removed with the server */

@@ -388,7 +388,7 @@ end
 local stats_t = ffi.typeof("rt_stats")
 local p_stats_t = ffi.typeof("rt_p_stats")
 local exchanges_t = ffi.typeof("host_exchanges")
-local p_status = { [0] = "idle", "running", "foreign", "syscall", "dead" }
+local p_status = { [0] = "idle", "running", "foreign", "syscall", "out" }
 
 local function exchanges()
   local e = exchanges_t()
@@ -490,7 +490,7 @@ function lp.stats()
     connections = connections(),
     ps = {},
   }
-  for id = 0, s.procs - 1 do
+  for id = 0, s.all_ps - 1 do
     C.rt_read_p_stats(int32(id), p)
     t.ps[id + 1] = {
       status = p_status[p.status], runq = p.runq, switches = tonumber(p.switches),

@@ -2,7 +2,9 @@
  * cells at random. Nothing is lost and nothing happens twice: each park is ended by one ready, each
  * ticket by one end, each byte comes once and in order, and at the end everybody has ended.
  *
- * RT_SEED repeats a mix (not a schedule); RT_STRESS_S says how long, 3 s unless told. */
+ * Once with as many Ps as there are, and once while their number changes.
+ *
+ * RT_SEED repeats a mix (not a schedule); RT_STRESS_S says how long each takes, 3 s unless told. */
 #include "harness.h"
 
 #include <sys/socket.h>
@@ -284,12 +286,27 @@ static void act(void *arg) {
     atomic_fetch_sub(&st.live, 1);
 }
 
-static void everybody_acts_at_random(void *arg) {
+enum { PS_MAX = 8 };
+
+static void change_the_number_of_ps(void *arg) {
     (void)arg;
+    uint64_t seed = new_seed();
+    while (rt_nanotime() < st.end_ns) {
+        int n = 1 + (int)random_below(&seed, PS_MAX);
+        EXPECT_EQ(rt_set_procs(n), n);
+        rt_sleep((int64_t)random_below(&seed, random_below(&seed, 4) ? 300000 : 20 * MS));
+    }
+    EXPECT_EQ(rt_set_procs(test_procs()), test_procs());
+    EXPECT_SOON(rt_procs_in() == test_procs());
+}
+
+static void everybody_acts_at_random(void *arg) {
     rt_stats before, after;
     rt_read_stats(&before);
+    atomic_store(&st.over, false);
     for (int i = 0; i < CELLS; i++)
         st.cells[i] = rt_cell_new(NULL);
+    if (arg) crowd_go(&st.all, change_the_number_of_ps, NULL);
     pthread_t t = foreign(ready_slots, NULL);
     uint64_t seed = new_seed();
     while (rt_nanotime() < st.end_ns) { /* the actors may die out */
@@ -310,22 +327,32 @@ static void everybody_acts_at_random(void *arg) {
     CHECK(atomic_load(&st.calls) > 0 && atomic_load(&st.visits) > 0);
 }
 
-static void stress(void **state) {
-    (void)state;
+static void run_stress(void *resize) {
     const char *s = getenv("RT_STRESS_S");
     int64_t length = (s ? atoi(s) : 3) * SEC;
     st.end_ns = rt_nanotime() + length;
-    in_g_for(everybody_acts_at_random, NULL, length + 2 * LIMIT_NS);
+    in_g_for(everybody_acts_at_random, resize, length + 2 * LIMIT_NS);
     print_message(
         "%lld Gs, %lld parks, %lld waits (%lld timeouts), %lld talks, %lld calls, %lld visits\n",
         (long long)st.started, (long long)st.parks, (long long)st.waits, (long long)st.timeouts,
         (long long)st.talks, (long long)st.calls, (long long)st.visits);
 }
 
+static void stress(void **state) {
+    (void)state;
+    run_stress(NULL);
+}
+
+static void stress_while_ps_come_and_go(void **state) {
+    (void)state;
+    run_stress(&st);
+}
+
 int main(void) {
     if (!test_procs()) return run_for_each_procs();
     setenv("LUNAPARK_DEBUG", "mexit=1", 1);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(stress)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(stress),
+                                       cmocka_unit_test(stress_while_ps_come_and_go)};
     const char *s = getenv("RT_SEED");
     st.seed = s ? strtoull(s, NULL, 10) : (uint64_t)rt_nanotime() % 1000000;
     fprintf(stderr, "RT_SEED=%llu\n", (unsigned long long)st.seed);

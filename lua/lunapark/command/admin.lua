@@ -5,6 +5,8 @@
 --   curl -X POST -H X-Lunapark:1 http://127.0.0.1:9000/reload
 --                                                reloads the app: 200 and the generation, or 500 and what is wrong
 --   .../generations, .../rollback?to=ID          what has served, what serves; an earlier one again: generations.lua
+--   curl -X POST -H X-Lunapark:1 http://127.0.0.1:9000/procs?n=4
+--                                                4 Gs run at once from now on; 0: as many as there are CPUs to use
 --   .../profile?s=5, .../trace?s=5               where CPU time goes, what the scheduler does: recording.lua
 --   curl -H "Authorization: Bearer TOKEN" ...    with --admin-token
 --
@@ -25,6 +27,7 @@ local recording = require "lunapark.command.recording"
 local rebinding = require "lunapark.command.rebinding"
 
 local C = ffi.C
+local message = require("lunapark.net.sock").message
 
 local admin = {}
 
@@ -38,6 +41,15 @@ local function stats()
     for _, of in ipairs { "lua", "mapped", "held" } do t.memory[of] = t.memory[of] + vm.memory[of] end
   end
   return t
+end
+
+-- POST /procs?n=N: so many Ps from now on; 0: as many as CPUs may be used.
+local function set_procs(req)
+  local n = tonumber(req.query.n)
+  if not n or n % 1 ~= 0 or n < 0 or n > 256 then return 400, { error = "n must be a whole number from 0 to 256" } end
+  local procs = C.rt_set_procs(n)
+  if procs < 0 then return 503, { error = message(procs), procs = lp.stats().procs } end
+  return { procs = procs }
 end
 
 local reads = { GET = true, HEAD = true, OPTIONS = true }
@@ -83,6 +95,7 @@ function admin.app()
   end)
   app:get("/stats", stats)
   app:get("/vms", function() return lp.stats().vms end)
+  app:post("/procs", set_procs)
   app:post("/reload", generations.reload)
   app:post("/rollback", generations.rollback)
   app:get("/generations", generations.list)
