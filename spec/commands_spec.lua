@@ -114,6 +114,7 @@ describe("lunapark", function()
       assert.matches("LuaJIT 2", out)
       assert.matches("llhttp %d+%.%d+%.%d+", out)
       assert.matches("c%-ares %d+%.%d+%.%d+", out)
+      assert.matches("zlib %d+%.%d+%.%d+%S*\nbrotli %d+%.%d+%.%d+\nzstd %d+%.%d+%.%d+\n$", out)
     end
   end)
 

@@ -73,6 +73,7 @@ local form = steps.load "lunapark.http.form"
 local cookie = steps.load("lunapark.http.cookie", { ["lunapark.http.path"] = path, ["lunapark.core.text"] = text })
 local multipart = steps.load("lunapark.http.multipart",
   { ["lunapark.http.path"] = path, ["lunapark.core.text"] = text })
+local compress = steps.load("lunapark.http.compress", { ["lunapark.http.multipart"] = multipart })
 local jar = steps.load("lunapark.testing.cookies", { ["lunapark.core.text"] = text })
 local response = steps.load("lunapark.client.response", { ["lunapark.core.text"] = text })
 local page = steps.load "lunapark.command.dev.page"
@@ -120,6 +121,7 @@ local functions = {
     multipart.parameters('a; b="' .. s)
     multipart.parameters('a; b="' .. s .. '"; ' .. s)
   end,
+  ["Accept-Encoding"] = function(s) compress.choose(s, { "gzip", "br" }) end,
   ["boundaries"] = function(s) multipart.boundary("multipart/x; boundary=" .. s) end,
   ["heads of parts"] = function(s)
     for _, head in ipairs { s, "A: " .. s, 'Content-Disposition: a; name="' .. s .. '"; filename="' .. s .. '"',

@@ -28,6 +28,9 @@ present() {
     libc6-dev) [ -e /usr/include/stdio.h ] ;;
     xz-utils) command -v xz ;;
     libc-ares-dev) [ -e /usr/include/ares.h ] ;;
+    zlib1g-dev) [ -e /usr/include/zlib.h ] ;;
+    libbrotli-dev) [ -e /usr/include/brotli/encode.h ] ;;
+    libzstd-dev) [ -e /usr/include/zstd.h ] ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1
 }

@@ -1,6 +1,7 @@
 /* main(): finds the command and its options, and starts the runtime. */
 #include "../../runtime/runtime.h"
 #include "../base/options.h"
+#include "../sys/compress.h"
 #include "commands.h"
 #include "inherit.h"
 #include "rooms.h"
@@ -18,9 +19,11 @@
 static command_call call;
 
 static void print_version(void) {
-    printf("lunapark %s\n%s%s\nllhttp %d.%d.%d\nc-ares %s\n", LUNAPARK_VERSION, LUAJIT_VERSION,
+    char compression[256];
+    compress_versions(compression, sizeof compression);
+    printf("lunapark %s\n%s%s\nllhttp %d.%d.%d\nc-ares %s\n%s", LUNAPARK_VERSION, LUAJIT_VERSION,
            LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)", LLHTTP_VERSION_MAJOR,
-           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH, ares_version(NULL));
+           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH, ares_version(NULL), compression);
 }
 
 static _Noreturn void usage(void) {

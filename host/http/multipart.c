@@ -51,7 +51,7 @@ int host_multipart_find(const uint8_t *buf, size_t len, const char *delimiter, s
                         host_multipart *found) {
     bool whole = flags & HOST_MULTIPART_WHOLE;
     found->at = 0;
-    if (len == 0) return HOST_MULTIPART_MORE;
+    if (len == 0 || n < 4) return HOST_MULTIPART_MORE;
     if (len > UINT32_MAX / 2) len = UINT32_MAX / 2;
     if (flags & HOST_MULTIPART_START) {
         int kind = at_start(buf, len, delimiter, n, whole, &found->stop);

@@ -118,6 +118,28 @@ int host_fs_may_wait(const char *path);
 
 /* The finalizer: closes f when no job works on it any more. */
 void host_file_free(host_file *f);
+
+/* ---- compression (compress.c) ---- */
+
+enum { HOST_GZIP, HOST_BROTLI, HOST_ZSTD };
+enum { HOST_COMPRESS_MORE, HOST_COMPRESS_FLUSH, HOST_COMPRESS_END };
+
+/* What the last call has compressed is out[0 .. n), in a buffer of cap bytes. */
+typedef struct host_compressor {
+    uint8_t *out;
+    size_t n, cap;
+} host_compressor;
+
+/* level: of the format, 1 to 9 (gzip), 0 to 11 (brotli), 1 to 19 (zstd). NULL: no memory, or no
+ * such format. */
+host_compressor *host_compressor_new(int format, int level);
+
+/* Compresses data. op: FLUSH: all that was given so far can be read from what has been put out so far; END: so it is,
+ * and the next call begins anew. 0; -EINVAL: no such op; -ENOMEM: c is of no use any more. Any thread, one at a time. */
+int host_compress(host_compressor *c, const char *data, size_t len, int op);
+
+/* The finalizer. */
+void host_compressor_free(host_compressor *c);
 /* ffi:end */
 
 #endif

@@ -46,6 +46,7 @@ local function program()
 end
 make["host_proc *"] = function() return C.host_exec_take(run_job(program()), box "int") end
 make["host_job *"] = function() return C.host_log_flush(0) end
+make["host_compressor *"] = function() return C.host_compressor_new(C.HOST_GZIP, 5) end
 make["host_req *"] = function() end -- a handler alone has one
 
 local jobs = {
@@ -87,11 +88,13 @@ local NUMBERS = {
   size_t = { 0, 1, 10, 100 }, double = { 0, 1, -1, 0 / 0 },
 }
 
+local BYTES = { ["char *"] = true, ["uint8_t *"] = true, ["const uint8_t *"] = true, ["void *"] = true }
+
 -- An argument for a parameter, the nth of its kind; before: the argument before it. nil: no such object can be had.
 local function argument(fn, param, n, before)
   local ctype = param.type
   if ctype == "const char *" or ctype == "const void *" then return "abc" end
-  if ctype == "char *" or ctype == "uint8_t *" or ctype == "void *" then return keep(ffi.new("uint8_t[?]", SIZE)) end
+  if BYTES[ctype] then return keep(ffi.new("uint8_t[?]", SIZE)) end
   if NUMBERS[ctype] then
     local is_size = param.name:find "len$" or param.name:find "cap$" or param.name == "n"
     if param.name == "argc" or param.name == "envc" then return 1 end -- argc, envc: how many strings there are

@@ -104,7 +104,7 @@ local function complete(entry, req, res, a, b, c, settled)
     if kind == "string" or kind == "table" or kind == "number" then
       log(WARN, describe(entry, req) .. "returned a " .. kind .. " after it had written: ignored")
     end
-    C.host_stream_end(r, req.serial)
+    response.finish(res)
   end
 end
 

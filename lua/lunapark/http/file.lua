@@ -34,6 +34,7 @@ local OTHER = "application/octet-stream"
 ---@class lunapark.SentFile
 ---@field handle ffi.cdata*|nil  host_file; nil: it was sent
 ---@field size integer           bytes
+---@field path string
 ---@field type string            its content type, by the end of its name
 local SentFile = {}
 local sent_mt = { __name = "lunapark.SentFile", __index = SentFile }
@@ -44,6 +45,23 @@ function SentFile:drop()
   self.handle = nil
 end
 
+local PIECE = 65536
+
+local function piece_of(job, path)
+  local r, err = result.outcome(job, path)
+  if not r then return nil, err end
+  if r.n == 0 then return nil, "has become shorter: " .. path end
+  return ffi.string(r.data, r.len)
+end
+
+--- The next bytes of the file, n at most. May wait.
+---@param n integer
+---@return string|nil piece
+---@return string? err
+function SentFile:read(n)
+  return run(C.host_file_job(self.handle, C.HOST_FILE_READ, nil, 0, math.min(n, PIECE), 0), piece_of, self.path)
+end
+
 local function opened(job, path)
   local r, err = result.outcome(job, path)
   if not r then return nil, err end
@@ -52,7 +70,7 @@ local function opened(job, path)
   if kind ~= REGULAR then return nil, "not a regular file: " .. path end
   local ending = path:match "%.([^./]*)$"
   return setmetatable({
-    handle = ffi.gc(C.host_fs_take(job), C.host_file_free), size = tonumber(r.size),
+    handle = ffi.gc(C.host_fs_take(job), C.host_file_free), size = tonumber(r.size), path = path,
     type = ending and types[ending:lower()] or OTHER,
   }, sent_mt)
 end

@@ -27,6 +27,13 @@ http.html = html.new
 ---@return string
 http.escape = html.escape
 
+--- Middleware that compresses answers: see compress.lua.
+---@param opts? lunapark.CompressOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any, any, any): any, any, any
+function http.compress(opts)
+  return require("lunapark.http.compress").new(opts)
+end
+
 --- Whether a value can answer requests: an app, or a function(req, res).
 ---@param value any
 ---@return boolean

@@ -41,6 +41,8 @@ response.TEXT, response.HTML, response.JSON = TEXT, HTML, JSON
 ---@field headers lunapark.Headers
 ---@field body string|lunapark.Html|lunapark.SentFile|nil  a body that is noted, not sent
 ---@field package ctype integer|nil     the content type noted with body, unless headers have one
+---@field package compression lunapark.Compression|nil  see compress.lua
+---@field package encoder lunapark.Encoder|nil  of a stream that is compressed
 local methods = {}
 
 response.mt = {
@@ -176,12 +178,34 @@ function response.settle(res, a, b, c)
   end
 end
 
+-- The type that the host writes for a response whose headers have none, as text.
+local names = { [TEXT] = "text/plain", [HTML] = "text/html", [JSON] = "application/json" }
+
+-- Sees to it that a streamed response is compressed, if it is to be. Returns its length, as far as it is known.
+local function compress_stream(res, status, ctype)
+  local length = tonumber(res.headers["Content-Length"] or nil)
+  local compression = res.compression
+  local coding = compression:decide(res, status, names[ctype], length)
+  if not coding then return length end
+  if not response.is_head(res) then
+    local encoder = compression:encoder(coding)
+    if not encoder then return length end
+    encoder.left = length
+    res.encoder = encoder
+  end
+  compression:mark(res, coding)
+  return nil
+end
+
 -- Sends the head of a streamed response.
 local function begin(res)
   local r = res.ptr
   local status = res.status or 200
   check_status(status, 3)
+  local known
+  if rawget(res, "compression") then known = compress_stream(res, status, res.ctype or TEXT) end
   local head, typed, length, guarded = head_of(res)
+  if rawget(res, "compression") then length = known end
   local ctype = (typed or status == 204 or status == 304) and NONE or res.ctype or TEXT
   if guarded then
     head, ctype = type_lines[ctype] .. head, NONE
@@ -221,17 +245,32 @@ end
 
 -- Sends a file as the answer.
 local function send_file(res, file)
+  local status = res.status or 200
+  check_status(status, 0)
+  local compression = rawget(res, "compression")
+  if compression and compression:decide(res, status, file.type, file.size) then return response.pipe(res, file) end
   local head, typed, _, guarded = head_of(res)
   if not typed then
     head = ("%sContent-Type: %s\r\n%s"):format(head, file.type, guarded and "" or NOSNIFF)
   end
-  local status = res.status or 200
-  check_status(status, 0)
   local fd = C.host_file_fd(file.handle)
   local rc = C.host_respond_file(res.ptr, res.serial, status, NONE, head, #head, fd, file.size)
   file:drop()
   if rc < 0 and rc ~= EPIPE then error("send_file: " .. ffi_string(C.host_strerror(rc)), 0) end
   return rc
+end
+
+-- The body of a response, compressed if it is to be, and whether it is, or would be if this were no HEAD request that
+-- knows the length of GET's body.
+local function compressed(res, status, body)
+  local compression, length = res.compression, #body
+  local without = body == "" and response.is_head(res)
+  if without then length = tonumber(res.headers["Content-Length"] or nil) or 0 end
+  local coding = (without or res.body) and compression:decide(res, status, names[res.ctype], length)
+  local out = coding and (without and "" or compression:whole(coding, body))
+  if not out then return body, false end
+  compression:mark(res, coding)
+  return out, true
 end
 
 --- Sends the noted answer. May wait, as send_rest.
@@ -245,9 +284,12 @@ function response.send(res)
   if file then return send_file(res, file) end
   local status = res.status or (res.body and 200 or 204)
   check_status(status, 0)
+  local coded = false
+  if rawget(res, "compression") then body, coded = compressed(res, status, body) end
   local head, typed, length, guarded = head_of(res)
   if body == "" and length and length > 0 and response.is_head(res) then
     -- An answer to HEAD that knows the length of the body it does not have.
+    if coded then length = -1 end
     local rc = C.host_stream_begin(r, id, status, typed and NONE or res.ctype or NONE, head, #head, length)
     return rc == 0 and C.host_stream_end(r, id) or rc
   end
@@ -270,6 +312,28 @@ function response.is_head(res)
   return live(res, 2).method == head_id
 end
 
+-- Sends bytes of the body as they are.
+local function put(r, id, piece)
+  if piece == "" then return true end -- an empty chunk would mean the end
+  local rc = C.host_stream_write(r, id, piece, #piece)
+  while rc == EAGAIN do
+    local why = wait_req(r, id, 2)
+    if why then return nil, why end
+    rc = C.host_stream_write(r, id, "", 0)
+  end
+  if rc == 0 then return true end
+  if rc == E2BIG then error("write: more than the Content-Length that was set", 3) end
+  return nil, failed(rc == ETIMEDOUT and "timeout" or "closed", r)
+end
+
+-- Sends what a compressor has put out. Raises what it failed with: the response can't go on.
+local function put_coded(res, r, id, out, err)
+  if not out and err == "not enough memory" then error(err, 3) end
+  if not out then return nil, err end
+  live(res, 3)
+  return put(r, id, out)
+end
+
 --- Sends a piece of the body. The first piece sends the head, too. May wait until the client has taken earlier pieces.
 ---@param piece string|number
 ---@return true|nil ok
@@ -283,16 +347,17 @@ function methods:write(piece)
     local rc = begin(self)
     if rc < 0 then return nil, failed("closed", r) end
   end
-  if piece == "" then return true end -- an empty chunk would mean the end
-  local rc = C.host_stream_write(r, id, piece, #piece)
-  while rc == EAGAIN do
-    local why = wait_req(r, id, 2)
-    if why then return nil, why end
-    rc = C.host_stream_write(r, id, "", 0)
+  local encoder = rawget(self, "encoder")
+  if not encoder then
+    local ok, err = put(r, id, piece)
+    return ok, err
   end
-  if rc == 0 then return true end
-  if rc == E2BIG then error("write: more than the Content-Length that was set", 2) end
-  return nil, failed(rc == ETIMEDOUT and "timeout" or "closed", r)
+  if encoder.left then
+    if #piece > encoder.left then error("write: more than the Content-Length that was set", 2) end
+    encoder.left = encoder.left - #piece
+  end
+  local ok, err = put_coded(self, r, id, encoder:write(piece))
+  return ok, err
 end
 
 --- Sends the head, unless it was sent, and waits until the kernel has everything that was written.
@@ -304,6 +369,11 @@ function methods:flush()
     local rc = begin(self)
     if rc < 0 then return nil, failed("closed", r) end
   end
+  local encoder = rawget(self, "encoder")
+  if encoder then
+    local ok, err = put_coded(self, r, id, encoder:flush())
+    if not ok then return nil, err end
+  end
   while true do
     local rc = C.host_stream_flush(r, id)
     if rc == 0 then return true end
@@ -311,6 +381,42 @@ function methods:flush()
     local why = wait_req(r, id, 2)
     if why then return nil, why end
   end
+end
+
+--- Ends a streamed response. One that is shorter than its Content-Length stays without an end: the client notices.
+--- May wait, as `write`.
+---@param res lunapark.Response
+---@return integer rc  0 or -EPIPE
+function response.finish(res)
+  local r, id = res.ptr, res.serial
+  local encoder = rawget(res, "encoder")
+  if encoder then
+    if encoder.left and encoder.left > 0 then return 0 end
+    if not put_coded(res, r, id, encoder:finish()) then return EPIPE end
+  end
+  return C.host_stream_end(r, id)
+end
+
+--- Sends a file as a streamed response, which is compressed. May wait, also for the disk.
+---@param res lunapark.Response
+---@param file lunapark.SentFile
+---@return integer rc  as `finish`
+function response.pipe(res, file)
+  local h = res.headers
+  if not h["Content-Type"] then
+    h["Content-Type"] = file.type
+    h["X-Content-Type-Options"] = h["X-Content-Type-Options"] or "nosniff"
+  end
+  h["Content-Length"] = file.size
+  if begin(res) < 0 then return EPIPE end
+  local rest = response.is_head(res) and 0 or file.size
+  while rest > 0 do
+    local piece, err = file:read(rest)
+    if not piece then error("send_file: " .. err, 0) end
+    rest = rest - #piece
+    if not methods.write(res, piece) then return EPIPE end
+  end
+  return response.finish(res)
 end
 
 --- Notes a value as the answer, as JSON. Raises what json.encode raises.
