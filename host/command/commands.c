@@ -9,6 +9,8 @@
 #include "../base/log.h"
 #include "../base/options.h"
 #include "../generation/generation.h"
+#include "../generation/listeners.h"
+#include "../generation/message.h"
 #include "../generation/message.h"
 #include "../generation/pool.h"
 #include "../http/conn.h"
@@ -84,6 +86,7 @@ void command_repl(void *call) {
 
 /* The admin listener is the last of them. */
 static host_server *listeners[MAX_LISTEN + 1];
+_Static_assert((int)MAX_LISTEN + 1 + (int)MAX_APP_LISTEN <= (int)UPGRADE_MAX, "all listeners fit");
 static int n_listeners;
 
 /* ---- stopping ---- */
@@ -120,6 +123,7 @@ static void stop_serving(void (*stop)(host_server *), void (*tell)(void)) {
     recording_stop();
     for (int i = 0; i < n_listeners; i++)
         stop(listeners[i]);
+    listeners_stop(stop);
     if (!rt_go(drain_main, NULL)) drain_main(NULL); /* no second signal is heard then */
 }
 
@@ -161,6 +165,16 @@ static void upgrade_failed(void) {
     if (err) log_line(LOG_ERROR, "%s: %s", options.pid_file, rt_strerror(err));
 }
 
+static void upgrade(void) {
+    host_server *all[UPGRADE_MAX];
+    for (int i = 0; i < n_listeners; i++)
+        all[i] = listeners[i];
+    int n = listeners_list(all + n_listeners);
+    upgrade_start(all, n_listeners + n, upgrade_ready, upgrade_failed);
+    for (int i = 0; i < n; i++)
+        server_release(all[n_listeners + i]);
+}
+
 /* ---- signals ---- */
 
 /* Before any process is told that we listen, and may send a signal. Signals wait for serve_until_signal. */
@@ -190,7 +204,7 @@ static _Noreturn void serve_until_signal(void) {
             continue;
         }
         if (signo == SIGUSR2) {
-            upgrade_start(listeners, n_listeners, upgrade_ready, upgrade_failed);
+            upgrade();
             continue;
         }
         if (asked) end_serving();
@@ -201,25 +215,30 @@ static _Noreturn void serve_until_signal(void) {
     }
 }
 
+/* Opens a listener, with a socket that the process was given if there is one. Who may reach a port is the user's
+ * care. */
+static host_server *find_or_open(const host_listener *l, int *err) {
+    bool owns_path;
+    int fd = inherit_take(l, &owns_path);
+    return fd < 0 ? server_open(l, err) : server_adopt(fd, owns_path, l, err);
+}
+
 /* Loads the app, which may set further options. */
 static void load_app(const char *path) {
     signals_reserve();
     pool_init();
     dump_init();
     recording_init();
-    char *err = generation_start(path, !inherit_is_upgrade());
+    char *err = generation_start(path, !inherit_is_upgrade(), find_or_open);
     if (!err) return;
     log_end();
     fprintf(stderr, "lunapark: %s\n", err);
     finish(1);
 }
 
-/* Who may reach a port is the user's care. */
 static host_server *open_listener(const host_listener *l) {
     int err;
-    bool owns_path;
-    int fd = inherit_take(l->addr, &owns_path);
-    host_server *s = fd < 0 ? server_open(l, &err) : server_adopt(fd, owns_path, l, &err);
+    host_server *s = find_or_open(l, &err);
     if (s) return s;
     fprintf(stderr, "lunapark: cannot listen on %s: %s\n", l->addr, rt_strerror(err));
     finish(1);
@@ -253,6 +272,11 @@ void check_reach(void) {
     finish(64);
 }
 
+static void say_listener(const char *scheme, const host_server *s) {
+    bool is_unix = strncmp(s->addr, "unix:", 5) == 0;
+    fprintf(stderr, "lunapark: listening on %s%s\n", is_unix ? "" : scheme, s->addr);
+}
+
 /* All are bound and the pid file is written before one client is accepted: see server.c. */
 static void listen_all(void) {
     if (options.n_listen == 0) options.n_listen = inherit_given(options.listen, MAX_LISTEN);
@@ -268,11 +292,16 @@ static void listen_all(void) {
         err = server_start(listeners[i]);
         if (err) start_failed("cannot listen on %s: %s", listeners[i]->addr, rt_strerror(err));
     }
+    char *wrong = listeners_begin();
+    if (wrong) start_failed("%s", wrong);
     log_end(); /* what was logged before it stands before it */
-    for (int i = 0; i < options.n_listen; i++) {
-        const char *addr = listeners[i]->addr;
-        bool tcp = strncmp(addr, "unix:", 5) != 0;
-        fprintf(stderr, "lunapark: listening on %s%s\n", tcp ? "http://" : "", addr);
+    for (int i = 0; i < options.n_listen; i++)
+        say_listener("http://", listeners[i]);
+    host_server *of_app[MAX_APP_LISTEN];
+    int n = listeners_list(of_app);
+    for (int i = 0; i < n; i++) {
+        say_listener("tcp://", of_app[i]);
+        server_release(of_app[i]);
     }
     if (options.admin) {
         const char *addr = listeners[options.n_listen]->addr;

@@ -8,6 +8,8 @@
  *     4 own 127.0.0.1:0
  *     5 given unix:/run/app.sock
  *
+ * The word tcp before the address: an app listens there for another protocol than HTTP (app:tcp).
+ *
  * own: a lunapark process has bound it, so the file of a unix socket is ours to remove. given: systemd has bound it.
  * systemd says LISTEN_FDS=n, for n descriptors from 3 on, and LISTEN_PID, which tells the service from its children.
  *
@@ -23,6 +25,7 @@
 
 #include "../base/addr.h"
 #include "../base/log.h"
+#include "../serve/raw.h"
 #include "../serve/server.h"
 #include "../net/sockpath.h"
 
@@ -39,6 +42,7 @@ enum { MAX_INHERITED = 64, SYSTEMD_FIRST_FD = 3 };
 typedef struct inherited {
     int fd; /* -1: taken */
     bool owns_path;
+    enum { SPEAKS_ANY, SPEAKS_HTTP, SPEAKS_RAW } speaks; /* ANY: systemd does not say */
     sock_file file;
     char asked[HOST_ADDR_MAX], bound[HOST_ADDR_MAX];
 } inherited;
@@ -52,7 +56,8 @@ static struct {
 } in = {.ready_fd = -1};
 
 int inherit_print(const host_server *s, int fd, char *buf, size_t size) {
-    return snprintf(buf, size, "\n%d %s %s", fd, s->owns_path ? "own" : "given", s->asked);
+    return snprintf(buf, size, "\n%d %s %s%s", fd, s->owns_path ? "own" : "given",
+                    s->listener.protocol == &raw_protocol ? "tcp " : "", s->asked);
 }
 
 static int set_cloexec(int fd) {
@@ -87,13 +92,13 @@ static bool fits(const char *asked, const char *bound) {
 }
 
 /* Adds an inherited socket. asked NULL: systemd's. Returns NULL, or what is wrong with it. */
-static const char *add(int fd, bool owns_path, const char *asked) {
+static const char *add(int fd, bool owns_path, int speaks, const char *asked) {
     struct sockaddr_storage sa;
     socklen_t len = sizeof sa;
     if (set_cloexec(fd) < 0 || !is_listener(fd)) return "no listening socket";
     if (in.n == MAX_INHERITED) return "too many";
     inherited *i = &in.list[in.n];
-    *i = (inherited){.fd = fd, .owns_path = owns_path};
+    *i = (inherited){.fd = fd, .owns_path = owns_path, .speaks = speaks};
     if (getsockname(fd, (struct sockaddr *)&sa, &len) < 0) return strerror(errno);
     if (sa.ss_family != AF_INET && sa.ss_family != AF_INET6 && sa.ss_family != AF_UNIX)
         return "of a family that is not known";
@@ -107,12 +112,12 @@ static const char *add(int fd, bool owns_path, const char *asked) {
     return NULL;
 }
 
-static void add_or_say(const char *from, int fd, bool owns_path, const char *asked) {
-    const char *wrong = add(fd, owns_path, asked);
+static void add_or_say(const char *from, int fd, bool owns_path, int speaks, const char *asked) {
+    const char *wrong = add(fd, owns_path, speaks, asked);
     if (wrong) log_line(LOG_WARN, "%s: descriptor %d is not used: %s", from, fd, wrong);
 }
 
-static bool parse_line(char *line, int *fd, bool *own, char **asked) {
+static bool parse_line(char *line, int *fd, bool *own, bool *tcp, char **asked) {
     char *end;
     long n = strtol(line, &end, 10);
     if (end == line || n <= INHERIT_READY_FD || n > 1 << 20) return false;
@@ -120,6 +125,8 @@ static bool parse_line(char *line, int *fd, bool *own, char **asked) {
     *own = strncmp(end, " own ", 5) == 0;
     if (!*own && strncmp(end, " given ", 7) != 0) return false;
     *asked = strchr(end + 1, ' ') + 1;
+    *tcp = strncmp(*asked, "tcp ", 4) == 0;
+    if (*tcp) *asked += 4;
     return strlen(*asked) < HOST_ADDR_MAX;
 }
 
@@ -136,9 +143,9 @@ static void from_upgrade(char *text) {
     in.upgrade = true;
     while ((line = strtok_r(NULL, "\n", &save))) {
         int n;
-        bool own;
-        if (parse_line(line, &n, &own, &asked))
-            add_or_say(INHERIT_VARIABLE, n, own, asked);
+        bool own, tcp;
+        if (parse_line(line, &n, &own, &tcp, &asked))
+            add_or_say(INHERIT_VARIABLE, n, own, tcp ? SPEAKS_RAW : SPEAKS_HTTP, asked);
         else
             log_line(LOG_WARN, "%s: not understood: %s", INHERIT_VARIABLE, line);
     }
@@ -150,7 +157,7 @@ static void from_systemd(const char *fds) {
     long n = strtol(fds, NULL, 10);
     if (n > MAX_INHERITED) n = MAX_INHERITED;
     for (int i = 0; i < n; i++)
-        add_or_say("LISTEN_FDS", SYSTEMD_FIRST_FD + i, false, NULL);
+        add_or_say("LISTEN_FDS", SYSTEMD_FIRST_FD + i, false, SPEAKS_ANY, NULL);
 }
 
 static bool make_list(void) {
@@ -179,7 +186,7 @@ bool inherit_is_upgrade(void) {
 int inherit_given(const char **addrs, int max) {
     int n = 0;
     for (int i = 0; i < in.n && n < max; i++)
-        if (!in.list[i].owns_path && !(addrs[n++] = strdup(in.list[i].asked)))
+        if (in.list[i].fd >= 0 && !in.list[i].owns_path && !(addrs[n++] = strdup(in.list[i].asked)))
             start_failed("not enough memory");
     return n;
 }
@@ -191,28 +198,34 @@ static int take(inherited *i, bool *owns_path) {
     return fd;
 }
 
-static inherited *find(const char *addr) {
+static bool may_serve(const inherited *i, int speaks) {
+    return i->fd >= 0 && (i->speaks == SPEAKS_ANY || (int)i->speaks == speaks);
+}
+
+static inherited *find(const char *addr, int speaks) {
     char bound[HOST_ADDR_MAX];
     canonical(addr, bound, sizeof bound);
     for (int i = 0; i < in.n; i++)
-        if (in.list[i].fd >= 0 && strcmp(in.list[i].asked, addr) == 0) return &in.list[i];
+        if (may_serve(&in.list[i], speaks) && strcmp(in.list[i].asked, addr) == 0)
+            return &in.list[i];
     for (int i = 0; i < in.n; i++)
-        if (in.list[i].fd >= 0 && strcmp(in.list[i].bound, bound) == 0) return &in.list[i];
+        if (may_serve(&in.list[i], speaks) && strcmp(in.list[i].bound, bound) == 0)
+            return &in.list[i];
     return NULL;
 }
 
-int inherit_take(const char *addr, bool *owns_path) {
-    inherited *i = find(addr);
+int inherit_take(const host_listener *l, bool *owns_path) {
+    inherited *i = find(l->addr, l->protocol == &raw_protocol ? SPEAKS_RAW : SPEAKS_HTTP);
     return i ? take(i, owns_path) : -1;
 }
 
 bool inherit_has(const char *addr) {
-    return find(addr) != NULL;
+    return find(addr, SPEAKS_HTTP) != NULL;
 }
 
 bool inherit_keep(int fd, const char *asked) {
     if (!make_list()) return false;
-    add_or_say("--user", fd, true, asked);
+    add_or_say("--user", fd, true, SPEAKS_HTTP, asked);
     return true;
 }
 

@@ -58,11 +58,11 @@ enum { NOTHING, STARTING, READY, STOPPED };
 static struct {
     char *exe;
     char **argv;
-    _Atomic int state; /* atomic: moved by CAS */
-    _Atomic bool busy; /* atomic: the G below is there */
-    _Atomic pid_t pid; /* atomic: of the new process until it is reaped; 0: none */
-    rt_fd pipe;        /* the G's; upgrade_stop sets its deadline */
-    host_server **servers;
+    _Atomic int state;                 /* atomic: moved by CAS */
+    _Atomic bool busy;                 /* atomic: the G below is there */
+    _Atomic pid_t pid;                 /* atomic: of the new process until it is reaped; 0: none */
+    rt_fd pipe;                        /* the G's; upgrade_stop sets its deadline */
+    host_server *servers[UPGRADE_MAX]; /* held while busy */
     int n;
     void (*ready)(pid_t pid);
     void (*failed)(void);
@@ -304,6 +304,12 @@ static void fail(pid_t pid, int err) {
     move(STARTING, NOTHING);
 }
 
+static void let_go(void) {
+    for (int i = 0; i < up.n; i++)
+        server_release(up.servers[i]);
+    up.n = 0;
+}
+
 static void upgrade_main(void *arg) {
     (void)arg;
     int64_t deadline = rt_nanotime() + (int64_t)(options.upgrade_timeout * 1e9);
@@ -320,6 +326,7 @@ static void upgrade_main(void *arg) {
     } else {
         fail(pid, r);
     }
+    let_go();
     atomic_store(&up.busy, false);
     bell_ring(&up.over);
 }
@@ -334,12 +341,16 @@ void upgrade_start(host_server **servers, int n, void (*ready)(pid_t pid), void 
                                                     : "a new process is being started already");
         return;
     }
-    up.servers = servers;
-    up.n = n;
+    up.n = n < UPGRADE_MAX ? n : UPGRADE_MAX;
+    for (int i = 0; i < up.n; i++) {
+        up.servers[i] = servers[i];
+        server_hold(servers[i]);
+    }
     up.ready = ready;
     up.failed = failed;
     atomic_store(&up.busy, true);
     if (rt_go(upgrade_main, NULL)) return;
+    let_go();
     atomic_store(&up.busy, false);
     move(STARTING, NOTHING);
     log_line(LOG_ERROR, "SIGUSR2: no new process: not enough memory");

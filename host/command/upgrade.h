@@ -10,9 +10,12 @@ typedef struct host_server host_server;
 /* Remembers how the process was started. main alone, before argv or the directory is changed. */
 void upgrade_init(int argc, char **argv);
 
+/* So many listeners can be handed over. */
+enum { UPGRADE_MAX = 64 };
+
 /* Starts a new process with the sockets of these servers, in a G of its own. When the process is ready, calls ready(its
  * pid); if it fails, says why in the log and calls failed(). Both on a native G. If a process is being started already,
- * or this one stops, says so in the log and does nothing else. servers must stay. Does not wait. The main G. */
+ * or this one stops, says so in the log and does nothing else. Holds the servers meanwhile. Does not wait. The main G. */
 void upgrade_start(host_server **servers, int n, void (*ready)(pid_t pid), void (*failed)(void));
 
 /* This process stops: a new process that is not ready by now ends too, and none is started any more. Any native G. */

@@ -576,7 +576,7 @@ void play_begin(void) {
     rooms_open();
     pool_init();
     host_log_set_level(LOG_ERROR + 1); /* errors are what most scripts are about */
-    char *said = generation_start("host/fuzz/conn.lua", false);
+    char *said = generation_start("host/fuzz/conn.lua", false, server_open);
     if (said) wrong("%s", said);
     host_listener l = {"127.0.0.1:0", &http_protocol, .limits = &options.limits};
     now.server = server_open(&l, &err);

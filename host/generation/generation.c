@@ -41,6 +41,7 @@
 #include "../vm/vmend.h"
 #include "dev.h"
 #include "handover.h"
+#include "listeners.h"
 #include "message.h"
 #include "pool.h"
 #include "reloads.h"
@@ -281,7 +282,7 @@ void generation_stop(int64_t until_ns) {
     static vm_call *calls[MAX_VMS];
     int n = pool_list(all.now, vms, MAX_VMS);
     for (int i = 0; i < n; i++)
-        calls[i] = vm_call_begin(vms[i], "retire", 0, NULL);
+        calls[i] = vm_call_begin(vms[i], "retire", 1, (struct iovec[]){text("stop")});
     for (int i = 0; i < n; i++) {
         wait_unless_stuck(vms[i], calls[i], until_ns);
         vm_call_free(calls[i]);
@@ -290,6 +291,17 @@ void generation_stop(int64_t until_ns) {
 }
 
 /* ---- loading ---- */
+
+/* What an app says while it loads (options, listeners) is put aside; is forgotten. */
+static void stage(void) {
+    options_stage();
+    listeners_stage();
+}
+
+static void drop(void) {
+    options_drop();
+    listeners_drop();
+}
 
 /* Makes the VMs that serve at first. NULL, or what is wrong. */
 static char *load_vms(generation *gen) {
@@ -345,7 +357,7 @@ static generation *load(char **err) {
             *err = message_no_memory;
             return NULL;
         }
-        options_stage();
+        stage();
         *err = load_vms(gen);
         bool stable = settled(gen);
         if (stable && !*err && !source_id(gen->sources, gen->id)) *err = message_no_memory;
@@ -353,7 +365,7 @@ static generation *load(char **err) {
             source_has_loaded(gen->sources);
             return gen;
         }
-        options_drop();
+        drop();
         if (stable) not_these(gen, *err);
         give_up(gen);
         if (stable) return NULL;
@@ -373,10 +385,10 @@ static generation *load_stand_in(char **err) {
         return NULL;
     }
     gen->stands_in = true;
-    options_stage();
+    stage();
     *err = load_vms(gen);
     if (!*err) return gen;
-    options_drop();
+    drop();
     give_up(gen);
     return NULL;
 }
@@ -406,6 +418,9 @@ static void switch_to(generation *gen, const reload_ask *ask) {
     rt_lock_acquire(&all.lock);
     all.now = gen;
     rt_lock_release(&all.lock);
+    char *err = listeners_commit();
+    if (err) log_line(LOG_ERROR, "%s", err);
+    message_free(err);
     if (old) retire(old);
     if (gen->stands_in) return; /* the files of the failed load are watched */
     source_set_free(all.failed);
@@ -452,8 +467,8 @@ static reload_result reload(const reload_ask *ask, char **what) {
         return RELOAD_SAME;
     }
     generation *gen = load(what);
-    if (gen && (*what = hand_over(old, gen))) {
-        options_drop();
+    if (gen && ((*what = listeners_open(server_open)) || (*what = hand_over(old, gen)))) {
+        drop();
         not_these(gen, *what);
         give_up(gen);
         gen = NULL;
@@ -489,11 +504,12 @@ static generation *load_again(generation *old, const history_found *f, char **wh
         gen->disk =
             source_set_of_names(all.app_path, old->disk ? old->disk : old->sources, all.failed);
     rt_exitsyscall();
-    options_stage();
+    stage();
     *what = load_vms(gen);
+    if (!*what) *what = listeners_open(server_open);
     if (!*what) *what = hand_over(old, gen);
     if (!*what) return gen;
-    options_drop();
+    drop();
     give_up(gen);
     return NULL;
 }
@@ -538,7 +554,7 @@ static void reload_by_watch(void) {
     message_free(what);
 }
 
-char *generation_start(const char *app_path, bool may_stand_in) {
+char *generation_start(const char *app_path, bool may_stand_in, listeners_opener open) {
     all.app_path = app_path;
     if (options.watch) watch_start(reload_by_watch);
     char *err;
@@ -548,7 +564,7 @@ char *generation_start(const char *app_path, bool may_stand_in) {
         message_free(err);
         gen = load_stand_in(&err);
     }
-    if (!gen) return err;
+    if (!gen || (err = listeners_open(open))) return err;
     switch_to(gen, &(reload_ask){.cause = BY_START});
     return reloads_begin(serve_ask)
                ? NULL

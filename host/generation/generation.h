@@ -4,6 +4,7 @@
 
 #include "../base/base.h"
 #include "history.h"
+#include "listeners.h"
 #include "source.h"
 
 #include <stdatomic.h>
@@ -40,9 +41,9 @@ struct generation {
 };
 
 /* Loads the app's first generation, and begins to serve. may_stand_in: with --dev, an app that does not load is no
- * error; a generation that shows the error serves meanwhile. NULL, or what is wrong (message.h). Any native G.
- * Waits. */
-char *generation_start(const char *app_path, bool may_stand_in);
+ * error; a generation that shows the error serves meanwhile. open: opens the listeners that the app asks for. NULL,
+ * or what is wrong (message.h). Any native G. Waits. */
+char *generation_start(const char *app_path, bool may_stand_in, listeners_opener open);
 
 /* RELOAD_UNKNOWN: `to` names no generation, or several. */
 typedef enum reload_result {

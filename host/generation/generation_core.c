@@ -1,9 +1,13 @@
 /* The functions of lunapark.core that read and watch the files of a generation. */
 #include "generation_core.h"
 
+#include "../base/addr.h"
+#include "../net/net_ffi.h"
+#include "../vm/keeper.h"
 #include "../vm/luacore.h"
 #include "../vm/vm.h"
 #include "diskfile.h"
+#include "listeners.h"
 #include "source.h"
 
 #include <errno.h>
@@ -69,10 +73,33 @@ static int core_watch_source(lua_State *L) {
     return 1;
 }
 
+/* listen(addr, max, backlog) -> the number of the handler that answers there | nil, why not */
+static int core_listen(lua_State *L) {
+    host_vm *vm = vm_current();
+    const char *addr = core_text(L, 1);
+    host_addr a;
+    generation *serving = atomic_load_explicit(&vm_serving, memory_order_acquire);
+    int n = strlen(addr) < HOST_ADDR_MAX ? addr_parse(addr, &a) : -ENAMETOOLONG;
+    if (!n)
+        n = listeners_ask(addr, (int)luaL_checkinteger(L, 2), (int)luaL_checkinteger(L, 3),
+                          vm->generation == serving);
+    lua_pushinteger(L, n);
+    if (n >= 0) return 1;
+    lua_pushnil(L);
+    if (n == -ENOSPC)
+        lua_pushfstring(L, "an app has %d listeners at most", MAX_APP_LISTEN);
+    else if (n == -EBUSY)
+        lua_pushliteral(L, "the VMs that loaded before did not ask for it");
+    else
+        lua_pushstring(L, host_strerror(n));
+    return 2;
+}
+
 void generation_core_open(void) {
     static const luaL_Reg functions[] = {
         {"source", core_source},
         {"watch_source", core_watch_source},
+        {"listen", core_listen},
         {NULL, NULL},
     };
     core_add(functions);

@@ -214,18 +214,12 @@ static int wait_for_handler(host_conn *c, int64_t until_ns) {
     return RT_PARK;
 }
 
-/* How long a client may be silent while the server stops: see server.c. */
-static int64_t drain_idle_ns(void) {
-    int ms = rt_debug()->drainidle;
-    return ms ? ms * (int64_t)NS_PER_MS : NS_PER_SEC;
-}
-
 /* How long a client may be silent between two requests. While the server stops, drain_idle_ns at most, and half of
  * --drain-timeout, so that the wait ends before the stop does. */
 static double idle_seconds(host_conn *c) {
     double s = limits_of(c)->idle_timeout;
     if (!stopping(c)) return s;
-    double drain = (double)drain_idle_ns() / 1e9;
+    double drain = (double)server_drain_idle_ns() / 1e9;
     if (s > drain) s = drain;
     return s > options.drain_timeout / 2 ? options.drain_timeout / 2 : s;
 }
@@ -396,7 +390,8 @@ static int step_linger(host_conn *c) {
     const char *data;
     host_exchange *x = c->x;
     ssize_t n = conn_read(c, BODY_READ, &data);
-    int64_t now = rt_nanotime(), end = x->linger_ns + (stopping(c) ? drain_idle_ns() : LINGER_NS);
+    int64_t now = rt_nanotime(),
+            end = x->linger_ns + (stopping(c) ? server_drain_idle_ns() : LINGER_NS);
     if (n == 0 || (n < 0 && n != -EAGAIN) || now >= end) return end_linger(c);
     if (n > 0) x->raw_seen += (size_t)n;
     if (x->raw_seen > (size_t)limits_of(c)->min_rate * (LINGER_SILENT_NS / NS_PER_SEC)) {

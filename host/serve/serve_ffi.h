@@ -11,6 +11,9 @@
 /* One of this VM's servers stops accepting; its connections end when their requests in flight are answered. */
 void host_serve_stop(int server);
 
+/* How long clients may be silent while their server stops. */
+int64_t host_drain_idle_ns(void);
+
 /* 1: the server was stopped, and neither accepts nor has connections. */
 int host_serve_ended(int server);
 

@@ -7,10 +7,10 @@
  *
  * Stopping closes the listener and has every connection look. A busy connection of HTTP says "Connection: close" and
  * ends after
- * its response. A connection that waits for a request goes on waiting for a second (drain_idle_ns), then looks a last
- * time. Closing it at once would break a request that is on its way; under load, a client's request is on its way for
- * half of the time. A second is longer than a request takes through any network, and a client that was silent for so
- * long will hardly write at the very moment of the close.
+ * its response. A connection that waits for a request goes on waiting for a second (server_drain_idle_ns), then looks a
+ * last time. Closing it at once would break a request that is on its way; under load, a client's request is on its way
+ * for half of the time. A second is longer than a request takes through any network, and a client that was silent for
+ * so long will hardly write at the very moment of the close.
  *
  * An upgrade stops a server likewise, but another process has the socket, too (upgrade.c), so later clients go there.
  * The poller that the kernel wakes for a connection may be one of this process, where no G will accept it. So the last
@@ -136,8 +136,8 @@ typedef struct acceptor {
     rt_acceptor with;
 } acceptor;
 
-/* Says that there is no room, and closes. Bytes that have come are read: else the close would be a reset, which can overtake the
- * answer. */
+/* Says that there is no room, and closes. Bytes that have come are read: else the close would be a reset, which can
+ * overtake the answer. */
 static void turn_away(const server_protocol *p, int fd) {
     char unread[4096];
     if (p->busy) (void)!send(fd, p->busy, p->busy_len, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -160,8 +160,8 @@ static void take_conn(host_server *s, int fd, bool tcp, bool may_yield) {
         if (peer != PEER_FULL) peer_leave(peer);
         return;
     }
-    /* Most messages are written whole, so waiting for an ACK would only delay the next one. Harmless if the connection is
-     * gone already. */
+    /* Most messages are written whole, so waiting for an ACK would only delay the next one. Harmless if the
+     * connection is gone already. */
     if (tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     s->listener.protocol->start(s, fd, peer, answer == CONNS_REFUSE);
 }
@@ -316,6 +316,11 @@ void server_stop(host_server *s) {
     conns_kick(s);
 }
 
+int64_t server_drain_idle_ns(void) {
+    int ms = rt_debug()->drainidle;
+    return ms ? ms * (int64_t)NS_PER_MS : NS_PER_SEC;
+}
+
 void server_hand_over(host_server *s) {
     atomic_store(&s->owns_path, false);
     server_stop(s);
@@ -347,6 +352,10 @@ static host_server *find(int id) {
     while ((s = next_of(vm_current(), s)))
         if (s->id == id) break;
     return s;
+}
+
+int64_t host_drain_idle_ns(void) {
+    return server_drain_idle_ns();
 }
 
 void host_serve_stop(int server) {

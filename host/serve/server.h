@@ -70,8 +70,8 @@ struct host_server {
     _Atomic bool stopping;   /* atomic: answer the requests in flight, then close */
 };
 
-/* A socket that listens on addr, for server_adopt. is_private, backlog: as in host_listener. Returns the descriptor, or -errno.
- * Any thread. Does not wait. */
+/* A socket that listens on addr, for server_adopt. is_private, backlog: as in host_listener. Returns the descriptor,
+ * or -errno. Any thread. Does not wait. */
 int server_bind(const char *addr, bool is_private, int backlog);
 
 /* Binds a server, which accepts from server_start on. The caller holds the server. NULL: *err says why. With l->vm: by
@@ -97,6 +97,9 @@ int server_ended_of(host_vm *vm);
 /* Accepts no more; requests in flight are answered (server.c). Calling it twice is harmless. Any thread. Does not
  * wait. */
 void server_stop(host_server *s);
+
+/* How long a client may be silent while its server stops: see server.c. Any thread. Does not wait. */
+int64_t server_drain_idle_ns(void);
 
 /* Stops a server whose socket another process goes on with: the socket's file stays. Any thread. Does not wait. */
 void server_hand_over(host_server *s);

@@ -297,7 +297,7 @@ void vm_drop(host_vm *vm) {
 
 int vm_add_handler(host_vm *vm, int n) {
     if (n < 0)
-        for (n = 1; n < vm->n_handlers && vm->handlers[n] != LUA_NOREF;)
+        for (n = VM_NAMED_HANDLERS; n < vm->n_handlers && vm->handlers[n] != LUA_NOREF;)
             n++;
     while (n >= vm->n_handlers) {
         int *grown = realloc(vm->handlers, (size_t)(vm->n_handlers + 1) * sizeof *grown);

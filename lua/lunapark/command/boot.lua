@@ -72,6 +72,23 @@ local function load_app(path)
   return http.handler(app), app
 end
 
+-- Asks for the app's own listeners. Returns what is wrong.
+local function listen(path, app)
+  local wrong
+  local seen = {}
+  app:each_tcp(function(addr, fn, opts)
+    if seen[addr] then wrong = wrong or ("%s: app:tcp %s: two apps ask for it"):format(path, addr) end
+    seen[addr] = true
+    local number, err = core.listen(addr, opts and opts.max or 0, opts and opts.backlog or 0)
+    if not number then
+      wrong = wrong or ("%s: app:tcp %s: %s"):format(path, addr, err)
+      return
+    end
+    core.set_handler(number, require("lunapark.net.serve").handler("tcp " .. addr, fn, opts))
+  end)
+  return wrong
+end
+
 -- The app that this VM serves; nil: a plain function.
 local served
 
@@ -88,6 +105,7 @@ function boot.serve(path, first, dev)
   if type(app) == "table" then
     -- Each VM loads the app, but its options are one process's: lists would grow with every VM.
     local err = first == "first" and apply_options(path, rawget(app, "options"))
+    err = err or listen(path, app)
     if err then return err end
     core.share()
     local ok, msg = xpcall(app.start, traceback, app)
@@ -115,11 +133,12 @@ function boot.where()
 end
 
 --- Retires the VM, which gets no more requests.
+---@param why? string  "stop": the process stops
 ---@return string? message
-function boot.retire()
+function boot.retire(why)
   require("lunapark.core.retire").begin()
-  local serve = package.loaded["lunapark.net.serve"]
-  if serve then serve.retire() end
+  local serve = why == "stop" and package.loaded["lunapark.net.serve"]
+  if serve then serve.stop() end
   return served and served:retire()
 end
 

@@ -11,6 +11,7 @@
 -- req.path is the whole path in mounted apps too: a log line or a redirect made from it is right.
 
 local core = require "lunapark.core"
+local base = require "lunapark.core.base"
 local chain = require "lunapark.http.chain"
 local request = require "lunapark.http.request"
 local router = require "lunapark.http.router"
@@ -31,6 +32,7 @@ local MANY = 32
 ---@field package retires function[]
 ---@field package giver function|nil
 ---@field package taker function|nil
+---@field package tcps { addr: string, fn: function, opts: lunapark.ServeOptions? }[]
 local App = {}
 local app_mt = { __name = "lunapark.App", __index = App }
 
@@ -41,6 +43,7 @@ local app = { mt = app_mt }
 function app.new()
   return setmetatable({
     routes = {}, shapes = {}, middleware = {}, mounts = {}, parents = {}, starts = {}, retires = {},
+    tcps = {},
   }, app_mt)
 end
 
@@ -191,6 +194,26 @@ function App:on_retire(fn)
   return self
 end
 
+--- Serves another protocol on an address of its own: each connection calls fn with it, in a G of a VM that serves, and
+--- is closed when fn returns. As with HTTP, a reload gives new connections to the new generation; connections that are
+--- there stay in their VM, which ends when they have ended, or after --drain-timeout. A reload also opens addresses
+--- that are new, and stops listening on those that are no more. See net/serve.lua for errors, idle time and stops.
+---@param addr string  "host:port" without a name, "[v6]:port" or "unix:path"
+---@param fn fun(conn: lunapark.Conn)
+---@param opts? lunapark.ServeOptions
+---@return lunapark.App self
+function App:tcp(addr, fn, opts)
+  check_app(self, "tcp", 3)
+  base.check_text(addr, "tcp", "addr", 3)
+  check_function(fn, "tcp " .. addr, 3)
+  require("lunapark.net.serve").check_options(opts, "tcp")
+  for _, tcp in ipairs(self.tcps) do
+    if tcp.addr == addr then error("tcp: " .. addr .. " is there already", 2) end
+  end
+  self.tcps[#self.tcps + 1] = { addr = addr, fn = fn, opts = opts }
+  return self
+end
+
 --- Makes a reload look at a file, or at all files in a folder and below it, as it looks at the Lua files that the app
 --- has loaded. With --watch a change of one of these files reloads the app. For templates, and data that is read at
 --- load.
@@ -251,6 +274,16 @@ end
 function App:take_values(values)
   each_app(self, "", function(app_, prefix)
     if app_.taker and values[prefix] ~= nil then app_.taker(values[prefix]) end
+  end)
+end
+
+--- Calls fn(addr, handler, opts) for each `tcp`, also those of mounted apps. For the host.
+---@param fn fun(addr: string, handler: function, opts?: lunapark.ServeOptions)
+function App:each_tcp(fn)
+  each_app(self, "", function(app_)
+    for _, tcp in ipairs(app_.tcps) do
+      fn(tcp.addr, tcp.fn, tcp.opts)
+    end
   end)
 end
 

@@ -10,9 +10,10 @@
 -- Each connection gets a G, which calls fn with the connection. The connection is closed when fn returns or raises. An
 -- error is logged with its traceback, unless it is what a wait answered when the other side had left.
 --
--- A stop is like that of HTTP: no client is accepted any more, and each connection goes on; but from then on a wait for
--- the other side ends after a second of silence, with "timeout". A handler that treats that as the end, as it does any
--- other error, so ends between two messages, and never within one that is on its way.
+-- A stop, of the server or the process, is like that of HTTP: no client is accepted any more, and each connection goes
+-- on; but from then on a wait for the other side ends after a second of silence, with "timeout". A handler that treats
+-- that as the end, as it does any other error, so ends between two messages, and never within one that is on its way. A
+-- reload is no stop: connections stay as they are, in their VM, until they end or --drain-timeout is over.
 --
 -- The host accepts, chooses the VM and closes (host/serve/raw.c). Here is what a VM knows of its connections: those in
 -- `served`, which is the VM's and not this module's, since busted loads modules anew.
@@ -30,8 +31,6 @@ local serve_udp = require "lunapark.net.serve_udp"
 local C = ffi.C
 local view = base.view
 
--- How long the other side may be silent when it is to stop: as HTTP's (host/serve/server.c).
-local STOP_IDLE_NS = 1e9
 -- Errors that a handler raises when it does not look at what a wait answers. They are no fault of it.
 local LEFT = {
   eof = true, timeout = true, canceled = true, closed = true, ["broken pipe"] = true,
@@ -46,6 +45,8 @@ local registry = debug.getregistry()
 ---@type table<lunapark.Conn, lunapark.G>
 local served = registry["lunapark.served"] or setmetatable({}, { __mode = "k" })
 registry["lunapark.served"] = served
+
+local process_stops = false
 
 local host_sock_ptr = ffi.typeof "host_sock *"
 
@@ -104,6 +105,19 @@ local function idle_ns(opts)
   return math.min(idle or core.option_value "idle-timeout", 9e9) * 1e9
 end
 
+---@class lunapark.Conn
+---@field package idle_ns number?  of a served connection: how long a wait for the other side may take; 0: any time
+
+local function set_idle(c, ns)
+  c.idle_ns = ns
+  if ns ~= 0 then C.host_sock_set_idle(c.sock, ns) end
+end
+
+local function shorten_idle(c)
+  local short = tonumber(C.host_drain_idle_ns())
+  if c.idle_ns == 0 or c.idle_ns > short then set_idle(c, short) end
+end
+
 -- C's number of the place of fn, for dumps and the log.
 local function number_of(fn, where)
   local info = debug.getinfo(fn, "S")
@@ -123,11 +137,8 @@ function serve.handler(where, fn, opts, mine)
   return function(address)
     C.host_set_place(view.slot, number)
     local c = conn.new(common.keep(ffi.cast(host_sock_ptr, address)))
-    local idle = idle_ns(opts)
-    if view.retired ~= 0 or mine and mine.stopping then
-      idle = idle == 0 and STOP_IDLE_NS or math.min(idle, STOP_IDLE_NS)
-    end
-    if idle ~= 0 then C.host_sock_set_idle(c.sock, idle) end
+    set_idle(c, idle_ns(opts))
+    if process_stops or mine and mine.stopping then shorten_idle(c) end
     local g = lp.self()
     served[c] = g
     if mine then mine.conns[c] = g end
@@ -135,19 +146,17 @@ function serve.handler(where, fn, opts, mine)
     served[c] = nil
     if mine then mine.conns[c] = nil end
     if not ok then report(mine and "tcp " .. mine.addr_ or where, c, failure, on_error) end
-    c:close()
     if not ok and not LEFT[failure.err] then return true end
   end
 end
 
 local function hurry(conns)
-  for c in pairs(conns) do
-    C.host_sock_set_idle(c.sock, STOP_IDLE_NS)
-  end
+  for c in pairs(conns) do shorten_idle(c) end
 end
 
---- For the host: this VM is retired. Its connections go on, but the other side may be silent for a second only.
-function serve.retire()
+--- For the host: the process stops. Connections go on, but the other side may be silent for a second only.
+function serve.stop()
+  process_stops = true
   hurry(served)
 end
 
