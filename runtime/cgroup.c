@@ -1,10 +1,10 @@
 /* How much CPU time the cgroups allow this process.
  *
- * Version 2 has a file cpu.max in each cgroup: "quota period" or "max period", in microseconds; version 1 a file for each
- * of the two, and -1 for no quota. A process stands in a cgroup that /proc/self/cgroup names, "0::/a/b" or, in version 1,
- * "4:cpu,cpuacct:/a/b", and every cgroup above limits it as well: so the least of all counts. In a container that path
- * may be one of the host's, which is not there below /sys/fs/cgroup; what is missing limits nothing, and the root of the
- * tree, which is the container's own cgroup then, is looked at in any case.
+ * Version 2 has a file cpu.max in each cgroup: "quota period" or "max period", in microseconds. Version 1 has a file
+ * for each of the two, and -1 for no quota. /proc/self/cgroup names the cgroup of a process, "0::/a/b" or, in version
+ * 1, "4:cpu,cpuacct:/a/b". Every cgroup above limits the process as well, so the least limit counts. In a container
+ * this path may be one of the host's, which is missing below /sys/fs/cgroup. A missing cgroup limits nothing, and the
+ * root of the tree, which is the container's own cgroup then, is looked at in any case.
  */
 #include "impl.h"
 

@@ -314,7 +314,7 @@ void inject(rt_m *m, g_list *l);
 /* Wakes one more M if a P is idle and no M looks for work. Any thread. */
 void wakep(void);
 
-/* m looks for work no longer. Only on m's thread. */
+/* m stops looking for work. Only on m's thread. */
 void stop_spinning(rt_m *m);
 /* m has released `last` and may stand in last->poll_m. Takes the P that was handed to m. If none was and there is work,
  * takes `last`, or else any idle P. Without spin and without work, takes `last` only if m still stands in its poll_m.
@@ -328,10 +328,10 @@ void leave_poller(rt_p *p);
 
 /* procs.c. Makes the first Ps: P 0, owned by the caller, and others that are idle. procs: as in rt_options. */
 void procs_init(int procs);
-/* m's P is marked `leaves`: the P goes out. True: some time later, when m has a P again. False: the P stays. Only
- * on m's thread, between two Gs. */
+/* m's P is marked `leaves`: takes the P out. True: some time later, when m has a P again. False: the P stays. Only on
+ * m's thread, between two Gs. */
 bool p_out(rt_m *m);
-/* Every 10 s: as many Ps as the process may use CPUs, unless the user has said how many. sysmon. */
+/* Every 10 s makes as many Ps as the process may use CPUs, unless the user has named a number. sysmon. */
 void procs_follow(int64_t now_ns);
 
 /* runq.c. put, put_next (g runs before the ring), get (NULL: empty) and the p of steal: only the owner of p. steal
@@ -520,8 +520,8 @@ void os_set_root(const char *root);
 /* The stack of the calling thread, {0} if it is unknown. Any thread. */
 rt_stack os_thread_stack(void);
 
-/* cgroup.c. CPUs' worth of time that the cgroups of this process allow, rounded up, by the files below root ("": those
- * of the system); 0: no limit is known. Any thread. */
+/* cgroup.c. CPUs' worth of time that the cgroups of this process allow, rounded up; 0: no limit is known. root: the
+ * directory of the files, "": the system's. Any thread. */
 int cgroup_cpus(const char *root);
 
 /* debug.c. Reports a deadlock and ends the process if nothing can ever happen again. sched.lock held, by an M that is

@@ -1,8 +1,8 @@
 /* The scheduler: which G runs next, and what happens when a G stops.
  *
  * G, M, P are Go's words. A G is something to run, an M a thread. A P is the right to run Gs, with what running Gs
- * needs (a queue, timers, a poller). There are `procs` Ps, so at most `procs` Gs run at once. There are more Ms than
- * Ps, since some Ms are in system calls.
+ * needs (a queue, timers, a poller). There are `procs` Ps (procs.c changes their number), so at most `procs` Gs run at
+ * once. There are more Ms than Ps, since some Ms are in system calls.
  *
  * Each M runs schedule_loop on its own stack: find a runnable G, run it until it leaves, do what it left for. A native
  * G leaves by switching back to the loop's stack (g_leave), a step G by returning from its step. Either way the loop

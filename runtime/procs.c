@@ -1,46 +1,46 @@
-/* The number of Ps, and how it changes while Gs run: by rt_set_procs, and as the cgroup's quota does.
+/* The number of Ps, and its changes while Gs run: by rt_set_procs, and with the cgroup's quota.
  *
- * The Ps that there are only become more: sched.ps has room for MAX_PROCS, and sched.procs of them are made. What
- * changes both ways is how many are *in*, sched.n_in: P 0 to P n - 1 run Gs, the others are *out*. A P that is out has
- * no queue, but keeps its poller and its timers, in which descriptors and deadlines of the time before stand. So nothing
- * that holds a descriptor, a timer or a P's number needs to know of any of this.
+ * Ps are made and never given back: sched.ps has room for MAX_PROCS, and sched.procs of them are made. The number of Ps
+ * that are *in*, sched.n_in, changes both ways: P 0 to P n - 1 run Gs, the others are *out*. A P that is out has no
+ * queue, but keeps its poller and its timers, with descriptors and deadlines of the time before. So code that holds a
+ * descriptor, a timer or a P's number need not know of any of this.
  *
- * Going out. rt_set_procs marks the P (`leaves`). A P that runs is seen to by its own M, the next time that this looks
- * for a G (findrunnable, hence after 61 Gs or when the P's G waits). A P that is idle is given an M, which does the same.
- * A P in a system call or in foreign code is taken by sysmon, as ever, and so comes to an M. That M, in p_out:
+ * Going out. rt_set_procs marks the P (`leaves`). A running P is seen to by its own M when the M next looks for a G
+ * (findrunnable, hence after 61 Gs or when the P's G waits). An idle P is given an M, which does the same. sysmon takes
+ * a P in a system call or in foreign code, as always, and so the P comes to an M. This M, in p_out:
  *
  *   - moves the P's queue to the global queue, and the P's dead Gs to the global lists;
- *   - lets go of the P, whose state becomes P_OUT, and stays in its poller without a P (attend): it blocks there until
- *     an event, or the P's next timer, and what becomes ready goes to the global queue, for the Ps that are in.
+ *   - lets go of the P, whose state becomes P_OUT, and stays in the P's poller without a P (attend). The M blocks there
+ *     until an event, or the P's next timer. Gs that become ready go to the global queue, for the Ps that are in.
  *
- * So each P that is out costs a thread that sleeps, and what still comes to its poller costs one more switch between
- * threads. New descriptors go to Ps that are in (fewest_fds), new timers to the P of the M that sets them.
+ * So each P that is out costs a sleeping thread, and an event in its poller costs one more switch between threads. New
+ * descriptors go to Ps that are in (fewest_fds), new timers to the P of the M that sets them.
  *
  * Coming back: the state becomes P_IDLE, and m_start gives the P to the M in its poller. A P that was never there is
- * made, and gets an M by m_start as well. An M that was given a P looks for work, so whoever published work before the P
- * was in, and found no idle P, needs not be told.
+ * made, and gets an M by m_start as well. An M that was given a P looks for work. So a thread that published work
+ * before the P was in, and found no idle P, need not be told.
  *
  * Invariants:
  *
- *   - a P that is P_OUT is owned by sched.lock; p->poll_m is the M that attends it, and nobody else takes that M away,
- *     since the P is neither in sched.idle_ps nor P_IDLE. Only rt_set_procs moves it on, to P_IDLE;
- *   - sched.procs grows, by a store that follows the making of the P (sequentially consistent, hence a release): who
- *     reads a number below it finds the P whole;
- *   - n_in changes under sched.lock, together with the P's state, and no P is idle at that moment: so n_idle_ps == n_in
- *     says under the lock, and without it, that no P runs;
- *   - who publishes work may have been answered "an M spins" by n_spinning, and that M may be the one that goes out. It
- *     stops to spin first, and calls wakep after that: the fence in wakep stands between the two, so either that call
- *     sees the work or its publisher sees n_spinning without it (the dance of proc.c);
- *   - an M that attends runs no Gs. It is counted as a claimed thread (rt_claim_thread), lest calls that block use up
- *     all others. If no thread can be had to take its place, the P stays in;
- *   - between taking a timer out of the heap and queueing its G, the M that attends has no P that runs: it is counted in
- *     n_syscalls, from before, under sched.lock, so that check_dead sees it or the timer.
+ *   - sched.lock owns a P that is P_OUT. p->poll_m is the M that attends it. No thread takes this M away, since the P
+ *     is neither in sched.idle_ps nor P_IDLE. Only rt_set_procs moves the state on, to P_IDLE.
+ *   - sched.procs grows, by a store that follows the making of the P (sequentially consistent, hence a release): a
+ *     thread that reads sched.procs finds each P below it whole.
+ *   - n_in changes under sched.lock, together with the P's state, and the P is not in sched.idle_ps at this moment. So
+ *     n_idle_ps == n_in, read under the lock and without it, means that no P runs.
+ *   - n_spinning may have told a thread that publishes work "an M spins", and this M may be the one that goes out. The
+ *     M stops spinning first, then calls wakep. The fence in wakep stands between the two. So either this call sees the
+ *     work, or its publisher sees n_spinning without the M (the dance of proc.c).
+ *   - An M that attends runs no Gs. It is counted as a claimed thread (rt_claim_thread), so that calls that block do
+ *     not use up all others. If no thread can be had to take its place, the P stays in.
+ *   - Between taking a timer out of the heap and queueing its G, the M that attends has no P that runs. It is counted
+ *     in n_syscalls, from before, under sched.lock, so that check_dead sees it or the timer.
  *
- * Rejected: to stop the world and move timers and descriptors (Go does): every timer's `home` and every pollDesc's P
- * would become a word that changes beneath those who use it, for an event as rare as this one.
+ * Rejected: stopping the world and moving timers and descriptors, as Go does. Every timer's `home` and every pollDesc's
+ * P would become a word that changes beneath its users, for an event as rare as this one.
  *
- * The quota. Without a number of Ps from the user the cgroup's quota and the CPUs of the process are asked again by
- * sysmon every FOLLOW_NS, while anything runs at all.
+ * The quota. If the user has named no number of Ps, sysmon asks again for the cgroup's quota and the CPUs of the
+ * process every FOLLOW_NS, while anything runs at all.
  */
 #include "impl.h"
 
@@ -56,18 +56,18 @@ static rt_lock resizing; /* one rt_set_procs at a time; taken before sched.lock 
 
 /* ---- out ---- */
 
-/* p's queue goes to l. The owner of p. */
+/* Moves p's queue to l. Only the owner of p. */
 static void take_queue(rt_p *p, g_list *l) {
     for (rt_g *g; (g = runq_get(p));)
         g_list_push(l, g);
 }
 
-/* m, which has no P, stands in the poller of p, which is out; until p is m's. */
+/* m has no P and stands in the poller of p, which is out, until m gets p back. */
 static void attend(rt_m *m, rt_p *p) {
     for (;;) {
         g_list ready = {0};
         int64_t now = poll_until_next(p, &ready);
-        if (regain(m, p, false, true)) { /* a P that was handed over, which is p */
+        if (regain(m, p, false, true)) { /* the P that was handed over is p */
             leave_poller(p);
             p->now_ns = now;
             inject(m, &ready);
@@ -120,8 +120,8 @@ bool p_out(rt_m *m) {
 
 /* ---- in ---- */
 
-/* One P more is in, whose state was idle, and an M is found for it. sysmon says that it sleeps, then looks whether a P is
- * busy; here, first the count, then the question. */
+/* Brings p in, whose state is idle, and finds an M for it. sysmon says that it sleeps, then looks whether a P is busy;
+ * here the count comes first, then the question. */
 static void bring_in(rt_p *p) {
     if (atomic_load(&sched.sysmon_sleeps) == SYSMON_SLEEPS) sysmon_wake();
     m_start(p, false);

@@ -55,10 +55,10 @@ void rt_read_stats(rt_stats *s);
 /* Fills *s for P number `id`, 0 .. all_ps-1. 0; -EINVAL: there is no such P. Any thread. Does not wait. */
 int rt_read_p_stats(int32_t id, rt_p_stats *s);
 
-/* From now on n Ps run Gs, 256 at most; 0: as many as the process may use CPUs, now and later (its affinity and the quota
- * of its cgroups are read every 10 s). A surplus P goes out when the G that it runs waits, or after some 60 Gs; what
- * comes to its descriptors and timers later goes to other Ps. Returns the number; -EINVAL: n is out of range; -ENOMEM,
- * -EMFILE: a further P can't be made. Any thread. Waits for short locks and for the start of threads. */
+/* From now on n Ps run Gs, 256 at most; 0: as many as the process may use CPUs, now and later (its affinity and the
+ * quota of its cgroups are read every 10 s). A surplus P goes out when the G that it runs waits, or after some 60 Gs;
+ * what comes to its descriptors and timers later goes to other Ps. Returns the number; -EINVAL: n is out of range;
+ * -ENOMEM, -EMFILE: a further P can't be made. Any thread. Waits for short locks and for the start of threads. */
 int rt_set_procs(int n);
 /* ffi:end */
 

@@ -10,19 +10,19 @@
  *     stops as on SIGTERM: server.c
  *     exits with 0 when all is answered
  *
- * From the first line to the last both processes have the sockets, so there is always one that accepts, and the
- * kernel's queue of connections stays. Until the new one says that it is ready, nothing of the old one changes: if
- * the new one can not be started, ends, or takes longer than --upgrade-timeout, it is ended (SIGTERM, and SIGKILL if
- * it stays), and the log says why. It has bound everything before it accepts anything (commands.c), so it does not
- * fail with clients in its hands. But it may have been woken for one: listeners wake one poller for each connection,
- * so after a failure our acceptors look for themselves (server_look).
+ * From the first line to the last both processes have the sockets. So there is always one that accepts, and the
+ * kernel's queue of connections stays. Until the new process says that it is ready, the old one does not change. If the
+ * new process cannot be started, ends, or takes longer than --upgrade-timeout, it is ended (SIGTERM, and SIGKILL if it
+ * stays), and the log says why. It has bound everything before it accepts anything (commands.c), so it does not fail
+ * with clients in its hands. But the kernel may have woken it for a client, since listeners wake one poller for each
+ * connection. So after a failure the old process's acceptors look for themselves (server_look).
  *
- * The binary is found by the path it was started by, made absolute then: so a file that was replaced, or a
- * symlink that was set to another version, is what starts now. What argv[0] says counts only if it is the file
- * that runs; else the kernel knows which one it was. Arguments and environment are the same again.
+ * The binary is found by the path that started this process, made absolute at the start. So a file that was replaced,
+ * or a symlink that was set to another version, is started now. argv[0] counts only if it names the running file; else
+ * the kernel tells the path. Arguments and environment are the same again.
  *
  * The new process is none of exec.c's: it stays in our process group, so that a terminal's Ctrl-C stops both. It gets
- * descriptors 0 to 2 and the sockets; what else we were started with was not for it.
+ * descriptors 0 to 2 and the sockets. Other descriptors that this process was started with were not for it.
  *
  * Rejected: SO_REUSEPORT with a socket for each process (connections that wait in the old one's queue are reset when
  * it closes); sending the sockets through a unix socket (needs a path and its permissions, and nothing here
@@ -59,9 +59,9 @@ static struct {
     char *exe;
     char **argv;
     _Atomic int state;                 /* atomic: moved by CAS */
-    _Atomic bool busy;                 /* atomic: the G below is there */
+    _Atomic bool busy;                 /* atomic: the upgrade's G exists */
     _Atomic pid_t pid;                 /* atomic: of the new process until it is reaped; 0: none */
-    rt_fd pipe;                        /* the G's; upgrade_stop sets its deadline */
+    rt_fd pipe;                        /* only the upgrade's G; upgrade_stop sets its deadline */
     host_server *servers[UPGRADE_MAX]; /* held while busy */
     int n;
     void (*ready)(pid_t pid);
@@ -77,7 +77,7 @@ static bool is_running_file(const char *path) {
            st.st_ino == self.st_ino;
 }
 
-/* dir/name as an absolute path, if that is the file that runs. */
+/* dir/name as an absolute path, if it is the file that runs; else NULL. */
 static char *try_path(const char *dir, size_t dir_len, const char *name) {
     char cwd[PATH_MAX], *path;
     int n;
@@ -95,7 +95,7 @@ static char *try_path(const char *dir, size_t dir_len, const char *name) {
     return NULL;
 }
 
-/* As a shell finds a command. */
+/* Finds a command as a shell does. */
 static char *search(const char *name) {
     if (strchr(name, '/')) return try_path("", 0, name);
     const char *dirs = getenv("PATH");
@@ -122,7 +122,7 @@ void upgrade_init(int argc, char **argv) {
 
 /* ---- starting the new one ---- */
 
-/* What it is told, in one string for its environment. */
+/* The variable for the new process's environment, in one string. */
 static char *describe_sockets(void) {
     size_t size = sizeof INHERIT_VARIABLE + 16 + (size_t)up.n * (HOST_ADDR_MAX + 32);
     char *text = malloc(size);
@@ -133,7 +133,7 @@ static char *describe_sockets(void) {
     return text;
 }
 
-/* Our environment and one more; the list is to be freed. */
+/* Our environment and one more variable. The caller frees the list. */
 static char **environment_with(char *more) {
     size_t n = 0;
     while (environ[n])
@@ -145,7 +145,7 @@ static char **environment_with(char *more) {
     return env;
 }
 
-/* Duplicates above all numbers that the child shall have, so that none is overwritten before its turn. */
+/* Duplicates fd above all numbers of the child, so that no number is overwritten before its turn. */
 static int move_up(int fd, int above) {
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, above);
     return copy < 0 ? -errno : copy;
@@ -171,7 +171,7 @@ static int spawn_with(const int *fds, int n, char **env) {
     return -err;
 }
 
-/* ready_fd: the end of the pipe that is the child's. 0 or -errno. Blocks. */
+/* Starts the child. ready_fd: the child's end of the pipe. 0 or -errno. Blocks. */
 static int spawn_new(int ready_fd) {
     int n = up.n + 1, made = 0, err = 0;
     int *fds = calloc((size_t)n, sizeof *fds);
@@ -194,7 +194,7 @@ static int spawn_new(int ready_fd) {
     return err;
 }
 
-/* The new process, and the pipe that it will write to. 0 or -errno. */
+/* Starts the new process, with the pipe that it writes to. 0 or -errno. */
 static int start(void) {
     int fds[2];
     if (!up.exe) return -ENOENT;
@@ -212,9 +212,9 @@ static int start(void) {
     return err;
 }
 
-/* ---- waiting for it ---- */
+/* ---- waiting for the new process ---- */
 
-/* Its pid as it knows it: a shell script may stand in between. 0: it has gone, RT_ETIMEOUT, or another
+/* The new process's pid, as it tells it: a shell script may stand in between. 0: it has gone; RT_ETIMEOUT, or another
  * error. */
 static int read_pid(int64_t deadline_ns) {
     char text[32];
@@ -249,8 +249,8 @@ static int64_t drain_ns(void) {
     return (int64_t)(options.drain_timeout * 1e9) + NS_PER_SEC;
 }
 
-/* Ends it, if it has not ended: it may have clients by now, which it answers on SIGTERM. ending: it has closed its
- * pipe, or said what no process of ours says, so it is probably about to. */
+/* Ends the child, if it has not ended. It may have clients by now, which it answers on SIGTERM. ending: it has closed
+ * its pipe, or said what no lunapark says, so it is probably about to end. */
 static int end_child(pid_t pid, bool ending) {
     int status = wait_end(pid, ending ? rt_nanotime() + NS_PER_SEC : 0);
     if (status >= 0) return status;
@@ -268,7 +268,7 @@ static void print_status(int status, char *buf, size_t size) {
         snprintf(buf, size, "exited with status %d", WEXITSTATUS(status));
 }
 
-/* Why there is no new process: pid's end, if it has begun. */
+/* Logs why there is no new process: pid's end, if pid has begun. */
 static void say_failure(pid_t pid, int err, int status) {
     char how[64];
     if (!pid) {
@@ -290,7 +290,7 @@ static bool move(int from, int to) {
     return atomic_compare_exchange_strong(&up.state, &from, to);
 }
 
-/* It has not become ready, for that reason. */
+/* The new process has not become ready, for the reason err. */
 static void fail(pid_t pid, int err) {
     int status = pid ? end_child(pid, err != RT_ETIMEOUT) : 0;
     for (int i = 0; i < up.n; i++)
@@ -331,7 +331,7 @@ static void upgrade_main(void *arg) {
     bell_ring(&up.over);
 }
 
-/* ---- what the signals want ---- */
+/* ---- the signals' calls ---- */
 
 void upgrade_start(host_server **servers, int n, void (*ready)(pid_t pid), void (*failed)(void)) {
     if (atomic_load(&up.busy) || !move(NOTHING, STARTING)) {
@@ -371,7 +371,7 @@ void upgrade_end(void) {
     if (!pid || atomic_load(&up.state) == READY) return;
     kill(pid, SIGKILL);
     log_line(LOG_WARN, "SIGUSR2: new process %d was killed, since this one ends", (int)pid);
-    /* It listens until it has ended: a client that sees us end shall not reach it any more. */
+    /* The child listens until it has ended: a client that sees us end shall not reach it any more. */
     for (int64_t until = rt_nanotime() + NS_PER_SEC; rt_nanotime() < until; usleep(1000))
         if (waitpid(pid, NULL, WNOHANG) != 0) break;
 }

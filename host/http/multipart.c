@@ -1,9 +1,9 @@
 /* Where the parts of a multipart body (RFC 2046, 5.1.1) end, found in the bytes that have come so far.
  *
  * A delimiter is a line: CRLF "--" boundary, blanks, CRLF; the last one has "--" behind the boundary, and may end with
- * the body. Bytes that begin like a delimiter and go on otherwise are data: the boundary of a nested body may begin with
- * the boundary around it. A delimiter may be cut anywhere: then the bytes in front of its beginning are data for sure,
- * and the caller asks again when more bytes have come.
+ * the body. Bytes that begin like a delimiter and go on otherwise are data: the boundary of a nested body may begin
+ * with the boundary around it. A delimiter may be cut anywhere: then the bytes in front of its beginning are data for
+ * sure, and the caller asks again when more bytes have come.
  *
  * The delimiter has a CR at its beginning only (multipart.lua sees to that). So a delimiter that is cut can begin only
  * at a CR among the last bytes, and a search goes on behind the bytes that looked like one. The caller takes the data

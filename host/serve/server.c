@@ -5,12 +5,11 @@
  * accepts. A connection is registered with the poller that watches fewest descriptors (netpoll.c), so connections
  * spread however unevenly they were accepted.
  *
- * Stopping closes the listener and has every connection look. A busy connection of HTTP says "Connection: close" and
- * ends after
- * its response. A connection that waits for a request goes on waiting for a second (server_drain_idle_ns), then looks a
- * last time. Closing it at once would break a request that is on its way; under load, a client's request is on its way
- * for half of the time. A second is longer than a request takes through any network, and a client that was silent for
- * so long will hardly write at the very moment of the close.
+ * Stopping closes the listener and makes every connection look at `stopping`. A busy connection of HTTP says
+ * "Connection: close" and ends after its response. A connection that waits for a request goes on waiting for a second
+ * (server_drain_idle_ns), then looks a last time. Closing it at once would break a request that is on its way; under
+ * load, a client's request is on its way for half of the time. A second is longer than a request takes through any
+ * network, and a client that was silent for so long will hardly write at the very moment of the close.
  *
  * An upgrade stops a server likewise, but another process has the socket, too (upgrade.c), so later clients go there.
  * The poller that the kernel wakes for a connection may be one of this process, where no G will accept it. So the last
@@ -160,8 +159,8 @@ static void take_conn(host_server *s, int fd, bool tcp, bool may_yield) {
         if (peer != PEER_FULL) peer_leave(peer);
         return;
     }
-    /* Most messages are written whole, so waiting for an ACK would only delay the next one. Harmless if the
-     * connection is gone already. */
+    /* Most messages are written whole, so waiting for an ACK would only delay the next one. Harmless if the connection
+     * is gone already. */
     if (tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     s->listener.protocol->start(s, fd, peer, answer == CONNS_REFUSE);
 }

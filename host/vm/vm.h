@@ -48,8 +48,8 @@ typedef struct vm_entries {
     host_owned pool, generation, singletons, calls;
 } vm_entries;
 
-/* vm->answers: requests that the VM has begun to answer, and handlers of these that have not ended. The thread that runs
- * the VM writes, anybody reads. handler.c's. */
+/* vm->answers: requests that the VM has begun to answer, and handlers of these that have not ended. The thread that
+ * runs the VM writes, anybody reads. handler.c's. */
 typedef struct vm_answers {
     _Atomic int64_t begun, running;
 } vm_answers;
