@@ -1,9 +1,12 @@
+local core = require "lunapark.core"
+local ffi = require "ffi"
 local lp = require "lunapark"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 local waits = require "spec.support.waits"
 local helper = require "spec.helper"
 
+local C = ffi.C
 local LONG, pack, timed, raised = waits.LONG, waits.pack, waits.timed, helper.raised
 
 describe("lunapark", function()
@@ -16,6 +19,27 @@ describe("lunapark", function()
       assert.same({ n = 0 }, pack(lp.go(function() end):join()))
       assert.same({ n = 3 }, pack(lp.go(function() return nil, nil, nil end):join()))
       assert.same({ false, n = 1 }, pack(lp.go(function() return false end):join()))
+    end)
+
+    it("begin by an FFI call where a coroutine is left over and there are no arguments", function()
+      local by_c, go = 0, core.go
+      finally(function() core.go = go end)
+      lp.go(lp.yield):join()
+      core.go = function(...) -- luacheck: ignore 122
+        by_c = by_c + 1
+        return go(...)
+      end
+      local g = lp.go(function() return lp.self() end)
+      assert.equal(g, g:join())
+      assert.equal(0, by_c)
+      assert.equal(7, lp.go(function(n) return n end, 7):join())
+      assert.equal(1, by_c)
+      assert.same({ nil, "timeout" }, { lp.deadline(0.001, function() return lp.go(lp.park):join() end) })
+      -- Nobody has said what this one is to run.
+      local slot = C.host_go(0)
+      assert.is_true(slot >= 0)
+      lp.yield()
+      assert.equal(0, C.host_serial(slot))
     end)
 
     it("start when the caller waits, in order", function()

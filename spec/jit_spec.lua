@@ -6,7 +6,7 @@ local child = require "spec.support.child"
 local ROUNDS = 20000
 local loops = {
   "C functions of lp.cdef", "a chan's buffer", "clock", "form", "mutex, semaphore", "read", "read_exact", "read_line",
-  "read_until", "select, ready", "shared", "write", "write, a list",
+  "read_until", "ready", "select, ready", "shared", "write", "write, a list",
 }
 
 -- Where functions stand that have a loop of their own, to which the user's loop is linked.

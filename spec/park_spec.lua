@@ -1,7 +1,9 @@
+local ffi = require "ffi"
 local lp = require "lunapark"
 local waits = require "spec.support.waits"
 local helper = require "spec.helper"
 
+local C = ffi.C
 local pack, timed, raised = waits.pack, waits.timed, helper.raised
 
 describe("lunapark", function()
@@ -45,6 +47,66 @@ describe("lunapark", function()
       local first, second = g:join()
       assert.same({ "last", n = 1 }, first)
       assert.same({ nil, "timeout", n = 2 }, second)
+    end)
+
+    it("count the latest ready, with values or without, also before the G runs", function()
+      for _, early in ipairs { true, false } do
+        local g = lp.go(function() return pack(lp.park "the first"), pack(lp.deadline(0.01, lp.park, "the second")) end)
+        if not early then lp.yield() end
+        lp.ready(g, 1, 2, 3)
+        assert.is_true(lp.ready(g))
+        assert.same({ { n = 0 }, { nil, "timeout", n = 2 } }, { g:join() })
+        g = lp.go(function() return pack(lp.park()), pack(lp.deadline(0.01, lp.park)) end)
+        if not early then lp.yield() end
+        lp.ready(g)
+        assert.is_true(lp.ready(g, nil, 2))
+        assert.same({ { nil, 2, n = 2 }, { nil, "timeout", n = 2 } }, { g:join() })
+      end
+    end)
+
+    it("let go of values that nobody got", function()
+      local weak = setmetatable({}, { __mode = "v" })
+      local g = lp.go(function()
+        local n = select("#", lp.park())
+        lp.park()
+        return n
+      end)
+      weak[1] = {}
+      lp.ready(g, weak[1])
+      lp.ready(g)
+      lp.yield()
+      collectgarbage()
+      assert.is_nil(weak[1])
+      lp.ready(g)
+      assert.equal(0, g:join())
+    end)
+
+    it("end by a cancellation or a deadline, of which park tells once", function()
+      local g = lp.go(function()
+        local first = pack(lp.deadline(0.001, lp.park))
+        lp.self():cancel()
+        return first, pack(lp.park()), pack(lp.park "a reason")
+      end)
+      assert.same({ { nil, "timeout", n = 2 }, { nil, "canceled", n = 2 }, { nil, "canceled", n = 2 } }, { g:join() })
+    end)
+
+    it("by the FFI: host_ready, host_park_begin", function()
+      local g = lp.go(lp.park)
+      lp.yield()
+      assert.equal(0, C.host_ready(g[1], g[2] + 1))
+      assert.equal(0, C.host_ready(-1, g[2]))
+      assert.equal(0, C.host_ready(1e6, g[2]))
+      assert.equal(1, C.host_ready(g[1], g[2]))
+      assert.same({ n = 0 }, pack(g:join()))
+      assert.equal(0, C.host_ready(g[1], g[2]))
+      local me = lp.self()
+      assert.is_true(C.host_park_begin() ~= 0)
+      lp.ready(me)
+      assert.equal(0, C.host_park_begin())
+      assert.is_true(C.host_park_begin() ~= 0)
+      lp.ready(me, 1)
+      assert.is_true(C.host_park_begin() ~= 0)
+      assert.equal(1, lp.park())
     end)
 
     it("tell when the G has ended", function()

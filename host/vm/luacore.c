@@ -64,7 +64,7 @@ static int core_barrier(lua_State *L) {
     return 1;
 }
 
-/* park() -> the values of ready, or `again` and the reason */
+/* park() -> the values of ready, or `again`: host_park_end tells why */
 static int core_park(lua_State *L) {
     return luag_park(L);
 }
@@ -161,6 +161,17 @@ static int core_early(lua_State *L) {
 /* real(what): raises if the G has virtual time, in which there is no `what` */
 static int core_real(lua_State *L) {
     if (luag_current()->seat) bubble_refuse(L, luaL_checkstring(L, 1));
+    return 0;
+}
+
+/* set_body(fn): the function that Gs of host_go run */
+static int core_set_body(lua_State *L) {
+    host_vm *vm = vm_current();
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    if (vm->body_ref) luaL_unref(L, LUA_REGISTRYINDEX, vm->body_ref);
+    vm->body_ref = 0;
+    vm->body_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     return 0;
 }
 
@@ -263,6 +274,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"share", core_share},
         {"early", core_early},
         {"real", core_real},
+        {"set_body", core_set_body},
         {"go", core_go},
         {"set_handler", core_set_handler},
         {"new_handler", core_new_handler},

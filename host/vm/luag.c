@@ -16,6 +16,7 @@
 #include "vm.h"
 #include "wait.h"
 
+#include <errno.h>
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -307,6 +308,22 @@ static void plain_done(host_luag *lg, int status) {
     luag_give(lg, status);
 }
 
+/* lg, on whose L a function and its arguments are, begins as the G g. */
+static void begin(host_luag *lg, rt_g *g, const host_luag *starter, int nargs) {
+    host_vm *vm = lg->vm;
+    atomic_store_explicit(&lg->limit_ns, luag_limit(starter), memory_order_relaxed);
+    if (starter->of_request) luag_join_request(lg);
+    lg->route = (uint16_t)luag_route(starter);
+    if (vm->end.ends) lg->canceled = HOST_CANCELED;
+    lg->g = g;
+    RT_LOCAL(g, luag_local)->lg = lg;
+    lg->nargs = (int16_t)nargs;
+    lg->done = plain_done;
+    vm->view.started = lg->serial;
+    costate_take(lg->L);
+    rt_ready(g);
+}
+
 host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
     host_luag *lg = luag_take(vm); /* may call the main state, for a further coroutine */
     lj_state_set_current(from);
@@ -320,18 +337,28 @@ host_luag *luag_start(host_vm *vm, lua_State *from, int nargs) {
         luag_untake(lg);
         luaL_error(from, "not enough memory");
     }
-    atomic_store_explicit(&lg->limit_ns, luag_limit(starter), memory_order_relaxed);
-    if (starter->of_request) luag_join_request(lg);
-    lg->route = (uint16_t)luag_route(starter);
-    if (vm->end.ends) lg->canceled = HOST_CANCELED;
-    lg->g = g;
-    RT_LOCAL(lg->g, luag_local)->lg = lg;
-    lg->nargs = (int16_t)nargs;
-    lg->done = plain_done;
     lua_xmove(from, lg->L, nargs + 1);
-    costate_take(lg->L);
-    rt_ready(lg->g);
+    begin(lg, g, starter, nargs);
     return lg;
+}
+
+/* Called by the FFI, so in the midst of compiled code, whose values the collector would not see and whose stack is not
+ * in order: nothing here may allocate in Lua, raise, or call Lua. A coroutine that is left over has room for what is
+ * pushed, and a number and a value of the registry are pushed without an allocation. */
+int host_go(int place) {
+    host_vm *vm = vm_current();
+    host_luag *starter = luag_current(), *spare = vm->slots.free;
+    if (!spare || !spare->L || !costate_has_room(spare->L) || !vm->body_ref || starter->seat ||
+        vm->end.closing)
+        return -EAGAIN;
+    rt_g *g = rt_new_step(luag_step, vm->cell);
+    if (!g) return -EAGAIN;
+    host_luag *lg = luag_take(vm);
+    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, vm->body_ref);
+    lua_pushnumber(lg->L, lg->slot);
+    begin(lg, g, starter, 1);
+    lg->place = (uint16_t)place;
+    return lg->slot;
 }
 
 typedef struct spawn {

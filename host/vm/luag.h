@@ -73,6 +73,8 @@ typedef struct luag_parked {
     int kept;        /* registry reference of a table of the kept values, or LUA_NOREF */
 } luag_parked;
 
+enum { PARKING = 255 };
+
 /* A coroutine and, while one runs on it, its G. */
 struct host_luag {
     rt_g *g;      /* NULL while free */
@@ -122,7 +124,8 @@ struct host_luag {
     bool resting;      /* the wait is one in queues */
     bool doomed;       /* its Lua raises an error wherever it is, until it has ended */
     bool of_request;   /* it answers a request, or was started by a G that does */
-    bool parking;      /* the wait is lunapark.park */
+    uint8_t
+        parking; /* PARKING: the wait is lunapark.park; else how the last one ended: HOST_PARK_... */
     luag_parked park;
 
     /* Runs when the coroutine has ended with `status` (0 or lua_resume's error, message on top). For a G that was

@@ -437,7 +437,8 @@ void luag_give_cleared(host_luag *lg) {
     if (lg->park.kept != LUA_NOREF) luaL_unref(vm->L, LUA_REGISTRYINDEX, lg->park.kept);
     lg->park.kept = LUA_NOREF;
     lg->park.n_kept = lg->park.n_ready = -1;
-    lg->parking = lg->sheltered = lg->steady = lg->seen = false;
+    lg->parking = HOST_PARK_WOKEN;
+    lg->sheltered = lg->steady = lg->seen = false;
     luag_leave_request(lg);
     if (lg->seat) bubble_leave(lg);
     lg->next_free = vm->slots.free;

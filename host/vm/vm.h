@@ -63,6 +63,7 @@ struct host_vm {
     int n_handlers;
     const void *g_meta; /* metatable of the handles of Gs */
     int call_ref;       /* registry reference of the function that vmcall.c calls */
+    int body_ref;       /* registry reference of what host_go's Gs run; 0: none */
 
     /* What runs. */
     _Atomic(host_luag *) running; /* atomic: the G whose Lua runs, or ran last */

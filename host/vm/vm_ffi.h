@@ -26,7 +26,34 @@ typedef struct host_view {
     int32_t retired;   /* its generation serves no more: no requests will come */
     double virtual_ns; /* the time of the G that runs, if it stands in a bubble; else 0 */
     double seed;       /* --seed and 1; 0: without */
+    double started;    /* serial of the G that was started last */
 } host_view;
+
+/* ---- go, park, ready (luag.c, wait.c) ----
+ *
+ * Each has a part that an FFI call can do and one that it can not, which is a lua_CFunction of lunapark.core: to take
+ * Lua values, to make a coroutine, to wait. */
+
+/* Starts a G that calls the function of lunapark.core.set_body with the G's slot: the slot, with the G's serial in
+ * host_view.started. place: as for host_set_place. -EAGAIN: the G needs more than a coroutine that is left over from
+ * another; then lunapark.core.go. */
+int host_go(int place);
+
+/* lunapark.ready without values: ends the park that the Lua G of this slot and serial is in, or else its next one. 1;
+ * 0: the G has ended. */
+int host_ready(int32_t slot, double serial);
+
+/* How a park ended: something but a ready woke the G, a deadline, a cancellation. */
+enum { HOST_PARK_WOKEN, HOST_PARK_TIMEOUT, HOST_PARK_CANCELED };
+
+/* The first half of a park. 0: a ready without values came before, and the park is over; -EAGAIN: the G is to wait in
+ * lunapark.core.park, which yields. */
+int host_park_begin(void);
+
+/* The second half of a park that no ready has ended: HOST_PARK_... */
+int host_park_end(void);
+
+/* ---- the running G, and others by their slots (luag.c, wait.c) ---- */
 
 /* Bytes that the VM holds outside of LuaJIT's memory, as --vm-memory counts them. */
 double host_charged(void);

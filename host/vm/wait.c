@@ -1,8 +1,20 @@
 /* How a Lua G waits, and goes on.
  *
- * A wait begins in a lua_CFunction, which notes what to wait for and yields. (It never begins in an FFI call: a
- * compiled trace keeps live values in registers.) The G's step then parks the G. When the G is resumed, the yield
- * returns the answer to the caller in Lua. So a waiting Lua G costs its coroutine and no C stack.
+ * A wait begins in a lua_CFunction, which notes what to wait for and yields. The G's step then parks the G. When the G
+ * is resumed, the yield returns the answer to the caller in Lua. So a waiting Lua G costs its coroutine and no C stack.
+ *
+ * An FFI call can not wait. Compiled code that makes one keeps live values in registers and on the C stack beneath the
+ * call, where neither the collector nor a coroutine that is resumed would find them; it gives the function no lua_State
+ * to yield; and LuaJIT goes on believing that the caller runs. So what the FFI declares (vm_ffi.h) tries and returns, and
+ * what waits stands in lunapark.core. Of starting, parking and waking, the parts that need no wait are FFI calls, since
+ * these are compiled with the Lua around them, and a lua_CFunction ends a trace:
+ *  - host_ready wakes, without values. Values are moved by lunapark.core.ready.
+ *  - host_go starts a function on a coroutine that is left over. lunapark.core.go makes one, and moves arguments.
+ *  - host_park_begin and host_park_end stand on both sides of the yield: need the G wait, and what has ended the wait?
+ *    lunapark.core.park between them yields.
+ * Such a call may come in the midst of a trace, so it must not allocate in Lua, raise, or call Lua; it may push onto
+ * another coroutine's stack, where there is room. Interpreted, it costs twice a lua_CFunction, for its arguments are
+ * converted. lua/lunapark/init.lua calls each where that is compiled or saves another call.
  *
  * A plain yield works where the running coroutine is the G's own and no C function stands between it and the resume.
  * Elsewhere (a comparator of table.sort, the user's own coroutine) the loop's stack is left as it is, and the VM goes
@@ -18,6 +30,7 @@
 #include "runaway.h"
 #include "vm.h"
 
+#include <errno.h>
 #include <lauxlib.h>
 
 /* ---- words ---- */
@@ -39,17 +52,25 @@ void wait_open(lua_State *L) {
     lua_rawseti(L, LUA_REGISTRYINDEX, NOTHING);
 }
 
-int wait_answer(lua_State *L, host_luag *lg, int word) {
+static void count_answer(host_luag *lg, int word) {
     if (word == TIMEOUT && lg->deadline_ns != luag_limit(lg))
         spin_over(lg);
     else
         spin_count(lg, word);
+}
+
+int wait_answer(lua_State *L, host_luag *lg, int word) {
+    count_answer(lg, word);
     lua_rawgeti(L, LUA_REGISTRYINDEX, word);
     return 1;
 }
 
+static int word_of(int err) {
+    return err == RT_ETIMEOUT ? TIMEOUT : err == RT_ECLOSED ? CLOSED : CANCELED;
+}
+
 int wait_answer_error(lua_State *L, host_luag *lg, int err) {
-    return wait_answer(L, lg, err == RT_ETIMEOUT ? TIMEOUT : err == RT_ECLOSED ? CLOSED : CANCELED);
+    return wait_answer(L, lg, word_of(err));
 }
 
 /* ---- early ends: deadlines, cancellation ---- */
@@ -180,18 +201,24 @@ static int rested(lua_State *L, host_luag *lg, int err) {
     return wait_answer_error(L, lg, err);
 }
 
+/* A park ends without a ready. word: why; 0: something else woke the G. */
+static int park_in_vain(lua_State *L, host_luag *lg, int word) {
+    if (word) count_answer(lg, word);
+    lg->parking = word == TIMEOUT ? HOST_PARK_TIMEOUT : word ? HOST_PARK_CANCELED : HOST_PARK_WOKEN;
+    lua_pushlightuserdata(L, &luag_again);
+    return 1;
+}
+
 static int unparked(lua_State *L, host_luag *lg, int err) {
     int n = lg->park.n_ready;
-    lg->parking = false;
+    lg->parking = HOST_PARK_WOKEN;
     lg->park.n_ready = -1;
-    if (n >= 0) return n;
-    lua_pushlightuserdata(L, &luag_again);
-    return err ? 1 + wait_answer_error(L, lg, err) : 1;
+    return n >= 0 ? n : park_in_vain(L, lg, err ? word_of(err) : 0);
 }
 
 int wait_end(host_luag *lg) {
     int err = settle_wait(lg);
-    if (lg->parking) return unparked(lg->L, lg, err);
+    if (lg->parking == PARKING) return unparked(lg->L, lg, err);
     if (lg->resting) return rested(lg->L, lg, err);
     return err ? wait_answer_error(lg->L, lg, err) : 0;
 }
@@ -214,7 +241,7 @@ static int leave_stack(lua_State *L, host_luag *lg) {
 int wait_leave(lua_State *L, host_luag *lg) {
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
     int err = leave_stack(L, lg);
-    if (lg->parking) return unparked(L, lg, err);
+    if (lg->parking == PARKING) return unparked(L, lg, err);
     if (lg->resting) return rested(L, lg, err);
     return err ? wait_answer_error(L, lg, err) : 0;
 }
@@ -312,11 +339,24 @@ int luag_yield(lua_State *L) {
 
 char luag_again;
 
+int host_park_begin(void) {
+    host_luag *lg = luag_current();
+    if (lg->park.n_kept != 0 || lg->park.kept != LUA_NOREF) return -EAGAIN;
+    lg->park.n_kept = -1;
+    spin_over(lg);
+    return 0;
+}
+
+int host_park_end(void) {
+    return luag_current()->parking;
+}
+
 /* Takes the values that came before the park. */
 static int take_kept(lua_State *L, host_luag *lg) {
     int n = lg->park.n_kept;
     lg->park.n_kept = -1;
     spin_over(lg);
+    if (lg->park.kept == LUA_NOREF) return 0;
     luaL_checkstack(L, n + 1, "too many values");
     lua_rawgeti(L, LUA_REGISTRYINDEX, lg->park.kept);
     int table = lua_gettop(L);
@@ -327,9 +367,34 @@ static int take_kept(lua_State *L, host_luag *lg) {
     return n;
 }
 
+/* Without values: calls nothing of Lua's that allocates, so the FFI may call it. */
+static void ready_alone(host_luag *lg) {
+    if (lg->parking == PARKING) {
+        lua_State *to = lg->held ? lg->held : lg->L;
+        if (lg->park.n_ready > 0) lua_pop(to, lg->park.n_ready);
+        lg->park.n_ready = 0;
+        luag_wake(lg);
+        return;
+    }
+    lg->park.n_kept = 0;
+}
+
+int host_ready(int32_t slot, double serial) {
+    host_vm *vm = vm_current();
+    if (slot < 0 || slot >= vm->slots.n) return 0;
+    host_luag *lg = vm->slots.v[slot];
+    if (!lg->g || lg->serial != serial) return 0;
+    ready_alone(lg);
+    return 1;
+}
+
 void luag_ready(lua_State *L, host_luag *lg) {
     int n = lua_gettop(L) - 1;
-    if (lg->parking) {
+    if (n == 0) {
+        ready_alone(lg);
+        return;
+    }
+    if (lg->parking == PARKING) {
         lua_State *to = lg->held ? lg->held : lg->L;
         if (!wait_make_room(L, to, n + 2)) luaL_error(L, "ready: no room for %d values", n);
         if (lg->park.n_ready > 0) lua_pop(to, lg->park.n_ready); /* the latest ready counts */
@@ -352,10 +417,7 @@ void luag_ready(lua_State *L, host_luag *lg) {
 int luag_park(lua_State *L) {
     host_luag *lg = waiter(L);
     if (lg->park.n_kept >= 0) return take_kept(L, lg);
-    if (wait_refused(lg)) {
-        lua_pushlightuserdata(L, &luag_again);
-        return 1 + wait_refuse(L, lg);
-    }
-    lg->parking = true;
+    if (wait_refused(lg)) return wait_spins(lg) ? spin_raise(L, lg) : park_in_vain(L, lg, CANCELED);
+    lg->parking = PARKING;
     return wait_ticket(L, lg, RT_WAIT_PARK, 0);
 }

@@ -39,8 +39,7 @@ int luag_yield(lua_State *L);
 /* For the next turn, now and then in a VM with --seed; else no wait. Where a G may wait, but need not. */
 int luag_yield_early(lua_State *L);
 
-/* For luag_ready: answers the values of luag_ready, or `again` and why there are none: nothing (look again), "timeout",
- * "canceled". */
+/* For luag_ready: answers the values of luag_ready, or `again`, and host_park_end says why there are none. */
 int luag_park(lua_State *L);
 extern char luag_again;
 

@@ -122,13 +122,14 @@ function lp.sleep(s)
   return heard(err)
 end
 
-local park, again = core.park, core.again
+local park, again, core_ready = core.park, core.again, core.ready
+local TIMEOUT = C.HOST_PARK_TIMEOUT
 
 local function unparked(reason, ...)
-  local first, err = ...
-  if first ~= again then return ... end
-  if err then return heard(err) end
-  return lp.park(reason) -- woken by something else
+  if (...) ~= again then return ... end
+  local how = C.host_park_end()
+  if how == 0 then return lp.park(reason) end -- woken by something else
+  return heard(how == TIMEOUT and "timeout" or "canceled")
 end
 
 local function parked_for(g, ...)
@@ -144,14 +145,27 @@ function lp.park(reason)
   if early then early() end
   if reason == nil then return unparked(nil, park()) end
   if type(reason) ~= "string" then error("park: reason must be a string, got " .. type(reason), 2) end
+  if C.host_park_begin() == 0 then return end
   local g = current()
   g.parked = reason
   return parked_for(g, unparked(reason, park()))
 end
 
+-- Without variable arguments, unlike lp.ready, so LuaJIT compiles this function for itself: then it is compiled code
+-- also where the caller is not, as what follows a wait often is. Interpreted, it costs twice what core.ready does.
+local function ready(g)
+  if getmetatable(g) == G then return C.host_ready(g[1], g[2]) ~= 0 end
+  return core_ready(g)
+end
+
 --- Wakes a G from `lp.park`, now or when the G gets there. Of several calls before that the latest counts.
----@type fun(g: lunapark.G, ...: any): boolean  `lp.park` returns the values; false if g has ended
-lp.ready = core.ready
+---@param g lunapark.G
+---@param ... any  what `lp.park` returns
+---@return boolean alive  false: g has ended
+function lp.ready(g, ...)
+  if select("#", ...) == 0 then return ready(g) end
+  return core_ready(g, ...)
+end
 
 -- Under `lunapark test` this function is told of each G that is made: testing/leaks.lua.
 local note = registry["lunapark.note"]
@@ -237,6 +251,16 @@ local function body(g, fn, ...)
   finish(g, xpcall(fn, traceback, ...))
 end
 
+-- What Gs that host_go has started are to run, by slot.
+local begins = registry["lunapark.begins"] or {}
+registry["lunapark.begins"] = begins
+
+core.set_body(function(slot)
+  local fn = begins[slot]
+  begins[slot] = nil
+  if fn then body(live[slot], fn) end
+end)
+
 -- "file:line" of the Lua code that called into our modules; where none has, of our outermost. Called by a function that
 -- users call.
 local function place()
@@ -257,14 +281,19 @@ local places = {}
 
 local function start(s, where, fn, ...)
   local g = setmetatable({ 0, 0, where = where }, G)
-  local slot = core.go(body, g, fn, ...)
   local number = places[where]
   if not number then
     number = C.host_label(where, #where)
     places[where] = number ~= 0 and number or nil
   end
-  C.host_set_place(slot, number)
-  local serial = C.host_serial(slot)
+  local slot = select("#", ...) == 0 and C.host_go(number) or -1
+  if slot >= 0 then
+    begins[slot] = fn
+  else
+    slot = core.go(body, g, fn, ...)
+    C.host_set_place(slot, number)
+  end
+  local serial = view.started
   g[1], g[2], g.slot, g.serial = slot, serial, slot, serial
   live[slot] = g
   if note then note("G", g) end

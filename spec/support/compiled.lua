@@ -118,6 +118,14 @@ loops["C functions of lp.cdef"] = function()
   end
 end
 
+function loops.ready()
+  local me = lp.self()
+  for _ = 1, rounds do
+    lp.ready(me)
+    lp.park "has been woken"
+  end
+end
+
 function loops.clock()
   local last = 0
   for _ = 1, rounds do

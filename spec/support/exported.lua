@@ -20,7 +20,7 @@ end
 
 local function box(ctype) return keep(ffi.new(ctype .. "[1]")) end
 
--- Objects by type, and by the beginning of the function's name, where several kinds have one type.
+-- Objects by type; jobs by the beginning of the function's name.
 local make = {}
 make["host_sock *"] = function() return C.host_sock_listen("127.0.0.1:0", box "int") end
 make["host_rbuf *"] = function() return C.host_sock_rbuf(make["host_sock *"]()) end
@@ -55,14 +55,7 @@ local jobs = {
   host_dns_ = function() return C.host_dns_lookup(C.host_resolver_default(), "localhost", 0) end,
   host_repl_ = function() return C.host_repl_read "" end,
   host_repl_before = function() return C.host_repl_question() end,
-  host_reload_ = function() return C.host_reload "" end,
-  host_generations_ = function() return C.host_generations() end,
-  host_record_ = function() return C.host_record(0, 0.01) end,
 }
-
-local function job_for(fn)
-  return (jobs[fn] or jobs[fn:match "^host_%a+_"] or make["host_job *"])()
-end
 
 -- What they are for ends the run, or the G.
 local ENDS = { host_stop = true, host_block_doom = true, host_block_limit = true }
@@ -79,7 +72,7 @@ for declaration in text:gsub("{[^{}]*}", ""):gsub("%s+", " "):gmatch "([^;]+);" 
       ctype = ctype:gsub(" +$", "")
       if ctype ~= "" then params[#params + 1] = { type = ctype, name = of } end
     end
-    functions[#functions + 1] = { name = name, params = params }
+    functions[#functions + 1] = { name = name, params = params, makes_job = declaration:find "^ ?host_job " }
   end
 end
 
@@ -88,7 +81,19 @@ local NUMBERS = {
   size_t = { 0, 1, 10, 100 }, double = { 0, 1, -1, 0 / 0 },
 }
 
-local BYTES = { ["char *"] = true, ["uint8_t *"] = true, ["const uint8_t *"] = true, ["void *"] = true }
+local BYTES = { ["char *"] = true, ["void *"] = true, ["uint8_t *"] = true, ["const uint8_t *"] = true }
+
+local call
+
+-- host_reload makes the job of host_reload_result.
+local function job_for(name)
+  local special = jobs[name] or jobs[name:match "^host_%a+_"]
+  if special then return special() end
+  for _, fn in ipairs(functions) do
+    if fn.makes_job and name:find("^" .. fn.name .. "_") then return select(2, call(fn, 1)) end
+  end
+  return make["host_job *"]()
+end
 
 -- An argument for a parameter, the nth of its kind; before: the argument before it. nil: no such object can be had.
 local function argument(fn, param, n, before)
@@ -100,6 +105,7 @@ local function argument(fn, param, n, before)
     if param.name == "argc" or param.name == "envc" then return 1 end -- argc, envc: how many strings there are
     if is_size and type(before) == "string" then return #before end
     if is_size and type(before) == "cdata" then return fn == "host_log_pairs" and 0 or SIZE end
+    if param.name == "n" then return n end -- so many things to make
     return NUMBERS[ctype][n]
   end
   local plain = ctype:gsub("^const ", "")
@@ -112,14 +118,13 @@ end
 -- ---- calls ---------------------------------------------------------------------------------------------------
 
 -- What is not known to be an object of the type is no argument: is there one for each parameter?
-local function call(fn, n)
+function call(fn, n)
   local args = {}
   for i, param in ipairs(fn.params) do
     args[i] = argument(fn.name, param, n, args[i - 1])
     if args[i] == nil then return false end
   end
-  C[fn.name](unpack(args, 1, #fn.params))
-  return true
+  return true, C[fn.name](unpack(args, 1, #fn.params))
 end
 
 for _, fn in ipairs(functions) do
@@ -131,7 +136,7 @@ for _, fn in ipairs(functions) do
       -- In a G of its own, whose deadlines and cancellations are nobody else's.
       local g = lp.go(call, fn, n)
       local result, err = g:join(5)
-      if err then io.stdout:write(": ", tostring(err):match "[^\n]*") end
+      if result == nil then io.stdout:write(": ", tostring(err):match "[^\n]*") end
       called = result
       C.host_set_canceled(0) -- some cancel the G of a slot
     end
