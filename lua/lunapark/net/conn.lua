@@ -42,6 +42,7 @@ local conn = {}
 ---@field package buffer ffi.cdata*  its host_rbuf
 ---@field package reading lunapark.Turn
 ---@field package writing lunapark.Turn
+---@field package on_close? fun(c: lunapark.Conn)  called after a close: pool.lua
 ---@field set_deadline fun(self: lunapark.Conn, seconds: number|nil)  From this moment on
 ---reads and writes fail with "timeout", calls that wait already too. Seconds from now; 0: at once; nil: no deadline.
 ---@field set_read_deadline fun(self: lunapark.Conn, seconds: number|nil)   A deadline for reads alone.
@@ -424,6 +425,8 @@ end
 ---@return true
 function Conn:close()
   C.host_sock_close(self.sock) -- what was not taken is not read any more
+  local on_close = self.on_close
+  if on_close then on_close(self) end
   return true
 end
 

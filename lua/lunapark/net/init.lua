@@ -8,7 +8,7 @@
 -- G waits for that. Failures of the outside world are `nil, err`: "eof", "timeout", "canceled", "closed", or the
 -- kernel's words ("connection refused"). After `close` every call answers "closed". The collector closes a socket that
 -- nothing refers to any more; programs should not rely on that. Connections: net/conn.lua; datagrams: net/udp.lua;
--- servers: net/serve.lua; descriptors of other libraries: net/fd.lua.
+-- servers: net/serve.lua; pools: net/pool.lua; descriptors of other libraries: net/fd.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -20,6 +20,7 @@ local dial = require "lunapark.net.dial"
 local fd = require "lunapark.net.fd"
 local lp = require "lunapark"
 local names = require "lunapark.net.names"
+local pool = require "lunapark.net.pool"
 local serve = require "lunapark.net.serve"
 local turn = require "lunapark.net.turn"
 local udp = require "lunapark.net.udp"
@@ -106,6 +107,15 @@ function net.dial(addr, opts)
   end
   if names.is_plain(addr) then return dial.connect(addr, timeout) end
   return lp.deadline(timeout, dial_name, addr, opts and opts.resolver)
+end
+
+--- Connections to one address that are used again: see net/pool.lua. Does not wait.
+---@param addr string
+---@param opts? { max: integer?, idle: number? }  max: connections at once, 64 without it; idle: seconds that one waits
+---before it is closed, 90 without it
+---@return lunapark.Pool
+function net.pool(addr, opts)
+  return (pool.new(net.dial, addr, opts))
 end
 
 return net
