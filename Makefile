@@ -30,9 +30,9 @@ endif
 # ---- Debian packages ---------------------------------------------------------------------------
 
 # libc6-dev: gcc only recommends it.
-DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 node-llhttp lua-cjson-dev xz-utils libc-ares-dev libmd-dev libedit-dev
+DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 lua-cjson-dev xz-utils libc-ares-dev libmd-dev libedit-dev
 DEPS_BUILD += zlib1g-dev libbrotli-dev libzstd-dev
-DEPS_TEST  := lua-busted libcmocka-dev curl netcat-openbsd redis-server lua-ldoc git
+DEPS_TEST  := lua-busted libcmocka-dev node-llhttp curl netcat-openbsd redis-server lua-ldoc git
 # For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
 DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
 DEPS_DOCS  := lua-ldoc
@@ -59,7 +59,7 @@ BASE     += -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
 LDFLAGS  += -fsanitize=$(SAN)
 endif
 # -isystem: the warnings are for our code, not for the packages' headers.
-INC    := -isystem /usr/include/luajit-2.1 -isystem /usr/share/include/llhttp -I$(B)/gen -isystem $(LUAJIT_DIR)
+INC    := -isystem /usr/include/luajit-2.1 -I$(B)/gen -isystem $(LUAJIT_DIR)
 CFLAGS  = $(BASE) $(WARN) $(INC)
 
 LUAJIT_LIB := $(LUAJIT_DIR)/libluajit.a
@@ -86,7 +86,7 @@ GEN_OBJS := $(B)/gen/abi.o $(B)/gen/embed.o
 HOST_ROOMS := base vm net shared sys serve http generation command
 MAIN_OBJ := $(B)/host/command/main.o
 # Every object of the host but main.o: what its tests are linked with.
-HOST_OBJS := $(filter-out $(MAIN_OBJ),$(patsubst %.c,$(B)/%.o,$(wildcard $(HOST_ROOMS:%=host/%/*.c)))) $(GEN_OBJS) $(LLHTTP)
+HOST_OBJS := $(filter-out $(MAIN_OBJ),$(patsubst %.c,$(B)/%.o,$(wildcard $(HOST_ROOMS:%=host/%/*.c)))) $(GEN_OBJS)
 
 # Each of these sources is one program.
 programs_of = $(patsubst %.c,$(B)/%,$(wildcard $(1)))
@@ -266,7 +266,7 @@ $(B)/%.o: %.S $(B)/flags | need
 $(B)/llhttp/%.o: $(LLHTTP_DIR)/%.c $(B)/flags | need
 	$(call say,CC ,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(BASE) -w -DLLHTTP_STRICT_MODE=1 $(INC) $(if $(SAN),-fno-sanitize=undefined) -c -o $@ $<
+	$(Q)$(CC) $(BASE) -w -DLLHTTP_STRICT_MODE=1 -isystem /usr/share/include/llhttp $(if $(SAN),-fno-sanitize=undefined) -c -o $@ $<
 
 $(RT_LIB): $(RT_OBJS) $(B)/files
 	$(call say,AR ,$@)
@@ -297,6 +297,9 @@ $(RT_TESTS) $(RT_TOOLS): $(B)/%: $(B)/%.o $(RT_LIB)
 $(HOST_TESTS) $(FUZZ): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB) $(CJSON) $(EXPORTS)
 	$(call say,LD ,$@)
 	$(Q)$(CC) $(LDFLAGS) $(OWN_LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS) -lcmocka
+# Another parser, which ours is compared with.
+$(B)/host/test/test_http1_differ: $(LLHTTP)
+$(B)/host/test/test_http1_differ.o: private CFLAGS += -isystem /usr/share/include/llhttp
 $(PLAYERS): $(PLAY_OBJS)
 $(PLAYERS): private OWN_LDFLAGS = $(addprefix -Wl$(comma)--wrap=,clock_gettime server_add_conn server_remove_conn)
 $(FUZZ): private OWN_LDFLAGS += -fsanitize=fuzzer

@@ -112,7 +112,6 @@ describe("lunapark", function()
       assert.same({ 0, "" }, { code, err })
       assert.matches("^lunapark %S+\n", out)
       assert.matches("LuaJIT 2", out)
-      assert.matches("llhttp %d+%.%d+%.%d+", out)
       assert.matches("c%-ares %d+%.%d+%.%d+", out)
       assert.matches("zlib %d+%.%d+%.%d+%S*\nbrotli %d+%.%d+%.%d+\nzstd %d+%.%d+%.%d+\n$", out)
     end

@@ -241,12 +241,18 @@ describe("server", function()
         "nonsense\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\nno colon\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n", "GET / HTTP/1.1\r\nHost : x\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n",
-        "GET / HTTP/1.1\nHost: x\n\n", "\0\0\0\0\r\n\r\n", "BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\nHost: x\n\n", "\0\0\0\0\r\n\r\n",
         "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
       } do
         assert.equal(400, refused(bytes), ("%q"):format(bytes))
       end
+    end)
+
+    it("answers 501 to a method that nobody knows", function()
+      assert.equal(501, refused "BREW / HTTP/1.1\r\nHost: x\r\n\r\n")
+      assert.equal(501, refused "get / HTTP/1.1\r\nHost: x\r\n\r\n")
+      assert.equal(400, refused "BREW / HTTP/1.1\r\nHost: x y\r\n\r\n")
     end)
 
     it("answers 400 to a folded line of a head, before any handler runs", function()
@@ -257,7 +263,7 @@ describe("server", function()
       end)
       for _, head in ipairs {
         "X-A: abc\r\n def\r\n", "X-A: abc\r\n\tdef\r\n", "X-A: a\r\n b\r\n c\r\n", "X-A: abc\n def\r\n",
-        "X-A:\r\n abc\r\n",
+        "X-A:\r\n abc\r\n", "A:b\r\nC:d\r\nX-A: abc\r\n def\r\n", "X-A:abc\r\n def\r\nB:c\r\n",
         "X-A: abc\r\n \r\n", "X-A: abc\r\n\t\r\nX-B: c\r\n", " X-A: abc\r\n", "Connection:\r\n close\r\n",
         "Transfer-Encoding:\r\n chunked\r\n", "Content-Length:\r\n 3\r\n", "Expect: 100-\r\n continue\r\n",
         "Content-Length: 31\r\nFoo: aa\r\n bb\r\nZ: \r\n",

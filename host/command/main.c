@@ -9,7 +9,6 @@
 #include "user.h"
 
 #include <ares.h>
-#include <llhttp.h>
 #include <luajit.h>
 #include <luajit_config.h>
 #include <stdio.h>
@@ -21,9 +20,9 @@ static command_call call;
 static void print_version(void) {
     char compression[256];
     compress_versions(compression, sizeof compression);
-    printf("lunapark %s\n%s%s\nllhttp %d.%d.%d\nc-ares %s\n%s", LUNAPARK_VERSION, LUAJIT_VERSION,
-           LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)", LLHTTP_VERSION_MAJOR,
-           LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH, ares_version(NULL), compression);
+    printf("lunapark %s\n%s%s\nc-ares %s\n%s", LUNAPARK_VERSION, LUAJIT_VERSION,
+           LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)", ares_version(NULL),
+           compression);
 }
 
 static _Noreturn void usage(void) {

@@ -150,7 +150,7 @@ int exchange_keep_body(host_exchange *x, const char *data, size_t len) {
 void exchange_give(host_exchange *x) {
     if (x->in != x->room) free(x->in);
     if (x->headers_cap >= HEADERS_GROWN) free(exchange_headers(x));
-    if (x->parser) free(x->parser);
+    if (x->trailers) free(x->trailers);
     if (x->req.body) free_body(x->req.body);
     int p = rt_p_id();
     if (pools[p].n >= POOL_MAX) {
@@ -167,7 +167,7 @@ void exchange_next(host_exchange *x) {
     uint32_t left = x->in_end - x->in_pos;
     memmove(x->in, x->in + x->in_pos, left);
     if (x->req.body) free_body(x->req.body);
-    free(x->parser);
+    free(x->trailers);
     char *in = x->in;
     uint32_t in_cap = x->in_cap;
     const host_header *headers = x->req.headers;

@@ -9,7 +9,6 @@
 #include "../vm/waitfd.h"
 #include "http_ffi.h"
 
-#include <llhttp.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -82,30 +81,36 @@ struct host_exchange {
         int64_t linger_ns; /* when LINGER began */
     };
 
-    /* Input: the request head at in[0 .. head_end), bytes not yet parsed at in[in_pos .. in_end). NULL at first. */
+    /* Input: the request head at in[0 .. head_end), bytes not yet parsed at in[in_pos .. in_end). NULL at first. Until the
+     * head is whole, head_end is where the line that is not whole begins. */
     char *in;
     uint32_t in_pos, in_end, in_cap, head_end;
-    llhttp_t *parser; /* of a message that has begun and is not whole; NULL: none */
-    int16_t error;    /* the status that the parser's callbacks ask for, or 0 */
+    struct host_trailers *trailers; /* http1_body.c; NULL: none */
+    uint64_t chunk_left;            /* http1_body.c: bytes of the chunk that are still to come */
+    int16_t
+        error; /* the status with which the connection refuses the request (CONN_REFUSE), or 0 */
     uint8_t headers_cap;
-    uint8_t n_hosts; /* Host fields; 255: 255 or more */
+    uint8_t place; /* http1_body.c: where in a chunked body the next byte stands */
     /* atomic: nothing more of this client is to come, so the end of its side means that it waits no more */
     _Atomic bool all_here;
     /* The client was gone before the handler began. The connection's G writes it first, then the handler's G. */
     bool hung_up;
     /* The bits are one memory location: only the holder of the connection. */
-    bool head_done : 1, message_done : 1, in_value : 1;
+    bool head_done : 1, message_done : 1;
+    /* What the lines read so far say (http1.c): there is a request line; there are fields of these names; Connection has
+     * these members; the last coding is chunked; there is another coding; there is another expectation than
+     * 100-continue. */
+    bool has_line : 1, has_host : 1, has_length : 1, has_codings : 1;
+    bool says_close : 1, says_keep_alive : 1;
+    bool is_chunked : 1, is_coded : 1, expects_what : 1;
     bool in_pieces : 1;          /* the head came in several reads */
     bool keep_alive : 1;         /* the request allows another one after it */
     bool expects_100 : 1;        /* the client waits for 100 Continue */
-    bool drop_body : 1;          /* the body is read and dropped */
     bool close_after : 1;        /* no further request on this connection */
     bool broken : 1;             /* writing failed: the client is gone */
     bool no_body : 1;            /* HEAD, 204, 304: the body is left out */
     bool chunked : 1;            /* the streamed response is chunked */
     bool paced : 1, waiting : 1; /* pace.c */
-    bool in_trailers : 1;        /* the parser is in the body's trailers */
-    bool line_begins : 1;        /* in trailers: the next byte begins a line */
     size_t body_seen;            /* bytes of the body so far */
     size_t raw_seen;             /* bytes on the wire after the head */
     int64_t sent;                /* bytes that the kernel took, less those queued when x began */

@@ -1,43 +1,147 @@
-/* HTTP/1 requests: llhttp's callbacks fill the spans of a host_req.
+/* HTTP/1 requests: the head, from bytes to the spans of a host_req (RFC 9112).
  *
- * llhttp says what the bytes mean. The limits (HEAD_MAX, TARGET_MAX, HEADERS_MAX, max_body) and the further rules for a
- * request are here. Spans are offsets into the input buffer, which is kept until the response is out, so no head is
- * copied.
+ * A head is read line by line, each in one pass; spans are offsets into the input buffer, which is not given up before the
+ * response is out, so nothing is copied. A line that is not whole is read again from its beginning when its end has come:
+ * in[head_end ..) is that line until the head is whole, in[.. in_pos) was looked at. What is wrong is told as early as it is
+ * seen, and by the byte that is wrong, so a head gets the same answer however it is cut.
  *
- * llhttp accepts folded lines (a line that begins with a space continues the one before), in spans that do not fit
- * together. A gateway that passes such a value on passes on line ends of the client's choice. So a look at each line of
- * a head, and of the trailers, refuses lines that begin with a space or a tab, before any code sees a field.
+ * We are strict where a proxy before us could read the same bytes otherwise: a line ends with CRLF and nothing else; no line
+ * is folded; no space stands before a colon; a body has one length, said once, in digits alone, or is chunked and nothing
+ * else. Values may hold tabs and every byte from 0x20 but DEL; targets every byte above 0x20 but DEL.
  *
- * A head without a body ends the message at once. With a body the parser pauses after the head, and goes on when the
- * body is wanted (http1_body). The parser pauses at the end of each message, so the bytes of the next, pipelined
- * message stay where they are.
- */
+ * Eight bytes are looked at at a time in values and targets (first_below); names and methods go byte by byte. */
 #include "http1.h"
+
+#include "authority.h"
+#include "method.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-/* Where the parser's trailers begin, in the bytes that it was given. */
-static __thread const char *trailers;
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "first_below counts from the low byte");
 
-static host_exchange *exchange_of(llhttp_t *p) {
-    return p->data;
+enum { MORE = 0, DONE = 1 }; /* what reading a line says, or -status */
+
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+/* The first of s[0 .. end) that is DEL or below `limit`, which is at most 0x80; else end. A byte that is below borrows from
+ * the one above it, so the lowest mark is right. (From: Sean Anderson, Bit Twiddling Hacks, "hasless".) */
+static inline const char *first_below(const char *s, const char *end, uint8_t limit) {
+    for (; end - s >= 8; s += 8) {
+        uint64_t v;
+        memcpy(&v, s, 8);
+        uint64_t del = v ^ EACH(0x7f);
+        uint64_t marks = (((v - EACH(limit)) & ~v) | ((del - EACH(1)) & ~del)) & EACH(0x80);
+        if (marks) return s + (__builtin_ctzll(marks) >> 3);
+    }
+    while (s < end && (uint8_t)*s >= limit && *s != 0x7f)
+        s++;
+    return s;
 }
 
-/* Stops the parser, from a callback; `status` is the answer. */
-static int fail(host_exchange *x, int status) {
-    x->error = status;
-    return HPE_USER;
+static inline const char *token_end(const char *s, const char *end) {
+    while (s < end && method_token[(uint8_t)*s])
+        s++;
+    return s;
 }
 
-static int on_url(llhttp_t *p, const char *at, size_t n) {
-    host_exchange *x = exchange_of(p);
-    if (x->req.target.len == 0) x->req.target.off = (uint32_t)(at - x->in);
-    x->req.target.len += (uint32_t)n;
-    return x->req.target.len > TARGET_MAX ? fail(x, 414) : 0;
+static inline host_span span(const host_exchange *x, const char *from, const char *to) {
+    return (host_span){(uint32_t)(from - x->in), (uint32_t)(to - from)};
 }
+
+/* ---- the request line ---- */
+
+/* Where the path of scheme://host/path begins; NULL: the target is none of that form. */
+static const char *behind_authority(const char *s, const char *end) {
+    const char *scheme = s;
+    while (s < end && (((*s | 32) >= 'a' && (*s | 32) <= 'z') ||
+                       (s > scheme && memchr("0123456789+-.", *s, 13))))
+        s++;
+    if (s == scheme || end - s < 3 || memcmp(s, "://", 3) != 0) return NULL;
+    const char *host = s += 3;
+    while (s < end && *s != '/' && *s != '?')
+        s++;
+    return s > host && authority_is_valid(host, (size_t)(s - host)) ? s : NULL;
+}
+
+/* What a byte of a path means to us. */
+enum { PLAIN, SLASH, DOT, PERCENT, QUESTION };
+static const uint8_t path_class[256] = {
+    ['/'] = SLASH, ['.'] = DOT, ['%'] = PERCENT, ['?'] = QUESTION};
+
+/* Path and query of s[0 .. end). The path is plain, so that routing may use it as it stands, if it has no escapes, and no
+ * empty, "." or ".." segments; at its end it may have an empty one. */
+static void split_path(host_exchange *x, const char *s, const char *end) {
+    const char *path = s;
+    bool plain = s < end && *s == '/';
+    uint8_t before = PLAIN, class = PLAIN;
+    for (; s < end && (class = path_class[(uint8_t)*s]) != QUESTION; s++) {
+        if (class != PLAIN && (class == PERCENT || before == SLASH)) plain = false;
+        before = class;
+    }
+    x->req.path = span(x, path, s);
+    if (s < end) x->req.query = span(x, s + 1, end);
+    x->req.plain = plain;
+}
+
+/* The target is /path?query, or scheme://host/path?query, or `*`. CONNECT, whose target is another one, is not served. */
+static bool split_target(host_exchange *x) {
+    const char *s = x->in + x->req.target.off, *end = s + x->req.target.len;
+    if (*s == '*' && end - s > 1) return false;
+    if (*s != '/' && *s != '*' && x->req.method != METHOD_CONNECT &&
+        !(s = behind_authority(s, end)))
+        return false;
+    split_path(x, s, end);
+    return true;
+}
+
+static int http_version(host_exchange *x, int major, int minor) {
+    x->req.minor = minor > 0;
+    if (major == 1) return DONE;
+    return major == 2 || major == 3 || (major == 0 && minor == 9) ? -505 : -400;
+}
+
+/* " HTTP/1.1" CRLF */
+static int read_version(host_exchange *x, const char *s, const char *end) {
+    static const char like[] = " HTTP/1.1\r\n";
+    enum { LEN = sizeof like - 1, MAJOR = 6, MINOR = 8 };
+    if (end - s >= LEN && memcmp(s, like, LEN) == 0) return http_version(x, 1, 1);
+    for (int i = 0; i < LEN && s + i < end; i++) {
+        bool digit = i == MAJOR || i == MINOR;
+        if (digit ? s[i] < '0' || s[i] > '9' : s[i] != like[i]) return -400;
+    }
+    return end - s < LEN ? MORE : http_version(x, s[MAJOR] - '0', s[MINOR] - '0');
+}
+
+static int read_request_line(host_exchange *x, const char **at, const char *end) {
+    enum { VERSION = sizeof " HTTP/1.1\r\n" - 1 };
+    host_req *r = &x->req;
+    const char *s = *at, *method = s;
+    if (end - s > 4 && memcmp(s, "GET ", 4) == 0) {
+        s += 3;
+        r->method = METHOD_GET;
+    } else {
+        s = token_end(s, end);
+        if (s == end) return MORE;
+        if (*s != ' ' || s == method) return -400;
+        r->method = method_id(method, (size_t)(s - method));
+    }
+    const char *target = ++s;
+    s = first_below(s, end, '!');
+    if (s - target > TARGET_MAX) return -414;
+    if (s == end) return MORE;
+    if (*s != ' ' || s == target) return -400;
+    int rc = read_version(x, s, end);
+    if (rc == MORE || rc == -400) return rc;
+    r->target = span(x, target, s);
+    *at = s + VERSION;
+    if (rc < 0) return rc;
+    return split_target(x) ? DONE : -400;
+}
+
+/* ---- fields ---- */
 
 static bool more_headers(host_exchange *x) {
     bool inlined = x->headers_cap < HEADERS_GROWN;
@@ -50,249 +154,190 @@ static bool more_headers(host_exchange *x) {
     return true;
 }
 
-/* True: a line that begins in s[0 .. n) begins with a space or a tab. *begins: s[0] begins a line; afterwards: the byte
- * behind s does. */
-static bool has_fold(const char *s, size_t n, bool *begins) {
-    const char *end = s + n;
-    bool at_begin = *begins;
-    while (s < end) {
-        if (at_begin && (*s == ' ' || *s == '\t')) return true;
-        const char *lf = memchr(s, '\n', (size_t)(end - s));
-        at_begin = lf != NULL;
-        s = lf ? lf + 1 : end;
-    }
-    *begins = at_begin;
-    return false;
+static inline bool is_name(const char *s, const char *lower, size_t n) {
+    return (*s | 32) == *lower && strncasecmp(s, lower, n) == 0;
 }
 
-static int on_header_field(llhttp_t *p, const char *at, size_t n) {
-    host_exchange *x = exchange_of(p);
-    if (x->head_done) { /* trailers are read and dropped */
-        if (!x->in_trailers) trailers = at;
-        x->in_trailers = true;
-        return 0;
-    }
-    if (x->in_value || x->req.nheaders == 0) {
-        if (x->req.nheaders == x->headers_cap) {
-            if (x->req.nheaders == HEADERS_MAX) return fail(x, 431);
-            if (!more_headers(x)) return fail(x, 503);
-        }
-        exchange_headers(x)[x->req.nheaders++] = (host_header){.name = {(uint32_t)(at - x->in), 0}};
-        x->in_value = false;
-    }
-    exchange_headers(x)[x->req.nheaders - 1].name.len += (uint32_t)n;
-    return 0;
+/* The next member of a list of tokens, s[0 .. *n); its end, NULL: there is none. */
+static const char *next_member(const char *s, const char *end, const char **member, size_t *n) {
+    while (s < end && (*s == ' ' || *s == '\t' || *s == ','))
+        s++;
+    if (s == end) return NULL;
+    *member = s;
+    while (s < end && *s != ',')
+        s++;
+    const char *last = s;
+    while (last[-1] == ' ' || last[-1] == '\t')
+        last--;
+    *n = (size_t)(last - *member);
+    return s;
 }
 
-static int on_header_value(llhttp_t *p, const char *at, size_t n) {
-    host_exchange *x = exchange_of(p);
-    if (x->head_done) return 0;
-    host_span *v = &exchange_headers(x)[x->req.nheaders - 1].value;
-    if (v->len == 0) v->off = (uint32_t)(at - x->in);
-    v->len += (uint32_t)n;
-    x->in_value = true;
-    return 0;
+static void read_connection(host_exchange *x, const char *s, const char *end) {
+    const char *member;
+    size_t n;
+    while ((s = next_member(s, end, &member, &n))) {
+        if (n == 5 && is_name(member, "close", n)) x->says_close = true;
+        if (n == 10 && is_name(member, "keep-alive", n)) x->says_keep_alive = true;
+    }
 }
 
-/* llhttp calls it also for an empty value, for which it does not call on_header_value. */
-static int on_header_value_complete(llhttp_t *p) {
-    host_exchange *x = exchange_of(p);
-    if (x->head_done) return 0;
-    x->in_value = true;
-    host_header *h = &exchange_headers(x)[x->req.nheaders - 1];
-    while (h->value.len > 0) {
-        char c = x->in[h->value.off + h->value.len - 1];
-        if (c != ' ' && c != '\t') break;
-        h->value.len--;
+/* Of all codings, in all fields of that name, the last has to be chunked, which may be there only once. */
+static int read_codings(host_exchange *x, const char *s, const char *end) {
+    const char *member;
+    size_t n;
+    x->has_codings = true;
+    while ((s = next_member(s, end, &member, &n))) {
+        if (x->is_chunked) return -400;
+        if (n == 7 && is_name(member, "chunked", n))
+            x->is_chunked = true;
+        else
+            x->is_coded = true;
     }
-    const char *name = x->in + h->name.off;
-    if (h->name.len == 4 && (name[0] | 32) == 'h' && (name[1] | 32) == 'o' &&
-        (name[2] | 32) == 's' && (name[3] | 32) == 't')
-        x->n_hosts += x->n_hosts < UINT8_MAX;
-    if (h->name.len == 6 && strncasecmp(name, "expect", 6) == 0) {
-        if (memchr(name, '\n', (size_t)(x->in + h->value.off + h->value.len - name)))
-            return fail(x, 400);
-        if (h->value.len != 12 || strncasecmp(x->in + h->value.off, "100-continue", 12) != 0)
-            return fail(x, 417);
-        x->expects_100 = p->http_minor > 0;
-    }
-    return 0;
+    return DONE;
 }
 
-/* True: routing may use the path as it stands: no escapes, no empty, "." or ".." segments. */
-static bool is_plain(const char *s, size_t n) {
-    if (n == 0 || s[0] != '/') return false;
-    for (size_t i = 0; i < n; i++) {
-        if (s[i] == '%') return false;
-        if (s[i] == '/' && i + 1 < n && (s[i + 1] == '/' || s[i + 1] == '.')) return false;
+static int read_length(host_exchange *x, const char *s, const char *end) {
+    if (x->has_length || s == end) return -400;
+    x->has_length = true;
+    int64_t n = 0;
+    for (; s < end; s++) {
+        if (*s < '0' || *s > '9' || n > INT64_MAX / 10 - 1) return -400;
+        n = n * 10 + (*s - '0');
     }
-    return true;
+    x->req.content_length = n;
+    return DONE;
 }
 
-/* Finds path and query of the target, which is /path?query, scheme://host/path?query, or `*`. */
-static void split_target(host_exchange *x) {
+static int read_expectation(host_exchange *x, const char *s, const char *end) {
+    if (end - s != 12 || !is_name(s, "100-continue", 12)) x->expects_what = true;
+    x->expects_100 = true;
+    return DONE;
+}
+
+static int read_host(host_exchange *x, const char *s, const char *end) {
+    if (x->has_host) return -400;
+    x->has_host = true;
+    return s == end || authority_is_valid(s, (size_t)(end - s)) ? DONE : -400;
+}
+
+/* What a field says about the request itself. */
+static int heed(host_exchange *x, const char *name, size_t n, const char *s, const char *end) {
+    switch (n) {
+    case 4:
+        return (name[0] | 32) == 'h' && (name[1] | 32) == 'o' && (name[2] | 32) == 's' &&
+                       (name[3] | 32) == 't'
+                   ? read_host(x, s, end)
+                   : DONE;
+    case 6:
+        return is_name(name, "expect", n) ? read_expectation(x, s, end) : DONE;
+    case 10:
+        if (is_name(name, "connection", n)) read_connection(x, s, end);
+        return DONE;
+    case 14:
+        return is_name(name, "content-length", n) ? read_length(x, s, end) : DONE;
+    case 17:
+        return is_name(name, "transfer-encoding", n) ? read_codings(x, s, end) : DONE;
+    default:
+        return DONE;
+    }
+}
+
+int http1_field(const char **at, const char *end, http1_line *f) {
+    const char *s = *at;
+    f->name = s;
+    s = token_end(s, end);
+    if (s == end) return MORE;
+    if (*s != ':' || s == f->name) return -400;
+    f->name_end = s++;
+    while (s < end && (*s == ' ' || *s == '\t'))
+        s++;
+    f->value = s;
+    while ((s = first_below(s, end, ' ')) < end && *s == '\t')
+        s++;
+    if (s == end) return MORE;
+    if (*s != '\r') return -400;
+    if (s + 1 == end) return MORE;
+    if (s[1] != '\n') return -400;
+    *at = s + 2;
+    while (s > f->value && (s[-1] == ' ' || s[-1] == '\t'))
+        s--;
+    f->value_end = s;
+    return DONE;
+}
+
+static int read_field(host_exchange *x, const char **at, const char *end) {
+    http1_line f;
+    int rc = http1_field(at, end, &f);
+    if (rc != DONE) return rc;
+    if (x->req.nheaders == x->headers_cap) {
+        if (x->req.nheaders == HEADERS_MAX) return -431;
+        if (!more_headers(x)) return -503;
+    }
+    exchange_headers(x)[x->req.nheaders++] =
+        (host_header){span(x, f.name, f.name_end), span(x, f.value, f.value_end)};
+    return heed(x, f.name, (size_t)(f.name_end - f.name), f.value, f.value_end);
+}
+
+/* ---- the whole head ---- */
+
+/* What follows from all of its lines. DONE or -status. */
+static int conclude(host_exchange *x) {
     host_req *r = &x->req;
-    const char *s = x->in + r->target.off;
-    size_t n = r->target.len, at = 0;
-    if (n > 0 && s[0] != '/' && s[0] != '*') {
-        const char *scheme = memmem(s, n, "://", 3);
-        if (scheme) {
-            at = (size_t)(scheme - s) + 3;
-            while (at < n && s[at] != '/' && s[at] != '?')
-                at++;
+    bool http11 = r->minor > 0;
+    if (!x->has_host && http11) return -400;
+    if (x->has_codings && (x->has_length || !http11 || !x->is_chunked)) return -400;
+    if (x->is_coded) return -501;
+    if (r->method == METHOD_NONE) return -501;
+    if (r->method == METHOD_CONNECT) return -405;
+    if (x->in[r->target.off] == '*' && r->method != METHOD_OPTIONS) return -400;
+    if (x->expects_what) return -417;
+    x->keep_alive = !x->says_close && (http11 || x->says_keep_alive);
+    x->expects_100 &= http11;
+    r->has_body = x->is_chunked || r->content_length > 0;
+    if (!x->has_length) r->content_length = -1;
+    if (r->content_length > x->server->listener.limits->max_body) return -413;
+    r->body_complete = !r->has_body;
+    x->message_done = !r->has_body;
+    r->buf = x->in;
+    return DONE;
+}
+
+/* The lines from head_end on, as far as they are whole. */
+static int read_lines(host_exchange *x) {
+    const char *at = x->in + x->head_end, *end = x->in + x->in_end;
+    int rc = DONE;
+    while (rc == DONE && at < end && !x->head_done) {
+        if (*at == '\r') {
+            if (at + 1 == end) break;
+            if (at[1] != '\n') return -400;
+            at += 2;
+            x->head_done = x->has_line; /* else an empty line before the request (RFC 9112, 2.2) */
+        } else if (x->has_line) {
+            rc = read_field(x, &at, end);
+        } else {
+            rc = read_request_line(x, &at, end);
+            x->has_line = rc == DONE;
         }
+        if (rc == DONE) x->head_end = (uint32_t)(at - x->in);
     }
-    const char *question = memchr(s + at, '?', n - at);
-    size_t path_end = question ? (size_t)(question - s) : n;
-    r->path = (host_span){r->target.off + (uint32_t)at, (uint32_t)(path_end - at)};
-    if (question)
-        r->query =
-            (host_span){r->target.off + (uint32_t)path_end + 1, (uint32_t)(n - path_end - 1)};
-    r->plain = is_plain(s + at, path_end - at);
-}
-
-static int on_headers_complete(llhttp_t *p) {
-    host_exchange *x = exchange_of(p);
-    host_req *r = &x->req;
-    if (p->http_major != 1 || p->http_minor > 1) return fail(x, 505);
-    if (x->n_hosts > 1 || (x->n_hosts == 0 && p->http_minor == 1)) return fail(x, 400);
-    if (p->method == HTTP_CONNECT) return fail(x, 405);
-    x->head_done = true;
-    x->keep_alive = llhttp_should_keep_alive(p);
-    r->method = p->method;
-    r->minor = p->http_minor;
-    bool chunked = p->flags & F_CHUNKED;
-    r->has_body = chunked || p->content_length > 0;
-    r->content_length = chunked || !(p->flags & F_CONTENT_LENGTH) ? -1 : (int64_t)p->content_length;
-    if (r->content_length > x->server->listener.limits->max_body) return fail(x, 413);
-    split_target(x);
-    if (p->upgrade) {
-        /* No other protocol is spoken here, and the upgrade may be ignored (RFC 9110, 7.8). */
-        p->upgrade = 0;
-    }
-    return r->has_body ? HPE_PAUSED : 0;
-}
-
-static int on_body(llhttp_t *p, const char *at, size_t n) {
-    host_exchange *x = exchange_of(p);
-    x->body_seen += n;
-    if (x->body_seen > (size_t)x->server->listener.limits->max_body) return fail(x, 413);
-    if (x->drop_body) return 0;
-    return exchange_keep_body(x, at, n) < 0 ? fail(x, 503) : 0;
-}
-
-static int on_message_complete(llhttp_t *p) {
-    host_exchange *x = exchange_of(p);
-    x->message_done = true;
-    x->req.body_complete = 1;
-    return HPE_PAUSED;
-}
-
-static const llhttp_settings_t settings = {
-    .on_url = on_url,
-    .on_header_field = on_header_field,
-    .on_header_value = on_header_value,
-    .on_header_value_complete = on_header_value_complete,
-    .on_headers_complete = on_headers_complete,
-    .on_body = on_body,
-    .on_message_complete = on_message_complete,
-};
-
-/* Most requests come whole and need no parser but the thread's. */
-static __thread llhttp_t parser;
-
-/* Copies the thread's parser into x, for the next bytes. False: no memory. */
-static bool keep_parser(host_exchange *x) {
-    if (!(x->parser = malloc(sizeof parser))) return false;
-    *x->parser = parser;
-    return true;
-}
-
-/* Runs the parser. *used: how many of the bytes it took. */
-static inline llhttp_errno_t execute(host_exchange *x, const char *data, size_t len, size_t *used) {
-    llhttp_t *p = x->parser;
-    if (!p) {
-        p = &parser;
-        llhttp_init(p, HTTP_REQUEST, &settings);
-        p->data = x;
-    }
-    llhttp_errno_t e = llhttp_execute(p, data, len);
-    *used = 0;
-    if (e == HPE_OK) {
-        *used = len;
-    } else if (e == HPE_PAUSED) {
-        *used = (size_t)(llhttp_get_error_pos(p) - data);
-        llhttp_resume(p);
-    } else {
-        return e;
-    }
-    if (!x->parser && !x->message_done && !keep_parser(x)) return (llhttp_errno_t)fail(x, 503);
-    return e;
+    return rc;
 }
 
 int http1_head(host_exchange *x) {
-    size_t used;
-    llhttp_errno_t e = execute(x, x->in + x->in_pos, x->in_end - x->in_pos, &used);
-    x->in_pos += (uint32_t)used;
-    if (e != HPE_OK && e != HPE_PAUSED) {
-        x->head_done = false; /* the end of the head is unknown */
-        return x->error ? -x->error : -400;
+    bool begun = x->head_end < x->in_pos; /* a line, of which there may be no more than before */
+    if (!begun || memchr(x->in + x->in_pos, '\n', x->in_end - x->in_pos)) {
+        int rc = read_lines(x);
+        if (rc < 0) return rc;
     }
+    x->in_pos = x->head_done ? x->head_end : x->in_end;
     if (x->head_done) {
-        bool begins = false;
-        x->head_end = x->in_pos;
         if (x->head_end > HEAD_MAX) return -431;
-        if (has_fold(x->in, x->head_end, &begins)) return -400;
-        x->req.buf = x->in;
-        return 1;
+        int rc = conclude(x);
+        if (rc < 0)
+            x->head_done = x->message_done = false; /* what follows is no body that is read */
+        return rc;
     }
-    if (x->in_end >= HEAD_MAX) return x->req.nheaders == 0 ? -414 : -431;
-    return 0;
-}
-
-static int parse_body(host_exchange *x, const char *data, size_t len, bool keep, size_t *used) {
-    x->drop_body = !keep;
-    size_t seen = x->body_seen;
-    bool more_trailers = x->in_trailers;
-    llhttp_errno_t e = execute(x, data, len, used);
-    if (e == HPE_USER) return x->error == 413 ? -EMSGSIZE : x->error == 503 ? -ENOMEM : -EPROTO;
-    if (e != HPE_OK && e != HPE_PAUSED) return -EPROTO;
-    if (x->in_trailers) {
-        const char *from = more_trailers ? data : trailers;
-        bool begins = x->line_begins;
-        if (has_fold(from, (size_t)(data + *used - from), &begins)) return -EPROTO;
-        x->line_begins = begins;
-    }
-    /* Chunk sizes, extensions and trailers may not outweigh the body without limit. */
-    x->raw_seen += *used - (x->body_seen - seen);
-    if (x->raw_seen > HEAD_MAX + 16 * x->body_seen) return -EPROTO;
-    return x->message_done;
-}
-
-int http1_body(host_exchange *x, bool keep) {
-    size_t used;
-    int r = parse_body(x, x->in + x->in_pos, x->in_end - x->in_pos, keep, &used);
-    x->in_pos += (uint32_t)used;
-    return r;
-}
-
-int http1_body_of(host_exchange *x, const char *data, size_t len, bool keep) {
-    size_t used;
-    int r = parse_body(x, data, len, keep, &used);
-    if (r < 0) return r;
-    x->in_pos = x->in_end = x->head_end;
-    if (used < len && exchange_keep(x, data + used, len - used) < 0) return -ENOMEM;
-    return r;
-}
-
-const char *host_method_name(int method) {
-    return method >= 0 && method <= HTTP_SOURCE ? llhttp_method_name((llhttp_method_t)method) : "";
-}
-
-int host_method_id(const char *name, size_t len) {
-    for (int m = 0; m <= HTTP_SOURCE; m++) {
-        const char *s = llhttp_method_name((llhttp_method_t)m);
-        if (strlen(s) == len && memcmp(s, name, len) == 0) return m;
-    }
-    return -1;
+    if (x->in_end >= HEAD_MAX) return x->has_line ? -431 : -414;
+    return MORE;
 }

@@ -1,12 +1,12 @@
-/* HTTP/1: requests from bytes (http1.c), and its exchange_ops (http1_exchange.c). Only the holder of the connection
+/* HTTP/1: requests from bytes (http1.c, http1_body.c), and its exchange_ops (http1_exchange.c). Only the holder of the connection
  * calls these functions. None waits. */
 #ifndef HTTP1_H
 #define HTTP1_H
 
 #include "exchange.h"
 
-/* Parses in[in_pos .. in_end) as a head. 1: the head is whole; 0: all bytes are used up; -status: the head is wrong,
- * and the answer has this status. */
+/* Parses in[in_pos .. in_end) as a head. 1: the head is whole; 0: all bytes are used up; -status: the head is wrong
+ * or asks for what is not served, and the answer has this status. */
 int http1_head(host_exchange *x);
 
 /* Parses in[in_pos .. in_end) as body. keep: the body goes into req.body; else it is dropped. 1: the message is whole;
@@ -16,6 +16,18 @@ int http1_body(host_exchange *x, bool keep);
 /* Parses data[0 .. len) as body. `in` has no unparsed bytes before; afterwards it has the bytes behind the message.
  * Answers as http1_body. */
 int http1_body_of(host_exchange *x, const char *data, size_t len, bool keep);
+
+/* A field of a head or of trailers. The value has no spaces around it. */
+typedef struct http1_line {
+    const char *name, *name_end, *value, *value_end;
+} http1_line;
+
+/* Reads the field whose line begins at *at. The bytes end at `end`. 1: *at is behind the line; 0: the line is not whole;
+ * -400. */
+int http1_field(const char **at, const char *end, http1_line *f);
+
+/* The lines of the trailers of a message that is whole: *n bytes. NULL: none. */
+const char *http1_trailers(const host_exchange *x, size_t *n);
 
 extern const exchange_ops http1_ops;
 

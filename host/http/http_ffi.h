@@ -32,7 +32,7 @@ typedef struct host_req {
     host_span query;        /* raw, after '?' */
     uint16_t nheaders;      /* fields in headers */
     uint16_t label;         /* Lua sets it: host_label of the request's route; 0: none */
-    uint8_t method;         /* llhttp's number; host_method_name */
+    uint8_t method;         /* its number: host_method_name */
     uint8_t minor;          /* HTTP/1.minor */
     uint8_t plain;          /* 1: the path has no '%', no "//", no "." or ".." segment */
     uint8_t has_body;       /* 1: Content-Length > 0 or chunked */
@@ -45,11 +45,16 @@ typedef struct host_req {
     size_t body_pos, body_len;
 } host_req;
 
-/* The name of a method; "" if llhttp does not know the number. */
+/* The name of a method; "": no method has this number. */
 const char *host_method_name(int method);
 
-/* The number of a method; -1: llhttp does not know it. */
+/* The number of a method, which stands for good and for all VMs; -1: none, so requests with this method are answered
+ * 501. */
 int host_method_id(const char *name, size_t len);
+
+/* The number of a method, which gets one if it has none. -1: the name is no token of at most 64 bytes, or there are 255
+ * methods. */
+int host_method_add(const char *name, size_t len);
 
 /* The reason phrase, "OK" for 200; "" if unknown. */
 const char *host_status_reason(int status);
@@ -62,6 +67,10 @@ int host_req_lost(host_req *r, double id);
 /* Reads more of the body. 1: body_complete is set now; 0: some came; -EAGAIN: wait for readability; -EMSGSIZE: over
  * max_body (413); -EPROTO: malformed (400); -ECONNRESET: the client is gone. */
 int host_req_fill(host_req *r, double id);
+
+/* The trailers of a body that is complete, as lines, each with its CRLF, checked as the fields of a head are: *len bytes
+ * that stand as long as the request. NULL: none. */
+const char *host_req_trailers(host_req *r, double id, size_t *len);
 
 /* Writes the peer's address into buf, NUL-terminated. Its length, or -EPIPE or another -errno. */
 int host_req_remote(host_req *r, double id, char *buf, size_t cap);

@@ -3,6 +3,7 @@
 #include "../base/addr.h"
 #include "conn.h"
 #include "hold.h"
+#include "http1.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -32,6 +33,11 @@ int host_req_fill(host_req *r, double id) {
     int rc = x->broken ? -ECONNRESET : x->ops->fill(x);
     hold_give(x);
     return rc;
+}
+
+const char *host_req_trailers(host_req *r, double id, size_t *len) {
+    *len = 0;
+    return exchange_is((host_exchange *)r, id) ? http1_trailers((host_exchange *)r, len) : NULL;
 }
 
 int host_req_remote(host_req *r, double id, char *buf, size_t cap) {

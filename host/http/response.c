@@ -10,6 +10,7 @@
  * connection sends it.
  */
 #include "hold.h"
+#include "method.h"
 #include "over.h"
 #include "pace.h"
 #include "response.h"
@@ -21,7 +22,7 @@
 
 /* True: HEAD, 1xx, 204, 304. The client would take a body for the next response. */
 static bool has_no_body(const host_exchange *x, int status) {
-    return x->req.method == HTTP_HEAD || status < 200 || status == 204 || status == 304;
+    return x->req.method == METHOD_HEAD || status < 200 || status == 204 || status == 304;
 }
 
 /* Begins the response. state: its req.state from now on. 0, -EPIPE. */

@@ -68,7 +68,7 @@ local malformed = setmetatable({ status = 400, message = "request body is malfor
 local no_room = setmetatable({ status = 503, message = "no memory for the request body" }, abort_mt)
 local gone = setmetatable({ message = "the client is gone" }, abort_mt)
 
--- llhttp's number -> name, filled as methods are seen.
+-- Number of a method -> name, filled as methods are seen.
 local method_names = setmetatable({}, {
   __index = function(names, id)
     local name = ffi_string(C.host_method_name(id))
