@@ -272,6 +272,23 @@ describe("a stuck handler", function()
     for _, conn in ipairs(stuck) do conn:close() end
   end)
 
+  it("in every VM for less than a second: requests wait", function()
+    local path = fifo()
+    serve { "--procs", "1", "--max-vms", "1", "--handler-timeout", "100", env = { FIFO = path } }
+    -- Not each time: the machine may take the second.
+    child.eventually(function()
+      local a = send "/read"
+      lp.sleep(0.1)
+      local b = send "/"
+      lp.sleep(0.1)
+      write_fifo(path)
+      local read, r = reply(a), reply(b)
+      a:close()
+      b:close()
+      return read.body == "read 1" and r.status == 200
+    end, "an answer of a VM that was stuck for a moment")
+  end)
+
   it("in every VM there may be: 503, until one comes back", function()
     local path = fifo()
     serve {

@@ -9,8 +9,9 @@
  * sysmon calls vm_away after it has taken the P, and the VM's M may come back before. So `away` is a sum: -1 means that
  * the return was counted first.
  *
- * A P whose VM is stuck while there is no spare shares another P's VM. When all VMs that there may be are stuck,
- * requests are answered 503 (handler.c). While another VM is being made, requests wait for it.
+ * A P whose VM is stuck while there is no spare shares another P's VM. When all VMs that there may be have been
+ * stuck for a second, requests are answered 503 (handler.c); until then, and while another VM is being made, they wait. A
+ * thread that loses its CPU to other processes for 20 ms is stuck, too, and no reason to refuse anything.
  *
  * The keeper is a native G. It sleeps unless a VM is stuck. Then it looks every 100 ms: it logs which code holds a VM,
  * and has runaways ended (runaway.c). Both may wait, so the keeper does not hold the lock but works on a list of the
@@ -39,6 +40,8 @@
 #include <string.h>
 
 enum { LOOK_MS = 100, KILL_MS = 10 };
+/* When all VMs that there may be have been stuck for this long, requests are answered 503. */
+#define FULL_NS NS_PER_SEC
 /* With --dev, a VM that is stuck for this long is logged; else for a second. */
 #define DEV_SAY_NS (100 * NS_PER_MS)
 
@@ -146,12 +149,21 @@ static host_vm *find_vm(const generation *gen, int from) {
     return found;
 }
 
+/* lock held. Whether a VM of gen, all of which are stuck, has been so for less than FULL_NS: its thread may only have lost
+ * its CPU to other processes. */
+static bool stuck_just_now(const generation *gen) {
+    int64_t since = rt_nanotime() - FULL_NS;
+    for (int i = 0; i < gen->n; i++)
+        if (atomic_load(&gen->vms[i]->stuck_ns) > since) return true;
+    return false;
+}
+
 static host_vm *other_vm(int p, bool *soon) {
     rt_lock_acquire(&pool.lock);
     generation *gen = serving();
     host_vm *vm = find_vm(gen, p);
     if (!vm) {
-        *soon = gen->making > 0 || may_make(gen);
+        *soon = gen->making > 0 || may_make(gen) || stuck_just_now(gen);
         if (!*soon && gen->full == FULL_NOT) gen->full = FULL_TO_SAY;
     } else if (is_spare(vm)) {
         set_current(gen, p, vm);
