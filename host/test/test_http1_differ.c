@@ -18,7 +18,7 @@
 enum { SIZE = 4096, ROUNDS = 60000 };
 
 static host_server server = {.listener.limits = &options.limits};
-static host_conn conn = {.server = &server};
+static host_conn conn = {.base.server = &server};
 
 /* ---- bytes at random ---- */
 

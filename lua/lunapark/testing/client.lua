@@ -34,7 +34,8 @@ local run, note = debug.getregistry()["lunapark.testing"], debug.getregistry()["
 ---@field timeout number?
 
 ---@class lunapark.testing.Client
----@field addr string     "127.0.0.1:port"
+---@field addr string     "127.0.0.1:port", "unix:path"
+---@field host string     what its requests say as Host
 ---@field timeout number  seconds that one request may take; each piece of a streamed response
 ---@field redirects integer
 ---@field headers table<string, string|string[]>
@@ -91,7 +92,7 @@ end
 function client.new(addr, server, opts)
   opts = opts or {}
   local self = setmetatable({
-    addr = addr, timeout = opts.timeout or 10, redirects = opts.redirects or 0, headers = opts.headers or {},
+    addr = addr, host = addr:find "^unix:" and "localhost" or addr, timeout = opts.timeout or 10, redirects = opts.redirects or 0, headers = opts.headers or {},
     cookies = opts.cookies ~= false and cookies.new() or nil, streams = {}, server = server,
   }, client_mt)
   self.idle = pool.new(function() return dial(self) end)
@@ -101,7 +102,7 @@ end
 -- ---- requests -------------------------------------------------------------------------------------------
 
 local function host_of(self, r)
-  local host = r.given.host and r.given.host[2] or self.addr
+  local host = r.given.host and r.given.host[2] or self.host
   return (tostring(host):gsub(":%d+$", ""):lower())
 end
 
@@ -112,7 +113,7 @@ local function exchange_one(self, r, opts)
   local timeout = opts.timeout or self.timeout
   local cookie = self.cookies and not r.given.cookie and self.cookies:field(host_of(self, r), r.target) or nil
   local x
-  x, err = exchange.begin(conn, r, request.format(r, self.addr, cookie), timeout)
+  x, err = exchange.begin(conn, r, request.format(r, self.host, cookie), timeout)
   if not x then return nil, err end
   local answer = reply.new(x.response, function(_, whole)
     self.streams[conn] = nil
@@ -134,8 +135,8 @@ end
 local function resolve(self, r, location)
   local host, rest = location:match "^[hH][tT][tT][pP]://([^/?#]*)(.*)$"
   if host then
-    local own = r.given.host and r.given.host[2] or self.addr
-    if host ~= own and host ~= self.addr then return nil, "redirect to another server: " .. location end
+    local own = r.given.host and r.given.host[2] or self.host
+    if host ~= own and host ~= self.host then return nil, "redirect to another server: " .. location end
     location = rest:sub(1, 1) == "/" and rest or "/" .. rest
   elseif location:find "^%a[%w+.-]*:" or location:find "^//" then
     return nil, "redirect to another server: " .. location
