@@ -92,7 +92,8 @@ end
 function client.new(addr, server, opts)
   opts = opts or {}
   local self = setmetatable({
-    addr = addr, host = addr:find "^unix:" and "localhost" or addr, timeout = opts.timeout or 10, redirects = opts.redirects or 0, headers = opts.headers or {},
+    addr = addr, host = addr:find "^unix:" and "localhost" or addr, timeout = opts.timeout or 10,
+    redirects = opts.redirects or 0, headers = opts.headers or {},
     cookies = opts.cookies ~= false and cookies.new() or nil, streams = {}, server = server,
   }, client_mt)
   self.idle = pool.new(function() return dial(self) end)
