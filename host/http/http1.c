@@ -56,8 +56,8 @@ static inline host_span span(const host_exchange *x, const char *from, const cha
 /* Where the path of scheme://host/path begins; NULL: the target is none of that form. */
 static const char *behind_authority(const char *s, const char *end) {
     const char *scheme = s;
-    while (s < end && (((*s | 32) >= 'a' && (*s | 32) <= 'z') ||
-                       (s > scheme && memchr("0123456789+-.", *s, 13))))
+    while (s < end &&
+           (((*s | 32) >= 'a' && (*s | 32) <= 'z') || (s > scheme && strchr("0123456789+-.", *s))))
         s++;
     if (s == scheme || end - s < 3 || memcmp(s, "://", 3) != 0) return NULL;
     const char *host = s += 3;
