@@ -31,6 +31,20 @@ app:any("/form", function(req)
   local form = req:form()
   return { form = form, a = req.query.a }
 end)
+app:any("/parts", function(req)
+  local parts, words = req:multipart { max_parts = 20, max_part = 2000 }, {}
+  if not parts then return 415 end
+  local n = 0
+  for part in parts do
+    n = n + 1
+    words[#words + 1] = ("%s %s"):format(part.name or "-", part.filename or "-")
+    words[#words + 1] = n % 3 == 1 and part:read(5) or n % 3 == 2 and part:body() or "not read"
+  end
+  return 200, table.concat(words, ","), { ["Content-Type"] = "application/octet-stream" }
+end)
+app:any("/param/:word", function(req)
+  return { one = req:param "a", all = req:params_all "a", word = req.params.word }
+end)
 app:any("/json", function(req) return { json = req:json() } end)
 
 -- The body in pieces, sent back in pieces.
@@ -78,6 +92,18 @@ app:any("/two", function(_, res)
   res:write "once"
   return "twice"
 end)
+
+-- Compressed, if the client likes that: whole, and as a stream.
+local small = require("lunapark.http").app()
+small:use(require("lunapark.http").compress { min = 10 })
+small:any("/whole", function(req) return (req.query.w or "whole"):rep(100) end)
+small:any("/stream", function(req, res)
+  for i = 1, 3 do
+    if not say(res, ("%s %d\n"):format(req.query.w or "stream", i):rep(50)) then return end
+  end
+  res:write "the end"
+end)
+app:mount("/small", small)
 
 -- What goes on after the answer, with a request and an answer that are no more its own. It says whose it was.
 local function goes_on(req, res)
