@@ -119,6 +119,51 @@ int host_fs_may_wait(const char *path);
 /* The finalizer: closes f when no job works on it any more. */
 void host_file_free(host_file *f);
 
+/* ---- making, renaming, removing (tree.c) ---- */
+
+enum { HOST_FS_MKDIR, HOST_FS_RENAME, HOST_FS_REMOVE };
+enum { HOST_FS_PARENTS = 1, HOST_FS_RECURSIVE = 2 };
+enum { HOST_FS_EACROSS = -20002 }; /* of a rename: the two names are on two file systems */
+
+typedef struct host_fs_changed {
+    int64_t n; /* 0; -errno; 1: a part of the tree is removed, and another such job removes more */
+    const char *failed; /* what of a tree can't be removed; NULL: the path itself */
+} host_fs_changed;
+
+/* A job that makes or removes path, or renames it to `to`. root: as host_fs, for both. mode: of a new directory. flags:
+ * HOST_FS_PARENTS: with MKDIR, makes what is missing on the way, and a directory that is there is no error.
+ * HOST_FS_RECURSIVE: with REMOVE, a directory and all that is in it, following no link. NULL: no memory. */
+host_job *host_fs_change(int op, const char *root, const char *path, const char *to, int mode,
+                         int flags);
+
+/* As host_fs_result_of. */
+const host_fs_changed *host_fs_changed_of(host_job *job);
+
+/* ---- what is in a tree (walk.c) ---- */
+
+/* A walk through the directory path and those in it, each before what is in it. */
+typedef struct host_walk host_walk;
+
+/* Records, each with its NUL: a letter of "fdlspcb?" and a path counted from the walk's; or "e", an errno, a space and
+ * the path of a directory that can't be read. No bytes: there are no more. */
+typedef struct host_walk_batch {
+    const char *text;
+    size_t len;
+    int32_t err; /* 0 or -ENOMEM */
+} host_walk_batch;
+
+/* root: as host_fs. Opens nothing yet. NULL: no memory. */
+host_walk *host_walk_new(const char *root, const char *path);
+
+/* A job that reads on; not before the job before has ended. NULL: no memory. */
+host_job *host_walk_next(host_walk *w);
+
+/* As host_fs_result_of. */
+const host_walk_batch *host_walk_batch_of(host_job *job);
+
+/* The finalizer: closes the walk's directories when no job works on it any more. */
+void host_walk_free(host_walk *w);
+
 /* ---- compression (compress.c) ---- */
 
 enum { HOST_GZIP, HOST_BROTLI, HOST_ZSTD };

@@ -4,6 +4,10 @@
 --   assert(fs.write("state.json", json.encode(state)))      -- whole or not at all
 --   local f = assert(fs.open("log.txt", "a"))
 --
+--   assert(fs.mkdir("a/b/c", { parents = true }))
+--   assert(fs.remove("a", { recursive = true }))
+--   for path, type, err in fs.walk "public" do ... end
+--
 -- A FIFO, a terminal and a device are read and written like a file, and waited for like a connection.
 --
 --   local text, err = fs.read(req.params.rest, { below = "public" })
@@ -14,7 +18,7 @@
 -- Failures name the path: nil, "no such file or directory: /x". When a deadline or a cancellation ends the wait, the
 -- disk still does what it was told.
 --
--- How it works: host/sys/fs.c, host/sys/beneath.c.
+-- How it works: host/sys/fs.c, host/sys/beneath.c; fs/tree.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -201,6 +205,9 @@ function fs.list(path)
   check_path(path, "list")
   return run(C.host_fs(C.HOST_FS_LIST, nil, path, nil, 0), names_of, path)
 end
+
+local tree = require "lunapark.fs.tree"
+fs.mkdir, fs.rename, fs.remove, fs.walk = tree.mkdir, tree.rename, tree.remove, tree.walk
 
 -- ---- open files -------------------------------------------------------------------------------------------
 

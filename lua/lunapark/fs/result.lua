@@ -17,12 +17,14 @@ result.AGAIN = "again"
 --- The folder of opts.below, out of which a path may not lead.
 ---@param opts any
 ---@param what string  the function that got opts: for errors, which blame its caller
+---@param others? table<string, boolean>  options that it knows besides
 ---@return string|nil
-function result.root_of(opts, what)
+function result.root_of(opts, what, others)
   if opts == nil then return nil end
   if type(opts) ~= "table" then error(what .. ": opts must be a table, got " .. type(opts), 3) end
   for name in pairs(opts) do
-    if name ~= "below" then error(what .. ": unknown option " .. tostring(name), 3) end
+    local known = name == "below" or others and others[name]
+    if not known then error(what .. ": unknown option " .. tostring(name), 3) end
   end
   if opts.below ~= nil then base.check_text(opts.below, what, "opts.below", 4) end
   return opts.below
