@@ -319,6 +319,38 @@ describe("http.compress", function()
     assert.is_true(curl "zstd" == longer .. long)
   end)
 
+  it("compresses what several Gs write", function()
+    local big = ("0123456789"):rep(20000)
+    serve(function(_, res)
+      res.headers["Content-Length"] = 4 * #big + 4
+      lp.scope(function(s)
+        for i = 1, 4 do
+          s:go(function() assert(res:write(big)) assert(res:write(tostring(i))) assert(res:flush()) end)
+        end
+      end)
+    end)
+    for _, coding in ipairs(CODINGS) do
+      local body = curl(coding)
+      local _, tens = body:gsub("0123456789", "")
+      assert.same({ 4 * #big + 4, 4 * 20000 }, { #body, tens })
+    end
+  end)
+
+  it("gives memory back when a stream is broken off", function()
+    local base
+    serve(function(req, res)
+      base = base or ffi.C.host_charged()
+      res:write(("x"):rep(5000))
+      res:flush()
+      if req.headers["x-how"] == "short" then return end
+      error "on purpose"
+    end)
+    helper.stderr_of(function()
+      for _ = 1, 20 do get("zstd", "GET", { ["X-How"] = "error" }) end
+    end)
+    assert(ffi.C.host_charged() - base < 3 * 2 ^ 20, ffi.C.host_charged() - base)
+  end)
+
   it("compresses files", function()
     assert(fs.write(dir .. "/a.css", TEXT))
     assert(fs.write(dir .. "/a.png", TEXT))

@@ -11,7 +11,6 @@ local ffi_string = ffi.string
 
 local INLINE = 65536
 local KEEP = 2 ^ 18 -- bytes of output that an idle compressor holds at most
-local PIECE = 2 ^ 20 -- what a call on another thread is given at most: its output is in memory
 
 local encoder = {}
 
@@ -24,6 +23,8 @@ local idle = {}
 ---@class lunapark.Encoder
 ---@field private compressor ffi.cdata*|nil  nil: it is of no use any more
 ---@field private key string
+---@field private lock lunapark.Mutex|nil
+---@field private closed boolean|nil
 ---@field left integer|nil  how many bytes are still to be written, if that is known
 local Encoder = {}
 local encoder_mt = { __index = Encoder }
@@ -48,7 +49,6 @@ local function drop(self)
   local compressor = self.compressor
   self.compressor = nil
   C.host_compressor_free(ffi.gc(compressor, nil))
-  return nil, "not enough memory"
 end
 
 -- Gives it to the next.
@@ -61,44 +61,58 @@ local function done(self)
   end
 end
 
--- One call, of which the output is a string.
-local function run(self, bytes, op)
+-- Calls the compressor on another thread. Nobody else finds it meanwhile.
+local function call_elsewhere(self, bytes, op)
   local compressor = self.compressor
-  if not compressor then return nil, "closed" end
-  local rc, err
-  if #bytes <= INLINE then
-    rc = C.host_compress(compressor, bytes, #bytes, op)
-  else
-    rc, err = require("lunapark").offload(C.host_compress, compressor, bytes, #bytes, op)
-    if not rc then
-      self.compressor = nil -- the call may go on: its end is the collector's
-      return nil, err
-    end
-  end
-  if rc < 0 then return drop(self) end
-  return ffi_string(compressor.out, compressor.n)
+  self.compressor = nil
+  local rc, err = require("lunapark").offload(C.host_compress, compressor, bytes, #bytes, op)
+  if not rc then return nil, err end -- the call may go on: its end is the collector's
+  if not self.closed then self.compressor = compressor end
+  return rc
 end
 
---- Compresses a piece. May wait, if it is long.
+-- One call, of which the output is a string.
+local function run(self, bytes, op)
+  if not self.compressor then return nil, "closed" end
+  local rc, err
+  if #bytes <= INLINE then
+    rc = C.host_compress(self.compressor, bytes, #bytes, op)
+  else
+    rc, err = call_elsewhere(self, bytes, op)
+  end
+  local compressor = self.compressor
+  if not rc or not compressor then return nil, err or "closed" end
+  if rc < 0 then
+    drop(self)
+    return nil, "not enough memory"
+  end
+  local out = ffi_string(compressor.out, compressor.n)
+  if op == END then done(self) end
+  return out
+end
+
+-- As run, one G after the other: from the first call on another thread on, Gs may meet.
+local function in_turn(self, bytes, op)
+  if not self.lock and #bytes > INLINE then self.lock = require("lunapark").mutex() end
+  local lock = self.lock
+  if not lock then return run(self, bytes, op) end
+  return lock:with(run, self, bytes, op)
+end
+
+--- Compresses a piece, of which the output is held in memory. May wait, if it is long. What is put out belongs in front
+--- of what later calls put out: send it before you wait.
 ---@param bytes string
 ---@return string|nil out  what is ready, often ""
----@return string? err     "not enough memory"; "timeout", "canceled"
+---@return string? err     "not enough memory"; "timeout", "canceled"; "closed"
 function Encoder:write(bytes)
-  if #bytes <= PIECE then return run(self, bytes, MORE) end
-  local out = {}
-  for at = 1, #bytes, PIECE do
-    local piece, err = run(self, bytes:sub(at, at + PIECE - 1), MORE)
-    if not piece then return nil, err end
-    out[#out + 1] = piece
-  end
-  return table.concat(out)
+  return in_turn(self, bytes, MORE)
 end
 
 --- All that was written and is not put out yet.
 ---@return string|nil out
 ---@return string? err  as `write`
 function Encoder:flush()
-  return run(self, "", FLUSH)
+  return in_turn(self, "", FLUSH)
 end
 
 --- The end of what was written, behind a last piece. Nothing can be written after it. May wait, if the piece is long.
@@ -106,9 +120,13 @@ end
 ---@return string|nil out
 ---@return string? err  as `write`
 function Encoder:finish(bytes)
-  local out, err = run(self, bytes or "", END)
-  if out then done(self) end
-  return out, err
+  return in_turn(self, bytes or "", END)
+end
+
+--- Gives the memory back, also of what has not ended. Closing twice is harmless. Does not wait.
+function Encoder:close()
+  self.closed = true
+  if self.compressor then drop(self) end
 end
 
 return encoder

@@ -28,6 +28,9 @@ local C = ffi.C
 local concat, ffi_string = table.concat, ffi.string
 local live, wait_req, failed = exchange.live, core.wait_req, core.failed
 
+-- How many bytes of a stream are compressed at once.
+local CODED = 2 ^ 20
+
 local EAGAIN, E2BIG, ETIMEDOUT, EPIPE = -11, -7, -110, -32
 
 local response = {}
@@ -124,12 +127,14 @@ local function noted_file(res)
   return type(body) == "table" and body.handle and body
 end
 
---- The handler has ended: closes the file that was opened for its answer, also when something else was answered.
---- A file that waited for the garbage collector would hold its descriptor, and there are few of these.
+--- The handler has ended: closes the file that was opened for its answer, also when something else was answered, and
+--- the compressor of a stream that was broken off. The garbage collector would let descriptors and memory wait.
 ---@param res lunapark.Response
 function response.done(res)
   local file = rawget(res, OPENED)
   if file then file:drop() end
+  local encoder = rawget(res, "encoder")
+  if encoder then encoder:close() end
 end
 
 -- A body that was noted as a page becomes its text.
@@ -334,6 +339,20 @@ local function put_coded(res, r, id, out, err)
   return put(r, id, out)
 end
 
+-- Compresses a piece of the body, and sends what comes of it.
+local function write_coded(res, r, id, encoder, piece)
+  if encoder.left then
+    if #piece > encoder.left then error("write: more than the Content-Length that was set", 3) end
+    encoder.left = encoder.left - #piece
+  end
+  for at = 1, #piece, CODED do
+    local part = #piece <= CODED and piece or piece:sub(at, at + CODED - 1)
+    local ok, err = put_coded(res, r, id, encoder:write(part))
+    if not ok then return nil, err end
+  end
+  return true
+end
+
 --- Sends a piece of the body. The first piece sends the head, too. May wait until the client has taken earlier pieces.
 ---@param piece string|number
 ---@return true|nil ok
@@ -352,11 +371,7 @@ function methods:write(piece)
     local ok, err = put(r, id, piece)
     return ok, err
   end
-  if encoder.left then
-    if #piece > encoder.left then error("write: more than the Content-Length that was set", 2) end
-    encoder.left = encoder.left - #piece
-  end
-  local ok, err = put_coded(self, r, id, encoder:write(piece))
+  local ok, err = write_coded(self, r, id, encoder, piece)
   return ok, err
 end
 
@@ -444,7 +459,8 @@ function methods:send_file(path, opts)
   if not file then return nil, err end
   if self.ptr.id ~= self.serial then file:drop() end
   live(self, 2)
-  response.done(self) -- with an earlier file
+  local earlier = rawget(self, OPENED)
+  if earlier then earlier:drop() end
   self[OPENED], self.body = file, file
   return true
 end
