@@ -34,13 +34,16 @@ describe("net.pool", function()
     return pool
   end
 
-  local function get(s)
-    return open.keep(pool:get(s))
-  end
-
   local function ask(c, text)
     assert(c:write(text .. "\n"))
     return c:read_line()
+  end
+
+  -- A connection that its server has begun with, so that the server counts them in this order.
+  local function get(s)
+    local c = open.keep(pool:get(s))
+    assert(ask(c, "begin"))
+    return c
   end
 
   local function counts(idle, taken, waiting)

@@ -10,8 +10,8 @@
 -- silent: a connection that is closed, has bytes unread or a G that reads or writes is not kept.
 --
 -- While a connection waits here a G of the pool waits for it in the poller. If the other side hangs up, says something
--- that nobody asked for, or the time is over, the connection is closed at that moment. So a request is not written into a
--- connection whose end is known already. What the poller has not yet told, `get` asks the kernel for, once, before it
+-- that nobody asked for, or the time is over, the connection is closed at that moment. So a request is not written into
+-- a connection whose end is known already. What the poller has not yet told, `get` asks the kernel for, once, before it
 -- hands a connection out. Later than that nobody can know: a peer may hang up while the request is on its way.
 --
 -- There are `max` places: connections that wait, those that are taken, and those that are being dialed. Who gets none
@@ -122,12 +122,15 @@ end
 
 -- The G that waits for an idle connection. It has nothing more to do when somebody has taken the connection.
 local function watch(self, entry, at)
-  local sock, why = entry.conn.sock, nil
-  repeat why = wait_sock(sock, READ, at) until why or entry.conn.idles ~= entry or C.host_sock_ready(sock, READ) ~= 0
-  if entry.conn.idles ~= entry then return end
+  local c = entry.conn
+  local why
+  repeat
+    why = wait_sock(c.sock, READ, at)
+  until why or c.idles ~= entry or C.host_sock_ready(c.sock, READ) ~= 0 -- else woken for nothing
+  if c.idles ~= entry then return end
   take_out(self, entry)
-  entry.conn.idles = nil
-  entry.conn:close()
+  c.idles = nil
+  c:close()
 end
 
 local function keep(self, c)
@@ -158,8 +161,8 @@ local function check_self(self, what)
   if getmetatable(self) ~= Pool then error(what .. ": call it with a colon, pool:" .. what .. "(...)", 3) end
 end
 
---- A connection: one that waits in the pool, or a new one. Waits for a place if all are taken, and while it connects; at
---- most `s` seconds, and as long as the G's own deadline allows.
+--- A connection: one that waits in the pool, or a new one. Waits for a place if all are taken, and while it connects;
+--- at most `s` seconds, and as long as the G's own deadline allows.
 ---@param s? number  seconds
 ---@return lunapark.Conn|nil conn
 ---@return string? err  "timeout", "canceled", "closed", or why it can't connect
@@ -184,9 +187,9 @@ function Pool:get(s)
   return what
 end
 
---- Puts back a connection that `get` returned, for the next G. It is closed instead if bytes are unread, if somebody still
---- reads or writes, or if the pool is closed. Its deadlines are cleared. Putting back a closed connection is harmless.
---- Does not wait.
+--- Puts back a connection that `get` returned, for the next G. It is closed instead if bytes are unread, if somebody
+--- still reads or writes, or if the pool is closed. Its deadlines are cleared. Putting back a closed connection is
+--- harmless. Does not wait.
 ---@param c lunapark.Conn
 ---@return boolean kept
 function Pool:put(c)
