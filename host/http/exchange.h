@@ -97,14 +97,11 @@ struct host_exchange {
     bool hung_up;
     /* The bits are one memory location: only the holder of the connection. */
     bool head_done : 1, message_done : 1;
-    /* What the lines read so far say (http1.c): there is a request line; there are fields of these names; Connection has
-     * these members; the last coding is chunked; there is another coding; there is another expectation than
-     * 100-continue. */
-    bool has_line : 1, has_host : 1, has_length : 1, has_codings : 1;
-    bool says_close : 1, says_keep_alive : 1;
-    bool is_chunked : 1, is_coded : 1, expects_what : 1;
+    /* What the lines read so far say (http1.c): there are fields of these names; Connection has these members; the last
+     * coding is chunked. */
+    bool has_host : 1, has_length : 1, has_codings : 1;
+    bool says_close : 1, says_keep_alive : 1, is_chunked : 1;
     bool in_pieces : 1;          /* the head came in several reads */
-    bool keep_alive : 1;         /* the request allows another one after it */
     bool expects_100 : 1;        /* the client waits for 100 Continue */
     bool close_after : 1;        /* no further request on this connection */
     bool broken : 1;             /* writing failed: the client is gone */

@@ -192,7 +192,7 @@ static int read_codings(host_exchange *x, const char *s, const char *end) {
         if (n == 7 && is_name(member, "chunked", n))
             x->is_chunked = true;
         else
-            x->is_coded = true;
+            x->error = 501;
     }
     return DONE;
 }
@@ -210,7 +210,7 @@ static int read_length(host_exchange *x, const char *s, const char *end) {
 }
 
 static int read_expectation(host_exchange *x, const char *s, const char *end) {
-    if (end - s != 12 || !is_name(s, "100-continue", 12)) x->expects_what = true;
+    if ((end - s != 12 || !is_name(s, "100-continue", 12)) && !x->error) x->error = 417;
     x->expects_100 = true;
     return DONE;
 }
@@ -287,12 +287,11 @@ static int conclude(host_exchange *x) {
     bool http11 = r->minor > 0;
     if (!x->has_host && http11) return -400;
     if (x->has_codings && (x->has_length || !http11 || !x->is_chunked)) return -400;
-    if (x->is_coded) return -501;
+    if (x->in[r->target.off] == '*' && r->method != METHOD_OPTIONS) return -400;
     if (r->method == METHOD_NONE) return -501;
     if (r->method == METHOD_CONNECT) return -405;
-    if (x->in[r->target.off] == '*' && r->method != METHOD_OPTIONS) return -400;
-    if (x->expects_what) return -417;
-    x->keep_alive = !x->says_close && (http11 || x->says_keep_alive);
+    if (x->error) return -x->error;
+    x->close_after = x->says_close || (!http11 && !x->says_keep_alive);
     x->expects_100 &= http11;
     r->has_body = x->is_chunked || r->content_length > 0;
     if (!x->has_length) r->content_length = -1;
@@ -301,6 +300,11 @@ static int conclude(host_exchange *x) {
     x->message_done = !r->has_body;
     r->buf = x->in;
     return DONE;
+}
+
+/* Is the request line read? */
+static inline bool has_line(const host_exchange *x) {
+    return x->req.target.len > 0;
 }
 
 /* The lines from head_end on, as far as they are whole. */
@@ -312,12 +316,11 @@ static int read_lines(host_exchange *x) {
             if (at + 1 == end) break;
             if (at[1] != '\n') return -400;
             at += 2;
-            x->head_done = x->has_line; /* else an empty line before the request (RFC 9112, 2.2) */
-        } else if (x->has_line) {
+            x->head_done = has_line(x); /* else an empty line before the request (RFC 9112, 2.2) */
+        } else if (has_line(x)) {
             rc = read_field(x, &at, end);
         } else {
             rc = read_request_line(x, &at, end);
-            x->has_line = rc == DONE;
         }
         if (rc == DONE) x->head_end = (uint32_t)(at - x->in);
     }
@@ -338,6 +341,6 @@ int http1_head(host_exchange *x) {
             x->head_done = x->message_done = false; /* what follows is no body that is read */
         return rc;
     }
-    if (x->in_end >= HEAD_MAX) return x->has_line ? -431 : -414;
+    if (x->in_end >= HEAD_MAX) return has_line(x) ? -431 : -414;
     return MORE;
 }

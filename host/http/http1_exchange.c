@@ -162,7 +162,7 @@ static int queue_head(host_exchange *x, int status, int ctype, const char *field
     }
     at = put_date(at);
     bool body_unasked = x->expects_100 && !x->message_done; /* the client may send it or not */
-    if (!x->keep_alive || x->close_after || x->req.close || body_unasked ||
+    if (x->close_after || x->req.close || body_unasked ||
         atomic_load_explicit(&x->server->stopping, memory_order_relaxed)) {
         x->close_after = true;
         at = PUT(at, "Connection: close\r\n");

@@ -53,7 +53,7 @@ static void print_head(const host_exchange *x, char *text, size_t size) {
                      "%d.%d [%.*s] [%.*s] [%.*s] plain %d length %lld keep %d 100 %d fields",
                      r->method, r->minor, (int)r->target.len, x->in + r->target.off,
                      (int)r->path.len, x->in + r->path.off, (int)r->query.len, x->in + r->query.off,
-                     r->plain, (long long)r->content_length, x->keep_alive, x->expects_100);
+                     r->plain, (long long)r->content_length, !x->close_after, x->expects_100);
     for (int i = 0; i < r->nheaders && n < (int)size; i++) {
         const host_header *h = &r->headers[i];
         n += snprintf(text + n, size - (size_t)n, " (%.*s)(%.*s)", (int)h->name.len,

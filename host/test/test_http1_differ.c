@@ -249,7 +249,7 @@ static bool has_odd_host(const other *o) {
 static bool refused_alone(const text *t, const host_exchange *x, const other *o) {
     if (has(t, "\r\n ") || has(t, "\r\n\t") || has_bare_end(t))
         return true; /* a folded line, a line end */
-    if (!x->has_line && has(t, "\x20\x20")) return true;
+    if (x->req.target.len == 0 && has(t, "\x20\x20")) return true;
     if (has(t, "\n:")) return true;     /* a field without a name */
     if (!has(t, " HTTP/")) return true; /* no version, as in HTTP/0.9, or of another protocol */
     if (strcasestr(o->fields.s, "transfer-encoding="))
@@ -292,7 +292,7 @@ static bool same_head(host_exchange *x, const other *o) {
            memcmp(o->target.s, x->in + x->req.target.off, o->target.n) == 0 &&
            fields.n == o->fields.n && memcmp(fields.s, o->fields.s, fields.n) == 0 &&
            length == o->length && (o->minor > 0) == x->req.minor &&
-           !!o->keep_alive == x->keep_alive;
+           !!o->keep_alive == !x->close_after;
 }
 
 static void heads_mean_the_same(void *arg) {
