@@ -33,7 +33,7 @@
     }
 host_options options = DEFAULTS;
 
-enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16 };
+enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16, TAG = 32 };
 #define EVERYWHERE (SERVE | RUN | TEST | CHECK | REPL)
 
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
@@ -122,11 +122,16 @@ static option table[] = {
      "where the admin API listens: GET /, POST /reload, /profile and /trace, for people\n"
      "whom you trust (HOST:PORT or unix:PATH; default: nowhere); an address that other\n"
      "machines reach needs --admin-token",
-     KIND_STRING, SERVE, &options.admin, 0, 0, 0},
+     KIND_STRING, SERVE | TAG, &options.admin, 0, 0, 0},
     {"admin-token", "TOKEN",
      "requests to the admin API over TCP must carry Authorization: Bearer TOKEN; lists of\n"
      "processes do not show LUNAPARK_ADMIN_TOKEN",
-     KIND_STRING, SERVE, &options.admin_token, 0, 0, 0},
+     KIND_STRING, SERVE | TAG, &options.admin_token, 0, 0, 0},
+    {"delete", "", "take the tag away", KIND_FLAG, TAG, &options.remove, 0, 0, 0},
+    {"state", "DIR",
+     "where the last generations are kept over a restart, for POST /rollback; made if it\n"
+     "is not there. git reads it: git --git-dir=DIR log (default: in memory alone)",
+     KIND_STRING, SERVE, &options.state, 0, 0, 0},
     {"upgrade-timeout", "S",
      "seconds that the new process of SIGUSR2 may take until it serves (default 30)", KIND_SECONDS,
      SERVE, &options.upgrade_timeout, 0.001, 1e6, 0},
@@ -198,6 +203,7 @@ static unsigned command_bit(const char *command) {
     if (strcmp(command, "run") == 0) return RUN;
     if (strcmp(command, "test") == 0) return TEST;
     if (strcmp(command, "repl") == 0) return REPL;
+    if (strcmp(command, "tag") == 0) return TAG;
     return CHECK;
 }
 
@@ -336,8 +342,8 @@ const char *option_set(const char *name, const char *value, int source) {
     }
     if (source == FROM_APP && o->to == &options.procs)
         return "procs: can't be set by the app, which is loaded when they run already";
-    if (source == FROM_APP &&
-        (o->to == &options.watch || o->to == &options.dev || o->to == &options.user))
+    if (source == FROM_APP && (o->to == &options.watch || o->to == &options.dev ||
+                               o->to == &options.user || o->to == &options.state))
         return complain(o, value, "can't be set by the app, but by who starts it");
     return set(o, value, source);
 }
@@ -545,6 +551,11 @@ static const struct {
      "Reads a line, runs it in a G, prints its values. Waiting calls work; other Gs run "
      "meanwhile.\n"
      "Ctrl-C ends a wait, Ctrl-D ends the program. Without a terminal, stdin is read as a script."},
+    {"tag", "lunapark tag [options] NAME [ID]",
+     "Gives a generation of a running server a name, with which it is kept, and POST "
+     "/rollback?to=NAME\n"
+     "finds it: the one that serves, or the one of this id (GET /generations). Asks the server by\n"
+     "the address of its --admin."},
     {"version", "lunapark version", "Prints the versions of Lunapark and of its parts."},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -32,11 +32,11 @@ typedef struct host_options {
     _Atomic double block_timeout; /* seconds; 0: no limit */
     _Atomic int64_t log_level;    /* LOG_DEBUG .. LOG_ERROR; a script may change it */
     _Atomic int64_t log_format;   /* LOG_TEXT or LOG_JSON */
-    const char *pid_file, *admin, *admin_token, *user;
+    const char *pid_file, *admin, *admin_token, *user, *state;
     _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
-    _Atomic int64_t watch, live_reload, strict; /* yes or no */
-    _Atomic int64_t dev;                        /* no, yes, DEV_PUBLIC */
-    _Atomic int64_t jobs;                       /* spec files that run at once */
+    _Atomic int64_t watch, live_reload, strict, remove; /* yes or no */
+    _Atomic int64_t dev;                                /* no, yes, DEV_PUBLIC */
+    _Atomic int64_t jobs;                               /* spec files that run at once */
     const char *coverage_dir;
     _Atomic int64_t seed;               /* -1: none */
     _Atomic int64_t rounds;             /* 1: one */

@@ -125,6 +125,44 @@ const char *host_generations_text(host_job *job, size_t *len) {
     return l ? l->text : NULL;
 }
 
+typedef struct tag_job {
+    char *name, *to;
+    history_result result;
+    char *what;
+} tag_job;
+
+static void run_tag(void *arg) {
+    tag_job *t = arg;
+    rt_entersyscallblock();
+    t->result = history_tag(t->name, t->to, &t->what);
+    rt_exitsyscall();
+}
+
+static void free_tag_job(void *arg) {
+    tag_job *t = arg;
+    message_free(t->what);
+    free(t->name);
+    free(t->to);
+    free(t);
+}
+
+host_job *host_tag(const char *name, const char *to) {
+    tag_job *t = calloc(1, sizeof *t);
+    if (!t) return NULL;
+    t->name = strdup(name);
+    t->to = to ? strdup(to) : NULL;
+    if (t->name && (t->to || !to)) return job_new(run_tag, free_tag_job, t);
+    free_tag_job(t);
+    return NULL;
+}
+
+const char *host_tag_result(host_job *job, int *result) {
+    const tag_job *t = job_arg(job);
+    if (!t) return NULL;
+    *result = (int)t->result;
+    return t->what;
+}
+
 /* ---- the caller, and the question ---- */
 
 int host_admin_token(const char *given, size_t len) {

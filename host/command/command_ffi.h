@@ -52,6 +52,13 @@ host_job *host_generations(void);
 /* The result of a host_generations. NULL: no memory, or the job has not ended. */
 const char *host_generations_text(host_job *job, size_t *len);
 
+/* A job that gives a generation a tag (history_tag). to: the generation, "": the one that serves; NULL: the tag goes. */
+host_job *host_tag(const char *name, const char *to);
+
+/* The result of a host_tag. *result: 0 done, 1 no such generation or tag, 2 no such name can be given, 3 another
+ * generation has it, 4 --state could not be written. Returns the commit, or why; NULL: the job has not ended. */
+const char *host_tag_result(host_job *job, int *result);
+
 const char *host_version(void);
 
 /* Compares with --admin-token: 1 equal, 0 different, -1 there is no token. Takes the same time for all wrong tokens of

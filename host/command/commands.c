@@ -1,4 +1,4 @@
-/* The commands serve, run, test, check and repl, on the main G.
+/* The commands serve, run, test, check, repl and tag, on the main G.
  *
  * Each makes its VMs and calls a function of lunapark.command.boot in them, as a Lua G of the VM, so that a script may
  * wait, start Gs and open sockets while it loads. Lua reports by the values of this function: nothing when all is well,
@@ -46,7 +46,7 @@ static _Noreturn void finish(int code) {
     _exit(code);
 }
 
-/* ---- run, test, check, repl ---- */
+/* ---- run, test, check, repl, tag ---- */
 
 static _Noreturn void one_vm(const char *fn, void *call) {
     command_call *c = call;
@@ -80,6 +80,10 @@ void command_test(void *call) {
 
 void command_repl(void *call) {
     one_vm("repl", call);
+}
+
+void command_tag(void *call) {
+    one_vm("tag", call);
 }
 
 /* ---- serve ---- */

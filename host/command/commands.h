@@ -19,5 +19,6 @@ void command_run(void *call);
 void command_test(void *call);
 void command_check(void *call);
 void command_repl(void *call);
+void command_tag(void *call);
 
 #endif

@@ -65,10 +65,11 @@ int main(int argc, char **argv) {
     } commands[] = {
         {"serve", command_serve, false}, {"run", command_run, true},
         {"test", command_test, false},   {"check", command_check, false},
-        {"repl", command_repl, false},
+        {"repl", command_repl, false},   {"tag", command_tag, false},
     };
-    int which = 0, skip = 1;
-    for (int i = 0; i < 5; i++)
+    size_t which = 0;
+    int skip = 1;
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(name, commands[i].name) == 0) {
             which = i;
             skip = 2;
@@ -88,8 +89,14 @@ int main(int argc, char **argv) {
         fprintf(stderr, "lunapark: repl takes no '%s'\ntry: lunapark repl --help\n", call.argv[0]);
         return 64;
     }
+    bool is_tag = commands[which].run == command_tag;
+    if (is_tag && (call.argc < 1 || call.argc > 2)) {
+        fprintf(stderr,
+                "lunapark: tag takes a name, and perhaps an id\ntry: lunapark tag --help\n");
+        return 64;
+    }
     if (!is_test && !is_repl && call.argc < 1) usage();
-    if (!is_test && !commands[which].takes_args && call.argc > 1) {
+    if (!is_test && !is_tag && !commands[which].takes_args && call.argc > 1) {
         fprintf(stderr, "lunapark: one script, not '%s' too\ntry: lunapark %s --help\n",
                 call.argv[1], commands[which].name);
         return 64;

@@ -395,10 +395,11 @@ static generation *load_stand_in(char **err) {
 
 /* ---- the switch ---- */
 
-/* Adds gen, which serves from now on, to the history. */
-static void record(generation *gen, const reload_ask *ask) {
+/* Adds gen, which serves from now on, to the history. again: the commit whose sources gen has; NULL: gen has the disk's. */
+static void record(generation *gen, const reload_ask *ask, const char *again) {
     history_new n = {.sources = gen->sources,
                      .id = gen->id,
+                     .again = again,
                      .number = gen->number,
                      .cause = ask->cause,
                      .message = ask->message};
@@ -410,10 +411,19 @@ static void record(generation *gen, const reload_ask *ask) {
     log_line(LOG_ERROR, "generation %d is not in the history: not enough memory", gen->number);
 }
 
-static void switch_to(generation *gen, const reload_ask *ask) {
+/* Writes the history to --state; gen has been added to it. */
+static void store(const generation *gen) {
+    rt_entersyscallblock();
+    char *err = history_store();
+    rt_exitsyscall();
+    if (err) log_line(LOG_ERROR, "generation %d is not in --state: %s", gen->number, err);
+    message_free(err);
+}
+
+static void switch_to(generation *gen, const reload_ask *ask, const char *again) {
     gen->number = gen->stands_in ? 0 : ++all.number;
     options_commit();
-    if (!gen->stands_in) record(gen, ask);
+    if (!gen->stands_in) record(gen, ask, again);
     generation *old = pool_switch(gen); /* all that hear of the switch find gen serving */
     rt_lock_acquire(&all.lock);
     all.now = gen;
@@ -427,6 +437,7 @@ static void switch_to(generation *gen, const reload_ask *ask) {
     all.failed = NULL;
     dev_loaded();
     watch(gen, NULL);
+    store(gen);
 }
 
 int generation_now(char id[SOURCE_ID_SIZE], char commit[SOURCE_ID_SIZE]) {
@@ -482,7 +493,7 @@ static reload_result reload(const reload_ask *ask, char **what) {
                  *what);
         return RELOAD_FAILED;
     }
-    switch_to(gen, ask);
+    switch_to(gen, ask, NULL);
     log_line(LOG_INFO, "reload: generation %d (%s) serves, loaded in %.0f ms", gen->number, gen->id,
              (double)(rt_nanotime() - start) / 1e6);
     *what = message_copy(gen->id);
@@ -518,10 +529,11 @@ static reload_result roll_back(const reload_ask *ask, char **what) {
     generation *old = all.now;
     int64_t start = rt_nanotime();
     history_found f;
+    bool damaged;
     rt_entersyscall();
-    *what = history_find(ask->to, &f);
+    *what = history_find(ask->to, &f, &damaged);
     rt_exitsyscall();
-    if (*what) return RELOAD_UNKNOWN;
+    if (*what) return damaged ? RELOAD_FAILED : RELOAD_UNKNOWN;
     bool same = strcmp(f.commit, old->commit) == 0;
     generation *gen = same ? NULL : load_again(old, &f, what);
     source_set_free(f.sources);
@@ -537,7 +549,7 @@ static reload_result roll_back(const reload_ask *ask, char **what) {
     char message[80];
     snprintf(message, sizeof message, "rollback to %s", f.commit);
     bool says = ask->message && *ask->message;
-    switch_to(gen, &(reload_ask){ask->cause, says ? ask->message : message, NULL});
+    switch_to(gen, &(reload_ask){ask->cause, says ? ask->message : message, NULL}, f.commit);
     log_line(LOG_INFO, "rollback to %s: generation %d (%s) serves, loaded in %.0f ms", f.commit,
              gen->number, gen->id, (double)(rt_nanotime() - start) / 1e6);
     *what = message_copy(gen->id);
@@ -556,8 +568,15 @@ static void reload_by_watch(void) {
 
 char *generation_start(const char *app_path, bool may_stand_in, listeners_opener open) {
     all.app_path = app_path;
+    rt_entersyscallblock();
+    char *err = history_open(app_path, options.state);
+    rt_exitsyscall();
+    if (err) {
+        char *why = message_format("--state: %s", err);
+        message_free(err);
+        return why;
+    }
     if (options.watch) watch_start(reload_by_watch);
-    char *err;
     generation *gen = load(&err);
     if (!gen && options.dev && may_stand_in) {
         log_line(LOG_ERROR, "the app does not load; requests are told so until it does: %s", err);
@@ -565,7 +584,7 @@ char *generation_start(const char *app_path, bool may_stand_in, listeners_opener
         gen = load_stand_in(&err);
     }
     if (!gen || (err = listeners_open(open))) return err;
-    switch_to(gen, &(reload_ask){.cause = BY_START});
+    switch_to(gen, &(reload_ask){.cause = BY_START}, NULL);
     return reloads_begin(serve_ask)
                ? NULL
                : message_no_memory; /* reloads that were asked for before begin now */

@@ -14,108 +14,202 @@
  * and after another generation, have different ids.
  *
  * A generation is kept with its source_set, which VMs can load again: names that lead to files, and the files' bytes,
- * which sets share (blob.c). The last HISTORY_MAX generations are kept.
+ * which sets share (blob.c). The last HISTORY_MAX generations are kept, and those with a tag.
+ *
+ * The record of a generation holds what the commit does not: a text as source_list's, which these records precede:
+ *
+ *     lunapark 1              the form
+ *     content ID              source_id's
+ *     seq N                   of all generations, which one
+ *     parent COMMIT
+ *     added PATH ...          source_compare's, with the parent
+ *
+ * "end" follows them. With --state, commit, files and record are kept on the disk too (state.c). A generation that another
+ * process has left there gets its source_set when it is to serve again.
+ *
+ * A start makes a generation, too, though often of the files of the last one. A process that is started over and over
+ * would displace all other generations. So a start that brings the files of the start before it, which had brought
+ * nothing new, replaces that start.
  */
 #include "history.h"
 
 #include "../base/list.h"
-#include "gittree.h"
+#include "history_parts.h"
 #include "message.h"
+#include "source_restore.h"
 
-#include <pthread.h>
-#include <stdint.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { DIGITS_MIN = 4 /* of an id that a person says */ };
-
-typedef struct entry {
-    list_link link; /* of history.all */
-    git_id commit, parent;
-    bool has_parent;
-    char id[SOURCE_ID_SIZE]; /* source_id's */
-    int number;
-    int64_t time_s;
-    history_cause cause;
-    char *message; /* NULL: none */
-    char *files;   /* source_list's */
-    size_t files_len;
-    char *changes; /* source_compare's, with the parent */
-    size_t changes_len;
-    source_set *sources;
-} entry;
-
-static struct {
-    pthread_mutex_t lock;
-    list_head all; /* lock: the oldest first */
-    int n;         /* lock: entries of `all` */
-    entry *now;    /* lock: the last entry, which serves */
-} history = {.lock = PTHREAD_MUTEX_INITIALIZER};
+struct history history = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static const char *const causes[] = {"start", "signal", "watch", "admin"};
+
+/* ---- records ---- */
+
+static const char *next_record(const char *at) {
+    return at + strlen(at) + 1;
+}
+
+/* What stands behind the word, if the record begins with it. */
+static const char *after_word(const char *record, const char *word) {
+    size_t n = strlen(word);
+    return strncmp(record, word, n) == 0 && record[n] == ' ' ? record + n + 1 : NULL;
+}
+
+static bool is_change(const char *record) {
+    return after_word(record, "added") || after_word(record, "changed") ||
+           after_word(record, "removed") || after_word(record, "more");
+}
+
+static bool is_listed(const char *record) {
+    return after_word(record, "file") || after_word(record, "watched") ||
+           after_word(record, "kept") || after_word(record, "name") || after_word(record, "is") ||
+           after_word(record, "missing") || after_word(record, "folder");
+}
+
+static const char *value_of(const entry *e, const char *word) {
+    for (const char *at = e->record; at < e->record + e->record_len; at = next_record(at)) {
+        const char *value = after_word(at, word);
+        if (value) return value;
+    }
+    return NULL;
+}
+
+static void copy_records(const entry *e, bool (*which)(const char *record), FILE *out) {
+    for (const char *at = e->record; at < e->record + e->record_len; at = next_record(at))
+        if (which(at)) fwrite(at, strlen(at) + 1, 1, out);
+}
+
+static bool changes_nothing(const entry *e) {
+    for (const char *at = e->record; at < e->record + e->record_len; at = next_record(at))
+        if (is_change(at)) return false;
+    return true;
+}
 
 /* ---- an entry ---- */
 
 static void free_entry(entry *e) {
     if (!e) return;
     free(e->message);
-    free(e->files);
-    free(e->changes);
+    free(e->text);
+    free(e->record);
     source_set_free(e->sources);
     free(e);
 }
 
-/* Writes the commit as git has it; the caller frees it. -1: no memory. */
-static int commit_text(const entry *e, char **text) {
+/* Makes e's commit. False: no memory. */
+static bool make_commit(entry *e) {
     char parent[GIT_ID_DIGITS + 1] = "";
-    const char *who = causes[e->cause];
     if (e->has_parent) git_print(&e->parent, parent);
-    return asprintf(text,
-                    "tree %.*s\n%s%s%sauthor %s <%s@lunapark> %lld +0000\n"
-                    "committer %s <%s@lunapark> %lld +0000\n\n%s%s",
-                    GIT_ID_DIGITS, e->id, *parent ? "parent " : "", parent, *parent ? "\n" : "",
-                    who, who, (long long)e->time_s, who, who, (long long)e->time_s,
-                    e->message ? e->message : "", e->message ? "\n" : "");
+    int n = asprintf(&e->text,
+                     "tree %.*s\n%s%s%sauthor %s <%s@lunapark> %lld +0000\n"
+                     "committer %s <%s@lunapark> %lld +0000\n\n%s%s",
+                     GIT_ID_DIGITS, e->id, *parent ? "parent " : "", parent, *parent ? "\n" : "",
+                     e->who, e->who, (long long)e->time_s, e->who, e->who, (long long)e->time_s,
+                     e->message ? e->message : "", e->message ? "\n" : "");
+    if (n < 0) {
+        e->text = NULL;
+        return false;
+    }
+    e->text_len = (size_t)n;
+    e->commit = git_object("commit", e->text, e->text_len);
+    return true;
+}
+
+/* Makes e's record, of a list of files and what differs from the parent. False: no memory. */
+static bool make_record(entry *e, const char *list, size_t list_len, const char *changes,
+                        size_t changes_len) {
+    char parent[GIT_ID_DIGITS + 1];
+    FILE *out = open_memstream(&e->record, &e->record_len);
+    if (!out) return false;
+    fprintf(out, "lunapark 1%ccontent %s%cseq %ld%c", 0, e->id, 0, e->seq, 0);
+    git_print(&e->parent, parent);
+    if (e->has_parent) fprintf(out, "parent %s%c", parent, 0);
+    if (changes_len) fwrite(changes, changes_len, 1, out);
+    if (list_len) fwrite(list, list_len, 1, out);
+    fprintf(out, "end%c", 0);
+    bool whole = !ferror(out);
+    return fclose(out) == 0 && whole;
+}
+
+/* The list of the files of n: of the entry whose sources they are, for since then a set may have loaded more. */
+static bool make_list(const history_new *n, char **list, size_t *len) {
+    git_id id;
+    const entry *old = n->again && git_scan(n->again, &id) ? history_commit(&id) : NULL;
+    if (!old) return source_list(n->sources, list, len);
+    FILE *out = open_memstream(list, len);
+    if (!out) return false;
+    copy_records(old, is_listed, out);
+    bool whole = !ferror(out);
+    return fclose(out) == 0 && whole;
+}
+
+static entry *last_entry(void) {
+    return history.all.last ? list_of(history.all.last, entry, link) : NULL;
+}
+
+/* e, a start, brings what the start before brought, which had brought nothing new. */
+static bool repeats(const history_new *n, const entry *last) {
+    return n->cause == BY_START && !history.now && last &&
+           strcmp(last->who, causes[BY_START]) == 0 && strcmp(last->id, n->id) == 0 &&
+           changes_nothing(last) && !history_tag_of(last, NULL);
 }
 
 /* lock held. NULL: no memory. */
 static entry *new_entry(const history_new *n) {
-    const entry *parent = history.now;
-    entry *e = calloc(1, sizeof *e);
+    entry *last = last_entry(), *e = calloc(1, sizeof *e);
+    const entry *parent = history.now ? history.now : last;
+    char *list = NULL, *changes = NULL;
+    size_t list_len = 0, changes_len = 0;
     if (!e) return NULL;
+    e->replaces = repeats(n, last) ? last : NULL;
+    e->has_parent = e->replaces ? last->has_parent : parent != NULL;
+    if (e->has_parent) e->parent = e->replaces ? last->parent : parent->commit;
     memcpy(e->id, n->id, strlen(n->id) + 1);
+    strcpy(e->who, causes[n->cause]);
     e->number = n->number;
-    e->cause = n->cause;
+    e->seq = last ? last->seq + 1 : 1;
     e->time_s = time(NULL);
-    e->has_parent = parent;
-    if (parent) e->parent = parent->commit;
-    if (n->message && *n->message && !(e->message = strdup(n->message))) goto no_memory;
-    if (!source_list(n->sources, &e->files, &e->files_len) ||
-        !source_compare(parent ? parent->files : NULL, parent ? parent->files_len : 0, e->files,
-                        e->files_len, &e->changes, &e->changes_len))
-        goto no_memory;
-    char *text;
-    int len = commit_text(e, &text);
-    if (len < 0) goto no_memory;
-    e->commit = git_object("commit", text, (size_t)len);
-    free(text);
-    e->sources = source_set_hold(n->sources);
-    return e;
-
-no_memory:
+    bool whole = !n->message || !*n->message || (e->message = strdup(n->message));
+    whole = whole && make_list(n, &list, &list_len) &&
+            source_compare(parent ? parent->record : NULL, parent ? parent->record_len : 0, list,
+                           list_len, &changes, &changes_len) &&
+            make_record(e, list, list_len, changes, changes_len) && make_commit(e);
+    free(list);
+    free(changes);
+    if (whole) {
+        e->sources = source_set_hold(n->sources);
+        return e;
+    }
     free_entry(e);
     return NULL;
 }
 
 /* ---- the list ---- */
 
-/* lock held. */
-static void drop_old(void) {
-    while (history.n > HISTORY_MAX) {
-        free_entry(list_of(list_take_first(&history.all), entry, link));
-        history.n--;
+entry *history_commit(const git_id *id) {
+    for (list_link *l = history.all.last; l; l = l->prev) {
+        entry *e = list_of(l, entry, link);
+        if (memcmp(&e->commit, id, sizeof *id) == 0) return e;
+    }
+    return NULL;
+}
+
+static void drop(entry *e) {
+    list_remove(&history.all, &e->link);
+    free_entry(e);
+}
+
+void history_drop_old(void) {
+    int n = 0;
+    for (list_link *l = history.all.last, *prev; l; l = prev) {
+        entry *e = list_of(l, entry, link);
+        prev = l->prev;
+        if (n++ >= HISTORY_MAX && !history_tag_of(e, NULL)) drop(e);
     }
 }
 
@@ -124,98 +218,135 @@ bool history_add(const history_new *n, char commit[SOURCE_ID_SIZE]) {
     entry *e = new_entry(n);
     if (e) {
         list_append(&history.all, &e->link);
-        history.n++;
         history.now = e;
         git_print(&e->commit, commit);
-        drop_old();
+        if (e->replaces) {
+            e->has_replaced = memcmp(&e->replaces->commit, &e->commit, sizeof e->commit) != 0;
+            e->replaced = e->replaces->commit;
+            drop(e->replaces);
+            e->replaces = NULL;
+        }
+        history_drop_old();
     }
     pthread_mutex_unlock(&history.lock);
     return e;
 }
 
-/* ---- finding an entry ---- */
-
-/* lock held. NULL: the commit is not kept. */
-static entry *find_commit(const git_id *id) {
-    for (list_link *l = history.all.last; l; l = l->prev) {
-        entry *e = list_of(l, entry, link);
-        if (memcmp(&e->commit, id, sizeof *id) == 0) return e;
-    }
-    return NULL;
+static char *store(entry *e) {
+    state_generation g = {.commit = e->commit,
+                          .text = e->text,
+                          .text_len = e->text_len,
+                          .record = e->record,
+                          .record_len = e->record_len};
+    char *err = state_store(&g, e->sources ? source_root(e->sources) : "",
+                            e->has_replaced ? &e->replaced : NULL);
+    e->stored = !err;
+    return err;
 }
 
-/* lock held. The entry n generations back. NULL: there are not so many. */
-static entry *go_back(long n) {
-    entry *e = history.now;
-    while (e && n-- > 0)
-        e = e->has_parent ? find_commit(&e->parent) : NULL;
-    return e;
-}
-
-/* lock held. The latest entry whose id begins with the digits; trees: whose tree's id does. *other: another entry's
- * does, too, with another id. */
-static entry *find_digits(const char *digits, size_t n, bool trees, bool *other) {
-    entry *found = NULL;
-    *other = false;
-    for (list_link *l = history.all.last; l; l = l->prev) {
-        entry *e = list_of(l, entry, link);
-        char commit[GIT_ID_DIGITS + 1];
-        git_print(&e->commit, commit);
-        if (strncmp(trees ? e->id : commit, digits, n) != 0) continue;
-        if (found && !(trees && strncmp(found->id, e->id, GIT_ID_DIGITS) == 0)) *other = true;
-        if (!found) found = e;
-    }
-    return found;
-}
-
-/* lock held. NULL: *why says what is wrong. */
-static entry *find(const char *to, char **why) {
-    char *end;
-    entry *e;
-    bool other = false;
-    size_t n = strlen(to);
-    if (to[0] == '-' && to[1] >= '0' && to[1] <= '9') {
-        e = go_back(strtol(to + 1, &end, 10));
-        if (e && !*end) return e;
-        *why = message_format("%s: the history does not go back so far", to);
-        return NULL;
-    }
-    bool is_id = n >= DIGITS_MIN && n <= GIT_ID_DIGITS && strspn(to, "0123456789abcdef") == n;
-    e = is_id ? find_digits(to, n, false, &other) : NULL;
-    if (!e && is_id) e = find_digits(to, n, true, &other);
-    if (e && !other) return e;
-    *why = message_format(e ? "%s: several generations have ids that begin so"
-                            : "%s: no such generation in the history",
-                          to);
-    return NULL;
-}
-
-char *history_find(const char *to, history_found *found) {
-    char *why = NULL;
+char *history_store(void) {
+    char *err = NULL;
     pthread_mutex_lock(&history.lock);
-    const entry *e = find(to, &why);
-    if (e) {
-        found->sources = source_set_hold(e->sources);
-        memcpy(found->id, e->id, sizeof found->id);
-        git_print(&e->commit, found->commit);
+    for (list_link *l = history.all.first; l; l = l->next) {
+        entry *e = list_of(l, entry, link);
+        if (e->stored) continue;
+        message_free(err); /* one that could not be written before was told then */
+        err = store(e);
     }
     pthread_mutex_unlock(&history.lock);
-    return why;
+    return err;
+}
+
+/* ---- what another process has left ---- */
+
+/* Takes the commit apart. False: it is none of ours. */
+static bool scan_commit(entry *e) {
+    const char *at = e->text + 5 + GIT_ID_DIGITS + 1, *author, *end;
+    long long time_s = 0;
+    if (e->text_len < 60 || strncmp(e->text, "tree ", 5) != 0) return false;
+    e->has_parent = strncmp(at, "parent ", 7) == 0 && git_scan(at + 7, &e->parent);
+    if (e->has_parent) at += 7 + GIT_ID_DIGITS + 1;
+    author = after_word(at, "author");
+    if (!author || sscanf(author, "%15[a-z] <%*[^>]> %lld", e->who, &time_s) != 2) return false;
+    e->time_s = time_s;
+    end = strstr(at, "\n\n");
+    if (!end) return false;
+    if (!end[2]) return true;
+    e->message = strndup(end + 2, strlen(end + 2) - 1);
+    return e->message;
+}
+
+static bool take(void *arg, state_generation *g) {
+    entries *all = arg;
+    entry *e = calloc(1, sizeof *e);
+    entry **grown = (all->n & (all->n - 1)) == 0
+                        ? realloc(all->list, (all->n ? all->n * 2 : 1) * sizeof *grown)
+                        : all->list;
+    if (grown) all->list = grown;
+    if (!e || !grown) {
+        free(e);
+        free(g->text);
+        free(g->record);
+        return false;
+    }
+    e->commit = g->commit;
+    e->text = g->text;
+    e->text_len = g->text_len;
+    e->record = g->record;
+    e->record_len = g->record_len;
+    e->stored = true;
+    const char *id = value_of(e, "content"), *seq = value_of(e, "seq");
+    if (!id || strlen(id) < GIT_ID_DIGITS || strlen(id) >= SOURCE_ID_SIZE || !seq ||
+        !scan_commit(e) || strncmp(id, e->text + 5, GIT_ID_DIGITS) != 0) {
+        free_entry(e);
+        return false;
+    }
+    strcpy(e->id, id);
+    e->seq = strtol(seq, NULL, 10);
+    all->list[all->n++] = e;
+    return true;
+}
+
+static int by_seq(const void *a, const void *b) {
+    long x = (*(entry *const *)a)->seq, y = (*(entry *const *)b)->seq;
+    return (x > y) - (x < y);
+}
+
+char *history_open(const char *app_path, const char *dir) {
+    entries all = {0};
+    history.app_path = app_path;
+    if (!dir) return NULL;
+    char *err = state_open(dir);
+    if (err) return err;
+    pthread_mutex_lock(&history.lock);
+    state_load(take, &all);
+    if (all.n) qsort(all.list, all.n, sizeof(entry *), by_seq);
+    for (size_t i = 0; i < all.n; i++)
+        list_append(&history.all, &all.list[i]->link);
+    free(all.list);
+    history_load_tags();
+    pthread_mutex_unlock(&history.lock);
+    return NULL;
 }
 
 /* ---- the history as text ---- */
+
+static void print_tag(void *out, const char *name) {
+    fprintf(out, "tag %s%c", name, 0);
+}
 
 static void print_entry(const entry *e, FILE *out) {
     char id[GIT_ID_DIGITS + 1];
     git_print(&e->commit, id);
     fprintf(out, "id %s%ctree %.*s%ctime %lld%cwho %s%c", id, 0, GIT_ID_DIGITS, e->id, 0,
-            (long long)e->time_s, 0, causes[e->cause], 0);
+            (long long)e->time_s, 0, e->who, 0);
     git_print(&e->parent, id);
     if (e->has_parent) fprintf(out, "parent %s%c", id, 0);
     if (e->number) fprintf(out, "number %d%c", e->number, 0);
     if (e->message) fprintf(out, "message %s%c", e->message, 0);
     if (e == history.now) fprintf(out, "serves%c", 0);
-    if (e->changes_len) fwrite(e->changes, e->changes_len, 1, out);
+    history_each_tag(e, print_tag, out);
+    copy_records(e, is_change, out);
 }
 
 char *history_print(size_t *len) {

@@ -64,12 +64,11 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const name *)a)->path, ((const name *)b)->path);
 }
 
-static int by_path(const void *a, const void *b) {
+int source_by_path(const void *a, const void *b) {
     return strcmp(((const file *)a)->pub.path, ((const file *)b)->pub.path);
 }
 
-/* The file's bytes are b's, which f holds from now on. */
-static void set_bytes(file *f, file_blob *b) {
+void source_set_bytes(file *f, file_blob *b) {
     f->held = b;
     f->blob = b->id;
     f->pub.bytes = b->bytes;
@@ -104,8 +103,7 @@ static name *find_name(source_set *s, const char *path) {
     return found ? *found : NULL;
 }
 
-/* The name of that path, made if need be. NULL: there are too many, or no memory. */
-static name *add_name(source_set *s, const char *path, source_kind kind) {
+name *source_add_name(source_set *s, const char *path, source_kind kind) {
     name *n = find_name(s, path);
     if (n) {
         n->kind = kind;
@@ -136,17 +134,17 @@ static void free_name(void *arg) {
     free(n);
 }
 
-static file *find_file(void *const *files, const char *path) {
+file *source_find_file(void *const *files, const char *path) {
     file key = {.pub.path = path};
-    file **found = tfind(&key, files, by_path);
+    file **found = tfind(&key, files, source_by_path);
     return found ? *found : NULL;
 }
 
 /* One that was kept, and now is loaded. */
 static file *take_kept(source_set *s, const char *real) {
-    file *f = find_file(&s->kept, real);
-    if (!f || !tsearch(f, &s->files, by_path)) return NULL;
-    tdelete(f, &s->kept, by_path);
+    file *f = source_find_file(&s->kept, real);
+    if (!f || !tsearch(f, &s->files, source_by_path)) return NULL;
+    tdelete(f, &s->kept, source_by_path);
     s->n_bytes += f->pub.len;
     return f;
 }
@@ -172,7 +170,7 @@ static file *load(source_set *s, const char *path, bool with_bytes, int *err, bo
         if (faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) != 0) return NULL;
         strcpy(real, path); /* a pipe by its number has none */
     }
-    file *f = find_file(&s->files, real);
+    file *f = source_find_file(&s->files, real);
     if (!f && with_bytes) f = take_kept(s, real);
     if (f && (f->pub.bytes || !with_bytes)) return f;
 
@@ -191,11 +189,11 @@ static file *load(source_set *s, const char *path, bool with_bytes, int *err, bo
         f = calloc(1, sizeof *f);
         if (!f) goto no_file;
         f->pub.path = strdup(real);
-        if (!f->pub.path || !tsearch(f, &s->files, by_path)) goto no_entry;
+        if (!f->pub.path || !tsearch(f, &s->files, source_by_path)) goto no_entry;
     }
     f->stamp = st;
     if (b)
-        set_bytes(f, b);
+        source_set_bytes(f, b);
     else
         f->blob = id;
     s->n_bytes += f->pub.len;
@@ -217,7 +215,7 @@ static file *load_name(source_set *s, const char *path, bool with_bytes, int *er
     }
     file *f = load(s, where(s, path, buf), with_bytes, err, opened);
     if (!f && *opened) return NULL;
-    name *n = add_name(s, path, f ? SOURCE_FILE : SOURCE_MISSING);
+    name *n = source_add_name(s, path, f ? SOURCE_FILE : SOURCE_MISSING);
     if (n) n->file = f;
     if (f && !n) *err = ENOMEM;
     return n ? f : NULL;
@@ -313,7 +311,7 @@ static int watch_locked(source_set *s, const char *path) {
     }
     err = list(s, path, true, &listing);
     if (err) return err;
-    n = add_name(s, path, SOURCE_FOLDER);
+    n = source_add_name(s, path, SOURCE_FOLDER);
     if (!n) return E2BIG;
     n->listing = listing;
     return 0;
@@ -420,7 +418,7 @@ static int keep_one(void *arg, const char *path, bool folder) {
     if (++k->seen > KEEP_SEEN) return E2BIG;
     size_t n = strlen(path);
     if (n < 4 || strcmp(path + n - 4, ".lua") != 0 || !realpath(path, real)) return 0;
-    if (find_file(&k->set->files, real) || find_file(&k->set->kept, real)) return 0;
+    if (source_find_file(&k->set->files, real) || source_find_file(&k->set->kept, real)) return 0;
     bool opened;
     file_blob *b;
     disk_stamp st;
@@ -430,9 +428,9 @@ static int keep_one(void *arg, const char *path, bool folder) {
     if (f) {
         f->pub.path = own;
         f->stamp = st;
-        set_bytes(f, b);
+        source_set_bytes(f, b);
     }
-    if (!f || !own || !tsearch(f, &k->set->kept, by_path)) {
+    if (!f || !own || !tsearch(f, &k->set->kept, source_by_path)) {
         free(own);
         blob_drop(b);
         free(f);
@@ -527,6 +525,10 @@ source_set *source_set_new(const char *app_path) {
 no_memory:
     source_set_free(s);
     return NULL;
+}
+
+const char *source_root(const source_set *s) {
+    return s->root;
 }
 
 source_set *source_set_hold(source_set *s) {

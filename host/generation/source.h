@@ -56,6 +56,9 @@ char *source_read(const char *path, size_t *len, int *err, bool *opened);
  * and when more text follows. False: no memory. */
 bool source_id(source_set *s, char id[SOURCE_ID_SIZE]);
 
+/* The root, which ends in a slash; lives as long as the set. */
+const char *source_root(const source_set *s);
+
 /* What the set has loaded, as text: records of which each ends in a NUL (source_list.c). The caller frees *text. False:
  * no memory. */
 bool source_list(source_set *s, char **text, size_t *len);

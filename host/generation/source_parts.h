@@ -1,4 +1,4 @@
-/* The parts of a source_set, for source.c and source_list.c. */
+/* The parts of a source_set, for source.c, source_list.c and source_restore.c. */
 #ifndef SOURCE_PARTS_H
 #define SOURCE_PARTS_H
 
@@ -35,5 +35,19 @@ struct source_set {
     char *base,
         *real; /* the app's folder as it was named, and without links; both end in a slash, or NULL */
 };
+
+/* ---- source.c; with the set's lock, or before others know the set ---- */
+
+/* The order of the trees of files. */
+int source_by_path(const void *a, const void *b);
+
+/* The file of that path, without links, in a tree of files; NULL: there is none. */
+file *source_find_file(void *const *files, const char *path);
+
+/* The file's bytes are b's, which f holds from now on. */
+void source_set_bytes(file *f, file_blob *b);
+
+/* The name of that path, made if need be. NULL: there are too many, or no memory. */
+name *source_add_name(source_set *s, const char *path, source_kind kind);
 
 #endif

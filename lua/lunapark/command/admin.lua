@@ -99,6 +99,8 @@ function admin.app()
   app:post("/reload", generations.reload)
   app:post("/rollback", generations.rollback)
   app:get("/generations", generations.list)
+  app:post("/tag", generations.tag)
+  app:delete("/tag", generations.untag)
   for path, handler in pairs { ["/profile"] = recording.profile, ["/trace"] = recording.trace } do
     app:get(path, handler)
     app:post(path, handler)

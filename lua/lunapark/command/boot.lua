@@ -242,6 +242,14 @@ function boot.repl()
   boot.exit(ok and 0 or 1)
 end
 
+--- tag: a name for a generation of a running server.
+---@param name string
+---@param id string|nil
+---@return string? message
+function boot.tag(name, id)
+  return require("lunapark.command.tag").run(name, id)
+end
+
 --- os.exit for scripts: writes all buffers and ends the process at once.
 ---@param code? integer|boolean
 function boot.exit(code)

@@ -5,6 +5,7 @@
 --                                                    reloads the app; the message stands in the list
 --   curl -X POST -H X-Lunapark:1 'http://127.0.0.1:9000/rollback?to=-1'
 --                                                    the generation before serves again, whatever the disk holds
+--   curl -X POST -H X-Lunapark:1 'http://127.0.0.1:9000/tag?name=good'       and -X DELETE: what serves gets a name
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -66,9 +67,44 @@ function generations.rollback(req)
   if not message then return 400, { error = wrong } end
   local to = req.query.to or ""
   if to == "" or to:find("\0", 1, true) then
-    return 400, { error = "to: must be the id of a generation, or the beginning of one, or -1, -2 ..." }
+    return 400, { error = "to: must be a tag, the id of a generation, or the beginning of one, or -1, -2 ..." }
   end
   return answer(C.host_reload(to, message))
+end
+
+-- ---- tags ---------------------------------------------------------------------------------------------
+
+local function tag_result(j)
+  local what = ffi.string(C.host_tag_result(j, result_out))
+  return tonumber(result_out[0]), what
+end
+
+local statuses = { [0] = 200, 404, 400, 409, 500 }
+
+local function is_text(value)
+  return value and value ~= "" and not value:find("\0", 1, true)
+end
+
+local function tag_answer(name, to)
+  local result, what = job.run(C.host_tag(name, to), tag_result)
+  if not result then return 503, { error = what } end
+  return statuses[result], result == 0 and { name = name, id = what } or { error = what }
+end
+
+--- Gives a generation a name: the one of `id`, or the one that serves.
+---@param req lunapark.Request
+function generations.tag(req)
+  local name, id = req.query.name, req.query.id or ""
+  if not is_text(name) then return 400, { error = "name: must be the name of the tag" } end
+  if id ~= "" and not is_text(id) then return 400, { error = "id: must be the id of a generation" } end
+  return tag_answer(name, id)
+end
+
+--- Takes a name away.
+---@param req lunapark.Request
+function generations.untag(req)
+  if not is_text(req.query.name) then return 400, { error = "name: must be the name of the tag" } end
+  return tag_answer(req.query.name, nil)
 end
 
 -- ---- the list -------------------------------------------------------------------------------------------
@@ -93,12 +129,15 @@ local function take(g, word, rest)
     g[word] = tonumber(rest)
   elseif word == "serves" then
     g.serves = true
+  elseif word == "tag" then
+    table.insert(g.tags, rest)
   else
     g[word] = rest
   end
 end
 
 local function with_arrays(g)
+  if #g.tags == 0 then g.tags = json.empty_array end
   for word in pairs(changes) do
     if #g.changes[word] == 0 then g.changes[word] = json.empty_array end
   end
@@ -113,7 +152,7 @@ function generations.list()
   for record in pieces(text, "\0") do
     local word, rest = record:match "^(%l+) ?(.*)$"
     if word == "id" then
-      g = { serves = false, changes = { added = {}, changed = {}, removed = {} } }
+      g = { serves = false, tags = {}, changes = { added = {}, changed = {}, removed = {} } }
       list[#list + 1] = g
     end
     take(g, word, rest)
