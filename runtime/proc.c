@@ -440,6 +440,10 @@ static rt_g *findrunnable(rt_m *m) {
             rt_lock_release(&sched.lock);
             return g;
         }
+        if (p->leaves) { /* marked since the look above, when p was not idle: see procs.c */
+            rt_lock_release(&sched.lock);
+            continue;
+        }
         p_release(m);
         p->poll_m = m;
         atomic_fetch_add(&p->n_in_poll, 1);

@@ -24,6 +24,8 @@
  *
  *   - sched.lock owns a P that is P_OUT. p->poll_m is the M that attends it. No thread takes this M away, since the P
  *     is neither in sched.idle_ps nor P_IDLE. Only rt_set_procs moves the state on, to P_IDLE.
+ *   - a P is marked under sched.lock, and an M looks for the mark under that lock before it makes its P idle: so
+ *     rt_set_procs finds the P idle, or the M finds the mark;
  *   - sched.procs grows, by a store that follows the making of the P (sequentially consistent, hence a release): a
  *     thread that reads sched.procs finds each P below it whole.
  *   - n_in changes under sched.lock, together with the P's state, and the P is not in sched.idle_ps at this moment. So

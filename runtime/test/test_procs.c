@@ -115,6 +115,24 @@ static void idle_ps_go_and_come(void *arg) {
     back_to_the_first_number();
 }
 
+/* Their Ms find nothing more to run, while they are marked. */
+static void ps_that_are_about_to_be_idle_go_out(void *arg) {
+    (void)arg;
+    uint64_t seed = 1;
+    int64_t ns = 0;
+    for (int i = 0; i < ROUNDS(300); i++) {
+        crowd c = {0};
+        have(MOST);
+        for (int k = 0; k < 30; k++)
+            crowd_go(&c, nap, &ns);
+        crowd_wait(&c);
+        spin_for((int64_t)random_below(&seed, 30000));
+        have(1);
+        if (rt_procs_in() != 1) break;
+    }
+    back_to_the_first_number();
+}
+
 static void dead_gs_do_not_stay(void *arg) {
     (void)arg;
     have(MOST);
@@ -387,6 +405,7 @@ int main(void) {
         in_g_test(numbers_out_of_range),
         in_g_test(gs_run_on_the_ps_that_are_in),
         in_g_test(idle_ps_go_and_come),
+        in_g_test(ps_that_are_about_to_be_idle_go_out),
         in_g_test(dead_gs_do_not_stay),
         in_g_test(ps_in_system_calls_go_out),
         in_g_test(timers_of_ps_that_are_out_fire),
