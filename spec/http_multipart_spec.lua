@@ -5,7 +5,6 @@ local http = require "lunapark.http"
 local lp = require "lunapark"
 local multipart = require "lunapark.http.multipart"
 local testing = require "lunapark.testing"
-local browser = require "spec.support.browser"
 local child = require "spec.support.child"
 local helper = require "spec.helper"
 
@@ -284,9 +283,6 @@ describe("req:multipart", function()
     child.clean()
     exec.run { "rm", "-rf", dir }
   end)
-  teardown(browser.close)
-  testing.allow_leak("process", "socket") -- the browser
-
   local TYPE = { ["Content-Type"] = "multipart/form-data; boundary=B" }
 
   local function post(body, target, ctype)
@@ -497,27 +493,5 @@ describe("req:multipart", function()
     assert.equal(sent, curl("/", "-H", "Transfer-Encoding: chunked"))
     assert.equal('1|a "quoted" ☃.txt|5000', curl "/form")
   end)
-
-  if not browser.path then
-    pending "takes the forms of a browser: no Chromium (Debian: chromium-headless-shell)"
-  else
-    it("takes the forms of a browser", function()
-      local app = http.app()
-      app:get("/", function() return http.html "<!doctype html><title>t</title>" end)
-      app:post("/", show)
-      client = testing.serve(app)
-      local page = browser.open("http://" .. client.addr .. "/")
-      local text = page:eval [[(async () => {
-        const form = new FormData()
-        form.append('a"b\r\nc', 'line\r\nline "quoted" %22')
-        form.append("größe", "☃")
-        form.append("f", new File(["data"], 'x"\\☃%22.txt', { type: "text/x" }))
-        form.append("e", new File([], ""))
-        return (await fetch("/", { method: "POST", body: form })).text()
-      })()]]
-      assert.equal('a"b\r\nc|-|-|line\r\nline "quoted" %22\ngröße|-|-|☃\nf|☃".txt|text/x|data\n' ..
-        "e||application/octet-stream|", text)
-    end)
-  end
 end)
 
