@@ -8,9 +8,6 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local base = require "lunapark.core.base"
 local fs = require "lunapark.fs"
-local lp = require "lunapark"
-
-ffi.cdef "int rename(const char *, const char *);"
 
 local C = ffi.C
 local sub = string.sub
@@ -37,13 +34,6 @@ local function open_beside(to)
   return nil, err
 end
 
-local function rename(from, to)
-  local rc, err = lp.offload(C.rename, from, to)
-  if not rc then return nil, err end
-  if rc == 0 then return true end
-  return nil, ffi.string(C.host_strerror(-ffi.errno())) .. ": " .. to
-end
-
 -- Writes all pieces.
 local function fill(file, next_piece)
   while true do
@@ -67,7 +57,7 @@ function upload.save(to, next_piece)
   if not file then return nil, name end
   local went, ok, err = pcall(fill, file, next_piece)
   file:close()
-  if went and ok then ok, err = rename(name, to) end
+  if went and ok then ok, err = fs.rename(name, to) end
   if went and ok then return true end
   os.remove(name)
   if not went then error(ok, 0) end
