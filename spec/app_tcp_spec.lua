@@ -23,7 +23,11 @@ jit.off(crawl)
 local app = require("lunapark.http").app()
 app:get("/", function() return "NAME" end)
 app:get("/connections", function() return lp.stats().connections end)
-app:get("/vms", function() return tostring(lp.stats().all_vms) end)
+app:get("/retiring", function()
+  local n = 0
+  for _, vm in ipairs(lp.stats().vms) do n = n + (vm.state == "retires" and 1 or 0) end
+  return tostring(n)
+end)
 app:tcp("ADDR", function(c)
   for line in function() return c:read_line() end do
     if line == "spin" then while true do end end
@@ -108,7 +112,7 @@ describe("app:tcp", function()
     assert.is_nil((ask(c, "fail")))
     local text = server:said "a bad line"
     local client = c:local_addr():gsub("%p", "%%%0")
-    assert.matches("error tcp 127.0.0.1:0, client " .. client .. ": [^\n]*app.lua:12: a bad line", text)
+    assert.matches("error tcp 127.0.0.1:0, client " .. client .. ": [^\n]*app.lua:16: a bad line", text)
   end)
 
   describe("over a reload", function()
@@ -122,9 +126,10 @@ describe("app:tcp", function()
       for i = 1, 10 do assert.equal("two " .. i, ask(dial(server.tcp), i)) end
       lp.sleep(1.2) -- longer than a stop would leave it in peace
       assert.equal("one c", ask(old, "c"))
-      old:close()
       local client = child.client(server.addr)
-      child.eventually(function() return tonumber(client:get("/vms").body) == 3 end, "the end of the old VMs")
+      assert.not_equal("0", client:get("/retiring").body)
+      old:close()
+      child.eventually(function() return client:get("/retiring").body == "0" end, "the end of the old VMs")
     end)
 
     it("cancels old connections when --drain-timeout is over", function()
@@ -222,6 +227,7 @@ describe("app:tcp", function()
 
   for _, way in ipairs { "spin", "crawl" } do
     it("ends a handler that never waits, and its connection: " .. way, function()
+      if child.has_tsan then return pending "no signal reaches the loop" end
       local server = start(reload.folder { ["app.lua"] = app_of "one" }, "--procs", "1", "--handler-timeout", "0.2",
         "--kill-after", "0.2")
       local bad, other = dial(server.tcp), dial(server.tcp)
