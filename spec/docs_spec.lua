@@ -34,6 +34,8 @@ describe("the reference", function()
       "lunapark.after", "lunapark.offload", "lunapark.cdef", "lunapark.stats", "lunapark.stop", "lunapark.retired",
       "lunapark.G:join", "lunapark.Chan:recv",
       "lunapark.Timer:stop", "lunapark.Scope:go", "lunapark.net.dial", "lunapark.net.copy", "lunapark.net.fd",
+      "lunapark.net.serve", "lunapark.net.pool",
+      "lunapark.Server:stop", "lunapark.UdpServer:stop", "lunapark.Pool:get", "lunapark.App:tcp", "lunapark.Conn:peek",
       "lunapark.Conn:read_line", "lunapark.Conn:set_deadline", "lunapark.Listener:accept", "lunapark.Udp:recv",
       "lunapark.Fd:wait_read", "lunapark.dns.lookup", "lunapark.Resolver:query", "lunapark.exec.run",
       "lunapark.Process:kill", "lunapark.ExecResult", "lunapark.fs.read", "lunapark.File:seek", "lunapark.shared.dict",

@@ -229,9 +229,9 @@ local bound, err_out = ffi.new "char[256]", ffi.new "int[1]"
 ---
 --- "udp:HOST:PORT" serves datagrams: see net/serve_udp.lua.
 ---@param addr string  as for `net.listen`
----@param fn fun(conn: lunapark.Conn)
+---@param fn fun(conn: lunapark.Conn)|fun(data: string, from: string, sock: lunapark.Udp)
 ---@param opts? lunapark.ServeOptions
----@return lunapark.Server|nil server
+---@return lunapark.Server|lunapark.UdpServer|nil server
 ---@return string? err
 function serve.new(addr, fn, opts)
   common.check_addr(addr, "serve")
