@@ -45,9 +45,9 @@ typedef struct exchange_ops {
     /* Ends the response with this piece of its body. A long piece stays with the caller: x->left says how much of it
      * was neither sent nor kept, and the answer is -EAGAIN. */
     int (*end)(host_exchange *x, const char *data, size_t n);
-    /* Ends the response with the first n bytes of a file, at least 1. Takes fd over. The connection sends what the
+    /* Ends the response with n bytes of a file, at least 1, from `at` on. Takes fd over. The connection sends what the
      * kernel does not take at once, so x->left stays 0. 0, -EPIPE. */
-    int (*end_file)(host_exchange *x, int fd, size_t n);
+    int (*end_file)(host_exchange *x, int fd, off_t at, size_t n);
     /* Sends the queued output, then data[0 .. n). A rest of at most `most` bytes is kept. A longer rest stays with the
      * caller: x->left says how much. */
     int (*send)(host_exchange *x, const char *data, size_t n, size_t most);

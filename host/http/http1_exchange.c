@@ -208,8 +208,8 @@ static int end(host_exchange *x, const char *data, size_t n) {
     return send_with(x, data, n, REST_MAX);
 }
 
-static int end_file(host_exchange *x, int fd, size_t n) {
-    if (out_file(&x->conn->out, fd, 0, n) < 0) return give_up(x);
+static int end_file(host_exchange *x, int fd, off_t at, size_t n) {
+    if (out_file(&x->conn->out, fd, at, n) < 0) return give_up(x);
     return send_with(x, "", 0, 0) == -EPIPE ? -EPIPE : 0;
 }
 

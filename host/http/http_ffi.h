@@ -87,11 +87,11 @@ int host_respond(host_req *r, double id, int status, int ctype, const char *head
  * more, so what the kernel does not take is copied. 0, -EAGAIN, -ETIMEDOUT, -EPIPE as host_respond. */
 int host_respond_rest(host_req *r, double id, const char *body, size_t len, int all);
 
-/* A whole response whose body is the first `size` bytes of a regular file. fd stays the caller's, who may close it
+/* A whole response whose body is `size` bytes of a regular file, from `at` on. fd stays the caller's, who may close it
  * after the call. The connection sends what the kernel does not take at once. If the file becomes shorter meanwhile,
  * the connection ends. 0, -EALREADY, -EPIPE as host_respond; another -errno: no response has begun. */
 int host_respond_file(host_req *r, double id, int status, int ctype, const char *head,
-                      size_t head_len, int fd, int64_t size);
+                      size_t head_len, int fd, int64_t at, int64_t size);
 
 /* A streamed response: begin, write ..., end. length: bytes of the body, or -1 (chunked on HTTP/1.1, until close on
  * 1.0). The host adds Content-Length or Transfer-Encoding, Date, Connection. write: 0; -EAGAIN: all is kept, but wait

@@ -83,16 +83,16 @@ int host_respond(host_req *r, double id, int status, int ctype, const char *head
     return rc;
 }
 
-/* Answers x with a file. The caller has the connection. fd stays the caller's. */
+/* Answers x with a range of a file. The caller has the connection. fd stays the caller's. */
 static int respond_file(host_exchange *x, int status, int ctype, const char *head, size_t head_len,
-                        int fd, int64_t size) {
+                        int fd, int64_t at, int64_t size) {
     bool empty = size == 0 || has_no_body(x, status);
     int own = empty ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (!empty && own < 0) return -errno;
     int rc = begin(x, 2, status, ctype, head, head_len, size);
     if (!rc && !empty) {
         exchange_answers(x, rt_nanotime());
-        return x->ops->end_file(x, own, (size_t)size);
+        return x->ops->end_file(x, own, at, (size_t)size);
     }
     if (!empty) close(own);
     if (!rc) rc = x->ops->end(x, "", 0);
@@ -100,11 +100,11 @@ static int respond_file(host_exchange *x, int status, int ctype, const char *hea
 }
 
 int host_respond_file(host_req *r, double id, int status, int ctype, const char *head,
-                      size_t head_len, int fd, int64_t size) {
+                      size_t head_len, int fd, int64_t at, int64_t size) {
     host_exchange *x = (host_exchange *)r;
     int rc = take_at(x, id, 0);
     if (rc) return rc;
-    rc = respond_file(x, status, ctype, head, head_len, fd, size);
+    rc = respond_file(x, status, ctype, head, head_len, fd, at, size);
     hold_give(x);
     return rc;
 }

@@ -389,6 +389,8 @@ static void open_run(void *arg) {
     x->fd = fd;
     x->result.size = st.st_size;
     x->result.mode = st.st_mode;
+    x->result.ino = (double)st.st_ino;
+    x->result.mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
     x->result.stream = !S_ISREG(st.st_mode) && is_stream(fd);
     if (!x->result.stream) x->result.n = make_file(x);
 }

@@ -85,7 +85,8 @@ typedef struct host_fs_result {
     uint32_t mode;       /* type and permissions as in stat(2) */
     uint32_t uid, gid;   /* */
     uint32_t links;      /* */
-    double ino, dev;     /* */
+    double ino, dev;     /* ino: of open, too */
+    int64_t mtime_ns;    /* of open: nanoseconds since 1970 */
 } host_fs_result;
 
 /* A job that does op with the file path. data is copied. root: for READ, APPEND and CHECK, the folder that path is

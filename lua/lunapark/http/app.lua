@@ -124,6 +124,25 @@ function App:use(fn)
   return self
 end
 
+--- Answers GET and HEAD below a prefix with the files of a folder, where no other route fits better. See static.lua.
+---@param prefix string  "/assets", "/"; may have :names
+---@param dir string
+---@param opts? lunapark.StaticOptions
+---@return lunapark.App self
+function App:static(prefix, dir, opts)
+  check_app(self, "static", 3)
+  local pieces = router.parse(prefix, "static", 2)
+  base.check_text(dir, "static", "dir", 3)
+  if pieces[#pieces] == "" then pieces[#pieces] = nil end
+  if #pieces > 0 and pieces[#pieces]:sub(1, 1) == "*" then
+    error("static " .. prefix .. ": a prefix cannot have a *rest", 2)
+  end
+  local shown = #pieces > 0 and router.show(pieces) or ""
+  local fn = require("lunapark.http.static").handler(dir, opts or {})
+  if shown ~= "" then define(self, "static", "GET", shown, fn) end
+  return (define(self, "static", "GET", shown .. "/*", fn))
+end
+
 local function contains(outer, inner)
   if outer == inner then return true end
   for _, mount in ipairs(outer.mounts) do

@@ -37,8 +37,10 @@ local KNOWN_MAX = 200
 
 local compress = {}
 
--- A table of fn's values by text. false stands for nil.
-local function memory(fn)
+--- A table of fn's values by text. false stands for nil.
+---@param fn fun(text: string): any
+---@return table<string, any>
+function compress.memory(fn)
   local left = KNOWN_MAX
   return setmetatable({}, {
     __index = function(known, text)
@@ -57,12 +59,12 @@ local function quality(params)
   return q and q <= 1 and q or 0
 end
 
---- The coding that an Accept-Encoding field asks for.
+--- The codings that an Accept-Encoding field asks for, the one that is liked best first.
 ---@param accept string
----@param codings string[]  the first of several that are liked alike
----@return string|nil coding  nil: none
----@return boolean identity   whether the answer may be sent as it is
-function compress.choose(accept, codings)
+---@param codings string[]  the order of those that are liked alike
+---@return string[] order    empty: none
+---@return boolean identity  whether the answer may be sent as it is
+function compress.order(accept, codings)
   local q = {}
   for item in accept:gmatch "[^,]+" do
     local word, params = parameters(item)
@@ -70,14 +72,26 @@ function compress.choose(accept, codings)
     if word and word ~= "" then q[word] = quality(params) end
   end
   local others = q["*"] or 0
-  local best, best_q = nil, 0
+  local plain, order = q.identity, {}
   for _, coding in ipairs(codings) do
     local coding_q = q[coding] or others
-    if coding_q > best_q then best, best_q = coding, coding_q end
+    if coding_q > 0 and coding_q >= (plain or 0) then
+      local at = #order + 1
+      while at > 1 and (q[order[at - 1]] or others) < coding_q do at = at - 1 end
+      table.insert(order, at, coding)
+    end
   end
-  local plain = q.identity
-  if plain and plain > best_q then best = nil end
-  return best, plain ~= 0 and not (not plain and q["*"] == 0)
+  return order, plain ~= 0 and not (not plain and q["*"] == 0)
+end
+
+--- The coding that an Accept-Encoding field asks for: the first of compress.order; nil: none.
+---@param accept string
+---@param codings string[]
+---@return string|nil coding
+---@return boolean identity
+function compress.choose(accept, codings)
+  local order, identity = compress.order(accept, codings)
+  return order[1], identity
 end
 
 -- ---- what is compressed -------------------------------------------------------------------------------------
@@ -118,15 +132,6 @@ local function type_test(patterns)
   end
 end
 
-local function add_vary(h)
-  local vary = h:get "vary"
-  if not vary then
-    h:set("Vary", "Accept-Encoding")
-  elseif not find(lower(vary), "accept-encoding", 1, true) and not find(vary, "*", 1, true) then
-    h:set("Vary", vary .. ", Accept-Encoding")
-  end
-end
-
 -- The headers of an answer; a table that the handler has put in their place becomes headers.
 local function headers_of(res)
   local h = res.headers
@@ -150,7 +155,7 @@ function Compression:decide(res, status, ctype, length)
   if status ~= 304 and ctype and not self.types[ctype] or h:get "content-encoding" then return nil end
   local cache = h:get "cache-control"
   if cache and find(lower(cache), "no-transform", 1, true) then return nil end
-  add_vary(h)
+  headers.vary(h, "Accept-Encoding")
   if status == 304 or status == 206 or h:get "content-range" then return nil end
   if length and length < self.min and (self.identity or length == 0) then return nil end
   return self.coding or nil
@@ -183,6 +188,9 @@ function Compression:whole(coding, body)
   local out = e and e:finish(body)
   return out and (#out < #body or not self.identity) and out or nil
 end
+
+--- Whether answers of a type become shorter by compression.
+compress.types = compress.memory(type_test(TYPES))
 
 -- ---- the middleware -----------------------------------------------------------------------------------------
 
@@ -244,8 +252,8 @@ function compress.new(opts)
   for coding, level in pairs(LEVELS) do
     levels[coding] = opts.levels and opts.levels[coding] or level
   end
-  local types = memory(type_test(opts.types or TYPES))
-  local by_accept = memory(function(accept)
+  local types = opts.types and compress.memory(type_test(opts.types)) or compress.types
+  local by_accept = compress.memory(function(accept)
     local coding, identity = compress.choose(accept, codings)
     return setmetatable({
       types = types, min = opts.min or MIN, levels = levels, coding = coding or false, identity = identity,

@@ -265,4 +265,16 @@ function headers.merge(h, fields)
   end
 end
 
+--- Adds a word to Vary, unless it is there.
+---@param h lunapark.Headers
+---@param word string
+function headers.vary(h, word)
+  local vary = methods.get(h, "vary")
+  if not vary then
+    set(h, "Vary", word, 2)
+  elseif not find(lower(vary), lower(word), 1, true) and not find(vary, "*", 1, true) then
+    set(h, "Vary", vary .. ", " .. word, 2)
+  end
+end
+
 return headers

@@ -37,7 +37,7 @@ local response = {}
 
 -- What host_respond calls its content types.
 local NONE, TEXT, HTML, JSON = 0, 1, 2, 3
-response.TEXT, response.HTML, response.JSON = TEXT, HTML, JSON
+response.NONE, response.TEXT, response.HTML, response.JSON = NONE, TEXT, HTML, JSON
 
 ---@class lunapark.Response: lunapark.Exchange
 ---@field status integer|nil            nil until it is set: 200 with a body, 204 without
@@ -77,9 +77,6 @@ end
 
 local framing = { ["content-length"] = true, ["transfer-encoding"] = true, connection = true, date = true }
 
--- What the host says with the types that it names.
-local NOSNIFF = "X-Content-Type-Options: nosniff\r\n"
-
 -- The host's lines without its nosniff.
 local type_lines = {
   [NONE] = "",
@@ -117,6 +114,8 @@ local function head_of(res)
   end
   return concat(parts), typed, length, guarded
 end
+
+response.head_of = head_of
 
 -- The field of a response with the file that was opened for it.
 local OPENED = {}
@@ -252,17 +251,7 @@ end
 local function send_file(res, file)
   local status = res.status or 200
   check_status(status, 0)
-  local compression = rawget(res, "compression")
-  if compression and compression:decide(res, status, file.type, file.size) then return response.pipe(res, file) end
-  local head, typed, _, guarded = head_of(res)
-  if not typed then
-    head = ("%sContent-Type: %s\r\n%s"):format(head, file.type, guarded and "" or NOSNIFF)
-  end
-  local fd = C.host_file_fd(file.handle)
-  local rc = C.host_respond_file(res.ptr, res.serial, status, NONE, head, #head, fd, file.size)
-  file:drop()
-  if rc < 0 and rc ~= EPIPE then error("send_file: " .. ffi_string(C.host_strerror(rc)), 0) end
-  return rc
+  return require("lunapark.http.file_answer").send(res, file, status)
 end
 
 -- The body of a response, compressed if it is to be, and whether it is, or would be if this were no HEAD request that
@@ -412,25 +401,33 @@ function response.finish(res)
   return C.host_stream_end(r, id)
 end
 
---- Sends a file as a streamed response, which is compressed. May wait, also for the disk.
+--- Writes n bytes of a file, from `at` on. May wait, also for the disk.
 ---@param res lunapark.Response
+---@param file lunapark.SentFile
+---@param at integer
+---@param n integer
+---@return boolean ok  false: the client is gone
+function response.copy(res, file, at, n)
+  local ok, err = file:seek(at)
+  if not ok then error("send_file: " .. err, 0) end
+  while n > 0 do
+    local piece
+    piece, err = file:read(n)
+    if not piece then error("send_file: " .. err, 0) end
+    n = n - #piece
+    if not methods.write(res, piece) then return false end
+  end
+  return true
+end
+
+--- Sends a file as a streamed response, which is compressed. May wait, also for the disk.
+---@param res lunapark.Response  whose headers are those of the file
 ---@param file lunapark.SentFile
 ---@return integer rc  as `finish`
 function response.pipe(res, file)
-  local h = res.headers
-  if not h["Content-Type"] then
-    h["Content-Type"] = file.type
-    h["X-Content-Type-Options"] = h["X-Content-Type-Options"] or "nosniff"
-  end
-  h["Content-Length"] = file.size
+  res.headers["Content-Length"] = file.size
   if begin(res) < 0 then return EPIPE end
-  local rest = response.is_head(res) and 0 or file.size
-  while rest > 0 do
-    local piece, err = file:read(rest)
-    if not piece then error("send_file: " .. err, 0) end
-    rest = rest - #piece
-    if not methods.write(res, piece) then return EPIPE end
-  end
+  if not response.is_head(res) and not response.copy(res, file, 0, file.size) then return EPIPE end
   return response.finish(res)
 end
 
@@ -442,27 +439,37 @@ function methods:json(value)
   self.body, self.ctype = text, JSON
 end
 
+--- Notes an open file as the answer.
+---@param res lunapark.Response
+---@param file lunapark.SentFile
+---@return true
+function response.note_file(res, file)
+  if res.ptr.id ~= res.serial then file:drop() end
+  live(res, 3)
+  local earlier = rawget(res, OPENED)
+  if earlier then earlier:drop() end
+  res[OPENED], res.body = file, file
+  return true
+end
+
 --- Notes a file as the answer, with the size that it has now. Its content type is told by the end of its name, unless
---- the headers have a Content-Type. The connection sends the file when the handler has ended, as the file is then. A
---- file that becomes shorter meanwhile ends the connection.
+--- the headers have a Content-Type. With status 200 the file answers conditional requests, and requests for ranges: see
+--- file_answer.lua. The connection sends the file when the handler has ended, as the file is then. A file that becomes
+--- shorter meanwhile ends the connection.
 ---
 --- `return res:send_file(path)` answers a failure as every `nil, err`: with status 500. May wait for the disk.
 ---@param path string
----@param opts? { below: string }  below: the folder from which path is counted, and out of which it does not lead; for
----every path that comes from a client
+---@param opts? lunapark.SendFileOptions
 ---@return true|nil ok
 ---@return string? err  such as "no such file or directory: /x", "is a directory: /x", "not a regular file: /x"
 function methods:send_file(path, opts)
   base.check_text(path, "send_file", "path", 3)
   local files = require "lunapark.http.file" -- most apps send none
-  local file, err = files.open(path, files.root_of(opts, "send_file"))
+  local below, choice = files.send_options(opts)
+  local accept = choice.precompressed and headers.of_request(self):get "accept-encoding" or ""
+  local file, err = files.open(path, below, accept, choice)
   if not file then return nil, err end
-  if self.ptr.id ~= self.serial then file:drop() end
-  live(self, 2)
-  local earlier = rawget(self, OPENED)
-  if earlier then earlier:drop() end
-  self[OPENED], self.body = file, file
-  return true
+  return (response.note_file(self, file))
 end
 
 --- Notes a redirect as the answer.
