@@ -91,7 +91,8 @@ describe("the binary", function()
     assert.is_true(called > 150)
     -- A handler alone has a request.
     for _, name in ipairs(missing) do
-      assert(name:find "^host_req_" or name:find "^host_respond" or name:find "^host_stream_", name)
+      local has = name:find "^host_req_" or name:find "^host_respond" or name:find "^host_stream_"
+      assert(has, name .. ": spec/support/exported.lua does not know how to make its object")
     end
   end)
 end)

@@ -95,6 +95,13 @@ local function job_for(name)
   return make["host_job *"]()
 end
 
+-- host_walk_new makes a host_walk.
+local function maker_of(ctype)
+  for _, fn in ipairs(functions) do
+    if fn.name == tostring(ctype) .. "_new" then return fn end
+  end
+end
+
 -- An argument for a parameter, the nth of its kind; before: the argument before it. nil: no such object can be had.
 local function argument(fn, param, n, before)
   local ctype = param.type
@@ -111,6 +118,8 @@ local function argument(fn, param, n, before)
   local plain = ctype:gsub("^const ", "")
   if plain == "host_job *" then return job_for(fn) end
   if make[plain] then return make[plain]() end
+  local new = maker_of(plain:match "^host_%w+")
+  if new then return select(2, call(new, 2)) end
   local ok, made = pcall(box, (ctype:gsub(" ?%*$", "")))
   return ok and made or nil
 end
@@ -135,7 +144,7 @@ for _, fn in ipairs(functions) do
     for n = 1, 4 do
       -- In a G of its own, whose deadlines and cancellations are nobody else's.
       local g = lp.go(call, fn, n)
-      local result, err = g:join(5)
+      local result, err = g:join(60)
       if result == nil then io.stdout:write(": ", tostring(err):match "[^\n]*") end
       called = result
       C.host_set_canceled(0) -- some cancel the G of a slot
