@@ -60,11 +60,14 @@ describe("http headers", function()
   end)
 
   it("refuse what would break the head, naming it", function()
-    for _, value in ipairs { "a\r\nX: 1", "a\n", "\r", "a\0b" } do
+    for _, value in ipairs { "a\r\nX: 1", "a\n", "\r", "a\0b", "\1", "a\27[0m", "\127" } do
       assert.matches("value of X contains CR, LF or NUL", helper.raised(function() h.X = value end))
       assert.matches("value of X contains", helper.raised(h.add, h, "X", value))
       assert.matches("value of X contains", helper.raised(function() h.X = { "fine", value } end))
     end
+    h.X = "a\tb caf\233 \"~\""
+    assert.equal("a\tb caf\233 \"~\"", h.X)
+    h.X = nil
     for _, name in ipairs { "", "a b", "a:", "a\n", "ä", "a(b)" } do
       assert.matches("name must be a token", helper.raised(h.set, h, name, "1"))
     end

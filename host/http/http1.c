@@ -132,7 +132,7 @@ static int read_request_line(host_exchange *x, const char **at, const char *end)
     s = first_below(s, end, '!');
     if (s - target > TARGET_MAX) return -414;
     if (s == end) return MORE;
-    if (*s != ' ' || s == target) return -400;
+    if (*s != ' ' || s == target || memchr(target, '#', (size_t)(s - target))) return -400;
     int rc = read_version(x, s, end);
     if (rc == MORE || rc == -400) return rc;
     r->target = span(x, target, s);
@@ -243,6 +243,17 @@ static int heed(host_exchange *x, const char *name, size_t n, const char *s, con
     }
 }
 
+/* The first of s[0 .. end) that no value may have: a control character but a tab; else end. */
+static const char *value_end(const char *s, const char *end) {
+    while ((s = first_below(s, end, ' ')) < end && *s == '\t')
+        s++;
+    return s;
+}
+
+int host_is_field_value(const char *s, size_t n) {
+    return value_end(s, s + n) == s + n;
+}
+
 int http1_field(const char **at, const char *end, http1_line *f) {
     const char *s = *at;
     f->name = s;
@@ -253,8 +264,7 @@ int http1_field(const char **at, const char *end, http1_line *f) {
     while (s < end && (*s == ' ' || *s == '\t'))
         s++;
     f->value = s;
-    while ((s = first_below(s, end, ' ')) < end && *s == '\t')
-        s++;
+    s = value_end(s, end);
     if (s == end) return MORE;
     if (*s != '\r') return -400;
     if (s + 1 == end) return MORE;
@@ -327,6 +337,11 @@ static int read_lines(host_exchange *x) {
     return rc;
 }
 
+void http1_skip_lines(host_exchange *x) {
+    while (x->in_pos < x->in_end && (x->in[x->in_pos] == '\r' || x->in[x->in_pos] == '\n'))
+        x->in_pos++;
+}
+
 int http1_head(host_exchange *x) {
     bool begun = x->head_end < x->in_pos; /* a line, of which there may be no more than before */
     if (!begun || memchr(x->in + x->in_pos, '\n', x->in_end - x->in_pos)) {
@@ -339,6 +354,7 @@ int http1_head(host_exchange *x) {
         int rc = conclude(x);
         if (rc < 0)
             x->head_done = x->message_done = false; /* what follows is no body that is read */
+        if (x->message_done) http1_skip_lines(x);
         return rc;
     }
     if (x->in_end >= HEAD_MAX) return has_line(x) ? -431 : -414;

@@ -17,6 +17,9 @@ int http1_body(host_exchange *x, bool keep);
  * Answers as http1_body. */
 int http1_body_of(host_exchange *x, const char *data, size_t len, bool keep);
 
+/* Moves in_pos behind line ends, which a client may send behind a request. They are no beginning of the next one. */
+void http1_skip_lines(host_exchange *x);
+
 /* A field of a head or of trailers. The value has no spaces around it. */
 typedef struct http1_line {
     const char *name, *name_end, *value, *value_end;

@@ -262,6 +262,7 @@ int http1_body(host_exchange *x, bool keep) {
     size_t used;
     int rc = read_body(x, x->in + x->in_pos, x->in_end - x->in_pos, keep, &used);
     x->in_pos += (uint32_t)used;
+    if (rc > 0) http1_skip_lines(x);
     return rc;
 }
 
@@ -269,6 +270,8 @@ int http1_body_of(host_exchange *x, const char *data, size_t len, bool keep) {
     size_t used;
     int rc = read_body(x, data, len, keep, &used);
     if (rc < 0) return rc;
+    while (rc > 0 && used < len && (data[used] == '\r' || data[used] == '\n'))
+        used++;
     x->in_pos = x->in_end = x->head_end;
     if (used < len && exchange_keep(x, data + used, len - used) < 0) return -ENOMEM;
     return rc;

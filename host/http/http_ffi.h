@@ -38,6 +38,7 @@ typedef struct host_req {
     uint8_t has_body;       /* 1: Content-Length > 0 or chunked */
     uint8_t body_complete;  /* 1: the whole body is in `body` */
     uint8_t close;          /* Lua may set it to 1: the connection ends with this response */
+    uint8_t queued;         /* C's: output waits to be sent with more, see http1_exchange.c */
     uint8_t state;          /* 0 no response yet, 1 head sent or queued, 2 response complete */
     uint16_t status;        /* of the response; 0: none yet */
     int64_t content_length; /* -1: chunked or none */
@@ -55,6 +56,9 @@ int host_method_id(const char *name, size_t len);
 /* The number of a method, which gets one if it has none. -1: the name is no token of at most 64 bytes, or there are 255
  * methods. */
 int host_method_add(const char *name, size_t len);
+
+/* 1: a field of a head may have this value: it has no control character but tabs. */
+int host_is_field_value(const char *s, size_t n);
 
 /* The reason phrase, "OK" for 200; "" if unknown. */
 const char *host_status_reason(int status);

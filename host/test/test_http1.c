@@ -20,6 +20,10 @@ static const char *const heads[] = {
     "close\r\n\r\n",
     "OPTIONS * HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
     "\r\n\r\nGET /after-lines HTTP/1.1\r\nHost: x\r\n\r\n",
+    "PROPFIND /a HTTP/1.7\r\nHost: [::1]:80\r\n\r\n",
+    "GET /zo\xc3\xab?\xff HTTP/1.1\r\nHost:\t\r\nConnection:\tclose\t\r\nX:\ta\tb\t\r\n\r\n",
+    "POST /p HTTP/1.1\r\nTransfer-Encoding: ,\tchunked\t,\r\nHost: x\r\n\r\n",
+    "POST /p HTTP/1.1\r\nContent-Length:\t5\t\r\nHost: x\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: 5\r\nF: 6\r\nG: 7\r\nH: "
     "8\r\nI: 9\r\nJ: 10\r\nK: 11\r\n"
     "L: 12\r\nM: 13\r\nN: 14\r\nO: 15\r\nP: 16\r\nQ: 17\r\nR: 18\r\nS: 19\r\nT: 20\r\nU: 21\r\nV: "
@@ -41,6 +45,17 @@ static const char *const bad_heads[] = {
     "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: x\r\nExpect: the-best\r\n\r\n",
     "get / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "BREW / HTTP/2.0\r\nHost: x\r\n\r\n",
+    "GET / RTSP/1.0\r\nHost: x\r\n\r\n",
+    "GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "GET http://u@x/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: u@x\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: x\r\n: b\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: x\n\r\n",
+    "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+    "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: x\r\nExpect:\r\n\r\n",
 };
 
 static host_server server = {.listener.limits = &options.limits};
@@ -123,6 +138,14 @@ static const struct {
     {CHUNKED, "1;ext=\"a\"\r\na\r\nF\r\n0123456789abcde\r\n0\r\nTrailer: t\r\nHost: y\r\n\r\n" NEXT,
      1, 16},
     {CHUNKED, "0\r\n\r\n" NEXT, 1, 0},
+    {CHUNKED, "3 ; a = \"b;\\\"\" ;c\r\nabc\r\n0;d=e\r\n\r\n" NEXT, 1, 3},
+    {CHUNKED, "1\r\na\r\n0\r\nA:\r\nB: \t c \r\nA: d\r\n\r\n" NEXT, 1, 1},
+    {CHUNKED, "1\r\na\r\n0\r\nA\r\n\r\n", -EPROTO, 1},
+    {CHUNKED, "1\r\na\r\n0\r\nA: b\n\r\n", -EPROTO, 1},
+    {CHUNKED, "1\r\na\r\n0\r\nA: b\x01\r\n\r\n", -EPROTO, 1},
+    {CHUNKED, "1 \r\na\r\n", -EPROTO, 0},
+    {CHUNKED, "1;a=\"b\r\na\r\n", -EPROTO, 0},
+    {CHUNKED, "100001\r\n", -EMSGSIZE, 0},
     {CHUNKED, "3\r\nabcX", -EPROTO, 3},
     {CHUNKED, "g\r\n", -EPROTO, 0},
     {CHUNKED, "2\r\nab\r\n0\r\nA: b\r\n folded\r\n\r\n", -EPROTO, 2},

@@ -253,7 +253,9 @@ static bool refused_alone(const text *t, const host_exchange *x, const other *o)
     if (has(t, "\n:")) return true;     /* a field without a name */
     if (!has(t, " HTTP/")) return true; /* no version, as in HTTP/0.9, or of another protocol */
     if (strcasestr(o->fields.s, "transfer-encoding="))
-        return true;                        /* empty, in 1.0, with a length, not last */
+        return true; /* empty, in 1.0, with a length, not last */
+    /* a fragment is no part of a target (RFC 9112, 3.2) */
+    if (memchr(o->target.s, '#', o->target.n)) return true;
     if (o->target.s[0] != '/') return true; /* `*` without OPTIONS, authorities, schemes */
     return has_odd_host(o) || has_byte(t, 0x7f, 0x7f) || has_byte(t, 0, 0);
 }

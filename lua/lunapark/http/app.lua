@@ -10,6 +10,8 @@
 --
 -- req.path is the whole path in mounted apps too: a log line or a redirect made from it is right.
 
+local ffi = require "ffi"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local chain = require "lunapark.http.chain"
@@ -112,6 +114,28 @@ function App:options(pattern, fn) return (define(self, "options", "OPTIONS", pat
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
 ---@return lunapark.App self
 function App:any(pattern, fn) return (define(self, "any", "ANY", pattern, fn)) end
+
+-- Methods that no route of this name can have.
+local reserved = {
+  ANY = "method: for each method there is app:any(path, fn)",
+  CONNECT = "method: CONNECT asks for a tunnel, and is refused before routing",
+}
+
+--- Defines the handler of a path for a method of any name, such as "QUERY". Names of methods are tokens, and their case
+--- counts. A request with a method that no app has named, and that HTTP does not know, is answered 501.
+---@param method string
+---@param pattern string
+---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
+---@return lunapark.App self
+function App:method(method, pattern, fn)
+  check_app(self, "method", 3)
+  if type(method) ~= "string" then error("method: method must be a string, got " .. type(method), 2) end
+  if reserved[method] then error(reserved[method], 2) end
+  if ffi.C.host_method_add(method, #method) < 0 then
+    error(("method: %q is no name of a method, or there are too many"):format(method), 2)
+  end
+  return (define(self, "method", method, pattern, fn))
+end
 
 --- Puts middleware around all answers of the app. The first middleware is outermost. See chain.lua.
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response, next: fun(err?: any): any, any, any): any, any, any

@@ -17,8 +17,10 @@
 -- own.
 
 local ffi = require "ffi"
+require "lunapark.cdef"
 local live = require("lunapark.http.exchange").live
 
+local C = ffi.C
 local band, bor = require("bit").band, require("bit").bor
 local byte, find, lower = string.byte, string.find, string.lower
 local concat, ffi_string = table.concat, ffi.string
@@ -53,8 +55,8 @@ local function check_value(name, value, level)
   if type(value) ~= "string" then
     error("headers: value of " .. name .. " must be a string, a number or a list of them, got " .. type(value), level)
   end
-  if find(value, "\n", 1, true) or find(value, "\r", 1, true) or find(value, "\0", 1, true) then
-    error("headers: value of " .. name .. " contains CR, LF or NUL", level)
+  if C.host_is_field_value(value, #value) == 0 then
+    error("headers: value of " .. name .. " contains CR, LF or NUL, or another control character", level)
   end
   return value
 end

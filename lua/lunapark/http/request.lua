@@ -27,7 +27,7 @@ local json = require "lunapark.json"
 local path = require "lunapark.http.path"
 
 local C = ffi.C
-local match = string.match
+local byte, gmatch, match, sub = string.byte, string.gmatch, string.match, string.sub
 local concat, ffi_string, lower = table.concat, ffi.string, string.lower
 local live, wait_req = exchange.live, core.wait_req
 
@@ -201,6 +201,30 @@ function methods:read(n)
     if not ok then return nil, err end
     live(self, 2)
   end
+end
+
+local size_out = ffi.new "size_t[1]"
+
+-- A value without the blanks behind it.
+local function trim(value)
+  local n = #value
+  while n > 0 and (byte(value, n) == 32 or byte(value, n) == 9) do n = n - 1 end
+  return sub(value, 1, n)
+end
+
+--- The fields that a client sent behind a chunked body, once the body was read to its end; before that it raises.
+--- They are the sender's afterthoughts, such as a checksum, and are no part of `headers`.
+---@return lunapark.Headers
+function methods:trailers()
+  local r = live(self, 2)
+  if r.body_complete == 0 then error("trailers: the body has not been read to its end", 2) end
+  local h = headers.new()
+  local lines = C.host_req_trailers(r, self.serial, size_out)
+  if lines == nil then return h end
+  for name, value in gmatch(ffi_string(lines, size_out[0]), "([^:]*):[ \t]*([^\r]*)\r\n") do
+    headers.received(h, name, trim(value))
+  end
+  return h
 end
 
 --- The body parsed as JSON. May wait; raises as `body`.
