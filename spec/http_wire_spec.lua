@@ -343,6 +343,86 @@ describe("on the wire", function()
     end)
   end)
 
+  describe("an answer that is queued for the next one", function()
+    local SLEEP = "GET /sleep HTTP/1.1\r\nHost: x\r\n\r\n"
+    local gate
+
+    before_each(function()
+      gate = lp.chan(0)
+      local app = http.app()
+      app:get("/sleep", function() return gate:recv() end)
+      app:post("/body", function(req) return req:body() end)
+      app:get("/stream", function(_, res)
+        res:write "part"
+        gate:recv()
+      end)
+      serve(app)
+    end)
+
+    it("leaves before the next handler waits, whatever for", function()
+      local conn = send(OK .. OK .. SLEEP .. OK)
+      assert.equal("ok", testing.read_reply(conn).body)
+      assert.equal("ok", testing.read_reply(conn).body)
+      gate:send "slept"
+      assert.equal("slept", testing.read_reply(conn).body)
+      assert.equal("ok", testing.read_reply(conn).body)
+      conn:close()
+    end)
+
+    it("leaves before the next request's body is waited for", function()
+      local conn = send(OK .. "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na")
+      assert.equal("ok", testing.read_reply(conn).body)
+      assert(conn:write "bc")
+      assert.equal("abc", testing.read_reply(conn).body)
+      conn:close()
+    end)
+
+    it("and what a handler has written leave when it waits", function()
+      local conn = send(OK .. OK:gsub("/ok", "/stream"))
+      assert.equal("ok", testing.read_reply(conn).body)
+      assert.matches("\r\nTransfer%-Encoding: chunked\r\n", assert(conn:read_until "\r\n\r\n") .. "\r\n")
+      assert.equal("4\r\npart\r\n", conn:read_exact(9))
+      gate:send "on"
+      assert.equal("0\r\n\r\n", conn:read_exact(5))
+      conn:close()
+    end)
+
+    it("leaves with the others if none of them waits", function()
+      local n = 16
+      local alone = #talk(LAST) - #"Connection: close\r\n"
+      for _ = 1, 50 do -- the client may read while the server writes
+        local conn = send(OK:rep(n))
+        local got = #assert(conn:read(65536))
+        conn:close()
+        if got == n * alone then return end
+      end
+      error "they never came together"
+    end)
+  end)
+
+  it("line ends before and behind a request start no clock", function()
+    local server = child.serve { child.script [[
+      local app = require("lunapark.http").app()
+      app:get("/ok", function() return "ok" end)
+      app:post("/body", function(req) return req:body() end)
+      return app
+    ]], "--header-timeout", "0.2" }
+    for _, bytes in ipairs {
+      OK .. "\r\n", "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok\r\n", "\r\n\r", ("\r\n"):rep(5000),
+    } do
+      local conn = child.send(server.addr, bytes)
+      if bytes:find "ok" then assert.equal("ok", testing.read_reply(conn).body) end
+      lp.sleep(0.5)
+      assert(conn:write("\r\n" .. OK))
+      assert.equal("ok", testing.read_reply(conn).body)
+      conn:close()
+    end
+    local conn = child.send(server.addr, OK .. "\r\nGET")
+    assert.equal("ok", testing.read_reply(conn).body)
+    assert.equal(408, testing.read_reply(conn).status)
+    conn:close()
+  end)
+
   it("the answer to a whole request does not wait for the rest of the next one", function()
     serve(http.app())
     local conn = send(OK .. OK:sub(1, 12))

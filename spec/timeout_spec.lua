@@ -485,6 +485,26 @@ describe("a client that hangs up", function()
     assert.equal("all", seen "half_write")
   end)
 
+  it("does not cancel if its connection ends with the answer: it may wait so", function()
+    serve()
+    for _, rest in ipairs { "HTTP/1.0\r\n\r\n", "HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" } do
+      local conn = send("GET /sleep?s=0.1 " .. rest)
+      assert(conn:close_write())
+      assert.equal("slept", assert(testing.read_reply(conn)).body)
+      assert.same({ nil, "eof" }, { conn:read() })
+      conn:close()
+      assert.equal("nil", seen "sleep")
+    end
+  end)
+
+  it("cancels by a reset, also if its connection ends with the answer", function()
+    serve()
+    local conn = send "GET /silent HTTP/1.0\r\n\r\n"
+    lp.sleep(0.05)
+    conn:close() -- with bytes unread, or before they come
+    assert.equal("canceled", seen "silent")
+  end)
+
   it("does not cancel while its body or another request is still to be read", function()
     serve()
     local conn = send("POST /late_body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")

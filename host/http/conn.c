@@ -13,11 +13,20 @@
  *
  * A client that shuts its side down, or vanishes, cancels its handler as soon as nothing more can come from the client:
  * when the request's body is read and no other request stands behind it. Each wait of the handler then answers
- * "canceled". The client still gets the handler's answer, since it may have shut only one side. The poller cancels the
+ * "canceled". The client still gets the handler's answer, since it may have shut only one side. A client that said that
+ * it sends no further request (Connection: close, HTTP/1.0) may shut its side and wait: its handler goes on until the
+ * connection is broken. The poller cancels the
  * connection's G (rt_pd_watch), and the G cancels its handler.
  *
  * The connection has one exchange at a time and says when the exchange is over (over.c): in end_exchange, where it
  * parts with the exchange; in after_response, before the next exchange; and before it lingers.
+ *
+ * Answers to pipelined requests leave together, but no answer waits for a client or a handler: what is queued leaves
+ * before the next request's handler waits for anything (http1_exchange.c), its body included, and before the connection
+ * waits for the rest of a head.
+ *
+ * Line ends before a request, and behind its body, are dropped where they come. They are no beginning of a request, so a
+ * connection that brings nothing else stays idle.
  *
  * A request costs one read and one write: a short read drains a TCP socket, so the next read waits first (conn_read). A
  * short read does not drain a unix socket: rt_short_read_tells.
@@ -139,7 +148,8 @@ static int refuse_busy(host_conn *c) {
 /* Notes whether the end of the client's side cancels the handler: not while more is to come from the client. */
 static void look_at_client(host_conn *c) {
     host_exchange *x = c->x;
-    bool all_here = x->message_done && x->in_pos == x->in_end;
+    bool all_here = x->message_done && x->in_pos == x->in_end && !x->close_after;
+    x->req.queued = c->out.n > 0;
     rt_clear_cancel(c->g); /* of a time without a handler */
     atomic_store_explicit(&x->all_here, all_here, memory_order_relaxed);
     x->hung_up = all_here && rt_pd_hup(c->io.pd);
@@ -165,6 +175,7 @@ static int64_t limit_of(host_conn *c) {
 static int ask_again(host_conn *c) {
     int64_t limit = limit_of(c);
     if (limit > 0 && rt_nanotime() >= limit) return refuse_busy(c);
+    (void)http1_flush(c->x); /* a client that is gone is noticed later */
     c->phase = CONN_BIND;
     return (int)handler_await_vm(c->g, c->x);
 }
@@ -251,6 +262,14 @@ static int parse_head(host_conn *c) {
     return NEXT;
 }
 
+/* How many of data[0 .. n) are line ends before a request, which are no part of it and start no clock. */
+static size_t line_ends(const char *data, size_t n) {
+    size_t i = 0;
+    while (i < n && (data[i] == '\r' || data[i] == '\n'))
+        i++;
+    return i;
+}
+
 static int step_head(host_conn *c) {
     const char *data;
     host_exchange *x = c->x;
@@ -267,11 +286,13 @@ static int step_head(host_conn *c) {
         n = conn_read(c, HEAD_READ, &data);
     }
     if (n > 0) {
+        size_t skip = x ? 0 : line_ends(data, (size_t)n);
+        if (skip == (size_t)n) return n == HEAD_READ ? (int)RT_YIELD : NEXT;
         if (x)
             x->in_pieces = true;
         else if (!(x = wake_up(c)))
             return close_conn(c);
-        if (exchange_keep(x, data, (size_t)n) < 0) return close_conn(c);
+        if (exchange_keep(x, data + skip, (size_t)n - skip) < 0) return close_conn(c);
         return parse_head(c);
     }
     if (n == -EAGAIN && late && x) return refuse(c, 408);
@@ -454,12 +475,19 @@ static int part(host_conn *c) {
     return NEXT;
 }
 
+/* True: the client has reset the connection. */
+static bool is_reset(const host_conn *c) {
+    int err = 0;
+    socklen_t len = sizeof err;
+    return getsockopt(c->io.fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err != 0;
+}
+
 static int step_bound(host_conn *c) {
     host_exchange *x = c->x;
     rt_wait_code(c->g);
     if (rt_canceled(c->g)) {
         rt_clear_cancel(c->g);
-        if (atomic_load(&x->all_here)) rt_cancel(x->handler, x->handler_id);
+        if (atomic_load(&x->all_here) || is_reset(c)) rt_cancel(x->handler, x->handler_id);
     }
     unsigned state = hold_state(x);
     if (state == HOLD_NONE) return after_response(c);

@@ -7,6 +7,9 @@
  * gone later. A long rest (REST_MAX) is not copied but stays with the handler (response.c). A file is a piece of the
  * connection's output.
  *
+ * What is queued, of this response or of those before it, leaves at the latest when the handler waits for anything
+ * (requests.c), so that no client waits for a handler that has nothing to do with the client's answer.
+ *
  * A streamed response is queued with chunk framing, and sent when a few kilobytes are queued. On HTTP/1.0, and for a
  * response that stops short of what its head promised, only the end of the connection marks the end of the body.
  */
@@ -55,6 +58,7 @@ static int send_with(host_exchange *x, const char *data, size_t n, size_t most) 
     size_t rest = n, sent = 0;
     int err = out_send(&c->out, &c->io, data, &rest, &sent);
     x->sent += (int64_t)sent;
+    x->req.queued = c->out.n > 0;
     if (err == 0 || err == -EINPROGRESS) return err;
     if (err == -ENODATA) log_short(x);
     if (err != -EAGAIN) return give_up(x);
@@ -172,6 +176,7 @@ static int queue_head(host_exchange *x, int status, int ctype, const char *field
     if (n > 0) at = put(at, fields, n);
     at = PUT(at, "\r\n");
     out_took(&x->conn->out, at);
+    x->req.queued = true;
     return 0;
 }
 
@@ -192,6 +197,7 @@ static int write_piece(host_exchange *x, const char *data, size_t n) {
     } else if ((x->chunked ? queue_chunk(o, data, n) : out_bytes(o, data, n)) < 0) {
         return give_up(x);
     }
+    x->req.queued = o->n > 0;
     if (o->n < STREAM_CHUNK) return 0;
     int err = send_with(x, "", 0, 0);
     return err == -EAGAIN && o->n < OUT_FULL ? 0 : err;
@@ -215,9 +221,10 @@ static int end_file(host_exchange *x, int fd, off_t at, size_t n) {
 
 /* ---- bodies of requests ---- */
 
-/* The request is here. From now on the end of the client's side can only mean that the client does not wait any
- * more. */
+/* The request is here. From now on the end of the client's side can only mean that the client does not wait any more,
+ * unless the client knows that nobody reads on: the connection ends with this answer. */
 static void body_is_here(host_exchange *x) {
+    if (x->close_after) return;
     atomic_store(&x->all_here, true);
     if (rt_pd_hup(x->conn->io.pd)) rt_cancel(x->handler, x->handler_id);
 }

@@ -15,11 +15,20 @@ int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err)
     return server_serve(&l, bound, cap, err);
 }
 
+/* What is queued for the client leaves before the handler waits. Only the holder of the connection writes req.queued, and
+ * while x has a handler, the holder is this thread or does not write. */
+static void waits(host_exchange *x) {
+    if (!x->req.queued || !hold_take(x)) return;
+    if (!x->broken) (void)x->ops->send(x, "", 0, 0); /* what does not go now is sent later */
+    hold_give(x);
+}
+
 static const luag_request_ops ops = {
     .name = hold_name,
     .print_name = hold_print_name,
     .route = route_of,
     .overdue = hold_overdue,
+    .waits = waits,
     .pd_take = exchange_pd_take,
     .pd_give = exchange_pd_give,
     .awaited = server_any_of,

@@ -53,6 +53,8 @@ typedef struct luag_request_ops {
     int (*route)(const host_exchange *x);
     /* A deadline of the handler has passed. */
     void (*overdue)(host_exchange *x);
+    /* The handler is about to wait. */
+    void (*waits)(host_exchange *x);
     /* The pollDesc of the client, and the queue of the Gs that wait for the client; NULL: the request is over. Until
      * pd_give nothing may raise. */
     rt_pd *(*pd_take)(host_req *r, double id, host_waitq **q);

@@ -239,6 +239,7 @@ static int leave_stack(lua_State *L, host_luag *lg) {
 }
 
 int wait_leave(lua_State *L, host_luag *lg) {
+    if (lg->x) luag_requests->waits(lg->x);
     if (lg->L == L && lua_isyieldable(L)) return lua_yield(L, 0);
     int err = leave_stack(L, lg);
     if (lg->parking == PARKING) return unparked(L, lg, err);
