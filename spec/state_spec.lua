@@ -83,9 +83,9 @@ describe("--state", function()
     local set = files(1, 'app:watch(debug.getinfo(1, "S").source:match "^@(.*)/" .. "/templates")')
     set["templates/a.html"] = "one"
     local s = serve(reload.folder(set))
-    s:reload { ["part.lua"] = "return 2" }
     s:get "/late"
-    local status = s:post "/rollback?to=-1" -- a set that has loaded more since
+    s:reload { ["part.lua"] = "return 2" }
+    local status = s:post "/rollback?to=-1" -- to a set that has loaded more since
     assert.equal(200, status)
     s:reload { ["templates/a.html"] = "two", ["lib/a/b.lua"] = "return 5" }
     local list = s:generations()
@@ -96,6 +96,8 @@ describe("--state", function()
       assert.equal(("tree %s\n%sauthor %s <%s@lunapark> %d +0000"):format(
         g.tree, g.parent and "parent " .. g.parent .. "\n" or "", g.who, g.who, g.time),
         text:match "^(.-)\ncommitter")
+      local listed = "tr '\\0' '\\n' <generations/%s | grep -E '^(file|watched) ' | cut -d' ' -f4- | sort"
+      assert.equal(s:git("ls-tree -r --name-only " .. g.id .. " | sort"), run(s.state, listed:format(g.id)))
       for id in s:git("rev-list --objects --no-walk " .. g.id):gmatch "%x+" do
         if #id == 40 then s:git("cat-file -e " .. id) end
       end

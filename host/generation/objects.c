@@ -1,11 +1,8 @@
-/* An object is a file objects/AB/CDEF..., named by its id in hexadecimal digits: "TYPE LENGTH", a NUL and the bytes, as a
- * stream of zlib's format. `git cat-file` reads it, and `git fsck` checks it.
+/* An object is a file objects/AB/CDEF..., named by its id in hexadecimal digits: "TYPE LENGTH", a NUL and the bytes,
+ * compressed by zlib. `git cat-file` reads the file, and `git fsck` checks it. Objects that git has packed are not read.
  *
- * The stream is of blocks that are stored, not compressed: a file of Lua is small, most are shared by all generations,
- * and zlib would be one more library in every process. What git has compressed or packed is not read.
- *
- * An object that has its name is whole, after a power failure too: a batch is written to files without a name, then
- * these are brought to the disk (syncfs: one call, however many they are), then they are named.
+ * An object that has its name is whole, after a power failure, too: a batch is written to files without a name, then
+ * these are brought to the disk (syncfs: one call for all of them), then they are named.
  */
 #include "objects.h"
 
@@ -20,13 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <zlib.h>
 
-enum {
-    BLOCK = 65535, /* bytes that a stored block has at most */
-    BLOCK_HEAD = 5,
-    ADLER_BASE = 65521,
-    ADLER_RUN = 5552, /* bytes until its sums may overflow */
-};
+enum { PIECE = 32 << 10, HEAD = 40 /* bytes of "TYPE LENGTH" and its NUL at most */ };
 
 struct object_pending {
     char *temp, *path;
@@ -36,67 +29,50 @@ struct object_pending {
 
 typedef struct stream {
     int fd;
-    size_t n; /* in the block */
-    uint32_t a, b;
-    uint8_t block[BLOCK_HEAD + BLOCK];
+    z_stream z;
+    uint8_t out[PIECE];
 } stream;
 
-static int flush(stream *s, bool last) {
-    uint16_t n = (uint16_t)s->n;
-    uint8_t *head = s->block;
-    head[0] = last;
-    head[1] = (uint8_t)n;
-    head[2] = (uint8_t)(n >> 8);
-    head[3] = (uint8_t)~head[1];
-    head[4] = (uint8_t)~head[2];
-    s->n = 0;
-    return replace_write_all(s->fd, (char *)s->block, BLOCK_HEAD + (size_t)n);
-}
-
-static void add_up(stream *s, const uint8_t *bytes, size_t len) {
-    while (len > 0) {
-        size_t run = len < ADLER_RUN ? len : ADLER_RUN;
-        for (size_t i = 0; i < run; i++) {
-            s->a += bytes[i];
-            s->b += s->a;
-        }
-        s->a %= ADLER_BASE;
-        s->b %= ADLER_BASE;
-        bytes += run;
-        len -= run;
-    }
+/* Writes what the compressor makes of its input. last: the input ends. */
+static int pump(stream *s, bool last) {
+    int r = Z_OK;
+    do {
+        s->z.next_out = s->out;
+        s->z.avail_out = sizeof s->out;
+        r = deflate(&s->z, last ? Z_FINISH : Z_NO_FLUSH);
+        int err = replace_write_all(s->fd, (char *)s->out, sizeof s->out - s->z.avail_out);
+        if (err) return err;
+    } while (last ? r == Z_OK || r == Z_BUF_ERROR : s->z.avail_out == 0);
+    return !last || r == Z_STREAM_END ? 0 : -EIO;
 }
 
 static int put(stream *s, const void *bytes, size_t len) {
-    add_up(s, bytes, len);
-    for (size_t at = 0; at < len;) {
-        size_t n = len - at < BLOCK - s->n ? len - at : BLOCK - s->n;
-        memcpy(s->block + BLOCK_HEAD + s->n, (const char *)bytes + at, n);
-        s->n += n;
-        at += n;
-        int err = s->n == BLOCK ? flush(s, false) : 0;
-        if (err) return err;
+    s->z.next_in = (uint8_t *)bytes;
+    s->z.avail_in = (uInt)len; /* less than 4 GiB: DISKFILE_MAX, or a piece */
+    return pump(s, false);
+}
+
+/* A stream of an object of that length to fd; stream_free frees it. NULL: *err. */
+static stream *stream_new(int fd, const char *head, size_t head_len, int *err) {
+    stream *s = calloc(1, sizeof *s);
+    *err = -ENOMEM;
+    if (!s || deflateInit(&s->z, Z_DEFAULT_COMPRESSION) != Z_OK) {
+        free(s);
+        return NULL;
     }
-    return 0;
-}
-
-static int begin(stream *s, int fd, const char *type, uint64_t len) {
-    char head[40];
-    int n = snprintf(head, sizeof head, "%s %llu", type, (unsigned long long)len);
     s->fd = fd;
-    s->n = 0;
-    s->a = 1;
-    s->b = 0;
-    int err = replace_write_all(fd, "\x78\x01", 2);
-    return err ? err : put(s, head, (size_t)n + 1);
+    *err = put(s, head, head_len);
+    return s;
 }
 
-static int end(stream *s) {
-    uint32_t sum = s->b << 16 | s->a;
-    uint8_t bytes[] = {(uint8_t)(sum >> 24), (uint8_t)(sum >> 16), (uint8_t)(sum >> 8),
-                       (uint8_t)sum};
-    int err = flush(s, true);
-    return err ? err : replace_write_all(s->fd, (char *)bytes, sizeof bytes);
+static void stream_free(stream *s) {
+    if (s) (void)deflateEnd(&s->z);
+    free(s);
+}
+
+/* Writes "TYPE LENGTH" and a NUL to head; how many bytes these are. */
+static size_t print_head(char head[HEAD], const char *type, uint64_t len) {
+    return (size_t)snprintf(head, HEAD, "%s %llu", type, (unsigned long long)len) + 1;
 }
 
 /* ---- a batch ---- */
@@ -138,17 +114,17 @@ int objects_write(object_batch *b, const char *type, const git_id *id, const voi
     int fd = open_new(b, id);
     if (fd == -EEXIST) return 0;
     if (fd < 0) return fd;
-    stream *s = malloc(sizeof *s);
-    int err = s ? begin(s, fd, type, len) : -ENOMEM;
+    char head[HEAD];
+    int err;
+    stream *s = stream_new(fd, head, print_head(head, type, len), &err);
     if (!err) err = put(s, bytes, len);
-    if (!err) err = end(s);
-    free(s);
+    if (!err) err = pump(s, true);
+    stream_free(s);
     return replace_close(fd, err);
 }
 
 /* The next len bytes of a file. */
 static int put_file(stream *s, int from, uint64_t len, SHA1_CTX *sha) {
-    enum { PIECE = 32 << 10 };
     char *piece = malloc(PIECE);
     int err = piece ? 0 : -ENOMEM;
     while (!err && len > 0) {
@@ -168,16 +144,16 @@ static int write_from(int fd, int from, const git_id *id) {
     struct stat st;
     SHA1_CTX sha;
     git_id got;
-    char head[40];
+    char head[HEAD];
+    int err;
     if (fstat(from, &st) < 0) return -errno;
-    int n = snprintf(head, sizeof head, "blob %llu", (unsigned long long)st.st_size);
+    size_t n = print_head(head, "blob", (uint64_t)st.st_size);
     SHA1Init(&sha);
-    SHA1Update(&sha, (const uint8_t *)head, (size_t)n + 1);
-    stream *s = malloc(sizeof *s);
-    int err = s ? begin(s, fd, "blob", (uint64_t)st.st_size) : -ENOMEM;
+    SHA1Update(&sha, (const uint8_t *)head, n);
+    stream *s = stream_new(fd, head, n, &err);
     if (!err) err = put_file(s, from, (uint64_t)st.st_size, &sha);
-    if (!err) err = end(s);
-    free(s);
+    if (!err) err = pump(s, true);
+    stream_free(s);
     SHA1Final(got.sha1, &sha);
     return !err && memcmp(&got, id, sizeof got) != 0 ? -ESTALE : err;
 }
@@ -218,57 +194,59 @@ int objects_end(object_batch *b, int err) {
 
 /* ---- reading ---- */
 
-/* What the stream holds, malloc'd, with a NUL behind it. */
-static int decode(const uint8_t *from, size_t len, char **to, size_t *n) {
-    size_t at = 2;
-    bool last = false;
-    char *out = malloc(len + 1);
-    if (!out) return -ENOMEM;
-    *n = 0;
-    if (len < 2 || from[0] != 0x78 || from[1] != 0x01) goto bad;
-    while (!last) {
-        if (len - at < BLOCK_HEAD || from[at] > 1) goto bad;
-        size_t block = from[at + 1] | (size_t)from[at + 2] << 8;
-        size_t check = from[at + 3] | (size_t)from[at + 4] << 8;
-        last = from[at];
-        at += BLOCK_HEAD;
-        if ((block ^ check) != 0xffff || len - at < block) goto bad;
-        memcpy(out + *n, from + at, block);
-        *n += block;
-        at += block;
-    }
-    out[*n] = 0;
-    *to = out;
-    return 0;
+/* How many bytes the object has of which text, which ends in a NUL, begins the head; -1: text is no head of this type. */
+static int64_t scan_head(const char *text, const char *type) {
+    size_t n = strlen(type);
+    if (strncmp(text, type, n) != 0 || text[n] != ' ' || text[n + 1] < '0' || text[n + 1] > '9')
+        return -1;
+    char *end;
+    errno = 0;
+    long long len = strtoll(text + n + 1, &end, 10);
+    return errno || *end || len > DISKFILE_MAX ? -1 : len;
+}
 
-bad:
-    free(out);
-    return -EBADMSG;
+/* Decompresses an object: its bytes, malloc'd, with a NUL behind them. */
+static int decode(z_stream *z, const char *type, char **bytes, size_t *len) {
+    char head[HEAD + 1] = "";
+    z->next_out = (uint8_t *)head;
+    z->avail_out = HEAD;
+    int r = inflate(z, Z_SYNC_FLUSH);
+    size_t got = HEAD - z->avail_out, n = strlen(head) + 1; /* with the NUL */
+    int64_t size = n <= got ? scan_head(head, type) : -1;
+    if (size < 0 || got - n > (size_t)size) return -EBADMSG;
+    char *out = malloc((size_t)size + 1);
+    if (!out) return -ENOMEM;
+    memcpy(out, head + n, got - n);
+    z->next_out = (uint8_t *)out + (got - n);
+    z->avail_out = (uInt)((size_t)size - (got - n) +
+                          1); /* one more than there are: else the end is not looked for */
+    if (r == Z_OK) r = inflate(z, Z_FINISH);
+    if (r != Z_STREAM_END || z->avail_out != 1) {
+        free(out);
+        return -EBADMSG;
+    }
+    out[size] = 0;
+    *bytes = out;
+    *len = (size_t)size;
+    return 0;
 }
 
 int objects_read(const char *dir, const git_id *id, const char *type, char **bytes, size_t *len) {
-    char path[PATH_MAX], *file, *whole;
-    size_t file_len, n;
+    char path[PATH_MAX], *file;
+    size_t file_len;
     bool opened;
     int err = object_path(dir, id, path);
     if (!err) err = -disk_read(path, &file, &file_len, NULL, &opened);
     if (err) return err;
-    err = decode((const uint8_t *)file, file_len, &whole, &n);
+    z_stream z = {.next_in = (uint8_t *)file, .avail_in = (uInt)file_len};
+    err = inflateInit(&z) == Z_OK ? decode(&z, type, bytes, len) : -ENOMEM;
+    (void)inflateEnd(&z);
     free(file);
     if (err) return err;
-    size_t head = strlen(whole) + 1; /* a NUL ends it, at n at the latest */
-    char expected[40];
-    int digits = snprintf(expected, sizeof expected, "%s %zu", type, n - head);
-    bool good = head <= n && (size_t)digits == head - 1 && strcmp(whole, expected) == 0;
-    git_id got = git_object(type, good ? whole + head : "", good ? n - head : 0);
-    if (!good || memcmp(&got, id, sizeof got) != 0) {
-        free(whole);
-        return -EBADMSG;
-    }
-    memmove(whole, whole + head, n - head + 1);
-    *bytes = whole;
-    *len = n - head;
-    return 0;
+    git_id got = git_object(type, *bytes, *len);
+    if (memcmp(&got, id, sizeof got) == 0) return 0;
+    free(*bytes);
+    return -EBADMSG;
 }
 
 int objects_remove(const char *dir, const git_id *id) {

@@ -25,8 +25,7 @@ int objects_write_file(object_batch *b, const git_id *id, const char *path);
  * leaves nothing. Returns err, or how it went. Empties the batch. */
 int objects_end(object_batch *b, int err);
 
-/* Reads an object of that type: malloc'd bytes with a NUL behind them. -EBADMSG: the file does not hold it, as
- * objects_write writes it. */
+/* Reads an object of that type: malloc'd bytes with a NUL behind them. -EBADMSG: the file does not hold it. */
 int objects_read(const char *dir, const git_id *id, const char *type, char **bytes, size_t *len);
 
 /* Removes an object. One that is not there is no error. */
