@@ -46,12 +46,14 @@ local function program()
 end
 make["host_proc *"] = function() return C.host_exec_take(run_job(program()), box "int") end
 make["host_job *"] = function() return C.host_log_flush(0) end
+make["host_walk *"] = function() return C.host_walk_new(nil, "/dev/shm") end
 make["host_compressor *"] = function() return C.host_compressor_new(C.HOST_GZIP, 5) end
 make["host_req *"] = function() end -- a handler alone has one
 
 local jobs = {
   host_exec_ = program,
   host_fs_ = function() return C.host_fs_open(nil, "/dev/null", 0) end,
+  host_walk_ = function() return C.host_walk_next(make["host_walk *"]()) end,
   host_dns_ = function() return C.host_dns_lookup(C.host_resolver_default(), "localhost", 0) end,
   host_repl_ = function() return C.host_repl_read "" end,
   host_repl_before = function() return C.host_repl_question() end,
