@@ -6,6 +6,7 @@ local fs = require "lunapark.fs"
 local http = require "lunapark.http"
 local lp = require "lunapark"
 local testing = require "lunapark.testing"
+local child = require "spec.support.child"
 local helper = require "spec.helper"
 
 local CODINGS = { "gzip", "br", "zstd" }
@@ -424,6 +425,8 @@ describe("http.compress", function()
 end)
 
 describe("compressors", function()
+  after_each(child.clean)
+
   it("begin anew when they have ended, and give their memory back", function()
     local before = ffi.C.host_charged()
     for _, coding in ipairs(CODINGS) do
@@ -444,5 +447,26 @@ describe("compressors", function()
     collectgarbage()
     -- An idle one of each coding stays.
     assert.is_true(ffi.C.host_charged() - before < 3 * 2 ^ 20)
+  end)
+
+  it("fail when the VM's memory is used up, and others go on", function()
+    local code, out, err = child.run { "run", "--vm-memory", "32000000", child.script [[
+      local encoder = require "lunapark.http.encoder"
+      for _, coding in ipairs { "gzip", "br", "zstd" } do
+        local list, why = {}, nil
+        repeat
+          local e, out = encoder.new(coding, 4), nil
+          if not e then why = "not enough memory" break end
+          list[#list + 1] = e
+          out, why = e:write "some text"
+          if out then out, why = e:flush() end
+        until not out or #list == 1000
+        print(coding, #list < 1000, why)
+        for _, e in ipairs(list) do e:close() end
+        print(#assert(assert(encoder.new(coding, 4)):finish(("x"):rep(10000))) < 100)
+      end
+    ]] }
+    assert.same({ 0, "" }, { code, err })
+    assert.equal(("%s\ttrue\tnot enough memory\ntrue\n"):rep(3):format("gzip", "br", "zstd"), out)
   end)
 end)

@@ -10,8 +10,12 @@
  * after the fact, since its allocators are no part of its stable interface. Without memory a call fails and the
  * compressor is of no use any more: the answer then leaves as it is, if it has not begun.
  *
+ * libbrotlienc ends the process when it gets no memory. So our allocator does not return then: it jumps out of the
+ * library, which holds nothing but blocks of ours; these are freed.
+ *
  * Long inputs are compressed on another thread (lp.offload, host/vm/offload.c). So a compressor ends with the last things
  * of its VM, when the calls are over. */
+#include "../base/list.h"
 #include "../vm/charge.h"
 #include "../vm/owned.h"
 #include "compress.h"
@@ -19,6 +23,7 @@
 
 #include <brotli/encode.h>
 #include <errno.h>
+#include <setjmp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,15 +40,14 @@ enum {
     SPARE_MAX = 2 << 20,
 };
 
-typedef union block block;
-
 typedef struct compressor {
     host_compressor seen; /* first: what Lua sees; seen.cap: of seen.out */
     host_owned owned;
     vm_charge charge;
-    size_t taken; /* bytes of the allocator's blocks, including spare ones */
-    block *spare; /* given back, for the next that brotli is made of */
+    size_t taken;          /* bytes of the allocator's blocks, including spare ones */
+    list_head used, spare; /* spare: given back, for the next brotli encoder */
     size_t spare_bytes;
+    jmp_buf no_memory; /* of brotli */
     int format, level;
     bool failed;
     union {
@@ -64,30 +68,32 @@ static bool count(compressor *c, size_t more) {
 }
 
 /* In front of each block. */
-union block {
+typedef union block {
     struct {
-        size_t size; /* without this head */
-        block *next; /* of c->spare */
+        list_link link; /* of c->used or c->spare */
+        size_t size;    /* without this head */
     };
     max_align_t align;
-};
+} block;
+
+static void free_block(compressor *c, block *b) {
+    c->taken -= b->size;
+    free(b);
+    count(c, 0);
+}
 
 static void free_spare(compressor *c) {
-    for (block *b; (b = c->spare);) {
-        c->spare = b->next;
-        c->taken -= b->size;
-        c->spare_bytes -= b->size;
-        free(b);
-    }
-    count(c, 0);
+    for (list_link *l; (l = list_take_first(&c->spare));)
+        free_block(c, list_of(l, block, link));
+    c->spare_bytes = 0;
 }
 
 /* A spare block of about that size. NULL: there is none. */
 static block *take_spare(compressor *c, size_t n) {
-    for (block **at = &c->spare; *at; at = &(*at)->next) {
-        block *b = *at;
+    for (list_link *l = c->spare.first; l; l = l->next) {
+        block *b = list_of(l, block, link);
         if (b->size < n || b->size - n > n / 4) continue;
-        *at = b->next;
+        list_remove(&c->spare, l);
         c->spare_bytes -= b->size;
         return b;
     }
@@ -102,31 +108,31 @@ static block *new_block(compressor *c, size_t n) {
         return b;
     }
     c->taken -= n;
-    free_spare(c);
+    count(c, 0);
     return NULL;
 }
 
 static void *take(void *opaque, size_t n) {
     compressor *c = opaque;
-    if (n > SIZE_MAX / 2) return NULL;
-    block *b = take_spare(c, n);
-    if (!b) b = new_block(c, n);
-    return b ? b + 1 : NULL;
+    block *b = n < SIZE_MAX / 2 ? take_spare(c, n) : NULL;
+    if (!b && n < SIZE_MAX / 2) b = new_block(c, n);
+    if (!b && c->format == HOST_BROTLI) longjmp(c->no_memory, 1);
+    if (!b) return NULL;
+    list_append(&c->used, &b->link);
+    return b + 1;
 }
 
 static void give(void *opaque, void *p) {
     compressor *c = opaque;
     if (!p) return;
     block *b = (block *)p - 1;
-    if (c->spare_bytes + b->size <= SPARE_MAX) {
-        b->next = c->spare;
-        c->spare = b;
+    list_remove(&c->used, &b->link);
+    if (c->format == HOST_BROTLI && c->spare_bytes + b->size <= SPARE_MAX) {
+        list_append(&c->spare, &b->link);
         c->spare_bytes += b->size;
-        return;
+    } else {
+        free_block(c, b);
     }
-    c->taken -= b->size;
-    count(c, 0);
-    free(b);
 }
 
 static void *take_items(void *opaque, unsigned items, unsigned size) {
@@ -190,7 +196,8 @@ static bool brotli_begin(compressor *c) {
            BrotliEncoderSetParameter(c->brotli, BROTLI_PARAM_LGWIN, BROTLI_WINDOW);
 }
 
-static int brotli_run(compressor *c, const uint8_t *data, size_t len, int op) {
+__attribute__((noinline)) static int brotli_do(compressor *c, const uint8_t *data, size_t len,
+                                               int op) {
     static const BrotliEncoderOperation operation[] = {
         BROTLI_OPERATION_PROCESS, BROTLI_OPERATION_FLUSH, BROTLI_OPERATION_FINISH};
     if (!c->brotli && op == HOST_COMPRESS_END && brotli_begin(c)) /* all at once */
@@ -209,6 +216,14 @@ static int brotli_run(compressor *c, const uint8_t *data, size_t len, int op) {
     BrotliEncoderDestroyInstance(c->brotli);
     c->brotli = NULL;
     return 0;
+}
+
+static int brotli_run(compressor *c, const uint8_t *data, size_t len, int op) {
+    if (!setjmp(c->no_memory)) return brotli_do(c, data, len, op);
+    for (list_link *l; (l = list_take_first(&c->used));)
+        free_block(c, list_of(l, block, link));
+    c->brotli = NULL;
+    return -ENOMEM;
 }
 
 /* ---- zstd ---- */
