@@ -61,3 +61,27 @@ describe("compiled code:", function()
     assert.equal(table.concat(all, "\n") .. "\n", out)
   end)
 end)
+
+describe("a request whose handler returns a text", function()
+  after_each(child.clean)
+
+  it("leaves no garbage when it is compiled", function()
+    local server = child.serve { child.script [[
+      local app = require("lunapark.http").app()
+      app:get("/", function() return "hello" end)
+      app:get("/garbage", function()
+        collectgarbage "stop"
+        return tostring(collectgarbage "count" * 1024)
+      end)
+      return app
+    ]], "--procs", "1", "--max-vms", "1" }
+    local client, n = child.client(server.addr), 500
+    local least = math.huge
+    for _ = 1, 8 do
+      local before = client:get("/garbage").body
+      for _ = 1, n do assert.equal("hello", client:get("/").body) end
+      least = math.min(least, (client:get("/garbage").body - before) / n)
+    end
+    assert.is_true(least < 64, least .. " bytes a request")
+  end)
+end)

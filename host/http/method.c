@@ -16,24 +16,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAMES_MAX = METHOD_NONE, NAME_MAX_LEN = 64 };
+enum { NAME_MAX_LEN = 64 };
 
-static const char *names[NAMES_MAX] = {
-    "GET",         "HEAD",       "POST",
-    "OPTIONS",     "CONNECT",    "PUT",
-    "DELETE",      "PATCH",      "TRACE",
-    "ACL",         "BIND",       "CHECKIN",
-    "CHECKOUT",    "COPY",       "LABEL",
-    "LINK",        "LOCK",       "MERGE",
-    "MKACTIVITY",  "MKCALENDAR", "MKCOL",
-    "MOVE",        "NOTIFY",     "ORDERPATCH",
-    "PROPFIND",    "PROPPATCH",  "PURGE",
-    "QUERY",       "REBIND",     "REPORT",
-    "SEARCH",      "SUBSCRIBE",  "UNBIND",
-    "UNCHECKOUT",  "UNLINK",     "UNLOCK",
-    "UNSUBSCRIBE", "UPDATE",     "VERSION-CONTROL",
+static const char *names[METHODS_MAX] = {
+    "",           "GET",       "HEAD",        "POST",     "OPTIONS",
+    "CONNECT",    "PUT",       "DELETE",      "PATCH",    "TRACE",
+    "ACL",        "BIND",      "CHECKIN",     "CHECKOUT", "COPY",
+    "LABEL",      "LINK",      "LOCK",        "MERGE",    "MKACTIVITY",
+    "MKCALENDAR", "MKCOL",     "MOVE",        "NOTIFY",   "ORDERPATCH",
+    "PROPFIND",   "PROPPATCH", "PURGE",       "QUERY",    "REBIND",
+    "REPORT",     "SEARCH",    "SUBSCRIBE",   "UNBIND",   "UNCHECKOUT",
+    "UNLINK",     "UNLOCK",    "UNSUBSCRIBE", "UPDATE",   "VERSION-CONTROL",
 };
-static _Atomic int n_names = 39;
+static _Atomic int n_names = 40;
 static rt_lock lock; /* for who adds a name */
 
 const uint8_t method_token[256] = {
@@ -44,7 +39,7 @@ const uint8_t method_token[256] = {
 
 static int find(const char *s, size_t n) {
     int end = atomic_load_explicit(&n_names, memory_order_acquire);
-    for (int i = 0; i < end; i++)
+    for (int i = 1; i < end; i++)
         if (strncmp(names[i], s, n) == 0 && names[i][n] == 0) return i;
     return -1;
 }
@@ -76,7 +71,7 @@ int host_method_add(const char *name, size_t len) {
     if (!is_token(name, len)) return -1;
     rt_lock_acquire(&lock);
     int i = find(name, len), n = atomic_load_explicit(&n_names, memory_order_relaxed);
-    if (i < 0 && n < NAMES_MAX && (names[n] = strndup(name, len))) {
+    if (i < 0 && n < METHODS_MAX && (names[n] = strndup(name, len))) {
         i = n;
         atomic_store_explicit(&n_names, n + 1, memory_order_release);
     }

@@ -5,8 +5,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Numbers that C itself asks for; the others follow. */
-enum { METHOD_GET, METHOD_HEAD, METHOD_POST, METHOD_OPTIONS, METHOD_CONNECT, METHOD_NONE = 255 };
+/* Numbers that C itself asks for; the others follow. Lua keeps tables by number, which are arrays from 1 on. */
+enum {
+    METHOD_NONE,
+    METHOD_GET,
+    METHOD_HEAD,
+    METHOD_POST,
+    METHOD_OPTIONS,
+    METHOD_CONNECT,
+    METHODS_MAX = 256
+};
 
 /* Is it a byte of a token (RFC 9110, 5.6.2): of a method or a field's name? */
 extern const uint8_t method_token[256];

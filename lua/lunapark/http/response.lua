@@ -117,8 +117,8 @@ end
 
 response.head_of = head_of
 
--- The field of a response with the file that was opened for it.
-local OPENED = {}
+-- `opened`, a field of a response: the file that was opened for it. Its name is a constant: a lookup by anything else
+-- makes compiled code allocate the response, of which nothing else needs to be there.
 
 -- The file that was noted as the body.
 local function noted_file(res)
@@ -130,7 +130,7 @@ end
 --- the compressor of a stream that was broken off. The garbage collector would let descriptors and memory wait.
 ---@param res lunapark.Response
 function response.done(res)
-  local file = rawget(res, OPENED)
+  local file = rawget(res, "opened")
   if file then file:drop() end
   local encoder = rawget(res, "encoder")
   if encoder then encoder:close() end
@@ -446,9 +446,10 @@ end
 function response.note_file(res, file)
   if res.ptr.id ~= res.serial then file:drop() end
   live(res, 3)
-  local earlier = rawget(res, OPENED)
+  local earlier = rawget(res, "opened")
   if earlier then earlier:drop() end
-  res[OPENED], res.body = file, file
+  rawset(res, "opened", file)
+  res.body = file
   return true
 end
 
