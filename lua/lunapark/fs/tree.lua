@@ -183,10 +183,10 @@ end
 ---   end
 ---
 --- Tells each name: its path, which begins with the one that was given, and its type as `stat` has it; a directory
---- before what is in it, otherwise in the order of the disk. The walk follows no link, except `path` itself. A directory
---- that can't be read is told with an error, and the walk goes on beside it. A deadline or a cancellation of the G
---- ends the walk, and is told as an error of `path`. Whatever the tree, a walk has few descriptors open, and the names
---- of one batch in memory. May wait, in the loop.
+--- before what is in it, otherwise in the order of the disk. The walk follows no link, except `path` itself. A
+--- directory that can't be read is told with an error, and the walk goes on beside it. A deadline or a cancellation of
+--- the G ends the walk, and is told as an error of `path`. Whatever the tree, a walk has few descriptors open, and the
+--- names of one batch in memory. May wait, in the loop.
 ---@param path string
 ---@param opts? { below: string }  the folder from which path is counted, and out of which it does not lead
 ---@return lunapark.Walk  to be called, as `for` does
