@@ -3,6 +3,7 @@
 
 local fs = require "lunapark.fs"
 local http = require "lunapark.http"
+local lp = require "lunapark"
 local testing = require "lunapark.testing"
 local conditional = require "lunapark.http.conditional"
 local ranges = require "lunapark.http.ranges"
@@ -140,6 +141,7 @@ describe("static", function()
       end
     end
     put(NAME, TEXT)
+    serve "/"
     assert.equal(200, get("/" .. NAME, { ["If-None-Match"] = etag }).status)
   end)
 
@@ -282,6 +284,45 @@ describe("static", function()
     assert.same({ 206, nil, "1" }, { r.status, r.headers["content-encoding"], r.headers["x-mine"] })
   end)
 
+  it("remembers small files and missing ones for the time of opts.cache", function()
+    put("large.txt", ("x"):rep(16385))
+    local function changes(opts, sleep)
+      serve("/", opts)
+      put("small.txt", "one")
+      os.remove(dir .. "/late.txt")
+      assert.same({ "one", 404, 16385 }, { get("/small.txt").body, get("/late.txt").status, #get("/large.txt").body })
+      put("small.txt", "three")
+      put("late.txt", "late")
+      put("large.txt", ("x"):rep(16386))
+      lp.sleep(sleep or 0)
+      local seen = { get("/small.txt").body, get("/late.txt").status, #get("/large.txt").body }
+      put("large.txt", ("x"):rep(16385))
+      return seen
+    end
+    assert.same({ "one", 404, 16386 }, changes { cache = 1000 })
+    assert.same({ "three", 200, 16386 }, changes { cache = 0 })
+    assert.same({ "three", 200, 16386 }, changes({ cache = 0.01 }, 0.02))
+    serve("/", { cache = 1000 })
+    put("empty.txt", "")
+    for _ = 1, 2 do
+      local r = get("/" .. NAME, nil, "HEAD")
+      assert.same({ 200, "", "10000" }, { r.status, r.body, r.headers["content-length"] })
+      assert.same({ 206, "12" }, { get("/" .. NAME, { Range = "bytes=1-2" }).status,
+        get("/" .. NAME, { Range = "bytes=1-2" }).body })
+      assert.same({ 200, "" }, { get("/empty.txt").status, get("/empty.txt").body })
+    end
+  end)
+
+  it("keeps no more than fits", function()
+    serve("/", { cache = 1000 })
+    for i = 1, 1100 do assert.equal(404, get("/missing/" .. i).status) end
+    local text = ("y"):rep(16384)
+    for i = 1, 300 do put(("bare/%d.txt"):format(i), text) end
+    for round = 1, 2 do
+      for i = 1, 300 do assert.equal(text, get(("/bare/%d.txt"):format(i)).body, round) end
+    end
+  end)
+
   it("shares all this with send_file", function()
     local app = http.app()
     app:get("/file", function(_, res)
@@ -325,6 +366,7 @@ describe("static", function()
       { "opts must be a table", "/a", "d", 1 }, { "opts.index must be a string", "/a", "d", { index = 1 } },
       { "opts.max_age must be a number", "/a", "d", { max_age = "1" } }, { "cannot have a *rest", "/a/*b", "d" },
       { "opts.cache_control has control", "/a", "d", { cache_control = "a\nb" } }, { "must begin with /", "a", "d" },
+      { "opts.cache must be seconds", "/a", "d", { cache = true } },
       { "opts.max_age must be seconds", "/a", "d", { max_age = -1 } },
     } do
       local ok, err = pcall(app.static, app, unpack(case, 2))

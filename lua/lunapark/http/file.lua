@@ -42,6 +42,14 @@ local CODINGS = { "br", "zstd", "gzip" }
 local ENDINGS = { br = ".br", zstd = ".zst", gzip = ".gz" }
 
 local order = compress.memory(function(accept) return (compress.order(accept, CODINGS)) end)
+local joined = compress.memory(function(accept) return table.concat(order[accept], ",") end)
+
+--- The codings that an Accept-Encoding field asks for, in order.
+---@param accept string
+---@return string
+function file.codings(accept)
+  return joined[accept]
+end
 
 -- ---- options ------------------------------------------------------------------------------------------------
 
@@ -115,11 +123,13 @@ end
 -- ---- open files ---------------------------------------------------------------------------------------------
 
 ---@class lunapark.SentFile
----@field handle ffi.cdata*|nil  host_file; nil: it was sent
+---@field handle ffi.cdata*|nil  host_file; nil: it was sent, or
+---@field bytes string|nil       the file is in memory
 ---@field size integer           bytes
 ---@field path string
 ---@field type string            its content type, by the end of its name
 ---@field fields string[]        header fields of an answer with it: name, value, name, value ...
+---@field private head string|nil  fields, and those of the type, as lines
 ---@field private modified number  seconds since 1970
 ---@field private tag string
 local SentFile = {}
@@ -159,6 +169,33 @@ end
 ---@return string? err
 function SentFile:seek(at)
   return run(C.host_file_job(self.handle, C.HOST_FILE_SEEK, nil, 0, at, 0), sought, self.path)
+end
+
+--- A copy of the file in memory, in whose favour the file is closed. May wait.
+---@return lunapark.SentFile|nil  nil: it cannot be read, or has changed; then the file is as it was
+function SentFile:in_memory()
+  local bytes = self.size == 0 and "" or self:read(self.size)
+  if not bytes or #bytes ~= self.size then return nil end
+  self:drop()
+  return setmetatable({
+    bytes = bytes, size = self.size, path = self.path, type = self.type, fields = self.fields,
+  }, sent_mt)
+end
+
+--- The header lines of an answer with the file, its type's too.
+---@return string
+function SentFile:lines()
+  local head = self.head
+  if not head then
+    local list = {}
+    for i = 1, #self.fields, 2 do
+      list[#list + 1] = self.fields[i] .. ": " .. self.fields[i + 1]
+    end
+    list[#list + 1] = "Content-Type: " .. self.type
+    head = table.concat(list, "\r\n") .. "\r\nX-Content-Type-Options: nosniff\r\n"
+    self.head = head
+  end
+  return head
 end
 
 local function type_of(path)

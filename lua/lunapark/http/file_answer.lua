@@ -13,7 +13,7 @@ local response = require "lunapark.http.response"
 
 local C = ffi.C
 local ffi_string = ffi.string
-local EPIPE = -32
+local EAGAIN, EPIPE = -11, -32
 local NONE, TEXT = response.NONE, response.TEXT
 
 local answer = {}
@@ -67,9 +67,15 @@ local function drop(h, ...)
   end
 end
 
-local function respond_range(res, file, status, at, n)
-  local head = response.head_of(res)
-  return sent(C.host_respond_file(res.ptr, res.serial, status, NONE, head, #head, C.host_file_fd(file.handle), at, n))
+-- Answers with n bytes of the file, from `at` on. May wait.
+local function respond_range(res, file, status, head, at, n)
+  local bytes = file.bytes
+  if not bytes then
+    return sent(C.host_respond_file(res.ptr, res.serial, status, NONE, head, #head, C.host_file_fd(file.handle), at, n))
+  end
+  if n < #bytes then bytes = bytes:sub(at + 1, at + n) end
+  local rc = C.host_respond(res.ptr, res.serial, status, NONE, head, #head, bytes, #bytes)
+  return rc == EAGAIN and response.send_rest(res, bytes) or rc
 end
 
 -- An answer without the file: 304, 412, 416.
@@ -122,7 +128,7 @@ local function in_parts(res, file, h, field)
   end
   local r = list[1]
   h["Content-Range"] = ("bytes %d-%d/%d"):format(r.at, r.last, file.size)
-  return respond_range(res, file, 206, r.at, r.last - r.at + 1)
+  return respond_range(res, file, 206, response.head_of(res), r.at, r.last - r.at + 1)
 end
 
 -- An answer to a GET or HEAD request that wants less than the file; nil: it wants the file.
@@ -140,21 +146,33 @@ local function partly(res, file, h, asked, method)
   if field and conditional.in_range(asked, etag, modified) then return in_parts(res, file, h, field) end
 end
 
+-- Whether a GET or HEAD request has none of the fields that `partly` looks at.
+local function wants_all(asked)
+  return not (asked:get "if-none-match" or asked:get "if-modified-since" or asked:get "range"
+    or asked:get "if-match" or asked:get "if-unmodified-since")
+end
+
 --- Sends a file as the answer, or as much of it as the client needs. May wait.
 ---@param res lunapark.Response
 ---@param file lunapark.SentFile
 ---@param status integer  that the handler has set
 ---@return integer rc  as response.send
 function answer.send(res, file, status)
+  local method, asked = status == 200 and method_of(res), headers.of_request(res)
+  local bare = rawget(res, "headers") == nil and rawget(res, "compression") == nil
+  if bare and (not method or wants_all(asked)) then
+    local rc = respond_range(res, file, status, file:lines(), 0, file.size)
+    file:drop()
+    return rc
+  end
   local h = headers_with(res, file)
-  local method = status == 200 and method_of(res)
-  local rc = method and partly(res, file, h, headers.of_request(res), method)
+  local rc = method and partly(res, file, h, asked, method)
   if not rc then
     local compression = rawget(res, "compression")
     if compression and compression:decide(res, status, file.type, file.size) then
       rc = response.pipe(res, file)
     else
-      rc = respond_range(res, file, status, 0, file.size)
+      rc = respond_range(res, file, status, response.head_of(res), 0, file.size)
     end
   end
   file:drop()

@@ -123,7 +123,7 @@ response.head_of = head_of
 -- The file that was noted as the body.
 local function noted_file(res)
   local body = res.body
-  return type(body) == "table" and body.handle and body
+  return type(body) == "table" and (body.handle or body.bytes) and body
 end
 
 --- The handler has ended: closes the file that was opened for its answer, also when something else was answered, and
@@ -408,6 +408,9 @@ end
 ---@param n integer
 ---@return boolean ok  false: the client is gone
 function response.copy(res, file, at, n)
+  if file.bytes then
+    return n == 0 or methods.write(res, file.bytes:sub(at + 1, at + n)) == true
+  end
   local ok, err = file:seek(at)
   if not ok then error("send_file: " .. err, 0) end
   while n > 0 do

@@ -10,6 +10,8 @@
 -- such as "//host/../../folder" would lead to another host.
 
 local base = require "lunapark.core.base"
+local core = require "lunapark.core"
+local file_cache = require "lunapark.http.file_cache"
 local files = require "lunapark.http.file"
 local headers = require "lunapark.http.headers"
 local response = require "lunapark.http.response"
@@ -23,7 +25,10 @@ local static = {}
 ---@field fallback string?         the file, counted from the folder, that is the answer where there is none: for pages
 ---that do their own routing. A path whose name ends as a known type of file (".js") gets no fallback. A fallback says
 ---`Cache-Control: no-cache`.
-local known = { index = true, fallback = true }
+---@field cache number?            seconds for which the server remembers small files, and names that are not there: 2
+---without it, 0 by --dev
+local known = { index = true, fallback = true, cache = true }
+local CACHE = 2
 
 local function check_name(opts, name)
   if opts[name] then base.check_text(opts[name], "static", "opts." .. name, 5) end
@@ -33,6 +38,10 @@ local function check(opts)
   files.check_options(opts, "static", known, 5)
   check_name(opts, "index")
   check_name(opts, "fallback")
+  local cache = opts.cache
+  if cache ~= nil and not (type(cache) == "number" and cache >= 0 and cache < 2 ^ 31) then
+    error("static: opts.cache must be seconds, got " .. tostring(cache), 4)
+  end
 end
 
 local function escaped(c)
@@ -59,16 +68,19 @@ function static.handler(dir, opts)
   check(opts)
   local index = opts.index == nil and "index.html" or opts.index
   local fallback = opts.fallback
-  local plain = files.options(opts, true)
-  local no_cache = files.options({ cache_control = "no-cache", precompressed = opts.precompressed }, true)
+  local age = opts.cache or core.option_value "dev" == 0 and CACHE or 0
+  local own = file_cache.new(dir, files.options(opts, true), age)
+  local others = file_cache.new(dir, files.options({
+    cache_control = "no-cache", precompressed = opts.precompressed,
+  }, true), age)
 
   -- The file, or false and "missing" or "folder", or nil and why not.
   local function look_up(path, accept)
     if not path then return false, "folder" end
     if not allowed(path) then return false, "missing" end
-    if path ~= "" and path:sub(-1) ~= "/" then return files.find(path, dir, accept, plain) end
+    if path ~= "" and path:sub(-1) ~= "/" then return own:find(path, accept) end
     if not index then return false, "missing" end
-    local file, why = files.find(path .. index, dir, accept, plain)
+    local file, why = own:find(path .. index, accept)
     if file == false then why = "missing" end
     return file, why
   end
@@ -82,7 +94,7 @@ function static.handler(dir, opts)
       return
     end
     if file == false and fallback and not files.has_type(path) and allowed(path) then
-      file, why = files.find(fallback, dir, accept, no_cache)
+      file, why = others:find(fallback, accept)
     end
     if file then return response.note_file(res, file) end
     if file == false then return 404 end
