@@ -81,6 +81,14 @@ describe("static", function()
     assert.equal(TEXT, get("/").body)
   end)
 
+  it("can be all of an app that is mounted", function()
+    client = testing.serve(http.app():mount("/m", http.app():static("/", dir)), { redirects = 0 })
+    assert.equal("<p>root", get("/m/").body)
+    assert.equal(TEXT, get("/m/" .. NAME).body)
+    assert.same({ 301, "/m/" }, { get("/m").status, get("/m").headers.location })
+    assert.same({ 301, "/m/sub/" }, { get("/m/sub").status, get("/m/sub").headers.location })
+  end)
+
   it("leaves other routes alone", function()
     serve("/", nil, function(app)
       app:get("/api", function() return "api" end)
@@ -320,6 +328,46 @@ describe("static", function()
     for i = 1, 300 do put(("bare/%d.txt"):format(i), text) end
     for round = 1, 2 do
       for i = 1, 300 do assert.equal(text, get(("/bare/%d.txt"):format(i)).body, round) end
+    end
+  end)
+
+  describe("of a file that changes while it is sent", function()
+    local SIZE = 16 * 2 ^ 20
+    local path, conn
+
+    -- Requests the file, and returns when the answer has begun.
+    local function begin(range)
+      path = dir .. "/long.bin"
+      assert(fs.write(path, ("l"):rep(SIZE)))
+      conn = testing.raw(http.app():static("/", dir))
+      conn:write("GET /long.bin HTTP/1.1\r\nHost: x\r\n" .. (range or "") .. "\r\n")
+      assert.is_truthy(conn:read_line())
+      local length
+      repeat
+        local line = assert(conn:read_line())
+        length = line:match "^Content%-Length: (%d+)" or length
+      until line == ""
+      return tonumber(length)
+    end
+
+    it("sends all of it, if it was removed", function()
+      assert.equal(SIZE, begin())
+      os.remove(path)
+      assert.equal(SIZE, #assert(conn:read_exact(SIZE)))
+      conn:close()
+    end)
+
+    for what, range in pairs {
+      ["the file"] = "", ["a range"] = "Range: bytes=1-\r\n", ["ranges"] = "Range: bytes=0-9000000,10000000-\r\n",
+    } do
+      it("ends the connection, if it became shorter: " .. what, function()
+        local length = begin(range)
+        assert(io.open(path, "w")):close()
+        local all, err = conn:read_exact(length)
+        assert.is_nil(all)
+        assert.not_equal("timeout", err)
+        conn:close()
+      end)
     end
   end)
 

@@ -164,7 +164,9 @@ function App:static(prefix, dir, opts)
   local shown = #pieces > 0 and router.show(pieces) or ""
   local fn = require("lunapark.http.static").handler(dir, opts or {})
   if shown ~= "" then define(self, "static", "GET", shown, fn) end
-  return (define(self, "static", "GET", shown .. "/*", fn))
+  define(self, "static", "GET", shown .. "/*", fn)
+  self.routes[#self.routes].is_folder = shown == ""
+  return self
 end
 
 local function contains(outer, inner)
@@ -435,7 +437,7 @@ local function add_app(plan, self, prefix, middleware, handlers)
       error(("%s %s is there twice"):format(route.method, router.show(whole.pieces)), 0)
     end
     -- The prefix without a slash is a courtesy: a route that the outer app has there comes first.
-    if #prefix > 0 and #route.pieces == 1 and route.pieces[1] == "" then
+    if #prefix > 0 and #route.pieces == 1 and (route.pieces[1] == "" or route.is_folder) then
       add_route(plan, { method = route.method, pieces = prefix, fn = route.fn }, scope)
     end
     if i % MANY == 0 then core.share() end
