@@ -15,6 +15,9 @@ local MOST = 2.4
 -- What is no pattern of ours, and why that is right. By file and expression.
 local given = {
   ["lua/lunapark/http/dispatch.lua method"] = "the router's match",
+  ["lua/lunapark/http/static.lua path"] = "a look-up of files",
+  ["lua/lunapark/http/static.lua path .. index"] = "a look-up of files",
+  ["lua/lunapark/http/static.lua fallback"] = "a look-up of files",
   ["lua/lunapark/shared/init.lua key"] = "a dict's find",
   ["lua/lunapark/json.lua empty_text"] = "a literal of 32 random digits",
   ["lua/lunapark/testing/coverage.lua pattern"] = "of the user's own .luacov, for names of files",

@@ -89,7 +89,7 @@ local names = { find = true, match = true, gmatch = true, gsub = true }
 function calls.of(text)
   text = without_comments(text)
   local list = {}
-  for before, at, name, open in text:gmatch "([^%w_])()(%a+)%s*()[%(\"'%[]" do
+  for before, at, name, open in text:gmatch "([^%w_-])()(%a+)%s*()[%(\"'%[]" do -- not "if-match"
     local defines = text:sub(1, at - 1):match "function%s+[%w_.]*[:.]?$"
     local owner = before == "." and text:sub(1, at - 2):match "[%w_]+$" or "string" -- another module's is no search
     if names[name] and owner == "string" and not defines then

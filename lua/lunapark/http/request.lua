@@ -25,9 +25,10 @@ local form = require "lunapark.http.form"
 local headers = require "lunapark.http.headers"
 local json = require "lunapark.json"
 local path = require "lunapark.http.path"
+local text = require "lunapark.core.text"
 
 local C = ffi.C
-local byte, gmatch, match, sub = string.byte, string.gmatch, string.match, string.sub
+local find, match, sub = string.find, string.match, string.sub
 local concat, ffi_string, lower = table.concat, ffi.string, string.lower
 local live, wait_req = exchange.live, core.wait_req
 
@@ -205,13 +206,6 @@ end
 
 local size_out = ffi.new "size_t[1]"
 
--- A value without the blanks behind it.
-local function trim(value)
-  local n = #value
-  while n > 0 and (byte(value, n) == 32 or byte(value, n) == 9) do n = n - 1 end
-  return sub(value, 1, n)
-end
-
 --- The fields that a client sent behind a chunked body, once the body was read to its end; before that it raises.
 --- They are the sender's afterthoughts, such as a checksum, and are no part of `headers`.
 ---@return lunapark.Headers
@@ -221,8 +215,9 @@ function methods:trailers()
   local h = headers.new()
   local lines = C.host_req_trailers(r, self.serial, size_out)
   if lines == nil then return h end
-  for name, value in gmatch(ffi_string(lines, size_out[0]), "([^:]*):[ \t]*([^\r]*)\r\n") do
-    headers.received(h, name, trim(value))
+  for line in text.pieces(ffi_string(lines, size_out[0]), "\r\n") do
+    local colon = find(line, ":", 1, true)
+    headers.received(h, sub(line, 1, colon - 1), text.trim(sub(line, colon + 1)))
   end
   return h
 end
