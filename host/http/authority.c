@@ -45,7 +45,7 @@ static bool is_v6(const char *s, const char *end) {
     return inet_pton(AF_INET6, text, &addr) == 1 && is_port(close + 1, end);
 }
 
-bool authority_is_valid(const char *s, size_t n) {
+static bool is_valid(const char *s, size_t n) {
     const char *begin = s, *end = s + n;
     if (*s == '[') return is_v6(s, end);
     for (;;) {
@@ -55,4 +55,20 @@ bool authority_is_valid(const char *s, size_t n) {
         if (end - s < 3 || !is_hex(s[1]) || !is_hex(s[2])) return false;
         s += 3;
     }
+}
+
+/* Most requests name the host that the one before them has named. */
+static __thread struct {
+    size_t n;
+    char text[64];
+} last;
+
+bool authority_is_valid(const char *s, size_t n) {
+    if (n == last.n && memcmp(s, last.text, n) == 0) return true;
+    if (!is_valid(s, n)) return false;
+    if (n <= sizeof last.text) {
+        last.n = n;
+        memcpy(last.text, s, n);
+    }
+    return true;
 }

@@ -140,7 +140,21 @@ static void add_searcher(lua_State *L) {
 
 /* ---- making one ---- */
 
+/* The first references go to the array of the registry, where a request finds its handler quickly: a table that grows by
+ * single keys keeps them in its hash part. */
+static void make_references(lua_State *L) {
+    enum { REFERENCES = 16 };
+    int refs[REFERENCES];
+    for (int i = 0; i < REFERENCES; i++) {
+        lua_pushboolean(L, 1);
+        refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    for (int i = REFERENCES; i-- > 0;)
+        luaL_unref(L, LUA_REGISTRYINDEX, refs[i]);
+}
+
 static int open_all(lua_State *L) {
+    make_references(L);
     luaL_openlibs(L);
     /* host/build/luajit.sh says why. */
     if (!LUAJIT_SIDE_TRACES && luaL_dostring(L, "require('jit.opt').start('maxside=0')") != 0)
