@@ -9,6 +9,9 @@ local calls = require "spec.support.calls"
 local helper = require "spec.helper"
 local steps = require "spec.support.steps"
 
+-- Steps take as long as the machine lets them.
+require("lunapark.testing").block_timeout(300)
+
 -- Twice the text, at most so many times the steps: 2 is linear, 4 quadratic.
 local MOST = 2.4
 
