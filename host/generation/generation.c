@@ -395,7 +395,8 @@ static generation *load_stand_in(char **err) {
 
 /* ---- the switch ---- */
 
-/* Adds gen, which serves from now on, to the history. again: the commit whose sources gen has; NULL: gen has the disk's. */
+/* Adds gen, which serves from now on, to the history. again: the commit whose sources gen has; NULL: gen has the
+ * disk's. */
 static void record(generation *gen, const reload_ask *ask, const char *again) {
     history_new n = {.sources = gen->sources,
                      .id = gen->id,

@@ -24,8 +24,8 @@
  *     parent COMMIT
  *     added PATH ...          source_compare's, with the parent
  *
- * "end" follows them. With --state, commit, files and record are kept on the disk too (state.c). A generation that another
- * process has left there gets its source_set when it is to serve again.
+ * "end" follows them. With --state, commit, files and record are kept on the disk too (state.c). A generation that
+ * another process has left there gets its source_set when it is to serve again.
  *
  * A start makes a generation, too, though often of the files of the last one. A process that is started over and over
  * would displace all other generations. So a start that brings the files of the start before it, which had brought
@@ -136,7 +136,7 @@ static bool make_record(entry *e, const char *list, size_t list_len, const char 
     return fclose(out) == 0 && whole;
 }
 
-/* The list of the files of n: of the entry whose sources they are, for since then a set may have loaded more. */
+/* The list of n's files. Of sources that are loaded again, it is the old list: the set may have loaded more since. */
 static bool make_list(const history_new *n, char **list, size_t *len) {
     git_id id;
     const entry *old = n->again && git_scan(n->again, &id) ? history_commit(&id) : NULL;
@@ -152,7 +152,7 @@ static entry *last_entry(void) {
     return history.all.last ? list_of(history.all.last, entry, link) : NULL;
 }
 
-/* e, a start, brings what the start before brought, which had brought nothing new. */
+/* n is a start that brings the files of the start before, and this start had brought nothing new. */
 static bool repeats(const history_new *n, const entry *last) {
     return n->cause == BY_START && !history.now && last &&
            strcmp(last->who, causes[BY_START]) == 0 && strcmp(last->id, n->id) == 0 &&
@@ -250,16 +250,16 @@ char *history_store(void) {
     for (list_link *l = history.all.first; l; l = l->next) {
         entry *e = list_of(l, entry, link);
         if (e->stored) continue;
-        message_free(err); /* one that could not be written before was told then */
+        message_free(err); /* the log has it from the attempt before */
         err = store(e);
     }
     pthread_mutex_unlock(&history.lock);
     return err;
 }
 
-/* ---- what another process has left ---- */
+/* ---- generations of other processes ---- */
 
-/* Takes the commit apart. False: it is none of ours. */
+/* Fills e from its commit. False: the commit is none of ours. */
 static bool scan_commit(entry *e) {
     const char *at = e->text + 5 + GIT_ID_DIGITS + 1, *author, *end;
     long long time_s = 0;

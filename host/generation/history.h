@@ -18,8 +18,8 @@ enum {
 /* The cause of a generation: the start of the process, SIGHUP, --watch, the admin API. */
 typedef enum history_cause { BY_START, BY_SIGNAL, BY_WATCH, BY_ADMIN } history_cause;
 
-/* Begins the history of the app at app_path, with the generations that the directory of --state holds; dir NULL: there is
- * no such directory. NULL, or what is wrong (message.h). Once, before the other functions. */
+/* Begins the history of the app at app_path, with the generations that the directory of --state holds; dir NULL: there
+ * is no such directory. NULL, or what is wrong (message.h). Once, before the other functions. */
 char *history_open(const char *app_path, const char *dir);
 
 /* A generation that serves from now on; its parent is the generation that served. */
@@ -36,8 +36,8 @@ typedef struct history_new {
  * changed. */
 bool history_add(const history_new *n, char commit[SOURCE_ID_SIZE]);
 
-/* Writes the generations that were added to the directory of --state. NULL, or why the last of them could not be written
- * (message.h). */
+/* Writes the generations that were added to the directory of --state. NULL, or why the last of them could not be
+ * written (message.h). */
 char *history_store(void);
 
 /* A generation to go back to. */
@@ -47,9 +47,9 @@ typedef struct history_found {
     char commit[SOURCE_ID_SIZE];
 } history_found;
 
-/* Finds a generation by a person's words: a tag; "-N", N generations before the one that serves, along the parents; or at
- * least 4 digits of its commit's id, or of its tree's, which means the latest with this tree. NULL, or what is wrong
- * (message.h); *damaged: the generation is there, but its files can not be read. */
+/* Finds a generation by a person's words: a tag; "-N", N generations before the one that serves, along the parents; or
+ * at least 4 digits of its commit's id, or of its tree's, which means the latest with this tree. NULL, or what is
+ * wrong (message.h); *damaged: the generation is there, but its files can not be read. */
 char *history_find(const char *to, history_found *found, bool *damaged);
 
 /* HISTORY_UNKNOWN: no generation, or no tag, is meant. HISTORY_WRONG: no such name can be given. HISTORY_TAKEN: another
@@ -62,8 +62,8 @@ typedef enum history_result {
     HISTORY_FAILED
 } history_result;
 
-/* Gives a tag to the generation that `to` means (as history_find); to "": the generation that serves. A generation with a
- * tag is kept. to NULL: removes the tag. *what (message.h): the commit, or what is wrong. */
+/* Gives a tag to the generation that `to` means (as history_find); to "": the generation that serves. A generation
+ * with a tag is kept. to NULL: removes the tag. *what (message.h): the commit, or what is wrong. */
 history_result history_tag(const char *name, const char *to, char **what);
 
 /* All generations, the latest first, as records that each end in a NUL: "id COMMIT", then "tree ID", "time SECONDS",

@@ -1,7 +1,7 @@
-/* How people name a generation: by its commit, by its tree, by how many were before, and by tags that they give.
+/* How people name a generation: by its commit, by its tree, by its distance from the one that serves, and by tags.
  *
- * A tag is not looked for among ids: no name that could be the beginning of one is a tag. Tags are files of their own in
- * --state, git's own tags among them if they name a commit.
+ * No tag looks like the beginning of an id, so a name means either. With --state a tag is a file of the repository;
+ * tags that git has made are found as well, if they name a commit.
  */
 #include "history_parts.h"
 #include "message.h"
@@ -75,7 +75,7 @@ static bool is_id(const char *text) {
     return n >= DIGITS_MIN && n <= GIT_ID_DIGITS && strspn(text, "0123456789abcdef") == n;
 }
 
-/* What git takes for a tag, and is a file's name. */
+/* True: git takes the name for a tag, and it can be a file's name. */
 static bool can_be_tag(const char *name) {
     static const char good[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-+";
     size_t n = strlen(name);
@@ -84,9 +84,9 @@ static bool can_be_tag(const char *name) {
            !(n >= 5 && strcmp(name + n - 5, ".lock") == 0) && !is_id(name);
 }
 
-/* ---- finding one ---- */
+/* ---- finding an entry ---- */
 
-/* NULL: there are not so many. */
+/* The entry n generations back. NULL: there are not so many. */
 static entry *go_back(long n) {
     entry *e = history.now;
     while (e && n-- > 0)
@@ -94,7 +94,8 @@ static entry *go_back(long n) {
     return e;
 }
 
-/* The latest whose id begins so; trees: of its tree. *other: another one's does, and is not the same. */
+/* The latest entry whose id begins with the digits; trees: whose tree's id does. *other: another entry's does, too,
+ * with another id. */
 static entry *find_digits(const char *digits, bool trees, bool *other) {
     entry *found = NULL;
     *other = false;
@@ -109,7 +110,7 @@ static entry *find_digits(const char *digits, bool trees, bool *other) {
     return found;
 }
 
-/* NULL: *why. */
+/* NULL: *why says what is wrong. */
 static entry *find(const char *to, char **why) {
     char *end;
     bool other = false;
@@ -130,7 +131,7 @@ static entry *find(const char *to, char **why) {
     return NULL;
 }
 
-/* Reads what e has loaded, if that is still on the disk alone. NULL, or what is wrong. */
+/* Reads e's sources from --state, unless they are in memory. NULL, or what is wrong. */
 static char *restore(entry *e) {
     int err;
     git_id blob;

@@ -1,5 +1,6 @@
 /* An object is a file objects/AB/CDEF..., named by its id in hexadecimal digits: "TYPE LENGTH", a NUL and the bytes,
- * compressed by zlib. `git cat-file` reads the file, and `git fsck` checks it. Objects that git has packed are not read.
+ * compressed by zlib. `git cat-file` reads the file, and `git fsck` checks it. Objects that git has packed are not
+ * read.
  *
  * An object that has its name is whole, after a power failure, too: a batch is written to files without a name, then
  * these are brought to the disk (syncfs: one call for all of them), then they are named.
@@ -194,7 +195,7 @@ int objects_end(object_batch *b, int err) {
 
 /* ---- reading ---- */
 
-/* How many bytes the object has of which text, which ends in a NUL, begins the head; -1: text is no head of this type. */
+/* The length that the head of an object says, which ends in a NUL; -1: text is no head of this type. */
 static int64_t scan_head(const char *text, const char *type) {
     size_t n = strlen(type);
     if (strncmp(text, type, n) != 0 || text[n] != ' ' || text[n + 1] < '0' || text[n + 1] > '9')

@@ -1,5 +1,5 @@
-/* Objects in files, as git keeps them: loose. See objects.c. Any thread. The functions block for the disk: a G calls them
- * between rt_entersyscall and rt_exitsyscall. 0 or -errno. */
+/* Objects in files, as git keeps them: loose. See objects.c. Any thread. The functions block for the disk: a G calls
+ * them between rt_entersyscall and rt_exitsyscall. 0 or -errno. */
 #ifndef OBJECTS_H
 #define OBJECTS_H
 
@@ -21,8 +21,8 @@ int objects_write(object_batch *b, const char *type, const git_id *id, const voi
 /* Writes the blob of a file. -ESTALE: the file has other bytes by now. */
 int objects_write_file(object_batch *b, const git_id *id, const char *path);
 
-/* Gives all objects of the batch their names when they are on the disk; err: the batch has failed with that already, and
- * leaves nothing. Returns err, or how it went. Empties the batch. */
+/* Gives all objects of the batch their names when they are on the disk; err: the batch has failed with that already,
+ * and leaves nothing. Returns err, or how it went. Empties the batch. */
 int objects_end(object_batch *b, int err);
 
 /* Reads an object of that type: malloc'd bytes with a NUL behind them. -EBADMSG: the file does not hold it. */

@@ -1,6 +1,6 @@
-/* A generation that this process has never loaded, since another one did: its set is made again from the list of its
- * files and names (source_list.c), and blobs. The list does not say where the app lay. So the set is of the folder where
- * the app lies now: a release in a new folder can go back to what ran in the old one.
+/* The set of a generation that another process has loaded is made again from the list of its files and names
+ * (source_list.c), and from blobs. The list does not say where the app lay. So the set is of the folder where the app
+ * lies now: a release in a new folder can go back to a generation of the old folder.
  */
 #include "source_restore.h"
 
@@ -27,7 +27,7 @@ static const char *after_word(const char *text, const char *word) {
 
 enum { MODE = 6, PATH = MODE + 1 + GIT_ID_DIGITS + 1 /* where they begin */ };
 
-/* 1: it is of a file; 0: of something else; -EBADMSG. */
+/* 1: the record is of a file; 0: of something else; -EBADMSG. */
 static int scan(const char *text, record *r) {
     const char *rest = after_word(text, "file");
     r->kept = !rest && (rest = after_word(text, "kept"));
@@ -71,7 +71,7 @@ no_memory:
     return -ENOMEM;
 }
 
-/* A record that is no file's. next: the one behind it. */
+/* Adds the name of a record that is no file's. next: the record behind it. */
 static int add_name(source_set *s, const char *text, const char *next) {
     char buf[PATH_MAX];
     git_id listing = {{0}};

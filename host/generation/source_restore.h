@@ -13,9 +13,9 @@ typedef int (*source_read_blob)(void *arg, const git_id *id, file_blob **b);
 source_set *source_restore(const char *app_path, const char *text, size_t len,
                            source_read_blob read_blob, void *arg, int *err, git_id *blob);
 
-/* What git needs to know the files that text tells of: calls fn for the blob of each, with its path as `bytes`, then for
- * the tree of those below the root, and for the trees in it. False: fn said so, there is no memory, or text is none of
- * source_list's. */
+/* What git needs to know the files that text tells of: calls fn for the blob of each, with its path as `bytes`, then
+ * for the tree of those below the root, and for the trees in it. False: fn said so, there is no memory, or text is
+ * none of source_list's. */
 typedef bool (*source_object)(void *arg, const char *type, const git_id *id, const void *bytes,
                               size_t len);
 bool source_objects(const char *text, size_t len, source_object fn, void *arg);

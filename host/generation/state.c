@@ -1,22 +1,22 @@
-/* Where generations outlive the process.
+/* The directory in which generations outlive the process.
  *
- *     DIR/lunapark                 says whose the folder is, and in which form; locked by the process that writes
+ *     DIR/lunapark                 the mark of a state directory, with its form; the lock of the process that writes
  *     DIR/HEAD, config, objects/, refs/heads/main, refs/tags/
  *                                  a bare repository: commits, their trees and files (objects.c). The branch is the
  *                                  generation that served last
  *     DIR/shallow                  git's list of commits whose parents are not here
- *     DIR/generations/COMMIT       what git does not keep of a generation: which names led to which files (history.c)
+ *     DIR/generations/COMMIT       the record of a generation: what git does not keep (history.c)
  *
- * So `git --git-dir=DIR log`, `cat-file` and `fsck` work; nothing of git is needed. A folder that is neither empty nor
- * says that it is ours is left alone.
+ * So `git --git-dir=DIR log`, `cat-file` and `fsck` work; the server needs no git. A folder that holds something, but
+ * no mark, belongs to another program, and is refused unchanged.
  *
- * Order. Objects are on the disk before a file in generations/ tells of them, and go after that file: what is listed is
- * whole, whenever the process or the machine ends. What is left over then is an object that nobody names.
+ * Order. Objects are on the disk before the record that names them, and are removed after it. So a generation with a
+ * record is whole, whenever the process or the machine ends. An interruption leaves at most objects without a record.
  *
- * Two processes may have one folder: an upgrade, or a second server of the app. Each writes under the lock, and decides what
- * is to be removed by what the folder holds, not by what it has in memory. The objects of others, a user's own tags for
- * instance, are not touched: only objects of generations that are removed go, and of these what no other generation has.
- * While the folder holds a generation that can not be read, none is removed.
+ * Two processes may share a directory: the two of an upgrade, or two servers of one app. Each writes under the lock,
+ * and decides by the content of the directory, not by its memory, what to remove. Objects of a user, such as tags made
+ * by git, are not touched: only objects of removed generations go, and of these only such that no other generation
+ * has. While the record of a generation can not be read, its objects are not known, so nothing is removed.
  */
 #include "state.h"
 
@@ -99,7 +99,7 @@ static char *is_a_name(void *arg, const char *name) {
     return NULL;
 }
 
-/* Whose the folder is. */
+/* Marks an empty folder. Refuses a folder that is not ours. */
 static char *check_form(void) {
     char path[PATH_MAX], *text;
     size_t len;
@@ -168,7 +168,7 @@ static bool scan_id(const char *text, git_id *id) {
     return git_scan(text, id) && (!text[GIT_ID_DIGITS] || text[GIT_ID_DIGITS] == '\n');
 }
 
-/* The record in generations/; it is whole. 0 or -errno. */
+/* Reads a record of generations/, which is whole. 0 or -errno. */
 static int read_record(const char *name, char **record, size_t *len) {
     char path[PATH_MAX];
     bool opened;
@@ -189,7 +189,7 @@ typedef struct loading {
 static char *load_one(void *arg, const char *name) {
     const loading *l = arg;
     state_generation g = {0};
-    if (!scan_id(name, &g.commit)) return NULL; /* nothing of ours */
+    if (!scan_id(name, &g.commit)) return NULL; /* not a record's name */
     int err = read_record(name, &g.record, &g.record_len);
     if (!err && (err = objects_read(state.objects, &g.commit, "commit", &g.text, &g.text_len)))
         free(g.record);
@@ -258,8 +258,8 @@ typedef struct item {
 typedef struct items {
     item *list;
     size_t n;
-    bool damaged;  /* there is one that can not be read */
-    void *objects; /* tree of git_id: of those that stay */
+    bool damaged;  /* a record can not be read */
+    void *objects; /* tree of git_id: objects of the generations that stay */
 } items;
 
 static const char *value_of(const char *record, size_t len, const char *word) {
@@ -307,7 +307,7 @@ static int latest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* For git, those whose parents are not here have none. */
+/* Tells git which commits have parents that are not here. */
 static char *put_shallow(items *all) {
     char *text = NULL, path[PATH_MAX], digits[GIT_ID_DIGITS + 1];
     size_t len;
@@ -352,7 +352,7 @@ static bool remove_object(void *arg, const char *type, const git_id *id, const v
     (void)len;
     items *all = arg;
     if (!tfind(id, &all->objects, by_id)) (void)objects_remove(state.objects, id);
-    return true; /* one that stays does no harm */
+    return true; /* an object that stays does no harm */
 }
 
 static char *remove_items(items *all) {
@@ -373,7 +373,7 @@ static char *remove_items(items *all) {
     return NULL;
 }
 
-/* lock held. What is too old goes, and what was replaced. */
+/* lock held. Removes the generations that are too old or replaced. */
 static char *clear_up(const git_id *replaces) {
     items all = {0};
     size_t n_stay = 0;

@@ -1,7 +1,7 @@
 /* The state directory (--state): generations over a restart, in the layout of a bare git repository. See state.c.
  *
- * One thread at a time, but for state_read_blob. The functions block for the disk: a G calls them between rt_entersyscall
- * and rt_exitsyscall. Those that return a text return NULL, or what is wrong (message.h). */
+ * One thread at a time, but for state_read_blob. The functions block for the disk: a G calls them between
+ * rt_entersyscall and rt_exitsyscall. Those that return a text return NULL, or what is wrong (message.h). */
 #ifndef STATE_H
 #define STATE_H
 
@@ -17,21 +17,21 @@ typedef struct state_generation {
     size_t text_len, record_len;
 } state_generation;
 
-/* Opens dir, or makes it. Without state_open the other functions do nothing, and all is well. Once. */
+/* Opens dir, or makes it. Before state_open the other functions do nothing, and succeed. Once. */
 char *state_open(const char *dir);
 
-/* Calls each for all generations that are there, in any order; each frees the texts, and says whether it could read
- * them. What is damaged is told in the log, and stays as it is. */
+/* Calls each for all generations of the directory, in any order. each takes the texts, and returns whether they make
+ * sense. A damaged generation is named in the log, and stays in the directory. */
 void state_load(bool (*each)(void *arg, state_generation *g), void *arg);
 
 /* Calls each for all tags. */
 void state_load_tags(void (*each)(void *arg, const char *name, const git_id *commit), void *arg);
 
-/* Writes a generation whose files lie below root or, by their absolute paths, elsewhere. replaces: another one, which
- * goes; NULL: none. Removes what is neither tagged nor one of the last HISTORY_MAX. */
+/* Writes a generation; root: the folder of its relative paths, which ends in a slash. Then removes the generation
+ * `replaces`, unless NULL, and the generations that have no tag and are not among the last HISTORY_MAX. */
 char *state_store(const state_generation *g, const char *root, const git_id *replaces);
 
-/* A tag names a commit; commit NULL: it names none any more. */
+/* Writes a tag, which names the commit; commit NULL: removes the tag. */
 char *state_tag(const char *name, const git_id *commit);
 
 /* Bytes of a blob, from memory or from the directory: as source_read_blob. Any thread. */
