@@ -49,12 +49,13 @@ static void numbers_out_of_range(void *arg) {
 
 static struct {
     _Atomic bool end;
-    _Atomic int on[MAX_PROCS]; /* how often a G has seen itself on that P */
+    _Atomic int on[MAX_PROCS];   /* how often a G has seen itself on that P */
+    _Atomic int turns[4 * MOST]; /* of each G */
 } seen;
 
 static void look_where(void *arg) {
-    (void)arg;
     while (!atomic_load(&seen.end)) {
+        atomic_fetch_add((_Atomic int *)arg, 1);
         atomic_fetch_add(&seen.on[rt_p_id()], 1);
         spin_for(20000);
         rt_yield();
@@ -73,12 +74,21 @@ static bool everywhere(int n) {
     return true;
 }
 
+/* No G has stayed in the queue of a P that went out: the others never look there, since they have enough to do. */
+static void all_go_on(void) {
+    int before[4 * MOST];
+    for (int i = 0; i < 4 * MOST; i++)
+        before[i] = atomic_load(&seen.turns[i]);
+    for (int i = 0; i < 4 * MOST; i++)
+        EXPECT_SOON(atomic_load(&seen.turns[i]) > before[i]);
+}
+
 static void gs_run_on_the_ps_that_are_in(void *arg) {
     (void)arg;
     crowd c = {0};
     atomic_store(&seen.end, false);
     for (int i = 0; i < 4 * MOST; i++)
-        crowd_go(&c, look_where, NULL);
+        crowd_go(&c, look_where, &seen.turns[i]);
     for (int round = 0; round < 3; round++) {
         have(MOST);
         watch_for(0);
@@ -87,6 +97,7 @@ static void gs_run_on_the_ps_that_are_in(void *arg) {
         watch_for(20 * MS);
         for (int i = 1 + round % 2; i < rt_procs(); i++)
             EXPECT_EQ(atomic_load(&seen.on[i]), 0);
+        all_go_on();
     }
     atomic_store(&seen.end, true);
     crowd_wait(&c);
