@@ -20,6 +20,7 @@ LISTEN ?= 127.0.0.1:8080
 FUZZ_S ?= 60
 SEED   ?=
 ROUND  ?=
+N      ?=
 V      ?=
 # The LuaJIT that is linked; one for all builds of a tree.
 LUAJIT_DIR ?= build/luajit
@@ -119,7 +120,7 @@ endif
 again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan faults tsan lint lint-format lint-tidy lint-lua lint-size lint-edges lint-headers format bench aarch64
-.PHONY: fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
+.PHONY: mutate fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
 .PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-lint deps-fuzz deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
@@ -143,6 +144,10 @@ asan: ## the same tests under AddressSanitizer and UBSan
 faults: ## makes each allocation, mapping, thread and descriptor of a server fail in turn; hours without FAULT_S=seconds
 	+@$(again) all $(FAULTS)
 	@B=$(B) LUNAPARK='$(abspath $(B)/lunapark)' $(B)/lunapark run host/test/faults.lua $(FAULT_S)
+
+mutate: deps-test ## breaks each mechanism on purpose, in a copy, and runs the test that must fail; N=10: ten of them by the day (SEED=); MUTATE=pattern
+	+@$(again) all
+	@B=$(B) $(LUAJIT) host/build/mutate.lua $(if $(N),--random $(N) --seed $(or $(SEED),$$(date -u +%Y%m%d))) $(if $(MUTATE),'$(MUTATE)')
 
 tsan: ## the same tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory test B=build/tsan SAN=thread

@@ -4,13 +4,14 @@
 #
 #     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=900] [SPEC_TIMEOUT=3600] [SPEC_JOBS=2] run_tests.sh PROGRAM...
 #
+# SPEC_ARGS: more options of `lunapark test`, in words without blanks.
 # SPEC_JOBS: so many spec files at once. Most of their time they wait: two at once take half as long on two CPUs.
 #
 # Each runs in a session of its own, by which the processes that it leaves behind are found and
 # killed. Outputs are kept in $B/test-logs and shown if something failed.
 set -u
 
-: "${B:=build}" "${TEST_TIMEOUT:=900}" "${SPEC_TIMEOUT:=3600}" "${SPEC_JOBS:=2}" "${TEST_WRAP:=}" "${SPECS:=spec}"
+: "${B:=build}" "${TEST_TIMEOUT:=900}" "${SPEC_TIMEOUT:=3600}" "${SPEC_JOBS:=2}" "${TEST_WRAP:=}" "${SPECS:=spec}" "${SPEC_ARGS:=}"
 logs=$B/test-logs
 mkdir -p "$logs"
 passed=0
@@ -84,7 +85,7 @@ if [ -n "${LUNAPARK:-}" ] && [ -n "$(find $SPECS -name '*_spec.lua' 2>/dev/null 
     # Sanitizers on a busy machine are slow, and specs have bounds of their own.
     export LUNAPARK_BLOCK_TIMEOUT="${LUNAPARK_BLOCK_TIMEOUT:-300}"
     log=$logs/spec.log
-    run "$SPEC_TIMEOUT" "$log" "$LUNAPARK" test --jobs "$SPEC_JOBS" --output=plainTerminal $SPECS
+    run "$SPEC_TIMEOUT" "$log" "$LUNAPARK" test --jobs "$SPEC_JOBS" --output=plainTerminal $SPEC_ARGS $SPECS
     status=$?
     # "12 successes / 1 failure / 0 errors / 0 pending : 0.01 seconds"
     counts=$(awk '/^[0-9]+ success(es)? \/ [0-9]+ failures? \/ [0-9]+ errors? \/ / { ok += $1; bad += $4 + $7; counted = 1 }

@@ -37,12 +37,18 @@ static const char *const bad_heads[] = {
     "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",                  /* two */
     "GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",               /* folded */
     "GET / HTTP/1.1\r\nHost: x\r\nA: b\rC: d\r\n\r\n",               /* bare CR */
+    "GET / HTTP/1.1\r\nHost: x\r\nA: b\r-C: d\r\n\r\n",              /* and a good line behind */
     "GET / HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n",                    /* a space before the colon */
     "CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",                       /* no proxy */
     "GET / HTTP/2.0\r\nHost: x\r\n\r\n",                             /* no such version */
     "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n", /* too long */
     "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+    "PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1 1\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: x\r\nExpect: the-best\r\n\r\n",
     "get / HTTP/1.1\r\nHost: x\r\n\r\n",
     "BREW / HTTP/2.0\r\nHost: x\r\n\r\n",

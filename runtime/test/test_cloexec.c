@@ -92,7 +92,8 @@ static void a_child_gets_none(void *arg) {
     char text[64];
     struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof sa;
-    rt_fd l = {0}, s = {0};
+    rt_fd l = {0}, s = {0}, file = {0};
+    rt_acceptor a;
     crowd c = {0};
     int fd = rt_listen((struct sockaddr *)&sa, sizeof sa, 8);
     CHECK(fd >= 0);
@@ -101,6 +102,9 @@ static void a_child_gets_none(void *arg) {
     fd = rt_socket(AF_INET, SOCK_STREAM, 0);
     CHECK(fd >= 0);
     CHECK_EQ(rt_fd_init(&s, fd), 0);
+    CHECK_EQ(rt_file_open(&file, "/dev/null", O_RDONLY, 0), 0);
+    rt_acceptor_init(&a, NULL, 0);
+    CHECK(a.reserve_fd >= 0);
     crowd_go(&c, accept_one, &l);
     for (int i = 0; i < 6; i++)
         crowd_go(&c, sleep_in_kernel, NULL);
@@ -119,6 +123,8 @@ static void a_child_gets_none(void *arg) {
                   i);
     CHECK_EQ(rt_trace_stop(NULL, NULL), 0);
     CHECK_EQ(rt_prof_stop(NULL, NULL), 0);
+    rt_acceptor_close(&a);
+    CHECK_EQ(rt_fd_close(&file), 0);
     CHECK_EQ(rt_fd_close(&l), 0);
     CHECK_EQ(rt_fd_close(&s), 0);
 }

@@ -1,6 +1,9 @@
 /* fd: deadlines of all kinds, close against everything, many Gs on one descriptor, short reads, pieces,
  * broken pipes and what they do to a program. */
+#include "../fd.h"
 #include "net.h"
+
+#include <sys/mman.h>
 
 /* ---- deadlines ---- */
 
@@ -433,6 +436,32 @@ static void pieces_arrive_in_order(void *arg) {
 
 /* ---- what breaks ---- */
 
+static bool counts_sends;
+static size_t largest_send;
+
+/* In the place of libc's, which fd.c calls: a test looks at what the kernel is given at once, without so much memory. */
+ssize_t send(int fd, const void *buf, size_t n, int flags) {
+    if (!counts_sends) return sendto(fd, buf, n, flags, NULL, 0);
+    if (n > largest_send) largest_send = n;
+    return (ssize_t)n;
+}
+
+static void a_call_writes_a_gigabyte_at_most(void *arg) {
+    (void)arg;
+    rt_fd a, b;
+    size_t len = (size_t)MAX_RW / 2 * 5;
+    CHECK(open_tcp(&a, &b));
+    char *bytes = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(bytes != MAP_FAILED);
+    largest_send = 0;
+    counts_sends = true;
+    CHECK_EQ(rt_fd_write(&a, bytes, len), (ssize_t)len);
+    counts_sends = false;
+    CHECK(largest_send > 0 && largest_send <= (size_t)1 << 30);
+    munmap(bytes, len);
+    close_pair(&a, &b);
+}
+
 static void errors_of_a_broken_connection(void *arg) {
     (void)arg;
     rt_fd a, b;
@@ -534,6 +563,7 @@ int main(void) {
         in_g_test(one_side_is_shut),
         in_g_test(an_empty_read_waits_for_nothing),
         in_g_test(pieces_arrive_in_order),
+        in_g_test(a_call_writes_a_gigabyte_at_most),
         in_g_test(errors_of_a_broken_connection),
         in_g_test(no_descriptor_blocks_or_is_inherited),
         cmocka_unit_test(a_broken_stdout_ends_the_program),

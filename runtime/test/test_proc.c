@@ -534,6 +534,28 @@ static void a_second_ready_is_caught(void **state) {
     assert_non_null(strstr(said, "lunapark: fatal: G 2: state 1, asked to go from 4 to 1"));
 }
 
+static void a_transition_that_is_none_is_caught(void **state) {
+    (void)state;
+    static const g_status moves[][2] = {
+        {G_IDLE, G_RUNNING},    {G_WAITING, G_DEAD},  {G_RUNNABLE, G_WAITING},
+        {G_SYSCALL, G_WAITING}, {G_DEAD, G_RUNNABLE},
+    };
+    for (size_t i = 0; i < sizeof moves / sizeof *moves; i++) {
+        static rt_g g;
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDERR_FILENO);
+            atomic_store(&g.status, moves[i][0]);
+            g_set_status(&g, moves[i][0], moves[i][1]);
+            _exit(0);
+        }
+        int status = 0;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    }
+}
+
 int main(void) {
     if (getenv("RT_TEST_CHILD")) rt_main(&(rt_options){.procs = 1}, ready_it_twice, NULL);
     const struct CMUnitTest tests[] = {
@@ -555,6 +577,7 @@ int main(void) {
         in_g_test(nor_while_ms_come_and_go),
         in_g_test(counters_count),
         cmocka_unit_test(a_second_ready_is_caught),
+        cmocka_unit_test(a_transition_that_is_none_is_caught),
     };
     RUN_TESTS("proc", tests);
 }
