@@ -10,6 +10,9 @@
  * O_NOFOLLOW: no link is followed, not even a harmless one. ".." goes back to a folder that is still open from the way
  * down, not to the folder that is above by now. So a folder that is moved meanwhile leads nowhere else either.
  *
+ * openat2 may have to wait for a disk, so a G leaves it to a job. With RESOLVE_CACHED (beneath_open_cached) the kernel
+ * answers at once, or says EAGAIN: names that were asked for lately need no job.
+ *
  * beneath_check looks and does not open: the folder may have changed when its caller opens the file. It is for folders
  * that only their owner changes. A file that does not exist yet is right if its folder is there, and its name is no
  * link to nothing: a maker of the file would follow the link.
@@ -110,6 +113,27 @@ static int open_in(int dir, const char *path, int flags, mode_t mode) {
         if (errno != EINTR && errno != EAGAIN) return -errno;
     }
     return -EBUSY;
+}
+
+/* openat2 that looks at no disk. The descriptor, or -errno; -EAGAIN: only a disk could tell, or the kernel cannot do
+ * this (before 5.12; forbidden). */
+static int open_cached(int dir, const char *path, int flags, uint64_t resolve) {
+    struct open_how how = {
+        .flags = (uint64_t)flags | O_CLOEXEC,
+        .resolve = resolve | RESOLVE_CACHED,
+    };
+    int fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
+    if (fd >= 0) return fd;
+    bool cannot = errno == ENOSYS || errno == EPERM || errno == EINVAL || errno == EINTR;
+    return cannot ? -EAGAIN : -errno;
+}
+
+int beneath_open_cached(const char *root, const char *path, int flags) {
+    int dir = open_cached(AT_FDCWD, root, O_PATH | O_DIRECTORY, 0);
+    if (dir < 0) return dir;
+    int fd = open_cached(dir, *path ? path : ".", flags, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS);
+    close(dir);
+    return fd;
 }
 
 static int open_root(const char *root) {

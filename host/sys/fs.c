@@ -362,20 +362,22 @@ int host_fs_may_wait(const char *path) {
 
 /* ---- open files ---- */
 
-/* Makes x->file of x->fd. */
-static int make_file(fs_job *x) {
+/* Makes a file of fd, which it takes over unless it fails. NULL: *err. */
+static host_file *make_file(int fd, int *err) {
     host_file *f = calloc(1, sizeof *f);
-    if (!f) return -ENOMEM;
-    refs_init(&f->refs, 1);
-    int err = wait_again(x->fd);
-    if (!err) err = rt_file_init(&f->fd, x->fd);
-    if (err) {
-        free(f);
-        return err;
-    }
-    x->fd = -1;
-    x->file = f;
-    return 0;
+    *err = f ? wait_again(fd) : -ENOMEM;
+    if (!*err) refs_init(&f->refs, 1);
+    if (!*err) *err = rt_file_init(&f->fd, fd);
+    if (!*err) return f;
+    free(f);
+    return NULL;
+}
+
+static void tell_of(host_fs_result *r, const struct stat *st) {
+    r->size = st->st_size;
+    r->mode = st->st_mode;
+    r->ino = (double)st->st_ino;
+    r->mtime_ns = st->st_mtim.tv_sec * INT64_C(1000000000) + st->st_mtim.tv_nsec;
 }
 
 static void open_run(void *arg) {
@@ -387,12 +389,13 @@ static void open_run(void *arg) {
     x->result.n = fd < 0 ? fd : 0;
     if (fd < 0) return;
     x->fd = fd;
-    x->result.size = st.st_size;
-    x->result.mode = st.st_mode;
-    x->result.ino = (double)st.st_ino;
-    x->result.mtime_ns = st.st_mtim.tv_sec * INT64_C(1000000000) + st.st_mtim.tv_nsec;
+    tell_of(&x->result, &st);
     x->result.stream = !S_ISREG(st.st_mode) && is_stream(fd);
-    if (!x->result.stream) x->result.n = make_file(x);
+    if (x->result.stream) return;
+    int err;
+    x->file = make_file(fd, &err);
+    if (x->file) x->fd = -1;
+    x->result.n = err;
 }
 
 host_job *host_fs_open(const char *root, const char *path, int flags) {
@@ -407,6 +410,26 @@ static void lua_lets_go(host_owned *o) {
 }
 
 static const owned_kind file_kind = {OWNED_THINGS, lua_lets_go};
+
+host_file *host_fs_open_cached(const char *root, const char *path, host_fs_result *r) {
+    *r = (host_fs_result){.n = 0};
+    struct stat st;
+    int err, fd = beneath_open_cached(root, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    if (fd >= 0 && fstat(fd, &st) < 0) fd = replace_close(fd, -errno);
+    if (fd < 0) {
+        r->n = fd;
+        return NULL;
+    }
+    tell_of(r, &st);
+    host_file *f = S_ISREG(st.st_mode) ? make_file(fd, &err) : NULL;
+    if (f) {
+        owned_take(&f->owned, &file_kind);
+        return f;
+    }
+    if (S_ISREG(st.st_mode)) r->n = err;
+    close(fd);
+    return NULL;
+}
 
 host_file *host_fs_take(host_job *job) {
     fs_job *x = job_arg(job);

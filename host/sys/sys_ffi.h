@@ -97,6 +97,11 @@ host_job *host_fs(int op, const char *root, const char *path, const char *data, 
 /* A job that opens a file. flags: as for open(2). root: as host_fs. NULL: no memory. */
 host_job *host_fs_open(const char *root, const char *path, int flags);
 
+/* Opens a regular file to read at once, if the kernel needs no disk for that. root: as host_fs, and not NULL. Fills *r
+ * as host_fs_open does. NULL: r->n is -errno; -EAGAIN: host_fs_open can tell; 0: it is another kind of file (r->mode).
+ * Does not wait. */
+host_file *host_fs_open_cached(const char *root, const char *path, host_fs_result *r);
+
 /* A job that does op with f. n: bytes to read at most, or the offset. whence: as for lseek. NULL: no memory. */
 host_job *host_file_job(host_file *f, int op, const char *data, size_t len, double n, int whence);
 

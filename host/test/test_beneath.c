@@ -97,6 +97,35 @@ static void nothing_else_is(void **state) {
     assert_int_equal(access(path_of("new"), F_OK), -1);
 }
 
+/* The kernel may say at any time that it has to ask the disk. */
+static void what_the_kernel_knows_is_opened_at_once(void **state) {
+    (void)state;
+    make_tree();
+    static const char *const in[] = {"a", "in", "d/e/../../a", "./a"};
+    for (size_t i = 0; i < sizeof in / sizeof *in; i++) {
+        char got[64] = "";
+        close(beneath_open(path_of("root"), in[i], O_RDONLY, 0));
+        int fd = beneath_open_cached(path_of("root"), in[i], O_RDONLY);
+        if (fd == -EAGAIN) continue;
+        if (fd < 0) fail_msg("%s: %s", in[i], strerror(-fd));
+        assert_true(read(fd, got, sizeof got - 1) >= 0);
+        assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+        close(fd);
+        assert_string_equal(got, "a");
+    }
+    static const char *const no[] = {"..",  "../secret/s", "/etc/passwd", "d/../../secret/s",
+                                     "out", "dir/s",       "abs",         "round/s",
+                                     "/",   "made"};
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) {
+        int fd = beneath_open_cached(path_of("root"), no[i], O_RDONLY);
+        if (fd != -EXDEV && fd != -EAGAIN) fail_msg("%s: %d", no[i], fd);
+    }
+    int fd = beneath_open_cached(path_of("root"), "nothing", O_RDONLY);
+    assert_true(fd == -ENOENT || fd == -EAGAIN);
+    fd = beneath_open_cached(path_of("nowhere"), "a", O_RDONLY);
+    assert_true(fd == -ENOENT || fd == -EAGAIN);
+}
+
 static void a_walk_is_bounded_and_leaves_no_descriptor(void **state) {
     (void)state;
     make_tree();
@@ -160,6 +189,7 @@ int main(void) {
         row(what_is_below_is_opened),
         row(nothing_else_is),
         row(a_walk_is_bounded_and_leaves_no_descriptor),
+        row(what_the_kernel_knows_is_opened_at_once),
         row(a_check_says_what_could_be_made),
     };
     RUN_TESTS("beneath", tests);

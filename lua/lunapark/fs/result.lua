@@ -30,13 +30,12 @@ function result.root_of(opts, what, others)
   return opts.below
 end
 
---- The answer of a job: its host_fs_result, or nil and why not, with the path.
----@param job ffi.cdata*
+--- A host_fs_result, or nil and why it is a failure, with the path.
+---@param r ffi.cdata*
 ---@param path string
 ---@return ffi.cdata*|nil
 ---@return string? err
-function result.outcome(job, path)
-  local r = C.host_fs_result_of(job)
+function result.of(r, path)
   if r.n == common.EAGAIN then return nil, result.AGAIN end
   if r.n == EXDEV then return nil, "leads out of its folder: " .. path end
   if r.n < 0 then
@@ -45,6 +44,16 @@ function result.outcome(job, path)
     return nil, text .. ": " .. path
   end
   return r
+end
+
+--- The answer of a job: its host_fs_result, or nil and why not, with the path.
+---@param job ffi.cdata*
+---@param path string
+---@return ffi.cdata*|nil
+---@return string? err
+function result.outcome(job, path)
+  local r, err = result.of(C.host_fs_result_of(job), path)
+  return r, err
 end
 
 return result

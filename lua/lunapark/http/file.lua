@@ -16,7 +16,7 @@ local conditional = require "lunapark.http.conditional"
 local result = require "lunapark.fs.result"
 
 local C = ffi.C
-local RDONLY = 0
+local RDONLY, EAGAIN = 0, -11
 local KIND, REGULAR, DIRECTORY = 0xf000, 0x8000, 0x4000
 
 local file = {}
@@ -230,31 +230,51 @@ for _, errno in ipairs { 2, 6, 13, 18, 20, 36, 40 } do -- ENOENT ENXIO EACCES EX
   missing[-errno] = true
 end
 
--- The file of a job; or false, a text, "missing" or "folder"; or nil and why not.
-local function opened(job, path)
-  local r, err = result.outcome(job, path)
+-- The file of a host_fs_result, with its handle; or false, a text, "missing" or "folder"; or nil and why not.
+local function file_of(outcome, path, handle)
+  local r, err = result.of(outcome, path)
   if not r then
-    local rc = tonumber(C.host_fs_result_of(job).n)
-    if missing[rc] then return false, { err, "missing" } end
+    if missing[tonumber(outcome.n)] then return false, { err, "missing" } end
     return nil, err
   end
   local kind = bit.band(r.mode, KIND)
   if kind == DIRECTORY then return false, { "is a directory: " .. path, "folder" } end
   if kind ~= REGULAR then return false, { "not a regular file: " .. path, "missing" } end
   return setmetatable({
-    handle = ffi.gc(C.host_fs_take(job), C.host_file_free), size = tonumber(r.size), path = path,
+    handle = ffi.gc(handle, C.host_file_free), size = tonumber(r.size), path = path,
     type = type_of(path) or OTHER, modified = tonumber(r.mtime_ns / 1000000000),
     tag = ("%x-%s-%x"):format(tonumber(r.size), bit.tohex(r.mtime_ns):gsub("^0+", ""), r.ino),
   }, sent_mt)
 end
 
--- As opened. May wait.
+local function opened(job, path)
+  local r = C.host_fs_result_of(job)
+  local regular = r.n == 0 and bit.band(r.mode, KIND) == REGULAR
+  local f, why = file_of(r, path, regular and C.host_fs_take(job))
+  return f, why
+end
+
+local at_once = ffi.new "host_fs_result"
+
+-- Opens the file `name`, which errors call `path`. As file_of. May wait, if the disk has to be asked.
+local function open_one(name, root, path)
+  if root then
+    local handle = C.host_fs_open_cached(root, name, at_once)
+    if at_once.n ~= EAGAIN then
+      local f, why = file_of(at_once, path, handle)
+      return f, why
+    end
+  end
+  return run(C.host_fs_open(root, name, RDONLY), opened, path)
+end
+
+-- As open_one; the variant that is liked best. May wait.
 local function open(path, root, accept, choice)
-  local plain, why = run(C.host_fs_open(root, path, RDONLY), opened, path)
+  local plain, why = open_one(path, root, path)
   if not plain then return plain, why end
   if choice.precompressed and compress.types[plain.type] then
     for _, coding in ipairs(order[accept]) do
-      local variant = run(C.host_fs_open(root, path .. ENDINGS[coding], RDONLY), opened, path)
+      local variant = open_one(path .. ENDINGS[coding], root, path)
       if variant then
         variant.type = plain.type
         plain:drop()
