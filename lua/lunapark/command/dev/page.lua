@@ -4,6 +4,7 @@
 -- forbids all scripts except ours (Content-Security-Policy).
 
 local assets = require "lunapark.command.dev.assets"
+local form = require "lunapark.http.form"
 local escape = require("lunapark.http.html").escape
 local json = require "lunapark.json"
 
@@ -82,13 +83,23 @@ local function add_fields(rows, title, fields)
   end
 end
 
+-- All values of each name: a handler sees the last (req.query).
+local function query_of(req)
+  local raw, values = req.target:match "%?(.*)" or "", {}
+  for name in pairs(req.query) do
+    values[name] = {}
+    form.all(raw, #raw, name, values[name])
+  end
+  return values
+end
+
 local function request_of(req)
   local rows = {
     row("method", req.method), row("path", req.path), row("target", req.target), row("from", req.remote_addr),
     row("id", req.id),
   }
   add_fields(rows, "Parameters of the route", req.params)
-  add_fields(rows, "Query", req.query)
+  add_fields(rows, "Query", query_of(req))
   rows[#rows + 1] = '<tr><th colspan="2">Headers</th></tr>'
   for _, name, value in req.headers:each() do
     rows[#rows + 1] = row(name, is_secret(name) and ("(%d bytes, hidden)"):format(#value) or value)
