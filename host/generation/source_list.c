@@ -160,6 +160,7 @@ static int by_its_path(const void *a, const void *b) {
 
 /* Lists the records of files, without their first words, sorted by path. False: no memory. */
 static bool sort_files(const char *text, size_t len, const char ***list, size_t *n) {
+    if (len == 0) return true; /* text may be NULL, to which not even 0 can be added */
     for (const char *at = text; at < text + len; at += strlen(at) + 1) {
         const char *rest = after_word(at, "file");
         if (!rest) rest = after_word(at, "watched");
