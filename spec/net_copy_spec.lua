@@ -9,7 +9,26 @@ int memcmp(const void *a, const void *b, size_t n);
 typedef struct copy_spec_rlimit { uint64_t soft, hard; } copy_spec_rlimit;
 int getrlimit(int what, copy_spec_rlimit *limit);
 int setrlimit(int what, const copy_spec_rlimit *limit);
+ssize_t readlink(const char *path, char *buf, size_t n);
 ]]
+
+-- How many pipes of this process would be a program's, too.
+local function count_pipes_for_programs()
+  local n = 0
+  for fd = 0, 1023 do
+    local info = io.open("/proc/self/fdinfo/" .. fd)
+    if info then
+      local flags = tonumber(info:read("*a"):match "flags:%s*(%d+)", 8)
+      info:close()
+      local name = ffi.new "char[16]"
+      local len = ffi.C.readlink("/proc/self/fd/" .. fd, name, 16)
+      if len > 5 and ffi.string(name, 5) == "pipe:" and bit.band(flags, tonumber("2000000", 8)) == 0 then n = n + 1 end
+    end
+  end
+  return n
+end
+
+local pipes_for_programs = count_pipes_for_programs() -- those that we were started with
 
 describe("net.copy", function()
   local open = pairs_of.new()
@@ -326,6 +345,37 @@ describe("net.copy", function()
     local before = pairs_of.descriptors()
     copies(50)
     assert.is_true(pairs_of.descriptors() <= before + 10)
+  end)
+
+  it("brings no byte of a connection into this process, however long the destination waits", function()
+    local client, src = pair()
+    local dst, sink = pair()
+    local writer = lp.go(function()
+      for _ = 1, 20 do
+        assert(client:write(mega))
+      end
+      client:close_write()
+    end)
+    local g = lp.go(net.copy, dst, src)
+    for _ = 1, 50 do -- meanwhile all buffers of the kernel fill up
+      lp.sleep(0.002)
+      assert.equal(0, src.buffer["end"] - src.buffer.pos)
+    end
+    local reader = lp.go(count_megas, sink)
+    assert.equal(20 * #mega, g:join())
+    dst:close_write()
+    writer:join()
+    assert.same({ "eof", 20 * #mega }, { reader:join() })
+  end)
+
+  it("has no pipe that programs inherit", function()
+    local client, src = pair()
+    local dst, sink = pair()
+    client:write "x"
+    client:close_write()
+    assert.equal(1, net.copy(dst, src))
+    assert.equal("x", sink:read())
+    assert.equal(pipes_for_programs, count_pipes_for_programs())
   end)
 
   it("refuses misuse, naming the argument", function()

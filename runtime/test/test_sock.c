@@ -3,6 +3,7 @@
 #include "net.h"
 
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 /* ---- accept ---- */
@@ -31,6 +32,43 @@ static void accept_times_out(void *arg) {
     CHECK(fd >= 0);
     close(fd);
     close_pair(&l, &f);
+}
+
+static _Atomic int aborted; /* so many clients go away while they stand in the backlog */
+
+/* In the place of libc's, which sock.c calls. */
+int accept4(int fd, struct sockaddr *sa, socklen_t *len, int flags) {
+    if (atomic_load(&aborted) > 0) {
+        atomic_fetch_sub(&aborted, 1);
+        errno = ECONNABORTED;
+        return -1;
+    }
+    return (int)syscall(SYS_accept4, fd, sa, len, flags);
+}
+
+static void a_client_that_went_away_is_no_error(void *arg) {
+    (void)arg;
+    rt_fd l, f;
+    int port = 0;
+    CHECK(open_listener(&l, &port, 16));
+    CHECK_EQ(dial(&f, port), 0);
+    atomic_store(&aborted, 3);
+    int fd = rt_fd_accept(&l);
+    CHECK(fd >= 0);
+    CHECK_EQ(atomic_load(&aborted), 0);
+    close(fd);
+    close_pair(&l, &f);
+}
+
+static void a_listener_does_not_wait_for_connections_before_it(void *arg) {
+    (void)arg;
+    rt_fd l;
+    int port = 0, reuses = 0;
+    socklen_t len = sizeof reuses;
+    CHECK(open_listener(&l, &port, 16));
+    CHECK_EQ(getsockopt(l.fd, SOL_SOCKET, SO_REUSEADDR, &reuses, &len), 0);
+    CHECK(reuses);
+    CHECK_EQ(rt_fd_close(&l), 0);
 }
 
 static void close_wakes_accepters(void *arg) {
@@ -311,6 +349,8 @@ int main(void) {
     if (getenv("RT_TEST_CHILD")) rt_main(&(rt_options){.procs = test_procs()}, child_main, NULL);
     const struct CMUnitTest tests[] = {
         in_g_test(accept_times_out),
+        in_g_test(a_client_that_went_away_is_no_error),
+        in_g_test(a_listener_does_not_wait_for_connections_before_it),
         in_g_test(close_wakes_accepters),
         in_g_test(many_accepters_take_one_each),
         in_g_test(connect_ends_by_deadline_or_close),

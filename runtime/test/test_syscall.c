@@ -253,12 +253,29 @@ static void a_call_ends_a_nap_of_sysmon(void *arg) {
     EXPECT(ended >= 5);
 }
 
+/* Without the fast path each call waits until sysmon has taken its P. */
+static void a_short_call_keeps_its_p(void *arg) {
+    (void)arg;
+    enum { CALLS = 200 };
+    int64_t before = atomic_load(&sched.n_handoffs);
+    for (int i = 0; i < CALLS; i++) {
+        rt_entersyscall();
+        rt_exitsyscall();
+    }
+    CHECK(atomic_load(&sched.n_handoffs) - before < CALLS / 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        in_g_test(others_run_while_one_blocks), in_g_test(errno_is_kept),
-        in_g_test(a_call_ends_a_nap_of_sysmon), in_g_test(many_block_at_once),
-        in_g_test(a_return_is_not_lost),        in_g_test(a_break_reaches_the_m_it_is_meant_for),
-        in_g_test(short_and_long_calls_mix),    in_g_test(pollers_are_looked_after_meanwhile),
+        in_g_test(a_short_call_keeps_its_p),
+        in_g_test(others_run_while_one_blocks),
+        in_g_test(errno_is_kept),
+        in_g_test(a_call_ends_a_nap_of_sysmon),
+        in_g_test(many_block_at_once),
+        in_g_test(a_return_is_not_lost),
+        in_g_test(a_break_reaches_the_m_it_is_meant_for),
+        in_g_test(short_and_long_calls_mix),
+        in_g_test(pollers_are_looked_after_meanwhile),
     };
     RUN_TESTS("syscall", tests);
 }
