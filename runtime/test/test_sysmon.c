@@ -3,6 +3,8 @@
  * here depends on how long anything takes, but for bounds on what does not come. */
 #include "harness.h"
 
+#include <sys/mman.h>
+
 #include <sys/socket.h>
 
 static struct {
@@ -237,10 +239,29 @@ static int untrimmed(void) {
     return n;
 }
 
+/* Pages of these Gs' stacks that are in memory, below the page at the top. */
+static int resident(void) {
+    static unsigned char in[STACK_NATIVE / 4096];
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    int n = 0;
+    rt_lock_acquire(&sched.gfree_lock);
+    for (rt_g *g = sched.stack_gfree.head; g; g = g->schedlink) {
+        size_t size = (size_t)(g->ctx.stack.hi - g->ctx.stack.lo) - page;
+        EXPECT_EQ(mincore(g->ctx.stack.lo, size, in), 0);
+        for (size_t i = 0; i < size / page; i++)
+            n += in[i] & 1;
+    }
+    rt_lock_release(&sched.gfree_lock);
+    return n;
+}
+
 static _Atomic bool may_end;
 
 static void wait_for_the_end(void *arg) {
     (void)arg;
+    volatile char deep[3 * 4096];
+    deep[0] = 1;
+    EXPECT_EQ(deep[0], 1);
     while (!atomic_load(&may_end))
         rt_sleep(MS);
 }
@@ -260,11 +281,13 @@ static void pages_of_free_stacks_go_back_every_second(void *arg) {
     atomic_store(&may_end, true);
     crowd_wait(&c);
     EXPECT(untrimmed() > 0);
+    EXPECT(resident() > 0);
     round_at(t + SEC - 1);
     EXPECT(untrimmed() > 0);
     for (int i = 0; i < 1000 && untrimmed(); i++)
         round_at(t + SEC);
     EXPECT_EQ(untrimmed(), 0);
+    EXPECT_EQ(resident(), 0);
     let_go();
 }
 
