@@ -67,7 +67,9 @@ LUAJIT_LIB := $(LUAJIT_DIR)/libluajit.a
 # lua-cjson, two of whose calls of Lua are ours: host/vm/strbuf.c.
 CJSON      := $(B)/gen/cjson.a
 CJSON_LIB  ?= /usr/lib/$(MULTIARCH)/liblua5.1-cjson.a
+# For a test alone.
 LLHTTP_DIR ?= /usr/share/llhttp
+LLHTTP_INC := -isystem /usr/share/include/llhttp
 # What LuaJIT's objects call of each other or of libc comes to us first:
 # __wrap_NAME in host/vm/barrier.c (the first line), host/vm/vmmem.c (the second).
 comma   := ,
@@ -271,7 +273,7 @@ $(B)/%.o: %.S $(B)/flags | need
 $(B)/llhttp/%.o: $(LLHTTP_DIR)/%.c $(B)/flags | need
 	$(call say,CC ,$<)
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(BASE) -w -DLLHTTP_STRICT_MODE=1 -isystem /usr/share/include/llhttp $(if $(SAN),-fno-sanitize=undefined) -c -o $@ $<
+	$(Q)$(CC) $(BASE) -w -DLLHTTP_STRICT_MODE=1 $(LLHTTP_INC) $(if $(SAN),-fno-sanitize=undefined) -c -o $@ $<
 
 $(RT_LIB): $(RT_OBJS) $(B)/files
 	$(call say,AR ,$@)
@@ -304,7 +306,7 @@ $(HOST_TESTS) $(FUZZ): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJ
 	$(Q)$(CC) $(LDFLAGS) $(OWN_LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--whole-archive $(RT_LIB) -Wl,--no-whole-archive $(LDLIBS) -lcmocka
 # Another parser, which ours is compared with.
 $(B)/host/test/test_http1_differ: $(LLHTTP)
-$(B)/host/test/test_http1_differ.o: private CFLAGS += -isystem /usr/share/include/llhttp
+$(B)/host/test/test_http1_differ.o: private CFLAGS += $(LLHTTP_INC)
 $(PLAYERS): $(PLAY_OBJS)
 $(PLAYERS): private OWN_LDFLAGS = $(addprefix -Wl$(comma)--wrap=,clock_gettime server_add_conn server_remove_conn)
 $(FUZZ): private OWN_LDFLAGS += -fsanitize=fuzzer
@@ -381,7 +383,7 @@ lint-format: deps-lint
 # .clang-tidy names the checks. One process per file and CPU.
 lint-tidy: deps-lint
 	@printf '%s\n' $(filter %.c,$(OUR_C)) | xargs -P $$(nproc) -I{} \
-		clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE= $(DEFS) $(INC) 2>$(TIDY_NOISE)
+		clang-tidy --quiet {} -- -std=gnu11 -D_GNU_SOURCE= $(DEFS) $(INC) $(LLHTTP_INC) 2>$(TIDY_NOISE)
 # How many warnings it left out.
 TIDY_NOISE := /dev/null
 

@@ -95,4 +95,20 @@ describe("the binary", function()
       assert(has, name .. ": spec/support/exported.lua does not know how to make its object")
     end
   end)
+
+  -- A library's call of its own function would come to ours: the linker exports what a library names, too.
+  it("gives nothing of its own the name of a library's function", function()
+    local theirs, n = {}, 0
+    for library in assert(exec.run { "ldd", child.binary }).stdout:gmatch "(/%S+)" do
+      if not library:find "/lib[a-z]+san" then
+        for _, name in ipairs(functions_of(library, "-D")) do
+          theirs[name], n = library, n + 1
+        end
+      end
+    end
+    assert.is_true(n > 1000)
+    local r, both = assert(exec.run { "nm", "--extern-only", "--defined-only", child.binary }), {}
+    for name in r.stdout:gmatch "%x+ [TDBR] ([%w_]+)" do both[name] = theirs[name] end
+    assert.same({}, both)
+  end)
 end)

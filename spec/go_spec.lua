@@ -24,20 +24,28 @@ describe("lunapark", function()
     it("begin by an FFI call where a coroutine is left over and there are no arguments", function()
       local by_c, go = 0, core.go
       finally(function() core.go = go end)
-      lp.go(lp.yield):join()
       core.go = function(...) -- luacheck: ignore 122
         by_c = by_c + 1
         return go(...)
       end
-      local g = lp.go(function() return lp.self() end)
-      assert.equal(g, g:join())
-      assert.equal(0, by_c)
+      -- Not each time: the collector takes coroutines that are left over, when the process is idle.
+      helper.eventually(function()
+        lp.go(lp.yield):join()
+        by_c = 0
+        local g = lp.go(function() return lp.self() end)
+        assert.equal(g, g:join())
+        return by_c == 0
+      end)
       assert.equal(7, lp.go(function(n) return n end, 7):join())
       assert.equal(1, by_c)
       assert.same({ nil, "timeout" }, { lp.deadline(0.001, function() return lp.go(lp.park):join() end) })
       -- Nobody has said what this one is to run.
-      local slot = C.host_go(0)
-      assert.is_true(slot >= 0)
+      local slot
+      helper.eventually(function()
+        lp.go(lp.yield):join()
+        slot = C.host_go(0)
+        return slot >= 0
+      end)
       lp.yield()
       assert.equal(0, C.host_serial(slot))
     end)

@@ -22,7 +22,7 @@ describe("a NUL byte", function()
   it("is refused in addresses", function()
     local u = assert(net.udp "127.0.0.1:0")
     for name, call in pairs {
-      dial = net.dial, listen = net.listen, udp = net.udp, connect = function(a) return (u:connect(a)) end,
+      dial = net.dial, listen = net.listen, udp = net.udp, serve = function(a) return net.serve(a, print) end, connect = function(a) return (u:connect(a)) end,
       send = function(a) return (u:send("x", a)) end,
     } do
       for _, text in ipairs { addr, "unix:/tmp/a\0b", "127.0.0.1:0\0", "\0" } do
@@ -44,7 +44,7 @@ describe("a NUL byte", function()
   end)
 
   it("is refused in paths and words", function()
-    for _, name in ipairs { "read", "write", "append", "stat", "list", "open" } do
+    for _, name in ipairs { "read", "write", "append", "stat", "list", "open", "mkdir", "remove", "walk" } do
       assert.matches(name .. ": path must not contain a NUL byte", helper.raised(fs[name], "/etc/hostname\0.txt", ""))
     end
     for _, name in ipairs { "read", "append", "open" } do
@@ -52,6 +52,11 @@ describe("a NUL byte", function()
         or name == "append" and helper.raised(fs.append, "a", "", { below = "/etc\0" })
         or helper.raised(fs.open, "a", "r", { below = "/etc\0" })
       assert.matches(name .. ": opts.below must not contain a NUL byte", raised)
+    end
+    assert.matches("rename: from must not contain a NUL byte", helper.raised(fs.rename, "a\0", "b"))
+    assert.matches("rename: to must not contain a NUL byte", helper.raised(fs.rename, "a", "b\0"))
+    for _, name in ipairs { "mkdir", "remove", "walk" } do
+      assert.matches(name .. ": opts.below must not contain a NUL byte", helper.raised(fs[name], "a", { below = "/\0" }))
     end
     assert.matches("join_below: root must not contain a NUL byte", helper.raised(fs.join_below, "/etc\0", "a"))
     for _, name in ipairs { "run", "spawn" } do
@@ -106,11 +111,13 @@ describe("a NUL byte", function()
     local known = {}
     for _, what in ipairs {
       "host_sock_listen addr", "host_sock_dial addr", "host_addr_check addr", "host_sock_udp addr",
-      "host_sock_connect addr", "host_sock_send addr", "host_serve addr", -- addresses
+      "host_sock_connect addr", "host_sock_send addr", "host_serve addr", "host_serve_raw addr", -- addresses
       "host_ip_bytes text", "host_resolver_new servers", "host_resolver_new search", "host_dns_lookup name",
       "host_dns_query name", -- names
       "host_fs path", "host_fs root", "host_fs_open path", "host_fs_open root", "host_fs_may_wait path",
-      "host_exec cwd", -- paths
+      "host_fs_open_cached path", "host_fs_open_cached root", "host_fs_change path", "host_fs_change root",
+      "host_fs_change to", "host_walk_new path", "host_walk_new root", "host_exec cwd", -- paths
+      "host_reload to", "host_reload message", "host_tag name", "host_tag to", -- of the admin API: see rollback_spec
       -- Not from others: our own texts, HOME, the name of a test that is shown, what completion has found in tables.
       "host_block_begin what", "host_repl_open history", "host_repl_read prompt", "host_repl_answer insert",
       "host_repl_answer list",

@@ -44,7 +44,7 @@
 #include <string.h>
 #include <time.h>
 
-struct history history = {.lock = PTHREAD_MUTEX_INITIALIZER};
+struct history the_history = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static const char *const causes[] = {"start", "signal", "watch", "admin"};
 
@@ -149,12 +149,12 @@ static bool make_list(const history_new *n, char **list, size_t *len) {
 }
 
 static entry *last_entry(void) {
-    return history.all.last ? list_of(history.all.last, entry, link) : NULL;
+    return the_history.all.last ? list_of(the_history.all.last, entry, link) : NULL;
 }
 
 /* n is a start that brings the files of the start before, and this start had brought nothing new. */
 static bool repeats(const history_new *n, const entry *last) {
-    return n->cause == BY_START && !history.now && last &&
+    return n->cause == BY_START && !the_history.now && last &&
            strcmp(last->who, causes[BY_START]) == 0 && strcmp(last->id, n->id) == 0 &&
            changes_nothing(last) && !history_tag_of(last, NULL);
 }
@@ -162,7 +162,7 @@ static bool repeats(const history_new *n, const entry *last) {
 /* lock held. NULL: no memory. */
 static entry *new_entry(const history_new *n) {
     entry *last = last_entry(), *e = calloc(1, sizeof *e);
-    const entry *parent = history.now ? history.now : last;
+    const entry *parent = the_history.now ? the_history.now : last;
     char *list = NULL, *changes = NULL;
     size_t list_len = 0, changes_len = 0;
     if (!e) return NULL;
@@ -192,7 +192,7 @@ static entry *new_entry(const history_new *n) {
 /* ---- the list ---- */
 
 entry *history_commit(const git_id *id) {
-    for (list_link *l = history.all.last; l; l = l->prev) {
+    for (list_link *l = the_history.all.last; l; l = l->prev) {
         entry *e = list_of(l, entry, link);
         if (memcmp(&e->commit, id, sizeof *id) == 0) return e;
     }
@@ -200,13 +200,13 @@ entry *history_commit(const git_id *id) {
 }
 
 static void drop(entry *e) {
-    list_remove(&history.all, &e->link);
+    list_remove(&the_history.all, &e->link);
     free_entry(e);
 }
 
 void history_drop_old(void) {
     int n = 0;
-    for (list_link *l = history.all.last, *prev; l; l = prev) {
+    for (list_link *l = the_history.all.last, *prev; l; l = prev) {
         entry *e = list_of(l, entry, link);
         prev = l->prev;
         if (n++ >= HISTORY_MAX && !history_tag_of(e, NULL)) drop(e);
@@ -214,11 +214,11 @@ void history_drop_old(void) {
 }
 
 bool history_add(const history_new *n, char commit[SOURCE_ID_SIZE]) {
-    pthread_mutex_lock(&history.lock);
+    pthread_mutex_lock(&the_history.lock);
     entry *e = new_entry(n);
     if (e) {
-        list_append(&history.all, &e->link);
-        history.now = e;
+        list_append(&the_history.all, &e->link);
+        the_history.now = e;
         git_print(&e->commit, commit);
         if (e->replaces) {
             e->has_replaced = memcmp(&e->replaces->commit, &e->commit, sizeof e->commit) != 0;
@@ -228,7 +228,7 @@ bool history_add(const history_new *n, char commit[SOURCE_ID_SIZE]) {
         }
         history_drop_old();
     }
-    pthread_mutex_unlock(&history.lock);
+    pthread_mutex_unlock(&the_history.lock);
     return e;
 }
 
@@ -246,14 +246,14 @@ static char *store(entry *e) {
 
 char *history_store(void) {
     char *err = NULL;
-    pthread_mutex_lock(&history.lock);
-    for (list_link *l = history.all.first; l; l = l->next) {
+    pthread_mutex_lock(&the_history.lock);
+    for (list_link *l = the_history.all.first; l; l = l->next) {
         entry *e = list_of(l, entry, link);
         if (e->stored) continue;
         message_free(err); /* the log has it from the attempt before */
         err = store(e);
     }
-    pthread_mutex_unlock(&history.lock);
+    pthread_mutex_unlock(&the_history.lock);
     return err;
 }
 
@@ -314,18 +314,18 @@ static int by_seq(const void *a, const void *b) {
 
 char *history_open(const char *app_path, const char *dir) {
     entries all = {0};
-    history.app_path = app_path;
+    the_history.app_path = app_path;
     if (!dir) return NULL;
     char *err = state_open(dir);
     if (err) return err;
-    pthread_mutex_lock(&history.lock);
+    pthread_mutex_lock(&the_history.lock);
     state_load(take, &all);
     if (all.n) qsort(all.list, all.n, sizeof(entry *), by_seq);
     for (size_t i = 0; i < all.n; i++)
-        list_append(&history.all, &all.list[i]->link);
+        list_append(&the_history.all, &all.list[i]->link);
     free(all.list);
     history_load_tags();
-    pthread_mutex_unlock(&history.lock);
+    pthread_mutex_unlock(&the_history.lock);
     return NULL;
 }
 
@@ -344,7 +344,7 @@ static void print_entry(const entry *e, FILE *out) {
     if (e->has_parent) fprintf(out, "parent %s%c", id, 0);
     if (e->number) fprintf(out, "number %d%c", e->number, 0);
     if (e->message) fprintf(out, "message %s%c", e->message, 0);
-    if (e == history.now) fprintf(out, "serves%c", 0);
+    if (e == the_history.now) fprintf(out, "serves%c", 0);
     history_each_tag(e, print_tag, out);
     copy_records(e, is_change, out);
 }
@@ -353,10 +353,10 @@ char *history_print(size_t *len) {
     char *text = NULL;
     FILE *out = open_memstream(&text, len);
     if (!out) return NULL;
-    pthread_mutex_lock(&history.lock);
-    for (list_link *l = history.all.last; l; l = l->prev)
+    pthread_mutex_lock(&the_history.lock);
+    for (list_link *l = the_history.all.last; l; l = l->prev)
         print_entry(list_of(l, entry, link), out);
-    pthread_mutex_unlock(&history.lock);
+    pthread_mutex_unlock(&the_history.lock);
     bool whole = !ferror(out);
     if (fclose(out) != 0) whole = false;
     if (whole) return text;

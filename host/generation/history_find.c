@@ -14,7 +14,7 @@
 enum { DIGITS_MIN = 4 /* of an id that a person says */, NAME_MAX_LEN = 100 };
 
 typedef struct tag {
-    list_link link; /* of history.tags */
+    list_link link; /* of the_history.tags */
     char *name;
     git_id commit;
 } tag;
@@ -22,7 +22,7 @@ typedef struct tag {
 /* ---- tags ---- */
 
 static tag *find_tag(const char *name) {
-    for (list_link *l = history.tags.first; l; l = l->next) {
+    for (list_link *l = the_history.tags.first; l; l = l->next) {
         tag *t = list_of(l, tag, link);
         if (strcmp(t->name, name) == 0) return t;
     }
@@ -30,7 +30,7 @@ static tag *find_tag(const char *name) {
 }
 
 tag *history_tag_of(const entry *e, const tag *after) {
-    for (list_link *l = after ? after->link.next : history.tags.first; l; l = l->next) {
+    for (list_link *l = after ? after->link.next : the_history.tags.first; l; l = l->next) {
         tag *t = list_of(l, tag, link);
         if (memcmp(&t->commit, &e->commit, sizeof t->commit) == 0) return t;
     }
@@ -49,14 +49,14 @@ static tag *add_tag(const char *name, const git_id *commit) {
         return NULL;
     }
     t->commit = *commit;
-    list_append(&history.tags, &t->link);
-    history.n_tags++;
+    list_append(&the_history.tags, &t->link);
+    the_history.n_tags++;
     return t;
 }
 
 static void remove_tag(tag *t) {
-    list_remove(&history.tags, &t->link);
-    history.n_tags--;
+    list_remove(&the_history.tags, &t->link);
+    the_history.n_tags--;
     free(t->name);
     free(t);
 }
@@ -88,7 +88,7 @@ static bool can_be_tag(const char *name) {
 
 /* The entry n generations back. NULL: there are not so many. */
 static entry *go_back(long n) {
-    entry *e = history.now;
+    entry *e = the_history.now;
     while (e && n-- > 0)
         e = e->has_parent ? history_commit(&e->parent) : NULL;
     return e;
@@ -99,7 +99,7 @@ static entry *go_back(long n) {
 static entry *find_digits(const char *digits, bool trees, bool *other) {
     entry *found = NULL;
     *other = false;
-    for (list_link *l = history.all.last; l; l = l->prev) {
+    for (list_link *l = the_history.all.last; l; l = l->prev) {
         entry *e = list_of(l, entry, link);
         char commit[GIT_ID_DIGITS + 1];
         git_print(&e->commit, commit);
@@ -137,13 +137,13 @@ static char *restore(entry *e) {
     git_id blob;
     char id[GIT_ID_DIGITS + 1], commit[GIT_ID_DIGITS + 1];
     if (e->sources) return NULL;
-    e->sources = source_restore(history.app_path, e->record, e->record_len, state_read_blob, NULL,
+    e->sources = source_restore(the_history.app_path, e->record, e->record_len, state_read_blob, NULL,
                                 &err, &blob);
     if (e->sources) return NULL;
     git_print(&blob, id);
     git_print(&e->commit, commit);
     if (err == -ESRCH)
-        return message_format("generation %s did not load %s", commit, history.app_path);
+        return message_format("generation %s did not load %s", commit, the_history.app_path);
     return message_format("generation %s can not be read from --state: object %s: %s", commit, id,
                           err == -EBADMSG ? "is damaged" : strerror(-err));
 }
@@ -151,7 +151,7 @@ static char *restore(entry *e) {
 char *history_find(const char *to, history_found *found, bool *damaged) {
     char *why = NULL;
     *damaged = false;
-    pthread_mutex_lock(&history.lock);
+    pthread_mutex_lock(&the_history.lock);
     entry *e = find(to, &why);
     if (e) {
         why = restore(e);
@@ -162,7 +162,7 @@ char *history_find(const char *to, history_found *found, bool *damaged) {
         memcpy(found->id, e->id, sizeof found->id);
         git_print(&e->commit, found->commit);
     }
-    pthread_mutex_unlock(&history.lock);
+    pthread_mutex_unlock(&the_history.lock);
     return why;
 }
 
@@ -186,7 +186,7 @@ static history_result tag_one(const char *name, const char *to, char **what) {
             message_format("%s: can be no tag: letters, digits and . _ - + , not as an id", name);
         return HISTORY_WRONG;
     }
-    const entry *e = *to ? find(to, what) : history.now;
+    const entry *e = *to ? find(to, what) : the_history.now;
     if (!e) {
         if (!*to) *what = message_copy("no generation serves yet");
         return HISTORY_UNKNOWN;
@@ -200,8 +200,8 @@ static history_result tag_one(const char *name, const char *to, char **what) {
                      : message_format("%s: another generation has this tag", name);
         return same ? HISTORY_DONE : HISTORY_TAKEN;
     }
-    if (history.n_tags >= HISTORY_TAGS_MAX) {
-        *what = message_format("there are %d tags already", history.n_tags);
+    if (the_history.n_tags >= HISTORY_TAGS_MAX) {
+        *what = message_format("there are %d tags already", the_history.n_tags);
         return HISTORY_TAKEN;
     }
     tag *t = add_tag(name, &e->commit);
@@ -215,8 +215,8 @@ static history_result tag_one(const char *name, const char *to, char **what) {
 }
 
 history_result history_tag(const char *name, const char *to, char **what) {
-    pthread_mutex_lock(&history.lock);
+    pthread_mutex_lock(&the_history.lock);
     history_result r = to ? tag_one(name, to, what) : untag(name, what);
-    pthread_mutex_unlock(&history.lock);
+    pthread_mutex_unlock(&the_history.lock);
     return r;
 }

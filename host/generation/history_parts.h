@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 typedef struct entry {
-    list_link link; /* of history.all */
+    list_link link; /* of the_history.all */
     git_id commit, parent;
     bool has_parent;
     char id[SOURCE_ID_SIZE]; /* the tree's, and what else source_id says */
@@ -44,7 +44,7 @@ struct history {
     entry *now;     /* lock: which serves; NULL: none does yet */
 };
 
-extern struct history history;
+extern struct history the_history;
 
 /* ---- all with the lock held ---- */
 
