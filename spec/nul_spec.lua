@@ -22,7 +22,8 @@ describe("a NUL byte", function()
   it("is refused in addresses", function()
     local u = assert(net.udp "127.0.0.1:0")
     for name, call in pairs {
-      dial = net.dial, listen = net.listen, udp = net.udp, serve = function(a) return net.serve(a, print) end, connect = function(a) return (u:connect(a)) end,
+      dial = net.dial, listen = net.listen, udp = net.udp, serve = function(a) return net.serve(a, print) end,
+      connect = function(a) return (u:connect(a)) end,
       send = function(a) return (u:send("x", a)) end,
     } do
       for _, text in ipairs { addr, "unix:/tmp/a\0b", "127.0.0.1:0\0", "\0" } do
@@ -56,7 +57,8 @@ describe("a NUL byte", function()
     assert.matches("rename: from must not contain a NUL byte", helper.raised(fs.rename, "a\0", "b"))
     assert.matches("rename: to must not contain a NUL byte", helper.raised(fs.rename, "a", "b\0"))
     for _, name in ipairs { "mkdir", "remove", "walk" } do
-      assert.matches(name .. ": opts.below must not contain a NUL byte", helper.raised(fs[name], "a", { below = "/\0" }))
+      local raised = helper.raised(fs[name], "a", { below = "/\0" })
+      assert.matches(name .. ": opts.below must not contain a NUL byte", raised)
     end
     assert.matches("join_below: root must not contain a NUL byte", helper.raised(fs.join_below, "/etc\0", "a"))
     for _, name in ipairs { "run", "spawn" } do
