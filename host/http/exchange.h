@@ -22,7 +22,7 @@ enum {
 };
 
 enum {
-    EXCHANGE_ROOM = 224,
+    EXCHANGE_ROOM = 200,
     EXCHANGE_ROOM_IN = 160, /* a head that comes whole and is no longer is kept in the exchange */
     HEAD_READ = 4096,       /* bytes of one read, where a head may come */
     BODY_READ = 16384,      /* bytes of one read, where no head comes */
