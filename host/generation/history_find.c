@@ -137,8 +137,8 @@ static char *restore(entry *e) {
     git_id blob;
     char id[GIT_ID_DIGITS + 1], commit[GIT_ID_DIGITS + 1];
     if (e->sources) return NULL;
-    e->sources = source_restore(the_history.app_path, e->record, e->record_len, state_read_blob, NULL,
-                                &err, &blob);
+    e->sources = source_restore(the_history.app_path, e->record, e->record_len, state_read_blob,
+                                NULL, &err, &blob);
     if (e->sources) return NULL;
     git_print(&blob, id);
     git_print(&e->commit, commit);
