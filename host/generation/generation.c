@@ -13,8 +13,8 @@
  * times. One long stretch is treated as any handler's: after 20 ms its P is taken.
  *
  * The switch is one store (pool_switch). A request that was given to a VM of the old generation and has not begun is
- * given to another VM (serve/bind.c, may_begin). So a request that begins after the switch begins in the new generation.
- * Connections belong to no VM and notice nothing. Old VMs finish what they run: vmend.c.
+ * given to another VM (serve/bind.c, may_begin). So a request that begins after the switch begins in the new
+ * generation. Connections belong to no VM and notice nothing. Old VMs finish what they run: vmend.c.
  *
  * State that lives on goes from the old VMs to the new ones right before the switch: handover.c.
  *
