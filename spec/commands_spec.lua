@@ -334,6 +334,34 @@ describe("lunapark", function()
       end
     end)
 
+    it("say how large a request's head may be, and how many fields it and its trailers may have", function()
+      local c = serve { script [[
+        local app = require("lunapark.http").app()
+        app.options = { max_head = 40000, max_headers = 3 }
+        app:any("/", function(req)
+          req:body()
+          return tostring(#(req.headers.a or req:trailers().a))
+        end)
+        return app
+      ]], env = { LUNAPARK_MAX_HEADERS = "150" } }
+      local function ask(request)
+        local conn = child.send(c.addr, request)
+        local r = child.reply(conn)
+        conn:close()
+        return { r.status, r.status == 200 and r.body or nil }
+      end
+      local host, many = "Host: x\r\n", ("B: 1\r\n"):rep(148)
+      local chunked = "POST / HTTP/1.1\r\n" .. host .. "Transfer-Encoding: chunked\r\n\r\n0\r\n"
+      assert.same({ 200, "30000" }, ask("GET / HTTP/1.1\r\n" .. host .. "A: " .. ("a"):rep(30000) .. "\r\n\r\n"))
+      assert.same({ 431 }, ask("GET / HTTP/1.1\r\n" .. host .. "A: " .. ("a"):rep(40000) .. "\r\n\r\n"))
+      assert.same({ 200, "1" }, ask("GET / HTTP/1.1\r\n" .. host .. many .. "A: 1\r\n\r\n"))
+      assert.same({ 431 }, ask("GET / HTTP/1.1\r\n" .. host .. many .. "A: 1\r\nB: 1\r\n\r\n"))
+      assert.same({ 200, "30000" }, ask(chunked .. "A: " .. ("a"):rep(30000) .. "\r\n\r\n"))
+      assert.same({ 400 }, ask(chunked .. "A: " .. ("a"):rep(40000) .. "\r\n\r\n"))
+      assert.same({ 200, "1" }, ask(chunked .. "B: 1\r\n" .. many .. "A: 1\r\n\r\n"))
+      assert.same({ 400 }, ask(chunked .. "B: 1\r\n" .. many .. "A: 1\r\nB: 1\r\n\r\n"))
+    end)
+
     it("may be said twice: the last counts", function()
       local c = serve { "--max-body=1", script(app), "--max-body", "2" }
       assert.equal(200, body_status(c.addr, 2))

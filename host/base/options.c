@@ -23,6 +23,8 @@
 #define DEFAULTS                                                                                   \
     {                                                                                              \
         .limits = {.max_body = 1 << 20,                                                            \
+                   .max_head = 16384,                                                              \
+                   .max_headers = 100,                                                             \
                    .min_rate = 240,                                                                \
                    .header_timeout = 10,                                                           \
                    .idle_timeout = 75,                                                             \
@@ -66,6 +68,13 @@ static option table[] = {
      EVERYWHERE, &options.procs, 1, 256, 0},
     {"max-body", "BYTES", "largest request body (default 1048576)", KIND_INT, SERVE | RUN | TEST,
      &options.limits.max_body, 0, 1e15, 0},
+    {"max-head", "BYTES",
+     "largest request head, all lines together; a larger one is answered 431 (default\n"
+     "16384)",
+     KIND_INT, SERVE | RUN | TEST, &options.limits.max_head, 1024, 16 << 20, 0},
+    {"max-headers", "N",
+     "how many header fields a request may have; more are answered 431 (default 100)", KIND_INT,
+     SERVE | RUN | TEST, &options.limits.max_headers, 1, 65535, 0},
     {"header-timeout", "S", "seconds for a request head to arrive (default 10)", KIND_SECONDS,
      SERVE | RUN | TEST, &options.limits.header_timeout, 0.001, 1e6, 0},
     {"idle-timeout", "S", "seconds a connection may be silent (default 75)", KIND_SECONDS,

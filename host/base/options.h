@@ -13,8 +13,10 @@ enum { DEV_PUBLIC = 2 };
 
 /* What the clients of a listener may take (serve/server.h). Any thread reads. */
 typedef struct host_limits {
-    _Atomic int64_t max_body; /* bytes */
-    _Atomic int64_t min_rate; /* bytes a second; 0: no limit */
+    _Atomic int64_t max_body;    /* bytes */
+    _Atomic int64_t max_head;    /* bytes of a request's head, and of its trailers */
+    _Atomic int64_t max_headers; /* fields of each */
+    _Atomic int64_t min_rate;    /* bytes a second; 0: no limit */
     _Atomic double header_timeout, idle_timeout,
         handler_timeout; /* seconds; the last 0: no limit */
 } host_limits;

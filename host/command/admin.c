@@ -20,8 +20,12 @@
 /* The limits of the admin listener, which the app cannot change. A handler has no timeout. Its waits end by themselves:
  * a recording by its seconds, a reload by --load-timeout. And it is canceled when its client leaves. Its computing is
  * bounded by the size of a recording (runtime/prof.c). */
-static const host_limits limits = {
-    .max_body = 65536, .min_rate = 240, .header_timeout = 10, .idle_timeout = 75};
+static const host_limits limits = {.max_body = 65536,
+                                   .max_head = 16384,
+                                   .max_headers = 100,
+                                   .min_rate = 240,
+                                   .header_timeout = 10,
+                                   .idle_timeout = 75};
 
 host_listener admin_listener(void) {
     host_vm *vm = vm_new(-1);

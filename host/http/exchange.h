@@ -14,11 +14,10 @@
 #include <stdint.h>
 
 typedef struct host_conn host_conn;
+typedef struct out_fd out_fd; /* out.h */
 
 enum {
-    HEAD_MAX = 16384,  /* bytes of a request head; more: 431 */
-    TARGET_MAX = 8192, /* bytes of its target; more: 414 */
-    HEADERS_MAX = 100, /* header fields; more: 431 */
+    TARGET_MAX = 8192, /* bytes of a request's target; more: 414. Its head: host_limits */
 };
 
 enum {
@@ -26,7 +25,8 @@ enum {
     EXCHANGE_ROOM_IN = 160, /* a head that comes whole and is no longer is kept in the exchange */
     HEAD_READ = 4096,       /* bytes of one read, where a head may come */
     BODY_READ = 16384,      /* bytes of one read, where no head comes */
-    HEADERS_GROWN = 32,     /* header fields, when the exchange's room is full; then HEADERS_MAX */
+    HEADERS_GROWN =
+        32, /* header fields, when the exchange's room is full; then their number doubles */
 };
 
 /* What the protocol of a connection does for an exchange. The holder of the connection calls these functions (hold.c).
@@ -89,8 +89,8 @@ struct host_exchange {
     uint64_t chunk_left;            /* http1_body.c: bytes of the chunk that are still to come */
     int16_t
         error; /* the status with which the connection refuses the request (CONN_REFUSE), or 0 */
-    uint8_t headers_cap;
-    uint8_t place; /* http1_body.c: where in a chunked body the next byte stands */
+    uint8_t headers_cap; /* exchange_headers_cap */
+    uint8_t place;       /* http1_body.c: where in a chunked body the next byte stands */
     /* atomic: nothing more of this client is to come, so the end of its side means that it waits no more */
     _Atomic bool all_here;
     /* The client was gone before the handler began. The connection's G writes it first, then the handler's G. */
@@ -157,6 +157,13 @@ int exchange_keep_body(host_exchange *x, const char *data, size_t len);
 /* The header fields of the request, to be filled while the head is read. */
 static inline host_header *exchange_headers(host_exchange *x) {
     return (host_header *)x->req.headers;
+}
+
+/* How many fields have room there. A larger room is a block of its own, of HEADERS_GROWN << n fields: then headers_cap is
+ * HEADERS_GROWN + n. */
+static inline uint32_t exchange_headers_cap(const host_exchange *x) {
+    uint8_t cap = x->headers_cap;
+    return cap < HEADERS_GROWN ? cap : (uint32_t)HEADERS_GROWN << (cap - HEADERS_GROWN);
 }
 
 /* The pollDesc of a handler's connection and the queue of its waits. NULL: the handler has no connection any more, or

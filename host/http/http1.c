@@ -143,14 +143,18 @@ static int read_request_line(host_exchange *x, const char **at, const char *end)
 
 /* ---- fields ---- */
 
+static const host_limits *limits_of(const host_exchange *x) {
+    return x->server->listener.limits;
+}
+
 static bool more_headers(host_exchange *x) {
     bool inlined = x->headers_cap < HEADERS_GROWN;
-    uint8_t cap = inlined ? HEADERS_GROWN : HEADERS_MAX;
+    size_t cap = inlined ? HEADERS_GROWN : 2 * exchange_headers_cap(x);
     host_header *grown = realloc(inlined ? NULL : exchange_headers(x), cap * sizeof *grown);
     if (!grown) return false;
     if (inlined) memcpy(grown, x->req.headers, x->headers_cap * sizeof *grown);
     x->req.headers = grown;
-    x->headers_cap = cap;
+    x->headers_cap = inlined ? HEADERS_GROWN : x->headers_cap + 1;
     return true;
 }
 
@@ -280,10 +284,8 @@ static int read_field(host_exchange *x, const char **at, const char *end) {
     http1_line f;
     int rc = http1_field(at, end, &f);
     if (rc != DONE) return rc;
-    if (x->req.nheaders == x->headers_cap) {
-        if (x->req.nheaders == HEADERS_MAX) return -431;
-        if (!more_headers(x)) return -503;
-    }
+    if (x->req.nheaders >= limits_of(x)->max_headers) return -431;
+    if (x->req.nheaders == exchange_headers_cap(x) && !more_headers(x)) return -503;
     exchange_headers(x)[x->req.nheaders++] =
         (host_header){span(x, f.name, f.name_end), span(x, f.value, f.value_end)};
     return heed(x, f.name, (size_t)(f.name_end - f.name), f.value, f.value_end);
@@ -305,7 +307,7 @@ static int conclude(host_exchange *x) {
     x->expects_100 &= http11;
     r->has_body = x->is_chunked || r->content_length > 0;
     if (!x->has_length) r->content_length = -1;
-    if (r->content_length > x->server->listener.limits->max_body) return -413;
+    if (r->content_length > limits_of(x)->max_body) return -413;
     r->body_complete = !r->has_body;
     x->message_done = !r->has_body;
     r->buf = x->in;
@@ -350,13 +352,13 @@ int http1_head(host_exchange *x) {
     }
     x->in_pos = x->head_done ? x->head_end : x->in_end;
     if (x->head_done) {
-        if (x->head_end > HEAD_MAX) return -431;
+        if (x->head_end > limits_of(x)->max_head) return -431;
         int rc = conclude(x);
         if (rc < 0)
             x->head_done = x->message_done = false; /* what follows is no body that is read */
         if (x->message_done) http1_skip_lines(x);
         return rc;
     }
-    if (x->in_end >= HEAD_MAX) return has_line(x) ? -431 : -414;
+    if (x->in_end >= limits_of(x)->max_head) return has_line(x) ? -431 : -414;
     return MORE;
 }

@@ -33,7 +33,7 @@ enum {
     TRAILERS, /* behind the last chunk's line */
 };
 
-enum { OVERHEAD = 16 }; /* bytes around each byte of the body, beyond HEAD_MAX in all */
+enum { OVERHEAD = 16 }; /* bytes around each byte of the body, beyond --max-head in all */
 
 struct host_trailers {
     uint32_t len, cap;
@@ -119,12 +119,15 @@ static int read_size(host_exchange *x, char c) {
     return 0;
 }
 
-/* ---- trailers ---- */
+/* ---- trailers, which have the limits of a head ---- */
+
+static int64_t max_head(const host_exchange *x) {
+    return x->server->listener.limits->max_head;
+}
 
 static int keep_trailers(host_exchange *x, const char *s, size_t n) {
     struct host_trailers *t = x->trailers;
     uint32_t len = t ? t->len : 0;
-    if (len + n > HEAD_MAX) return -EPROTO;
     if (!t || t->cap - len < n) {
         uint32_t cap = t ? t->cap * 2 : 256;
         while (cap < len + n)
@@ -141,7 +144,8 @@ static int keep_trailers(host_exchange *x, const char *s, size_t n) {
 }
 
 /* Reads the lines that are whole. 1: the last was empty; 0; -EPROTO. */
-static int read_trailers(struct host_trailers *t) {
+static int read_trailers(host_exchange *x) {
+    struct host_trailers *t = x->trailers;
     const char *at = t->bytes + t->line, *end = t->bytes + t->len;
     while (at < end) {
         http1_line f;
@@ -154,7 +158,7 @@ static int read_trailers(struct host_trailers *t) {
         }
         rc = http1_field(&at, end, &f);
         if (rc <= 0) return rc < 0 ? -EPROTO : 0;
-        if (++t->n > HEADERS_MAX) return -EPROTO;
+        if (++t->n > x->server->listener.limits->max_headers) return -EPROTO;
         t->line = (uint32_t)(at - t->bytes);
     }
     return 0;
@@ -167,11 +171,12 @@ static int take_trailers(host_exchange *x, const char *data, size_t len, size_t 
         return 1;
     }
     uint32_t before = x->trailers ? x->trailers->len : 0;
-    size_t most = HEAD_MAX - before < len ? HEAD_MAX - before
-                                          : len; /* behind them another request may stand */
-    if (most == 0) return -EPROTO;
+    int64_t room = max_head(x) - (int64_t)before; /* the limit may be lower by now */
+    if (room <= 0) return -EPROTO;
+    size_t most =
+        (size_t)room < len ? (size_t)room : len; /* behind them another request may stand */
     int rc = keep_trailers(x, data, most);
-    if (rc == 0) rc = read_trailers(x->trailers);
+    if (rc == 0) rc = read_trailers(x);
     *used = rc > 0 ? x->trailers->len - before : most;
     if (rc > 0) x->trailers->len = x->trailers->line; /* without the empty line */
     return rc;
@@ -238,7 +243,7 @@ static int chunk_part(host_exchange *x, const char *data, size_t len, bool keep,
         break;
     }
     x->raw_seen += *used;
-    if (rc >= 0 && x->raw_seen > HEAD_MAX + OVERHEAD * x->body_seen) return -EPROTO;
+    if (rc >= 0 && x->raw_seen > (size_t)max_head(x) + OVERHEAD * x->body_seen) return -EPROTO;
     return rc < 0 ? rc : 0;
 }
 

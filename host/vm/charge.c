@@ -6,7 +6,7 @@
  * is still being read when the VM is dropped), and the struct of a VM is used again. So a charge knows the VM's life,
  * and does not count when this life is over. The lock makes the comparison and the sum one step.
  *
- * Not counted, since each has a bound of its own: heads of requests (HEAD_MAX), the queued output of connections
+ * Not counted, since each has a bound of its own: heads of requests (--max-head), the queued output of connections
  * (OUT_FULL), results of names (64 KiB), values on their way through shared channels (counted by the channel).
  */
 #include "charge.h"
