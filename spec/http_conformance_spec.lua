@@ -72,6 +72,7 @@ local function check(conn, case, way)
   if way == "behind a request" then expect("the answer before", "ok", read(conn).body) end
   local r = read(conn, case.bytes:match "^HEAD " and "HEAD" or "GET")
   expect("status", case.status, r.status)
+  if r.status == 405 then expect("Allow", "string", type(r.headers.allow)) end
   if case.body then expect("body", case.body, r.body or "") end
   if not case.stays then
     expect("end", "close", r.headers.connection)

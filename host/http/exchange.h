@@ -25,8 +25,7 @@ enum {
     EXCHANGE_ROOM_IN = 160, /* a head that comes whole and is no longer is kept in the exchange */
     HEAD_READ = 4096,       /* bytes of one read, where a head may come */
     BODY_READ = 16384,      /* bytes of one read, where no head comes */
-    HEADERS_GROWN =
-        32, /* header fields, when the exchange's room is full; then their number doubles */
+    HEADERS_GROWN = 32,     /* fields in a larger room, whose size doubles */
 };
 
 /* What the protocol of a connection does for an exchange. The holder of the connection calls these functions (hold.c).
@@ -45,9 +44,9 @@ typedef struct exchange_ops {
     /* Ends the response with this piece of its body. A long piece stays with the caller: x->left says how much of it
      * was neither sent nor kept, and the answer is -EAGAIN. */
     int (*end)(host_exchange *x, const char *data, size_t n);
-    /* Ends the response with n bytes of a file, at least 1, from `at` on. Takes fd over. The connection sends what the
+    /* Ends the response with n bytes of a file, at least 1, from `at` on. The connection holds f, and sends what the
      * kernel does not take at once, so x->left stays 0. 0, -EPIPE. */
-    int (*end_file)(host_exchange *x, int fd, off_t at, size_t n);
+    int (*end_file)(host_exchange *x, out_fd *f, off_t at, size_t n);
     /* Sends the queued output, then data[0 .. n). A rest of at most `most` bytes is kept. A longer rest stays with the
      * caller: x->left says how much. */
     int (*send)(host_exchange *x, const char *data, size_t n, size_t most);

@@ -109,9 +109,14 @@ int host_respond_file(host_req *r, double id, int status, int ctype, const char 
     return rc;
 }
 
+/* What the answer to a refused request has to say besides (RFC 9110): a 405 which methods there are. */
+static const char *fields_of(int status) {
+    if (status == 405) return "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
+    return status == 503 ? "Retry-After: 1\r\n" : "";
+}
+
 void response_error(host_exchange *x, int status) {
-    const char *body = host_status_reason(status);
-    const char *head = status == 503 ? "Retry-After: 1\r\n" : "";
+    const char *body = host_status_reason(status), *head = fields_of(status);
     respond(x, status, 1, head, strlen(head), body, strlen(body));
 }
 
