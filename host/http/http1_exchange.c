@@ -15,6 +15,7 @@
  */
 #include "../base/log.h"
 #include "conn.h"
+#include "date.h"
 #include "hold.h"
 #include "http1.h"
 #include "pace.h"
@@ -99,26 +100,21 @@ static char *put_number(char *at, uint64_t n) {
 /* "Date: ...\r\n", made anew each second. One per thread, so no lock is needed. */
 static __thread struct {
     time_t second;
-    char line[48];
+    char line[DATE_SIZE + 8];
 } date;
 
-enum { DATE_LEN = sizeof "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n" - 1 };
+enum { DATE_LINE = sizeof "Date: \r\n" - 1 + DATE_LEN };
 
 static char *put_date(char *at) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
     if (now.tv_sec != date.second) {
-        struct tm tm;
-        static const char *const days[] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-        static const char *const months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
-                                             "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
-        gmtime_r(&now.tv_sec, &tm);
+        char *text = PUT(date.line, "Date: ");
         date.second = now.tv_sec;
-        snprintf(date.line, sizeof date.line, "Date: %s, %02d %s %04d %02d:%02d:%02d GMT\r\n",
-                 days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour,
-                 tm.tm_min, tm.tm_sec);
+        date_print(text, now.tv_sec);
+        PUT(text + DATE_LEN, "\r\n");
     }
-    return put(at, date.line, DATE_LEN);
+    return put(at, date.line, DATE_LINE);
 }
 
 static char *put_status_line(char *at, int status) {
@@ -214,8 +210,8 @@ static int end(host_exchange *x, const char *data, size_t n) {
     return send_with(x, data, n, REST_MAX);
 }
 
-static int end_file(host_exchange *x, int fd, off_t at, size_t n) {
-    if (out_file(&x->conn->out, fd, at, n) < 0) return give_up(x);
+static int end_file(host_exchange *x, out_fd *f, off_t at, size_t n) {
+    if (out_file(&x->conn->out, f, at, n) < 0) return give_up(x);
     return send_with(x, "", 0, 0) == -EPIPE ? -EPIPE : 0;
 }
 

@@ -27,7 +27,7 @@ struct out_piece {
     out_piece *next;
     size_t pos, end; /* [pos .. end) of `bytes` or of the file is queued */
     size_t cap;      /* of `bytes` */
-    int fd;          /* the file; -1: the piece is bytes */
+    out_fd *file;    /* NULL: the piece is bytes */
     bool read;       /* the file is read, since sendfile failed */
     char bytes[];
 };
@@ -35,6 +35,23 @@ struct out_piece {
 /* The thread's spare piece, for its next output. */
 static __thread out_piece *spare;
 static __thread bool spare_ends; /* free_spare was registered for the thread's end */
+
+out_fd *out_fd_new(int fd) {
+    out_fd *f = malloc(sizeof *f);
+    if (!f) {
+        close(fd);
+        return NULL;
+    }
+    refs_init(&f->refs, 1);
+    f->fd = fd;
+    return f;
+}
+
+void out_fd_drop(out_fd *f) {
+    if (!refs_drop(&f->refs)) return;
+    close(f->fd);
+    free(f);
+}
 
 static void free_spare(void) {
     free(spare);
@@ -53,7 +70,7 @@ static out_piece *take_piece(size_t n) {
         if (n > cap) cap = n;
         if (!(p = malloc(sizeof *p + cap))) return NULL;
         p->cap = cap;
-        p->fd = -1;
+        p->file = NULL;
     }
     p->next = NULL;
     p->pos = p->end = 0;
@@ -61,7 +78,7 @@ static out_piece *take_piece(size_t n) {
 }
 
 static void give_piece(out_piece *p) {
-    if (p->fd >= 0) close(p->fd);
+    if (p->file) out_fd_drop(p->file);
     if (p->cap != PIECE_MIN - sizeof *p || spare) {
         free(p);
         return;
@@ -72,7 +89,7 @@ static void give_piece(out_piece *p) {
 }
 
 static size_t counts(const out_piece *p) {
-    return p->fd < 0 ? p->end - p->pos : OUT_FULL;
+    return p->file ? OUT_FULL : p->end - p->pos;
 }
 
 static void drop_first(host_out *o) {
@@ -101,8 +118,7 @@ static out_piece *add_piece(host_out *o, out_piece *p) {
 
 char *out_room(host_out *o, size_t n) {
     out_piece *p = o->last;
-    if ((!p || p->fd >= 0 || p->cap - p->end < n) && !(p = add_piece(o, take_piece(n))))
-        return NULL;
+    if ((!p || p->file || p->cap - p->end < n) && !(p = add_piece(o, take_piece(n)))) return NULL;
     return p->bytes + p->end;
 }
 
@@ -122,13 +138,12 @@ int out_bytes(host_out *o, const char *data, size_t n) {
     return 0;
 }
 
-int out_file(host_out *o, int fd, off_t at, size_t n) {
-    out_piece *p = n > 0 ? malloc(sizeof *p) : NULL;
-    if (!p) {
-        close(fd);
-        return n > 0 ? -ENOMEM : 0;
-    }
-    *p = (out_piece){.pos = (size_t)at, .end = (size_t)at + n, .fd = fd};
+int out_file(host_out *o, out_fd *f, off_t at, size_t n) {
+    if (n == 0) return 0;
+    out_piece *p = malloc(sizeof *p);
+    if (!p) return -ENOMEM;
+    refs_hold(&f->refs);
+    *p = (out_piece){.pos = (size_t)at, .end = (size_t)at + n, .file = f};
     add_piece(o, p);
     o->n += counts(p);
     return 0;
@@ -140,7 +155,7 @@ int out_file(host_out *o, int fd, off_t at, size_t n) {
 static ssize_t read_piece(const out_piece *p) {
     size_t n = p->end - p->pos < FILE_READ ? p->end - p->pos : FILE_READ;
     for (;;) {
-        ssize_t r = pread(p->fd, from_file, n, (off_t)p->pos);
+        ssize_t r = pread(p->file->fd, from_file, n, (off_t)p->pos);
         if (r > 0) return r;
         if (r == 0) return -ENODATA;
         if (errno != EINTR) return -errno;
@@ -155,7 +170,7 @@ static int gather(const host_out *o, const char *tail, size_t n_tail, struct iov
     bool used = false; /* from_file is in use */
     out_piece *p = o->first;
     for (; p && n < GATHER_MAX; p = p->next) {
-        if (p->fd < 0) {
+        if (!p->file) {
             if (p->end > p->pos)
                 iov[n++] = (struct iovec){(char *)p->bytes + p->pos, p->end - p->pos};
             continue;
@@ -182,7 +197,7 @@ static ssize_t send_some(host_out *o, stream *s, const char *tail, size_t n_tail
     if (n > 0) return stream_writev(s, iov, n, file != NULL);
     off_t at = (off_t)file->pos;
     size_t most = file->end - file->pos < FILE_TURN ? file->end - file->pos : FILE_TURN;
-    ssize_t r = s->ops->sendfile(s, file->fd, &at, most);
+    ssize_t r = s->ops->sendfile(s, file->file->fd, &at, most);
     if (r > 0 || r == -EAGAIN) return r;
     if (r == 0) return -ENODATA;
     file->read = true;
@@ -198,14 +213,14 @@ static size_t consume(host_out *o, size_t n) {
     }
     if (!p) return n;
     p->pos += n;
-    if (p->fd < 0) o->n -= n;
+    if (!p->file) o->n -= n;
     return 0;
 }
 
 int out_send(host_out *o, stream *s, const char *tail, size_t *n_tail, size_t *sent) {
     size_t turn = 0;
     while (o->n > 0 || *n_tail > 0) {
-        if (turn >= FILE_TURN && o->first && o->first->fd >= 0) return -EINPROGRESS;
+        if (turn >= FILE_TURN && o->first && o->first->file) return -EINPROGRESS;
         ssize_t n = send_some(o, s, tail, *n_tail);
         if (n < 0) return (int)n;
         turn += (size_t)n;

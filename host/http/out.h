@@ -13,9 +13,20 @@
 #ifndef OUT_H
 #define OUT_H
 
+#include "../base/refs.h"
 #include "../net/stream.h"
 
 enum { OUT_FULL = 65536 /* queued output that makes the writer wait */ };
+
+/* The descriptor of a regular file that outputs, and others, share. The last holder closes it. */
+typedef struct out_fd {
+    refs refs;
+    int fd;
+} out_fd;
+
+/* A holder of fd, which it takes over. NULL: no memory, and fd is closed. */
+out_fd *out_fd_new(int fd);
+void out_fd_drop(out_fd *f);
 
 typedef struct out_piece out_piece;
 
@@ -32,9 +43,8 @@ void out_took(host_out *o, const char *end);
 /* Queues a copy of data[0 .. n). 0 or -ENOMEM. */
 int out_bytes(host_out *o, const char *data, size_t n);
 
-/* Queues n bytes of a regular file from `at` on; n 0: nothing. Takes fd over, and closes it, also after an error. 0 or
- * -ENOMEM. */
-int out_file(host_out *o, int fd, off_t at, size_t n);
+/* Queues n bytes of a file from `at` on; n 0: nothing. Holds f until they are sent or dropped. 0 or -ENOMEM. */
+int out_file(host_out *o, out_fd *f, off_t at, size_t n);
 
 /* Writes the queued output, then tail[0 .. *n_tail), which is not queued. *sent grows by what was written. 0: all is
  * written. -EAGAIN: the kernel takes no more; *n_tail is what is left of the tail. -EINPROGRESS: much of a file was

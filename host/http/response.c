@@ -11,6 +11,7 @@
  */
 #include "hold.h"
 #include "method.h"
+#include "out.h"
 #include "over.h"
 #include "pace.h"
 #include "response.h"
@@ -18,7 +19,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <unistd.h>
 
 /* True: HEAD, 1xx, 204, 304. The client would take a body for the next response. */
 static bool has_no_body(const host_exchange *x, int status) {
@@ -83,20 +83,23 @@ int host_respond(host_req *r, double id, int status, int ctype, const char *head
     return rc;
 }
 
-/* Answers x with a range of a file. The caller has the connection. fd stays the caller's. */
+/* Answers x with a range of a file. The caller has the connection, and holds f. f NULL: the answer has no body. */
 static int respond_file(host_exchange *x, int status, int ctype, const char *head, size_t head_len,
-                        int fd, int64_t at, int64_t size) {
-    bool empty = size == 0 || has_no_body(x, status);
-    int own = empty ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (!empty && own < 0) return -errno;
+                        out_fd *f, int64_t at, int64_t size) {
     int rc = begin(x, 2, status, ctype, head, head_len, size);
-    if (!rc && !empty) {
+    if (!rc && f) {
         exchange_answers(x, rt_nanotime());
-        return x->ops->end_file(x, own, at, (size_t)size);
+        return x->ops->end_file(x, f, at, (size_t)size);
     }
-    if (!empty) close(own);
     if (!rc) rc = x->ops->end(x, "", 0);
     return rc == -EAGAIN ? 0 : rc;
+}
+
+/* A descriptor of our own for Lua's fd. NULL: *err says why. */
+static out_fd *own_fd(int fd, int *err) {
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    *err = own < 0 ? -errno : -ENOMEM;
+    return own < 0 ? NULL : out_fd_new(own);
 }
 
 int host_respond_file(host_req *r, double id, int status, int ctype, const char *head,
@@ -104,9 +107,25 @@ int host_respond_file(host_req *r, double id, int status, int ctype, const char 
     host_exchange *x = (host_exchange *)r;
     int rc = take_at(x, id, 0);
     if (rc) return rc;
-    rc = respond_file(x, status, ctype, head, head_len, fd, at, size);
+    bool empty = size == 0 || has_no_body(x, status);
+    out_fd *f = empty ? NULL : own_fd(fd, &rc);
+    if (f || empty) rc = respond_file(x, status, ctype, head, head_len, f, at, size);
+    if (f) out_fd_drop(f);
     hold_give(x);
     return rc;
+}
+
+/* ---- from C ---- */
+
+void response_bytes(host_exchange *x, int status, const char *head, size_t head_len,
+                    const char *body, size_t body_len) {
+    respond(x, status, 0, head, head_len, body, body_len);
+}
+
+void response_file(host_exchange *x, int status, const char *head, size_t head_len, out_fd *f,
+                   int64_t at, int64_t size) {
+    bool empty = size == 0 || has_no_body(x, status);
+    respond_file(x, status, 0, head, head_len, empty ? NULL : f, at, size);
 }
 
 /* What the answer to a refused request has to say besides (RFC 9110): a 405 which methods there are. */

@@ -9,6 +9,13 @@ enum { REST_MAX = 65536 /* up to this a rest of a whole body is copied */ };
 /* Answers x from C with this status, whose reason phrase is the body. */
 void response_error(host_exchange *x, int status);
 
+/* Answers x from C, as a whole. head: header lines, each with its CRLF, of the content type, too. The body is body[0 ..
+ * body_len), at most REST_MAX bytes, or `size` bytes of the file f from `at` on, which the connection sends. */
+void response_bytes(host_exchange *x, int status, const char *head, size_t head_len,
+                    const char *body, size_t body_len);
+void response_file(host_exchange *x, int status, const char *head, size_t head_len, out_fd *f,
+                   int64_t at, int64_t size);
+
 /* True: the response has begun, and is not whole without its handler. */
 static inline bool response_is_partial(const host_exchange *x) {
     return x->req.state == 1 || (x->req.state == 2 && x->left > 0);

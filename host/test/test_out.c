@@ -105,6 +105,14 @@ static void add(host_out *o, size_t n, bool in_place) {
     CHECK_EQ(o->n, before + n);
 }
 
+/* out_file of a file that nobody else holds. */
+static int queue_file(host_out *o, int fd, off_t at, size_t n) {
+    out_fd *f = out_fd_new(fd);
+    int rc = out_file(o, f, at, n);
+    out_fd_drop(f);
+    return rc;
+}
+
 /* Queues a file's bytes, between others. */
 static void add_file(host_out *o, size_t n) {
     const char *bytes = some(n);
@@ -114,7 +122,7 @@ static void add_file(host_out *o, size_t n) {
     CHECK_EQ(write(fd, "before-", 7), 7);
     CHECK_EQ(write(fd, bytes, n), n);
     CHECK_EQ(write(fd, "behind", 6), 6);
-    CHECK_EQ(out_file(o, fd, 7, n), 0);
+    CHECK_EQ(queue_file(o, fd, 7, n), 0);
     CHECK_EQ(o->n, before + OUT_FULL);
 }
 
@@ -292,7 +300,7 @@ static void shortened(size_t n, size_t to, int no_sendfile) {
     peer.no_sendfile = no_sendfile;
     add(&o, 100, false);
     CHECK_EQ(ftruncate(fd, (off_t)to), 0);
-    CHECK_EQ(out_file(&o, fd, 0, n), 0);
+    CHECK_EQ(queue_file(&o, fd, 0, n), 0);
     CHECK_EQ(out_send(&o, &peer.s, "abc", &n_tail, &count), -ENODATA);
     CHECK_EQ(count, 100 + to);
     CHECK_EQ(peer.n, 100 + to);
@@ -313,6 +321,27 @@ static void a_file_that_became_shorter(void *arg) {
     }
 }
 
+/* A file that two outputs share is open until both have sent it. */
+static void a_shared_file(void *arg) {
+    (void)arg;
+    int fds = open_fds(), fd = memfd_create("out", 0);
+    host_out a = {0}, b = {0};
+    size_t n_tail = 0, count = 0;
+    sent.n = 0;
+    CHECK_EQ(ftruncate(fd, 100), 0);
+    out_fd *f = out_fd_new(fd);
+    CHECK_EQ(out_file(&a, f, 0, 100), 0);
+    CHECK_EQ(out_file(&b, f, 50, 50), 0);
+    out_fd_drop(f);
+    CHECK_EQ(open_fds(), fds + 1);
+    begin_peer();
+    CHECK_EQ(out_send(&a, &peer.s, "", &n_tail, &count), 0);
+    CHECK_EQ(count, 100);
+    CHECK_EQ(open_fds(), fds + 1);
+    out_drop(&b);
+    CHECK_EQ(open_fds(), fds);
+}
+
 /* A file that can not be read, by a stream that can not sendfile; and a stream that breaks in a file. */
 static void what_breaks_in_a_file(void *arg) {
     (void)arg;
@@ -322,12 +351,12 @@ static void what_breaks_in_a_file(void *arg) {
     sent.n = 0;
     begin_peer();
     peer.no_sendfile = -EINVAL;
-    CHECK_EQ(out_file(&o, dup(1), 0, 0), 0); /* nothing of it */
+    CHECK_EQ(queue_file(&o, dup(1), 0, 0), 0); /* nothing of it */
     CHECK(!o.first && o.n == 0);
     int ends[2];
     CHECK_EQ(pipe(ends), 0);
     close(ends[1]);
-    CHECK_EQ(out_file(&o, ends[0], 0, 100), 0);
+    CHECK_EQ(queue_file(&o, ends[0], 0, 100), 0);
     CHECK_EQ(out_send(&o, &peer.s, "", &n_tail, &count), -ESPIPE);
     out_drop(&o);
     begin_peer();
@@ -462,6 +491,7 @@ int main(void) {
         in_g_test(a_head_and_a_file),
         in_g_test(nothing_taken_at_any_call),
         in_g_test(a_file_that_became_shorter),
+        in_g_test(a_shared_file),
         in_g_test(what_breaks_in_a_file),
         in_g_test(others_have_a_turn),
         in_g_test(dropped_in_the_middle),
