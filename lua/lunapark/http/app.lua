@@ -23,6 +23,7 @@ local source = require "lunapark.std.source"
 local MANY = 32
 
 ---@class lunapark.App
+---@field dir string  the app's folder: relative paths of `static` and `res:send_file` start there
 ---@field package plan table|nil       compiled definitions; nil after a change
 ---@field package routes table[]
 ---@field package shapes table<string, table<string, string>>  method -> shape of a route -> its pattern
@@ -41,10 +42,11 @@ local app_mt = { __name = "lunapark.App", __index = App }
 local app = { mt = app_mt }
 
 --- An app without routes.
+---@param dir string
 ---@return lunapark.App
-function app.new()
+function app.new(dir)
   return setmetatable({
-    routes = {}, shapes = {}, middleware = {}, mounts = {}, parents = {}, starts = {}, retires = {},
+    dir = dir, routes = {}, shapes = {}, middleware = {}, mounts = {}, parents = {}, starts = {}, retires = {},
     tcps = {},
   }, app_mt)
 end
@@ -150,7 +152,7 @@ end
 
 --- Answers GET and HEAD below a prefix with the files of a folder, where no other route fits better. See static.lua.
 ---@param prefix string  "/assets", "/"; may have :names
----@param dir string
+---@param dir string     a relative path starts at `self.dir`
 ---@param opts? lunapark.StaticOptions
 ---@return lunapark.App self
 function App:static(prefix, dir, opts)
@@ -162,7 +164,7 @@ function App:static(prefix, dir, opts)
     error("static " .. prefix .. ": a prefix cannot have a *rest", 2)
   end
   local shown = #pieces > 0 and router.show(pieces) or ""
-  local fn = require("lunapark.http.static").handler(dir, opts or {})
+  local fn = require("lunapark.http.static").handler(self.dir, dir, opts or {})
   if shown ~= "" then define(self, "static", "GET", shown, fn) end
   define(self, "static", "GET", shown .. "/*", fn)
   self.routes[#self.routes].is_folder = shown == ""
@@ -395,6 +397,7 @@ function Plan:miss(method, segments, n, req)
   local status = not req.allow and 404 or method == "OPTIONS" and 204 or 405
   scope[status] = scope[status] or {
     run = chain.compose(scope.middleware, misses[status]), on_error = scope.on_error, label = "no route",
+    dir = scope.dir,
   }
   return scope[status]
 end
@@ -414,7 +417,7 @@ end
 -- Whether there was none for these paths.
 local function add_route(plan, route, scope)
   return plan.router:add(route.method, route.pieces, {
-    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error, route = route,
+    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error, route = route, dir = scope.dir,
   })
 end
 
@@ -429,6 +432,7 @@ local function add_app(plan, self, prefix, middleware, handlers)
     prefix = prefix,
     middleware = joined(middleware, self.middleware),
     on_error = joined({ self.error_handler }, handlers),
+    dir = self.dir,
   }
   plan.scopes[#plan.scopes + 1] = scope
   for i, route in ipairs(self.routes) do

@@ -84,6 +84,7 @@ local function number_of(entry)
   local info = debug.getinfo(entry.route and entry.route.fn or entry.run, "S")
   local text = ("%s, %s:%d"):format(label_of(entry), info.short_src, info.linedefined)
   entry.number = C.host_label(text, #text)
+  if entry.number > 0 then response.folders[entry.number] = entry.dir end
   return entry.number
 end
 

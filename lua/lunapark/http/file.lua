@@ -51,6 +51,15 @@ function file.codings(accept)
   return joined[accept]
 end
 
+--- A path that an app names, counted from the app's folder.
+---@param dir string
+---@param path string
+---@return string
+function file.from(dir, path)
+  if dir == "." or path:sub(1, 1) == "/" then return path end
+  return dir .. "/" .. path
+end
+
 -- ---- options ------------------------------------------------------------------------------------------------
 
 ---@class lunapark.FileOptions

@@ -11,10 +11,16 @@ local html = require "lunapark.http.html"
 ---@class lunapark.http
 local http = {}
 
---- A new app.
+-- The folder of the file whose function runs at this level, as seen from the caller, or is given.
+local function folder_of(what)
+  local info = debug.getinfo(type(what) == "number" and what + 1 or what, "S")
+  return info and info.source:match "^@(.*)/[^/]*$" or "."
+end
+
+--- A new app. Its `dir` is the folder of the file that calls this.
 ---@return lunapark.App
 function http.app()
-  return app.new()
+  return (app.new(folder_of(2)))
 end
 
 --- A body that is HTML; a mere string is text. See html.lua.
@@ -43,7 +49,7 @@ end
 
 -- The source of dispatch for a bare function: one entry for every method and path.
 local function bare(fn)
-  local entry = { run = fn, on_error = false, label = "function" }
+  local entry = { run = fn, on_error = false, label = "function", dir = folder_of(fn) }
   local none = {}
   local plan = {
     fast = setmetatable({}, { __index = function() return none end }),

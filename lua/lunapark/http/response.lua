@@ -456,13 +456,16 @@ function response.note_file(res, file)
   return true
 end
 
+---@type table<integer, string>  by the label of a route: its app's folder. dispatch fills it
+response.folders = {}
+
 --- Notes a file as the answer, with the size that it has now. Its content type is told by the end of its name, unless
 --- the headers have a Content-Type. With status 200 the file answers conditional requests, and requests for ranges: see
 --- file_answer.lua. The connection sends the file when the handler has ended, as the file is then. A file that becomes
 --- shorter meanwhile ends the connection.
 ---
 --- `return res:send_file(path)` answers a failure as every `nil, err`: with status 500. May wait for the disk.
----@param path string
+---@param path string  a relative one starts at the folder of the route's app, or at `opts.below`
 ---@param opts? lunapark.SendFileOptions
 ---@return true|nil ok
 ---@return string? err  such as "no such file or directory: /x", "is a directory: /x", "not a regular file: /x"
@@ -471,6 +474,12 @@ function methods:send_file(path, opts)
   local files = require "lunapark.http.file" -- most apps send none
   local below, choice = files.send_options(opts)
   local accept = choice.precompressed and headers.of_request(self):get "accept-encoding" or ""
+  local dir = response.folders[live(self, 2).label] or "."
+  if below then
+    below = files.from(dir, below)
+  else
+    path = files.from(dir, path)
+  end
   local file, err = files.open(path, below, accept, choice)
   if not file then return nil, err end
   return (response.note_file(self, file))

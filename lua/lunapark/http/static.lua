@@ -61,11 +61,13 @@ end
 
 --- The handler of the paths below a prefix. Its parameter "*" is what follows the prefix; none: the prefix without
 --- its slash.
+---@param from string  where a relative dir starts
 ---@param dir string
 ---@param opts lunapark.StaticOptions
 ---@return fun(req: lunapark.Request, res: lunapark.Response): any, any, any
-function static.handler(dir, opts)
+function static.handler(from, dir, opts)
   check(opts)
+  dir = files.from(from, dir)
   local index = opts.index == nil and "index.html" or opts.index
   local fallback = opts.fallback
   local age = opts.cache or core.option_value "dev" == 0 and CACHE or 0
