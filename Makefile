@@ -36,6 +36,8 @@ DEPS_BUILD += zlib1g-dev libbrotli-dev libzstd-dev
 DEPS_TEST  := lua-busted libcmocka-dev node-llhttp curl netcat-openbsd redis-server lua-ldoc git
 # For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
 DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
+# Clients and attackers of others, for spec/http_peers_spec.lua, where those that are missing are pending. CI has them.
+DEPS_PEERS := apache2-utils siege slowhttptest
 DEPS_DOCS  := lua-ldoc
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_FUZZ  := clang libclang-rt-14-dev
@@ -123,7 +125,7 @@ again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan faults tsan lint lint-format lint-tidy lint-lua lint-size lint-edges lint-headers format bench aarch64
 .PHONY: mutate fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
-.PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-lint deps-fuzz deps-bench deps-model deps-cross need FORCE
+.PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-peers deps-lint deps-fuzz deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
 	@:
@@ -225,7 +227,7 @@ help: ## this list
 
 # ---- packages ----------------------------------------------------------------------------------
 
-deps: ## installs the Debian packages that the build needs (deps-test, -docs, -browser, -lint, -fuzz, -bench, -model, -cross: more)
+deps: ## installs the Debian packages that the build needs (deps-test, -docs, -browser, -peers, -lint, -fuzz, -bench, -model, -cross: more)
 	@host/build/deps.sh install $(DEPS_BUILD)
 deps-test:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_TEST)
@@ -233,6 +235,8 @@ deps-docs:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_DOCS)
 deps-browser:
 	@host/build/deps.sh install $(DEPS_BROWSER)
+deps-peers:
+	@host/build/deps.sh install $(DEPS_PEERS)
 deps-lint:
 	@host/build/deps.sh install $(DEPS_BUILD) $(DEPS_LINT)
 deps-fuzz:
