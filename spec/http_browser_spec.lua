@@ -1,5 +1,6 @@
 -- What a browser, a headless Chromium (Debian: chromium-headless-shell), makes of answers, and what it sends.
 
+local fs = require "lunapark.fs"
 local http = require "lunapark.http"
 local testing = require "lunapark.testing"
 local browser = require "spec.support.browser"
@@ -68,5 +69,58 @@ describe("a browser", function()
     })()]]
     assert.equal('a"b\r\nc|-|-|line\r\nline "quoted" %22\ngröße|-|-|☃\nf|☃".txt|text/x|data\n' ..
       "e||application/octet-stream|", text)
+  end)
+
+  it("shows a page with assets, keeps them, and uploads a file by a form", function()
+    local dir = os.tmpname()
+    os.remove(dir)
+    assert(fs.mkdir(dir))
+    finally(function() fs.remove(dir, { recursive = true }) end)
+    for name, text in pairs {
+      ["style.css"] = "@font-face { font-family: none; src: url(none.woff2) }\n" ..
+        "body { background: rgb(0, 64, 128); color: white; font: 20px sans-serif }",
+      ["script.js"] = "document.querySelector('#by').textContent = 'written by a script'",
+      ["module.mjs"] = "export const answer = 42",
+      ["image.svg"] = '<svg xmlns="http://www.w3.org/2000/svg" width="60" height="60"><circle cx="30" cy="30" r="29"' ..
+        ' fill="orange"/></svg>',
+    } do
+      assert(fs.write(dir .. "/" .. name, text))
+    end
+    local app, asked = http.app(), {}
+    app:use(function(req, _, next)
+      asked[#asked + 1] = req.path .. (req.headers["if-none-match"] and " if it has changed" or "")
+      return next()
+    end)
+    app:static("/assets", dir)
+    app:get("/", function()
+      return http.html [[<!doctype html><title>assets</title><link rel="stylesheet" href="/assets/style.css">
+        <img src="/assets/image.svg" alt="no image"><p id="by">by nobody</p>
+        <form method="post" action="/upload" enctype="multipart/form-data"><input name="title" value="größer">
+        <input type="file" name="file"></form>
+        <script src="/assets/script.js"></script>]]
+    end)
+    app:post("/upload", function(req)
+      local form, files = assert(req:form())
+      return http.html(("<!doctype html><title>got</title><p>%s: %s of %d bytes</p>"):format(
+        http.escape(form.title), http.escape(files.file.filename), files.file.size))
+    end)
+    client = testing.serve(app)
+    local page = browser.open("http://" .. client.addr .. "/")
+    page:sees "written by a script"
+    page:wait "document.querySelector('img').naturalWidth == 60"
+    assert.equal("rgb(0, 64, 128)", page:eval "getComputedStyle(document.body).backgroundColor")
+    assert.equal(42, page:eval "import('/assets/module.mjs').then(m => m.answer)")
+    page:screenshot "assets"
+    asked = {}
+    assert.matches("background", page:eval "fetch('/assets/style.css', { cache: 'no-cache' }).then(r => r.text())")
+    assert.same({ "/assets/style.css if it has changed" }, asked)
+    page:eval [[(() => {
+      const files = new DataTransfer()
+      files.items.add(new File(["x".repeat(300000)], "☃ & <b>.txt"))
+      document.querySelector("input[type=file]").files = files.files
+      document.querySelector("form").submit()
+    })()]]
+    page:sees "größer: ☃ & <b>.txt of 300000 bytes"
+    page:screenshot "upload"
   end)
 end)

@@ -137,7 +137,8 @@ describe("a load generator of others", function()
       local url = "http://" .. server.addr .. "/"
       for _, options in ipairs { "-k", "-q", "-k -p " .. child.file(("x"):rep(5000)) } do
         local post = options:find("-p", 1, true)
-        local text, code = program("sh", "-c", ("ab -q -n 2000 -c 50 %s %s"):format(options, url .. (post and "echo" or "")))
+        local command = ("ab -q -n 2000 -c 50 %s %s"):format(options, url .. (post and "echo" or ""))
+        local text, code = program("sh", "-c", command)
         assert.equal(0, code, text)
         assert.matches("Complete requests: +2000\n", text)
         assert.matches("Failed requests: +0\n", text)
@@ -152,7 +153,8 @@ describe("a load generator of others", function()
   else
     it("siege: each request is answered", function()
       local rc = child.file "verbose = false\nparser = false\nconnection = keep-alive\nprotocol = HTTP/1.1\n"
-      local text, code = program("siege", "-q", "-j", "-b", "-c", "20", "-r", "50", "-R", rc, "http://" .. server.addr .. "/")
+      local url = "http://" .. server.addr .. "/"
+      local text, code = program("siege", "-q", "-j", "-b", "-c", "20", "-r", "50", "-R", rc, url)
       assert.equal(0, code, text)
       assert.matches('"failed_transactions":%s+0', text)
       assert.matches('"successful_transactions":%s+1000', text)
