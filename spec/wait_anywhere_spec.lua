@@ -320,7 +320,9 @@ describe("lunapark waits", function()
     for i = 1, 2 do
       package.preload["spec.waits" .. i] = function()
         order[#order + 1] = "begin " .. i
-        lp.sleep(0.002 * i)
+        while #order < i + 1 do -- until the other one has begun, and ended if that is the first
+          lp.sleep(0.001)
+        end
         order[#order + 1] = "end " .. i
         return i
       end
