@@ -98,9 +98,12 @@ static ssize_t read_pipe(stream *s, void *buf, size_t n) {
 static ssize_t writev_pipe(stream *s, const struct iovec *iov, int n, bool more) {
     (void)more;
     for (;;) {
+        rt_own_write(true);
         ssize_t r = writev(s->fd, iov, n);
+        int err = errno;
+        rt_own_write(false);
         if (r >= 0) return r;
-        if (errno != EINTR) return -errno;
+        if (err != EINTR) return -err;
     }
 }
 
