@@ -129,6 +129,30 @@ static void a_bad_head_is_refused_alike_wherever_it_is_cut(void *arg) {
     }
 }
 
+enum { MOST = 16384 }; /* --max-head */
+
+/* A head of n bytes, which a field fills up. */
+static const char *head_of(size_t n) {
+    static char head[MOST + 16];
+    size_t at = (size_t)snprintf(head, sizeof head, "GET / HTTP/1.1\r\nHost: x\r\nA: ");
+    memset(head + at, 'a', n - at - 4);
+    memcpy(head + n - 4, "\r\n\r\n", 5);
+    return head;
+}
+
+static void a_head_has_its_limit_wherever_it_is_cut(void *arg) {
+    (void)arg;
+    int64_t usual = atomic_load(&options.limits.max_head);
+    atomic_store(&options.limits.max_head, MOST);
+    static const size_t cuts[] = {1, MOST / 2, MOST - 1, MOST, MOST + 1};
+    char text[4096];
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        CHECK_EQ(head_in_pieces(head_of(MOST), cuts[i], MOST, text, sizeof text), 1);
+        CHECK_EQ(head_in_pieces(head_of(MOST + 1), cuts[i], MOST, text, sizeof text), -431);
+    }
+    atomic_store(&options.limits.max_head, usual);
+}
+
 /* ---- bodies ---- */
 
 #define CHUNKED "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -200,6 +224,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         in_g_test(a_head_is_the_same_wherever_it_is_cut),
         in_g_test(a_bad_head_is_refused_alike_wherever_it_is_cut),
+        in_g_test(a_head_has_its_limit_wherever_it_is_cut),
         in_g_test(a_body_is_the_same_wherever_it_is_cut),
     };
     RUN_TESTS("http1", tests);

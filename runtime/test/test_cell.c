@@ -386,24 +386,26 @@ static void who_shares_starves_nobody(void *arg) {
     starve_nobody(share_until_stopped);
 }
 
-/* While one G of the cell yields without end, others of it run that come by the mailbox. */
+/* Of a cell with a G that yields without end. The other G, which `begin` begins, is of p. */
+static rt_g *beside_a_yielder(post *p, crowd *c, rt_step_fn begin, bool elsewhere) {
+    atomic_store(&stop, false);
+    *p = (post){.cell = rt_cell_new(NULL), .c = c, .stop = &stop};
+    rt_g *g = rt_new_step(yield_until_stopped, p->cell);
+    *(crowd **)rt_local(g) = c;
+    crowd_enter(c);
+    rt_ready(g);
+    g = rt_new_step(begin, elsewhere ? NULL : p->cell);
+    *(post **)rt_local(g) = p;
+    crowd_enter(c);
+    return g;
+}
+
+/* Others of the cell run that come by the mailbox. */
 static void a_yielder_does_not_starve_its_own_cell(void *arg) {
     (void)arg;
     crowd c = {0};
-    rt_cell *cell = rt_cell_new(NULL);
     static post p;
-    atomic_store(&stop, false);
-    rt_g *g = rt_new_step(yield_until_stopped, cell);
-    *(crowd **)rt_local(g) = &c;
-    crowd_enter(&c);
-    rt_ready(g);
-    memset(&p, 0, sizeof p);
-    p.cell = cell;
-    p.c = &c;
-    p.stop = &stop;
-    g = rt_new_step(count_run, cell);
-    *(post **)rt_local(g) = &p;
-    crowd_enter(&c);
+    rt_g *g = beside_a_yielder(&p, &c, count_run, false);
     atomic_store(&p.parked, g);
     for (int i = 0; i < 20; i++)
         EXPECT_SOON(post_one(&p));
@@ -411,6 +413,23 @@ static void a_yielder_does_not_starve_its_own_cell(void *arg) {
     EXPECT_EQ(atomic_load(&p.runs), 20);
     atomic_store(&stop, true);
     EXPECT(post_one(&p));
+    crowd_wait(&c);
+}
+
+static rt_step move_in(rt_g *g) {
+    rt_set_step(g, count_run, post_of(g)->cell);
+    return RT_YIELD;
+}
+
+/* Nor a G that comes from elsewhere and begins in it. */
+static void a_yielder_does_not_starve_who_begins(void *arg) {
+    (void)arg;
+    crowd c = {0};
+    static post p;
+    rt_ready(beside_a_yielder(&p, &c, move_in, true));
+    EXPECT_SOON(atomic_load(&p.runs) == 1);
+    atomic_store(&stop, true);
+    EXPECT_SOON(post_one(&p));
     crowd_wait(&c);
 }
 
@@ -569,6 +588,7 @@ int main(void) {
         in_g_test(endless_cells_starve_nobody),
         in_g_test(who_shares_starves_nobody),
         in_g_test(a_yielder_does_not_starve_its_own_cell),
+        in_g_test(a_yielder_does_not_starve_who_begins),
         in_g_test(a_g_moves_from_cell_to_cell),
         in_g_test(a_seed_repeats_a_random_order),
     };

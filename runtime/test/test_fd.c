@@ -519,6 +519,11 @@ static void child_writes(const char *how) {
         if (!open_pipe(&r, &w) || rt_fd_close(&r)) _exit(1);
         _exit(rt_fd_write(&w, "x", 1) == -EPIPE ? 42 : 2);
     }
+    if (strcmp(how, "file") == 0) {
+        int p[2];
+        if (pipe2(p, O_CLOEXEC) || close(p[0]) || rt_file_init(&out, p[1])) _exit(1);
+        _exit(rt_fd_write(&out, "x", 1) == -EPIPE ? 42 : 2);
+    }
     if (strcmp(how, "stdio") == 0) {
         printf("hello\n");
         fflush(stdout);
@@ -542,6 +547,7 @@ static void a_broken_stdout_ends_the_program(void **state) {
     if (status < 0 || !WIFSIGNALED(status) || WTERMSIG(status) != SIGPIPE)
         fail_msg("stdio: status %#x, said: %s", (unsigned)status, said);
     assert_child_exits("other", 42, said, sizeof said);
+    assert_child_exits("file", 42, said, sizeof said);
     assert_child_exits("notified", 42, said, sizeof said);
 }
 

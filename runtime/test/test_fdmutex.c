@@ -121,6 +121,29 @@ static void interrupts_and_deadlines_end_a_place(void *arg) {
     fdmutex_drain(&m);
 }
 
+/* With one P the first in the queue is still there when the lock is handed over, and its wait has ended. */
+static void the_lock_does_not_go_to_who_gave_up(void *arg) {
+    (void)arg;
+    rt_fdmutex m;
+    queuer q[2];
+    fdmutex_open(&m);
+    for (int i = 0; i < 10; i++) {
+        crowd c = {0};
+        CHECK_EQ(fdmutex_lock(&m, RT_R, RT_WAIT_READ), 0);
+        for (uint64_t k = 0; k < 2; k++) {
+            start_queuer(&c, &q[k], (queuer){.m = &m, .mode = RT_R});
+            EXPECT_SOON(waits(&m, 0, k + 1));
+        }
+        EXPECT_SOON(rt_interrupt(q[0].g, RT_CANCELED));
+        fdmutex_unlock(&m, RT_R);
+        crowd_wait(&c);
+        CHECK_EQ(q[0].r, RT_ECANCELED);
+        CHECK_EQ(q[1].r, 0);
+    }
+    CHECK_EQ(fdmutex_close(&m), 0);
+    fdmutex_drain(&m);
+}
+
 typedef struct closing {
     rt_fdmutex *m;
     _Atomic bool marked, drained;
@@ -259,6 +282,7 @@ int main(void) {
         in_g_test(a_zeroed_one_is_closed),
         in_g_test(the_lock_goes_to_who_came_first),
         in_g_test(interrupts_and_deadlines_end_a_place),
+        in_g_test(the_lock_does_not_go_to_who_gave_up),
         in_g_test(close_waits_for_users_and_sends_queuers_away),
         in_g_test(a_brawl_loses_nobody),
     };

@@ -139,6 +139,96 @@ static void the_pollers_know_their_descriptors(void *arg) {
     CHECK(!rt_is_poll_descriptor(-1));
 }
 
+/* ---- pollers of no P ---- */
+
+static void close_poller(rt_poller *po) {
+    for (int fd = 0; fd < 1024; fd++)
+        if (epoll_ops.owns(po, fd)) close(fd);
+    free(po);
+}
+
+/* How many breaks were written to po's eventfd since it was read. */
+static uint64_t written(const rt_poller *po) {
+    uint64_t n = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        if (epoll_ops.owns(po, fd) && read(fd, &n, sizeof n) == sizeof n) break;
+    return n;
+}
+
+static void breaks_are_one_until_a_poll_takes_them(void *arg) {
+    (void)arg;
+    rt_poller *po = epoll_ops.open();
+    g_list l = {0};
+    CHECK(po);
+    for (int i = 0; i < 3; i++)
+        epoll_ops.wake(po);
+    EXPECT_EQ(epoll_ops.poll(po, 0, &l), 1); /* leaves it */
+    EXPECT_EQ(epoll_ops.poll(po, 10 * SEC, &l), 1);
+    EXPECT_EQ(epoll_ops.poll(po, 0, &l), 0);
+    for (int i = 0; i < 3; i++)
+        epoll_ops.wake(po);
+    EXPECT_EQ(written(po), 1);
+    close_poller(po);
+}
+
+/* Stands for a pollDesc that had the tag in a former use, so its events are dropped. */
+static _Alignas(64) char former[1024];
+
+typedef struct sleeper {
+    rt_poller *po;
+    _Atomic int tid, events; /* events: -1 while it sleeps */
+} sleeper;
+
+static void *sleep_in_poller(void *arg) {
+    sleeper *s = arg;
+    g_list l = {0};
+    atomic_store(&s->tid, (int)gettid());
+    atomic_store(&s->events, epoll_ops.poll(s->po, -1, &l));
+    return NULL;
+}
+
+static bool is_asleep(int tid) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+    FILE *f = fopen(path, "re");
+    char *name_end = f && fgets(text, sizeof text, f) ? strrchr(text, ')') : NULL;
+    if (f) fclose(f);
+    return name_end && name_end[2] == 'S';
+}
+
+/* Two threads sleep, each in a poller; a connection comes, then a break for each. Which of the two has heard of the
+ * connection is open, so all events of both are counted. */
+static void a_connection_wakes_one_of_two(void *arg) {
+    (void)arg;
+    struct sockaddr_in sa = loopback(0);
+    int fd = rt_listen((struct sockaddr *)&sa, sizeof sa, 128), events = 0;
+    static sleeper s[2];
+    pthread_t t[2];
+    rt_fd f;
+    g_list l = {0};
+    CHECK(fd >= 0);
+    for (int i = 0; i < 2; i++) {
+        uint64_t tag = (uint64_t)(uintptr_t)former << 16 | 1;
+        s[i] = (sleeper){.po = epoll_ops.open(), .events = -1};
+        CHECK(s[i].po);
+        EXPECT_EQ(epoll_ops.add(s[i].po, fd, tag, true), 0);
+        t[i] = foreign(sleep_in_poller, &s[i]);
+        EXPECT_SOON(atomic_load(&s[i].tid) && is_asleep(atomic_load(&s[i].tid)));
+    }
+    EXPECT_EQ(dial(&f, port_of(fd)), 0);
+    EXPECT_SOON(atomic_load(&s[0].events) > 0 || atomic_load(&s[1].events) > 0);
+    for (int i = 0; i < 2; i++)
+        epoll_ops.wake(s[i].po);
+    for (int i = 0; i < 2; i++) {
+        join_foreign(t[i]);
+        events += atomic_load(&s[i].events) + epoll_ops.poll(s[i].po, 0, &l);
+        close_poller(s[i].po);
+    }
+    EXPECT_EQ(events, 3);
+    EXPECT_EQ(rt_fd_close(&f), 0);
+    close(fd);
+}
+
 /* ---- accept and connect ---- */
 
 typedef struct server {
@@ -355,6 +445,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         in_g_test(descriptors_of_unused_ps_are_polled), /* first: see there */
         in_g_test(the_chosen_table_is_used),
+        in_g_test(breaks_are_one_until_a_poll_takes_them),
+        in_g_test(a_connection_wakes_one_of_two),
         in_g_test(what_the_table_refuses_is_refused),
         in_g_test(one_connects_and_talks),
         in_g_test(a_refused_connection_says_so),

@@ -136,6 +136,19 @@ static void yielders_all_progress(void *arg) {
     crowd_wait(&c);
 }
 
+/* With one P there is an order. */
+static void a_yielder_runs_behind_all_that_are_ready(void *arg) {
+    (void)arg;
+    if (rt_procs() > 1) return;
+    atomic_store(&count, 0);
+    for (int i = 1; i <= 100; i++) {
+        for (int k = 0; k < 3; k++)
+            rt_go(add_one, NULL);
+        rt_yield();
+        CHECK_EQ(atomic_load(&count), 3 * i);
+    }
+}
+
 /* ---- park and ready ---- */
 
 static bool ready_at_once(rt_g *g, void *arg) {
@@ -565,6 +578,7 @@ int main(void) {
         in_g_test(threads_without_a_p_start_gs),
         in_g_test(dead_gs_live_again_with_new_ids),
         in_g_test(yielders_all_progress),
+        in_g_test(a_yielder_runs_behind_all_that_are_ready),
         in_g_test(a_ready_within_the_commit_counts),
         in_g_test(a_commit_may_refuse),
         in_g_test(gs_ready_each_other),

@@ -203,6 +203,37 @@ static void a_call_that_is_known_to_block_keeps_no_p(void *arg) {
     let_go();
 }
 
+static struct { _Atomic bool inside, back, too_early; } second;
+
+/* Stays in its call until the G of the first one has queued for a P, or runs. */
+static void call_second(void *arg) {
+    (void)arg;
+    rt_entersyscall();
+    atomic_store(&second.inside, true);
+    for (int i = 0; i < 10000 && !atomic_load(&sched.n_runq) && !atomic_load(&second.back); i++)
+        usleep(1000);
+    atomic_store(&second.too_early, atomic_load(&second.back));
+    rt_exitsyscall();
+}
+
+/* With one P. The M of the first call has lost it, and the M that got it is in a call as well. Sysmon stands. */
+static void a_later_call_keeps_the_p(void *arg) {
+    (void)arg;
+    if (rt_procs() > 1) return;
+    crowd c = {0};
+    take_hand();
+    crowd_go(&c, call_second, NULL);
+    rt_entersyscallblock();
+    for (int i = 0; i < 10000 && !atomic_load(&second.inside); i++)
+        usleep(1000);
+    rt_exitsyscall();
+    atomic_store(&second.back, true);
+    crowd_wait(&c);
+    EXPECT(atomic_load(&second.inside));
+    EXPECT(!atomic_load(&second.too_early));
+    let_go();
+}
+
 /* Idle Ms sleep in their pollers and do not look at others' timers. */
 static void an_overdue_timer_of_a_busy_p_wakes_another(void *arg) {
     (void)arg;
@@ -502,6 +533,7 @@ int main(void) {
         in_g_test(a_call_without_work_lasts_10_ms),
         in_g_test(a_call_with_work_lasts_a_round),
         in_g_test(a_call_that_is_known_to_block_keeps_no_p),
+        in_g_test(a_later_call_keeps_the_p),
         in_g_test(an_overdue_timer_of_a_busy_p_wakes_another),
         in_g_test(one_share_serves_events_and_timers),
         in_g_test(pages_of_free_stacks_go_back_every_second),

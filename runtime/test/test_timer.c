@@ -225,6 +225,57 @@ static void what_is_set_while_it_is_taken_out_stays(void **state) {
     assert_int_equal(lost, 0);
 }
 
+/* ---- the heap, in a time of its own ---- */
+
+static bool is_in_order(rt_p *p) {
+    bool ok = true;
+    rt_lock_acquire(&p->timer_lock);
+    for (uint32_t i = 0; i < p->ntimers; i++) {
+        ok = ok && atomic_load(&p->timers[i].t->index) == i + 1;
+        ok = ok && (i == 0 || p->timers[(i - 1) / 4].key <= p->timers[i].key);
+    }
+    rt_lock_release(&p->timer_lock);
+    return ok;
+}
+
+static void run_until(rt_p *p, int64_t now) {
+    for (int64_t next; (next = atomic_load(&p->timer_next_ns)) != 0 && next <= now;)
+        timers_run(p, &now);
+}
+
+static void mark(void *arg) {
+    *(bool *)arg = true;
+}
+
+/* Moved earlier and later at random, each fires when the time has come to which it was moved last. On the main thread:
+ * no G sleeps, whose timer would be fired, too. */
+static void a_heap_stays_in_order(void **state) {
+    (void)state;
+    enum { N = 300, STEPS = 20, MOVES = 200 };
+    static rt_timer ts[N];
+    static int64_t due[N];
+    static bool fired[N];
+    rt_p *p = &sched.ps[0]; /* of threads that have none */
+    int64_t base = rt_nanotime() + 1000 * SEC;
+    uint64_t seed = 11;
+    for (int i = 0; i < N; i++) {
+        rt_timer_init(&ts[i], mark, &fired[i]);
+        rt_timer_set(&ts[i], due[i] = base + (int64_t)random_below(&seed, STEPS * SEC));
+    }
+    for (int step = 1; step <= STEPS; step++) {
+        for (int k = 0; k < MOVES; k++) {
+            int i = (int)random_below(&seed, N);
+            if (fired[i]) continue;
+            rt_timer_set(&ts[i], due[i] = base + (int64_t)random_below(&seed, STEPS * SEC));
+            assert_true(is_in_order(p));
+        }
+        run_until(p, base + step * SEC);
+        assert_true(is_in_order(p));
+        for (int i = 0; i < N; i++)
+            assert_int_equal(fired[i], due[i] <= base + step * SEC);
+    }
+}
+
 /* ---- all at once ---- */
 
 static void count_fire(void *arg) {
@@ -316,6 +367,7 @@ int main(void) {
         in_g_test(thousands_of_timers_all_fire_once),
         in_g_test(none_is_lost_however_they_are_moved),
         in_g_test(timers_of_a_busy_p_are_fired_by_others),
+        cmocka_unit_test(a_heap_stays_in_order),
         cmocka_unit_test(
             what_is_set_while_it_is_taken_out_stays), /* last: its others stay in a heap */
     };

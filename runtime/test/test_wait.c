@@ -207,6 +207,8 @@ static void the_deadline_of_an_ended_wait_is_forgotten(void *arg) {
         uint64_t ticket = rt_wait_open(g);
         rt_wake(g, ticket, RT_WOKEN);
         CHECK_EQ(rt_wait(RT_WAIT_PARK, rt_nanotime() + 3 * MS), RT_WOKEN);
+        int64_t left = atomic_load(&g->timer.until);
+        CHECK_EQ(left, 0); /* else a wait for a descriptor would have it */
         int64_t until = rt_nanotime() + 10 * MS;
         rt_wait_open(g);
         CHECK_EQ(rt_wait(RT_WAIT_PARK, until), RT_TIMEOUT);
