@@ -240,7 +240,9 @@ typedef struct rt_sched {
     _Atomic int32_t procs; /* procs.c writes, anybody reads: Ps that are made; grows */
     _Atomic int32_t n_in;  /* lock writes, anybody reads: of these, not out */
     _Atomic bool follows; /* procs.c writes: their number follows the CPUs and the cgroup's quota */
-    rt_p *ps;             /* [MAX_PROCS] */
+    _Atomic int32_t
+        procs_asked; /* procs.c writes: what rt_set_procs was last asked for; -1: never */
+    rt_p *ps;        /* [MAX_PROCS] */
 
     rt_p *idle_ps;             /* lock */
     _Atomic int32_t n_idle_ps; /* lock writes, anybody reads */

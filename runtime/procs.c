@@ -150,6 +150,7 @@ void procs_init(int procs) {
     sched.ps = aligned_alloc(CACHE_LINE, (size + CACHE_LINE - 1) & (size_t)-CACHE_LINE);
     if (!sched.ps) debug_no_start("out of memory for Ps");
     atomic_store(&sched.follows, procs == 0);
+    atomic_store(&sched.procs_asked, -1);
     if (procs == 0) procs = rt_cpu_count();
     if (procs > MAX_PROCS) procs = MAX_PROCS;
     for (int i = 0; i < procs; i++) {
@@ -205,10 +206,15 @@ int rt_set_procs(int n) {
     if (n < 0 || n > MAX_PROCS) return -EINVAL;
     rt_lock_acquire(&resizing);
     atomic_store(&sched.follows, n == 0);
+    atomic_store(&sched.procs_asked, n);
     if (n == 0) n = cpus();
     int err = set_procs(n);
     rt_lock_release(&resizing);
     return err ? err : n;
+}
+
+int rt_procs_asked(void) {
+    return atomic_load(&sched.procs_asked);
 }
 
 void procs_follow(int64_t now_ns) {

@@ -44,6 +44,10 @@ int rt_procs(void);
 /* The number of Ps that run Gs, and of those that are about to go out: rt_set_procs. Any thread. */
 int rt_procs_in(void);
 
+/* The number that rt_set_procs was last given, 0: as many as CPUs may be used; -1: rt_set_procs was never called. Any
+ * thread. */
+int rt_procs_asked(void);
+
 /* ---- Gs (proc.c) --------------------------------------------------------------------------- */
 
 /* What the step of a step G wants next. */

@@ -5,6 +5,9 @@ local fs = require "lunapark.fs"
 local lp = require "lunapark"
 local child = require "spec.support.child"
 
+ffi.cdef "int prctl(int option, unsigned long arg, unsigned long, unsigned long, unsigned long);"
+local SUBREAPER = 36
+
 local APP = [[
 local app = require("lunapark.http").app()
 app:get("/", function() return "%s" end)
@@ -149,6 +152,27 @@ return app
       assert.equal(400, admin:post("/procs" .. bad).status, bad)
     end
     assert.equal(405, admin:get("/procs").status)
+  end)
+
+  it("has the number of Ps that it asked for kept over upgrades", function()
+    ffi.C.prctl(SUBREAPER, 1, 0, 0, 0)
+    local c, _, admin = serve("--procs", "1")
+    admin:post "/procs?n=3"
+    local addr, served = c:logged "lunapark: admin on http://(%S+)", ""
+    for _ = 1, 2 do
+      admin:close()
+      c:kill "USR2"
+      served = served .. ".*SIGUSR2: process (%d+) serves"
+      local pids = { c:logged(served) }
+      assert.equal(0, c:wait())
+      c = child.adopt(tonumber(pids[#pids]), c)
+      admin = child.client(addr)
+      admin.headers = { ["X-Lunapark"] = "1" }
+      assert.equal(3, admin:get("/stats"):json().procs)
+    end
+    c:kill "TERM"
+    assert.equal(0, c:wait())
+    ffi.C.prctl(SUBREAPER, 0, 0, 0, 0)
   end)
 
   it("tells of VMs that retire", function()

@@ -589,7 +589,7 @@ describe("upgrade", function()
   end)
 
   it("believes no variable that somebody has exported", function()
-    for _, value in ipairs { "3", "3\n4 own 127.0.0.1:1", "x", "", "3\n3 own x\n999 own 127.0.0.1:0\nabc" } do
+    for _, value in ipairs { "3\nprocs 2", "3\n4 own 127.0.0.1:1", "x", "", "3\n3 own x\n999 own 127.0.0.1:0\nabc" } do
       local c = serve { env = { LUNAPARK_INHERIT = value } }
       assert.matches("LUNAPARK_INHERIT: not from a process that hands over", c:stderr())
       assert.equal(tostring(c.pid), ask(c))

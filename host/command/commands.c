@@ -326,6 +326,7 @@ static void say_generation(void) {
 void command_serve(void *call) {
     command_call *c = call;
     if (options.dev) options.watch = 1;
+    inherit_procs();
     if (rt_signal_notify(SIGHUP) < 0)
         start_failed("cannot handle SIGHUP"); /* also while the app loads */
     load_app(c->argv[0]);

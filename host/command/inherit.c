@@ -8,7 +8,9 @@
  *     4 own 127.0.0.1:0
  *     5 given unix:/run/app.sock
  *
- * The word tcp before the address: an app listens there for another protocol than HTTP (app:tcp).
+ * The word tcp before the address: an app listens there for another protocol than HTTP (app:tcp). A line "procs 4", or
+ * "procs 0" for as many as CPUs may be used, tells what POST /procs of the admin API was last asked for: it holds in the
+ * new process, too.
  *
  * own: a lunapark process has bound it, so the file of a unix socket is ours to remove. given: systemd has bound it.
  * systemd says LISTEN_FDS=n, for n descriptors from 3 on, and LISTEN_PID, which tells the service from its children.
@@ -52,8 +54,9 @@ static struct {
     inherited *list;
     int n;
     int ready_fd; /* -1: no process waits for it */
+    int procs;    /* for rt_set_procs; -1: it was never asked for */
     bool upgrade;
-} in = {.ready_fd = -1};
+} in = {.ready_fd = -1, .procs = -1};
 
 int inherit_print(const host_server *s, int fd, char *buf, size_t size) {
     return snprintf(buf, size, "\n%d %s %s%s", fd, s->owns_path ? "own" : "given",
@@ -144,7 +147,9 @@ static void from_upgrade(char *text) {
     while ((line = strtok_r(NULL, "\n", &save))) {
         int n;
         bool own, tcp;
-        if (parse_line(line, &n, &own, &tcp, &asked))
+        if (strncmp(line, "procs ", 6) == 0)
+            in.procs = (int)strtol(line + 6, NULL, 10);
+        else if (parse_line(line, &n, &own, &tcp, &asked))
             add_or_say(INHERIT_VARIABLE, n, own, tcp ? SPEAKS_RAW : SPEAKS_HTTP, asked);
         else
             log_line(LOG_WARN, "%s: not understood: %s", INHERIT_VARIABLE, line);
@@ -181,6 +186,12 @@ void inherit_init(void) {
 
 bool inherit_is_upgrade(void) {
     return in.upgrade;
+}
+
+void inherit_procs(void) {
+    if (in.procs < 0) return;
+    int n = rt_set_procs(in.procs);
+    if (n < 0) log_line(LOG_WARN, "%s: procs %d: %s", INHERIT_VARIABLE, in.procs, rt_strerror(n));
 }
 
 int inherit_given(const char **addrs, int max) {

@@ -44,4 +44,8 @@ void inherit_done(void);
 /* True: we were started by an upgrade. */
 bool inherit_is_upgrade(void);
 
+/* Sets the number of Ps that the process before us was told to have by POST /procs, if it was. Any native G. Waits for
+ * short locks and for the start of threads. */
+void inherit_procs(void);
+
 #endif

@@ -19,7 +19,8 @@
  *
  * The binary is found by the path that started this process, made absolute at the start. So a file that was replaced,
  * or a symlink that was set to another version, is started now. argv[0] counts only if it names the running file; else
- * the kernel tells the path. Arguments and environment are the same again.
+ * the kernel tells the path. Arguments and environment are the same again; a number of Ps that POST /procs has asked for
+ * goes with the sockets (inherit.c).
  *
  * The new process is none of exec.c's: it stays in our process group, so that a terminal's Ctrl-C stops both. It gets
  * descriptors 0 to 2 and the sockets. Other descriptors that this process was started with were not for it.
@@ -124,10 +125,12 @@ void upgrade_init(int argc, char **argv) {
 
 /* The variable for the new process's environment, in one string. */
 static char *describe_sockets(void) {
-    size_t size = sizeof INHERIT_VARIABLE + 16 + (size_t)up.n * (HOST_ADDR_MAX + 32);
+    size_t size = sizeof INHERIT_VARIABLE + 32 + (size_t)up.n * (HOST_ADDR_MAX + 32);
     char *text = malloc(size);
     if (!text) return NULL;
     size_t n = (size_t)snprintf(text, size, INHERIT_VARIABLE "=%d", INHERIT_READY_FD);
+    int procs = rt_procs_asked();
+    if (procs >= 0) n += (size_t)snprintf(text + n, size - n, "\nprocs %d", procs);
     for (int i = 0; i < up.n; i++)
         n += (size_t)inherit_print(up.servers[i], INHERIT_READY_FD + 1 + i, text + n, size - n);
     return text;
