@@ -102,16 +102,64 @@ describe("--user", function()
     return assert(child.client(c.addr):get(path or "/"))
   end
 
-  it("binds a port of root's, and each thread is the user's, also those that start later", function()
-    local port = 1023
-    while true do -- one that nobody has
+  -- A port of root's that nobody has, below this one.
+  local function low_port(below)
+    for port = below - 1, 1, -1 do
       local ln = net.listen("127.0.0.1:" .. port)
       if ln then
         ln:close()
-        break
+        return port
       end
-      port = port - 1
     end
+  end
+
+  local OWN = [[
+app.options = { listen = "127.0.0.1:%d" }
+app:tcp("127.0.0.1:%d", function(c) c:write "raw\n" end)
+app:tcp("unix:%s", function(c) c:write "file\n" end)
+return app]]
+
+  it("binds what --bind says for the app: listeners of app:tcp and app.options", function()
+    local dir = folder()
+    local http = low_port(1024)
+    local raw = low_port(http)
+    local own = OWN:format(http, raw, dir .. "/raw")
+    local path = write(dir .. "/app.lua", (APP:format "one":gsub("return app%s*$", own)))
+    local args = { path, "--user", "nobody", binary = dir .. "/lunapark", listeners = 3 }
+    for _, addr in ipairs { "127.0.0.1:" .. http, "127.0.0.1:" .. raw, "unix:" .. dir .. "/raw", "127.0.0.1:0" } do
+      args[#args + 1] = "--bind"
+      args[#args + 1] = addr
+    end
+    local function line_of(addr)
+      local conn = child.dial(addr)
+      local line = conn:read_line()
+      conn:close()
+      return line
+    end
+    local c = child.serve(args)
+    local function check(pid)
+      assert.equal(expected(NOBODY, NOGROUP, NOGROUP), (ids_of(pid)))
+      assert.equal("one", get { addr = "127.0.0.1:" .. http }.body)
+      assert.equal("raw", line_of("127.0.0.1:" .. raw))
+      assert.equal("file", line_of("unix:" .. dir .. "/raw"))
+    end
+    check(c.pid)
+    assert.equal(tonumber(NOBODY), assert(fs.stat(dir .. "/raw")).uid)
+    c:logged "127.0.0.1:%d+: not listened on any more" -- of --bind, and the app does not name it
+    write(path, (APP:format "one":gsub("return app%s*$", own)) .. " -- again")
+    c:kill "HUP"
+    c:said "generation 2"
+    check(c.pid)
+    -- Without --bind the app's port is the user's to bind, and the user can't.
+    c:kill "TERM"
+    assert.equal(0, c:wait())
+    local code, _, err = child.run { path, "--user", "nobody", binary = dir .. "/lunapark" }
+    assert.equal(1, code)
+    assert.matches("cannot listen on .*permission denied", err:lower())
+  end)
+
+  it("binds a port of root's, and each thread is the user's, also those that start later", function()
+    local port = low_port(1024)
     local c = serve(folder(), { "--user", "nobody", "--listen", "127.0.0.1:" .. port, "--procs", "2" })
     assert.equal("127.0.0.1:" .. port, c.addr)
     assert.equal("one", get(c).body)
@@ -281,6 +329,12 @@ describe("--user", function()
     local code, _, err = child.run { child.script(APP:format "one"), "--listen", c.addr, "--user", "nobody" }
     assert.equal(1, code)
     assert.equal("lunapark: cannot listen on " .. c.addr .. ": address already in use\n", err:lower())
+  end)
+
+  it("has --bind alone refused", function()
+    local code, _, err = child.run { child.script(APP:format "one"), "--bind", "127.0.0.1:0" }
+    assert.equal(64, code)
+    assert.equal("lunapark: --bind is for --user, where root binds for another user\n", err)
   end)
 
   it("is not the app's to say", function()

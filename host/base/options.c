@@ -41,6 +41,7 @@ enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16, TAG = 32 };
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
 typedef enum kind {
     KIND_ADDR,
+    KIND_BIND, /* addresses that the app can't name */
     KIND_INT,
     KIND_LIMIT,
     KIND_SECONDS,
@@ -175,6 +176,10 @@ static option table[] = {
      "with the user's groups, or GROUP in place of the first (default: the user that\n"
      "starts the server)",
      KIND_STRING, SERVE, &options.user, 0, 0, 0},
+    {"bind", "ADDR",
+     "with --user, an address that root binds for the app, which listens there by\n"
+     "app:tcp or app.options.listen: a port below 1024, say; repeatable",
+     KIND_BIND, SERVE, NULL, 0, 0, 0},
     {"jobs", "N",
      "how many spec files run at once, each in a process of its own (default 1: all\n"
      "in this one)",
@@ -234,16 +239,16 @@ static const char *complain(const option *o, const char *value, const char *want
     return complaint;
 }
 
-static const char *add_listener(option *o, const char *value, int source) {
+/* Adds an address to a list of *n. */
+static const char *add_addr(option *o, const char *value, int source, const char **list, int *n) {
     host_addr a;
     if (addr_parse(value, &a) < 0)
         return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
-    host_options *h = target();
-    if (source > o->source) h->n_listen = 0; /* a stronger source starts the list anew */
-    if (h->n_listen == MAX_LISTEN) return complain(o, value, "too many listeners");
+    if (source > o->source) *n = 0; /* a stronger source starts the list anew */
+    if (*n == MAX_LISTEN) return complain(o, value, "too many listeners");
     char *copy = strdup(value);
     if (!copy) return "not enough memory";
-    h->listen[h->n_listen++] = copy;
+    list[(*n)++] = copy;
     return NULL;
 }
 
@@ -319,7 +324,10 @@ static const char *set(option *o, const char *value, int source) {
     const char *err = NULL;
     switch (o->kind) {
     case KIND_ADDR:
-        err = add_listener(o, value, source);
+        err = add_addr(o, value, source, target()->listen, &target()->n_listen);
+        break;
+    case KIND_BIND:
+        err = add_addr(o, value, source, options.bind, &options.n_bind);
         break;
     case KIND_INT:
     case KIND_LIMIT:
@@ -351,15 +359,16 @@ const char *option_set(const char *name, const char *value, int source) {
     }
     if (source == FROM_APP && o->to == &options.procs)
         return "procs: can't be set by the app, which is loaded when they run already";
-    if (source == FROM_APP && (o->to == &options.watch || o->to == &options.dev ||
-                               o->to == &options.user || o->to == &options.state))
+    if (source == FROM_APP &&
+        (o->to == &options.watch || o->to == &options.dev || o->to == &options.user ||
+         o->to == &options.state || o->kind == KIND_BIND))
         return complain(o, value, "can't be set by the app, but by who starts it");
     return set(o, value, source);
 }
 
 bool option_get(const char *name, double *number, const char **text) {
     option *o = find(name, strlen(name));
-    if (!o || o->kind == KIND_ADDR) return false;
+    if (!o || o->kind == KIND_ADDR || o->kind == KIND_BIND) return false;
     *text = NULL;
     if (o->kind == KIND_STRING)
         *text = *(const char **)o->to;
@@ -434,6 +443,7 @@ void options_drop(void) {
 }
 
 static void commit(option *o, bool first) {
+    if (o->kind == KIND_BIND) return;
     if (o->kind == KIND_ADDR || o->kind == KIND_STRING) {
         bool same = o->kind == KIND_ADDR ? same_listeners()
                                          : string_of(o, &staged.options) == string_of(o, &options);

@@ -23,8 +23,8 @@ typedef struct host_limits {
 
 /* Atomic fields change when a generation begins to serve. Any thread reads. */
 typedef struct host_options {
-    const char *listen[MAX_LISTEN];
-    int n_listen;
+    const char *listen[MAX_LISTEN], *bind[MAX_LISTEN];
+    int n_listen, n_bind;
     _Atomic int64_t procs;                                     /* 0: as many as there are CPUs */
     _Atomic int64_t max_vms;                                   /* 0: by the number of Ps */
     host_limits limits;                                        /* of the app's listeners */

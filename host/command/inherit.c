@@ -44,7 +44,7 @@ enum { MAX_INHERITED = 64, SYSTEMD_FIRST_FD = 3 };
 typedef struct inherited {
     int fd; /* -1: taken */
     bool owns_path;
-    enum { SPEAKS_ANY, SPEAKS_HTTP, SPEAKS_RAW } speaks; /* ANY: systemd does not say */
+    enum { SPEAKS_ANY, SPEAKS_HTTP, SPEAKS_RAW } speaks; /* ANY: systemd and --bind do not say */
     sock_file file;
     char asked[HOST_ADDR_MAX], bound[HOST_ADDR_MAX];
 } inherited;
@@ -234,9 +234,9 @@ bool inherit_has(const char *addr) {
     return find(addr, SPEAKS_HTTP) != NULL;
 }
 
-bool inherit_keep(int fd, const char *asked) {
+bool inherit_keep(int fd, const char *asked, bool of_app) {
     if (!make_list()) return false;
-    add_or_say("--user", fd, true, SPEAKS_HTTP, asked);
+    add_or_say("--user", fd, true, of_app ? SPEAKS_ANY : SPEAKS_HTTP, asked);
     return true;
 }
 

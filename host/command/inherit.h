@@ -34,8 +34,8 @@ int inherit_take(const host_listener *l, bool *owns_path);
 bool inherit_has(const char *addr);
 
 /* Keeps a socket that this process has bound before it becomes --user's as if it had been given. asked: the address as
- * it was said. False: no memory. While the process has one thread. */
-bool inherit_keep(int fd, const char *asked);
+ * it was said; of_app: the app says what is spoken there. False: no memory. While the process has one thread. */
+bool inherit_keep(int fd, const char *asked, bool of_app);
 
 /* We listen on all addresses, and the app is loaded: tells the process that started us, which from then on no longer
  * serves, and closes the sockets that were not taken. */

@@ -1,7 +1,7 @@
 /* --user NAME[:GROUP]: root starts the server, and another user serves.
  *
  *     root      the user and the group are looked up
- *               --listen and --admin are bound, files of unix sockets and --pid-file are made, and become the user's
+ *               --listen, --bind and --admin are bound, files of unix sockets and --pid-file are made, and become the user's
  *     the user  everything else: threads, the app's files, further addresses of the app
  *
  * All of root's part comes before the runtime starts. Ids and no_new_privs are each thread's own, and threads inherit
@@ -11,7 +11,12 @@
  * Bound sockets wait in the list of those that the process was given (inherit.c), until the app is loaded and says
  * where else to listen. Clients that connect meanwhile wait with them.
  *
- * The user cannot do two things later: bind a port below 1024 that only a reload or the app names; remove a socket file
+ * The app names addresses of its own (app:tcp, app.options.listen) when root is gone. --bind names those of them that
+ * only root can bind. Rejected: a capability kept until the app is loaded, since capabilities are each thread's own,
+ * threads run by then, and the app's code would have the capability, too; a helper process that binds as root what the
+ * server asks for, since the server would then get any port.
+ *
+ * The user cannot do two things later: bind a port below 1024 that --bind does not name; remove a socket file
  * or the pid file from a folder without write permission. The socket file stays, and the next start replaces it. The
  * pid file is left empty (pidfile.c). An upgrade starts a process of the same user, which has --user in its arguments
  * and nothing to do.
@@ -53,11 +58,13 @@ static void look_up(char *name, const char **group, uid_t *uid, gid_t *gid) {
     if (err) refuse("", rt_strerror(err), 1);
 }
 
-static void bind_one(const char *addr, bool is_private, uid_t uid, gid_t gid) {
+typedef enum binds { FOR_ALL, FOR_ADMIN, FOR_APP } binds;
+
+static void bind_one(const char *addr, binds what, uid_t uid, gid_t gid) {
     if (inherit_has(addr)) return;
-    int fd = server_bind(addr, is_private, 0);
+    int fd = server_bind(addr, what == FOR_ADMIN, 0);
     int err = fd < 0 ? fd : sock_file_give(addr, uid, gid);
-    if (!err && !inherit_keep(fd, addr)) err = -ENOMEM;
+    if (!err && !inherit_keep(fd, addr, what == FOR_APP)) err = -ENOMEM;
     if (!err) return;
     fprintf(stderr, "lunapark: cannot listen on %s: %s\n", addr, rt_strerror(err));
     exit(1);
@@ -66,8 +73,10 @@ static void bind_one(const char *addr, bool is_private, uid_t uid, gid_t gid) {
 static void bind_all(uid_t uid, gid_t gid) {
     check_reach();
     for (int i = 0; i < options.n_listen; i++)
-        bind_one(options.listen[i], false, uid, gid);
-    if (options.admin) bind_one(options.admin, true, uid, gid);
+        bind_one(options.listen[i], FOR_ALL, uid, gid);
+    for (int i = 0; i < options.n_bind; i++)
+        bind_one(options.bind[i], FOR_APP, uid, gid);
+    if (options.admin) bind_one(options.admin, FOR_ADMIN, uid, gid);
     int err = pidfile_give(uid, gid);
     if (!err) return;
     fprintf(stderr, "lunapark: %s: %s\n", options.pid_file, rt_strerror(err));
@@ -88,7 +97,11 @@ void user_become(void) {
     uid_t uid;
     gid_t gid;
     const char *group;
-    if (!options.user) return;
+    if (!options.user) {
+        if (options.n_bind == 0) return;
+        fprintf(stderr, "lunapark: --bind is for --user, where root binds for another user\n");
+        exit(64);
+    }
     char *name = strdup(options.user);
     if (!name) start_failed("not enough memory");
     look_up(name, &group, &uid, &gid);
