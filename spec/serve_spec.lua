@@ -335,6 +335,19 @@ describe("net.serve", function()
       assert.equal(2, most)
     end)
 
+    it("counts them in lp.stats", function()
+      local s = serve(function(data)
+        if data == "bad" then error "closed" end
+        lp.sleep(data == "slow" and 0.02 or 0)
+      end, { on_error = function() end }, "udp:127.0.0.1:0")
+      local u = open.keep(net.udp "127.0.0.1:0")
+      local before = lp.stats().datagrams
+      for _, data in ipairs { "slow", "fast", "bad" } do u:send(data, s:addr()) end
+      helper.eventually(function() return lp.stats().datagrams.received == before.received + 3 end)
+      helper.eventually(function() return lp.stats().datagrams.ended == before.ended + 3 end)
+      assert.equal(before.failed + 1, lp.stats().datagrams.failed)
+    end)
+
     it("logs errors with place and client", function()
       local s = serve(function() error "a bad datagram" end, nil, "udp:127.0.0.1:0")
       local u = open.keep(net.udp "127.0.0.1:0")

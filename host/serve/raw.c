@@ -1,4 +1,4 @@
-/* Connections of other protocols than HTTP: app:tcp and net.serve.
+/* Connections of other protocols than HTTP: app:tcp and net.serve; and the figures of datagrams, which Lua serves.
  *
  * An accepted connection becomes a Lua G in one of the VMs that serve (bind.c), which calls the listener's handler with
  * a socket (net/sock.c). From then on the connection belongs to this VM and stays there over reloads. When the VM
@@ -216,4 +216,27 @@ void host_read_connections(host_connections *sum) {
         sum->failed += (double)get(&counts[p].failed);
         sum->seconds += (double)get(&counts[p].ns) / NS_PER_SEC;
     }
+}
+
+/* ---- datagrams ---- */
+
+/* atomic. Lua counts, which has no P: see COUNT. */
+static struct { _Atomic int64_t received, ended, failed; } datagrams;
+
+static void count_one(_Atomic int64_t *n) {
+    atomic_fetch_add_explicit(n, 1, memory_order_relaxed);
+}
+
+void host_datagram_begun(void) {
+    count_one(&datagrams.received);
+}
+
+void host_datagram_ended(int failed) {
+    count_one(&datagrams.ended);
+    if (failed) count_one(&datagrams.failed);
+}
+
+void host_read_datagrams(host_datagrams *sum) {
+    *sum = (host_datagrams){(double)get(&datagrams.received), (double)get(&datagrams.ended),
+                            (double)get(&datagrams.failed)};
 }

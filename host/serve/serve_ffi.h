@@ -33,6 +33,19 @@ typedef struct host_connections {
 
 /* The sums of all Ps. */
 void host_read_connections(host_connections *sum);
+
+/* ---- datagrams that are served (lua/lunapark/net/serve_udp.lua) ---- */
+
+/* Datagrams of the process since its start. received: that were given to a handler; ended: whose handler has ended;
+ * failed: of these, by an error. */
+typedef struct host_datagrams {
+    double received, ended, failed;
+} host_datagrams;
+
+/* A handler begins with a datagram; has ended with it. */
+void host_datagram_begun(void);
+void host_datagram_ended(int failed);
+void host_read_datagrams(host_datagrams *sum);
 /* ffi:end */
 
 #endif

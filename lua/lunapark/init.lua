@@ -439,6 +439,14 @@ local function connections()
   }
 end
 
+local datagrams_t = ffi.typeof("host_datagrams")
+
+local function datagrams()
+  local d = datagrams_t()
+  C.host_read_datagrams(d)
+  return { received = d.received, ended = d.ended, failed = d.failed }
+end
+
 ---@class lunapark.VmStats
 ---@field id integer           -1: the VM of the admin listener
 ---@field state string         "loads", "serves", "spare", "stuck", "retires", or "alone": it is of no generation
@@ -491,7 +499,8 @@ end
 --- its answer) that are over: how many by the class of their status (`none`: no answer; `other`: from 600 on), bytes,
 --- seconds in all and those until the answers began; connections of other protocols (`app:tcp`, `net.serve`): those
 --- given to a handler, those of them that are open, those refused since there were too many, those that ended by an
---- error, and the seconds that ended ones took.
+--- error, and the seconds that ended ones took; datagrams of `net.serve("udp:...")`: those given to a handler, those
+--- whose handler has ended, and those of them that ended by an error.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -517,6 +526,7 @@ function lp.stats()
     log = { lines = C.host_log_count(0), waiting = C.host_log_count(2), lost = C.host_log_count(1) },
     exchanges = exchanges(),
     connections = connections(),
+    datagrams = datagrams(),
     ps = {},
   }
   for id = 0, s.all_ps - 1 do

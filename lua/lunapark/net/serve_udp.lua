@@ -42,7 +42,9 @@ local function trace(err)
 end
 
 local function answer(self, fn, opts, data, from)
+  C.host_datagram_begun()
   local ok, failure = xpcall(fn, trace, data, from, self.sock)
+  C.host_datagram_ended(ok and 0 or 1)
   if not ok and opts and opts.on_error then
     ok, failure = xpcall(opts.on_error, trace, self.sock, failure.err, failure.text)
   end
