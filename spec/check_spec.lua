@@ -119,6 +119,37 @@ return { ffi.C.read(0, nil, 0) }
       assert.same({ 0, SAYS, "" }, { check "app.lua" })
     end)
 
+    it("follows what lp.cdef returns: calls of marked functions do not block", function()
+      local p = files { ["app.lua"] = [==[
+local lp = require "lunapark"
+local cdef = lp.cdef
+local c = lp.cdef [[
+  /* blocks */ int flock(int fd, int operation);
+  int usleep(unsigned us), getpid(void);
+]]
+local d = cdef("unsigned sleep(unsigned s); /* blocks */ int fsync(int fd);")
+local nap, lock, other, text = c.usleep, c.flock, d, "int poll(void);"
+local e = lp.cdef(text)
+return function()
+  c.flock(0, 8)
+  lock(0, 8)
+  nap(1)
+  other.sleep(0) d.fsync(0)
+  c.getpid()
+  e.poll()
+  c.usleep(2) -- lunapark: ignore
+  c.flock.usleep()
+  lp.offload(c.usleep, 1)
+end
+]==] }
+      local code, out, err = p:run({ "check", "app.lua" }, nil, {
+        PATH = "/nowhere", LUNAPARK_LUA = os.getenv "LUNAPARK_LUA", ASAN_OPTIONS = os.getenv "ASAN_OPTIONS",
+      })
+      local says = "app.lua:%d:3: (blocks) %s, declared without a mark /* blocks */, holds this VM with all its "
+        .. "requests: mark it, or use lunapark.sleep\n"
+      assert.same({ 0, says:format(13, "usleep") .. says:format(14, "sleep"), "" }, { code, out, err })
+    end)
+
     it("fails with --strict", function()
       local code, out, err = check("--strict", "app.lua")
       assert.same({ 1, SAYS }, { code, out })

@@ -3,8 +3,11 @@
 --
 -- The text is read as tokens, not run: a call is found by the name that it has in the file. `local C = ffi.C`,
 -- `local sleep = C.sleep`, `require("ffi").C` and libraries of ffi.load are followed; a function that comes out of a
--- table or an argument is not. A function that is handed to lunapark.offload is not named, since it is not called here.
+-- table or an argument is not. A function that is handed to lunapark.offload is not named: it is not called here.
+-- Of `local c = lunapark.cdef [[...]]` functions that are marked /* blocks */ are called elsewhere, the others here.
 -- A line with the comment `lunapark: ignore` is left alone: say, a read of a descriptor that does not block.
+
+local cdef = require "lunapark.core.cdef"
 
 local find, sub = string.find, string.sub
 
@@ -134,8 +137,18 @@ end
 local calls = { ["("] = true, string = true, ["{"] = true }
 local continues = { ["("] = true, string = true, ["{"] = true, ["."] = true, [":"] = true, ["["] = true }
 
+-- What the table of a call of lunapark.cdef stands for, whose arguments begin at list[i]: "cdef" and a number of
+-- `tables`, which get the marks of its functions. Nil: the text is not there to be read.
+local function table_of_cdef(list, i, tables)
+  local text = list[(list[i] or none).kind == "(" and i + 1 or i] or none
+  local ok, marks = pcall(cdef.marks, text.kind == "string" and text.value or nil)
+  if not ok then return end
+  tables[#tables + 1] = marks
+  return "cdef" .. #tables
+end
+
 -- `local NAME, NAME = EXPRESSION, EXPRESSION` at list[i]: what each name stands for from there on.
-local function learn(list, i, known)
+local function learn(list, i, known, tables)
   local names = {}
   repeat
     i = i + 1
@@ -153,13 +166,27 @@ local function learn(list, i, known)
       known[name] = "ffi.C"
       return
     end
+    if what == "lunapark.cdef" and calls[kind] then
+      known[name] = table_of_cdef(list, i, tables)
+      return
+    end
     if continues[kind] then return end
     known[name] = what
     if kind ~= "," then return end
   end
 end
 
-local function problem_of(what)
+-- A function of a table of lunapark.cdef: what is wrong with calling it.
+local function problem_of_declared(number, name, tables)
+  local marks, use = tables[tonumber(number)], instead["ffi.C." .. name]
+  if not use or marks[name] ~= false then return end
+  return ("(blocks) %s, declared without a mark /* blocks */, holds this VM with all its requests: mark it, or use %s")
+    :format(name, use)
+end
+
+local function problem_of(what, tables)
+  local number, name = what:match "^cdef(%d+)%.([%w_]+)$"
+  if number then return problem_of_declared(number, name, tables) end
   if instead[what] then
     return ("(blocks) %s holds this VM with all its requests: use %s"):format(what, instead[what])
   end
@@ -175,7 +202,7 @@ end
 ---@return lunapark.CheckFinding[]
 function check_calls.find(text)
   local list, ignored = scan(text)
-  local found, known = {}, {}
+  local found, known, tables = {}, {}, {}
   local function say(at, message)
     if not message or ignored[at.line] then return end
     found[#found + 1] = { line = at.line, column = at.column, message = message }
@@ -183,13 +210,13 @@ function check_calls.find(text)
   for i, t in ipairs(list) do
     local before = (list[i - 1] or none).kind
     if t.kind == "name" and before ~= "." and before ~= ":" then
-      if t.value == "local" then learn(list, i, known) end
+      if t.value == "local" then learn(list, i, known, tables) end
       local what, next_i = chain(list, i, known)
       local module = t.value == "require" and what:match "^[^.]+"
       if module and modules[module] and what ~= "require" then
         say(t, ("(blocks) %s waits by itself and holds this VM: use %s"):format(module, modules[module]))
       elseif calls[(list[next_i] or none).kind] then
-        say(t, problem_of(what))
+        say(t, problem_of(what, tables))
       end
     end
   end

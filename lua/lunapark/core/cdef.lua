@@ -288,6 +288,18 @@ local function read(text, library)
   return functions
 end
 
+--- The functions that a text declares, by name: true for those that are marked. Declares nothing: for check_calls.lua.
+---@package
+---@param text string
+---@return table<string, boolean>
+function cdef.marks(text)
+  local marks = {}
+  for _, declaration in ipairs(declarations_of(text)) do
+    for _, name in ipairs(functions_of(declaration)) do marks[name] = declaration.blocks ~= nil end
+  end
+  return marks
+end
+
 -- Line n of a text, without what surrounds it.
 local function line_of(text, n)
   for line in pieces(text .. "\n", "\n") do
