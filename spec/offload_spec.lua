@@ -74,6 +74,34 @@ describe("lunapark.offload", function()
     assert.same({ 1, 2, 3 }, { to[0], to[1], to[2] })
   end)
 
+  it("refuses lunapark's own functions, by whatever name or type, and NULL", function()
+    for name, fn in pairs {
+      rt_nanotime = C.rt_nanotime, host_deadline = C.host_deadline, host_set_deadline = C.host_set_deadline,
+      host_canceled = ffi.cast("void *(*)(void)", C.host_canceled),
+    } do
+      local err = raised(lp.offload, fn)
+      assert.matches("offload: " .. name .. " is lunapark's own", err, 1, true)
+    end
+    assert.matches("rt_nanotime is lunapark's own",
+      raised(lp.cdef, "/* blocks */ int64_t rt_nanotime(void);"), 1, true)
+    assert.equal("offload: fn is NULL", raised(lp.offload, ffi.cast("int (*)(int)", nil), 1))
+    assert.equal(3, lp.offload(C.abs, -3))
+  end)
+
+  it("calls on one P, quick or not, without delay for others of the VM", function()
+    local n, stop = 0, false
+    local g = lp.go(function()
+      while not stop do
+        n = n + 1
+        lp.yield()
+      end
+    end)
+    for i = 1, 1000 do assert.equal(i, lp.offload(C.abs, -i)) end
+    stop = true
+    g:join()
+    assert.is_true(n > 0)
+  end)
+
   it("leaves errno as the function did", function()
     assert.equal(-1, lp.offload(C.close, -1))
     assert.equal(9, ffi.errno()) -- EBADF

@@ -15,8 +15,8 @@
 --
 -- Limits: at most 6 whole numbers and pointers, and 8 floating-point numbers; no structs by value, no variable
 -- arguments, no long double, and no Lua functions as callbacks, since the other thread must not run Lua. The function
--- itself must not touch what belongs to the VM. It has a stack of 1 MiB. Each call that runs has a thread of its own:
--- lp.semaphore limits how many.
+-- itself must not touch what belongs to the VM: lunapark's own functions are refused. It has a stack of 1 MiB. Each
+-- call that runs has a thread of its own: lp.semaphore limits how many.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -117,7 +117,23 @@ local function read_signature(func)
   return { result = result, result_type = ct, params = params }
 end
 
--- fn's signature, or nil and what is wrong with it.
+-- Functions of lunapark's own, by address: their names. They belong to the thread that runs the VM.
+local own
+
+local function own_name(address)
+  if not own then
+    own = {}
+    local n = ffi.new "int32_t[1]"
+    local table_ = C.host_abi_table(n)
+    for i = 0, n[0] - 1 do
+      local entry = table_[i]
+      if entry.address ~= nil then own[tonumber(ffi.cast("uintptr_t", entry.address))] = ffi.string(entry.name) end
+    end
+  end
+  return own[address]
+end
+
+-- fn's signature, or nil and what is wrong with fn.
 local function signature_of(fn)
   if type(fn) ~= "cdata" then return nil, "fn must be a C function, got " .. type(fn) end
   local id = tonumber(ffi.typeof(fn))
@@ -130,6 +146,10 @@ local function signature_of(fn)
     signatures[id] = s
   end
   if type(s) == "string" then return nil, s end
+  local address = tonumber(ffi.cast("uintptr_t", fn))
+  if address == 0 then return nil, "fn is NULL" end
+  local name = own_name(address)
+  if name then return nil, name .. " is lunapark's own, and only the thread that runs this VM may call it" end
   return s
 end
 
