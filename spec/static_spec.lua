@@ -322,6 +322,7 @@ describe("static", function()
   end)
 
   it("keeps no more than fits", function()
+    testing.block_timeout(60)
     serve("/", { cache = 1000 })
     for i = 1, 1100 do assert.equal(404, get("/missing/" .. i).status) end
     local text = ("y"):rep(16384)

@@ -14,7 +14,7 @@ local ORDER = {
     { "shared", "vm", "base" },
     { "sys", "net", "vm", "base" },
     { "serve", "net", "vm", "base" },
-    { "http", "serve", "net", "vm", "base" },
+    { "http", "serve", "sys", "net", "vm", "base" },
     { "generation", "http", "serve", "net", "sys", "shared", "vm", "base" },
     { "command", "generation", "http", "serve", "net", "sys", "shared", "vm", "base" },
 }

@@ -35,6 +35,7 @@
 #include "../base/base.h"
 #include "../base/log.h"
 #include "../base/options.h"
+#include "../http/site.h"
 #include "../vm/owned.h"
 #include "../vm/runaway.h"
 #include "../vm/vmcall.h"
@@ -292,15 +293,17 @@ void generation_stop(int64_t until_ns) {
 
 /* ---- loading ---- */
 
-/* What an app says while it loads (options, listeners) is put aside; is forgotten. */
+/* What an app says while it loads (options, listeners, folders of files) is put aside; is forgotten. */
 static void stage(void) {
     options_stage();
     listeners_stage();
+    site_forget();
 }
 
 static void drop(void) {
     options_drop();
     listeners_drop();
+    site_forget();
 }
 
 /* Makes the VMs that serve at first. NULL, or what is wrong. */
@@ -425,6 +428,7 @@ static void switch_to(generation *gen, const reload_ask *ask, const char *again)
     gen->number = gen->stands_in ? 0 : ++all.number;
     options_commit();
     if (!gen->stands_in) record(gen, ask, again);
+    site_commit();
     generation *old = pool_switch(gen); /* all that hear of the switch find gen serving */
     rt_lock_acquire(&all.lock);
     all.now = gen;

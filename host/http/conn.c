@@ -50,6 +50,8 @@
 #include "over.h"
 #include "pace.h"
 #include "response.h"
+#include "site.h"
+#include "static.h"
 
 #include "../base/log.h"
 #include "../base/options.h"
@@ -217,6 +219,14 @@ static int bind_vm(host_conn *c) {
     return RT_PARK;
 }
 
+/* The whole head is there, and C has answered. The G lets others run before it takes the next pipelined request. */
+static int after_static(host_conn *c) {
+    rt_pd_set_deadline(c->io.pd, RT_R, 0);
+    c->served = true;
+    int next = after_response(c);
+    return next == NEXT ? (int)RT_YIELD : next;
+}
+
 /* Waits for the handler, until until_ns at most; 0: no limit. */
 static int wait_for_handler(host_conn *c, int64_t until_ns) {
     uint64_t ticket = rt_wait_open(c->g);
@@ -254,7 +264,7 @@ static host_exchange *wake_up(host_conn *c) {
 static int parse_head(host_conn *c) {
     host_exchange *x = c->x;
     int r = http1_head(x);
-    if (r > 0) return bind_vm(c);
+    if (r > 0) return static_answer(x) ? after_static(c) : bind_vm(c);
     if (r < 0) return refuse(c, -r);
     if (!x->in_pieces)
         rt_pd_set_deadline(c->io.pd, RT_R,
@@ -582,6 +592,7 @@ static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r
 const server_protocol http_protocol = {
     .start = start,
     .look = look,
+    .ended = site_drop,
     .busy = busy,
     .busy_len = sizeof busy - 1,
 };

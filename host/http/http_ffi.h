@@ -137,12 +137,27 @@ int host_multipart_find(const uint8_t *buf, size_t len, const char *delimiter, s
 /* The bytes of a part's head at buf, with the empty line that ends it; 0: it is not whole. */
 int host_multipart_head(const uint8_t *buf, size_t len);
 
+/* ---- files that C answers with (site.c) ---- */
+
+/* Gives C the mounts of app:static that C may answer for, while the app of a generation loads; they count when the
+ * generation serves. text: fields, each with its NUL, in records. First, for each ending of a name: "T", the ending,
+ * its type, "1" if it is compressed well; the last of these for all other names, with an empty ending. Then for each
+ * mount, longer prefixes first: "M", its prefix without a slash at its end, the folder, the index or "", the
+ * Cache-Control or "", "1" if there may be variants, milliseconds for which a file is remembered. Behind each, for each
+ * other route below the prefix: "O", the rest of its pattern. 0, -ENOMEM. */
+int host_site_stage(const char *text, size_t len);
+
+/* The app of this server of the VM has changed, so C answers for its files no more. server -1: the app that the VM has
+ * loaded for its generation. */
+void host_site_off(int server);
+
 /* ---- servers (requests.c) ---- */
 
 /* Serves addr with this VM's handler number `handler` alone. The number is free again some time after the server was
- * stopped. Returns the number of the server, and writes the bound address to `bound`. An error: *err, and -1; or -2:
+ * stopped. site: mounts as for host_site_stage, empty for none. Returns the number of the server, and writes the bound address to `bound`. An error: *err, and -1; or -2:
  * the server has to end before the number is free. */
-int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err);
+int host_serve(const char *addr, int handler, const char *site, size_t site_len, char *bound,
+               size_t cap, int *err);
 
 /* ---- exchanges that are over (over.c) ---- */
 

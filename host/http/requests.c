@@ -5,14 +5,26 @@
 #include "../serve/server.h"
 #include "conn.h"
 #include "hold.h"
+#include "site.h"
+
+#include <errno.h>
 
 static int route_of(const host_exchange *x) {
     return x->req.label;
 }
 
-int host_serve(const char *addr, int handler, char *bound, size_t cap, int *err) {
-    const host_listener l = {.addr = addr, .protocol = &http_protocol, .handler = handler};
-    return server_serve(&l, bound, cap, err);
+int host_serve(const char *addr, int handler, const char *text, size_t len, char *bound, size_t cap,
+               int *err) {
+    site *s = len > 0 ? site_new(text, len) : NULL;
+    if (len > 0 && !s) {
+        *err = -ENOMEM;
+        return -1;
+    }
+    const host_listener l = {
+        .addr = addr, .protocol = &http_protocol, .handler = handler, .data = s};
+    int id = server_serve(&l, bound, cap, err);
+    if (id == -1) site_drop(s); /* no server has it */
+    return id;
 }
 
 /* What is queued for the client leaves before the handler waits. Only the holder of the connection writes req.queued, and

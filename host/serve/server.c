@@ -63,6 +63,7 @@ void server_hold(host_server *s) {
 
 void server_release(host_server *s) {
     if (!refs_drop(&s->refs)) return;
+    if (s->listener.data) s->listener.protocol->ended(s->listener.data);
     free(s->listen_pds);
     free(s);
 }
@@ -345,8 +346,7 @@ int server_serve(const host_listener *l, char *bound, size_t cap, int *err) {
     return id;
 }
 
-/* NULL: it has ended, and was forgotten. */
-static host_server *find(int id) {
+host_server *server_named(int id) {
     host_server *s = NULL;
     while ((s = next_of(vm_current(), s)))
         if (s->id == id) break;
@@ -358,11 +358,11 @@ int64_t host_drain_idle_ns(void) {
 }
 
 void host_serve_stop(int server) {
-    host_server *s = find(server);
+    host_server *s = server_named(server);
     if (s) server_stop(s);
 }
 
 int host_serve_ended(int server) {
-    host_server *s = find(server);
+    host_server *s = server_named(server);
     return !s || refs_alone(&s->refs);
 }

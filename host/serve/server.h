@@ -35,6 +35,8 @@ typedef struct server_protocol {
     void (*start)(host_server *s, int fd, uint32_t peer, bool refuse);
     /* Has c look at what has changed: its server stops, or c leaves. Under the lock of conns.c. Does not wait. */
     void (*look)(server_conn *c);
+    /* A server's `data` is needed no more. NULL: there never is any. Any thread. Does not wait. */
+    void (*ended)(void *data);
     /* What a client is told that gets no connection. NULL: nothing. */
     const char *busy;
     size_t busy_len;
@@ -50,6 +52,7 @@ typedef struct host_listener {
     int max;         /* connections at once, of a protocol that counts them; 0: no bound */
     int backlog;     /* clients that wait to be accepted; 0: as many as the system allows */
     const host_limits *limits; /* outlive the server; may change at any time */
+    void *data;                /* the protocol's; a server that was made gives it back (ended) */
 } host_listener;
 
 struct host_server {
@@ -107,6 +110,10 @@ void server_hand_over(host_server *s);
 /* Another process had the socket, too, and has it no more: makes the acceptors look for connections that the process
  * was woken for. Any thread. Does not wait. */
 void server_look(host_server *s);
+
+/* The server of this id that only the running VM answers; NULL: it has ended, and was forgotten. By the thread that runs
+ * the VM, which has it until it lets others run. */
+host_server *server_named(int id);
 
 /* True: a server that only vm answers accepts. By the thread that runs vm. */
 bool server_any_of(const host_vm *vm);

@@ -110,6 +110,9 @@ function boot.serve(path, first, dev)
     core.share()
     local ok, msg = xpcall(app.start, traceback, app)
     if not ok then return trim(msg) end
+    -- By --dev, pages show their errors and load themselves anew: all that is Lua's.
+    err = dev ~= "dev" and require("lunapark.http.site").give(app, first == "first")
+    if err then return err end
     served = app
   end
   core.set_handler(0, handler)

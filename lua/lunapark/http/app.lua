@@ -19,6 +19,8 @@ local request = require "lunapark.http.request"
 local router = require "lunapark.http.router"
 local source = require "lunapark.std.source"
 
+local C = ffi.C
+
 -- A VM that loads may run about as long as it takes to define and compile so many routes.
 local MANY = 32
 
@@ -35,6 +37,7 @@ local MANY = 32
 ---@field package retires function[]
 ---@field package giver function|nil
 ---@field package taker function|nil
+---@field package given integer[]|nil  servers whose host answers for files of the app: see site.lua
 ---@field package tcps { addr: string, fn: function, opts: lunapark.ServeOptions? }[]
 local App = {}
 local app_mt = { __name = "lunapark.App", __index = App }
@@ -53,6 +56,10 @@ end
 
 local function drop_plan(self)
   self.plan = nil
+  if self.given then
+    for _, server in ipairs(self.given) do C.host_site_off(server) end
+    self.given = nil
+  end
   for _, parent in ipairs(self.parents) do
     drop_plan(parent)
   end
@@ -133,7 +140,7 @@ function App:method(method, pattern, fn)
   check_app(self, "method", 3)
   if type(method) ~= "string" then error("method: method must be a string, got " .. type(method), 2) end
   if reserved[method] then error(reserved[method], 2) end
-  if ffi.C.host_method_add(method, #method) < 0 then
+  if C.host_method_add(method, #method) < 0 then
     error(("method: %q is no name of a method, or there are too many"):format(method), 2)
   end
   return (define(self, "method", method, pattern, fn))
@@ -164,10 +171,11 @@ function App:static(prefix, dir, opts)
     error("static " .. prefix .. ": a prefix cannot have a *rest", 2)
   end
   local shown = #pieces > 0 and router.show(pieces) or ""
-  local fn = require("lunapark.http.static").handler(self.dir, dir, opts or {})
+  local fn, files = require("lunapark.http.static").handler(self.dir, dir, opts or {})
   if shown ~= "" then define(self, "static", "GET", shown, fn) end
   define(self, "static", "GET", shown .. "/*", fn)
-  self.routes[#self.routes].is_folder = shown == ""
+  local route = self.routes[#self.routes]
+  route.is_folder, route.files = shown == "", files
   return self
 end
 
@@ -416,6 +424,8 @@ end
 
 -- Whether there was none for these paths.
 local function add_route(plan, route, scope)
+  local bare = #scope.middleware == 0
+  plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, files = bare and route.files }
   return plan.router:add(route.method, route.pieces, {
     run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error, route = route, dir = scope.dir,
   })
@@ -423,7 +433,7 @@ end
 
 -- The route as it is below a prefix.
 local function below(prefix, route)
-  return { method = route.method, pieces = joined(prefix, route.pieces), fn = route.fn }
+  return { method = route.method, pieces = joined(prefix, route.pieces), fn = route.fn, files = route.files }
 end
 
 -- Adds the routes of `self`, which is mounted below `prefix` in apps with this middleware and these error handlers.
@@ -454,7 +464,7 @@ end
 --- Makes the plan that requests are answered from.
 ---@return table plan
 function App:compile()
-  local plan = setmetatable({ router = router.new(), scopes = {} }, plan_mt)
+  local plan = setmetatable({ router = router.new(), scopes = {}, routes = {} }, plan_mt)
   add_app(plan, self, {}, {}, {})
   -- By method number, as requests have it; filled as methods are seen.
   plan.fast = setmetatable({}, {

@@ -37,6 +37,15 @@ local types = {
 }
 local OTHER = "application/octet-stream"
 
+--- Calls fn(ending, type, whether it is compressed well) for each type, and last with "" for all other endings.
+---@param fn fun(ending: string, type: string, compresses: boolean)
+function file.each_type(fn)
+  for ending, ctype in pairs(types) do
+    fn(ending, ctype, compress.types[ctype])
+  end
+  fn("", OTHER, compress.types[OTHER])
+end
+
 -- Codings of variants, in our order, and how their names end.
 local CODINGS = { "br", "zstd", "gzip" }
 local ENDINGS = { br = ".br", zstd = ".zst", gzip = ".gz" }

@@ -8,6 +8,9 @@
 -- A folder's path ends with a slash. Without it, relative links in its index would lead elsewhere, so the client is
 -- sent to the path with the slash. This path is put together from decoded names: as the client has written it, a path
 -- such as "//host/../../folder" would lead to another host.
+--
+-- Where no middleware surrounds the route, C answers what is asked for every day, by a cache of its own, and leaves all
+-- else to the handler here: host/http/static.c.
 
 local base = require "lunapark.core.base"
 local core = require "lunapark.core"
@@ -65,13 +68,15 @@ end
 ---@param dir string
 ---@param opts lunapark.StaticOptions
 ---@return fun(req: lunapark.Request, res: lunapark.Response): any, any, any
+---@return lunapark.SiteFiles  what C needs to know to answer in its place
 function static.handler(from, dir, opts)
   check(opts)
   dir = files.from(from, dir)
   local index = opts.index == nil and "index.html" or opts.index
   local fallback = opts.fallback
   local age = opts.cache or core.option_value "dev" == 0 and CACHE or 0
-  local own = file_cache.new(dir, files.options(opts, true), age)
+  local choice = files.options(opts, true)
+  local own = file_cache.new(dir, choice, age)
   local others = file_cache.new(dir, files.options({
     cache_control = "no-cache", precompressed = opts.precompressed,
   }, true), age)
@@ -101,7 +106,7 @@ function static.handler(from, dir, opts)
     if file then return response.note_file(res, file) end
     if file == false then return 404 end
     return nil, why
-  end
+  end, { dir = dir, index = index or "", choice = choice, age = age }
 end
 
 return static

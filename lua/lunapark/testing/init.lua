@@ -14,6 +14,7 @@ require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local http = require "lunapark.http"
+local site = require "lunapark.http.site"
 local new_client = require "lunapark.testing.client"
 local virtual = require "lunapark.testing.virtual"
 
@@ -59,11 +60,13 @@ end
 local function serve(app, opts)
   local bound, err = ffi.new("char[?]", 128), ffi.new("int[1]")
   local handler = core.new_handler(http.handler(app))
-  local number = C.host_serve("127.0.0.1:0", handler, bound, 128, err)
+  local files = type(app) == "table" and site.describe(app) or ""
+  local number = C.host_serve("127.0.0.1:0", handler, files, #files, bound, 128, err)
   if number < 0 then
     if number == -1 then core.drop_handler(handler) end
     error("serve: " .. ffi.string(C.host_strerror(err[0])), 3)
   end
+  if files ~= "" then site.given(app, number) end
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
   local client = new_client.new(ffi.string(bound), server, opts)
   if run then

@@ -1,0 +1,259 @@
+/* Files of app:static, answered by the connection's G without Lua and without a VM.
+ *
+ * Here is what clients ask for every day: GET and HEAD of a file, whole, as one range, or if it has changed. All else is
+ * declined before anything is answered, and goes the way of every request: static.lua and file_answer.lua know it all.
+ * Declined are paths with dots, empty segments, backslashes or escaped slashes, names that begin with a dot, names
+ * without a file, requests with a body, with If-Match or If-Unmodified-Since, several ranges, ranges that are not there,
+ * dates other than the one that we have sent, and Accept-Encoding with weights.
+ *
+ * So whatever is answered here has one plain meaning, and is what Lua would answer (spec/static_spec.lua asks both). */
+#include "static.h"
+
+#include "date.h"
+#include "exchange.h"
+#include "filecache.h"
+#include "method.h"
+#include "response.h"
+#include "site.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+enum { PATH_LEN_MAX = 1024, CODINGS_ODD = 0x80 };
+
+/* A field's value; s NULL: the request has none. */
+typedef struct value {
+    const char *s;
+    size_t n;
+} value;
+
+typedef struct static_ask {
+    value none_match, modified_since, range, if_range;
+    unsigned codings; /* CODING_..., or CODINGS_ODD */
+} static_ask;
+
+static inline bool is_word(const char *s, size_t n, const char *lower) {
+    return n == strlen(lower) && strncasecmp(s, lower, n) == 0;
+}
+
+/* ---- the path ---- */
+
+static int hex(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    c |= 32;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* Decodes s[0 .. n) into out. How many bytes; 0: the path is more than names between slashes. */
+static size_t decode(const char *s, size_t n, char *out) {
+    size_t to = 0;
+    for (size_t i = 0; i < n; i++) {
+        char c = s[i];
+        if (c == '%') {
+            int high = i + 2 < n ? hex(s[i + 1]) : -1, low = high < 0 ? -1 : hex(s[i + 2]);
+            if (low < 0) return 0;
+            c = (char)(high << 4 | low);
+            if (c == '/' || c == 0) return 0;
+            i += 2;
+        }
+        bool begins = to > 0 && out[to - 1] == '/';
+        if (begins && (c == '/' || c == '.')) return 0;
+        out[to++] = c;
+    }
+    return to;
+}
+
+/* Finds the file that the path of x names: its mount, and its name behind the prefix, in path[*at .. *end). */
+static const site_mount *find_file(const host_exchange *x, const site *s, char path[PATH_LEN_MAX],
+                                   size_t *at, size_t *end) {
+    const char *raw = x->in + x->req.path.off;
+    size_t n = x->req.path.len;
+    if (n == 0 || n > PATH_LEN_MAX || *raw != '/') return NULL;
+    if (x->req.plain)
+        memcpy(path, raw, n);
+    else if ((n = decode(raw, n, path)) == 0)
+        return NULL;
+    const site_mount *m = memchr(path, '\\', n) ? NULL : site_find(s, path, n);
+    if (!m) return NULL;
+    *at = m->prefix_len + 1;
+    *end = n;
+    if (path[n - 1] != '/') return m;
+    size_t more = m->index ? strlen(m->index) : 0;
+    if (more == 0 || n + more > PATH_LEN_MAX) return NULL;
+    memcpy(path + n, m->index, more);
+    *end += more;
+    return m;
+}
+
+/* ---- the fields ---- */
+
+static unsigned coding_of(const char *s, size_t n) {
+    if (n == 0 || is_word(s, n, "deflate")) return 0;
+    if (is_word(s, n, "gzip")) return CODING_GZIP;
+    if (is_word(s, n, "br")) return CODING_BR;
+    return is_word(s, n, "zstd") ? CODING_ZSTD : CODINGS_ODD;
+}
+
+static unsigned codings_of(const char *s, size_t n) {
+    unsigned codings = 0;
+    for (const char *end = s + n; s < end;) {
+        while (s < end && (*s == ' ' || *s == '\t' || *s == ','))
+            s++;
+        const char *word = s;
+        while (s < end && *s != ',' && *s != ' ' && *s != '\t')
+            s++;
+        codings |= coding_of(word, (size_t)(s - word));
+    }
+    return codings;
+}
+
+/* Notes a field. False: it is odd. */
+static bool note(static_ask *a, const char *name, size_t n, const char *s, size_t len) {
+    value *v = NULL;
+    switch (n) {
+    case 5:
+        if (is_word(name, n, "range")) v = &a->range;
+        break;
+    case 8:
+        if (is_word(name, n, "if-match")) return false;
+        if (is_word(name, n, "if-range")) v = &a->if_range;
+        break;
+    case 13:
+        if (is_word(name, n, "if-none-match")) v = &a->none_match;
+        break;
+    case 15:
+        if (is_word(name, n, "accept-encoding")) a->codings |= codings_of(s, len);
+        break;
+    case 17:
+        if (is_word(name, n, "if-modified-since")) v = &a->modified_since;
+        break;
+    case 19:
+        return !is_word(name, n, "if-unmodified-since");
+    default:
+        break;
+    }
+    if (!v) return true;
+    if (v->s) return false;
+    *v = (value){s, len};
+    return true;
+}
+
+static bool read_fields(const host_exchange *x, static_ask *a) {
+    const host_header *h = x->req.headers;
+    for (int i = 0; i < x->req.nheaders; i++)
+        if (!note(a, x->in + h[i].name.off, h[i].name.len, x->in + h[i].value.off, h[i].value.len))
+            return false;
+    return true;
+}
+
+/* ---- conditions and ranges: what they ask for, or ODD ---- */
+
+enum { NO, YES, ODD };
+
+static bool is(value v, const char *s, size_t n) {
+    return v.n == n && memcmp(v.s, s, n) == 0;
+}
+
+/* Whether the client has the file already. */
+static int has_it(const static_ask *a, const cached_file *f) {
+    value v = a->none_match;
+    if (v.s) {
+        if (is(v, "*", 1)) return YES;
+        if (v.n > 2 && memcmp(v.s, "W/", 2) == 0) v = (value){v.s + 2, v.n - 2};
+        if (is(v, f->etag, f->etag_len)) return YES;
+        return memmem(v.s, v.n, f->etag, f->etag_len) || memchr(v.s, '*', v.n) ? ODD : NO;
+    }
+    v = a->modified_since;
+    if (!v.s || !f->modified) return NO;
+    return is(v, f->modified, DATE_LEN) ? YES : ODD;
+}
+
+/* A number s[0 .. *used) of at most 15 digits; used 0: there is none, or a longer one. */
+static int64_t number(const char *s, const char *end, size_t *used) {
+    int64_t n = 0;
+    const char *at = s;
+    while (at < end && *at >= '0' && *at <= '9' && at - s <= 15)
+        n = n * 10 + (*at++ - '0');
+    *used = at - s <= 15 ? (size_t)(at - s) : 0;
+    return n;
+}
+
+/* bytes=1-2, bytes=1-, bytes=-2 */
+static int read_range(value v, int64_t size, int64_t *at, int64_t *last) {
+    static const char unit[] = "bytes=";
+    enum { UNIT = sizeof unit - 1 };
+    if (v.n <= UNIT || strncasecmp(v.s, unit, UNIT) != 0) return ODD;
+    const char *s = v.s + UNIT, *end = v.s + v.n;
+    size_t n, n_last;
+    *at = number(s, end, &n);
+    s += n;
+    if (s == end || *s++ != '-') return ODD;
+    *last = number(s, end, &n_last);
+    if (s + n_last != end || n + n_last == 0) return ODD;
+    if (n == 0) {
+        *at = *last < size ? size - *last : 0;
+        if (*last == 0) return ODD;
+        *last = size - 1;
+    } else if (n_last == 0 || *last >= size) {
+        *last = size - 1;
+    }
+    return *at <= *last ? YES : ODD;
+}
+
+/* Whether a part of the file is asked for, which. */
+static int wants_part(const host_exchange *x, const static_ask *a, const cached_file *f,
+                      int64_t *at, int64_t *last) {
+    if (!a->range.s || x->req.method != METHOD_GET) return NO;
+    value v = a->if_range;
+    if (v.s && !is(v, f->etag, f->etag_len)) {
+        bool tag = v.n > 0 && (*v.s == '"' || (v.n > 2 && memcmp(v.s, "W/\"", 3) == 0));
+        return tag ? NO : ODD;
+    }
+    return read_range(a->range, f->size, at, last);
+}
+
+/* ---- the answer ---- */
+
+static void send_part(host_exchange *x, int status, const cached_file *f, const char *head,
+                      size_t n, int64_t at, int64_t size) {
+    if (f->fd)
+        response_file(x, status, head, n, f->fd, at, size);
+    else
+        response_bytes(x, status, head, n, f->bytes + at, (size_t)size);
+}
+
+static bool answer(host_exchange *x, const static_ask *a, const cached_file *f) {
+    int64_t at = 0, last = 0;
+    int has = has_it(a, f), part = has == NO ? wants_part(x, a, f, &at, &last) : NO;
+    if (has == ODD || part == ODD) return false;
+    if (has == YES) {
+        response_bytes(x, 304, f->head, f->head_304, "", 0);
+    } else if (part == NO) {
+        send_part(x, 200, f, f->head, f->head_len, 0, f->size);
+    } else {
+        char head[FILE_HEAD_MAX + sizeof "Content-Range: bytes -/\r\n" + (size_t)3 * 20];
+        int n =
+            snprintf(head, sizeof head, "%.*sContent-Range: bytes %lld-%lld/%lld\r\n",
+                     (int)f->head_len, f->head, (long long)at, (long long)last, (long long)f->size);
+        send_part(x, 206, f, head, (size_t)n, at, last - at + 1);
+    }
+    return true;
+}
+
+bool static_answer(host_exchange *x) {
+    const site *s = site_of(x->server);
+    if (!s || (x->req.method != METHOD_GET && x->req.method != METHOD_HEAD) || x->req.has_body)
+        return false;
+    char path[PATH_LEN_MAX];
+    size_t at, end;
+    const site_mount *m = find_file(x, s, path, &at, &end);
+    static_ask a = {0};
+    if (!m || !read_fields(x, &a) || (a.codings & CODINGS_ODD && m->precompressed)) return false;
+    unsigned codings = m->precompressed ? a.codings : 0;
+    cached_file *f = filecache_find(site_files(s), m, path + at, end - at, codings, x->begin_ns);
+    if (!f) return false;
+    bool answered = answer(x, &a, f);
+    filecache_drop(f);
+    return answered;
+}

@@ -1,0 +1,90 @@
+--- What C is told of an app, to answer for its files: the text of host_site_stage (host/http/http_ffi.h).
+--
+-- C may answer for a route of `static` around which there is no middleware, and whose prefix has no names. Other routes
+-- below the prefix come first where they fit. A route that begins otherwise cannot: a literal segment beats the others
+-- (router.lua), and a route of `static` answers whatever follows its prefix. Nor can `any` of the same paths.
+
+local ffi = require "ffi"
+require "lunapark.cdef"
+local files = require "lunapark.http.file"
+local router = require "lunapark.http.router"
+
+local C = ffi.C
+
+local site = {}
+
+---@class lunapark.SiteFiles
+---@field dir string
+---@field index string  "": none
+---@field choice lunapark.FileChoice
+---@field age number    seconds
+
+-- Methods of the routes that answer GET or HEAD.
+local answering = { GET = true, HEAD = true, ANY = true }
+
+local function is_literal(pieces, n)
+  for i = 1, n do
+    if pieces[i]:find "^[:*]" then return false end
+  end
+  return true
+end
+
+-- Adds the mount whose folder's paths are those of `route`.
+local function add(list, route, routes)
+  local own, whole = route.files, router.show(route.pieces)
+  local prefix = whole:sub(1, -3)
+  for _, field in ipairs {
+    "M", prefix, own.dir, own.index, own.choice.cache_control or "", own.choice.precompressed and "1" or "0",
+    ("%.0f"):format(own.age * 1000),
+  } do
+    list[#list + 1] = field
+  end
+  for _, other in ipairs(routes) do
+    local pattern = router.show(other.pieces)
+    local is_under = other.method == "ANY" and router.shape(pattern) == router.shape(whole)
+    if other ~= route and answering[other.method] and not is_under and pattern:sub(1, #prefix + 1) == prefix .. "/" then
+      list[#list + 1], list[#list + 2] = "O", pattern:sub(#prefix + 1)
+    end
+  end
+end
+
+--- Describes an app.
+---@param app lunapark.App
+---@return string  empty: C answers for nothing
+function site.describe(app)
+  local plan = app.plan or app:compile()
+  local mounts, list = {}, {}
+  for _, route in ipairs(plan.routes) do
+    if route.files and is_literal(route.pieces, #route.pieces - 1) then mounts[#mounts + 1] = route end
+  end
+  if #mounts == 0 then return "" end
+  table.sort(mounts, function(a, b) return #router.show(a.pieces) > #router.show(b.pieces) end)
+  files.each_type(function(ending, ctype, compresses)
+    for _, field in ipairs { "T", ending, ctype, compresses and "1" or "0" } do list[#list + 1] = field end
+  end)
+  for _, route in ipairs(mounts) do
+    add(list, route, plan.routes)
+  end
+  return table.concat(list, "\0") .. "\0"
+end
+
+--- C answers for the app of this server: a later definition ends that.
+---@param app lunapark.App
+---@param server integer  -1: what the generation of this VM serves
+function site.given(app, server)
+  app.given = app.given or {}
+  app.given[#app.given + 1] = server
+end
+
+--- Gives the app, which has loaded, to the generation of this VM.
+---@param app lunapark.App
+---@param first boolean  the VM is its generation's first: the others have loaded the same
+---@return string? message
+function site.give(app, first)
+  local text = site.describe(app)
+  if text == "" then return end
+  if first and C.host_site_stage(text, #text) < 0 then return "not enough memory" end
+  site.given(app, -1)
+end
+
+return site
