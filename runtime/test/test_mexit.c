@@ -50,8 +50,7 @@ static void block_at_once(int n) {
     crowd_wait(&c);
 }
 
-/* So long sleeps an M that is one too many. A crowd takes a while to end, on a busy machine or under TSan, and the test
- * has to see Ms that are too many when the last G of the crowd has ended. */
+/* So long sleeps an M that is one too many. */
 enum { LINGER_MS = 100 };
 
 /* Threads of the process that are named as Ms are; one that ends is there a little longer than its M. */
@@ -119,13 +118,15 @@ static void claims_keep_threads(void *arg) {
 
 /* ---- ends and wake-ups at the same time ---- */
 
-/* Takes an M that is one too many out of the list, as who hands a P over does, and holds everybody up until that M and
- * the others have slept long enough; then they all look whether they may end. False: there was none, or no idle P. */
+/* Takes an M out of the list, as who hands a P over does, lets go of the claims that have kept all Ms, and holds
+ * everybody up until that M and the others have slept long enough; then they all look whether they may end. False: there
+ * was no idle P. */
 static bool want_one_late(void) {
     rt_lock_acquire(&sched.lock);
-    bool many = atomic_load(&sched.n_idle_ms) > few() + 10;
     rt_m *m = sched.idle_ms;
-    rt_p *p = many ? p_idle_get(NULL) : NULL;
+    rt_p *p = m ? p_idle_get(NULL) : NULL;
+    for (int i = 0; i < MANY; i++)
+        rt_release_thread();
     if (p) {
         p_evict(p, m);
         sched.idle_ms = m->idle_link;
@@ -146,7 +147,9 @@ static void one_that_is_wanted_does_not_end(void *arg) {
     int64_t until = rt_nanotime() + PATIENCE_NS;
     int done = 0;
     while (done < 5 && rt_nanotime() < until) {
-        block_at_once(MANY);
+        for (int i = 0; i < MANY; i++)
+            EXPECT(rt_claim_thread());
+        EXPECT_SOON(atomic_load(&sched.n_idle_ms) > few() + 10);
         done += want_one_late();
     }
     EXPECT_EQ(done, 5);

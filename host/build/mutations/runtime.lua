@@ -341,6 +341,13 @@ return {
     with = "    if (!one_too_many(m)) return false;\n    if (atomic_fetch_sub(&sched.n_ms, 1) <= 1) {",
     breaks = "no M ends on which a claim counts",
     test = "runtime/test/test_mexit", procs = 2 },
+  { "m: one that is wanted ends", file = "runtime/m.c",
+    text =
+      "        if (m->next_p) { /* m was handed a P: the wake-up is on its way */\n            patient = true;\n"
+      .. "        } else if (retire(m)) {",
+    with = "        if (retire(m)) {",
+    breaks = "an M that was handed a P does not end",
+    test = "runtime/test/test_mexit", procs = 2 },
   { "m: sysmon sleeps on", file = "runtime/m.c",
     text = "    if (atomic_load(&sched.sysmon_sleeps) == SYSMON_SLEEPS) sysmon_wake();\n",
     with = "",
