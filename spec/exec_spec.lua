@@ -29,6 +29,17 @@ end
 describe("exec.run", function()
   after_each(function() child.clean() end)
 
+  it("returns when the program ends, though another process holds its streams", function()
+    local pid = child.file()
+    local r = exec.run({ "sh", "-c", "sleep 600 & echo $! >" .. pid .. "; echo started; echo too >&2; exit 3" },
+      { stdin = "text" })
+    assert.same({ code = 3, stdout = "started\n", stderr = "too\n" }, r)
+    local text = ("x"):rep(60000)
+    r = exec.run({ "sh", "-c", "sleep 600 & echo $! >>" .. pid .. "; cat" }, { stdin = text })
+    assert.same({ 0, text }, { r.code, r.stdout })
+    for number in helper.text_of(pid):gmatch "%d+" do exec.run { "kill", "-9", number } end
+  end)
+
   it("runs a program and collects what it writes", function()
     assert.same({ code = 0, stdout = "a  b *\n", stderr = "" }, exec.run { "echo", "a  b", "*" })
     assert.same({ code = 3, stdout = "out\n", stderr = "err\n" },

@@ -299,11 +299,26 @@ end
 
 -- ---- run ------------------------------------------------------------------------------------------------
 
--- Reads to the end into list.
-local function gather(c, list, max)
-  local size = 0
+-- The largest pipe that the kernel makes without being asked by root: what an ended program may have left in one.
+local PIPE_MAX = 2 ^ 20
+
+-- The next piece that is there without a wait, after the deadline of the reads has come; nil: there is none.
+local function left_in(c)
+  c:set_read_deadline(nil)
+  return C.host_sock_fill(c.sock, 65536) > 0 and c:read() or nil
+end
+
+-- Reads to the end into list, or, when the program has ended (`ends`), what it has written: a process that it has
+-- started may hold the stream for as long as it likes.
+local function gather(c, list, max, ends)
+  local size, left = 0, 0
   while true do
-    local piece, err = c:read()
+    local piece, err
+    if not ends.now then piece, err = c:read() end
+    if ends.now and not piece and err ~= "eof" and left < PIPE_MAX then
+      piece, err = left_in(c), "eof"
+      left = left + (piece and #piece or 0)
+    end
     if not piece then return err == "eof" or nil, err end
     size = size + #piece
     if size > max then return nil, "too much output" end
@@ -348,22 +363,33 @@ local function terminate_alone(p, grace)
   close_streams(p)
 end
 
--- Waits until the input is written, the output is read and the process has ended: true; or nil, why not.
+-- As gather; a program of which no more can be taken is ended, which ends the wait for it.
+local function gather_or_kill(p, ...)
+  local ok, err = gather(...)
+  if err == "too much output" then C.host_proc_kill(p.proc, 9) end
+  return ok, err
+end
+
+-- Waits until the process has ended and what it has written is read: true; or nil, why not.
 local function attend(p, opts, text, at, out, err)
-  local gs, max = {}, opts.max_output or MAX_OUTPUT
+  local gs, max, ends = {}, opts.max_output or MAX_OUTPUT, { now = false }
   if p.stdin then gs[1] = lp.go(feed, p.stdin, text) end
-  if p.stderr then gs[#gs + 1] = lp.go(gather, p.stderr, err, max) end
-  if p.stdout then gs[#gs + 1] = lp.go(gather, p.stdout, out, max) end
-  for i = #gs, 1, -1 do
-    local ok, why = gs[i]:join(at and (at - lp.now()))
-    if not ok then return nil, why end
-  end
+  if p.stderr then gs[#gs + 1] = lp.go(gather_or_kill, p, p.stderr, err, max, ends) end
+  if p.stdout then gs[#gs + 1] = lp.go(gather_or_kill, p, p.stdout, out, max, ends) end
   local ended, why = wait_end(p, at and at * 1e9)
   if not ended then return base.heard(why) end
+  ends.now = true
+  if p.stdin then p.stdin:close() end
+  for _, c in ipairs { p.stdout or p.stderr, p.stderr } do c:set_read_deadline(0) end
+  for i = #gs, 1, -1 do
+    local ok, failed = gs[i]:join()
+    if not ok then return nil, failed end
+  end
   return true
 end
 
---- Runs a program to its end. May wait.
+--- Runs a program to its end. May wait. A process that the program leaves behind is not waited for, though it may hold
+--- the program's stdout: what the program itself has written is there.
 ---
 --- When the program's time is over, its process group gets TERM, and after `opts.grace` KILL; then `run` answers nil,
 --- "timeout" and the output until then. When the caller's deadline or a cancellation ends the wait, the program is
