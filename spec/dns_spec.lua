@@ -243,6 +243,28 @@ describe("dns", function()
       assert.same({ "192.0.2.1" }, one:lookup("own.test", { family = 4 }))
     end)
 
+    it("keeps that there is nothing as long as the reply's SOA says", function()
+      local function u32(n) return "\0\0" .. string.char(math.floor(n / 256), n % 256) end
+      local least, code
+      local r = resolver(function(q)
+        local reply = nameserver.reply(q, code)
+        local soa = "\1a\0\1b\0" .. u32(1) .. u32(2) .. u32(3) .. u32(4) .. u32(least)
+        return reply:sub(1, 8) .. "\0\1" .. reply:sub(11) .. "\4test\0\0\6\0\1" .. u32(600) .. "\0"
+          .. string.char(#soa) .. soa
+      end)
+      for i, none in ipairs { "no such host", "no such record" } do
+        least, code = 300, i == 1 and 3 or 0
+        for _ = 1, 3 do assert.same({ nil, none .. ": n" .. i .. ".test" }, { r:query("n" .. i .. ".test", "A") }) end
+        assert.equal(1, #server.asked)
+        assert.same({ nil, none .. ": n" .. i .. ".test" }, { r:query("n" .. i .. ".test", "TXT") })
+        assert.equal(2, #server.asked)
+        least = 0
+        for _ = 1, 2 do assert.same({ nil, none .. ": m" .. i .. ".test" }, { r:query("m" .. i .. ".test", "A") }) end
+        assert.equal(4, #server.asked)
+        for n = #server.asked, 1, -1 do server.asked[n] = nil end
+      end
+    end)
+
     it("keeps a name whatever case it is written in", function()
       local r = resolver(function() return { { "A", "192.0.2.1", ttl = 60 } } end)
       r:lookup("case.test", { family = 4 })

@@ -131,6 +131,52 @@ describe("net with names", function()
     assert.equal("127.0.0.1:" .. port, c:remote_addr())
   end)
 
+  it("does not wait for a server that is silent about one family", function()
+    local ln, port = listen "127.0.0.1:0"
+    local asked = 0
+    server = nameserver.new(keep, function(q)
+      if q.type ~= "A" then return nil end
+      asked = asked + 1
+      return { { "A", "127.0.0.1" } }
+    end)
+    local r = dns.resolver { servers = { server.addr }, search = {}, timeout = 600 }
+    local c, err = net.dial("host.test:" .. port, { resolver = r, timeout = helper.PATIENCE })
+    assert.equal("127.0.0.1:" .. port, keep(assert(c, err)):remote_addr())
+    assert.equal(2, asked) -- with the other family, then by itself
+    keep(ln:accept())
+  end)
+
+  it("takes addresses that come later when the first ones do not answer", function()
+    local six = net.listen "[::1]:0"
+    if not six then return pending "no IPv6" end
+    keep(six)
+    local asked = 0
+    server = nameserver.new(keep, function(q)
+      if q.type == "A" then
+        asked = asked + 1
+        return { { "A", "127.0.0.1" } }
+      end
+      helper.eventually(function() return asked == 2 end)
+      return { { "AAAA", "::1" } }
+    end)
+    local r = dns.resolver { servers = { server.addr }, search = {}, timeout = 600 }
+    local c, err = net.dial("host.test:" .. six:addr():match "%d+$", { resolver = r, timeout = helper.PATIENCE })
+    assert.matches("^%[::1%]:", keep(assert(c, err)):remote_addr())
+    keep(six:accept())
+  end)
+
+  it("dials localhost by either family", function()
+    local six = net.listen "[::1]:0"
+    if not six then return pending "no IPv6" end
+    local port = six:addr():match "%d+$"
+    keep(six)
+    keep(assert(net.dial("localhost:" .. port, { timeout = helper.PATIENCE })))
+    keep(six:accept())
+    local four, port4 = listen "127.0.0.1:0"
+    keep(assert(net.dial("localhost:" .. port4, { timeout = helper.PATIENCE })))
+    keep(four:accept())
+  end)
+
   it("holds up nobody while it looks a name up", function()
     local ln, port = listen "127.0.0.1:0"
     local ticks = 0

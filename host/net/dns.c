@@ -25,6 +25,11 @@
  * A resolver is a channel of c-ares. It has holders: Lua, its requests, and the driver while the resolver is active.
  * The last holder to let go destroys the channel; no request is left then, so nothing is called back.
  *
+ * resolv.conf changes under a process that runs for long: a VPN, DHCP, a container that was started before its network.
+ * c-ares reads the file once for each channel. So before requests of a resolver with settings of the system are begun,
+ * the driver looks whether the file is another one, once a second at most. If so, the channel is made anew, and requests
+ * that are under way are asked again there: their servers may be gone.
+ *
  * There is no cache here: answers carry their times to live, and the cache is a dict (dns/init.lua).
  */
 #include "../../runtime/runtime.h"
@@ -45,6 +50,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 
 enum {
@@ -58,17 +64,28 @@ enum {
 
 typedef struct request request;
 
+/* What tells one resolv.conf from another; zeros: there is none. */
+typedef struct settings_file {
+    dev_t dev;
+    ino_t ino;
+    off_t size;
+    struct timespec changed;
+} settings_file;
+
 struct host_resolver {
     host_owned owned;
     refs refs;
     int id;
     char *servers, *search; /* NULL: the system's. The fields up to ndots never change, too. */
     int timeout_ms, tries, ndots;
-    ares_channel channel; /* the driver; NULL: not needed yet */
-    list_head waiting;    /* the driver: requests that are not begun yet */
-    int n_begun;          /* the driver: queries that were begun and not answered yet */
-    bool active;          /* the driver: the resolver stands in `active` */
-    list_link link;       /* of dns.active */
+    ares_channel channel;  /* the driver; NULL: not needed yet */
+    list_head waiting;     /* the driver: requests that are not begun yet */
+    int n_begun;           /* the driver: queries that were begun and not answered yet */
+    settings_file made_by; /* the driver: resolv.conf when the channel was made */
+    int64_t looked_ns;     /* the driver: when resolv.conf was looked at last */
+    bool renews;           /* the driver: its channel is being made anew */
+    bool active;           /* the driver: the resolver stands in `active` */
+    list_link link;        /* of dns.active */
 };
 
 struct request {
@@ -92,6 +109,9 @@ static struct {
     list_head active;   /* the driver: resolvers with requests */
     list_head answered; /* the driver: requests */
 } dns = {.epoll = -1};
+
+#define SETTINGS "/etc/resolv.conf"
+#define LOOK_NS  NS_PER_SEC
 
 static _Atomic int last_id; /* atomic */
 
@@ -170,8 +190,9 @@ static void watch(void *data, ares_socket_t fd, int readable, int writable) {
 }
 
 static void answered(request *q, int status) {
+    bool again = q->resolver->renews && status == ARES_EDESTRUCTION;
     q->status = status;
-    list_append(&dns.answered, &q->link);
+    list_append(again ? &q->resolver->waiting : &dns.answered, &q->link);
     q->resolver->n_begun--;
 }
 
@@ -216,7 +237,9 @@ static void got_addresses(void *arg, int status, int timeouts, struct ares_addri
 static void got_reply(void *arg, int status, int timeouts, unsigned char *reply, int len) {
     (void)timeouts;
     request *q = arg;
-    if (status == ARES_SUCCESS) {
+    bool is_none =
+        status == ARES_ENOTFOUND || status == ARES_ENODATA; /* the reply says for how long */
+    if (status == ARES_SUCCESS || (is_none && reply)) {
         q->answer = malloc((size_t)len + 1);
         q->len = (size_t)len;
         if (q->answer)
@@ -268,6 +291,35 @@ static int open_channel(host_resolver *r) {
     return status;
 }
 
+static settings_file look_at_settings(void) {
+    struct stat st;
+    if (stat(SETTINGS, &st) < 0) return (settings_file){0};
+    return (settings_file){st.st_dev, st.st_ino, st.st_size, st.st_mtim};
+}
+
+static bool is_same(const settings_file *a, const settings_file *b) {
+    return a->dev == b->dev && a->ino == b->ino && a->size == b->size &&
+           a->changed.tv_sec == b->changed.tv_sec && a->changed.tv_nsec == b->changed.tv_nsec;
+}
+
+/* Closes the channel of r if resolv.conf has changed; what is under way waits again. A file that is not there, since
+ * somebody is about to replace it, changes nothing. */
+static void look_for_changes(host_resolver *r) {
+    int64_t now = rt_nanotime();
+    if (r->servers && r->search) return; /* nothing of the system */
+    if (r->channel && now - r->looked_ns < LOOK_NS) return;
+    settings_file file = look_at_settings();
+    r->looked_ns = now;
+    if (r->channel && file.ino && !is_same(&file, &r->made_by)) {
+        ares_channel old = r->channel;
+        r->channel = NULL;
+        r->renews = true;
+        ares_destroy(old);
+        r->renews = false;
+    }
+    if (!r->channel) r->made_by = file;
+}
+
 /* Puts q into the queue of its resolver. */
 static void accept_request(request *q) {
     host_resolver *r = q->resolver;
@@ -295,6 +347,7 @@ static void begin_request(host_resolver *r, request *q) {
 }
 
 static void begin_requests(host_resolver *r) {
+    if (r->waiting.first) look_for_changes(r);
     while (r->waiting.first && r->n_begun < BEGUN_MAX)
         begin_request(r, list_of(list_take_first(&r->waiting), request, link));
 }

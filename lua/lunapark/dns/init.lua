@@ -13,7 +13,8 @@
 -- ("10.0.0.1,10.0.0.2:5353") names other servers for the default one.
 --
 -- Answers are kept as long as their records allow, a day at most, in a dict of 2 MiB that all VMs share; the answers
--- that were asked for longest ago go first. Failures and names of the hosts file are not kept.
+-- that were asked for longest ago go first. That `query` found nothing is kept as long as the SOA record of the reply
+-- allows. Other failures, those of `lookup`, and names of the hosts file are not kept.
 --
 -- A wait that ends early drops the answer. How it works: host/net/dns.c. How connections are made to names:
 -- net/dial.lua.
@@ -29,6 +30,8 @@ local pieces = require("lunapark.core.text").pieces
 local C = ffi.C
 local CACHE_BYTES, DAY = 2 * 2 ^ 20, 86400
 local TIMEOUT, TRIES = 2, 3
+-- That there is no such record is kept under the key of the record with this behind it, for three hours at most.
+local NONE, NONE_MAX = " none", 10800
 
 local dns = {}
 
@@ -70,7 +73,7 @@ local function check_name(name, what)
   if type(name) ~= "string" then error(("%s: name must be a string, got %s"):format(what, type(name)), 3) end
 end
 
--- Waits for an answer: it; or nil and why there is none.
+-- Waits for an answer: it; or nil, why there is none, and perhaps the reply that says so.
 local function ask(job, name, timeout)
   if job == nil then return nil, "no memory" end
   ffi.gc(job, C.host_job_free)
@@ -84,15 +87,15 @@ local function ask(job, name, timeout)
   until C.host_job_done(job) == 1
   local answer, err
   local why = C.host_dns_error(job)
+  local data = C.host_dns_answer(job, len_out)
+  if data ~= nil then answer = ffi.string(data, len_out[0]) end
   if why ~= nil then
     err = ffi.string(why)
     if err ~= "timeout" then err = err .. ": " .. name end
-  else
-    local data = C.host_dns_answer(job, len_out)
-    answer = ffi.string(data, len_out[0])
   end
   C.host_job_free(ffi.gc(job, nil))
-  return answer, err
+  if err then return nil, err, answer end
+  return answer
 end
 
 local function key_of(self, kind, name)
@@ -100,8 +103,8 @@ local function key_of(self, kind, name)
 end
 
 -- Keeps an answer while its records live. An answer with a time of 0 is not kept.
-local function keep(key, answer, ttl)
-  if ttl >= 1 then cache:set(key, answer, math.min(ttl, DAY)) end
+local function keep(key, answer, ttl, most)
+  if ttl >= 1 then cache:set(key, answer, math.min(ttl, most or DAY)) end
 end
 
 -- The bytes of an IP address, in `bytes`: how many; 0: s is none. C would look at s up to its first NUL only.
@@ -184,9 +187,14 @@ function Resolver:query(name, type_name, opts)
   local reply = cache:get(key)
   local kept = reply ~= nil
   if not kept then
-    local err
-    reply, err = ask(C.host_dns_query(self.resolver, name, number), name, timeout)
-    if not reply then return nil, err end
+    local none = cache:get(key .. NONE)
+    if none then return nil, none end
+    local err, said
+    reply, err, said = ask(C.host_dns_query(self.resolver, name, number), name, timeout)
+    if not reply then
+      if said then keep(key .. NONE, err, message.none_for(said), NONE_MAX) end
+      return nil, err
+    end
   end
   local records, ttl = message.parse(reply, type_name)
   if not records then return nil, "the name server's reply is malformed: " .. name end

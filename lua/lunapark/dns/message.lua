@@ -127,6 +127,41 @@ local function parse(m, type_name)
   return records, ttl
 end
 
+-- Passes over a record: where the next one begins, its type, its time to live, where its data begins.
+local function skip_record(m, at)
+  local _, after = name_at(m, at)
+  return after + 10 + u16(m, after + 8), u16(m, after), u32(m, after + 4), after + 10
+end
+
+local SOA = 6
+
+local function none_for(m)
+  local at = 13
+  for _ = 1, u16(m, 5) do
+    local _, after = name_at(m, at)
+    at = after + 4
+  end
+  for _ = 1, u16(m, 7) do at = skip_record(m, at) end
+  for _ = 1, u16(m, 9) do
+    local next_at, kind, life, data = skip_record(m, at)
+    if kind == SOA then
+      local _, owner = name_at(m, data)
+      local _, numbers = name_at(m, owner)
+      return math.min(life, u32(m, numbers + 16)) -- RFC 2308, 5
+    end
+    at = next_at
+  end
+  return 0
+end
+
+--- The seconds for which a reply says that there is nothing of what was asked for; 0: it does not say.
+---@param reply string
+---@return number ttl
+function message.none_for(reply)
+  local ok, ttl = pcall(none_for, reply)
+  return ok and ttl < 2 ^ 31 and ttl or 0
+end
+
 --- The records of one type in a reply.
 ---@param reply string
 ---@param type_name string  one of message.types

@@ -86,10 +86,21 @@ function net.listen(addr)
   return setmetatable({ sock = common.keep(sock), accepting = turn.new() }, listener_mt)
 end
 
+-- The rest of a name's addresses is asked for only if none of the first ones answers.
 local function dial_name(addr, resolver)
-  local addrs, err = names.resolve(addr, resolver)
-  if not addrs then return nil, err end
-  return dial.first(addrs)
+  local c, err
+  lp.scope(function(s)
+    local gs = {}
+    local addrs, why, rest = names.resolve_soon(s, gs, addr, resolver)
+    err = why
+    if addrs then c, err = dial.first(addrs) end
+    if rest and not c and err ~= "timeout" and err ~= "canceled" then
+      addrs = rest()
+      if addrs then c, err = dial.first(addrs) end
+    end
+    for _, g in ipairs(gs) do g:cancel() end
+  end)
+  return c, err
 end
 
 --- Connects to an address. Of a name's addresses it takes the first that answers: see net/dial.lua. May wait.
@@ -105,7 +116,7 @@ function net.dial(addr, opts)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout or timeout >= 9e9) then
     error("dial: timeout must be a number of seconds, got " .. tostring(timeout), 2)
   end
-  if names.is_plain(addr) then return dial.connect(addr, timeout) end
+  if names.is_dialed_as_is(addr) then return dial.connect(addr, timeout) end
   return lp.deadline(timeout, dial_name, addr, opts and opts.resolver)
 end
 
