@@ -4,6 +4,7 @@
 #include "../sys/compress.h"
 #include "commands.h"
 #include "inherit.h"
+#include "reaper.h"
 #include "rooms.h"
 #include "upgrade.h"
 #include "user.h"
@@ -45,6 +46,8 @@ static void name_lua_folder(void) {
 }
 
 int main(int argc, char **argv) {
+    (void)setvbuf(stdout, NULL, _IOLBF,
+                  0); /* what a script prints is in a container's log at once */
     if (argc < 2) usage();
     const char *name = argv[1];
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
@@ -75,6 +78,7 @@ int main(int argc, char **argv) {
             skip = 2;
         }
     bool serves = commands[which].run == command_serve;
+    if (serves || commands[which].run == command_run) reaper_split();
     rooms_open();
     if (serves) upgrade_init(argc, argv);
     options_from_env();
