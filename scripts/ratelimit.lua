@@ -29,7 +29,7 @@ end
 
 --- The middleware: let it stand before what it shall protect.
 local function limit(req, res, next)
-  local left = take((req.remote_addr:gsub(":%d+$", "")))
+  local left = take(req.ip)
   if left == 0 then return next() end
   res.headers["Retry-After"] = ("%d"):format(math.ceil(left))
   return 429, "too many requests\n"

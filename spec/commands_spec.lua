@@ -25,7 +25,7 @@ local BAD = {
   },
   ["an error value that is no string"] = {
     text = "error { code = 5 }",
-    says = { "error: table", "stack traceback:" },
+    says = { 'error: {"code":5}', "stack traceback:" },
   },
   ["a module that is not there"] = {
     text = "require 'no.such.module'",

@@ -317,8 +317,9 @@ describe("lunapark.log", function()
       child.client(server.addr):get "/"
       assert.matches('\n{"time":"[^"]+","level":"debug","msg":"asked","n":1}\n', server:said '"asked"')
       child.client(server.addr):get "/raise"
-      local line = server:said("lines\\nstack traceback:"):match '({[^\n]*lines[^\n]*})\n'
-      assert.equal("error", json.decode(line).level)
+      local t = json.decode((server:logged '\n({[^\n]*"traceback"[^\n]*})\n'))
+      assert.equal("error", t.level)
+      assert.matches("in\nlines$", t.error)
     end)
 
     it("render nothing of what is off", function()

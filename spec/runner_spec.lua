@@ -144,6 +144,21 @@ end)
     end)
   end)
 
+  it("shows what a test logs only if the test fails", function()
+    local code, out, err = run [[
+      local log = require "lunapark.log"
+      it("passes", function() log.error "of the good one" end)
+      it("fails", function() log.info "of the bad one" error "x" end)
+      it("asks for it", function() log.info "asked for" log.flush(20) end)
+      it("logs much", function() for i = 1, 20000 do log.warn(("much"):rep(20)) end end)
+    ]]
+    assert.same({ 1, "3/0/1" }, { code, result(out) })
+    assert.is_nil(err:find("of the good one", 1, true))
+    assert.matches("info of the bad one\n", err)
+    assert.matches("info asked for\n", err)
+    assert.matches("much", err)
+  end)
+
   describe("--block-timeout", function()
     it("fails the block that waits too long, and goes on", function()
       local code, out = run([[

@@ -70,6 +70,12 @@ bool addr_is_local(const char *s) {
 
 int addr_format(const struct sockaddr *sa, socklen_t len, char *buf, size_t cap) {
     char host[INET6_ADDRSTRLEN];
+    if (sa->sa_family == AF_INET6 &&
+        IN6_IS_ADDR_V4MAPPED(&((const struct sockaddr_in6 *)sa)->sin6_addr)) {
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
+        inet_ntop(AF_INET, &in6->sin6_addr.s6_addr[12], host, sizeof host);
+        return snprintf(buf, cap, "%s:%d", host, ntohs(in6->sin6_port));
+    }
     if (sa->sa_family == AF_INET) {
         const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
         inet_ntop(AF_INET, &in->sin_addr, host, sizeof host);

@@ -24,9 +24,16 @@ void host_log(int level, const char *msg, size_t len);
 void host_log_pairs(int level, const char *msg, size_t len, const host_log_pair *pairs, int n);
 int host_log_enabled(int level);
 
+/* 1: lines are JSON (--log-format). */
+int host_log_is_json(void);
+
 /* The lowest level that is logged, in all VMs. */
 int host_log_level(void);
 void host_log_set_level(int level);
+
+/* Lines are kept back from now on, until host_log_show: they are written, or dropped if keep is 0. */
+void host_log_hold(void);
+void host_log_show(int keep);
 
 /* A number of lines. which: 0 queued so far, 1 lost, 2 not written yet. */
 double host_log_count(int which);

@@ -1,10 +1,11 @@
 /* The log: lines of a level, a message, and pairs of keys and values. What Lua and C call.
  *
  * The thread that logs formats the line (logline.c), in a buffer of its own, and queues it; a thread writes it to
- * stderr (logq.c). So nothing here waits but log_end. */
+ * stderr or --log-file (logq.c). So nothing here waits but log_end. */
 #include "log.h"
 
 #include "../../runtime/lock.h"
+#include "../../runtime/runtime.h"
 #include "base.h"
 #include "base_ffi.h"
 #include "logline.h"
@@ -35,8 +36,8 @@ static void free_buffer(void) {
     buffer = NULL;
 }
 
-/* NULL: no memory. noinline: a G may wake on another thread. */
-__attribute__((noinline)) static char *line_buffer(void) {
+/* noinline: a G may wake on another thread. */
+__attribute__((noinline)) char *log_buffer(void) {
     if (buffer) return buffer;
     buffer = malloc(LOG_LINE_MAX);
     if (buffer) threadend_call(free_buffer);
@@ -45,6 +46,10 @@ __attribute__((noinline)) static char *line_buffer(void) {
 
 int host_log_enabled(int level) {
     return level >= atomic_load_explicit(&options.log_level, memory_order_relaxed);
+}
+
+int host_log_is_json(void) {
+    return atomic_load_explicit(&options.log_format, memory_order_relaxed) == LOG_JSON;
 }
 
 int host_log_level(void) {
@@ -59,11 +64,11 @@ void host_log_pairs(int level, const char *msg, size_t len, const host_log_pair 
     if (!host_log_enabled(level)) return;
     if (level < LOG_DEBUG) level = LOG_DEBUG;
     if (level > LOG_ERROR) level = LOG_ERROR;
-    char *buf = line_buffer();
+    char *buf = log_buffer();
     if (!buf) rt_lock_acquire(&spare.lock);
     char *to = buf ? buf : spare.line;
     int format = (int)atomic_load_explicit(&options.log_format, memory_order_relaxed);
-    logq_put(to, logline_format(to, format, level, msg, len, pairs, n), level);
+    logq_put(logq_log, to, logline_format(to, format, level, msg, len, pairs, n), level);
     if (!buf) rt_lock_release(&spare.lock);
 }
 
@@ -86,7 +91,9 @@ void log_line(int level, const char *fmt, ...) {
 }
 
 void log_end(void) {
-    logq_flush(END_NS);
+    int64_t until = rt_nanotime() + END_NS;
+    (void)logq_flush(logq_log, END_NS);
+    (void)logq_flush(logq_access, until - rt_nanotime());
 }
 
 void start_failed(const char *fmt, ...) {
@@ -100,7 +107,15 @@ void start_failed(const char *fmt, ...) {
     _exit(1);
 }
 
+void host_log_hold(void) {
+    logq_hold(logq_log);
+}
+
+void host_log_show(int keep) {
+    logq_show(logq_log, keep);
+}
+
 double host_log_count(int which) {
-    logq_figures f = logq_read();
+    logq_figures f = logq_read(logq_log);
     return (double)(which == 0 ? f.queued : which == 1 ? f.lost : f.waiting);
 }

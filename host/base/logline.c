@@ -304,6 +304,18 @@ size_t logline_format(char *buf, int format, int level, const char *msg, size_t 
     return l.n;
 }
 
+size_t logline_escape(char *to, const char *s, size_t n, int format, size_t max) {
+    line l = {.s = to};
+    put_string(&l, s, n, format == LOG_JSON ? JSON : QUOTED, max);
+    return l.n;
+}
+
+size_t logline_time(char *to) {
+    line l = {.s = to};
+    put_time(&l);
+    return l.n;
+}
+
 int host_log_quote(const char *s, size_t len, char *buf, size_t cap) {
     line l = {.s = buf};
     put_quoted(&l, s, len, JSON, cap - 2);

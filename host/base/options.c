@@ -12,6 +12,7 @@
 #include "addr.h"
 #include "base_ffi.h"
 #include "log.h"
+#include "options_parts.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -35,32 +36,7 @@
     }
 host_options options = DEFAULTS;
 
-enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16, TAG = 32 };
-#define EVERYWHERE (SERVE | RUN | TEST | CHECK | REPL)
-
-/* KIND_LIMIT: KIND_INT, or 0 for none. */
-typedef enum kind {
-    KIND_ADDR,
-    KIND_BIND, /* addresses that the app can't name */
-    KIND_INT,
-    KIND_LIMIT,
-    KIND_SECONDS,
-    KIND_LEVEL,
-    KIND_FORMAT,
-    KIND_STRING,
-    KIND_FLAG
-} kind;
-
-typedef struct option {
-    const char *name, *arg, *help;
-    kind kind;
-    unsigned commands;
-    void *to;
-    double min, max;
-    int source; /* FROM_...: the source that set it last */
-} option;
-
-static option table[] = {
+option options_table[] = {
     {"listen", "ADDR",
      "where to listen: HOST:PORT (port 0 picks one) or unix:PATH; repeatable\n"
      "(default 127.0.0.1:8080)",
@@ -155,6 +131,24 @@ static option table[] = {
      &options.log_level, 0, 0, 0},
     {"log-format", "FORMAT", "text, or json: a JSON object per line (default text)", KIND_FORMAT,
      EVERYWHERE, &options.log_format, 0, 0, 0},
+    {"log-file", "FILE",
+     "write the log there; SIGHUP opens the file anew, for logrotate (default: stderr)",
+     KIND_STRING, SERVE, &options.log_file, 0, 0, 0},
+    {"access-log", "FILE",
+     "write a line for each request there, combined or as --log-format says; - is stdout.\n"
+     "SIGHUP opens the file anew (default: nowhere)",
+     KIND_STRING, SERVE, &options.access_log, 0, 0, 0},
+    {"trusted-proxy", "ADDR/BITS",
+     "a proxy whose X-Forwarded-For, -Proto, -Host, Forwarded and X-Request-Id are believed;\n"
+     "unix: all who come by unix sockets; repeatable (default: none)",
+     KIND_NET, SERVE | RUN | TEST, NULL, 0, 0, 0},
+    {"proxy-protocol", "",
+     "each connection to --listen begins with a PROXY header, version 1 or 2, which says\n"
+     "whom the connection is for",
+     KIND_FLAG, SERVE, &options.proxied, 0, 0, 0},
+    {"socket-mode", "MODE",
+     "the mode of the files of unix sockets, as 0660 (default: 0777 without the umask)", KIND_MODE,
+     SERVE, &options.socket_mode, 0, 0, 0},
     {"seed", "N",
      "ready Gs run in a random order, and waits let others run first now and then, by\n"
      "this seed: the same seed repeats a run, except for what comes from outside; busted\n"
@@ -189,7 +183,7 @@ static option table[] = {
     {"strict", "", "luacheck's warnings, and calls that block, count as errors", KIND_FLAG, CHECK,
      &options.strict, 0, 0, 0},
 };
-enum { N_OPTIONS = sizeof table / sizeof *table };
+_Static_assert(sizeof options_table / sizeof *options_table == N_OPTIONS, "counted");
 
 int host_rounds(void) {
     return (int)options.rounds;
@@ -212,7 +206,7 @@ static void *place(const option *o, host_options *h) {
     return (char *)h + ((char *)o->to - (char *)&options);
 }
 
-static unsigned command_bit(const char *command) {
+unsigned options_command(const char *command) {
     if (strcmp(command, "serve") == 0) return SERVE;
     if (strcmp(command, "run") == 0) return RUN;
     if (strcmp(command, "test") == 0) return TEST;
@@ -228,9 +222,9 @@ static bool same_name(const char *a, const char *b, size_t n) {
     return a[n] == 0;
 }
 
-static option *find(const char *name, size_t n) {
+option *options_find(const char *name, size_t n) {
     for (int i = 0; i < N_OPTIONS; i++)
-        if (same_name(table[i].name, name, n)) return &table[i];
+        if (same_name(options_table[i].name, name, n)) return &options_table[i];
     return NULL;
 }
 
@@ -249,6 +243,26 @@ static const char *add_addr(option *o, const char *value, int source, const char
     char *copy = strdup(value);
     if (!copy) return "not enough memory";
     list[(*n)++] = copy;
+    return NULL;
+}
+
+static const char *add_net(option *o, const char *value, int source) {
+    host_net net;
+    if (nets_parse(value, &net) < 0)
+        return complain(o, value, "must be ADDR, ADDR/BITS with no bit set behind them, or unix");
+    host_nets *nets = &target()->trusted;
+    if (source > o->source) nets->n = 0; /* a stronger source starts the list anew */
+    if (nets->n == MAX_NETS) return complain(o, value, "too many");
+    nets->list[nets->n++] = net;
+    return NULL;
+}
+
+static const char *set_mode(option *o, const char *value) {
+    char *end;
+    long mode = strtol(value, &end, 8);
+    if (*value < '0' || *value > '7' || *end || mode <= 0 || mode > 0777)
+        return complain(o, value, "must be an octal mode from 1 to 0777");
+    *(_Atomic int64_t *)place(o, target()) = mode;
     return NULL;
 }
 
@@ -317,7 +331,7 @@ static const char *set_string(option *o, const char *value) {
     return NULL;
 }
 
-static const char *set(option *o, const char *value, int source) {
+const char *options_set(option *o, const char *value, int source) {
     static const char *const levels[] = {"debug", "info", "warn", "error", NULL};
     static const char *const formats[] = {"text", "json", NULL};
     if (source < o->source) return NULL;
@@ -343,6 +357,12 @@ static const char *set(option *o, const char *value, int source) {
     case KIND_STRING:
         err = set_string(o, value);
         break;
+    case KIND_NET:
+        err = add_net(o, value, source);
+        break;
+    case KIND_MODE:
+        err = set_mode(o, value);
+        break;
     case KIND_FLAG:
         err = set_flag(o, value);
         break;
@@ -352,7 +372,7 @@ static const char *set(option *o, const char *value, int source) {
 }
 
 const char *option_set(const char *name, const char *value, int source) {
-    option *o = find(name, strlen(name));
+    option *o = options_find(name, strlen(name));
     if (!o) {
         snprintf(complaint, sizeof complaint, "unknown option '%s'", name);
         return complaint;
@@ -363,12 +383,12 @@ const char *option_set(const char *name, const char *value, int source) {
         (o->to == &options.watch || o->to == &options.dev || o->to == &options.user ||
          o->to == &options.state || o->kind == KIND_BIND))
         return complain(o, value, "can't be set by the app, but by who starts it");
-    return set(o, value, source);
+    return options_set(o, value, source);
 }
 
 bool option_get(const char *name, double *number, const char **text) {
-    option *o = find(name, strlen(name));
-    if (!o || o->kind == KIND_ADDR || o->kind == KIND_BIND) return false;
+    option *o = options_find(name, strlen(name));
+    if (!o || !o->to) return false; /* lists have no value */
     *text = NULL;
     if (o->kind == KIND_STRING)
         *text = *(const char **)o->to;
@@ -383,12 +403,12 @@ void options_from_env(void) {
     for (int i = 0; i < N_OPTIONS; i++) {
         char name[64] = "LUNAPARK_";
         size_t n = strlen(name);
-        for (const char *s = table[i].name; *s; s++)
+        for (const char *s = options_table[i].name; *s; s++)
             name[n++] = (char)(*s == '-' ? '_' : *s >= 'a' && *s <= 'z' ? *s - 'a' + 'A' : *s);
         name[n] = 0;
         const char *value = getenv(name);
         if (!value) continue;
-        const char *err = set(&table[i], value, FROM_ENV);
+        const char *err = options_set(&options_table[i], value, FROM_ENV);
         if (err) {
             fprintf(stderr, "lunapark: environment: %s: %s\n", name, err);
             exit(64);
@@ -409,14 +429,19 @@ static bool same_listeners(void) {
     return same;
 }
 
+static bool same_nets(void) {
+    const host_nets *a = &staged.options.trusted, *b = &options.trusted;
+    return a->n == b->n && memcmp(a->list, b->list, (size_t)a->n * sizeof *a->list) == 0;
+}
+
 static void free_staged(void) {
     for (int i = 0; i < staged.options.n_listen; i++)
         if (i >= options.n_listen || staged.options.listen[i] != options.listen[i])
             free((char *)staged.options.listen[i]);
     for (int i = 0; i < N_OPTIONS; i++)
-        if (table[i].kind == KIND_STRING &&
-            string_of(&table[i], &staged.options) != string_of(&table[i], &options))
-            free((char *)string_of(&table[i], &staged.options));
+        if (options_table[i].kind == KIND_STRING &&
+            string_of(&options_table[i], &staged.options) != string_of(&options_table[i], &options))
+            free((char *)string_of(&options_table[i], &staged.options));
 }
 
 void options_stage(void) {
@@ -424,12 +449,14 @@ void options_stage(void) {
     staged.on = true;
     staged.options = options;
     for (int i = 0; i < N_OPTIONS; i++) {
-        option *o = &table[i];
+        option *o = &options_table[i];
         staged.source[i] = o->source;
         if (o->source != FROM_APP) continue;
         o->source = FROM_DEFAULT;
         if (o->kind == KIND_ADDR)
             staged.options.n_listen = 0;
+        else if (o->kind == KIND_NET)
+            staged.options.trusted.n = 0;
         else
             memcpy(place(o, &staged.options), place(o, &defaults), 8);
     }
@@ -439,14 +466,19 @@ void options_drop(void) {
     free_staged();
     staged.on = false;
     for (int i = 0; i < N_OPTIONS; i++)
-        table[i].source = staged.source[i];
+        options_table[i].source = staged.source[i];
+}
+
+static bool is_same(const option *o) {
+    if (o->kind == KIND_ADDR) return same_listeners();
+    if (o->kind == KIND_NET) return same_nets();
+    return string_of(o, &staged.options) == string_of(o, &options);
 }
 
 static void commit(option *o, bool first) {
     if (o->kind == KIND_BIND) return;
-    if (o->kind == KIND_ADDR || o->kind == KIND_STRING) {
-        bool same = o->kind == KIND_ADDR ? same_listeners()
-                                         : string_of(o, &staged.options) == string_of(o, &options);
+    if (o->kind == KIND_ADDR || o->kind == KIND_STRING || o->kind == KIND_NET) {
+        bool same = is_same(o);
         if (!first && !same)
             log_line(LOG_WARN, "--%s can't be changed by a reload, but by a restart", o->name);
         return;
@@ -458,136 +490,19 @@ static void commit(option *o, bool first) {
 void options_commit(void) {
     static bool done;
     for (int i = 0; i < N_OPTIONS; i++)
-        commit(&table[i], !done);
+        commit(&options_table[i], !done);
     if (done) {
         free_staged();
     } else {
         for (int i = 0; i < staged.options.n_listen; i++)
             options.listen[i] = staged.options.listen[i];
         options.n_listen = staged.options.n_listen;
+        options.trusted = staged.options.trusted;
         for (int i = 0; i < N_OPTIONS; i++)
-            if (table[i].kind == KIND_STRING)
-                memcpy(table[i].to, place(&table[i], &staged.options), sizeof(char *));
+            if (options_table[i].kind == KIND_STRING)
+                memcpy(options_table[i].to, place(&options_table[i], &staged.options),
+                       sizeof(char *));
     }
     done = true;
     staged.on = false;
-}
-
-/* ---- the command line ---- */
-
-static _Noreturn void usage_error(const char *command, const char *what) {
-    fprintf(stderr, "lunapark: %s\ntry: lunapark %s --help\n", what, command);
-    exit(64);
-}
-
-int options_parse(int argc, char **argv, const char *command, bool stop_at_word) {
-    unsigned bit = command_bit(command);
-    int kept = 0, i = 0;
-    for (; i < argc; i++) {
-        const char *a = argv[i];
-        if (strcmp(a, "--help") == 0 || strcmp(a, "-h") == 0) {
-            options_help(command);
-            if (bit != TEST) exit(0);
-            argv[kept++] = argv[i]; /* busted's options come after ours */
-            continue;
-        }
-        if (a[0] != '-' || a[1] == 0) {
-            argv[kept++] = argv[i];
-            if (!stop_at_word) continue;
-            i++;
-            break;
-        }
-        if (strcmp(a, "--") == 0) {
-            i++;
-            break;
-        }
-        const char *eq = strchr(a, '=');
-        size_t n = eq ? (size_t)(eq - a) : strlen(a);
-        option *o = strncmp(a, "--", 2) == 0 ? find(a + 2, n - 2) : NULL;
-        if (o && !(o->commands & bit)) o = NULL;
-        if (!o && bit == TEST) { /* an option of busted's */
-            argv[kept++] = argv[i];
-            continue;
-        }
-        char what[256];
-        if (!o) {
-            snprintf(what, sizeof what, "unknown option %s", a);
-            usage_error(command, what);
-        }
-        const char *value = eq ? eq + 1 : o->kind == KIND_FLAG ? "1" : ++i < argc ? argv[i] : NULL;
-        if (!value) {
-            snprintf(what, sizeof what, "--%s wants a value (%s)", o->name, o->arg);
-            usage_error(command, what);
-        }
-        const char *err = set(o, value, FROM_COMMAND_LINE);
-        if (err) {
-            snprintf(what, sizeof what, "--%s", err);
-            usage_error(command, what);
-        }
-    }
-    while (i < argc)
-        argv[kept++] = argv[i++];
-    return kept;
-}
-
-static void print_options(unsigned bit) {
-    printf("\nOptions (also LUNAPARK_NAME=value in the environment):\n");
-    for (int i = 0; i < N_OPTIONS; i++) {
-        option *o = &table[i];
-        if (!(o->commands & bit)) continue;
-        char left[64];
-        snprintf(left, sizeof left, "--%s %s", o->name, o->arg);
-        printf("  %-22s ", left);
-        for (const char *s = o->help; *s; s++) {
-            putchar(*s);
-            if (*s == '\n') printf("%25s", "");
-        }
-        putchar('\n');
-    }
-    printf("  %-22s this text\n", "--help");
-}
-
-static const struct {
-    const char *name, *usage, *text;
-} commands[] = {
-    {"serve", "lunapark [serve] APP.lua [options]",
-     "Serves an app: a Lua file that returns lunapark.http's app, or a function(req, res).\n"
-     "SIGTERM or SIGINT stops the server when all requests in flight are answered; a second\n"
-     "signal stops it at once. SIGUSR2 starts the binary anew, with the listening sockets; the\n"
-     "old process stops when the new one serves."},
-    {"run", "lunapark run [options] SCRIPT.lua [args]",
-     "Runs a script as the main G, with its arguments in `arg` and `...`; ends when the script\n"
-     "returns. Exit code 1 if the script raises, 2 if all its Gs wait for each other."},
-    {"test", "lunapark test [options] [busted's options] [paths]",
-     "Runs busted specs inside the scheduler (default: spec/), with busted's options and exit\n"
-     "code. A block fails if it takes too long, waits for what can never come, or leaves Gs,\n"
-     "sockets or files behind."},
-    {"check", "lunapark check [options] APP.lua",
-     "Loads an app and reports errors, calls that block a thread, and what luacheck, if it is "
-     "installed,\n"
-     "finds in its files. Exit code 0 or 1."},
-    {"repl", "lunapark repl [options]",
-     "Reads a line, runs it in a G, prints its values. Waiting calls work; other Gs run "
-     "meanwhile.\n"
-     "Ctrl-C ends a wait, Ctrl-D ends the program. Without a terminal, stdin is read as a script."},
-    {"tag", "lunapark tag [options] NAME [ID]",
-     "Gives a generation of a running server a name, with which it is kept, and POST "
-     "/rollback?to=NAME\n"
-     "finds it: the one that serves, or the one of this id (GET /generations). Asks the server by\n"
-     "the address of its --admin."},
-    {"version", "lunapark version", "Prints the versions of Lunapark and of its parts."},
-};
-enum { N_COMMANDS = sizeof commands / sizeof *commands };
-
-void options_help(const char *command) {
-    for (int i = 0; command && i < N_COMMANDS; i++) {
-        if (strcmp(commands[i].name, command) != 0) continue;
-        printf("usage: %s\n\n%s\n", commands[i].usage, commands[i].text);
-        if (strcmp(command, "version") != 0) print_options(command_bit(command));
-        return;
-    }
-    printf("usage: lunapark COMMAND ...\n\n");
-    for (int i = 0; i < N_COMMANDS; i++)
-        printf("  %s\n", commands[i].usage);
-    printf("\nlunapark COMMAND --help tells more.\n");
 }

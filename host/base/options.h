@@ -2,6 +2,8 @@
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
+#include "nets.h"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,8 +36,11 @@ typedef struct host_options {
     _Atomic double block_timeout; /* seconds; 0: no limit */
     _Atomic int64_t log_level;    /* LOG_DEBUG .. LOG_ERROR; a script may change it */
     _Atomic int64_t log_format;   /* LOG_TEXT or LOG_JSON */
-    const char *pid_file, *admin, *admin_token, *user, *state;
-    _Atomic int64_t vm_memory; /* bytes that LuaJIT may map for one VM; 0: no limit */
+    const char *pid_file, *admin, *admin_token, *user, *state, *access_log, *log_file;
+    host_nets trusted;           /* --trusted-proxy; does not change while connections are served */
+    _Atomic int64_t proxied;     /* yes or no: --proxy-protocol */
+    _Atomic int64_t socket_mode; /* of the files of unix sockets; 0: what the umask leaves */
+    _Atomic int64_t vm_memory;   /* bytes that LuaJIT may map for one VM; 0: no limit */
     _Atomic int64_t watch, live_reload, strict, remove; /* yes or no */
     _Atomic int64_t dev;                                /* no, yes, DEV_PUBLIC */
     _Atomic int64_t jobs;                               /* spec files that run at once */
@@ -69,7 +74,7 @@ void options_stage(void);
 void options_commit(void);
 void options_drop(void);
 
-/* Prints the options of a command. */
+/* Prints what a command does, and its options; NULL: all commands. See usage.c. main alone. */
 void options_help(const char *command);
 
 #endif

@@ -11,7 +11,6 @@
 #include "../generation/generation.h"
 #include "../generation/listeners.h"
 #include "../generation/message.h"
-#include "../generation/message.h"
 #include "../generation/pool.h"
 #include "../http/conn.h"
 #include "../serve/server.h"
@@ -22,6 +21,7 @@
 #include "admin.h"
 #include "command_ffi.h"
 #include "inherit.h"
+#include "logfiles.h"
 #include "notify.h"
 #include "pidfile.h"
 #include "recording.h"
@@ -204,6 +204,7 @@ static _Noreturn void serve_until_signal(void) {
     for (;;) {
         int signo = signals_wait();
         if (signo == SIGHUP) {
+            logfiles_reopen();
             if (!rt_go(reload, NULL)) log_line(LOG_ERROR, "reload failed: not enough memory");
             continue;
         }
@@ -250,8 +251,10 @@ static host_server *open_listener(const host_listener *l) {
 
 static void open_listeners(void) {
     for (int i = 0; i < options.n_listen; i++)
-        listeners[n_listeners++] = open_listener(&(host_listener){
-            .addr = options.listen[i], .protocol = &http_protocol, .limits = &options.limits});
+        listeners[n_listeners++] = open_listener(&(host_listener){.addr = options.listen[i],
+                                                                  .protocol = &http_protocol,
+                                                                  .is_proxied = true,
+                                                                  .limits = &options.limits});
     if (!options.admin) return;
     host_listener admin = admin_listener();
     listeners[n_listeners++] = open_listener(&admin);
@@ -329,7 +332,9 @@ void command_serve(void *call) {
     inherit_procs();
     if (rt_signal_notify(SIGHUP) < 0)
         start_failed("cannot handle SIGHUP"); /* also while the app loads */
+    logfiles_open();
     load_app(c->argv[0]);
+    logfiles_open(); /* those that the app names */
     catch_signals();
     listen_all();
     say_generation();

@@ -162,11 +162,11 @@ static int64_t live_gs(void) {
 static host_conn *conns[CLIENTS + 1];
 static int n_conns;
 
-void __real_server_add_conn(server_conn *c);
-void __wrap_server_add_conn(server_conn *c);
-void __wrap_server_add_conn(server_conn *c) {
+void __real_server_add_conn(server_conn *c, host_server *s, server_client who);
+void __wrap_server_add_conn(server_conn *c, host_server *s, server_client who);
+void __wrap_server_add_conn(server_conn *c, host_server *s, server_client who) {
     conns[n_conns++] = (host_conn *)c;
-    __real_server_add_conn(c);
+    __real_server_add_conn(c, s, who);
 }
 
 void __real_server_remove_conn(server_conn *c);
@@ -217,7 +217,7 @@ static client *connect_client(int refusal) {
     setsockopt(sv[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
     c->fd = sv[0];
     c->started = c->reads = true;
-    conn_start(now.server, sv[1], 0, refusal);
+    conn_start(now.server, sv[1], (server_client){0}, refusal);
     return c;
 }
 

@@ -57,7 +57,6 @@
 #include "../base/options.h"
 #include "../serve/bind.h"
 #include "../serve/conns.h"
-#include "../serve/peers.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -544,7 +543,7 @@ static rt_step conn_step(rt_g *g) {
 
 /* ---- the beginning ---- */
 
-void conn_start(host_server *s, int fd, uint32_t peer, int refusal) {
+void conn_start(host_server *s, int fd, server_client client, int refusal) {
     host_conn *c = calloc(1, sizeof *c);
     int err = c ? stream_open(&c->io, fd, &stream_socket) : -ENOMEM;
     rt_g *g = err ? NULL : rt_new_step(conn_step, NULL);
@@ -555,15 +554,14 @@ void conn_start(host_server *s, int fd, uint32_t peer, int refusal) {
         else
             close(fd);
         free(c);
-        peer_leave(peer);
+        client_leave(client);
         return;
     }
     c->g = g;
     c->io.tells = s->tells;
-    c->base.server = s;
-    c->base.peer = peer;
     int64_t now = rt_nanotime();
     if (!refusal) c->base.idle_ns = conns_idle_since(now, false);
+    c->base.server = s; /* exchange_take asks for it */
     if (refusal && (c->x = exchange_take(c, &http1_ops))) {
         c->x->begin_ns = now;
         c->x->error = refusal;
@@ -573,12 +571,12 @@ void conn_start(host_server *s, int fd, uint32_t peer, int refusal) {
     }
     RT_LOCAL(g, conn_local)->conn = c;
     rt_pd_watch(c->io.pd, g);
-    server_add_conn(&c->base);
+    server_add_conn(&c->base, s, client);
     rt_ready(g);
 }
 
-static void start(host_server *s, int fd, uint32_t peer, bool refuse) {
-    conn_start(s, fd, peer, refuse ? 503 : 0);
+static void start(host_server *s, int fd, server_client client, bool refuse) {
+    conn_start(s, fd, client, refuse ? 503 : 0);
 }
 
 static void look(server_conn *base) {

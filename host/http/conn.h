@@ -39,8 +39,8 @@ extern const server_protocol http_protocol;
  * -EAGAIN: wait for RT_R; another -errno. Only the holder of the connection (hold.c). Does not wait. */
 ssize_t conn_read(host_conn *c, size_t room, const char **data);
 
-/* Takes over fd, an accepted connection, and its peer, of peer_enter. refusal: the only status that the connection
+/* Takes over fd, an accepted connection, and its client. refusal: the only status that the connection
  * answers; 0: it serves. With a P. Does not wait. */
-void conn_start(host_server *s, int fd, uint32_t peer, int refusal);
+void conn_start(host_server *s, int fd, server_client client, int refusal);
 
 #endif

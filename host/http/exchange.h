@@ -21,7 +21,7 @@ enum {
 };
 
 enum {
-    EXCHANGE_ROOM = 200,
+    EXCHANGE_ROOM = 192,
     EXCHANGE_ROOM_IN = 160, /* a head that comes whole and is no longer is kept in the exchange */
     HEAD_READ = 4096,       /* bytes of one read, where a head may come */
     BODY_READ = 16384,      /* bytes of one read, where no head comes */
@@ -119,6 +119,8 @@ struct host_exchange {
     /* Of a streamed response: bytes that its Content-Length still promises; -1: it has none. Of a whole one: bytes of
      * the body that only its handler's Lua has. */
     int64_t left;
+
+    double number; /* req.id, also when the request has no name any more; 0: no handler has begun */
 
     /* Not cleared for the next request: a small head and its headers behind it, or the headers alone. */
     _Alignas(host_header) char room[EXCHANGE_ROOM];

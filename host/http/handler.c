@@ -14,6 +14,7 @@
  */
 #include "handler.h"
 
+#include "../base/base_ffi.h"
 #include "../base/log.h"
 #include "../serve/bind.h"
 #include "../vm/vm.h"
@@ -24,6 +25,7 @@
 #include <lauxlib.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 
 rt_step handler_await_vm(rt_g *g, host_exchange *x) {
     if (rt_canceled(g)) { /* a canceled G would not wait but run again and again */
@@ -35,15 +37,30 @@ rt_step handler_await_vm(rt_g *g, host_exchange *x) {
 
 /* ---- its end ---- */
 
+static host_log_pair pair_of(const char *key, const char *text, size_t n) {
+    return (host_log_pair){.key = key,
+                           .key_len = (uint32_t)strlen(key),
+                           .kind = HOST_LOG_STRING,
+                           .text = text,
+                           .text_len = (uint32_t)n};
+}
+
 static void log_failure(host_luag *lg, bool gone) {
     host_exchange *x = lg->x;
-    const char *msg = lua_tostring(lg->L, -1);
-    int answered = hold_status(x);
-    char when[64] = "";
+    const char *msg = lua_tostring(lg->L, -1), *method = host_method_name(x->req.method);
+    const char *path = x->in + x->req.path.off;
+    int answered = hold_status(x), level = gone && !answered ? LOG_DEBUG : LOG_ERROR;
+    char when[64] = "", line[4096], id[24];
+    if (!msg) msg = "(no message)";
     if (answered) snprintf(when, sizeof when, "after the client was answered %d: ", answered);
-    log_line(gone && !answered ? LOG_DEBUG : LOG_ERROR, "%s %.*s: %s%s",
-             host_method_name(x->req.method), (int)x->req.path.len, x->in + x->req.path.off, when,
-             msg ? msg : "(no message)");
+    int n =
+        snprintf(line, sizeof line, "%s %.*s: %s%s", method, (int)x->req.path.len, path, when, msg);
+    int id_len = snprintf(id, sizeof id, "%.0f", x->req.id);
+    const host_log_pair pairs[] = {
+        pair_of("method", method, strlen(method)), pair_of("path", path, x->req.path.len),
+        pair_of("id", id, (size_t)id_len), pair_of("error", msg, strlen(msg))};
+    host_log_pairs(level, line, n < (int)sizeof line ? (size_t)n : sizeof line - 1, pairs,
+                   host_log_is_json() ? 4 : 0);
 }
 
 /* Completes the response of a handler that has ended. The handler's G has the connection. gone: the client is gone. */
@@ -107,6 +124,13 @@ static void end(void *who, bool lost) {
     let_go(x, held);
 }
 
+/* For the access log. Atomic: the connection may part with x meanwhile, and hands both on. */
+static void note_vm(host_exchange *x, const host_vm *vm) {
+    int number = vm->view.vm_id + 1;
+    __atomic_store_n(&x->req.vm, number < UINT16_MAX ? (uint16_t)number : 0, __ATOMIC_RELAXED);
+    __atomic_store(&x->number, &x->req.id, __ATOMIC_RELAXED);
+}
+
 /* Makes the handler's coroutine. NULL: vm has no memory for it. */
 static host_luag *begin(void *who, rt_g *g, host_vm *vm) {
     host_exchange *x = who;
@@ -115,6 +139,7 @@ static host_luag *begin(void *who, rt_g *g, host_vm *vm) {
     int64_t limit = atomic_load_explicit(&x->limit_ns, memory_order_relaxed);
     lg->g = g;
     lg->x = x;
+    note_vm(x, vm);
     lg->done = handler_done;
     luag_join_request(lg);
     vm_count(&vm->answers.begun, 1);

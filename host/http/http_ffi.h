@@ -27,20 +27,21 @@ typedef struct host_req {
     double id; /* of the request, in this process, 1 or more; 0: no request that a handler has */
     const char *buf;
     const host_header *headers;
-    host_span target;       /* as sent: path, query */
-    host_span path;         /* raw, before '?', without scheme and host of an absolute form */
-    host_span query;        /* raw, after '?' */
-    uint16_t nheaders;      /* fields in headers */
-    uint16_t label;         /* Lua sets it: host_label of the request's route; 0: none */
-    uint8_t method;         /* its number: host_method_name */
-    uint8_t minor;          /* HTTP/1.minor */
-    uint8_t plain;          /* 1: the path has no '%', no "//", no "." or ".." segment */
-    uint8_t has_body;       /* 1: Content-Length > 0 or chunked */
-    uint8_t body_complete;  /* 1: the whole body is in `body` */
-    uint8_t close;          /* Lua may set it to 1: the connection ends with this response */
-    uint8_t queued;         /* C's: output waits to be sent with more, see http1_exchange.c */
-    uint8_t state;          /* 0 no response yet, 1 head sent or queued, 2 response complete */
-    uint16_t status;        /* of the response; 0: none yet */
+    host_span target;      /* as sent: path, query */
+    host_span path;        /* raw, before '?', without scheme and host of an absolute form */
+    host_span query;       /* raw, after '?' */
+    uint16_t nheaders;     /* fields in headers */
+    uint16_t label;        /* Lua sets it: host_label of the request's route; 0: none */
+    uint8_t method;        /* its number: host_method_name */
+    uint8_t minor;         /* HTTP/1.minor */
+    uint8_t plain;         /* 1: the path has no '%', no "//", no "." or ".." segment */
+    uint8_t has_body;      /* 1: Content-Length > 0 or chunked */
+    uint8_t body_complete; /* 1: the whole body is in `body` */
+    uint8_t close;         /* Lua may set it to 1: the connection ends with this response */
+    uint8_t queued;        /* C's: output waits to be sent with more, see http1_exchange.c */
+    uint8_t state;         /* 0 no response yet, 1 head sent or queued, 2 response complete */
+    uint16_t status;       /* of the response; 0: none yet */
+    uint16_t vm; /* C's: 1 + the number of the VM that answers; 0: none does, or a larger number */
     int64_t content_length; /* -1: chunked or none */
     uint8_t *body; /* body bytes read so far and not yet dropped: body[body_pos .. body_len) */
     size_t body_pos, body_len;
@@ -78,6 +79,11 @@ const char *host_req_trailers(host_req *r, double id, size_t *len);
 
 /* Writes the peer's address into buf, NUL-terminated. Its length, or -EPIPE or another -errno. */
 int host_req_remote(host_req *r, double id, char *buf, size_t cap);
+
+/* What is known of the client, by proxies that are trusted (forwarded.c): writes it into buf, of 256 bytes,
+ * NUL-terminated. Its length; 0: nothing is known, but of IP, which always is; -EPIPE or another -errno. */
+enum { HOST_CLIENT_IP, HOST_CLIENT_SCHEME, HOST_CLIENT_HOST, HOST_CLIENT_ID };
+int host_req_client(host_req *r, double id, int what, char *buf);
 
 /* The whole response in one call. ctype: 0 none, 1 text/plain; charset=utf-8, 2 text/html; charset=utf-8, 3
  * application/json, each with X-Content-Type-Options: nosniff. head: further header lines, each with its CRLF, or

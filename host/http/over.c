@@ -16,6 +16,7 @@
 #include "over.h"
 
 #include "../base/base.h"
+#include "access.h"
 #include "conn.h"
 
 enum { US = 1000 };
@@ -66,8 +67,18 @@ void exchange_inherit(host_exchange *heir, const host_exchange *x) {
     heir->req.status = x->req.status;
     heir->begin_ns = x->begin_ns;
     heir->answer_us = x->answer_us;
-    heir->head_done = true; /* it has no bytes of the head, but knows how many there were */
-    heir->raw_seen = (size_t)bytes_in(x);
+    heir->req.label = x->req.label;
+    __atomic_store_n(&heir->req.vm, __atomic_load_n(&x->req.vm, __ATOMIC_RELAXED),
+                     __ATOMIC_RELAXED);
+    __atomic_load(&x->number, &heir->number, __ATOMIC_RELAXED); /* its handler may begin just now */
+    heir->head_done = true;
+    size_t in = (size_t)bytes_in(x);
+    if (x->head_done && exchange_keep(heir, x->in, x->head_end) == 0) {
+        heir->req.target = x->req.target;
+        heir->req.path = x->req.path;
+        heir->head_end = heir->in_pos = x->head_end;
+    } /* else it has no bytes of the head, but knows how many there were */
+    heir->raw_seen = in - heir->head_end;
     heir->sent = x->sent;
 }
 
@@ -82,6 +93,7 @@ void exchange_over(host_exchange *x, int64_t now_ns) {
     add(&counts[p].out, a.out);
     add(&counts[p].ns, a.end_ns - a.begin_ns);
     add(&counts[p].answer_ns, a.answer_ns - a.begin_ns);
+    access_log(x, &a);
 }
 
 /* ---- for VMs ---- */

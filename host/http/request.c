@@ -41,11 +41,11 @@ const char *host_req_trailers(host_req *r, double id, size_t *len) {
 }
 
 int host_req_remote(host_req *r, double id, char *buf, size_t cap) {
-    struct sockaddr_storage sa = {0};
-    socklen_t len = sizeof sa;
+    struct sockaddr_storage sa;
+    socklen_t len;
     host_exchange *x = hold_call(r, id);
     if (!x) return -EPIPE;
-    int err = getpeername(x->conn->io.fd, (struct sockaddr *)&sa, &len) < 0 ? -errno : 0;
+    int err = client_address(x->conn->base.from, x->conn->io.fd, &sa, &len);
     hold_give(x);
     return err ? err : addr_format((struct sockaddr *)&sa, len, buf, cap);
 }

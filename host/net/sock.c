@@ -152,6 +152,8 @@ host_sock *host_sock_listen(const char *addr, int *err) {
     *err = sock_allowed();
     if (!*err) *err = addr_parse(addr, &a);
     if (*err) return NULL;
+    *err = sock_file_clear(addr);
+    if (*err) return NULL;
     int fd = rt_listen((struct sockaddr *)&a.sa, a.len, SOMAXCONN);
     if (fd < 0) {
         *err = fd;

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -34,18 +35,40 @@ void sock_file_remove(const char *addr, sock_file file) {
     if (now.ino && now.ino == file.ino && now.dev == file.dev) unlink(path_of(addr));
 }
 
-/* A name in a folder that other users write to may lead to another file by now. Only a socket of ours without another
- * name becomes the user's. */
+/* A name in a folder that other users write to may lead to another file by now. Opens the file if it is a socket of ours
+ * without another name. Its descriptor, or -errno. */
+static int open_own(const char *path, struct stat *st) {
+    int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    int err = fstat(fd, st) < 0 ? -errno : 0;
+    if (!err && (!S_ISSOCK(st->st_mode) || st->st_nlink != 1 || st->st_uid != geteuid()))
+        err = -EEXIST;
+    if (!err) return fd;
+    close(fd);
+    return err;
+}
+
 int sock_file_give(const char *addr, uid_t uid, gid_t gid) {
     struct stat st;
     const char *path = path_of(addr);
     if (!path) return 0;
-    int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0) return -errno;
-    int err = fstat(fd, &st) < 0 ? -errno : 0;
-    if (!err && (!S_ISSOCK(st.st_mode) || st.st_nlink != 1 || st.st_uid != geteuid()))
-        err = -EEXIST;
-    if (!err && fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0) err = -errno;
+    int fd = open_own(path, &st);
+    if (fd < 0) return fd;
+    int err = fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0 ? -errno : 0;
+    close(fd);
+    return err;
+}
+
+/* fchmod does not take such a descriptor, its name in /proc does. */
+int sock_file_mode(const char *addr, mode_t mode) {
+    struct stat st;
+    char name[40];
+    const char *path = path_of(addr);
+    if (!path) return 0;
+    int fd = open_own(path, &st);
+    if (fd < 0) return fd;
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    int err = (st.st_mode & 07777) != mode && chmod(name, mode) < 0 ? -errno : 0;
     close(fd);
     return err;
 }

@@ -20,6 +20,9 @@ void sock_file_remove(const char *addr, sock_file file);
  * 0, also if addr is no unix address, or -errno. */
 int sock_file_give(const char *addr, uid_t uid, gid_t gid);
 
+/* Gives the socket file of addr, which this process has just made, that mode. As sock_file_give. */
+int sock_file_mode(const char *addr, mode_t mode);
+
 /* Before addr is bound: removes a socket file there that has no listener. Any thread. Does not wait. 0; -EEXIST:
  * another kind of file has the name; -EADDRINUSE: the file has a listener. */
 int sock_file_clear(const char *addr);

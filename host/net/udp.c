@@ -16,6 +16,8 @@ host_sock *host_sock_udp(const char *addr, int *err) {
     *err = sock_allowed();
     if (!*err) *err = addr_parse(addr, &a);
     if (*err) return NULL;
+    *err = sock_file_clear(addr);
+    if (*err) return NULL;
     int fd = rt_socket(a.sa.ss_family, SOCK_DGRAM, 0);
     if (fd < 0) {
         *err = fd;

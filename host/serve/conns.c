@@ -33,6 +33,11 @@
 enum { LOOK_MAX = 1024, LEAVE_MAX = 4, SLACK = 8, RESERVE_MIN = 16, RESERVE_MAX = 512 };
 #define SAY_NS (10 * NS_PER_SEC)
 
+/* The lock is held. Has c look at what has changed. */
+static void look(server_conn *c) {
+    if (!c->is_early) c->server->listener.protocol->look(c);
+}
+
 static struct {
     rt_lock lock;
     list_head list;            /* lock */
@@ -99,7 +104,7 @@ static bool tell_idlest(void) {
     if (!idlest) return false;
     atomic_store(&idlest->leaves, true);
     conns.leaving++;
-    idlest->server->listener.protocol->look(idlest);
+    look(idlest);
     return true;
 }
 
@@ -157,7 +162,7 @@ void conns_kick(const host_server *s) {
     rt_lock_acquire(&conns.lock);
     for (list_link *l = conns.list.first; l; l = l->next) {
         server_conn *c = list_of(l, server_conn, link);
-        if (c->server == s) s->listener.protocol->look(c);
+        if (c->server == s) look(c);
     }
     rt_lock_release(&conns.lock);
 }

@@ -11,6 +11,7 @@
 #include "../base/base.h"
 #include "../base/log.h"
 #include "../base/options.h"
+#include "client.h"
 #include "peers.h"
 
 #include <arpa/inet.h>
@@ -38,17 +39,8 @@ static struct {
     int64_t silent_ns;       /* lock: nothing is logged until then */
 } peers;
 
-static bool address_of(int fd, uint64_t addr[2]) {
-    struct sockaddr_storage sa = {0};
-    socklen_t len = sizeof sa;
-    if (getpeername(fd, (struct sockaddr *)&sa, &len) < 0) return false;
-    if (sa.ss_family == AF_INET) {
-        addr[0] = 0;
-        addr[1] = UINT64_C(0xffff) << 32 | ntohl(((struct sockaddr_in *)&sa)->sin_addr.s_addr);
-        return true;
-    }
-    if (sa.ss_family != AF_INET6) return false;
-    memcpy(addr, &((struct sockaddr_in6 *)&sa)->sin6_addr, 16);
+static bool address_of(const struct sockaddr *sa, uint64_t addr[2]) {
+    if (!client_ip(sa, (uint8_t *)addr)) return false;
     addr[0] = be64toh(addr[0]);
     addr[1] = addr[0] ? 0 : be64toh(addr[1]); /* no network part: mapped IPv4, loopback */
     return true;
@@ -97,10 +89,10 @@ static bool may_say(void) {
     return now_is_time;
 }
 
-uint32_t peer_enter(int fd) {
+static uint32_t enter(const struct sockaddr *sa) {
     uint64_t addr[2];
     int64_t max = options.max_conns_per_addr;
-    if (max == 0 || !address_of(fd, addr)) return 0;
+    if (max == 0 || !address_of(sa, addr)) return 0;
     rt_lock_acquire(&peers.lock);
     uint32_t i = find_or_add(addr);
     bool full = i && peers.places[i].n >= max, say = full && may_say();
@@ -119,6 +111,17 @@ uint32_t peer_enter(int fd) {
     return full ? PEER_FULL : i;
 }
 
+uint32_t peer_enter(int fd) {
+    struct sockaddr_storage sa = {0};
+    socklen_t len = sizeof sa;
+    if (options.max_conns_per_addr == 0 || getpeername(fd, (struct sockaddr *)&sa, &len) < 0)
+        return 0;
+    return enter((struct sockaddr *)&sa);
+}
+
+uint32_t peer_enter_address(const struct sockaddr_in6 *sa) {
+    return enter((const struct sockaddr *)sa);
+}
 void peer_leave(uint32_t i) {
     if (!i) return;
     rt_lock_acquire(&peers.lock);

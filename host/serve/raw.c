@@ -26,7 +26,6 @@
 #include "../net/sock.h"
 #include "../vm/vm.h"
 #include "bind.h"
-#include "peers.h"
 #include "serve_ffi.h"
 
 #include <lauxlib.h>
@@ -151,10 +150,10 @@ static const bind_ops ops = {
     .dropped = dropped,
 };
 
-static void refuse(int fd, uint32_t peer) {
+static void refuse(int fd, server_client client) {
     COUNT(refused, 1);
     close(fd);
-    peer_leave(peer);
+    client_leave(client);
 }
 
 static bool is_full(host_server *s) {
@@ -164,9 +163,9 @@ static bool is_full(host_server *s) {
     return full;
 }
 
-static void start(host_server *s, int fd, uint32_t peer, bool none_left) {
+static void start(host_server *s, int fd, server_client client, bool none_left) {
     if (none_left || is_full(s)) {
-        refuse(fd, peer);
+        refuse(fd, client);
         return;
     }
     bool soon;
@@ -175,16 +174,14 @@ static void start(host_server *s, int fd, uint32_t peer, bool none_left) {
     rt_g *g = c ? bind_make(&ops, c, vm) : NULL;
     if (!g) {
         atomic_fetch_sub(&s->n_conns, 1);
-        refuse(fd, peer);
+        refuse(fd, client);
         free(c);
         return;
     }
-    c->base.server = s;
-    c->base.peer = peer;
     c->fd = fd;
     c->begin_ns = rt_nanotime();
     COUNT(accepted, 1);
-    server_add_conn(&c->base);
+    server_add_conn(&c->base, s, client);
     rt_ready(g);
 }
 

@@ -35,7 +35,7 @@
 #include "../net/sock.h"
 #include "../vm/vm.h"
 #include "conns.h"
-#include "peers.h"
+#include "proxy.h"
 #include "serve_ffi.h"
 
 #include <errno.h>
@@ -45,7 +45,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { ACCEPT_BATCH = 16, MAX_YIELDS = 64 };
@@ -109,15 +108,18 @@ static void one_less(void) {
     if (atomic_fetch_sub(&servers.n_open, 1) == 1) bell_ring(&servers.none_open);
 }
 
-void server_add_conn(server_conn *c) {
-    server_hold(c->server);
+void server_add_conn(server_conn *c, host_server *s, server_client client) {
+    c->server = s;
+    c->from = client.from;
+    c->peer = client.peer;
+    server_hold(s);
     atomic_fetch_add(&servers.n_open, 1);
     conns_add(c);
 }
 
 void server_remove_conn(server_conn *c) {
     conns_remove(c);
-    peer_leave(c->peer);
+    client_leave((server_client){c->from, c->peer});
     server_release(c->server);
     one_less();
 }
@@ -136,9 +138,9 @@ typedef struct acceptor {
     rt_acceptor with;
 } acceptor;
 
-/* Says that there is no room, and closes. Bytes that have come are read: else the close would be a reset, which can
- * overtake the answer. */
-static void turn_away(const server_protocol *p, int fd) {
+/* Bytes that have come are read: else the close would be a reset, which can overtake the answer. */
+void server_turn_away(const host_server *s, int fd) {
+    const server_protocol *p = s->listener.protocol;
     char unread[4096];
     if (p->busy) (void)!send(fd, p->busy, p->busy_len, MSG_NOSIGNAL | MSG_DONTWAIT);
     shutdown(fd, SHUT_WR);
@@ -146,24 +148,32 @@ static void turn_away(const server_protocol *p, int fd) {
     close(fd);
 }
 
+static bool is_proxied(const host_server *s) {
+    return s->listener.is_proxied && atomic_load_explicit(&options.proxied, memory_order_relaxed);
+}
+
 /* Takes over an accepted connection. may_yield: the caller is a native G and may let other Gs run. */
 static void take_conn(host_server *s, int fd, bool tcp, bool may_yield) {
     int one = 1;
-    uint32_t peer = tcp ? peer_enter(fd) : 0;
-    conns_answer answer = peer == PEER_FULL ? CONNS_TURN_AWAY : conns_admit();
+    server_client client = {0};
+    bool proxied = is_proxied(s), may = proxied || client_of(fd, &client);
+    conns_answer answer = may ? conns_admit() : CONNS_TURN_AWAY;
     for (int i = 0; i < MAX_YIELDS && may_yield && answer == CONNS_LATER; i++) {
         rt_yield();
         answer = conns_admit();
     }
     if (answer == CONNS_TURN_AWAY || answer == CONNS_LATER) {
-        turn_away(s->listener.protocol, fd);
-        if (peer != PEER_FULL) peer_leave(peer);
+        server_turn_away(s, fd);
+        client_leave(client);
         return;
     }
     /* Most messages are written whole, so waiting for an ACK would only delay the next one. Harmless if the connection
      * is gone already. */
     if (tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    s->listener.protocol->start(s, fd, peer, answer == CONNS_REFUSE);
+    if (proxied)
+        proxy_start(s, fd, answer == CONNS_REFUSE);
+    else
+        s->listener.protocol->start(s, fd, client, answer == CONNS_REFUSE);
 }
 
 static bool is_tcp(const host_server *s) {
@@ -205,29 +215,6 @@ static void accept_main(void *arg) {
 }
 
 /* ---- starting ---- */
-
-/* Listens as rt_listen does, at a file for its owner alone: the kernel makes the file with the mode of the socket. */
-static int listen_privately(const host_addr *a) {
-    int fd = rt_socket(AF_UNIX, SOCK_STREAM, 0);
-    if (fd < 0) return fd;
-    if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)&a->sa, a->len) < 0 ||
-        listen(fd, SOMAXCONN) < 0) {
-        int err = -errno;
-        close(fd);
-        return err;
-    }
-    return fd;
-}
-
-int server_bind(const char *addr, bool is_private, int backlog) {
-    host_addr a;
-    int err = addr_parse(addr, &a);
-    if (err) return err;
-    err = sock_file_clear(addr);
-    if (err) return err;
-    if (is_private && a.sa.ss_family == AF_UNIX) return listen_privately(&a);
-    return rt_listen((struct sockaddr *)&a.sa, a.len, backlog > 0 ? backlog : SOMAXCONN);
-}
 
 static int open_pds(host_server *s) {
     int n = rt_procs(), err = 0;

@@ -9,6 +9,7 @@
 #include "../base/refs.h"
 #include "../net/sockpath.h"
 #include "../vm/owned.h"
+#include "client.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -24,15 +25,17 @@ typedef struct server_conn {
     /* atomic, the connection's G writes: since when the connection is idle, see conns.c; 0: it is not, or its protocol
      * does not say */
     _Atomic int64_t idle_ns;
-    uint32_t peer;       /* of peer_enter */
+    struct sockaddr_in6 *from; /* of server_client, whose two fields these are; set once */
+    uint32_t peer;
     _Atomic bool leaves; /* atomic: the connection shall make room for others */
+    bool is_early;       /* it speaks no protocol yet, so none looks at it: proxy.c; set once */
 } server_conn;
 
 /* What is spoken at a listener. A constant of each protocol. */
 typedef struct server_protocol {
-    /* Begins a connection of s on fd, and takes over fd and peer, of peer_enter. refuse: there may be no more
-     * connections: this one tells the client so, and nothing else. With a P. Does not wait. */
-    void (*start)(host_server *s, int fd, uint32_t peer, bool refuse);
+    /* Begins a connection of s on fd, and takes over fd and client. refuse: there may be no more connections: this one
+     * tells the client so, and nothing else. With a P. Does not wait. */
+    void (*start)(host_server *s, int fd, server_client client, bool refuse);
     /* Has c look at what has changed: its server stops, or c leaves. Under the lock of conns.c. Does not wait. */
     void (*look)(server_conn *c);
     /* A server's `data` is needed no more. NULL: there never is any. Any thread. Does not wait. */
@@ -47,6 +50,7 @@ typedef struct host_listener {
     const char *addr; /* as the user wrote it */
     const server_protocol *protocol;
     bool is_private; /* a unix socket's file is its owner's alone, from its making on */
+    bool is_proxied; /* --proxy-protocol is about it: proxy.c */
     int handler;     /* number of the handler in the VM that answers */
     host_vm *vm;     /* the one VM that answers, and ends the server; NULL: the P's VM */
     int max;         /* connections at once, of a protocol that counts them; 0: no bound */
@@ -73,7 +77,7 @@ struct host_server {
     _Atomic bool stopping;   /* atomic: answer the requests in flight, then close */
 };
 
-/* A socket that listens on addr, for server_adopt. is_private, backlog: as in host_listener. Returns the descriptor,
+/* A socket that listens on addr, for server_adopt: see listen.c. is_private, backlog: as in host_listener. Returns the descriptor,
  * or -errno. Any thread. Does not wait. */
 int server_bind(const char *addr, bool is_private, int backlog);
 
@@ -118,10 +122,13 @@ host_server *server_named(int id);
 /* True: a server that only vm answers accepts. By the thread that runs vm. */
 bool server_any_of(const host_vm *vm);
 
-/* c is a connection of c->server from now on; is closed, and may be freed. By the connection's maker; by its G. Do not
- * wait. */
-void server_add_conn(server_conn *c);
+/* c is a connection of s, with this client, from now on; is closed, and may be freed. By the connection's maker; by its
+ * G. Do not wait. */
+void server_add_conn(server_conn *c, host_server *s, server_client client);
 void server_remove_conn(server_conn *c);
+
+/* Says on fd that there is no room, and closes fd. Any thread. Does not wait. */
+void server_turn_away(const host_server *s, int fd);
 
 /* Opens and starts a server that the running VM answers by l->handler, for Lua. Returns the number of the server, and
  * writes the bound address to `bound`. An error: *err, and -1; or -2: the server has to end before the number of the

@@ -35,7 +35,7 @@ static void *read_all(void *arg) {
     reader *r = arg;
     FILE *f = fdopen(r->fd, "r");
     char line[1024];
-    for (int64_t lost = logq_read().lost; r->slow && logq_read().lost == lost;)
+    for (int64_t lost = logq_read(logq_log).lost; r->slow && logq_read(logq_log).lost == lost;)
         nanosleep(&(struct timespec){0, MS}, NULL); /* until the pipe and the queue are full */
     for (int n = 0; fgets(line, sizeof line, f); n++) {
         if (strstr(line, "the end")) break;
@@ -73,9 +73,9 @@ static void converse(reader *r, int64_t n) {
     }
     for (int i = 0; i < THREADS; i++)
         pthread_join(t[i], NULL);
-    EXPECT(logq_flush(LIMIT_NS));
+    EXPECT(logq_flush(logq_log, LIMIT_NS));
     log_line(LOG_ERROR, "the end");
-    EXPECT(logq_flush(LIMIT_NS));
+    EXPECT(logq_flush(logq_log, LIMIT_NS));
     dup2(saved, STDERR_FILENO);
     close(saved);
     pthread_join(reading, NULL);
@@ -84,24 +84,24 @@ static void converse(reader *r, int64_t n) {
 static void lines_of_threads_are_whole(void **state) {
     (void)state;
     options.log_level = LOG_INFO;
-    logq_figures before = logq_read();
+    logq_figures before = logq_read(logq_log);
     reader r = {0};
     converse(&r, ROUNDS(2000));
     EXPECT_EQ(r.lines, THREADS * ROUNDS(2000));
-    EXPECT_EQ(logq_read().lost, before.lost);
-    EXPECT_EQ(logq_read().queued, before.queued + THREADS * ROUNDS(2000) + 1);
+    EXPECT_EQ(logq_read(logq_log).lost, before.lost);
+    EXPECT_EQ(logq_read(logq_log).queued, before.queued + THREADS * ROUNDS(2000) + 1);
     fail_if_recorded();
 }
 
 static void lost_lines_are_counted(void **state) {
     (void)state;
-    logq_figures before = logq_read();
+    logq_figures before = logq_read(logq_log);
     reader r = {.slow = true};
     converse(&r, ROUNDS(100000));
     EXPECT(r.told > 0);
     EXPECT_EQ(r.lines + r.told, THREADS * ROUNDS(100000));
-    EXPECT_EQ(logq_read().lost, before.lost + r.told);
-    EXPECT_EQ(logq_read().waiting, 0);
+    EXPECT_EQ(logq_read(logq_log).lost, before.lost + r.told);
+    EXPECT_EQ(logq_read(logq_log).waiting, 0);
     fail_if_recorded();
 }
 

@@ -13,7 +13,7 @@ typedef struct flush {
 static void run_flush(void *arg) {
     flush *f = arg;
     rt_entersyscallblock();
-    f->done = logq_flush(f->timeout_ns);
+    f->done = logq_flush(logq_log, f->timeout_ns);
     rt_exitsyscall();
 }
 

@@ -23,6 +23,7 @@ require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local scope = require "lunapark.core.scope"
+local show = require "lunapark.core.show"
 
 local C = ffi.C
 local now_ns, deadline_in, check_seconds, heard = base.now_ns, base.deadline_in, base.check_seconds, base.heard
@@ -179,7 +180,7 @@ registry["lunapark.unreported"] = pending
 local function report(g)
   if not g.report_at then return end
   g.report_at, g.reported = nil, true
-  local msg = ("%s%s, ended with an error: %s"):format(scope.describe(g), g.route, tostring(g.err))
+  local msg = ("%s%s, ended with an error: %s"):format(scope.describe(g), g.route, show.value(g.err))
   C.host_log(3, msg, #msg)
 end
 
@@ -243,8 +244,8 @@ end
 local function traceback(err)
   if type(err) == "table" and not getmetatable(err) or type(err) == "userdata" then return err end
   local trace = base.take_trace()
-  if trace then return tostring(err) .. trace end
-  return debug.traceback(tostring(err), 2)
+  if trace then return show.value(err) .. trace end
+  return debug.traceback(show.value(err), 2)
 end
 
 local function body(g, fn, ...)

@@ -21,128 +21,26 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
-local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local job = require "lunapark.core.job"
+local show = require "lunapark.core.show"
 
 local new_table = require "table.new"
 
 local C = ffi.C
 local STRING, NUMBER, JSON = C.HOST_LOG_STRING, C.HOST_LOG_NUMBER, C.HOST_LOG_JSON
-local view = ffi.cast("host_view *", core.view)
-local scratch = ffi.cast("char *", view.scratch)
-local getmetatable = debug.getmetatable
-local type, tostring, pcall, rawget, next, error = type, tostring, pcall, rawget, next, error
-local floor, concat = math.floor, table.concat
+local type, tostring, next, error = type, tostring, next, error
+local text_of, json_of, has_tostring = show.text, show.json, show.has_tostring
 
 -- More pairs than this are counted, not written.
 local MAX_PAIRS = 64
--- Limits of a table as JSON, in bytes and levels. C has a limit of 4096 for the whole line.
-local TABLE_MAX, TABLE_STRING_MAX, TABLE_DEPTH = 3000, 500, 8
-
--- Up to here every whole number is a number of Lua.
-local EXACT = 2 ^ 53
 
 local log = {}
 
--- Tables are walked by `while` and next, not by `for`: in a finalizer LuaJIT starts no side traces, and a compiled
+-- Pairs are walked by `while` and next, not by `for`: in a finalizer LuaJIT starts no side traces, and a compiled
 -- `for` over a table that leaves its trace there enters it again without end.
 
 -- ---- values ----------------------------------------------------------------------------------------------
-
--- tostring, which may run anything.
-local function text_of(v)
-  local ok, text = pcall(tostring, v)
-  if ok and type(text) == "string" then return text end
-  if ok then text = "it returned a " .. type(text) end
-  if type(text) ~= "string" then text = "a " .. type(text) end
-  return ("(a %s whose tostring failed: %s)"):format(type(v), text)
-end
-
-local function has_tostring(t)
-  local mt = getmetatable(t)
-  return type(mt) == "table" and rawget(mt, "__tostring") ~= nil
-end
-
-local function quote(s)
-  return ffi.string(scratch, C.host_log_quote(s, #s, scratch, TABLE_STRING_MAX))
-end
-
-local by_text = function(a, b) return a.text < b.text end
-
--- The keys of t, in order, and whether it is a list.
-local function sorted_keys(t)
-  local keys, n, list = {}, 0, true
-  local k = next(t)
-  while k ~= nil do
-    n = n + 1
-    keys[n] = { key = k }
-    if type(k) ~= "number" or k < 1 or floor(k) ~= k then list = false end
-    k = next(t, k)
-  end
-  -- Whole numbers above 0, and as many as the largest of them.
-  for i = 1, list and n or 0 do
-    if keys[i].key > n then list = false end
-  end
-  if list then return nil, n end
-  for i = 1, n do
-    k = keys[i].key
-    keys[i].text = type(k) == "string" and k or text_of(k)
-  end
-  table.sort(keys, by_text)
-  return keys, n
-end
-
-local add
-
-local function add_table(out, t, depth)
-  if out.seen[t] then return out:add '"(itself)"' end
-  if depth > TABLE_DEPTH then return out:add '"..."' end
-  out.seen[t] = true
-  local keys, n = sorted_keys(t)
-  local list = not keys and n > 0
-  out:add(list and "[" or "{")
-  for i = 1, n do
-    if i > 1 then out:add "," end
-    if out.size > TABLE_MAX then
-      local more = ('"%d more"'):format(n - i + 1)
-      out:add(list and more or '"...":' .. more)
-      break
-    end
-    if not list then out:add(quote(keys[i].text) .. ":") end
-    add(out, rawget(t, list and i or keys[i].key), depth + 1)
-  end
-  out:add(list and "]" or "}")
-  out.seen[t] = nil
-end
-
-function add(out, v, depth)
-  local kind = type(v)
-  if kind == "number" and floor(v) == v and v >= -EXACT and v <= EXACT then
-    out:add(("%d"):format(v))
-  elseif kind == "number" and v - v == 0 or kind == "boolean" then
-    out:add(tostring(v))
-  elseif kind == "nil" then
-    out:add "null"
-  elseif kind == "table" and not has_tostring(v) then
-    add_table(out, v, depth)
-  elseif kind == "userdata" and text_of(v) == "userdata: NULL" then -- cjson.null
-    out:add "null"
-  else
-    out:add(quote(kind == "string" and v or text_of(v)))
-  end
-end
-
-local function out_add(out, s)
-  out[#out + 1] = s
-  out.size = out.size + #s
-end
-
-local function json_of(t)
-  local out = { size = 0, seen = {}, add = out_add }
-  add(out, t, 1)
-  return concat(out)
-end
 
 -- The text that C gets for a value that is no number and no string.
 local function render(v)

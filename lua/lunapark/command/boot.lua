@@ -5,6 +5,7 @@
 
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local show = require "lunapark.core.show"
 require("lunapark.std.source").install()
 local stop = require "lunapark.core.stop"
 require "lunapark.std.require"
@@ -14,7 +15,7 @@ local pieces = require("lunapark.core.text").pieces
 local boot = {}
 
 local function traceback(err)
-  return debug.traceback(type(err) == "string" and err or "error: " .. tostring(err), 2)
+  return debug.traceback(type(err) == "string" and err or "error: " .. show.value(err), 2)
 end
 
 -- Tracebacks end with boot's own frames, which tell the user nothing.

@@ -32,6 +32,7 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local show = require "lunapark.core.show"
 
 local C = ffi.C
 local wait, JOIN = core.wait, core.reasons.join
@@ -117,7 +118,7 @@ function scope.is_canceled(but)
 end
 
 local function text_of(err)
-  return type(err) == "string" and err or "error: " .. tostring(err)
+  return type(err) == "string" and err or "error: " .. show.value(err)
 end
 
 local function log_debug(message)

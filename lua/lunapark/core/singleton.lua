@@ -11,6 +11,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local lp = require "lunapark"
 local job = require "lunapark.core.job"
+local show = require "lunapark.core.show"
 
 local C = ffi.C
 local ERROR, RETRY_S = 3, 1
@@ -22,10 +23,6 @@ local registry = debug.getregistry()
 local names = registry["lunapark.singletons"] or {}
 registry["lunapark.singletons"] = names
 
-local function traceback(err)
-  return debug.traceback(tostring(err), 2)
-end
-
 local function yes()
   return true
 end
@@ -34,7 +31,7 @@ end
 local function run_once(name, fn)
   local held = job.run(C.host_singleton_stand(name, #name), yes)
   local ok, err = true, nil
-  if held then ok, err = xpcall(fn, traceback) end
+  if held then ok, err = xpcall(fn, show.traceback) end
   local ends = not held or C.host_canceled() ~= 0
   C.host_singleton_leave(name, #name, ok and not ends and 1 or 0)
   if not ok then

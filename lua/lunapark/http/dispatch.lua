@@ -22,7 +22,9 @@ local json = require "lunapark.json"
 local path = require "lunapark.http.path"
 local request = require "lunapark.http.request"
 local response = require "lunapark.http.response"
+local report = require "lunapark.http.report"
 local router = require "lunapark.http.router"
+local values = require "lunapark.core.show"
 
 local C = ffi.C
 local byte, find = string.byte, string.find
@@ -53,20 +55,16 @@ local function cast_request(address)
   return r
 end
 
-local function log(level, message)
-  C.host_log(level, message, #message)
-end
-
 -- The message handler of handlers: keeps the error and its place. An abort needs no place.
 local function on_raise(err)
   if getmetatable(err) == request.abort_mt then return err end
-  return { err = err, text = traceback(tostring(err), 2) }
+  return { err = err, text = traceback(values.value(err), 2) }
 end
 
 -- The message handler of `complete`: the value that was returned is at fault, not the code that found out.
 local function on_bad_result(err)
   if getmetatable(err) == request.abort_mt then return err end
-  return { err = err, text = tostring(err) }
+  return { err = err, text = values.value(err) }
 end
 
 local function respond_reason(r, id, status)
@@ -88,9 +86,8 @@ local function number_of(entry)
   return entry.number
 end
 
-local function describe(entry, req)
-  local label = label_of(entry)
-  return ("%s %s (%s): "):format(req.method, req.path, label)
+local function tell(level, entry, req, note, text)
+  report.write(level, req, label_of(entry), note, text)
 end
 
 -- Sends the answer that a handler returned or told `res`, or ends the answer that it streamed.
@@ -103,7 +100,7 @@ local function complete(entry, req, res, a, b, c, settled)
   elseif r.state == 1 then
     local kind = type(a)
     if kind == "string" or kind == "table" or kind == "number" then
-      log(WARN, describe(entry, req) .. "returned a " .. kind .. " after it had written: ignored")
+      tell(WARN, entry, req, "", "returned a " .. kind .. " after it had written: ignored")
     end
     response.finish(res)
   end
@@ -113,7 +110,7 @@ end
 local function try_to_show(show, entry, req, res, text, status)
   local ok, rc = xpcall(show, traceback, entry, req, res, text, status)
   if ok then return rc end
-  log(ERROR, describe(entry, req) .. "its failure can not be shown: " .. tostring(rc))
+  tell(ERROR, entry, req, "its failure can not be shown: ", tostring(rc))
 end
 
 -- Lets the on_error functions answer. Returns whether one of them did.
@@ -131,7 +128,7 @@ local function answer_error(entry, req, res, err, text, status, show)
     end
     if ok or req.ptr.state ~= 0 then return true end
     if getmetatable(a) ~= request.abort_mt then
-      log(ERROR, describe(entry, req) .. "on_error failed: " .. (type(a) == "table" and a.text or tostring(a)))
+      tell(ERROR, entry, req, "on_error failed: ", type(a) == "table" and a.text or values.value(a))
     end
   end
   return false
@@ -146,30 +143,32 @@ end
 -- Answers for a handler that raised.
 local function fail(entry, req, res, failure, show)
   local r = req.ptr
-  local err, text, status = failure, tostring(failure), req.blame or 500
+  local err, status, text = failure, req.blame or 500, nil
   if getmetatable(failure) == request.abort_mt then
     if not failure.status then return end -- the client is gone
-    status, text = failure.status, nil
+    status = failure.status
   elseif type(failure) == "table" then
     err, text = failure.err, failure.text
+  else
+    text = values.value(failure)
   end
   local lost = C.host_req_lost(r, req.serial)
   if lost > HUNG_UP then
     -- There is no one to be told, but the error is worth a line of the log.
-    log(status < 500 and WARN or ERROR,
-      ("%safter the client was answered %d: %s"):format(describe(entry, req), lost, text or tostring(err)))
+    tell(status < 500 and WARN or ERROR, entry, req, ("after the client was answered %d: "):format(lost),
+      text or values.value(err))
     return
   end
   if r.state ~= 0 then
-    log(lost == HUNG_UP and level_when_gone(text) or ERROR,
-      describe(entry, req) .. "after the response had begun: " .. (text or tostring(err)))
+    tell(lost == HUNG_UP and level_when_gone(text) or ERROR, entry, req, "after the response had begun: ",
+      text or values.value(err))
     return
   end
   if entry.on_error and answer_error(entry, req, res, err, text or tostring(err), status, show) then return end
   local rc = show and text and try_to_show(show, entry, req, res, text, status) or respond_reason(r, req.serial, status)
   if text then
-    log((rc == EPIPE or lost == HUNG_UP) and level_when_gone(text) or status < 500 and WARN or ERROR,
-      describe(entry, req) .. text)
+    tell((rc == EPIPE or lost == HUNG_UP) and level_when_gone(text) or status < 500 and WARN or ERROR, entry, req,
+      "", text)
   end
 end
 

@@ -43,10 +43,11 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 ---@field params table<string, string>  the segments of the route's :names and *rest, decoded
 ---@field headers lunapark.Headers
 ---@field version string        "1.1" or "1.0"
----@field remote_addr string    the client's "host:port"
+---@field remote_addr string    the "host:port" of who has connected: the client, or a proxy
+---@field ip string             the client's address, without port, as trusted proxies say; "unix" by a unix socket
 ---@field host string|nil       the authority that was asked for, with the port if there was one
----@field scheme string         "http"
----@field id number             counts the requests of this process
+---@field scheme string         "http", or what a trusted proxy says
+---@field id number|string      counts the requests of this process; or the X-Request-Id of a trusted proxy
 ---@field ctx table             values that middleware and handlers leave for each other
 ---@field package whole string?   the body, once it was asked for
 ---@field package fields table<string, string>?  the form, once it was asked for
@@ -92,6 +93,13 @@ function request.raw_path(r)
 end
 
 local address = ffi.new("char[?]", 128)
+local told = ffi.new("char[?]", 256)
+
+-- What is known of the client, by trusted proxies (host/http/forwarded.c); nil: nothing.
+local function of_client(req, r, what)
+  local n = C.host_req_client(r, req.serial, what, told)
+  return n > 0 and ffi_string(told, n) or nil
+end
 
 -- Fields that are made of the host_req r at their first reading.
 local getters = {}
@@ -102,8 +110,6 @@ function getters.query(_, r) return form.parse(r.buf + r.query.off, r.query.len)
 function getters.params() return {} end
 function getters.headers(req) return headers.of_request(req) end
 function getters.version(_, r) return r.minor == 0 and "1.0" or "1.1" end
-function getters.scheme() return "http" end
-function getters.id(req) return req.serial end
 function getters.ctx() return {} end
 
 function getters.path(_, r)
@@ -120,9 +126,13 @@ function getters.remote_addr(req, r)
   return n > 0 and ffi_string(address, n) or ""
 end
 
+function getters.ip(req, r) return of_client(req, r, C.HOST_CLIENT_IP) or "" end
+function getters.scheme(req, r) return of_client(req, r, C.HOST_CLIENT_SCHEME) or "http" end
+function getters.id(req, r) return of_client(req, r, C.HOST_CLIENT_ID) or req.serial end
+
 -- The authority of an absolute target wins over the Host field (RFC 9112, 3.2.2).
-function getters.host(req)
-  return match(req.target, "^%a[%w+.-]*://([^/?]+)") or req.headers:get("host")
+function getters.host(req, r)
+  return of_client(req, r, C.HOST_CLIENT_HOST) or match(req.target, "^%a[%w+.-]*://([^/?]+)") or req.headers:get("host")
 end
 
 request.mt = {

@@ -26,6 +26,7 @@ local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
 local lp = require "lunapark"
 local names = require "lunapark.net.names"
+local show = require "lunapark.core.show"
 local serve_udp = require "lunapark.net.serve_udp"
 
 local C = ffi.C
@@ -84,7 +85,7 @@ local function log(level, ...)
 end
 
 local function trace(err)
-  return { err = err, text = debug.traceback(tostring(err), 2) }
+  return { err = err, text = debug.traceback(show.value(err), 2) }
 end
 
 -- Tells of an error of fn.

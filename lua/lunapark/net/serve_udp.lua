@@ -18,6 +18,7 @@ local base = require "lunapark.core.base"
 local core = require "lunapark.core"
 local ffi = require "ffi"
 local lp = require "lunapark"
+local show = require "lunapark.core.show"
 local udp = require "lunapark.net.udp"
 
 local C = ffi.C
@@ -38,7 +39,7 @@ UdpServer.__index = UdpServer
 UdpServer.__name = "lunapark.UdpServer"
 
 local function trace(err)
-  return { err = err, text = debug.traceback(tostring(err), 2) }
+  return { err = err, text = debug.traceback(show.value(err), 2) }
 end
 
 local function answer(self, fn, opts, data, from)

@@ -15,6 +15,7 @@ require "lunapark.cdef"
 local core = require "lunapark.core"
 local lp = require "lunapark"
 local base = require "lunapark.core.base"
+local show = require "lunapark.core.show"
 
 local C = ffi.C
 local note = debug.getregistry()["lunapark.note"]
@@ -53,13 +54,9 @@ local function run_after(t, fn, ...)
   return fn(...)
 end
 
-local function traceback(err)
-  return debug.traceback(tostring(err), 2)
-end
-
 local function run_every(t, period_ns, fn, ...)
   while due(t) do
-    local ok, err = xpcall(fn, traceback, ...)
+    local ok, err = xpcall(fn, show.traceback, ...)
     if not ok then
       local msg = "every: " .. err
       C.host_log(3, msg, #msg)

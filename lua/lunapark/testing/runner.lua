@@ -253,6 +253,15 @@ local function hold_back(descriptor, channel, element, parent, status)
   return true
 end
 
+-- What a test logs, its app's lines above all, is shown only if it fails.
+local function hold_log(moment, status)
+  if moment == "start" then
+    C.host_log_hold()
+  elseif moment == "end" then
+    C.host_log_show((status == "failure" or status == "error") and 1 or 0)
+  end
+end
+
 -- ---- putting it into busted ------------------------------------------------------------------------------
 
 local function hook(b)
@@ -275,6 +284,7 @@ local function hook(b)
 
   function b.safe_publish(descriptor, channel, element, ...)
     if hold_back(descriptor, channel, element, ...) then return true end
+    if channel[1] == "test" then hold_log(channel[2], select(2, ...)) end
     return safe_publish(descriptor, channel, element, ...)
   end
 

@@ -1,0 +1,71 @@
+/* Addresses with a number of leading bits that count, as --trusted-proxy names them. IPv4 is looked at as the part of
+ * IPv6 that it is mapped to, since a client of IPv4 may come by a socket of either family. */
+#include "nets.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAPPED = 96 }; /* bits before those of an IPv4 address */
+
+bool nets_read_ip(const char *s, size_t n, uint8_t ip[16]) {
+    char text[INET6_ADDRSTRLEN];
+    if (n > 2 && s[0] == '[' && s[n - 1] == ']') {
+        s++;
+        n -= 2;
+    }
+    if (n == 0 || n >= sizeof text) return false;
+    memcpy(text, s, n);
+    text[n] = 0;
+    if (inet_pton(AF_INET6, text, ip) == 1) return true;
+    memset(ip, 0, 10);
+    memset(ip + 10, 0xff, 2);
+    return inet_pton(AF_INET, text, ip + 12) == 1;
+}
+
+int nets_print_ip(const uint8_t ip[16], char *buf, size_t cap) {
+    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+    bool four = memcmp(ip, mapped, sizeof mapped) == 0;
+    (void)inet_ntop(four ? AF_INET : AF_INET6, four ? ip + 12 : ip, buf, (socklen_t)cap);
+    return (int)strlen(buf);
+}
+
+/* The first `bits` of a and b are the same. */
+static bool same_bits(const uint8_t *a, const uint8_t *b, int bits) {
+    int whole = bits / 8, rest = bits % 8;
+    if (memcmp(a, b, (size_t)whole) != 0) return false;
+    return rest == 0 || ((a[whole] ^ b[whole]) >> (8 - rest)) == 0;
+}
+
+static bool is_clear_from(const uint8_t *ip, int bits) {
+    for (int i = bits; i < 128; i++)
+        if (ip[i / 8] >> (7 - i % 8) & 1) return false;
+    return true;
+}
+
+int nets_parse(const char *s, host_net *to) {
+    *to = (host_net){.bits = NET_UNIX};
+    if (strcmp(s, "unix") == 0) return 0;
+    const char *slash = strchr(s, '/');
+    size_t n = slash ? (size_t)(slash - s) : strlen(s);
+    if (!nets_read_ip(s, n, to->ip)) return -EINVAL;
+    int first = memchr(s, ':', n) ? 0 : MAPPED, bits = 128 - first;
+    if (slash) {
+        char *end;
+        long given = strtol(slash + 1, &end, 10);
+        if (slash[1] < '0' || slash[1] > '9' || *end || given > bits) return -EINVAL;
+        bits = (int)given;
+    }
+    to->bits = (uint8_t)(first + bits);
+    return is_clear_from(to->ip, to->bits) ? 0 : -EINVAL;
+}
+
+bool nets_have(const host_nets *nets, const uint8_t *ip) {
+    for (int i = 0; i < nets->n; i++) {
+        const host_net *net = &nets->list[i];
+        if (ip ? net->bits != NET_UNIX && same_bits(net->ip, ip, net->bits) : net->bits == NET_UNIX)
+            return true;
+    }
+    return false;
+}
