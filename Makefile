@@ -27,11 +27,15 @@ LUAJIT_DIR ?= build/luajit
 ifeq ($(origin CC),default)
 CC := gcc
 endif
+# For host/base/decimal.cc.
+ifeq ($(origin CXX),default)
+CXX := $(if $(findstring clang,$(CC)),clang++,g++)
+endif
 
 # ---- Debian packages ---------------------------------------------------------------------------
 
 # libc6-dev: gcc only recommends it.
-DEPS_BUILD := libc6-dev libluajit2-5.1-dev luajit2 lua-cjson-dev xz-utils libc-ares-dev libmd-dev libedit-dev
+DEPS_BUILD := g++ libc6-dev libluajit2-5.1-dev luajit2 lua-cjson-dev xz-utils libc-ares-dev libmd-dev libedit-dev
 DEPS_BUILD += zlib1g-dev libbrotli-dev libzstd-dev
 DEPS_TEST  := lua-busted libcmocka-dev node-llhttp curl netcat-openbsd redis-server lua-ldoc git
 # For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
@@ -64,6 +68,7 @@ endif
 # -isystem: the warnings are for our code, not for the packages' headers.
 INC    := -isystem /usr/include/luajit-2.1 -I$(B)/gen -isystem $(LUAJIT_DIR)
 CFLAGS  = $(BASE) $(WARN) $(INC)
+CXXFLAGS = $(filter-out -D_GNU_SOURCE=,$(subst -std=gnu11,-std=gnu++17,$(BASE))) -Wall -Wextra -Wshadow -Werror -fno-exceptions -fno-rtti $(INC)
 
 LUAJIT_LIB := $(LUAJIT_DIR)/libluajit.a
 # lua-cjson, two of whose calls of Lua are ours: host/vm/strbuf.c.
@@ -80,7 +85,7 @@ WRAPPED += mmap64 munmap mremap mprotect __register_frame __deregister_frame fop
 # The whole of LuaJIT, to which C modules (lfs.so) bind, a use that the linker does not see. The symbols of EXPORTS
 # alone are seen from outside: LuaJIT's, and what the FFI declares of ours.
 EXPORTS := $(B)/gen/exports
-LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,--dynamic-list=$(EXPORTS) -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive $(CJSON) -lcares -lmd -ledit -lz -lbrotlienc -lzstd -lm -ldl -pthread
+LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,--dynamic-list=$(EXPORTS) -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive $(CJSON) -lcares -lmd -ledit -lz -lbrotlienc -lzstd -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic -lm -ldl -pthread
 
 # ---- files -------------------------------------------------------------------------------------
 
@@ -91,7 +96,7 @@ GEN_OBJS := $(B)/gen/abi.o $(B)/gen/embed.o
 HOST_ROOMS := base vm net shared sys serve http generation command
 MAIN_OBJ := $(B)/host/command/main.o
 # Every object of the host but main.o: what its tests are linked with.
-HOST_OBJS := $(filter-out $(MAIN_OBJ),$(patsubst %.c,$(B)/%.o,$(wildcard $(HOST_ROOMS:%=host/%/*.c)))) $(GEN_OBJS)
+HOST_OBJS := $(filter-out $(MAIN_OBJ),$(patsubst %.c,$(B)/%.o,$(wildcard $(HOST_ROOMS:%=host/%/*.c)))) $(B)/host/base/decimal.o $(GEN_OBJS)
 
 # Each of these sources is one program.
 programs_of = $(patsubst %.c,$(B)/%,$(wildcard $(1)))
@@ -112,7 +117,7 @@ HOST_TOOLS := $(filter-out $(HOST_INSIDE),$(call programs_of,host/bench/*.c))
 # In the order of their types: LuaJIT reads them as one text.
 FFI_HEADERS := runtime/runtime_ffi.h $(foreach r,base vm net serve http shared sys generation command,host/$r/$r_ffi.h) host/base/abi.h
 LUA_FILES   := $(shell LC_ALL=C find lua -name '*.lua' | LC_ALL=C sort)
-OUR_C       := $(sort $(wildcard $(foreach d,runtime host $(HOST_ROOMS:%=host/%),$(addprefix $d/,*.[ch] test/*.[ch] bench/*.[ch] fuzz/*.[ch] examples/*.[ch]))))
+OUR_C       := $(sort $(wildcard $(foreach d,runtime host $(HOST_ROOMS:%=host/%),$(addprefix $d/,*.[ch] *.cc test/*.[ch] bench/*.[ch] fuzz/*.[ch] examples/*.[ch]))))
 
 # ---- what people call --------------------------------------------------------------------------
 
@@ -124,7 +129,7 @@ endif
 again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-runtime asan faults tsan lint lint-format lint-tidy lint-lua lint-size lint-edges lint-headers format bench aarch64
-.PHONY: mutate fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
+.PHONY: dict-kills mutate fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
 .PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-peers deps-lint deps-fuzz deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
@@ -148,6 +153,10 @@ asan: ## the same tests under AddressSanitizer and UBSan
 faults: ## makes each allocation, mapping, thread and descriptor of a server fail in turn; hours without FAULT_S=seconds
 	+@$(again) all $(FAULTS)
 	@B=$(B) LUNAPARK='$(abspath $(B)/lunapark)' $(B)/lunapark run host/test/faults.lua $(FAULT_S)
+
+dict-kills: ## kills a program that counts in a dict with a file, N times (1000), and looks for what is lost or there twice
+	+@$(again) all
+	@LUNAPARK='$(abspath $(B)/lunapark)' $(B)/lunapark run host/test/dict_kills.lua $(or $(N),1000) $(SEED)
 
 mutate: deps-test ## breaks each mechanism on purpose, in a copy, and runs the test that must fail; N=10: ten of them by the day (SEED=); MUTATE=pattern
 	+@$(again) all
@@ -192,6 +201,8 @@ bench: deps-bench ## CPU per request and message beside bare epoll loops and ngi
 	@LUNAPARK_PROCS=2 $(B)/lunapark run host/bench/blocking.lua
 	@B=$(B) $(B)/lunapark run host/bench/net.lua
 	@$(B)/lunapark run host/bench/log.lua
+	@$(B)/lunapark run host/bench/json.lua
+	@$(B)/lunapark run host/bench/dict_file.lua
 
 bench-reload: deps-bench ## what 20 reloads in 10 s cost 64 keep-alive connections, beside nginx; memory after 1,000 (ROUNDS=, SECS=)
 	+@$(again) all
@@ -267,6 +278,11 @@ $(B)/%.o: %.c $(B)/flags | need
 	$(call say,CC ,$<)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(B)/%.o: %.cc $(B)/flags | need
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 
 # The stack that a switch in assembly leaves is no reason for an executable one.
 $(B)/%.o: %.S $(B)/flags | need

@@ -41,6 +41,15 @@ double host_log_count(int which);
 /* Writes s into buf as a JSON string, cut if buf is too short. cap: 64 or more. Returns the length. */
 int host_log_quote(const char *s, size_t len, char *buf, size_t cap);
 
+/* ---- numbers (decimal.cc) ---- */
+
+enum { HOST_NUMBER_MAX = 32 }; /* bytes of a number's text */
+
+/* Writes a number as JSON and whatever else takes a number for text: whole numbers up to 2^53 digit by digit, others by
+ * the shortest text that reads back as the same number. NaN and infinity: "nan", "inf", "-inf". The length; no NUL
+ * follows. */
+int host_number_text(double value, char *text);
+
 /* ---- names of routes and lines (label.c) ---- */
 
 /* The number of a name for the log: of a route, or of a place where Gs are started. 0: there are too many names. */

@@ -14,6 +14,8 @@
  */
 #include "logline.h"
 
+#include "utf8.h"
+
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -52,23 +54,6 @@ static void put(line *l, const char *s, size_t n) {
 
 /* ---- characters ---- */
 
-/* Length of the UTF-8 sequence of several bytes that begins here, 0: there is none. *c: its character. */
-static int utf8(const unsigned char *s, size_t n, unsigned *c) {
-    int len = s[0] >= 0xf0 && s[0] <= 0xf4   ? 4
-              : s[0] >= 0xe0 && s[0] <= 0xef ? 3
-              : s[0] >= 0xc2 && s[0] <= 0xdf ? 2
-                                             : 0;
-    if (len == 0 || (size_t)len > n) return 0;
-    *c = s[0] & (0x7fU >> len);
-    for (int i = 1; i < len; i++) {
-        if ((s[i] & 0xc0) != 0x80) return 0;
-        *c = *c << 6 | (s[i] & 0x3f);
-    }
-    if (len == 3 && (*c < 0x800 || (*c >= 0xd800 && *c <= 0xdfff))) return 0;
-    if (len == 4 && (*c < 0x10000 || *c > 0x10ffff)) return 0;
-    return len;
-}
-
 static bool is_plain(unsigned char c) {
     return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
 }
@@ -106,7 +91,7 @@ static size_t put_character(line *l, const char *s, size_t n, style how) {
         put_ascii(l, *s, how);
         return 1;
     }
-    int len = utf8((const unsigned char *)s, n, &c);
+    int len = utf8_sequence((const unsigned char *)s, n, &c);
     if (len == 0 && how == JSON)
         PUT(l, "\\ufffd");
     else if (len == 0)

@@ -60,7 +60,9 @@ local function room_of(path)
 end
 
 local files = {}
-for path in io.popen("LC_ALL=C ls host/*.[ch] host/*/*.[ch] 2>/dev/null"):lines() do files[#files + 1] = path end
+for path in io.popen("LC_ALL=C ls host/*.[ch] host/*/*.[ch] host/*/*.cc 2>/dev/null"):lines() do
+    files[#files + 1] = path
+end
 assert(#files > 0, "edges.lua runs in the project's folder")
 
 -- "host/vm" and "../base/log.h" is "host/base/log.h".

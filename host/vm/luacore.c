@@ -8,6 +8,7 @@
 #include "bubble.h"
 #include "dump.h"
 #include "job.h"
+#include "json.h"
 #include "load.h"
 #include "vm.h"
 #include "wait.h"
@@ -282,6 +283,8 @@ int luaopen_lunapark_core(lua_State *L) {
         {"option", core_option},
         {"option_value", core_option_value},
         {"dump", core_dump},
+        {"json_encode", json_encode},
+        {"json_decode", json_decode},
         {NULL, NULL},
     };
     lua_newtable(L);

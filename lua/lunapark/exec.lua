@@ -17,6 +17,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
+local number_text = require("lunapark.core.text").number
 local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
 local run_job = require("lunapark.core.job").run
@@ -74,7 +75,7 @@ local function argv_block(argv, shell, what)
   local words = shell and { "/bin/sh", "-c" } or {}
   if #argv == 0 then error(what .. ": argv must not be empty", 4) end
   for i, word in ipairs(argv) do
-    if type(word) == "number" then word = tostring(word) end
+    if type(word) == "number" then word = number_text(word) end
     base.check_text(word, what, ("argv[%d]"):format(i), 5)
     words[#words + 1] = word
   end
@@ -90,7 +91,7 @@ local function env_block(env, what)
     if name == "" or name:find("=", 1, true) then
       error(("%s: opts.env has a name that is none: '%s'"):format(what, name), 4)
     end
-    if type(value) == "number" then value = tostring(value) end
+    if type(value) == "number" then value = number_text(value) end
     base.check_text(value, what, "opts.env." .. name, 5)
     list[#list + 1] = name .. "=" .. value .. "\0"
   end

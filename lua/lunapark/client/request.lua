@@ -3,6 +3,7 @@
 -- A request is a table without a connection, so it can be sent again, on another connection or to another server.
 -- Nothing here knows servers, cookies or policies: the sender decides which fields the request has besides.
 
+local number_text = require("lunapark.core.text").number
 local json = require "lunapark.json"
 
 local concat, sort = table.concat, table.sort
@@ -18,8 +19,13 @@ local request = {}
 ---@field chunked boolean? the body is sent in chunks; known once the head was written
 ---@field failed string?   what was wrong with the body's function
 
-local function escape(text)
-  return (tostring(text):gsub("[^%w%-._~]", function(c) return ("%%%02X"):format(c:byte()) end))
+-- A value as text.
+local function text_of(value)
+  return type(value) == "number" and number_text(value) or tostring(value)
+end
+
+local function escape(value)
+  return (text_of(value):gsub("[^%w%-._~]", function(c) return ("%%%02X"):format(c:byte()) end))
 end
 
 -- Fields of a form or query, by name.
@@ -86,7 +92,7 @@ function request.format(r, host, cookie)
   local given, body = r.given, r.body
   local parts, names = { r.method, " ", r.target, " HTTP/1.1\r\n" }, {}
   local function field(name, value)
-    parts[#parts + 1] = name .. ": " .. value .. "\r\n"
+    parts[#parts + 1] = name .. ": " .. text_of(value) .. "\r\n"
   end
   if not given.host then field("Host", host) end
   for low in next, given do names[#names + 1] = low end

@@ -5,7 +5,9 @@
 -- contains a bad escape, because another program wrote it, is returned as it stands.
 
 local path = require "lunapark.http.path"
-local trim = require("lunapark.core.text").trim
+local text_module = require "lunapark.core.text"
+
+local trim, number_text = text_module.trim, text_module.number
 
 local find, format, gmatch, gsub = string.find, string.format, string.gmatch, string.gsub
 local match, sub = string.match, string.sub
@@ -61,7 +63,7 @@ function cookie.format(name, value, opts, level)
   if type(name) ~= "string" or not find(name, "^[%w!#$%%&'*+%-.^_`|~]+$") then
     error("cookie: name must be a token, got " .. tostring(name), level)
   end
-  if type(value) == "number" then value = tostring(value) end
+  if type(value) == "number" then value = number_text(value) end
   if type(value) ~= "string" then error("cookie: value must be a string, got " .. type(value), level) end
   local given = { path = "/" }
   for option, setting in pairs(opts or {}) do

@@ -18,6 +18,7 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local number_text = require("lunapark.core.text").number
 local live = require("lunapark.http.exchange").live
 
 local C = ffi.C
@@ -51,7 +52,7 @@ local function check_name(name, level)
 end
 
 local function check_value(name, value, level)
-  if type(value) == "number" then value = tostring(value) end
+  if type(value) == "number" then value = number_text(value) end
   if type(value) ~= "string" then
     error("headers: value of " .. name .. " must be a string, a number or a list of them, got " .. type(value), level)
   end

@@ -233,13 +233,14 @@ function methods:trailers()
 end
 
 --- The body parsed as JSON. May wait; raises as `body`.
+---@param opts? { big_integers: "text"? }  as for json.decode
 ---@return any value       json.null for null; nil if the body is not JSON
 ---@return string? err
-function methods:json()
+function methods:json(opts)
   local body, err = methods.body(self)
   if not body then return nil, err end
   local value
-  value, err = json.decode(body)
+  value, err = json.decode(body, opts)
   if value == nil then self.blame = 400 end
   return value, err
 end

@@ -18,6 +18,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
+local number_text = require("lunapark.core.text").number
 local cookie = require "lunapark.http.cookie"
 local exchange = require "lunapark.http.exchange"
 local headers = require "lunapark.http.headers"
@@ -348,7 +349,7 @@ end
 ---@return string? err  "closed": the client is gone or was answered already; "timeout", also when the client reads less
 ---                     than --min-rate; "canceled"
 function methods:write(piece)
-  if type(piece) == "number" then piece = tostring(piece) end
+  if type(piece) == "number" then piece = number_text(piece) end
   if type(piece) ~= "string" then error("write: piece must be a string, got " .. type(piece), 2) end
   local r, id = live(self, 2), self.serial
   if r.state == 0 then

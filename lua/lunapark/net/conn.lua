@@ -16,6 +16,7 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local number_text = require("lunapark.core.text").number
 local common = require "lunapark.net.sock"
 local turn = require "lunapark.net.turn"
 
@@ -381,7 +382,7 @@ local function strings_of(list)
     local piece = list[i]
     local kind = type(piece)
     if kind == "number" then
-      piece = tostring(piece)
+      piece = number_text(piece)
     elseif kind ~= "string" then
       error(("write: data[%d] must be a string or a number, got %s"):format(i, kind), 3)
     end
