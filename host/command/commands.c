@@ -14,6 +14,7 @@
 #include "../generation/pool.h"
 #include "../http/conn.h"
 #include "../serve/server.h"
+#include "../shared/dict_file.h"
 #include "../sys/signals.h"
 #include "../vm/block.h"
 #include "../vm/dump.h"
@@ -42,6 +43,7 @@
 static _Noreturn void finish(int code) {
     repl_end();
     fflush(NULL);
+    dict_files_end();
     log_end();
     _exit(code);
 }

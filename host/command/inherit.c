@@ -30,6 +30,7 @@
 #include "../serve/raw.h"
 #include "../serve/server.h"
 #include "../net/sockpath.h"
+#include "../shared/dict_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -144,6 +145,7 @@ static void from_upgrade(char *text) {
     }
     in.ready_fd = (int)fd;
     in.upgrade = true;
+    dict_files_share(true, true);
     while ((line = strtok_r(NULL, "\n", &save))) {
         int n;
         bool own, tcp;

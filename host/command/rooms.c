@@ -6,6 +6,7 @@
 #include "../generation/generation_core.h"
 #include "../http/requests.h"
 #include "../net/net_core.h"
+#include "../shared/dict_file.h"
 #include "../vm/luacore.h"
 #include "repl.h"
 
@@ -18,6 +19,7 @@ static int core_exit(lua_State *L) {
     int code = (int)luaL_optinteger(L, 1, 0);
     repl_end();
     fflush(NULL);
+    dict_files_end();
     log_end();
     _exit(code);
 }

@@ -36,6 +36,7 @@
 #include "../base/log.h"
 #include "../base/options.h"
 #include "../serve/server.h"
+#include "../shared/dict_file.h"
 #include "../sys/exec.h"
 #include "../sys/sys_ffi.h"
 #include "inherit.h"
@@ -302,6 +303,7 @@ static void fail(pid_t pid, int err) {
         if (pid) log_line(LOG_INFO, "SIGUSR2: new process %d stopped too", (int)pid);
         return;
     }
+    dict_files_share(false, false);
     say_failure(pid, err, status);
     up.failed();
     move(STARTING, NOTHING);
@@ -316,6 +318,7 @@ static void let_go(void) {
 static void upgrade_main(void *arg) {
     (void)arg;
     int64_t deadline = rt_nanotime() + (int64_t)(options.upgrade_timeout * 1e9);
+    dict_files_share(true, false);
     int r = start();
     pid_t pid = atomic_load(&up.pid);
     if (r == 0) {

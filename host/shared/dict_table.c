@@ -25,6 +25,7 @@
 #include "dict_table.h"
 
 #include "../../runtime/runtime.h"
+#include "../base/base.h"
 #include "../base/hash.h"
 #include "../vm/vm.h"
 
@@ -254,12 +255,59 @@ static void evict(host_dict *d, dict_shard *own) {
 }
 
 void dict_keep_budget(host_dict *d, const dict_lookup *l) {
-    if (is_over(d)) evict(d, l->s);
+    if (is_over(d) && atomic_load_explicit(&d->evicts, memory_order_relaxed)) evict(d, l->s);
 }
 
 void dict_set_budget(host_dict *d, double max_bytes) {
     atomic_store(&d->max_bytes, (int64_t)max_bytes);
-    evict(d, &d->shards[0]);
+    if (atomic_load(&d->evicts)) evict(d, &d->shards[0]);
+}
+
+int64_t dict_reserve(host_dict *d, const dict_entry *e, const dict_entry *old) {
+    int64_t more = (int64_t)size_of(e) - (old ? (int64_t)size_of(old) : 0);
+    if (more <= 0 || atomic_load_explicit(&d->evicts, memory_order_relaxed)) return 0;
+    int64_t had = atomic_fetch_add_explicit(&d->bytes, more, memory_order_relaxed);
+    if (had + more <= atomic_load_explicit(&d->max_bytes, memory_order_relaxed)) return more;
+    dict_unreserve(d, more);
+    return -1;
+}
+
+void dict_unreserve(host_dict *d, int64_t bytes) {
+    atomic_fetch_sub_explicit(&d->bytes, bytes, memory_order_relaxed);
+}
+
+/* Takes the expired entries out of some buckets of s, from *i on. */
+static dict_entry *sweep_some(host_dict *d, dict_shard *s, uint32_t *i) {
+    enum { AT_A_TIME = 256 };
+    dict_entry *gone = NULL;
+    rt_lock_acquire(&s->lock);
+    for (int k = 0; k < AT_A_TIME && *i < s->n_buckets; k++, ++*i)
+        for (dict_entry **at = bucket(s, *i); *at;) {
+            if (!has_expired(*at)) {
+                at = &(*at)->next;
+                continue;
+            }
+            take_out(d, s, at, &gone);
+            s->expired++;
+        }
+    if (*i >= s->n_buckets) *i = UINT32_MAX;
+    rt_lock_release(&s->lock);
+    return gone;
+}
+
+bool dict_sweep(host_dict *d) {
+    int64_t now = rt_nanotime(), last = atomic_load(&d->swept_ns);
+    if ((last && now - last < NS_PER_SEC) ||
+        !atomic_compare_exchange_strong(&d->swept_ns, &last, now))
+        return false;
+    bool any = false;
+    for (uint32_t n = 0; n < d->n_shards; n++)
+        for (uint32_t i = 0; i != UINT32_MAX;) {
+            dict_entry *gone = sweep_some(d, &d->shards[n], &i);
+            any = any || gone;
+            free_all(gone);
+        }
+    return any;
 }
 
 host_dict *dict_new(double max_bytes) {
@@ -267,6 +315,7 @@ host_dict *dict_new(double max_bytes) {
     if (!d) return NULL;
     memset(d, 0, sizeof *d);
     d->n_shards = max_bytes < ONE_SHARD ? 1 : DICT_SHARDS;
+    atomic_store(&d->evicts, true);
     for (uint32_t i = 0; i < d->n_shards; i++)
         begin_buckets(&d->shards[i]);
     dict_set_budget(d, max_bytes);
@@ -328,10 +377,12 @@ static size_t copy_bucket(const dict_entry *e, char *buf, size_t used, size_t ca
     return used <= cap ? used : 0;
 }
 
-/* Copies keys from bucket *i of s on. The lock is released now and then. */
 enum { BUCKETS_AT_A_TIME = 1024 };
 
-int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap) {
+/* The lock is released now and then. */
+int64_t dict_copy(host_dict *d, double *cursor, char *buf, size_t cap,
+                  size_t (*copy)(const dict_entry *e, char *buf, size_t used, size_t cap,
+                                 size_t *need)) {
     uint64_t at = (uint64_t)*cursor;
     uint32_t n = (uint32_t)(at >> 40); /* the shard; below it the bucket */
     size_t i = at & ((UINT64_C(1) << 40) - 1), used = 0;
@@ -342,7 +393,7 @@ int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap) {
         for (int k = 0; k < BUCKETS_AT_A_TIME && i < s->n_buckets && !full; k++) {
             size_t need, end = used;
             const dict_entry *e = *bucket(s, (uint32_t)i);
-            if (e) end = copy_bucket(e, buf, used, cap, &need);
+            if (e) end = copy(e, buf, used, cap, &need);
             full = e && need > cap;
             if (full && used == 0) {
                 rt_lock_release(&s->lock);
@@ -365,6 +416,10 @@ int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap) {
     }
     *cursor = n < d->n_shards ? (double)(((uint64_t)n << 40) | i) : -1;
     return (int64_t)used;
+}
+
+int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap) {
+    return dict_copy(d, cursor, buf, cap, copy_bucket);
 }
 
 void host_dict_flush(host_dict *d) {

@@ -50,6 +50,9 @@ struct host_dict {
     uint32_t n_shards;
     _Atomic int64_t max_bytes; /* atomic: opening writes */
     _Atomic int64_t bytes;     /* atomic */
+    _Atomic bool evicts; /* atomic: entries above the budget are forgotten; else none are put in */
+    _Atomic(struct dict_file *) file; /* atomic, set once: dict_file.c's; NULL: none */
+    _Atomic int64_t swept_ns;         /* atomic: when entries that have expired were looked for */
     dict_shard shards[DICT_SHARDS];
 };
 
@@ -88,6 +91,20 @@ dict_entry *dict_entry_new(const char *key, size_t key_len, int type, double num
 
 /* False: an entry of this size is larger than the whole budget. */
 bool dict_fits(host_dict *d, size_t key_len, size_t len);
+
+/* Is there room for e in the place of `old` (NULL: none)? Then the difference is counted until dict_unreserve gets it
+ * back, after dict_put_in. -1: there is none. A dict that evicts always has room. */
+int64_t dict_reserve(host_dict *d, const dict_entry *e, const dict_entry *old);
+void dict_unreserve(host_dict *d, int64_t bytes);
+
+/* Takes out the entries that have expired, once in a second. True: there were any. Without a lock. */
+bool dict_sweep(host_dict *d);
+
+/* Calls copy with the entries of one bucket after the other, from *cursor on (0 at first), as host_dict_keys says. copy
+ * writes behind buf[used], and returns where that ends; 0: *need is more than cap. */
+int64_t dict_copy(host_dict *d, double *cursor, char *buf, size_t cap,
+                  size_t (*copy)(const dict_entry *e, char *buf, size_t used, size_t cap,
+                                 size_t *need));
 
 /* Evicts entries above the budget. After a lookup that has put something in has left. */
 void dict_keep_budget(host_dict *d, const dict_lookup *l);

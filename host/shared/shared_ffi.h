@@ -2,6 +2,8 @@
 #ifndef SHARED_FFI_H
 #define SHARED_FFI_H
 
+#include "../vm/vm_ffi.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,9 +27,31 @@ typedef struct host_dict_figures {
     double keys, bytes, max_bytes, evictions, expired;
 } host_dict_figures;
 
+/* When a dict with a file syncs: after each change, each second, never. */
+enum { HOST_SYNC_NO, HOST_SYNC_SECOND, HOST_SYNC_ALWAYS };
+
 /* The dict `name`, made if there is none. max_bytes: the budget of its entries from now on; 0: the budget stays, 16 MiB
  * at first. NULL: no memory. */
 host_dict *host_dict_open(const char *name, size_t len, double max_bytes);
+
+/* evicts 0: a put for which there is no room fails from now on, and no entry is forgotten. */
+void host_dict_set_evicts(host_dict *d, int evicts);
+
+/* The entries of d outlive the process in a file (dict_file.c). The first wait for host_dict_settle reads it. 0;
+ * -EEXIST: d has another file or sync, or entries already; -ENOMEM. */
+int host_dict_keep(host_dict *d, const char *path, size_t len, int sync);
+
+/* HOST_SYNC_... of a dict with a file; -1: d has none. */
+int host_dict_sync(host_dict *d);
+
+/* A job without a result: waits until changes may be made, and those of before the wait are written; sync: and synced.
+ * NULL: no memory. host_dict_settled, when it has ended: 0; -EBUSY: another process uses the file; -EBADMSG: it is no
+ * file of a dict; -errno. */
+host_job *host_dict_settle(host_dict *d, int sync);
+int host_dict_settled(host_job *job);
+
+/* Functions that change a dict with a file answer -EBUSY, and change nothing, if the caller has to wait for
+ * host_dict_settle first; and -ENOMEM. */
 
 /* The type of the value of key; HOST_NIL: key has none. Copies the value's bytes to buf; more than cap: copies none. */
 int host_dict_get(host_dict *d, const char *key, size_t key_len, void *buf, size_t cap,
@@ -35,12 +59,12 @@ int host_dict_get(host_dict *d, const char *key, size_t key_len, void *buf, size
 
 /* Puts a value; HOST_NIL deletes. ttl_ns: 0 never expires, negative: as before. how: HOST_ADD -EEXIST if there
  * is one; HOST_REPLACE -ENOENT if there is none; HOST_SWAP -EAGAIN unless `version` is still the one there.
- * 0; -EFBIG: larger than the whole budget; -ENOMEM. */
+ * 0; -EFBIG: larger than the whole budget; -ENOSPC: no room, and the dict does not evict; -ENOMEM. */
 int host_dict_put(host_dict *d, const char *key, size_t key_len, int type, double number,
                   const void *data, size_t len, double ttl_ns, int how, double version);
 
 /* Adds `by` to the number of key; the sum is in *sum. has_init: a key without a value counts as `init`, and gets this
- * ttl_ns. 0; -ENOENT: no value; -EINVAL: the value is no number; -EFBIG; -ENOMEM. */
+ * ttl_ns. 0; -ENOENT: no value; -EINVAL: the value is no number; -EFBIG; -ENOSPC; -ENOMEM. */
 int host_dict_incr(host_dict *d, const char *key, size_t key_len, double by, int has_init,
                    double init, double ttl_ns, double *sum);
 
@@ -56,7 +80,7 @@ int host_dict_ttl(host_dict *d, const char *key, size_t key_len, double *ttl_ns)
  * at least once, and perhaps twice if other keys are put meanwhile. */
 int64_t host_dict_keys(host_dict *d, double *cursor, char *buf, size_t cap);
 
-/* Deletes everything. */
+/* Deletes everything. Not for a dict with a file, whose keys are to be deleted one by one. */
 void host_dict_flush(host_dict *d);
 void host_dict_read(host_dict *d, host_dict_figures *f);
 

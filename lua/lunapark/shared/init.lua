@@ -10,19 +10,30 @@
 -- its entries; an empty dict costs 5 kB.
 --
 -- The entries of a dict, with their keys, keep to a budget of bytes (16 MiB, or opts.max_bytes): when the dict is full,
--- the entries that were used longest ago go. So a dict is a cache: it may forget any entry.
+-- the entries that were used longest ago go. So a dict is a cache: it may forget any entry. With `evict = false` it
+-- forgets none: what finds no room is answered `nil, "full"`.
 --
--- How it works: host/shared/dict.c.
+--   local visits = assert(shared.dict("visits", { file = "data/visits" }))      -- opts.evict is false then
+--
+-- A dict with a file outlives the process: each change is appended to the file. `sync` says when the disk is told to
+-- keep what was written: "second" (each second, the default), "always" (a change is answered when the disk has it; many
+-- changes share a sync), "no". A process that is killed loses what it has not written yet: nothing with "always", else
+-- the last 20 ms. One process has the file at a time; in an upgrade by SIGUSR2 the old and the new one take turns.
+--
+-- How it works: host/shared/dict.c, host/shared/dict_file.c.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local base = require "lunapark.core.base"
+local job = require "lunapark.core.job"
 local value_module = require "lunapark.shared.value"
 
 local C = ffi.C
 local ffi_string = ffi.string
 local NUMBER, STRING, TABLE, NIL = C.HOST_NUMBER, C.HOST_STRING, C.HOST_TABLE, C.HOST_NIL
 local SET, ADD, REPLACE, SWAP = C.HOST_SET, C.HOST_ADD, C.HOST_REPLACE, C.HOST_SWAP
-local EAGAIN = -11
+local EAGAIN, EBUSY = -11, -16
+local SYNC = { no = C.HOST_SYNC_NO, second = C.HOST_SYNC_SECOND, always = C.HOST_SYNC_ALWAYS }
 
 local parts, value_of = value_module.parts, value_module.of
 local scratch, SCRATCH = value_module.scratch, value_module.SCRATCH
@@ -31,7 +42,10 @@ local number_out = ffi.new "double[1]"
 
 local errors = {
   [-2] = "not found", [-12] = "no memory", [-17] = "exists", [-22] = "not a number", [-27] = "too big",
+  [-28] = "full",
 }
+
+local no_options = {}
 
 local shared = {
   chan = require "lunapark.shared.chan",
@@ -39,6 +53,7 @@ local shared = {
 
 ---@class lunapark.Dict
 ---@field private dict ffi.cdata*  host_dict
+---@field private name string
 local Dict = {}
 local dict_mt = { __name = "lunapark.Dict", __index = Dict }
 
@@ -63,6 +78,28 @@ end
 
 local function failed(rc)
   return nil, errors[rc]
+end
+
+local function why_not(j, name)
+  local rc = C.host_dict_settled(j)
+  if rc == 0 then return true end
+  if rc == EBUSY then return nil, name .. ": another process uses the file" end
+  if rc == -74 then return nil, name .. ": the file is not one of a dict" end
+  return nil, ("%s: %s"):format(name, ffi_string(C.host_strerror(rc)))
+end
+
+-- Waits until changes may be made, and those so far are written; sync: and the disk has them.
+local function settle(self, sync)
+  return job.run(C.host_dict_settle(self.dict, sync and 1 or 0), why_not, self.name)
+end
+
+-- The answer of a change that was made.
+local function made(self, value)
+  if C.host_dict_sync(self.dict) == SYNC.always then
+    local ok, err = settle(self, true)
+    if not ok then return nil, err end
+  end
+  return value
 end
 
 -- The value that C has found; the value's version is in `found`.
@@ -93,8 +130,14 @@ local function put(self, key, value, ttl, what, how)
   local ns = ttl_ns(ttl, what)
   local kind, number, data, len = parts(value, what)
   local rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, how, 0)
+  while rc == EBUSY do
+    local ok, err = settle(self)
+    if not ok then return nil, err end
+    kind, number, data, len = parts(value, what)
+    rc = C.host_dict_put(self.dict, key, #key, kind, number, data, len, ns, how, 0)
+  end
   if rc < 0 then return failed(rc) end
-  return true
+  return made(self, true)
 end
 
 --- Sets the value of a key.
@@ -102,7 +145,7 @@ end
 ---@param value boolean|number|string|table|nil  nil deletes
 ---@param ttl? number  seconds until the value is forgotten; without it, or 0: never
 ---@return true|nil ok
----@return string? err  "too big": the value is larger than the whole budget
+---@return string? err  "too big": the value is larger than the whole budget; "full"; with a file: why it is not written
 function Dict:set(key, value, ttl)
   return put(self, key, value, ttl, "set", SET)
 end
@@ -142,16 +185,30 @@ function Dict:incr(key, by, init, ttl)
   if init ~= nil then check_number(init, "incr", "init") end
   local ns = ttl_ns(ttl, "incr")
   local rc = C.host_dict_incr(self.dict, key, #key, by, init and 1 or 0, init or 0, ns, number_out)
+  while rc == EBUSY do
+    local ok, err = settle(self)
+    if not ok then return nil, err end
+    rc = C.host_dict_incr(self.dict, key, #key, by, init and 1 or 0, init or 0, ns, number_out)
+  end
   if rc < 0 then return failed(rc) end
-  return number_out[0]
+  return made(self, number_out[0])
 end
 
 --- Forgets a key.
 ---@param key string
----@return boolean  the key was there
+---@return boolean|nil  the key was there
+---@return string? err   with a file: why it is not written
 function Dict:delete(key)
   check_key(key, "delete")
-  return C.host_dict_delete(self.dict, key, #key) == 1
+  local rc = C.host_dict_delete(self.dict, key, #key)
+  while rc == EBUSY do
+    local ok, err = settle(self)
+    if not ok then return nil, err end
+    rc = C.host_dict_delete(self.dict, key, #key)
+  end
+  if rc < 0 then return failed(rc) end
+  if rc == 0 then return false end
+  return made(self, true)
 end
 
 --- Sets when a key is forgotten.
@@ -161,9 +218,15 @@ end
 ---@return string? err  "not found"
 function Dict:expire(key, ttl)
   check_key(key, "expire")
-  local rc = C.host_dict_expire(self.dict, key, #key, ttl_ns(ttl, "expire"))
+  local ns = ttl_ns(ttl, "expire")
+  local rc = C.host_dict_expire(self.dict, key, #key, ns)
+  while rc == EBUSY do
+    local ok, err = settle(self)
+    if not ok then return nil, err end
+    rc = C.host_dict_expire(self.dict, key, #key, ns)
+  end
   if rc < 0 then return failed(rc) end
-  return true
+  return made(self, true)
 end
 
 --- After how many seconds a key is forgotten.
@@ -229,14 +292,39 @@ function Dict:update(key, fn)
     local ns = ttl == nil and -1 or ttl_ns(ttl, "update")
     local kind, number, data, len = parts(value, "update")
     local rc = C.host_dict_put(dict, key, #key, kind, number, data, len, ns, SWAP, version)
-    if rc == 0 then return value end
-    if rc ~= EAGAIN then return failed(rc) end
+    if rc == 0 then return made(self, value) end
+    if rc == EBUSY then
+      local ok, err = settle(self)
+      if not ok then return nil, err end
+    elseif rc ~= EAGAIN then
+      return failed(rc)
+    end
   end
 end
 
 --- Forgets all keys.
+---@return true|nil ok
+---@return string? err  with a file: why it is not written
 function Dict:flush()
-  C.host_dict_flush(self.dict)
+  if C.host_dict_sync(self.dict) < 0 then
+    C.host_dict_flush(self.dict)
+    return true
+  end
+  for _, key in ipairs(self:keys()) do
+    while C.host_dict_delete(self.dict, key, #key) == EBUSY do
+      local ok, err = settle(self)
+      if not ok then return nil, err end
+    end
+  end
+  return made(self, true)
+end
+
+--- Waits until the disk has all changes of the dict. Without a file it does nothing.
+---@return true|nil ok
+---@return string? err
+function Dict:sync()
+  if C.host_dict_sync(self.dict) < 0 then return true end
+  return settle(self, true)
 end
 
 --- Figures of the dict: what it holds, and what it had to forget.
@@ -249,21 +337,51 @@ function Dict:stats()
   }
 end
 
---- The dict of that name in all VMs. The first call makes it.
+local options = { max_bytes = true, evict = true, file = true, sync = true }
+
+local function check_options(opts)
+  if type(opts) ~= "table" then error("dict: opts must be a table, got " .. type(opts), 3) end
+  for name in pairs(opts) do
+    if not options[name] then error("dict: unknown option " .. tostring(name), 3) end
+  end
+  local max, evict, file, sync = opts.max_bytes, opts.evict, opts.file, opts.sync
+  if max ~= nil and (type(max) ~= "number" or not (max >= 1 and max <= 2 ^ 46)) then
+    error("dict: opts.max_bytes must be a number of bytes, 1 or more, got " .. tostring(max), 3)
+  end
+  if evict ~= nil and type(evict) ~= "boolean" then
+    error("dict: opts.evict must be a boolean, got " .. type(evict), 3)
+  end
+  if file ~= nil then
+    base.check_text(file, "dict", "opts.file", 4)
+    if evict then error("dict: a dict with a file forgets nothing: opts.evict must not be true", 3) end
+  end
+  if sync ~= nil and not (file and SYNC[sync]) then
+    error('dict: opts.sync must be "always", "second" or "no", beside opts.file, got ' .. tostring(sync), 3)
+  end
+end
+
+--- The dict of that name in all VMs. The first call makes it. A call with `file` waits until the file was read.
 ---@param name string
----@param opts? { max_bytes: integer? }  its budget from now on; 16 MiB unless a call says otherwise
+---@param opts? { max_bytes: integer?, evict: boolean?, file: string?, sync: string? }  max_bytes: its budget from now
+---on, 16 MiB unless a call says otherwise; evict: false: never forgets an entry; file: where the dict is kept, by its
+---first call; sync: "second", "always" or "no"
 ---@return lunapark.Dict|nil dict
----@return string? err  "no memory"
+---@return string? err  "no memory"; why the file cannot be used
 function shared.dict(name, opts)
   if type(name) ~= "string" then error("dict: name must be a string, got " .. type(name), 2) end
-  if opts ~= nil and type(opts) ~= "table" then error("dict: opts must be a table, got " .. type(opts), 2) end
-  local max = opts and opts.max_bytes
-  if max ~= nil and (type(max) ~= "number" or not (max >= 1 and max <= 2 ^ 46)) then
-    error("dict: opts.max_bytes must be a number of bytes, 1 or more, got " .. tostring(max), 2)
-  end
-  local dict = C.host_dict_open(name, #name, max or 0)
+  opts = opts or no_options
+  if opts ~= no_options then check_options(opts) end
+  local dict = C.host_dict_open(name, #name, opts.max_bytes or 0)
   if dict == nil then return nil, "no memory" end
-  return setmetatable({ dict = dict }, dict_mt)
+  local self = setmetatable({ dict = dict, name = name }, dict_mt)
+  if opts.evict ~= nil or opts.file then C.host_dict_set_evicts(dict, opts.evict and 1 or 0) end
+  if not opts.file then return self end
+  local rc = C.host_dict_keep(dict, opts.file, #opts.file, SYNC[opts.sync or "second"])
+  if rc == -17 then return nil, ("dict %s has entries, another file or another sync already"):format(name) end
+  if rc < 0 then return failed(rc) end
+  local ok, err = settle(self)
+  if not ok then return nil, err end
+  return self
 end
 
 return shared
