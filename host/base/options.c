@@ -462,6 +462,10 @@ void options_stage(void) {
     }
 }
 
+const host_limits *options_staged_limits(void) {
+    return &staged.options.limits;
+}
+
 void options_drop(void) {
     free_staged();
     staged.on = false;

@@ -52,6 +52,18 @@ typedef struct host_options {
 
 extern host_options options;
 
+/* Any thread. Does not wait. */
+static inline void limits_copy(host_limits *to, const host_limits *from) {
+    _Static_assert(sizeof *to == 7 * sizeof(int64_t), "a limit that is not copied");
+    to->max_body = from->max_body;
+    to->max_head = from->max_head;
+    to->max_headers = from->max_headers;
+    to->min_rate = from->min_rate;
+    to->header_timeout = from->header_timeout;
+    to->idle_timeout = from->idle_timeout;
+    to->handler_timeout = from->handler_timeout;
+}
+
 /* The sources of an option; a later one is stronger. */
 enum { FROM_DEFAULT, FROM_APP, FROM_ENV, FROM_COMMAND_LINE };
 
@@ -69,8 +81,9 @@ void options_from_env(void);
 bool option_get(const char *name, double *number, const char **text);
 
 /* Options of an app that loads. options_stage: what the app sets from now on is put aside. options_commit: it counts.
- * options_drop: it is forgotten. The G that loads a generation. */
+ * options_drop: it is forgotten. options_staged_limits: the limits that are put aside. The G that loads a generation. */
 void options_stage(void);
+const host_limits *options_staged_limits(void);
 void options_commit(void);
 void options_drop(void);
 

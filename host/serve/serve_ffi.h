@@ -11,6 +11,13 @@
 /* One of this VM's servers stops accepting; its connections end when their requests in flight are answered. */
 void host_serve_stop(int server);
 
+/* Sets options of the app that the server serves, as far as they are limits of its clients: host_serve_options, then
+ * host_serve_option for each (NULL, or what is wrong, until the next call), then host_serve_limits, whatever was wrong.
+ * Nothing else is done in between. */
+void host_serve_options(void);
+const char *host_serve_option(const char *name, const char *value);
+void host_serve_limits(int server);
+
 /* How long clients may be silent while their server stops. */
 int64_t host_drain_idle_ns(void);
 

@@ -326,7 +326,11 @@ int server_serve(const host_listener *l, char *bound, size_t cap, int *err) {
     own.limits = &options.limits;
     *err = sock_allowed();
     host_server *s = *err ? NULL : server_open(&own, err);
-    if (s) *err = server_start(s);
+    if (s) {
+        limits_copy(&s->limits, &options.limits);
+        s->listener.limits = &s->limits;
+        *err = server_start(s);
+    }
     int id = !s ? -1 : *err ? -2 : s->id;
     if (!*err) snprintf(bound, cap, "%s", s->addr);
     if (s) server_release(s);
@@ -342,6 +346,20 @@ host_server *server_named(int id) {
 
 int64_t host_drain_idle_ns(void) {
     return server_drain_idle_ns();
+}
+
+void host_serve_options(void) {
+    options_stage();
+}
+
+const char *host_serve_option(const char *name, const char *value) {
+    return option_set(name, value, FROM_APP);
+}
+
+void host_serve_limits(int server) {
+    host_server *s = server_named(server);
+    if (s) limits_copy(&s->limits, options_staged_limits());
+    options_drop();
 }
 
 void host_serve_stop(int server) {

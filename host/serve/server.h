@@ -64,6 +64,7 @@ struct host_server {
     refs refs;              /* see server.c */
     host_owned owned;       /* of a server with listener.vm */
     host_listener listener; /* its addr is `asked` */
+    host_limits limits;     /* of a server of Lua's */
     _Atomic bool vm_gone;   /* atomic: listener.vm has ended, or ends */
     int listen_fd;
     uint8_t tells;      /* rt_short_read_tells of its connections */

@@ -48,7 +48,7 @@ local function load_script(path, ...)
   return unpack(results)
 end
 
--- `app.options = {...}` hides the method app:options; rawget sees only the options.
+-- `app.options = {...}` hides the method app:options; rawget sees only the options. app:set has the others.
 local function apply_options(path, opts)
   if opts == nil then return end
   if type(opts) ~= "table" then return path .. ": app.options must be a table, got " .. type(opts) end
@@ -105,7 +105,7 @@ function boot.serve(path, first, dev)
   if dev == "dev" then handler = require("lunapark.command.dev").handler(app) end
   if type(app) == "table" then
     -- Each VM loads the app, but its options are one process's: lists would grow with every VM.
-    local err = first == "first" and apply_options(path, rawget(app, "options"))
+    local err = first == "first" and (apply_options(path, rawget(app, "options")) or apply_options(path, app.settings))
     err = err or listen(path, app)
     if err then return err end
     core.share()

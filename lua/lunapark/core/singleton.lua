@@ -18,6 +18,9 @@ local ERROR, RETRY_S = 3, 1
 
 local singleton = {}
 
+-- What stands before the names of singletons that are made now: see `apart`.
+local prefix = ""
+
 local registry = debug.getregistry()
 -- The names of this VM. The table belongs to the VM, since busted loads modules anew.
 local names = registry["lunapark.singletons"] or {}
@@ -62,9 +65,27 @@ function singleton.singleton(name, fn)
     error("singleton: name must be a string that is not empty, got " .. (name == "" and "''" or type(name)), 2)
   end
   if type(fn) ~= "function" then error("singleton: fn must be a function, got " .. type(fn), 2) end
+  name = prefix .. name
   if names[name] then error(("singleton: this VM has one named %q already"):format(name), 2) end
   names[name] = true
   return lp.detach(main, name, fn)
+end
+
+--- Calls fn(...). Names of singletons that are made meanwhile are no others' names: for an app that this VM serves
+--- beside others, in specs. Does not wait unless fn does.
+---@param which string
+---@param fn function
+---@param ... any
+---@return any ...  what fn returns
+function singleton.apart(which, fn, ...)
+  local function back(before, ok, ...)
+    prefix = before
+    if not ok then error(..., 0) end
+    return ...
+  end
+  local before = prefix
+  prefix = which
+  return back(before, pcall(fn, ...))
 end
 
 return singleton

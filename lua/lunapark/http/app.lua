@@ -38,6 +38,8 @@ local MANY = 32
 ---@field package giver function|nil
 ---@field package taker function|nil
 ---@field package given integer[]|nil  servers whose host answers for files of the app: see site.lua
+---@field package jobs { name: string, fn: fun() }[]
+---@field package settings table<string, any>
 ---@field package tcps { addr: string, fn: function, opts: lunapark.ServeOptions? }[]
 local App = {}
 local app_mt = { __name = "lunapark.App", __index = App }
@@ -50,7 +52,7 @@ local app = { mt = app_mt }
 function app.new(dir)
   return setmetatable({
     dir = dir, routes = {}, shapes = {}, middleware = {}, mounts = {}, parents = {}, starts = {}, retires = {},
-    tcps = {},
+    tcps = {}, jobs = {}, settings = {},
   }, app_mt)
 end
 
@@ -197,6 +199,9 @@ function App:mount(prefix, other)
   if getmetatable(other) ~= app_mt then
     error("mount " .. prefix .. ": app must be an app, got " .. type(other), 2)
   end
+  if next(other.settings) then
+    error("mount " .. prefix .. ": app has options, which are those of the app that is served", 2)
+  end
   if contains(other, self) then error("mount " .. prefix .. ": app would contain itself", 2) end
   local last = pieces[#pieces]
   if last == "" then pieces[#pieces] = nil end
@@ -247,6 +252,57 @@ function App:on_retire(fn)
   check_function(fn, "on_retire", 3)
   self.retires[#self.retires + 1] = fn
   return self
+end
+
+--- Sets options of the server, as the command line has them (`max_body`, `listen`, ...). The command line and the
+--- environment are stronger. Call it while the app is loaded, of the app that is served.
+---@param opts table<string, any>
+---@return lunapark.App self
+function App:set(opts)
+  check_app(self, "set", 3)
+  if type(opts) ~= "table" then error("set: opts must be a table, got " .. type(opts), 2) end
+  for name, value in pairs(opts) do
+    if type(name) ~= "string" then error("set: a name in opts must be a string, got " .. type(name), 2) end
+    self.settings[name] = value
+  end
+  return self
+end
+
+-- Notes what `start` is to run, once in the process.
+local function add_job(self, what, make)
+  local n = #self.jobs + 1
+  local info = debug.getinfo(3, "Sl")
+  local label = ("%s, %s:%d"):format(what, info.short_src, info.currentline)
+  self.jobs[n] = { name = ("app %d, %s"):format(n, label), fn = make(label) }
+  return self
+end
+
+--- Calls fn every s seconds, in one VM of the process (schedule.lua), as long as the app is served.
+---@param s number  seconds, more than 0
+---@param fn fun()
+---@return lunapark.App self
+function App:every(s, fn)
+  check_app(self, "every", 3)
+  base.check_seconds(s, "every")
+  if s <= 0 then error("every: s must be more than 0, got " .. tostring(s), 2) end
+  check_function(fn, "every", 3)
+  return (add_job(self, "every", function(label) return require("lunapark.http.schedule").every(label, s, fn) end))
+end
+
+--- Calls fn at the times of a line of a crontab, in one VM of the process (schedule.lua): "*/5 * * * *",
+--- "0 3 * * mon-fri", "@daily".
+---@param times string  minute, hour, day of the month, month, day of the week
+---@param fn fun()
+---@return lunapark.App self
+function App:cron(times, fn)
+  check_app(self, "cron", 3)
+  if type(times) ~= "string" then error("cron: times must be a string, got " .. type(times), 2) end
+  check_function(fn, "cron " .. times, 3)
+  local schedule = require "lunapark.http.schedule"
+  local parsed, err = schedule.parse(times)
+  if parsed and not schedule.next(parsed, os.time()) then err = "never comes" end
+  if err then error(("cron: %q %s"):format(times, err), 2) end
+  return (add_job(self, "cron " .. times, function(label) return schedule.cron(label, parsed, fn) end))
 end
 
 --- Serves another protocol on an address of its own: each connection calls fn with it, in a G of a VM that serves, and
@@ -351,11 +407,19 @@ local function run_all(self, list)
   end
 end
 
---- Calls the functions of `on_start`, also those of mounted apps. Raises their errors, and mistakes in the routes. For
---- the host, once in each VM.
+--- Calls the functions of `on_start`, also those of mounted apps. Raises their errors, and mistakes in the routes. Then
+--- stands for `every` and `cron`. For the host, once in each VM.
+---@return lunapark.G[] gs  of `every` and `cron`
 function App:start()
   self:compile()
   run_all(self, "starts")
+  local gs = {}
+  each_app(self, "", function(app_, prefix)
+    for _, job in ipairs(app_.jobs) do
+      gs[#gs + 1] = require("lunapark").singleton(prefix .. " " .. job.name, job.fn)
+    end
+  end)
+  return gs
 end
 
 --- Calls all functions of `on_retire`, and returns the errors that they raise. For the host, when the VM is about to

@@ -18,9 +18,12 @@ local function folder_of(what)
 end
 
 --- A new app. Its `dir` is the folder of the file that calls this.
+---@param opts? table<string, any>  as for app:set
 ---@return lunapark.App
-function http.app()
-  return (app.new(folder_of(2)))
+function http.app(opts)
+  if opts ~= nil and type(opts) ~= "table" then error("app: opts must be a table, got " .. type(opts), 2) end
+  local made = app.new(folder_of(2))
+  return made:set(opts or {})
 end
 
 --- A body that is HTML; a mere string is text. See html.lua.

@@ -13,6 +13,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
+local singleton = require "lunapark.core.singleton"
 local http = require "lunapark.http"
 local site = require "lunapark.http.site"
 local new_client = require "lunapark.testing.client"
@@ -37,7 +38,10 @@ local function stop_number(number)
 end
 
 function Server:stop()
+  for _, g in ipairs(self.gs) do g:cancel() end
   stop_number(self.number)
+  for _, g in ipairs(self.gs) do g:join(1) end
+  self.gs = {}
 end
 Server.close = Server.stop
 
@@ -53,11 +57,33 @@ local function load_app(app, what)
   elseif not http.is_app(app) then
     error(what .. ": app must be an app, a function or a path, got " .. type(app), 3)
   end
-  if type(app) == "table" then app:start() end
-  return app
+  return app, type(app) == "table" and app:start() or {}
 end
 
-local function serve(app, opts)
+local n_apps = 0
+
+-- load_app, with singletons of its own: an app may be served twice.
+local function load_apart(app, what)
+  n_apps = n_apps + 1
+  return singleton.apart(("testing %d: "):format(n_apps), load_app, app, what)
+end
+
+-- The app's options, as far as they are limits of a server.
+local function set_limits(number, app)
+  if type(app) ~= "table" then return end
+  local wrong
+  C.host_serve_options()
+  for _, opts in ipairs { rawget(app, "options") or {}, app.settings } do
+    for name, value in pairs(opts) do
+      local err = type(value) ~= "table" and C.host_serve_option(tostring(name), tostring(value))
+      if err and err ~= nil then wrong = ffi.string(err) end
+    end
+  end
+  C.host_serve_limits(number)
+  if wrong then error("serve: the app's options: " .. wrong, 5) end
+end
+
+local function serve(opts, app, gs)
   local bound, err = ffi.new("char[?]", 128), ffi.new("int[1]")
   local handler = core.new_handler(http.handler(app))
   local files = type(app) == "table" and site.describe(app) or ""
@@ -67,7 +93,8 @@ local function serve(app, opts)
     error("serve: " .. ffi.string(C.host_strerror(err[0])), 3)
   end
   if files ~= "" then site.given(app, number) end
-  local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number) }, server_mt)
+  local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number), gs = gs }, server_mt)
+  set_limits(number, app)
   local client = new_client.new(ffi.string(bound), server, opts)
   if run then
     run.close_later(server)
@@ -82,14 +109,14 @@ end
 ---@return lunapark.testing.Client
 function testing.serve(app, opts)
   new_client.check_options(opts, "serve", 2)
-  return serve(load_app(app, "serve"), opts)
+  return serve(opts, load_apart(app, "serve"))
 end
 
 --- Serves an app and connects to it, for requests written by hand. See also `testing.read_reply`.
 ---@param app lunapark.App|function|string
 ---@return lunapark.Conn  with a deadline of 10 seconds
 function testing.raw(app)
-  local conn, err = serve(load_app(app, "raw")):connect()
+  local conn, err = serve(nil, load_apart(app, "raw")):connect()
   if not conn then error("raw: " .. err, 2) end
   return conn
 end
