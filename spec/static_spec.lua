@@ -11,6 +11,8 @@ local ranges = require "lunapark.http.ranges"
 local TEXT = ("0123456789"):rep(1000)
 local NAME = "abc.js"
 
+testing.block_timeout(300)
+
 describe("static", function()
   local dir, client
 
@@ -322,7 +324,6 @@ describe("static", function()
   end)
 
   it("keeps no more than fits", function()
-    testing.block_timeout(60)
     serve("/", { cache = 1000 })
     for i = 1, 1100 do assert.equal(404, get("/missing/" .. i).status) end
     local text = ("y"):rep(16384)

@@ -78,7 +78,7 @@ measure() {
     conns=64
     [ "$4" -le 1000000 ] || conns=8
     before=$(cpu_ticks "$2") || fail "$1 is gone"
-    taskset -c "$client_cpu" wrk -t1 -c$conns -d"${secs}s" "http://127.0.0.1:$3/$4.bin" >"$tmp/wrk.out" 2>&1 || {
+    taskset -c "$client_cpu" wrk -t1 -c$conns -d"${secs}s" --timeout 60s "http://127.0.0.1:$3/$4.bin" >"$tmp/wrk.out" 2>&1 || {
         cat "$tmp/wrk.out" >&2
         fail "wrk failed"
     }
