@@ -113,6 +113,7 @@ describe("lunapark", function()
       assert.matches("^lunapark %S+\n", out)
       assert.matches("LuaJIT 2", out)
       assert.matches("c%-ares %d+%.%d+%.%d+", out)
+      assert.matches("OpenSSL 3%.%d+%.%d+\n", out)
       assert.matches("zlib %d+%.%d+%.%d+%S*\nbrotli %d+%.%d+%.%d+\nzstd %d+%.%d+%.%d+\n$", out)
     end
   end)

@@ -15,8 +15,8 @@ describe("the reference", function()
     local names = {}
     for _, page in ipairs(docs.pages()) do names[#names + 1] = page.name end
     assert.same({
-      "lunapark", "lunapark.dns", "lunapark.exec", "lunapark.fs", "lunapark.http", "lunapark.json", "lunapark.log",
-      "lunapark.net", "lunapark.shared", "lunapark.signal", "lunapark.testing",
+      "lunapark", "lunapark.crypto", "lunapark.dns", "lunapark.exec", "lunapark.fs", "lunapark.http", "lunapark.json",
+      "lunapark.log", "lunapark.net", "lunapark.shared", "lunapark.signal", "lunapark.testing",
     }, names)
   end)
 

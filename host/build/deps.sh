@@ -32,6 +32,7 @@ present() {
     zlib1g-dev) [ -e /usr/include/zlib.h ] ;;
     libbrotli-dev) [ -e /usr/include/brotli/encode.h ] ;;
     libzstd-dev) [ -e /usr/include/zstd.h ] ;;
+    libssl-dev) [ -e /usr/include/openssl/evp.h ] ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1
 }

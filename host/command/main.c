@@ -2,6 +2,7 @@
 #include "../../runtime/runtime.h"
 #include "../base/options.h"
 #include "../sys/compress.h"
+#include "../sys/crypto.h"
 #include "commands.h"
 #include "inherit.h"
 #include "reaper.h"
@@ -21,9 +22,9 @@ static command_call call;
 static void print_version(void) {
     char compression[256];
     compress_versions(compression, sizeof compression);
-    printf("lunapark %s\n%s%s\nc-ares %s\n%s", LUNAPARK_VERSION, LUAJIT_VERSION,
+    printf("lunapark %s\n%s%s\nc-ares %s\nOpenSSL %s\n%s", LUNAPARK_VERSION, LUAJIT_VERSION,
            LUAJIT_SIDE_TRACES ? "" : " (as packaged: no side traces)", ares_version(NULL),
-           compression);
+           crypto_version(), compression);
 }
 
 static _Noreturn void usage(void) {

@@ -191,6 +191,44 @@ int host_compress(host_compressor *c, const char *data, size_t len, int op);
 
 /* The finalizer. */
 void host_compressor_free(host_compressor *c);
+
+/* ---- hashes, random bytes, passwords, sealed messages (crypto.c) ----
+ *
+ * Any thread. None of these functions waits; host_scrypt computes for long. */
+
+enum { HOST_MD5, HOST_SHA1, HOST_SHA256, HOST_SHA384, HOST_SHA512, HOST_DIGESTS };
+enum { HOST_DIGEST_MAX = 64, HOST_SEAL_KEY = 32, HOST_SEAL_NONCE = 12, HOST_SEAL_TAG = 16 };
+
+/* The hash of s[0 .. n), into out, which has HOST_DIGEST_MAX bytes. Its length; -EINVAL: libcrypto has no such
+ * algorithm; -ENOMEM. */
+int host_digest(int alg, const char *s, size_t n, uint8_t *out);
+int host_hmac(int alg, const char *key, size_t key_len, const char *s, size_t n, uint8_t *out);
+
+/* 1: the n bytes are alike. Takes the same time for all bytes. */
+int host_equal(const char *a, const char *b, size_t n);
+
+/* Derives len bytes of a password. cost: N of scrypt, a power of two; block: r; parallel: p. 0; -EINVAL: bad parameters,
+ * or too little memory. */
+int host_scrypt(const char *password, size_t n, const char *salt, size_t salt_len, double cost,
+                double block, double parallel, uint8_t *out, size_t len);
+
+/* n random bytes, fit for keys. 0; -EIO: there are none. */
+int host_random(uint8_t *out, size_t n);
+
+/* base64 with '=' at the end. out has 4 * ((n + 2) / 3) + 1 bytes, n is at most 2^30. The length. */
+size_t host_base64(const char *s, size_t n, char *out);
+
+/* The reverse; out has n bytes. s has no blanks. The length; -EINVAL: s is no base64. */
+int64_t host_unbase64(const char *s, size_t n, uint8_t *out);
+
+/* Encrypts a message so that only the key opens it, unchanged and with the same `about` (a text that is not encrypted).
+ * key: HOST_SEAL_KEY bytes. out has n + HOST_SEAL_NONCE + HOST_SEAL_TAG bytes. The length; -EIO. */
+int64_t host_seal(const char *key, const char *about, size_t about_len, const char *s, size_t n,
+                  uint8_t *out);
+
+/* The reverse; out has n bytes. The length; -EINVAL: it was sealed by another key, about something else, or changed. */
+int64_t host_unseal(const char *key, const char *about, size_t about_len, const char *s, size_t n,
+                    uint8_t *out);
 /* ffi:end */
 
 #endif
