@@ -35,7 +35,10 @@ describe("http response", function()
     check(ask(function() return 201, { id = 7 } end), 201, '{"id":7}', JSON)
     check(ask(function() return 200, "a,b", { ["content-type"] = "text/csv" } end), 200, "a,b", "text/csv")
     check(ask(function() return 200, "\0\r\n<" end), 200, "\0\r\n<", TEXT)
-    check(ask(function() return ("abc"):gsub("b", "x") end), 200, "axc", TEXT)
+    check(ask(function() return (("abc"):gsub("b", "x")) end), 200, "axc", TEXT)
+    check(ask(function() return "made", 201 end), 201, "made", TEXT)
+    check(ask(function() return { id = 7 }, 201 end), 201, '{"id":7}', JSON)
+    check(ask(function() return "a,b", 200, { ["content-type"] = "text/csv" } end), 200, "a,b", "text/csv")
     check(ask(function() end), 204, "", nil)
   end)
 
@@ -235,7 +238,7 @@ describe("http response", function()
     ["NaN"] = { function() return { 0 / 0 } end, "nan at %[1%]" },
     ["a status that is none"] = { function() return 99 end, "from 200 to 999, got 99" },
     ["a status with a fraction"] = { function() return 200.5 end, "got 200.5" },
-    ["a bad status in res"] = { function(_, res) res.status = "200" return "x" end, "got 200" },
+    ["a bad status in res"] = { function(_, res) res.status = "200" return "x" end, 'got the string "200"' },
     ["a boolean body"] = { function() return 200, true end, "returned a boolean" },
     ["headers that are no table"] = { function() return 200, "x", "y" end, "headers that are a string" },
     ["headers with a line break"] = { function() return 200, "x", { A = "b\nc" } end, "contains CR, LF" },

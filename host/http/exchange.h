@@ -107,6 +107,7 @@ struct host_exchange {
     bool no_body : 1;            /* HEAD, 204, 304: the body is left out */
     bool chunked : 1;            /* the streamed response is chunked */
     bool paced : 1, waiting : 1; /* pace.c */
+    bool likes_json : 1;         /* accept.c: said by an exchange that has its head no more */
     size_t body_seen;            /* bytes of the body so far */
     size_t raw_seen;             /* bytes on the wire after the head */
     int64_t sent;                /* bytes that the kernel took, less those queued when x began */

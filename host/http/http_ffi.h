@@ -64,6 +64,9 @@ int host_is_field_value(const char *s, size_t n);
 /* The reason phrase, "OK" for 200; "" if unknown. */
 const char *host_status_reason(int status);
 
+/* 1: a client with this Accept field likes JSON better than text. */
+int host_likes_json(const char *accept, size_t n);
+
 /* Has the handler lost its client? 0: no; 1: the client has hung up, and waits answer "canceled", or the request is
  * over; 504, 502: the host has answered the client so. After 504 and 502 every function below answers -EPIPE or
  * -ECONNRESET, as for a request that is over. */
@@ -76,6 +79,10 @@ int host_req_fill(host_req *r, double id);
 /* The trailers of a body that is complete, as lines, each with its CRLF, checked as the fields of a head are: *len bytes
  * that stand as long as the request. NULL: none. */
 const char *host_req_trailers(host_req *r, double id, size_t *len);
+
+/* How many bytes were sent of the response so far, with its head; -EPIPE: the request is over, or has lost its
+ * connection. */
+double host_req_sent(host_req *r, double id);
 
 /* Writes the peer's address into buf, NUL-terminated. Its length, or -EPIPE or another -errno. */
 int host_req_remote(host_req *r, double id, char *buf, size_t cap);

@@ -16,6 +16,7 @@
 #include "over.h"
 
 #include "../base/base.h"
+#include "accept.h"
 #include "access.h"
 #include "conn.h"
 
@@ -80,6 +81,7 @@ void exchange_inherit(host_exchange *heir, const host_exchange *x) {
     } /* else it has no bytes of the head, but knows how many there were */
     heir->raw_seen = in - heir->head_end;
     heir->sent = x->sent;
+    heir->likes_json = accept_json(x);
 }
 
 /* ---- over ---- */

@@ -4,6 +4,7 @@
 #include "conn.h"
 #include "hold.h"
 #include "http1.h"
+#include "over.h"
 
 #include <errno.h>
 #include <sys/socket.h>
@@ -38,6 +39,15 @@ int host_req_fill(host_req *r, double id) {
 const char *host_req_trailers(host_req *r, double id, size_t *len) {
     *len = 0;
     return exchange_is((host_exchange *)r, id) ? http1_trailers((host_exchange *)r, len) : NULL;
+}
+
+double host_req_sent(host_req *r, double id) {
+    host_exchange *x = hold_call(r, id);
+    if (!x) return -EPIPE;
+    exchange_account a;
+    exchange_account_of(x, x->begin_ns, &a);
+    hold_give(x);
+    return (double)a.out;
 }
 
 int host_req_remote(host_req *r, double id, char *buf, size_t cap) {

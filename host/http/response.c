@@ -9,6 +9,7 @@
  * the response was cut. A file (host_respond_file) needs no handler that waits: it is in no VM's memory, and the
  * connection sends it.
  */
+#include "accept.h"
 #include "hold.h"
 #include "method.h"
 #include "out.h"
@@ -18,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 
 /* True: HEAD, 1xx, 204, 304. The client would take a body for the next response. */
@@ -135,8 +137,15 @@ static const char *fields_of(int status) {
 }
 
 void response_error(host_exchange *x, int status) {
-    const char *body = host_status_reason(status), *head = fields_of(status);
-    respond(x, status, 1, head, strlen(head), body, strlen(body));
+    const char *reason = host_status_reason(status), *head = fields_of(status);
+    char json[128];
+    int n = 0;
+    if (accept_json(x))
+        n = snprintf(json, sizeof json, "{\"error\":\"%s\",\"status\":%d}", reason, status);
+    if (n > 0)
+        respond(x, status, 3, head, strlen(head), json, (size_t)n);
+    else
+        respond(x, status, 1, head, strlen(head), reason, strlen(reason));
 }
 
 /* ---- streamed responses ---- */

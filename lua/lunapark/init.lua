@@ -242,6 +242,9 @@ end
 
 -- The message handler of Gs.
 local function traceback(err)
+  local mt = getmetatable(err)
+  -- The answer of a request: http/answer.lua.
+  if type(mt) == "table" and mt.__name == "lunapark.Abort" then return err end
   if type(err) == "table" and not getmetatable(err) or type(err) == "userdata" then return err end
   local trace = base.take_trace()
   if trace then return show.value(err) .. trace end

@@ -14,7 +14,9 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
+local answer = require "lunapark.http.answer"
 local chain = require "lunapark.http.chain"
+local near = require "lunapark.core.near"
 local request = require "lunapark.http.request"
 local router = require "lunapark.http.router"
 local source = require "lunapark.std.source"
@@ -33,8 +35,10 @@ local MANY = 32
 ---@field package mounts table[]
 ---@field package parents lunapark.App[]
 ---@field package error_handler function|nil
+---@field package missing function|nil
 ---@field package starts function[]
 ---@field package retires function[]
+---@field package dones function[]
 ---@field package giver function|nil
 ---@field package taker function|nil
 ---@field package given integer[]|nil  servers whose host answers for files of the app: see site.lua
@@ -52,7 +56,7 @@ local app = { mt = app_mt }
 function app.new(dir)
   return setmetatable({
     dir = dir, routes = {}, shapes = {}, middleware = {}, mounts = {}, parents = {}, starts = {}, retires = {},
-    tcps = {}, jobs = {}, settings = {},
+    dones = {}, tcps = {}, jobs = {}, settings = {},
   }, app_mt)
 end
 
@@ -232,6 +236,32 @@ function App:on_error(fn)
   return self
 end
 
+--- Sets the function that answers where there is no route, in this app and in those mounted in it. It returns what a
+--- handler returns, and says the status, which would be 200 otherwise.
+---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
+---@return lunapark.App self
+function App:not_found(fn)
+  check_app(self, "not_found", 3)
+  check_function(fn, "not_found", 3)
+  self.missing = fn
+  drop_plan(self)
+  return self
+end
+
+--- Adds a function that is called when a handler's exchange is over, once for each: for counters and logs. `info` has
+--- the status (0: the client left before there was one; 504: --handler-timeout came first), the bytes that were sent so
+--- far, the seconds that the handler took, and the error as text, if there was one. A mounted app hears of its own
+--- routes. The next request on the connection waits until the function has returned. Its errors are logged.
+---@param fn fun(req: lunapark.Request, res: lunapark.Response, info: lunapark.Done)
+---@return lunapark.App self
+function App:on_done(fn)
+  check_app(self, "on_done", 3)
+  check_function(fn, "on_done", 3)
+  self.dones[#self.dones + 1] = fn
+  drop_plan(self)
+  return self
+end
+
 --- Sets a function that is called once in each VM before requests come. It may wait.
 ---@param fn function
 ---@return lunapark.App self
@@ -362,6 +392,11 @@ function App:take_over(fn)
   return self
 end
 
+setmetatable(App, { __index = near.index("app", { App }, {}, {
+  listen = "lunapark serve --listen HOST:PORT", run = "`return app`", del = "app:delete(path, fn)",
+  all = "app:any(path, fn)", route = "app:get(path, fn), app:post(path, fn) ...",
+}, 4) })
+
 -- Calls fn(app, prefix) for the app and for the apps that are mounted in it, with their prefixes.
 local function each_app(self, prefix, fn)
   fn(self, prefix)
@@ -438,8 +473,15 @@ end
 
 -- Answers where there is no route. dispatch's `miss` has set req.allow.
 local misses = {
-  [404] = function() return 404 end,
-  [405] = function(req) return 405, nil, { Allow = req.allow } end,
+  [404] = function(req, res)
+    answer.note_failure(req, res, 404)
+    return res
+  end,
+  [405] = function(req, res)
+    answer.note_failure(req, res, 405)
+    res.headers.Allow = req.allow
+    return res
+  end,
   [204] = function(req) return 204, nil, { Allow = req.allow } end,
 }
 
@@ -467,10 +509,12 @@ function Plan:miss(method, segments, n, req)
   end
   req.allow = self.router:allowed(segments, n)
   local status = not req.allow and 404 or method == "OPTIONS" and 204 or 405
-  scope[status] = scope[status] or {
-    run = chain.compose(scope.middleware, misses[status]), on_error = scope.on_error, label = "no route",
-    dir = scope.dir,
-  }
+  if not scope[status] then
+    local run, fn = chain.compose(scope.middleware, status == 404 and scope.not_found or misses[status])
+    scope[status] = {
+      run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, label = "no route", dir = scope.dir,
+    }
+  end
   return scope[status]
 end
 
@@ -488,10 +532,12 @@ end
 
 -- Whether there was none for these paths.
 local function add_route(plan, route, scope)
-  local bare = #scope.middleware == 0
+  -- Of files that the host answers for by itself, neither middleware nor on_done would hear.
+  local bare = #scope.middleware == 0 and not scope.on_done
   plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, files = bare and route.files }
+  local run, fn = chain.compose(scope.middleware, route.fn)
   return plan.router:add(route.method, route.pieces, {
-    run = chain.compose(scope.middleware, route.fn), on_error = scope.on_error, route = route, dir = scope.dir,
+    run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
   })
 end
 
@@ -501,13 +547,17 @@ local function below(prefix, route)
 end
 
 -- Adds the routes of `self`, which is mounted below `prefix` in apps with this middleware and these error handlers.
-local function add_app(plan, self, prefix, middleware, handlers)
+-- outer: the scope of the app around it.
+local function add_app(plan, self, prefix, outer)
   local scope = {
     prefix = prefix,
-    middleware = joined(middleware, self.middleware),
-    on_error = joined({ self.error_handler }, handlers),
+    not_found = self.missing or outer.not_found,
+    middleware = joined(outer.middleware, self.middleware),
+    on_error = joined({ self.error_handler }, outer.on_error),
+    on_done = joined(self.dones, outer.on_done or {}),
     dir = self.dir,
   }
+  if #scope.on_done == 0 then scope.on_done = false end
   plan.scopes[#plan.scopes + 1] = scope
   for i, route in ipairs(self.routes) do
     local whole = #prefix == 0 and route or below(prefix, route)
@@ -521,7 +571,7 @@ local function add_app(plan, self, prefix, middleware, handlers)
     if i % MANY == 0 then core.share() end
   end
   for _, mount in ipairs(self.mounts) do
-    add_app(plan, mount.app, joined(prefix, mount.pieces), scope.middleware, scope.on_error)
+    add_app(plan, mount.app, joined(prefix, mount.pieces), scope)
   end
 end
 
@@ -529,7 +579,7 @@ end
 ---@return table plan
 function App:compile()
   local plan = setmetatable({ router = router.new(), scopes = {}, routes = {} }, plan_mt)
-  add_app(plan, self, {}, {}, {})
+  add_app(plan, self, {}, { middleware = {}, on_error = {}, on_done = false })
   -- By method number, as requests have it; filled as methods are seen.
   plan.fast = setmetatable({}, {
     __index = function(fast, id)

@@ -16,7 +16,9 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local answer = require "lunapark.http.answer"
 local chain = require "lunapark.http.chain"
+local headers = require "lunapark.http.headers"
 local html_mt = require("lunapark.http.html").mt
 local json = require "lunapark.json"
 local path = require "lunapark.http.path"
@@ -55,10 +57,16 @@ local function cast_request(address)
   return r
 end
 
+-- An error as text. One that names a status has a message for people.
+local function words_of(err)
+  local message = answer.status_of(err) and rawget(err, "message")
+  return type(message) == "string" and message or values.value(err)
+end
+
 -- The message handler of handlers: keeps the error and its place. An abort needs no place.
 local function on_raise(err)
   if getmetatable(err) == request.abort_mt then return err end
-  return { err = err, text = traceback(values.value(err), 2) }
+  return { err = err, text = traceback(words_of(err), 2) }
 end
 
 -- The message handler of `complete`: the value that was returned is at fault, not the code that found out.
@@ -94,16 +102,37 @@ end
 local function complete(entry, req, res, a, b, c, settled)
   local r = req.ptr
   if r.state == 0 then
-    if settled ~= settled_mark then response.settle(res, a, b, c) end
+    if settled ~= settled_mark then answer.settle(res, a, b, c, entry.fn) end
     -- The client may be gone: there is no one to be told.
     response.send(res)
   elseif r.state == 1 then
     local kind = type(a)
-    if kind == "string" or kind == "table" or kind == "number" then
+    if a ~= res and (kind == "string" or kind == "table" or kind == "number") then
       tell(WARN, entry, req, "", "returned a " .. kind .. " after it had written: ignored")
     end
     response.finish(res)
   end
+end
+
+-- Answers what http.abort has said. Raises when it is no answer.
+local function answer_abort(res, abort)
+  response.reset(res, abort.status)
+  answer.settle(res, abort.status, abort.body, abort.fields)
+  return response.send(res)
+end
+
+-- Answers a failure in words or JSON. The headers that `res` was told go along: cookies, what a browser needs to show
+-- the answer to a script.
+local function answer_plainly(req, res, status, message, err)
+  local ok, rc = pcall(function()
+    response.reset(res, status)
+    local fields = type(err) == "table" and rawget(err, "headers")
+    if type(fields) == "table" then headers.merge(res.headers, fields) end
+    answer.note_failure(req, res, status, message)
+    return response.send(res)
+  end)
+  if ok then return rc end
+  return req.ptr.state == 0 and respond_reason(req.ptr, req.serial, status) or EPIPE
 end
 
 -- The answer of show, or nil when show fails itself.
@@ -125,6 +154,8 @@ local function answer_error(entry, req, res, err, text, status, show)
         a = res.status
       end
       ok, a = xpcall(complete, on_bad_result, entry, req, res, a, b, c)
+    elseif getmetatable(a) == request.abort_mt and a.is_answer then
+      ok, a = xpcall(answer_abort, on_bad_result, res, a)
     end
     if ok or req.ptr.state ~= 0 then return true end
     if getmetatable(a) ~= request.abort_mt then
@@ -140,18 +171,33 @@ local function level_when_gone(text)
   return text and find(text, "^%l+: this G has waited %d+ times since") and WARN or DEBUG
 end
 
+-- What a handler raised: the value, its text for the log, the status, a message for the client. No text: it is no
+-- fault of the handler.
+local function parts_of(entry, req, res, failure)
+  if getmetatable(failure) == request.abort_mt then return failure, nil, failure.status, nil end
+  local err, text = failure, nil
+  if type(failure) == "table" then
+    err, text = failure.err, failure.text
+  end
+  text = text or values.value(failure)
+  local culprit = rawget(res, "culprit")
+  local fn = entry.route and entry.route.fn or entry.fn
+  if culprit and rawequal(err, res.culprit_err) then
+    text = ("%s: the handler returned nil, %s"):format(answer.place_of(culprit), text)
+  elseif fn and not find(text, answer.place_of(fn):match "^(.*):", 1, true) then
+    -- A call that ends a handler, `return res.json(t)`, leaves no line of the handler in the traceback.
+    text = answer.place_of(fn) .. ": " .. text
+  end
+  local status = answer.status_of(err)
+  local message = status and rawget(err, "message")
+  return err, text, status or req.blame or 500, type(message) == "string" and message or nil
+end
+
 -- Answers for a handler that raised.
 local function fail(entry, req, res, failure, show)
   local r = req.ptr
-  local err, status, text = failure, req.blame or 500, nil
-  if getmetatable(failure) == request.abort_mt then
-    if not failure.status then return end -- the client is gone
-    status = failure.status
-  elseif type(failure) == "table" then
-    err, text = failure.err, failure.text
-  else
-    text = values.value(failure)
-  end
+  local err, text, status, message = parts_of(entry, req, res, failure)
+  if not status then return end -- the client is gone
   local lost = C.host_req_lost(r, req.serial)
   if lost > HUNG_UP then
     -- There is no one to be told, but the error is worth a line of the log.
@@ -164,11 +210,40 @@ local function fail(entry, req, res, failure, show)
       text or values.value(err))
     return
   end
+  if getmetatable(failure) == request.abort_mt and failure.is_answer then
+    local ok, rc = xpcall(answer_abort, on_bad_result, res, failure)
+    if not ok then tell(ERROR, entry, req, "abort: ", rc.text) end
+    if ok or r.state ~= 0 then return end
+    status = 500
+  end
   if entry.on_error and answer_error(entry, req, res, err, text or tostring(err), status, show) then return end
-  local rc = show and text and try_to_show(show, entry, req, res, text, status) or respond_reason(r, req.serial, status)
+  local rc = show and text and not message and try_to_show(show, entry, req, res, text, status)
+    or answer_plainly(req, res, status, message, err)
   if text then
-    tell((rc == EPIPE or lost == HUNG_UP) and level_when_gone(text) or status < 500 and WARN or ERROR, entry, req,
-      "", text)
+    local level = message and status < 500 and DEBUG or status < 500 and WARN or ERROR
+    tell((rc == EPIPE or lost == HUNG_UP) and level_when_gone(text) or level, entry, req, "", text)
+  end
+end
+
+---@class lunapark.Done
+---@field status integer
+---@field bytes integer
+---@field seconds number
+---@field error string|nil
+
+-- Calls the functions of on_done.
+local function call_done(entry, req, res, began, failure)
+  local r = req.ptr
+  local lost = C.host_req_lost(r, req.serial)
+  local bytes = C.host_req_sent(r, req.serial)
+  local info = {
+    status = lost > HUNG_UP and lost or r.status, bytes = bytes > 0 and bytes or 0,
+    seconds = tonumber(C.rt_nanotime() - began) / 1e9,
+    error = failure and (type(failure) == "table" and failure.text or values.value(failure)) or nil,
+  }
+  for _, fn in ipairs(entry.on_done) do
+    local ok, err = xpcall(fn, traceback, req, res, info)
+    if not ok then tell(ERROR, entry, req, "on_done failed: ", values.value(err)) end
   end
 end
 
@@ -206,17 +281,18 @@ function dispatch.new(source, show)
     if not entry then
       entry = find_entry(plan, r, req)
       if not entry then
-        respond_reason(r, id, 400)
+        answer_plainly(req, res, 400)
         return
       end
     end
 
     r.label = entry.number or number_of(entry)
+    local began = entry.on_done and C.rt_nanotime()
 
     local ok, a, b, c, settled = xpcall(entry.run, on_raise, req, res)
 
-    local kind = ok and settled ~= settled_mark and r.state == 0 and rawget(res, "status") == nil
-      and rawget(res, "headers") == nil and type(a)
+    local kind = ok and b == nil and c == nil and settled ~= settled_mark and a ~= res and r.state == 0
+      and rawget(res, "status") == nil and rawget(res, "headers") == nil and type(a)
     if kind == "string" then
       if C.host_respond(r, id, 200, TEXT, "", 0, a, #a) == EAGAIN then response.send_rest(req, a) end
     elseif kind == "table" and getmetatable(a) == html_mt then
@@ -233,6 +309,7 @@ function dispatch.new(source, show)
       end
     end
     response.done(res)
+    if began then call_done(entry, req, res, began, not ok and a) end
     local uploads = rawget(req, "uploads")
     if uploads then uploads:close() end
   end

@@ -16,7 +16,8 @@ local exchange = {}
 ---@param level integer  whom the error blames, as seen from the caller: 1 the caller, 2 the caller's caller
 ---@return ffi.cdata*
 function exchange.live(x, level)
-  local r = x.ptr
+  local r = type(x) == "table" and x.ptr
+  if not r then error("call it with a colon, as in req:body() and res:json(t)", level + 1) end
   if r.id ~= x.serial then error("request is over", level + 1) end
   return r
 end

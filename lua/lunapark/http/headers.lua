@@ -23,7 +23,7 @@ local live = require("lunapark.http.exchange").live
 
 local C = ffi.C
 local band, bor = require("bit").band, require("bit").bor
-local byte, find, lower = string.byte, string.find, string.lower
+local byte, find, gsub, lower = string.byte, string.find, string.gsub, string.lower
 local concat, ffi_string = table.concat, ffi.string
 
 ---@class lunapark.Headers
@@ -37,6 +37,18 @@ local headers = { mt = mt }
 -- that make names from data.
 local known, known_left = {}, 1000
 
+-- Fields that people write with "_", since `headers.Content_Type` is a name of Lua's.
+local standard = {}
+for name in ([[
+  accept accept-encoding accept-language accept-ranges access-control-allow-credentials access-control-allow-headers
+  access-control-allow-methods access-control-allow-origin access-control-expose-headers access-control-max-age
+  cache-control content-disposition content-encoding content-language content-length content-location content-range
+  content-security-policy content-type cross-origin-opener-policy if-match if-modified-since if-none-match
+  if-unmodified-since last-modified permissions-policy referrer-policy retry-after sec-fetch-site set-cookie
+  strict-transport-security transfer-encoding user-agent www-authenticate x-content-type-options x-forwarded-for
+  x-frame-options x-request-id x-requested-with
+]]):gmatch "%S+" do standard[name] = true end
+
 -- In all of these functions `level` says whom an error blames, as seen from inside the function that gets it.
 local function check_name(name, level)
   if type(name) ~= "string" or not find(name, "^[%w!#$%%&'*+%-.^_`|~]+$") then
@@ -44,6 +56,10 @@ local function check_name(name, level)
       level)
   end
   local low = lower(name)
+  local dashed = find(name, "_", 1, true) and (gsub(low, "_", "-"))
+  if dashed and standard[dashed] then
+    error(('headers: no client knows %s: did you mean headers["%s"]?'):format(name, (gsub(name, "_", "-"))), level)
+  end
   if known_left > 0 then
     known_left = known_left - 1
     known[name] = low
@@ -226,7 +242,12 @@ end
 function mt.__index(h, key)
   local method = methods[key]
   if method then return method end
-  if type(key) == "string" then return methods.get(h, key) end
+  if type(key) ~= "string" then return nil end
+  local value = methods.get(h, key)
+  if value == nil and find(key, "_", 1, true) and standard[(gsub(lower(key), "_", "-"))] then
+    error(('headers: there is no %s: did you mean headers["%s"]?'):format(key, (gsub(key, "_", "-"))), 2)
+  end
+  return value
 end
 
 function mt.__newindex(h, key, value)
@@ -265,6 +286,31 @@ function headers.merge(h, fields)
   end
   for name, value in pairs(fields) do
     set(h, name, value, 2)
+  end
+end
+
+--- Fields that middleware sets in each answer: checked once, here.
+---@param list string[]  name, value, name, value ...
+---@return string[]  for `put_fixed`
+function headers.fixed(list)
+  local fixed = {}
+  for i = 1, #list, 2 do
+    local low = check_name(list[i], 3)
+    local n = #fixed
+    fixed[n + 1], fixed[n + 2], fixed[n + 3] = list[i], low, check_value(list[i], list[i + 1], 3)
+  end
+  return fixed
+end
+
+--- Sets fixed fields, where there are none of these names.
+---@param h lunapark.Headers  that are no request's
+---@param fixed string[]
+function headers.put_fixed(h, fixed)
+  local n = h[0]
+  for i = 1, #fixed, 3 do
+    local low, k = fixed[i + 1], 0
+    while k < n and h[3 * k + 2] ~= low do k = k + 1 end
+    if k == n then append(h, fixed[i], low, fixed[i + 2]) end
   end
 end
 

@@ -4,6 +4,7 @@
 -- the app's plan for an entry (app.lua, router.lua), calls it with a request and a response (request.lua, response.lua,
 -- both with headers.lua), through the middleware around it (chain.lua), and sends what came back.
 
+local answer = require "lunapark.http.answer"
 local app = require "lunapark.http.app"
 local dispatch = require "lunapark.http.dispatch"
 local html = require "lunapark.http.html"
@@ -36,6 +37,12 @@ http.html = html.new
 ---@return string
 http.escape = html.escape
 
+--- Ends the handler with an answer, from wherever it is called. See answer.lua.
+---@param status integer
+---@param body? string|lunapark.Html|table
+---@param headers? table
+http.abort = answer.abort
+
 --- Middleware that compresses answers: see compress.lua.
 ---@param opts? lunapark.CompressOptions
 ---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any, any, any): any, any, any
@@ -52,7 +59,7 @@ end
 
 -- The source of dispatch for a bare function: one entry for every method and path.
 local function bare(fn)
-  local entry = { run = fn, on_error = false, label = "function", dir = folder_of(fn) }
+  local entry = { run = fn, fn = fn, on_error = false, label = "function", dir = folder_of(fn) }
   local none = {}
   local plan = {
     fast = setmetatable({}, { __index = function() return none end }),

@@ -24,6 +24,7 @@ local exchange = require "lunapark.http.exchange"
 local form = require "lunapark.http.form"
 local headers = require "lunapark.http.headers"
 local json = require "lunapark.json"
+local near = require "lunapark.core.near"
 local path = require "lunapark.http.path"
 local text = require "lunapark.core.text"
 
@@ -62,8 +63,18 @@ local request = {}
 ---@class lunapark.Abort
 ---@field status integer|nil  what the client gets; nil: the client has left
 ---@field message string
+---@field body any             of http.abort, as the two that follow
+---@field fields table|nil
+---@field is_answer boolean|nil
 local abort_mt = { __name = "lunapark.Abort", __tostring = function(abort) return abort.message end }
 request.abort_mt = abort_mt
+
+--- An abort; `is_answer`: it has the whole answer, see answer.lua.
+---@param fields { status: integer, message: string, body: any, fields: table?, is_answer: boolean? }
+---@return lunapark.Abort
+function request.new_abort(fields)
+  return setmetatable(fields, abort_mt)
+end
 
 local too_large = setmetatable({ status = 413, message = "request body is too large" }, abort_mt)
 local malformed = setmetatable({ status = 400, message = "request body is malformed" }, abort_mt)
@@ -135,6 +146,19 @@ function getters.host(req, r)
   return of_client(req, r, C.HOST_CLIENT_HOST) or match(req.target, "^%a[%w+.-]*://([^/?]+)") or req.headers:get("host")
 end
 
+-- Fields that the modules beside this one read when they are not there, and that handlers may have.
+local own = {
+  whole = true, fields = true, files = true, uploads = true, allow = true, blame = true, session = true, user = true,
+}
+
+local meant = {
+  cookies = 'req:cookie("name")', form_data = "req:form()", post = "req:form()",
+  content_type = 'req.headers["content-type"]', uri = "req.target", url = "req.target", args = "req.query",
+  remote_ip = "req.remote_addr", header = 'req.headers["name"]', get = 'req.headers["name"]',
+}
+
+local unknown = near.index("req", { methods, getters }, own, meant)
+
 request.mt = {
   __name = "lunapark.Request",
   __index = function(req, key)
@@ -146,8 +170,26 @@ request.mt = {
       req[key] = value
       return value
     end
+    return unknown(req, key)
   end,
 }
+
+--- The name of a method of requests.
+---@param fn function
+---@return string|nil
+function request.method_name(fn)
+  for name, method in pairs(methods) do
+    if method == fn then return name end
+  end
+end
+
+--- Whether the client likes JSON better than text, for answers that no handler makes.
+---@param req lunapark.Request
+---@return boolean
+function request.likes_json(req)
+  local accept = req.headers:get "accept"
+  return accept ~= nil and C.host_likes_json(accept, #accept) == 1
+end
 
 -- Reads more of the body. true: bytes came, or the body is complete; nil, "timeout".
 local function fill(req, r)
@@ -180,7 +222,7 @@ end
 ---@return string|nil body  each call returns it
 ---@return string? err      "timeout"
 function methods:body()
-  local whole = rawget(self, "whole")
+  local whole = type(self) == "table" and rawget(self, "whole")
   if whole then return whole end
   local r = live(self, 2)
   if r.has_body == 0 then return "" end

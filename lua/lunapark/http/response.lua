@@ -2,8 +2,8 @@
 --
 -- Most handlers just return a value, and this object stays an empty table. Handlers use it to say more: a status,
 -- headers, a cookie, or a body in pieces. Status, headers and body are only *noted* here, and sent when the outermost
--- middleware has returned, so that middleware can look at an answer and change it after `next()`. `settle` notes the
--- results of a handler in these three fields.
+-- middleware has returned, so that middleware can look at an answer and change it after `next()`. The results of a
+-- handler are noted in these three fields, too (answer.lua).
 --
 -- `write` ends that: the head goes out with the first piece. Headers that are set later are dropped, without an error:
 -- middleware that adds a header after `next()` cannot know which handlers stream. With a Content-Length among the
@@ -22,8 +22,9 @@ local number_text = require("lunapark.core.text").number
 local cookie = require "lunapark.http.cookie"
 local exchange = require "lunapark.http.exchange"
 local headers = require "lunapark.http.headers"
-local html_mt = require("lunapark.http.html").mt
+local html = require "lunapark.http.html"
 local json = require "lunapark.json"
+local near = require "lunapark.core.near"
 
 local C = ffi.C
 local concat, ffi_string = table.concat, ffi.string
@@ -47,7 +48,31 @@ response.NONE, response.TEXT, response.HTML, response.JSON = NONE, TEXT, HTML, J
 ---@field package ctype integer|nil     the content type noted with body, unless headers have one
 ---@field package compression lunapark.Compression|nil  see compress.lua
 ---@field package encoder lunapark.Encoder|nil  of a stream that is compressed
+---@field package before_head fun(res: lunapark.Response)|nil  called once, before the head is made: it may set headers
+---@field package culprit function|nil  returned nil and culprit_err: answer.lua
 local methods = {}
+
+-- Fields that may be nil.
+local maybe = {
+  status = true, body = true, ctype = true, compression = true, encoder = true, opened = true, culprit = true,
+  culprit_err = true, before_head = true, events = true, session = true, ptr = true, serial = true,
+}
+
+local meant = {
+  send = "`return body`, or res:write(piece)", set = "res.headers[name] = value", finish = "`return`",
+  setHeader = "res.headers[name] = value", header = "res.headers[name] = value", ["end"] = "`return`",
+  text = "`return text`", html = "`return http.html(text)`", render = "`return http.html(text)`",
+  code = "res.status = number", set_cookie = "res:cookie(name, value)", sendFile = "res:send_file(path)",
+}
+
+local unknown = near.index("res", { methods, { status = true, headers = true, body = true } }, maybe, meant)
+
+local function text_of_body(v)
+  if getmetatable(v) ~= response.mt then return tostring(v) end
+  local body = v.body
+  if type(body) == "string" then return body end
+  error(body == nil and "the answer has no body: it was streamed, or has none" or "the body of the answer is a file", 3)
+end
 
 response.mt = {
   __name = "lunapark.Response",
@@ -59,8 +84,27 @@ response.mt = {
       res.headers = h
       return h
     end
+    return unknown(res, key)
+  end,
+  -- The body that is noted and a text: what middleware returns for `next() .. footer`.
+  __concat = function(a, b)
+    local ctype = (getmetatable(a) == response.mt and a or b).ctype
+    local text = text_of_body(a) .. text_of_body(b)
+    return ctype == HTML and html.new(text) or text
+  end,
+  __tostring = function(res)
+    return type(res.body) == "string" and res.body or "lunapark.Response"
   end,
 }
+
+--- The name of a method of responses.
+---@param fn function
+---@return string|nil
+function response.method_name(fn)
+  for name, method in pairs(methods) do
+    if method == fn then return name end
+  end
+end
 
 --- The reason phrase of a status.
 ---@param status integer
@@ -72,7 +116,8 @@ response.reason = reason
 
 local function check_status(status, level)
   if type(status) ~= "number" or status < 200 or status > 999 or status % 1 ~= 0 then
-    error("status must be a whole number from 200 to 999, got " .. tostring(status), level)
+    local shown = type(status) == "string" and ("the string %q"):format(status) or tostring(status)
+    error("status must be a whole number from 200 to 999, got " .. shown, level)
   end
 end
 
@@ -89,6 +134,11 @@ local type_lines = {
 -- The lines of the headers that were set, with CRLFs; whether there is a Content-Type; the Content-Length if there is
 -- one; whether there is an X-Content-Type-Options.
 local function head_of(res)
+  local before = rawget(res, "before_head")
+  if before then
+    res.before_head = nil
+    before(res)
+  end
   local h = rawget(res, "headers")
   if not h then return "", false end
   if getmetatable(h) ~= headers.mt then
@@ -126,6 +176,7 @@ local function noted_file(res)
   local body = res.body
   return type(body) == "table" and (body.handle or body.bytes) and body
 end
+response.noted_file = noted_file
 
 --- The handler has ended: closes the file that was opened for its answer, also when something else was answered, and
 --- the compressor of a stream that was broken off. The garbage collector would let descriptors and memory wait.
@@ -140,48 +191,11 @@ end
 -- A body that was noted as a page becomes its text.
 local function unwrap(res)
   local body = res.body
-  if getmetatable(body) == html_mt then
+  if getmetatable(body) == html.mt then
     res.body, res.ctype = body.text, HTML
   end
 end
 response.unwrap = unwrap
-
---- Notes the results of a handler. Raises when they are no answer.
----@param res lunapark.Response
----@param a any  string, table, number (then b and c are body and headers), nil, or nil and an error
----@param b any
----@param c any
-function response.settle(res, a, b, c)
-  local kind = type(a)
-  if kind == "number" then
-    check_status(a, 0)
-    if c ~= nil then
-      if type(c) ~= "table" then error("handler returned headers that are a " .. type(c), 0) end
-      headers.merge(res.headers, c)
-    end
-    res.status = a
-    if b == nil then
-      res.body, res.ctype = reason(a), TEXT
-      return
-    end
-    a, kind = b, type(b)
-  end
-  if kind == "string" then
-    -- Results behind a string are ignored, for the sake of `return text:gsub(...)`, which has two.
-    res.body, res.ctype = a, TEXT
-  elseif kind == "table" and getmetatable(a) == html_mt then
-    res.body, res.ctype = a.text, HTML
-  elseif kind == "table" then
-    res.body, res.ctype = json.encode(a), JSON
-  elseif a == true and noted_file(res) then
-    return -- `return res:send_file(path)`
-  elseif kind ~= "nil" then
-    error("handler returned a " .. kind .. ", which is no answer", 0)
-  elseif b ~= nil then
-    -- `return nil, err`, as every function here says that it failed.
-    error(b, 0)
-  end
-end
 
 -- The type that the host writes for a response whose headers have none, as text.
 local names = { [TEXT] = "text/plain", [HTML] = "text/html", [JSON] = "application/json" }
@@ -349,9 +363,9 @@ end
 ---@return string? err  "closed": the client is gone or was answered already; "timeout", also when the client reads less
 ---                     than --min-rate; "canceled"
 function methods:write(piece)
+  local r, id = live(self, 2), self.serial
   if type(piece) == "number" then piece = number_text(piece) end
   if type(piece) ~= "string" then error("write: piece must be a string, got " .. type(piece), 2) end
-  local r, id = live(self, 2), self.serial
   if r.state == 0 then
     local rc = begin(self)
     if rc < 0 then return nil, failed("closed", r) end
@@ -438,6 +452,7 @@ end
 --- Notes a value as the answer, as JSON. Raises what json.encode raises.
 ---@param value any
 function methods:json(value)
+  live(self, 2)
   local text, err = json.try_encode(value)
   if not text then error(err, 2) end
   self.body, self.ctype = text, JSON
@@ -471,6 +486,7 @@ response.folders = {}
 ---@return true|nil ok
 ---@return string? err  such as "no such file or directory: /x", "is a directory: /x", "not a regular file: /x"
 function methods:send_file(path, opts)
+  live(self, 2)
   base.check_text(path, "send_file", "path", 3)
   local files = require "lunapark.http.file" -- most apps send none
   local below, choice = files.send_options(opts)
@@ -490,6 +506,7 @@ end
 ---@param url string       goes into Location as it is
 ---@param status? integer  301, 302 (without it), 303, 307, 308
 function methods:redirect(url, status)
+  live(self, 2)
   status = status or 302
   if type(url) ~= "string" then error("redirect: url must be a string, got " .. type(url), 2) end
   if type(status) ~= "number" or status < 300 or status > 399 or status % 1 ~= 0 then
@@ -504,6 +521,7 @@ end
 ---@param value string|number  any text; percent-encoded where a cookie needs it, `req:cookie` decodes it
 ---@param opts? table          path (default "/"), domain, max_age, expires, secure, http_only, same_site
 function methods:cookie(name, value, opts)
+  live(self, 2)
   self.headers:add("Set-Cookie", cookie.format(name, value, opts, 2))
 end
 

@@ -69,6 +69,9 @@ function router.parse(pattern, what, level)
       seen = seen or {}
       local wrong = check_name(piece, i, n, seen)
       if wrong then fail(pattern, what, level, wrong) end
+    elseif find(piece, "^{.*}$") or find(piece, "^<.*>$") then
+      fail(pattern, what, level, ("has %s: names of segments begin with a colon, as in /:%s"):format(piece,
+        piece:match "[%a_][%w_]*" or "name"))
     elseif piece == "." or piece == ".." then
       fail(pattern, what, level, "can never match: " .. piece .. " is resolved")
     end

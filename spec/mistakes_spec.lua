@@ -1,0 +1,241 @@
+--- Slips in handlers, and what one sees of them: an answer that is right, or an error that names the line and what was
+--- probably meant. None is a wrong answer without a word.
+
+local http = require "lunapark.http"
+local testing = require "lunapark.testing"
+local child = require "spec.support.child"
+local dev = require "spec.support.dev"
+local helper = require "spec.helper"
+
+describe("a mistake in a handler:", function()
+  local client
+
+  after_each(function() if client then client:close() end client = nil end)
+
+  -- The answer of a handler, and what was logged meanwhile.
+  local function ask(fn, opts)
+    local app = http.app()
+    app:any("/", fn)
+    client = testing.serve(app)
+    local r
+    local log = helper.stderr_of(function() r = assert(client:get("/", opts)) end)
+    return r, log
+  end
+
+  -- Answers 500, and the log has the words behind a line of this file.
+  local function is_told(fn, words)
+    local r, log = ask(fn)
+    assert.equal(500, r.status)
+    assert.matches("mistakes_spec%.lua:%d+: .*" .. words, log)
+  end
+
+  describe("what is returned:", function()
+    it("the status behind the body works", function()
+      local r = ask(function() return "gone", 410 end)
+      assert.same({ 410, "gone" }, { r.status, r.body })
+      r = ask(function() return { id = 1 }, 201, { Location = "/1" } end)
+      assert.same({ 201, '{"id":1}', "/1" }, { r.status, r.body, r.headers.location })
+      r = ask(function() return http.html "<p>", 404 end)
+      assert.same({ 404, "<p>" }, { r.status, r.body })
+      r = ask(function() return "x", nil, { ["X-A"] = "1" } end)
+      assert.same({ 200, "1" }, { r.status, r.headers["x-a"] })
+    end)
+
+    it("res works", function()
+      local r = ask(function(_, res)
+        res.status = 202
+        res:json { a = 1 }
+        return res
+      end)
+      assert.same({ 202, '{"a":1}' }, { r.status, r.body })
+      is_told(function(_, res) return res, 404 end, "returned more than res")
+    end)
+
+    it("the count of gsub, which is no status", function()
+      is_told(function() return ("abc"):gsub("b", "x") end, "got 1 %(the count of gsub%? Put its call into")
+      assert.equal("axc", ask(function() return (("abc"):gsub("b", "x")) end).body)
+    end)
+
+    it("a method that was not called", function()
+      is_told(function(req) return req.body end, "a function, which is no answer: did you mean .* req:body")
+      is_told(function(_, res) return 200, res.json end, "a function, .* body of 200: did you mean .* res:json")
+    end)
+
+    it("values that are no answer", function()
+      is_told(function() return true end, "returned a boolean, which is no answer")
+      is_told(function() return print end, "returned a function, which is no answer\n")
+      is_told(function() return 200, true end, "returned a boolean, which is no answer, as the body of 200")
+      is_told(function() return 200, 5 end, "returned a number, which is no answer, as the body")
+      is_told(function() return 200, "x", "y" end, "returned headers that are a string")
+      is_told(function() return "x", 200, "y" end, "returned headers that are a string")
+      is_told(function() return "x", {} end, "returned a table beside its body, where a status belongs")
+      is_told(function() return "x", 99.5 end, "whole number from 200 to 999, got 99.5")
+      is_told(function() return 42 end, "whole number from 200 to 999, got 42")
+      is_told(function() return { print } end, "returned a table that is no JSON: .*function")
+      is_told(function() return nil, "no such row" end, "the handler returned nil, no such row")
+      is_told(function() return nil, nil, "x" end, "returned nil, nil and a string")
+    end)
+
+    it("a status that is a string", function()
+      local r, log = ask(function(_, res) res.status = "404" return "x" end)
+      assert.equal(500, r.status)
+      assert.matches('whole number from 200 to 999, got the string "404"', log)
+    end)
+
+    it("nothing: 204, and a mistake with --dev", function()
+      assert.equal(204, ask(function() end).status)
+      local served = dev.serve(child.script [[
+        local app = require("lunapark.http").app()
+        app:get("/nothing", function() end)
+        app:get("/told", function(_, res) res.status = 204 end)
+        app:get("/meant", function() return 204 end)
+        return app
+      ]])
+      local r = served:get("/nothing", dev.NAVIGATES)
+      assert.equal(500, r.status)
+      assert.matches("returned nothing, and told res nothing", r.body)
+      assert.same({ 204, 204 }, { served:get("/told").status, served:get("/meant").status })
+      child.clean()
+    end)
+  end)
+
+  describe("a call", function()
+    it("with a dot in place of the colon", function()
+      for _, fn in ipairs {
+        function(_, res) return res.json { a = 1 } end, function(_, res) return res.redirect "/x" end,
+        function(_, res) res.cookie("a", "b") end, function(_, res) return res.send_file "/etc/hostname" end,
+        function(_, res) res.write "x" end, function(_, res) res.sse() end,
+        function(req) return req.body() end, function(req) return req.json() end,
+      } do
+        is_told(fn, "call it with a colon")
+      end
+    end)
+
+    it("of a method that other frameworks have", function()
+      is_told(function(_, res) return res:send "x" end, "res has no send: write `return body`")
+      is_told(function(_, res) res:set("A", "b") end, "res has no set: write res.headers")
+      is_told(function(_, res) res:finish() end, "res has no finish: write `return`")
+      is_told(function(_, res) res:redirct "/" end, "res has no redirct: did you mean redirect%?")
+      is_told(function(req) return req.cookies.sid end, 'req has no cookies: write req:cookie%("name"%)')
+      is_told(function(req) return req.header "x" end, "req has no header: write req.headers")
+      is_told(function(req) return req:multpart() end, "req has no multpart: did you mean multipart%?")
+    end)
+
+    it("of what a handler may have put there is nil", function()
+      local r = ask(function(req, res)
+        return tostring(req.user) .. tostring(req.locale) .. tostring(res.theme) .. tostring(req[1])
+      end)
+      assert.equal("nilnilnilnil", r.body)
+    end)
+
+    it("of the app", function()
+      local app = http.app()
+      assert.matches("app has no gett: did you mean get%?", helper.raised(function() app:gett("/", print) end))
+      assert.matches("app has no moutn: did you mean mount%?", helper.raised(function() app:moutn() end))
+      assert.matches("app has no listen: write lunapark serve", helper.raised(function() app:listen(3000) end))
+      assert.matches("app has no all: write app:any", helper.raised(function() app:all("/", print) end))
+      assert.matches("mistakes_spec", helper.raised(function() app:gett("/", print) end))
+      assert.is_nil(app.database)
+    end)
+  end)
+
+  describe("headers", function()
+    it("with an underscore", function()
+      is_told(function(_, res) res.headers.Content_Type = "text/css" return "x" end,
+        'no client knows Content_Type: did you mean headers%["Content%-Type"%]')
+      is_told(function() return 200, "x", { Cache_Control = "no-store" } end, 'mean headers%["Cache%-Control"%]')
+      is_told(function(req) return req.headers.user_agent end, 'no user_agent: did you mean headers%["user%-agent"%]')
+      local r = ask(function(req, res)
+        res.headers.X_Own = "1" -- a name is a name
+        return tostring(req.headers.x_own)
+      end)
+      assert.same({ "nil", "1" }, { r.body, r.headers.x_own })
+    end)
+  end)
+
+  describe("paths", function()
+    it("with braces or angles", function()
+      local app = http.app()
+      assert.matches("has {id}: names of segments begin with a colon, as in /:id",
+        helper.raised(function() app:get("/u/{id}", print) end))
+      assert.matches("has <int:id>: names of segments begin with a colon",
+        helper.raised(function() app:get("/u/<int:id>", print) end))
+    end)
+  end)
+
+  describe("middleware", function()
+    local function through(middleware, handler)
+      local app = http.app()
+      app:use(middleware)
+      app:get("/", handler or function() return 201, { a = 1 }, { ["X-A"] = "1" } end)
+      client = testing.serve(app)
+      local r
+      local log = helper.stderr_of(function() r = assert(client:get "/") end)
+      return r, log
+    end
+
+    it("that keeps only the first value works", function()
+      for _, fn in ipairs {
+        function(_, _, next) local r = next() return r end,
+        function(_, _, next) return (next()) end,
+        function(_, res, next) next() return res end,
+        function(_, _, next) next() end,
+        function(_, _, next) return next() end,
+      } do
+        local r = through(fn)
+        assert.same({ 201, '{"a":1}', "1" }, { r.status, r.body, r.headers["x-a"] })
+      end
+    end)
+
+    it("sees the answer in what next returns", function()
+      local seen
+      through(function(_, res, next)
+        local r = next()
+        seen = { r == res, r.status, r.body, r.headers["x-a"] }
+        return r
+      end)
+      assert.same({ true, 201, '{"a":1}', "1" }, seen)
+    end)
+
+    it("that never calls next is told of", function()
+      local r, log = through(function() end)
+      assert.equal(204, r.status)
+      assert.matches("mistakes_spec%.lua:%d+: the middleware returned nothing, .* did not call next", log)
+      r, log = through(function(_, res) res.status = 403 end)
+      assert.same({ 403, "" }, { r.status, log })
+    end)
+
+    it("names the function whose result is no answer", function()
+      local r, log = through(function(_, _, next) return next() end, function() return true end)
+      assert.equal(500, r.status)
+      assert.matches("mistakes_spec%.lua:%d+: the handler returned a boolean", log)
+      r, log = through(function(_, _, next) next() return true end)
+      assert.equal(500, r.status)
+      assert.matches("mistakes_spec%.lua:%d+: the handler returned a boolean", log)
+      local err
+      r = through(function(_, _, next)
+        next()
+        err = select(2, pcall(function() return next .. "!" end))
+      end, function(_, res) res:write "x" end)
+      assert.equal("x", r.body)
+      assert.is_string(err)
+      r = through(function(_, res, next)
+        next()
+        err = select(2, pcall(function() return res .. "!" end))
+      end, function(_, res) res:write "x" end)
+      assert.equal("x", r.body)
+      assert.matches("mistakes_spec%.lua:%d+: the answer has no body", err)
+    end)
+  end)
+
+  describe("options", function()
+    it("that do not exist", function()
+      assert.matches("cors: unknown option orgins: did you mean origins%?",
+        helper.raised(function() http.cors { orgins = "*" } end))
+      assert.matches("session: unknown option secrets: did you mean secret%?",
+        helper.raised(function() http.session { secrets = "x" } end))
+      assert.matches("limit: unknown option rate\n?$", helper.raised(function() http.limit { rate = 1 } end))
+      assert.matches("mistakes_spec", helper.raised(function() http.limit { rate = 1 } end))
+    end)
+  end)
+end)
