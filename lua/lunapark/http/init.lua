@@ -50,6 +50,62 @@ function http.compress(opts)
   return require("lunapark.http.compress").new(opts)
 end
 
+--- Middleware that asks for a name and a password: see auth.lua.
+---@param opts lunapark.BasicAuthOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.basic_auth(opts)
+  return (require("lunapark.http.auth").basic(opts))
+end
+
+--- Middleware that asks for a token: see auth.lua.
+---@param opts lunapark.BearerAuthOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.bearer_auth(opts)
+  return (require("lunapark.http.auth").bearer(opts))
+end
+
+--- Middleware that lets scripts of other sites read the answers: see cors.lua.
+---@param opts? lunapark.CorsOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.cors(opts)
+  return (require("lunapark.http.cors").new(opts))
+end
+
+--- Middleware that refuses what pages of other sites send: see csrf.lua.
+---@param opts? lunapark.CsrfOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.csrf(opts)
+  return (require("lunapark.http.csrf").new(opts))
+end
+
+--- Middleware that limits the requests of each client: see limit.lua.
+---@param opts lunapark.LimitOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.limit(opts)
+  return (require("lunapark.http.limit").new(opts))
+end
+
+--- Middleware that names each request: see request_id.lua.
+---@param opts? lunapark.RequestIdOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.request_id(opts)
+  return (require("lunapark.http.request_id").new(opts))
+end
+
+--- Middleware that makes browsers careful: see secure_headers.lua.
+---@param opts? lunapark.SecureHeadersOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.secure_headers(opts)
+  return (require("lunapark.http.secure_headers").new(opts))
+end
+
+--- Middleware that gives each browser a session: see session.lua.
+---@param opts lunapark.SessionOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.session(opts)
+  return (require("lunapark.http.session").new(opts))
+end
+
 --- Whether a value can answer requests: an app, or a function(req, res).
 ---@param value any
 ---@return boolean
