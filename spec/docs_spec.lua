@@ -4,6 +4,8 @@ local exec = require "lunapark.exec"
 local fs = require "lunapark.fs"
 local child = require "spec.support.child"
 
+require("lunapark.testing").block_timeout(120) -- LDoc takes long on a busy machine
+
 describe("the reference", function()
   after_each(child.clean)
 
