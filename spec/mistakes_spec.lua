@@ -7,6 +7,8 @@ local child = require "spec.support.child"
 local dev = require "spec.support.dev"
 local helper = require "spec.helper"
 
+testing.block_timeout(120)
+
 describe("a mistake in a handler:", function()
   local client
 

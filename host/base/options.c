@@ -30,7 +30,7 @@
                    .header_timeout = 10,                                                           \
                    .idle_timeout = 75,                                                             \
                    .handler_timeout = 30},                                                         \
-        .kill_after = 5, .drain_timeout = 30, .load_timeout = 10, .upgrade_timeout = 30,           \
+        .kill_after = 5, .drain_timeout = 8, .load_timeout = 10, .upgrade_timeout = 30,            \
         .log_level = LOG_INFO, .vm_memory = 1 << 30, .live_reload = 1, .block_timeout = 10,        \
         .seed = -1, .rounds = 1, .jobs = 1, .coverage_dir = "build/coverage",                      \
     }
@@ -85,7 +85,7 @@ option options_table[] = {
      KIND_INT, SERVE, &options.max_vms, 1, 4096, 0},
     {"drain-timeout", "S",
      "seconds that a stop, or an old generation after a reload, waits for requests\n"
-     "in flight (default 30)",
+     "in flight (default 8)",
      KIND_SECONDS, SERVE, &options.drain_timeout, 0, 1e6, 0},
     {"load-timeout", "S",
      "seconds that the app may take to load, its on_start included (default 10;\n"

@@ -396,8 +396,10 @@ static int step_flush(host_conn *c) {
     c->phase = c->after_flush;
     if (c->phase == CONN_HEAD && x->message_done) return after_response(c);
     if (c->phase == CONN_LINGER) {
-        /* A server that stops closes without being asked, so the client may have written its next request already. */
-        bool unread = !x->message_done || x->in_pos < x->in_end || x->error || stopping(c);
+        /* A server that stops closes without being asked, so the client may have written its next request already; not
+         * behind a response whose handler has said from the start that it is the last one (events: http/sse.lua). */
+        bool unread =
+            !x->message_done || x->in_pos < x->in_end || x->error || (stopping(c) && !x->req.close);
         (void)c->io.ops->shutdown(&c->io); /* fails if the client is gone */
         if (!unread) return close_conn(c);
         int64_t now = rt_nanotime();

@@ -151,7 +151,9 @@ local function signature_of(fn)
   local address = tonumber(ffi.cast("uintptr_t", fn))
   if address == 0 then return nil, "fn is NULL" end
   local name = own_name(address)
-  if name and not anywhere[name] then return nil, name .. " is lunapark's own, and only the thread that runs this VM may call it" end
+  if name and not anywhere[name] then
+    return nil, name .. " is lunapark's own, and only the thread that runs this VM may call it"
+  end
   return s
 end
 

@@ -6,6 +6,10 @@
 --
 --   while not lp.retired() do consume(queue:recv(1)) end
 --
+-- or wait for both, where lp.retired stands for a channel that is closed when the VM is retired:
+--
+--   while lp.select { { queue, "recv" }, { lp.retired, "recv" } } == 1 do ... end
+--
 -- lunapark.command.boot calls `begin` for host/generation/generation.c.
 
 local ffi = require "ffi"
@@ -18,6 +22,7 @@ local wait, OTHER = core.wait, core.reasons.other
 local view = base.view
 
 local registry = debug.getregistry()
+local CHANNEL = "lunapark.retire.channel" -- of the VM, as `waiting`
 -- Slots of the Gs that wait. The table belongs to the VM, since busted loads modules anew.
 local waiting = registry["lunapark.retire"] or {}
 registry["lunapark.retire"] = waiting
@@ -43,12 +48,27 @@ function retire.retired(s)
   return base.heard(err)
 end
 
+--- The channel that lp.retired stands for in lp.select: it is closed when the VM is retired.
+---@param new fun(): lunapark.Chan  makes a channel: sync/chan.lua is above this module
+---@return lunapark.Chan
+function retire.channel(new)
+  local ch = registry[CHANNEL]
+  if not ch then
+    ch = new()
+    registry[CHANNEL] = ch
+    if view.retired ~= 0 then ch:close() end
+  end
+  return ch
+end
+
 --- For the host: this VM is retired.
 function retire.begin()
   view.retired = 1
   for slot in pairs(waiting) do
     C.host_wake(slot)
   end
+  local ch = registry[CHANNEL]
+  if ch then ch:close() end
 end
 
 return retire

@@ -48,6 +48,7 @@ response.NONE, response.TEXT, response.HTML, response.JSON = NONE, TEXT, HTML, J
 ---@field package ctype integer|nil     the content type noted with body, unless headers have one
 ---@field package compression lunapark.Compression|nil  see compress.lua
 ---@field package encoder lunapark.Encoder|nil  of a stream that is compressed
+---@field package events lunapark.Events|nil    see sse.lua
 ---@field package before_head fun(res: lunapark.Response)|nil  called once, before the head is made: it may set headers
 ---@field package culprit function|nil  returned nil and culprit_err: answer.lua
 local methods = {}
@@ -186,6 +187,8 @@ function response.done(res)
   if file then file:drop() end
   local encoder = rawget(res, "encoder")
   if encoder then encoder:close() end
+  local events = rawget(res, "events")
+  if events then require("lunapark.http.sse").finish(events) end
 end
 
 -- A body that was noted as a page becomes its text.
@@ -514,6 +517,14 @@ function methods:redirect(url, status)
   end
   self.headers:set("Location", url)
   self.status, self.body, self.ctype = status, reason(status), TEXT
+end
+
+--- Begins a stream of events, for `new EventSource(url)` in a page. May wait. See sse.lua.
+---@param opts? { heartbeat: number? }
+---@return lunapark.Events
+function methods:sse(opts)
+  live(self, 2)
+  return (require("lunapark.http.sse").begin(self, opts))
 end
 
 --- Adds a Set-Cookie field.

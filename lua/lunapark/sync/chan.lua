@@ -411,12 +411,27 @@ local function wait_any(cases, n, s)
   end
 end
 
+-- The cases, with channels in place of lp.retired.
+local function resolved(cases, n)
+  local retire = require "lunapark.core.retire"
+  local found = new_table(n, 0)
+  for i = 1, n do
+    local case = cases[i]
+    if type(case) == "table" and case[1] == retire.retired then
+      case = { retire.channel(chan.chan), case[2], case[3] }
+    end
+    found[i] = case
+  end
+  return found
+end
+
 --- Waits until one of the cases can be done, and does it. If several can be done, it does a random one of them.
 ---
 ---   local i, v, ok = lp.select { { jobs, "recv" }, { results, "send", r }, timeout = 1 }
 ---
 --- A closed channel is always ready, for "send" too. A case whose channel is nil (or false) is never ready. Channels
 --- that VMs share (lunapark.shared) may stand beside those of this VM; a value that such a channel can't take raises.
+--- `{ lp.retired, "recv" }` is ready when this VM is retired: by a reload or a stop.
 ---@param cases table  cases {ch, "recv"} and {ch, "send", v}; timeout = seconds, 0: does not wait
 ---@return integer|nil index  of the case that was done
 ---@return any v   the value that was received; without an index "timeout" or "canceled"
@@ -429,6 +444,13 @@ function chan.select(cases)
   end
   if early and not (s and s <= 0) then early() end
   local n = #cases
+  for i = 1, n do
+    local case = cases[i]
+    if type(case) == "table" and type(case[1]) == "function" then
+      cases = resolved(cases, n)
+      break
+    end
+  end
   local i, v, ok = try(cases, n)
   if i then return i, v, ok end
   if s and s <= 0 then return nil, "timeout" end
