@@ -54,8 +54,12 @@ static void put(line *l, const char *s, size_t n) {
 
 /* ---- characters ---- */
 
+/* Printable ASCII but for quotes and backslashes. */
+static const bool plain[256] = {
+    [0x20 ... '"' - 1] = true, ['"' + 1 ... '\\' - 1] = true, ['\\' + 1 ... 0x7e] = true};
+
 static bool is_plain(unsigned char c) {
-    return c >= 0x20 && c < 0x7f && c != '"' && c != '\\';
+    return plain[c];
 }
 
 static void put_hex(line *l, const char *prefix, unsigned c, int digits) {

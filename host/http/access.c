@@ -52,10 +52,10 @@ static char *put_number(char *at, uint64_t n) {
 static char *put_seconds(char *at, int64_t ns) {
     uint64_t us = ns > 0 ? (uint64_t)ns / 1000 : 0;
     at = put_number(at, us / 1000000);
-    *at++ = '.';
-    for (uint64_t unit = 100000; unit > 0; unit /= 10)
-        *at++ = (char)('0' + us / unit % 10);
-    return at;
+    *at = '.';
+    for (int i = 6; i > 0; i--, us /= 10)
+        at[i] = (char)('0' + us % 10);
+    return at + 7;
 }
 
 /* What came in place of a request line that could not be read. */
@@ -157,11 +157,10 @@ static char *put_route(char *at, int label) {
     const char *text = host_label_text(label);
     size_t n = strlen(text);
     if (n == 0) return at;
-    for (size_t i = n; i > 1; i--)
-        if (text[i - 1] == ' ' && text[i - 2] == ',') {
-            n = i - 2;
-            break;
-        }
+    const char *comma = memrchr(text, ',', n); /* in front of the place, unless that has one, too */
+    while (comma > text && comma[1] != ' ')
+        comma = memrchr(text, ',', (size_t)(comma - text));
+    if (comma) n = (size_t)(comma - text);
     return put_text(at, ",\"route\":", text, n, FIELD_SHOWN);
 }
 
