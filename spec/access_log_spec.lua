@@ -97,6 +97,7 @@ describe("--access-log", function()
     local client = child.client(server.addr)
     local r = client:get("/hello/a%22b", { headers = { ["User-Agent"] = "t\195\188" } })
     assert.equal(200, r.status)
+    lines_of(path, 1)
     ask(server.addr, "bad\r\n\r\n")
     local list = lines_of(path, 2)
     local t = assert(json.decode(list[1]))
@@ -209,6 +210,35 @@ describe("--access-log", function()
     server:said "can't be opened anew, the old file stays in use"
     child.client(server.addr):get "/hello/bob"
     lines_of(moved, 2)
+  end)
+end)
+
+describe("http.access_log", function()
+  after_each(child.clean)
+
+  it("logs the requests of an app", function()
+    local app = APP:gsub("local app = http.app%(%)\n", [[%0
+      app:use(http.access_log { skip = function(req) return req.path == "/hello/skipped" end })
+      app:use(http.access_log { level = "warn", skip = function(_, _, info) return info.status < 500 end })
+    ]])
+    local server = child.serve { child.script(app) }
+    local client = child.client(server.addr)
+    for _, path in ipairs { "/hello/skipped", "/hello/ann?q=1", "/none", "/fail" } do client:get(path) end
+    server:said "warn GET /fail 500"
+    local text = server:stderr()
+    assert.matches("info GET /hello/ann%?q=1 200 bytes=%d+ id=%d+ ip=127%.0%.0%.1 ms=[%d.]+\n", text)
+    assert.matches("info GET /none 404 ", text)
+    assert.matches("info GET /fail 500 ", text)
+    assert.is_nil(text:find("GET /hello/skipped", 1, true))
+    assert.equal(1, select(2, text:gsub("warn GET ", "")))
+  end)
+
+  it("refuses misuse", function()
+    local http = require "lunapark.http"
+    assert.matches("access_log: unknown option levle: did you mean level%?",
+      helper.raised(http.access_log, { levle = 1 }))
+    assert.matches("level must be debug, info, warn or error, got loud",
+      helper.raised(http.access_log, { level = "loud" }))
   end)
 end)
 

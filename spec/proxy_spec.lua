@@ -322,9 +322,10 @@ describe("the file that a crash has left", function()
     for _, how in ipairs { "listen", "udp" } do
       local path = child.file()
       local c = child.start { "run", child.script(([[
-        assert(require("lunapark.net").%s("unix:%s"))
+        local s = assert(require("lunapark.net").%s("unix:%s"))
         print "bound"
         require("lunapark").sleep(60)
+        s:close()
       ]]):format(how, path)) }
       child.eventually(function() return c:stdout() == "bound\n" end, "bound")
       assert.same({ nil, "address already in use" }, { net[how]("unix:" .. path) })

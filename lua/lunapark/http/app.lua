@@ -158,6 +158,8 @@ end
 function App:use(fn)
   check_app(self, "use", 3)
   check_function(fn, "use", 3)
+  local logs = package.loaded["lunapark.http.access_log"]
+  if logs and logs.done[fn] then return self:on_done(logs.done[fn]) end
   self.middleware[#self.middleware + 1] = fn
   drop_plan(self)
   return self

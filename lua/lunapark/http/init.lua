@@ -64,6 +64,13 @@ function http.bearer_auth(opts)
   return (require("lunapark.http.auth").bearer(opts))
 end
 
+--- A line of the log for each request: see access_log.lua.
+---@param opts? lunapark.AccessLogOptions
+---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
+function http.access_log(opts)
+  return (require("lunapark.http.access_log").new(opts))
+end
+
 --- Middleware that lets scripts of other sites read the answers: see cors.lua.
 ---@param opts? lunapark.CorsOptions
 ---@return fun(req: lunapark.Request, res: lunapark.Response, next: fun(): any): any
