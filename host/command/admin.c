@@ -7,7 +7,7 @@
 #include "../generation/generation.h"
 #include "../generation/history.h"
 #include "../generation/message.h"
-#include "../http/conn.h"
+#include "../http/http.h"
 #include "../vm/job.h"
 #include "../vm/vm.h"
 #include "../vm/vmcall.h"

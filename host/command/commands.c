@@ -12,7 +12,7 @@
 #include "../generation/listeners.h"
 #include "../generation/message.h"
 #include "../generation/pool.h"
-#include "../http/conn.h"
+#include "../http/http.h"
 #include "../serve/server.h"
 #include "../shared/dict_file.h"
 #include "../sys/signals.h"

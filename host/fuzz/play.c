@@ -1,6 +1,6 @@
 /* The fuzz target of connections: scripts of what clients do, against the real server.
  *
- * Everything beneath is real: conn.c, http1.c, hold.c, response.c, the scheduler, a VM with an app (conn.lua). Only the
+ * Everything beneath is real: connections, handlers, the scheduler, a VM with an app (conn.lua). Only the
  * world is ours: a client is one end of a socketpair whose other end was given to conn_start, and time is a number that
  * the script moves. There is one P, and the G that plays is one of its Gs; it never waits but yields until nobody else
  * is ready and the poller knows of nothing (settle). So a script does the same whenever it runs, an hour of timeouts
@@ -32,7 +32,8 @@
 
 #include "../base/base.h"
 #include "../base/base_ffi.h"
-#include "../http/conn.h"
+#include "../http/http.h"
+#include "../http/http1.h"
 #include "../serve/conns.h"
 #include "../generation/generation.h"
 #include "../generation/generation_ffi.h"
@@ -177,10 +178,14 @@ void __wrap_server_remove_conn(server_conn *c) {
     __real_server_remove_conn(c);
 }
 
+bool play_is_bound(const host_conn *c) {
+    return c->phase == CONN_SERVE && c->state == HTTP1_BOUND;
+}
+
 static bool waits_for_input(const host_conn *c) {
-    if (c->phase == CONN_BOUND)
-        return c->x->lg && c->x->lg->want == WANT_FD && c->x->lg->mode == RT_R;
-    return c->phase == CONN_HEAD || c->phase == CONN_DRAIN || c->phase == CONN_LINGER;
+    if (play_is_bound(c)) return c->x->lg && c->x->lg->want == WANT_FD && c->x->lg->mode == RT_R;
+    return c->phase == CONN_LINGER ||
+           (c->phase == CONN_SERVE && (c->state == HTTP1_HEAD || c->state == HTTP1_DRAIN));
 }
 
 /* At rest nobody waits for bytes that are there. */
@@ -217,7 +222,7 @@ static client *connect_client(int refusal) {
     setsockopt(sv[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
     c->fd = sv[0];
     c->started = c->reads = true;
-    conn_start(now.server, sv[1], (server_client){0}, refusal);
+    conn_start(now.server, sv[1], (server_client){0}, &http1_protocol, refusal);
     return c;
 }
 
@@ -404,7 +409,7 @@ static int64_t bound_requests(void) {
 static bool all_answered(void) {
     int n = 0;
     for (int i = 0; i < n_conns; i++)
-        if (conns[i]->phase == CONN_BOUND) return false;
+        if (play_is_bound(conns[i])) return false;
     for (int i = 0; i < now.n; i++) {
         answers a;
         answers_read(&now.clients[i], now.input, now.size, &a);
@@ -509,23 +514,18 @@ static void begin_script(const uint8_t *input, size_t size) {
     answers_next_script();
     atomic_store(&now.server->stopping, false);
     /* A socketpair tells as a TCP connection does, unless descriptors come with the bytes. */
-    bool with_fds = input && memmem(input, size,
-                                    "\xff"
-                                    "d",
-                                    2);
+    bool with_fds = input && memmem(input, size, "\xff\x64", 2);
     now.server->tells = with_fds ? RT_SHORT_TELLS_NOTHING : RT_SHORT_TELLS;
 }
 
 /* One who asks as everybody does. */
 static void ask_properly(void) {
-    static const char head[] = "GET /ok/", tail[] = " HTTP/1.1\r\nHost: x\r\n\r\n";
-    char word[MARKER_SIZE], want[64];
+    char word[MARKER_SIZE], ask[64], want[64];
     begin_script(NULL, 0);
     client *c = connect_client(0);
     answers_mark(c, word);
-    add(c, head, sizeof head - 1);
-    add(c, word, sizeof word);
-    add(c, tail, sizeof tail - 1);
+    snprintf(ask, sizeof ask, "GET /ok/%.*s HTTP/1.1\r\nHost: x\r\n\r\n", MARKER_SIZE, word);
+    add(c, ask, strlen(ask));
     pump();
     int n = snprintf(want, sizeof want, "\r\n\r\nok %.*s", MARKER_SIZE, word);
     if (c->n_got < (size_t)n || memcmp(c->got, "HTTP/1.1 200 OK\r\n", 17) != 0 ||

@@ -52,8 +52,9 @@ void play_begin(void);
 /* Plays the script and looks at everything that came of it. Aborts with words if something is wrong. By the G of
  * play_begin. */
 void play(const uint8_t *input, size_t size);
-/* A connection of the script that is played, 0 ...; NULL: there are no more. */
+/* A connection of the script that is played, 0 ...; NULL: there are no more. play_is_bound: it waits for its handler. */
 host_conn *play_conn(int i);
+bool play_is_bound(const host_conn *c);
 /* Runs fn as the runtime's main G on the calling thread, with one P, a clock that stands still, and no sysmon. */
 _Noreturn void play_main(void (*fn)(void *), void *arg);
 

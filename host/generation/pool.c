@@ -10,7 +10,7 @@
  * the return was counted first.
  *
  * A P whose VM is stuck while there is no spare shares another P's VM. When all VMs that there may be have been
- * stuck for a second, requests are answered 503 (conn.c); until then, and while another VM is being made, they wait. A
+ * stuck for a second, requests are answered 503 (http1_conn.c); until then, and while another VM is being made, they wait. A
  * thread that loses its CPU to other processes for 20 ms is stuck, too, and no reason to refuse anything.
  *
  * The keeper is a native G. It sleeps unless a VM is stuck. Then it looks every 100 ms: it logs which code holds a VM,

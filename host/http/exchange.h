@@ -53,6 +53,8 @@ typedef struct exchange_ops {
     /* The response stops short of its end, and the client shall notice. gone: the client is gone or too slow, so the
      * queued output is dropped, and x is broken. */
     void (*cut)(host_exchange *x, bool gone);
+    /* The lines of the trailers of a request whose body is whole: *n bytes. NULL: none. */
+    const char *(*trailers)(const host_exchange *x, size_t *n);
     /* The pollDesc in which the handler waits for input and room. */
     rt_pd *(*pd)(host_exchange *x);
 } exchange_ops;
@@ -75,10 +77,7 @@ struct host_exchange {
     rt_g *handler;         /* the handler's G, and its id */
     int64_t handler_id;
     _Atomic int64_t limit_ns; /* atomic: until when the handler has the connection; 0: no limit */
-    union {
-        int64_t begin_ns;  /* when the first bytes were read */
-        int64_t linger_ns; /* when LINGER began */
-    };
+    int64_t begin_ns;         /* when the first bytes were read */
 
     /* Input: the request head at in[0 .. head_end), bytes not yet parsed at in[in_pos .. in_end). NULL at first. Until the
      * head is whole, head_end is where the line that is not whole begins. */
@@ -87,7 +86,7 @@ struct host_exchange {
     struct host_trailers *trailers; /* http1_body.c; NULL: none */
     uint64_t chunk_left;            /* http1_body.c: bytes of the chunk that are still to come */
     int16_t
-        error; /* the status with which the connection refuses the request (CONN_REFUSE), or 0 */
+        error; /* the status with which the connection refuses the request (HTTP1_REFUSE), or 0 */
     uint8_t headers_cap; /* exchange_headers_cap */
     uint8_t place;       /* http1_body.c: where in a chunked body the next byte stands */
     /* atomic: nothing more of this client is to come, so the end of its side means that it waits no more */

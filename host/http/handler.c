@@ -14,12 +14,14 @@
  */
 #include "handler.h"
 
+#include "../base/base.h"
 #include "../base/base_ffi.h"
 #include "../base/log.h"
 #include "../serve/bind.h"
 #include "../vm/vm.h"
 #include "conn.h"
 #include "hold.h"
+#include "over.h"
 #include "response.h"
 
 #include <lauxlib.h>
@@ -179,6 +181,49 @@ static const bind_ops ops = {
     .dropped = dropped,
 };
 
-rt_g *handler_make(host_exchange *x, host_vm *vm) {
-    return bind_make(&ops, x, vm);
+/* Ids of exchanges that each P has reserved. Only the M that has the P. */
+static struct {
+    OF_ONE_P uint64_t last;
+    uint64_t end;
+} ids[MAX_PS];
+
+/* Gives x an id that no other request of this process has. */
+static void name_exchange(host_exchange *x) {
+    enum { IDS = 64 };
+    static _Atomic uint64_t n_taken;
+    int p = rt_p_id();
+    if (ids[p].last == ids[p].end) {
+        ids[p].last = atomic_fetch_add_explicit(&n_taken, IDS, memory_order_relaxed);
+        ids[p].end = ids[p].last + IDS;
+    }
+    double id = (double)++ids[p].last;
+    __atomic_store(&x->req.id, &id, __ATOMIC_RELAXED);
+}
+
+static inline int64_t limit_of(host_exchange *x) {
+    int64_t limit = atomic_load_explicit(&x->limit_ns, memory_order_relaxed),
+            ns = (int64_t)(x->server->listener.limits->handler_timeout * 1e9);
+    if (limit == 0 && ns > 0) {
+        limit = ns + (x->in_pieces ? rt_nanotime() : x->begin_ns);
+        atomic_store_explicit(&x->limit_ns, limit, memory_order_relaxed);
+    }
+    return limit;
+}
+
+int64_t handler_limit(host_exchange *x) {
+    return limit_of(x);
+}
+
+rt_g *handler_make(host_exchange *x, bool *soon) {
+    host_vm *vm = bind_choose(x->server, soon);
+    if (!vm) return NULL;
+    *soon = false;
+    rt_g *g = bind_make(&ops, x, vm);
+    if (!g) return NULL;
+    name_exchange(x);
+    exchange_handed();
+    (void)limit_of(x);
+    x->handler = g;
+    x->handler_id = rt_id(g);
+    return g;
 }

@@ -5,8 +5,11 @@
 
 #include "exchange.h"
 
-/* Makes the G of a handler for x, to run in vm. The G waits until the caller readies it. NULL: no memory. */
-rt_g *handler_make(host_exchange *x, host_vm *vm);
+/* Makes the G of a handler for x, whose head is whole, in a VM that serves, and gives x its id and its limit_ns. The G
+ * waits until the caller readies it. NULL: no VM can take x; *soon: one is being made. */
+rt_g *handler_make(host_exchange *x, bool *soon);
+/* Until when the handler of x has the connection (rt_nanotime), counted from when the head was whole; 0: no limit. */
+int64_t handler_limit(host_exchange *x);
 /* Prepares a wait of the step G g for a VM that is being made, of 2 ms. Returns RT_PARK, for g's step to return. Only
  * by g itself. */
 rt_step handler_await_vm(rt_g *g, host_exchange *x);

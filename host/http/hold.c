@@ -57,7 +57,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-enum { STATUS_SHIFT = HOLD_BITS, STATUS_MASK = 0x3ff, TICKET_SHIFT = 13 };
+enum { STATUS_SHIFT = HOLD_BITS, STATUS_MASK = 0x3ff };
 
 static inline unsigned state_of(uint64_t word) {
     return word & HOLD_MASK;
@@ -68,24 +68,20 @@ static inline int status_of(uint64_t word) {
 }
 
 static inline uint64_t word_of(uint64_t ticket, unsigned state, int status) {
-    return ticket << TICKET_SHIFT | (uint64_t)status << STATUS_SHIFT | state;
+    return ticket << HOLD_TICKET_SHIFT | (uint64_t)status << STATUS_SHIFT | state;
 }
 
 static bool move(host_exchange *x, uint64_t *from, unsigned state, int status) {
     return atomic_compare_exchange_strong(&x->hold, from,
-                                          word_of(*from >> TICKET_SHIFT, state, status));
+                                          word_of(*from >> HOLD_TICKET_SHIFT, state, status));
 }
 
 /* x->hold was moved from `word`: wakes g, the connection's G. */
 static void tell(rt_g *g, uint64_t word) {
-    rt_wake(g, word >> TICKET_SHIFT, RT_WOKEN);
+    rt_wake(g, word >> HOLD_TICKET_SHIFT, RT_WOKEN);
 }
 
 /* ---- the connection's side ---- */
-
-void hold_begin(host_exchange *x, uint64_t ticket) {
-    atomic_store_explicit(&x->hold, word_of(ticket, HOLD_FREE, 0), memory_order_release);
-}
 
 bool hold_again(host_exchange *x, uint64_t ticket) {
     uint64_t word = atomic_load(&x->hold);

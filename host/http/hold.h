@@ -14,11 +14,14 @@ enum {
     HOLD_ENDED,
     HOLD_MASK = 7,
     HOLD_BITS = 3,
+    HOLD_TICKET_SHIFT = 13, /* above the status */
 };
 
 /* ---- for the connection's G alone; nothing waits ---- */
 /* Gives the connection to a handler. ticket: of the open wait of the connection's G. */
-void hold_begin(host_exchange *x, uint64_t ticket);
+static inline void hold_begin(host_exchange *x, uint64_t ticket) {
+    atomic_store_explicit(&x->hold, ticket << HOLD_TICKET_SHIFT | HOLD_FREE, memory_order_release);
+}
 /* The connection's G waits for the handler once more, with this ticket. False: there is nothing to wait for. */
 bool hold_again(host_exchange *x, uint64_t ticket);
 /* Takes the connection away from the handler of x, wherever the handler runs: hold_abandon says with which effect.

@@ -268,5 +268,6 @@ const exchange_ops http1_ops = {
     .end_file = end_file,
     .send = send_with,
     .cut = cut,
+    .trailers = http1_trailers,
     .pd = pd_of,
 };

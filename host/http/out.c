@@ -25,6 +25,7 @@ enum {
 
 struct out_piece {
     out_piece *next;
+    out_piece *last; /* of the first piece of an output: its last one */
     size_t pos, end; /* [pos .. end) of `bytes` or of the file is queued */
     size_t cap;      /* of `bytes` */
     out_fd *file;    /* NULL: the piece is bytes */
@@ -96,7 +97,7 @@ static void drop_first(host_out *o) {
     out_piece *p = o->first;
     o->n -= counts(p);
     o->first = p->next;
-    if (!o->first) o->last = NULL;
+    if (o->first) o->first->last = p->last;
     give_piece(p);
 }
 
@@ -109,21 +110,25 @@ void out_drop(host_out *o) {
 
 static out_piece *add_piece(host_out *o, out_piece *p) {
     if (!p) return NULL;
-    if (o->last)
-        o->last->next = p;
+    if (o->first)
+        o->first->last->next = p;
     else
         o->first = p;
-    return o->last = p;
+    return o->first->last = p;
+}
+
+static inline out_piece *last_of(const host_out *o) {
+    return o->first ? o->first->last : NULL;
 }
 
 char *out_room(host_out *o, size_t n) {
-    out_piece *p = o->last;
+    out_piece *p = last_of(o);
     if ((!p || p->file || p->cap - p->end < n) && !(p = add_piece(o, take_piece(n)))) return NULL;
     return p->bytes + p->end;
 }
 
 void out_took(host_out *o, const char *end) {
-    out_piece *p = o->last;
+    out_piece *p = o->first->last;
     size_t to = (size_t)(end - p->bytes);
     o->n += to - p->end;
     p->end = to;

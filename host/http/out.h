@@ -31,8 +31,8 @@ void out_fd_drop(out_fd *f);
 typedef struct out_piece out_piece;
 
 typedef struct host_out {
-    out_piece *first, *last; /* NULL: none */
-    size_t n;                /* how much is queued, as it counts; 0: nothing */
+    out_piece *first; /* NULL: none */
+    size_t n;         /* how much is queued, as it counts; 0: nothing */
 } host_out;
 
 /* out_room: room for n more bytes, at least 1, behind the queued ones; NULL: no memory. out_took: the room was used up

@@ -3,7 +3,6 @@
 #include "../base/addr.h"
 #include "conn.h"
 #include "hold.h"
-#include "http1.h"
 #include "over.h"
 
 #include <errno.h>
@@ -38,7 +37,8 @@ int host_req_fill(host_req *r, double id) {
 
 const char *host_req_trailers(host_req *r, double id, size_t *len) {
     *len = 0;
-    return exchange_is((host_exchange *)r, id) ? http1_trailers((host_exchange *)r, len) : NULL;
+    host_exchange *x = (host_exchange *)r;
+    return exchange_is(x, id) ? x->ops->trailers(x, len) : NULL;
 }
 
 double host_req_sent(host_req *r, double id) {

@@ -3,8 +3,8 @@
 
 #include "../vm/luag.h"
 #include "../serve/server.h"
-#include "conn.h"
 #include "hold.h"
+#include "http.h"
 #include "site.h"
 
 #include <errno.h>

@@ -30,6 +30,12 @@ bool stream_is_dry(stream *s) {
     return !rt_pd_hup(s->pd);
 }
 
+bool stream_is_reset(const stream *s) {
+    int err = 0;
+    socklen_t len = sizeof err;
+    return getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &len) == 0 && err != 0;
+}
+
 bool stream_short_read_tells(stream *s) {
     return rt_short_read_tells(s->fd, &s->tells);
 }

@@ -63,6 +63,9 @@ bool stream_is_dry(stream *s);
 /* Does a short read, one that brings less than there was room for, empty s? Only with TCP. */
 bool stream_short_read_tells(stream *s);
 
+/* True: the peer has reset the connection. */
+bool stream_is_reset(const stream *s);
+
 /* Call when a wait for RT_R ended otherwise than by an event, or when another G used up the event: the next read asks
  * the kernel. */
 static inline void stream_doubt(stream *s) {

@@ -1,5 +1,5 @@
 /* Servers: listeners, their connections, and how they stop. What is spoken is the matter of a protocol
- * (server_protocol): http/conn.c speaks HTTP.
+ * (server_protocol): http/http.c speaks HTTP.
  *
  * A server has one listening socket, registered in the poller of every P with EPOLLEXCLUSIVE, and a native G per P that
  * accepts. A connection is registered with the poller that watches fewest descriptors (netpoll.c), so connections

@@ -144,7 +144,7 @@ static void drop(void *arg) {
     (void)arg;
     rt_sleep(NS_PER_SEC);
     host_conn *c = play_conn(0);
-    if (!c || c->phase != CONN_BOUND) rt_throw("no handler is waited for");
+    if (!c || !play_is_bound(c)) rt_throw("no handler is waited for");
     hold_abandon(c->x, 502);
 }
 
