@@ -37,7 +37,7 @@ endif
 # libc6-dev: gcc only recommends it.
 DEPS_BUILD := g++ libc6-dev libluajit2-5.1-dev luajit2 lua-cjson-dev xz-utils libc-ares-dev libmd-dev libedit-dev
 DEPS_BUILD += zlib1g-dev libbrotli-dev libzstd-dev libssl-dev
-DEPS_TEST  := lua-busted libcmocka-dev node-llhttp curl netcat-openbsd redis-server lua-ldoc git
+DEPS_TEST  := lua-busted libcmocka-dev node-llhttp curl netcat-openbsd redis-server lua-ldoc git openssl
 # For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
 DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
 # Clients and attackers of others, for spec/http_peers_spec.lua, where those that are missing are pending. CI has them.
@@ -85,7 +85,7 @@ WRAPPED += mmap64 munmap mremap mprotect __register_frame __deregister_frame fop
 # The whole of LuaJIT, to which C modules (lfs.so) bind, a use that the linker does not see. The symbols of EXPORTS
 # alone are seen from outside: LuaJIT's, and what the FFI declares of ours.
 EXPORTS := $(B)/gen/exports
-LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,--dynamic-list=$(EXPORTS) -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive $(CJSON) -lcares -lmd -ledit -lz -lbrotlienc -lzstd -lcrypto -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic -lm -ldl -pthread
+LDLIBS := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED)) -Wl,--dynamic-list=$(EXPORTS) -Wl,--whole-archive $(LUAJIT_LIB) -Wl,--no-whole-archive $(CJSON) -lcares -lmd -ledit -lz -lbrotlienc -lzstd -lssl -lcrypto -Wl,-Bstatic -lstdc++ -Wl,-Bdynamic -lm -ldl -pthread
 
 # ---- files -------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ static int core_wait_sock(lua_State *L) {
     int mode = core_mode(L, 2);
     host_sock *s = core_pointer(L, 1);
     if (mode == RT_R && !sock_await(s, (size_t)lua_tonumber(L, 4))) return 0;
+    mode = stream_wants(&s->io, mode);
     rt_pd *pd = sock_pd(s, mode, &q);
     if (!pd) {
         spin_answer_for(L, lua_topointer(L, 1), "closed");

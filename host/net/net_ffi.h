@@ -4,6 +4,7 @@
 
 #include "../vm/vm_ffi.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -79,6 +80,59 @@ host_sock *host_sock_stdin(int *err);
 
 /* 1: s is readable (mode 1) or writable (mode 2), or broken, now; 0: it is not; else why it can't be said. */
 int host_sock_ready(host_sock *s, int mode);
+
+/* ---- TLS (tls_sock.c) ---- */
+
+typedef struct tls_config host_tls;
+
+/* The files of a certificate and its key, PEM. A chain follows its certificate. */
+typedef struct host_tls_pair {
+    const char *cert, *key;
+} host_tls_pair;
+
+typedef struct host_tls_settings {
+    bool server;
+    /* A server: the first one answers clients that ask for no name, or for one that none has. A client: none or one. */
+    const host_tls_pair *pairs;
+    int n_pairs;
+    const char *
+        ca; /* file with certificates to trust. NULL: a client trusts the system's, a server asks for none */
+    bool optional;    /* a server with `ca`: clients without a certificate are served, too */
+    bool insecure;    /* a client: any certificate will do, of any name */
+    const char *pin;  /* a client: SHA-256 of the server's public key, as hex; NULL: any */
+    const char *alpn; /* protocols, in the order of preference, separated by commas; NULL: none */
+} host_tls_settings;
+
+/* What both sides have agreed on. Texts live as long as the socket is open. */
+typedef struct host_tls_agreed {
+    const char *version; /* "TLSv1.3" */
+    const char *cipher;
+    const char *sni;  /* the name that the client asked for; NULL: none */
+    const char *alpn; /* not NUL-terminated; NULL: none */
+    size_t alpn_len;
+    bool resumed;
+} host_tls_agreed;
+
+/* Reads the files: may block for so long. NULL: `why`, of 512 bytes, says why. */
+host_tls *host_tls_new(const host_tls_settings *settings, char *why);
+void host_tls_free(host_tls *config);
+
+/* From now on s speaks TLS; reads and writes begin with the handshake. name: of a client, what the server's
+ * certificate has to name; NULL: s is the server's side. 0; -ENOMEM; -EALREADY: it does already; -EBUSY: bytes have
+ * been read that nobody has taken, so that it would be unclear which of them were encrypted. */
+int host_sock_tls(host_sock *s, host_tls *config, const char *name);
+
+/* Goes on with the handshake. 0: it is done; -EAGAIN: wait for reading; or why not. */
+int host_sock_shake(host_sock *s);
+
+/* After HOST_ETLS: why, in words; "" otherwise. */
+const char *host_sock_tls_why(host_sock *s);
+
+/* A write was given up before all its bytes had gone out. With TLS no other may follow it. */
+void host_sock_abandon(host_sock *s);
+
+/* False: s does not speak TLS, or not yet. */
+bool host_sock_tls_agreed(host_sock *s, host_tls_agreed *to);
 
 /* ---- datagrams (udp.c) ---- */
 

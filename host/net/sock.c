@@ -60,8 +60,8 @@ rt_pd *sock_pd(host_sock *s, int mode, host_waitq **q) {
 bool sock_await(host_sock *s, size_t wanted) {
     int mark = wanted < 1 ? 1 : wanted < MARK_MAX ? (int)wanted : MARK_MAX, before = s->mark;
     if (mark == before || s->io.fd < 0) return true;
-    if (s->foreign || !stream_short_read_tells(&s->io))
-        return true; /* not TCP, or a foreign descriptor */
+    if (s->foreign || s->io.tls || !stream_short_read_tells(&s->io))
+        return true; /* not TCP, or a foreign descriptor, or the kernel counts other bytes than the reader */
     if (setsockopt(s->io.fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark) < 0) return true;
     s->mark = mark;
     stream_doubt(&s->io);
@@ -294,6 +294,8 @@ ssize_t sock_writev(host_sock *s, struct iovec *iov, int n) {
 
 int host_sock_ready(host_sock *s, int mode) {
     if (s->io.fd < 0) return RT_ECLOSED;
+    if (s->io.tls && mode == 1)
+        return host_sock_fill(s, 0) != -EAGAIN; /* the kernel knows nothing of what it has */
     if (mode != 2) (void)sock_await(s, 0);
     struct pollfd p = {.fd = s->io.fd, .events = mode == 2 ? POLLOUT : POLLIN | POLLRDHUP};
     int n;

@@ -2,6 +2,7 @@
 #include "stream.h"
 
 #include "../../runtime/io.h"
+#include "tls.h"
 
 #include <errno.h>
 #include <sys/sendfile.h>
@@ -18,6 +19,7 @@ int stream_open(stream *s, int fd, const stream_ops *ops) {
 }
 
 void stream_close(stream *s, bool keep) {
+    if (s->tls) tls_end(s);
     rt_pd_close(s->pd);
     if (!keep) close(s->fd); /* an error here is of a write that cannot be repeated */
     s->pd = NULL;
@@ -40,13 +42,6 @@ bool stream_short_read_tells(stream *s) {
     return rt_short_read_tells(s->fd, &s->tells);
 }
 
-ssize_t stream_read(stream *s, void *buf, size_t n) {
-    if (stream_is_dry(s)) return -EAGAIN;
-    ssize_t r = s->ops->read(s, buf, n);
-    s->drained = r > 0 && (size_t)r < n && stream_short_read_tells(s);
-    return r;
-}
-
 /* read and send of libc are cancellation points of threads, which nobody cancels here: two atomic steps before each call
  * and two behind it. */
 static ssize_t read_fd(stream *s, void *buf, size_t n) {
@@ -55,6 +50,14 @@ static ssize_t read_fd(stream *s, void *buf, size_t n) {
         if (r >= 0) return r;
         if (errno != EINTR) return -errno;
     }
+}
+
+/* The rule of edges. */
+static ssize_t read_socket(stream *s, void *buf, size_t n) {
+    if (stream_is_dry(s)) return -EAGAIN;
+    ssize_t r = read_fd(s, buf, n);
+    s->drained = r > 0 && (size_t)r < n && stream_short_read_tells(s);
+    return r;
 }
 
 static ssize_t sendfile_fd(stream *s, int file, off_t *at, size_t n) {
@@ -86,7 +89,7 @@ static int shutdown_socket(stream *s) {
 }
 
 const stream_ops stream_socket = {
-    .read = read_fd,
+    .read = read_socket,
     .writev = writev_socket,
     .sendfile = sendfile_fd,
     .shutdown = shutdown_socket,

@@ -30,9 +30,18 @@ typedef struct stream_ops {
     /* Sends n bytes of `file` from *at on, and moves *at. -EINVAL, -EOPNOTSUPP, ...: not for these two descriptors; the
      * caller reads and writes instead. */
     ssize_t (*sendfile)(stream *s, int file, off_t *at, size_t n);
-    /* No more will be written: the peer reads its end. -EOPNOTSUPP: only closing tells the peer. */
+    /* No more will be written: the peer reads its end. -EOPNOTSUPP: only closing tells the peer. -EAGAIN: wait for
+     * RT_W and call again. */
     int (*shutdown)(stream *s);
+    /* Comes before reads and writes: 0: they may begin; -EAGAIN: wait for stream_wants(s, RT_R) and call again;
+     * another error. NULL: they may begin at once. */
+    int (*shake)(stream *s);
+    /* What the last -EAGAIN of a read (RT_R) or a write (RT_W) waits for. NULL: for the same. */
+    int (*wants)(const stream *s, int mode);
 } stream_ops;
+
+/* Beside the errors of read and write: the peer, or the handshake, has broken TLS; tls_why says how. */
+enum { STREAM_ETLS = -20002 }; /* HOST_ETLS */
 
 /* For a socket that is connected or listens; for a pipe, or another descriptor that can be polled and read or
  * written. */
@@ -41,6 +50,7 @@ extern const stream_ops stream_socket, stream_pipe;
 /* All fields: only the holder of the stream. */
 struct stream {
     const stream_ops *ops;
+    struct tls *tls; /* of a TLS stream (tls.h); NULL: what is read and written goes as it is */
     rt_pd *pd;
     int fd;        /* -1: closed */
     uint8_t tells; /* of rt_short_read_tells; 0: not asked yet */
@@ -53,8 +63,10 @@ int stream_open(stream *s, int fd, const stream_ops *ops);
 /* Gives the pollDesc back, in which no G waits, and closes the descriptor. keep: the descriptor stays open. */
 void stream_close(stream *s, bool keep);
 
-/* Reads up to n bytes into buf. How many; 0: the end; -EAGAIN: wait for RT_R; -errno. */
-ssize_t stream_read(stream *s, void *buf, size_t n);
+/* Reads up to n bytes into buf. How many; 0: the end; -EAGAIN: wait for RT_R (stream_wants); -errno. */
+static inline ssize_t stream_read(stream *s, void *buf, size_t n) {
+    return s->ops->read(s, buf, n);
+}
 
 /* Is it known that there is nothing to read? If so, the caller says -EAGAIN. Asked a second time, the answer is no, and
  * the kernel tells. */
@@ -72,7 +84,13 @@ static inline void stream_doubt(stream *s) {
     s->drained = false;
 }
 
-/* Writes. How many bytes the kernel took; -EAGAIN: wait for RT_W; -errno. more: see writev above. */
+/* The direction to wait for after a read (RT_R) or a write (RT_W) that answered -EAGAIN. */
+static inline int stream_wants(const stream *s, int mode) {
+    return s->ops->wants ? s->ops->wants(s, mode) : mode;
+}
+
+/* Writes. How many bytes the kernel took; -EAGAIN: wait for RT_W, and write again from the same byte on, the same
+ * bytes; -errno. more: see writev above. */
 static inline ssize_t stream_writev(stream *s, const struct iovec *iov, int n, bool more) {
     return s->ops->writev(s, iov, n, more);
 }

@@ -70,6 +70,7 @@ static ssize_t move(int from, int to, size_t n) {
 int host_pipe_drain(host_pipe *p, host_sock *src, double most) {
     int err = sock_check(src, RT_R);
     if (err) return err;
+    if (src->io.tls) return -EINVAL;
     if (stream_is_dry(&src->io)) return -EAGAIN;
     /* A short splice tells nothing: the pipe may have no more slots. */
     ssize_t r = move(src->io.fd, p->w, most < PIPE_BYTES ? (size_t)most : PIPE_BYTES);
@@ -80,6 +81,7 @@ int host_pipe_drain(host_pipe *p, host_sock *src, double most) {
 int host_pipe_pump(host_pipe *p, host_sock *dst) {
     int err = sock_check(dst, RT_W);
     if (err) return err;
+    if (dst->io.tls) return -EINVAL;
     ssize_t r = move(p->r, dst->io.fd, p->len);
     if (r > 0) p->len -= (size_t)r;
     return r == 0 ? -EIO : (int)r; /* nothing moved though bytes are there: never seen */

@@ -100,7 +100,8 @@ void host_shelter(int on);
 /* ---- virtual time (bubble.c): outside of a bubble the functions do nothing and answer 0 ---- */
 
 enum { HOST_BUBBLE_NONE, HOST_BUBBLE_DEADLOCK, HOST_BUBBLE_TIMEOUT };
-enum { HOST_EVIRTUAL = -20001 }; /* of sockets: the G that asks has virtual time */
+/* Of sockets: the G that asks has virtual time; TLS was broken, see host_sock_tls_why. */
+enum { HOST_EVIRTUAL = -20001, HOST_ETLS = -20002 };
 
 /* The running G makes a bubble and enters it; start_s: seconds since 1970 at its beginning. 0; -EBUSY: the G stands in
  * a bubble; -EPERM: it answers a request; -ENOMEM. The functions that follow are for Gs inside of a bubble. */

@@ -18,6 +18,7 @@ require "lunapark.cdef"
 local core = require "lunapark.core"
 local number_text = require("lunapark.core.text").number
 local common = require "lunapark.net.sock"
+local tls = require "lunapark.tls"
 local turn = require "lunapark.net.turn"
 
 local C = ffi.C
@@ -91,7 +92,7 @@ local function fill_now(sock, wanted)
   local n = C.host_sock_fill(sock, wanted)
   if n > 0 then return true end
   if n == EAGAIN then return nil, AGAIN, wanted end
-  return nil, word_of(n == 0 and "eof" or message(n), sock)
+  return nil, word_of(n == 0 and "eof" or message(n, sock), sock)
 end
 
 -- Waits until `wanted` bytes are there, as far as the kernel keeps so many (host/net/sock.c). Returns why the wait was
@@ -105,7 +106,7 @@ end
 local function wait_and_fill(sock, wanted, n)
   while true do
     if n > 0 then return true end
-    if n ~= EAGAIN then return nil, word_of(n == 0 and "eof" or message(n), sock) end
+    if n ~= EAGAIN then return nil, word_of(n == 0 and "eof" or message(n, sock), sock) end
     local why = wait_for(sock, wanted)
     if why then return nil, why end
     n = C.host_sock_fill(sock, wanted)
@@ -336,9 +337,12 @@ local function write_rest(sock, data, sent)
       sent = sent + n
     elseif n == EAGAIN then
       local why = wait_sock(sock, WRITE)
-      if why then return nil, why, sent end
+      if why then
+        C.host_sock_abandon(sock)
+        return nil, why, sent
+      end
     else
-      return nil, word_of(message(n), sock), sent
+      return nil, word_of(message(n, sock), sock), sent
     end
   end
   return true, nil, #data -- and keeps the string alive until here
@@ -353,9 +357,12 @@ local function write_list(sock, list, first, skip)
       if first > #list then return true end
     elseif rc == EAGAIN then
       local why = wait_sock(sock, WRITE)
-      if why then return nil, why end
+      if why then
+        C.host_sock_abandon(sock)
+        return nil, why
+      end
     else
-      return nil, word_of(message(rc), sock)
+      return nil, word_of(message(rc, sock), sock)
     end
   end
 end
@@ -369,7 +376,7 @@ local function write_string(self, data)
     if n >= 0 then
       sent = n
     elseif n ~= EAGAIN then
-      return nil, word_of(message(n), sock)
+      return nil, word_of(message(n, sock), sock)
     end
   end
   return run_turn(t, write_rest, sock, data, sent)
@@ -411,6 +418,54 @@ function Conn:write(data)
     ok, err = run_turn(self.writing, write_list, self.sock, pieces, 1, 0)
   end
   return ok, err
+end
+
+-- ---- TLS -------------------------------------------------------------------------------------------------
+
+-- Reads and writes shake hands by themselves; this is for who wants to know how it ended.
+local function shake(self)
+  local sock = self.sock
+  while true do
+    local rc = C.host_sock_shake(sock)
+    if rc == 0 then return true end
+    if rc ~= EAGAIN then return nil, word_of(message(rc, sock), sock) end
+    local why = wait_sock(sock, READ)
+    if why then return nil, why end
+  end
+end
+
+--- Speaks TLS from now on, after both sides have agreed on it in clear text (STARTTLS), or at once. May wait, for the
+--- handshake. What was read before must have been taken: bytes behind it could be an attacker's.
+---@param config? lunapark.TlsConfig|lunapark.TlsOptions|true  see `lunapark.tls`; true, nil: a client's, which trusts
+---the certificates of the system
+---@param name? string  of a client: the name or address that the server's certificate has to have; without it that of
+---the config
+---@return true|nil ok
+---@return string? err
+function Conn:start_tls(config, name)
+  config = tls.of(config == nil or config, "start_tls")
+  if name ~= nil and type(name) ~= "string" then error("start_tls: name must be a string, got " .. type(name), 2) end
+  if not config.server then
+    name = name or config.name
+    if not name and not config.insecure then error("start_tls: name is missing: which server is it?", 2) end
+  end
+  local rc = C.host_sock_tls(self.sock, config.handle, not config.server and (name or "") or nil)
+  if rc == -16 then return nil, "bytes were read that nobody has taken" end
+  if rc < 0 then return nil, word_of(message(rc), self.sock) end
+  return run_turn(self.reading, shake, self)
+end
+
+local agreed = ffi.new "host_tls_agreed"
+
+--- What both sides have agreed on; nil: the connection does not speak TLS, or not yet. Does not wait.
+---@return { version: string, cipher: string, sni: string?, alpn: string?, resumed: boolean }|nil
+function Conn:tls()
+  if not C.host_sock_tls_agreed(self.sock, agreed) then return nil end
+  return {
+    version = ffi_string(agreed.version), cipher = ffi_string(agreed.cipher), resumed = agreed.resumed,
+    sni = agreed.sni ~= nil and ffi_string(agreed.sni) or nil,
+    alpn = agreed.alpn ~= nil and ffi_string(agreed.alpn, agreed.alpn_len) or nil,
+  }
 end
 
 -- ---- the rest --------------------------------------------------------------------------------------------

@@ -62,8 +62,9 @@ local function put_buffer(c, dst, buffer)
       buffer.pos = buffer.pos + n
       count(c, n)
     elseif n ~= EAGAIN then
-      return fail(c, message(n))
+      return fail(c, message(n, dst.sock))
     elseif wait(c, dst.sock, WRITE) then -- may close the source: the buffer is empty then
+      C.host_sock_abandon(dst.sock)
       return true
     end
   end

@@ -22,6 +22,7 @@ local lp = require "lunapark"
 local names = require "lunapark.net.names"
 local pool = require "lunapark.net.pool"
 local serve = require "lunapark.net.serve"
+local tls = require "lunapark.tls"
 local turn = require "lunapark.net.turn"
 local udp = require "lunapark.net.udp"
 
@@ -40,13 +41,20 @@ local err_out = ffi.new("int[1]")
 ---@class lunapark.Listener
 ---@field private sock ffi.cdata*
 ---@field private accepting lunapark.Turn
+---@field private tls lunapark.TlsConfig?
 local Listener = {}
 local listener_mt = { __name = "lunapark.Listener", __index = Listener }
 
 local function accept(self)
   while true do
     local sock = C.host_sock_accept(self.sock, err_out)
-    if sock ~= nil then return conn.new(common.keep(sock)) end
+    if sock ~= nil then
+      common.keep(sock)
+      local rc = self.tls and C.host_sock_tls(sock, self.tls.handle, nil) or 0
+      if rc == 0 then return conn.new(sock) end
+      C.host_sock_close(sock)
+      return nil, message(rc)
+    end
     if err_out[0] ~= EAGAIN then return nil, common.words(err_out[0], self.sock) end
     local why = wait_sock(self.sock, READ)
     if why then return nil, why end
@@ -75,15 +83,20 @@ end
 --- Listens on an address. Of a name's addresses it takes the first. May wait for the look-up of a name, and for nothing
 --- else.
 ---@param addr string  "host:port" (port 0: any free one), "[v6]:port" or "unix:path"
+---@param opts? { tls: lunapark.TlsConfig|lunapark.TlsOptions|nil }  tls: its connections speak TLS. Their
+---handshake comes with the first read or write, so that a slow one delays no accept
 ---@return lunapark.Listener|nil listener
 ---@return string? err
-function net.listen(addr)
+function net.listen(addr, opts)
   check_addr(addr, "listen")
+  if opts ~= nil and type(opts) ~= "table" then error("listen: opts must be a table, got " .. type(opts), 2) end
+  local config = opts and opts.tls and tls.of(opts.tls, "listen")
+  if config and not config.server then error("listen: tls: a server needs cert and key", 2) end
   local plain, err = names.first(addr)
   if not plain then return nil, err end
   local sock = C.host_sock_listen(plain, err_out)
   if sock == nil then return nil, message(err_out[0]) end
-  return setmetatable({ sock = common.keep(sock), accepting = turn.new() }, listener_mt)
+  return setmetatable({ sock = common.keep(sock), accepting = turn.new(), tls = config }, listener_mt)
 end
 
 -- The rest of a name's addresses is asked for only if none of the first ones answers.
@@ -103,10 +116,27 @@ local function dial_name(addr, resolver)
   return c, err
 end
 
+-- Dials, and shakes hands.
+local function dial_tls(addr, resolver, config)
+  local c, err
+  if names.is_dialed_as_is(addr) then
+    c, err = dial.connect(addr)
+  else
+    c, err = dial_name(addr, resolver)
+  end
+  if not c then return nil, err end
+  local ok
+  ok, err = c:start_tls(config, config.name or names.host_of(addr))
+  if ok then return c end
+  c:close()
+  return nil, err
+end
+
 --- Connects to an address. Of a name's addresses it takes the first that answers: see net/dial.lua. May wait.
 ---@param addr string
----@param opts? { timeout: number?, resolver: lunapark.Resolver? }  timeout: seconds, with the look-up of the name;
----resolver: looks the name up
+---@param opts? { timeout: number?, resolver: lunapark.Resolver?, tls: lunapark.TlsConfig|lunapark.TlsOptions|true|nil }
+---timeout: seconds, with the look-up of the name; resolver: looks the name up; tls: the connection speaks TLS, and the
+---handshake is done when `dial` returns
 ---@return lunapark.Conn|nil conn
 ---@return string? err  "no such host: NAME", "connection refused", "timeout" ...
 function net.dial(addr, opts)
@@ -116,14 +146,17 @@ function net.dial(addr, opts)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout or timeout >= 9e9) then
     error("dial: timeout must be a number of seconds, got " .. tostring(timeout), 2)
   end
+  if opts and opts.tls then
+    return lp.deadline(timeout, dial_tls, addr, opts.resolver, tls.of(opts.tls, "dial"))
+  end
   if names.is_dialed_as_is(addr) then return dial.connect(addr, timeout) end
   return lp.deadline(timeout, dial_name, addr, opts and opts.resolver)
 end
 
 --- Connections to one address that are used again: see net/pool.lua. Does not wait.
 ---@param addr string
----@param opts? { max: integer?, idle: number? }  max: connections at once, 64 without it; idle: seconds that one waits
----before it is closed, 90 without it
+---@param opts? { max: integer?, idle: number?, tls: lunapark.TlsConfig|lunapark.TlsOptions|true|nil }  max: connections
+---at once, 64 without it; idle: seconds that one waits before it is closed, 90 without it; tls: as for `net.dial`
 ---@return lunapark.Pool
 function net.pool(addr, opts)
   return (pool.new(net.dial, addr, opts))

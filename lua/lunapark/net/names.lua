@@ -41,6 +41,13 @@ local function with_port(list, port)
   return addrs
 end
 
+--- The host of an address, without its port: a name or a number; nil: a unix socket's.
+---@param addr string
+---@return string|nil
+function names.host_of(addr)
+  return addr:match "^%[([^%]]*)%]:%d+$" or not addr:find("/", 1, true) and addr:match "^([^:]+):%d+$" or nil
+end
+
 --- The addresses that an address with a name stands for, in the order in which to try them. May wait.
 ---@param addr string
 ---@param resolver? lunapark.Resolver  the default one without it

@@ -31,6 +31,7 @@ local base = require "lunapark.core.base"
 local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
 local lp = require "lunapark"
+local tls = require "lunapark.tls"
 local waitq = require "lunapark.sync.waitq"
 
 local C = ffi.C
@@ -45,6 +46,7 @@ local pool = {}
 ---@field package idles table?  its entry in the idle ones of a pool
 
 ---@class lunapark.Pool
+---@field private dial_opts table?
 ---@field private dial fun(addr: string, opts?: table): lunapark.Conn|nil, string?
 ---@field private addr string
 ---@field private max integer
@@ -85,7 +87,7 @@ end
 
 -- For who has a place.
 local function connect(self, at)
-  local ok, c, err = pcall(lp.deadline, at and (at - base.now_ns()) / 1e9, self.dial, self.addr)
+  local ok, c, err = pcall(lp.deadline, at and (at - base.now_ns()) / 1e9, self.dial, self.addr, self.dial_opts)
   if not ok then -- it can't wait here
     free_place(self)
     error(c, 0)
@@ -242,8 +244,8 @@ end
 --- A pool of connections to one address, without any yet. Does not wait.
 ---@param dial fun(addr: string, opts?: table): lunapark.Conn|nil, string?  net.dial
 ---@param addr string
----@param opts? { max: integer?, idle: number? }  max: connections at once, 64 without it; idle: seconds that one waits
----before it is closed, 90 without it
+---@param opts? { max: integer?, idle: number?, tls: lunapark.TlsConfig|lunapark.TlsOptions|true|nil }  max: connections
+---at once, 64 without it; idle: seconds that one waits before it is closed, 90 without it; tls: as for `net.dial`
 ---@return lunapark.Pool
 function pool.new(dial, addr, opts)
   common.check_addr(addr, "pool")
@@ -253,8 +255,10 @@ function pool.new(dial, addr, opts)
   if type(idle) ~= "number" or idle <= 0 or idle ~= idle then
     error("pool: idle must be a number of seconds, got " .. tostring(idle), 2)
   end
+  local config = opts and opts.tls and tls.of(opts.tls, "pool")
   return setmetatable({
-    dial = dial, addr = addr, max = max, idle_s = idle, idle = {}, taken = {}, n = 0, queue = waitq.new(),
+    dial = dial, addr = addr, dial_opts = config and { tls = config },
+    max = max, idle_s = idle, idle = {}, taken = {}, n = 0, queue = waitq.new(),
     closed = false,
   }, Pool)
 end

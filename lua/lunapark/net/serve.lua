@@ -28,6 +28,7 @@ local lp = require "lunapark"
 local names = require "lunapark.net.names"
 local show = require "lunapark.core.show"
 local serve_udp = require "lunapark.net.serve_udp"
+local tls = require "lunapark.tls"
 
 local C = ffi.C
 local view = base.view
@@ -55,6 +56,8 @@ local host_sock_ptr = ffi.typeof "host_sock *"
 ---@field idle number|false|nil  seconds that a wait for the other side may take; false: any number; nil: --idle-timeout
 ---@field max integer?           connections at once, 1 or more; further ones are closed at once
 ---@field backlog integer?       clients that may wait to be accepted, 1 or more
+---@field tls lunapark.TlsConfig|lunapark.TlsOptions|nil  its connections speak TLS; the handshake comes with the first
+---read or write
 ---@field on_error? fun(conn: lunapark.Conn, err: any, traceback: string)  called in place of the log, before the
 ---connection is closed
 
@@ -74,6 +77,7 @@ function serve.check_options(opts, what)
       error(("%s: %s must be a whole number, 1 or more, got %s"):format(what, name, tostring(n)), 3)
     end
   end
+  if opts.tls and not tls.of(opts.tls, what).server then error(what .. ": tls: a server needs cert and key", 3) end
   if opts.on_error ~= nil and type(opts.on_error) ~= "function" then
     error(what .. ": on_error must be a function, got " .. type(opts.on_error), 3)
   end
@@ -135,9 +139,14 @@ end
 function serve.handler(where, fn, opts, mine)
   local number = number_of(fn, where)
   local on_error = opts and opts.on_error
+  local config = opts and opts.tls and tls.of(opts.tls, "serve")
   return function(address)
     C.host_set_place(view.slot, number)
     local c = conn.new(common.keep(ffi.cast(host_sock_ptr, address)))
+    if config then
+      local rc = C.host_sock_tls(c.sock, config.handle, nil)
+      if rc < 0 then error(common.message(rc)) end
+    end
     set_idle(c, idle_ns(opts))
     if process_stops or mine and mine.stopping then shorten_idle(c) end
     local g = lp.self()

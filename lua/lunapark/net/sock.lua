@@ -11,7 +11,7 @@ local base = require "lunapark.core.base"
 
 local C = ffi.C
 local ffi_string = ffi.string
-local EVIRTUAL = C.HOST_EVIRTUAL
+local EVIRTUAL, ETLS = C.HOST_EVIRTUAL, C.HOST_ETLS
 -- Under `lunapark test` this function is told of each socket that is made: testing/leaks.lua.
 local note = debug.getregistry()["lunapark.note"]
 
@@ -24,9 +24,11 @@ local messages = {} -- by code, so that a failure makes no string twice
 
 --- A negative answer of the host in words. Raises on the answer that there is no real I/O in virtual time.
 ---@param rc integer
+---@param s? ffi.cdata*  host_sock: whose answer that is, if it may speak TLS
 ---@return string
-local function message(rc)
+local function message(rc, s)
   if rc == EVIRTUAL then core.real "a socket" end -- raises
+  if rc == ETLS and s then return ffi_string(C.host_sock_tls_why(s)) end
   local text = messages[rc]
   if not text then
     -- "Connection refused" stands in the middle of sentences here.
