@@ -18,7 +18,7 @@ describe("the reference", function()
     for _, page in ipairs(docs.pages()) do names[#names + 1] = page.name end
     assert.same({
       "lunapark", "lunapark.crypto", "lunapark.dns", "lunapark.exec", "lunapark.fs", "lunapark.http", "lunapark.json",
-      "lunapark.log", "lunapark.net", "lunapark.shared", "lunapark.signal", "lunapark.testing",
+      "lunapark.log", "lunapark.net", "lunapark.shared", "lunapark.signal", "lunapark.testing", "lunapark.tls",
     }, names)
   end)
 
