@@ -49,6 +49,7 @@ make["host_job *"] = function() return C.host_log_flush(0) end
 make["host_walk *"] = function() return C.host_walk_new(nil, "/dev/shm") end
 make["host_compressor *"] = function() return C.host_compressor_new(C.HOST_GZIP, 5) end
 make["host_tls_settings *"] = function() return box "host_tls_settings" end
+make["host_tls_agreed *"] = function() return box "host_tls_agreed" end
 make["host_tls *"] = function() return C.host_tls_new(box "host_tls_settings", keep(ffi.new "char[512]")) end
 make["host_req *"] = function() end -- a handler alone has one
 
