@@ -321,3 +321,64 @@ describe("http app", function()
     assert.equal(405, get("/u/1").status)
   end)
 end)
+
+describe("a slash at the end of a path", function()
+  local function serve(opts, change)
+    local app = http.app(opts)
+    app:get("/a", function(req) return "a of " .. req.path end)
+    app:post("/a", function(req) return "posted " .. req:body() end)
+    app:get("/dir/", function() return "dir" end)
+    app:get("/u/:id", function(req) return "user " .. req.params.id end)
+    app:get("/both", function() return "without" end)
+    app:get("/both/", function() return "with" end)
+    app:get("/files", function() return "files" end)
+    app:get("/files/*rest", function(req) return "<" .. req.params.rest .. ">" end)
+    local sub = http.app()
+    sub:get("/", function() return "root" end)
+    sub:get("/x", function() return "x" end)
+    app:mount("/sub", sub)
+    if change then change(app, sub) end
+    return testing.serve(app, { redirects = 0 })
+  end
+
+  it("is ignored, unless there is a route of its own", function()
+    local client = serve()
+    for path, body in pairs {
+      ["/a"] = "a of /a", ["/a/"] = "a of /a/", ["/dir/"] = "dir", ["/dir"] = "dir", ["/u/7"] = "user 7",
+      ["/u/7/"] = "user 7", ["/both"] = "without", ["/both/"] = "with", ["/files"] = "files", ["/files/"] = "<>",
+      ["/files/x/"] = "<x/>", ["/sub"] = "root", ["/sub/"] = "root", ["/sub/x/"] = "x",
+    } do
+      assert.equal(body, client:get(path).body, path)
+    end
+    assert.equal("posted body", client:post("/a/", { body = "body" }).body)
+    assert.equal(404, client:get("/u/").status)
+    assert.equal(404, client:get("/a//").status)
+    local r = client:put "/a/"
+    assert.equal(405, r.status)
+    assert.equal("GET, HEAD, OPTIONS, POST", r.headers.allow)
+  end)
+
+  it("is a redirect that keeps method and query, and names no other host", function()
+    local client = serve { slash = "redirect" }
+    for path, to in pairs {
+      ["/a/?x=1"] = "/a?x=1", ["/dir"] = "/dir/", ["/u/%2Fx/"] = "/u/%2Fx", ["/sub/x/"] = "/sub/x",
+    } do
+      local r = client:get(path)
+      assert.equal(308, r.status, path)
+      assert.equal(to, r.headers.location)
+    end
+    assert.equal(308, client:post("/a/", { body = "x" }).status)
+    assert.equal("posted x", client:post("/a/", { body = "x", redirects = 5 }).body)
+    assert.equal("root", client:get("/sub").body)
+  end)
+
+  it("makes another path, if the app is strict; a mounted app may differ", function()
+    local client = serve({ slash = "strict" }, function(_, sub) sub:set { slash = "ignore" } end)
+    for path, status in pairs { ["/a/"] = 404, ["/dir"] = 404, ["/a"] = 200, ["/u/7/"] = 404, ["/sub/x/"] = 200 } do
+      assert.equal(status, client:get(path).status, path)
+    end
+    local app = http.app()
+    assert.error_matches(function() app:set { slash = "no" } end,
+      'slash must be "strict", "ignore" or "redirect", got no')
+  end)
+end)

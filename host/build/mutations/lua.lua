@@ -315,4 +315,9 @@ return {
     with = "",
     breaks = "a stop ends the waits of handlers that send events",
     test = "spec/sse_spec.lua", filter = "at the end of a VM" },
+  { "app: a tail that begins with the slash", file = "lua/lunapark/http/slash.lua",
+    text = 'return shapes[route.method .. tail] or shapes["ANY" .. tail]',
+    with = "return false",
+    breaks = "a path with a slash at its end is a tail's, if there is one",
+    test = "spec/http_app_spec.lua", filter = "is ignored" },
 }

@@ -19,6 +19,7 @@ local chain = require "lunapark.http.chain"
 local near = require "lunapark.core.near"
 local request = require "lunapark.http.request"
 local router = require "lunapark.http.router"
+local slash = require "lunapark.http.slash"
 local source = require "lunapark.std.source"
 
 local C = ffi.C
@@ -44,6 +45,7 @@ local MANY = 32
 ---@field package given integer[]|nil  servers whose host answers for files of the app: see site.lua
 ---@field package jobs { name: string, fn: fun() }[]
 ---@field package settings table<string, any>
+---@field package slash "strict"|"ignore"|"redirect"|nil
 ---@field package tcps { addr: string, fn: function, opts: lunapark.ServeOptions? }[]
 local App = {}
 local app_mt = { __name = "lunapark.App", __index = App }
@@ -288,6 +290,11 @@ end
 
 --- Sets options of the server, as the command line has them (`max_body`, `listen`, ...). The command line and the
 --- environment are stronger. Call it while the app is loaded, of the app that is served.
+---
+--- `slash` is the app's own, and holds for apps that are mounted in it and have none: what a path is that has a slash
+--- at its end where the route has none, or has none where the route has one, and no route of its own. "ignore" (the
+--- default): the route's; "redirect": sent to the route's spelling (308, so that a POST stays one); "strict": no path
+--- of the route.
 ---@param opts table<string, any>
 ---@return lunapark.App self
 function App:set(opts)
@@ -295,17 +302,13 @@ function App:set(opts)
   if type(opts) ~= "table" then error("set: opts must be a table, got " .. type(opts), 2) end
   for name, value in pairs(opts) do
     if type(name) ~= "string" then error("set: a name in opts must be a string, got " .. type(name), 2) end
-    self.settings[name] = value
+    if name == "slash" then
+      self.slash = slash.check(value, 3)
+      drop_plan(self)
+    else
+      self.settings[name] = value
+    end
   end
-  return self
-end
-
--- Notes what `start` is to run, once in the process.
-local function add_job(self, what, make)
-  local n = #self.jobs + 1
-  local info = debug.getinfo(3, "Sl")
-  local label = ("%s, %s:%d"):format(what, info.short_src, info.currentline)
-  self.jobs[n] = { name = ("app %d, %s"):format(n, label), fn = make(label) }
   return self
 end
 
@@ -315,10 +318,7 @@ end
 ---@return lunapark.App self
 function App:every(s, fn)
   check_app(self, "every", 3)
-  base.check_seconds(s, "every")
-  if s <= 0 then error("every: s must be more than 0, got " .. tostring(s), 2) end
-  check_function(fn, "every", 3)
-  return (add_job(self, "every", function(label) return require("lunapark.http.schedule").every(label, s, fn) end))
+  return require("lunapark.http.schedule").add_every(self, s, fn)
 end
 
 --- Calls fn at the times of a line of a crontab, in one VM of the process (schedule.lua): "*/5 * * * *",
@@ -328,13 +328,7 @@ end
 ---@return lunapark.App self
 function App:cron(times, fn)
   check_app(self, "cron", 3)
-  if type(times) ~= "string" then error("cron: times must be a string, got " .. type(times), 2) end
-  check_function(fn, "cron " .. times, 3)
-  local schedule = require "lunapark.http.schedule"
-  local parsed, err = schedule.parse(times)
-  if parsed and not schedule.next(parsed, os.time()) then err = "never comes" end
-  if err then error(("cron: %q %s"):format(times, err), 2) end
-  return (add_job(self, "cron " .. times, function(label) return schedule.cron(label, parsed, fn) end))
+  return require("lunapark.http.schedule").add_cron(self, times, fn)
 end
 
 --- Serves another protocol on an address of its own: each connection calls fn with it, in a G of a VM that serves, and
@@ -553,6 +547,7 @@ end
 local function add_app(plan, self, prefix, outer)
   local scope = {
     prefix = prefix,
+    slash = self.slash or outer.slash,
     not_found = self.missing or outer.not_found,
     middleware = joined(outer.middleware, self.middleware),
     on_error = joined({ self.error_handler }, outer.on_error),
@@ -566,6 +561,7 @@ local function add_app(plan, self, prefix, outer)
     if not add_route(plan, whole, scope) then
       error(("%s %s is there twice"):format(route.method, router.show(whole.pieces)), 0)
     end
+    slash.note(plan, whole, scope)
     -- The prefix without a slash is a courtesy: a route that the outer app has there comes first.
     if #prefix > 0 and #route.pieces == 1 and (route.pieces[1] == "" or route.is_folder) then
       add_route(plan, { method = route.method, pieces = prefix, fn = route.fn }, scope)
@@ -581,7 +577,8 @@ end
 ---@return table plan
 function App:compile()
   local plan = setmetatable({ router = router.new(), scopes = {}, routes = {} }, plan_mt)
-  add_app(plan, self, {}, { middleware = {}, on_error = {}, on_done = false })
+  add_app(plan, self, {}, { middleware = {}, on_error = {}, on_done = false, slash = "ignore" })
+  slash.add(plan, add_route)
   -- By method number, as requests have it; filled as methods are seen.
   plan.fast = setmetatable({}, {
     __index = function(fast, id)

@@ -9,6 +9,7 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local base = require "lunapark.core.base"
 local lp = require "lunapark"
 
 local C = ffi.C
@@ -172,6 +173,39 @@ function schedule.cron(label, times, fn)
       now = math.max(os.time(), t)
     end
   end
+end
+
+-- ---- what App:every and App:cron do, by tail calls ----------------------------------------------------------
+
+-- Notes what App:start is to run, once in the process. `level` is that of the app's file.
+local function add(app, what, level, make)
+  local info = debug.getinfo(level, "Sl")
+  local label = ("%s, %s:%d"):format(what, info.short_src, info.currentline)
+  local n = #app.jobs + 1
+  app.jobs[n] = { name = ("app %d, %s"):format(n, label), fn = make(label) }
+  return app
+end
+
+local function check_function(fn, what)
+  if type(fn) ~= "function" then error(what .. ": fn must be a function, got " .. type(fn), 3) end
+end
+
+--- As App:every.
+function schedule.add_every(app, s, fn)
+  base.check_seconds(s, "every")
+  if s <= 0 then error("every: s must be more than 0, got " .. tostring(s), 2) end
+  check_function(fn, "every")
+  return (add(app, "every", 3, function(label) return schedule.every(label, s, fn) end))
+end
+
+--- As App:cron.
+function schedule.add_cron(app, times, fn)
+  if type(times) ~= "string" then error("cron: times must be a string, got " .. type(times), 2) end
+  check_function(fn, "cron " .. times)
+  local parsed, err = schedule.parse(times)
+  if parsed and not schedule.next(parsed, os.time()) then err = "never comes" end
+  if err then error(("cron: %q %s"):format(times, err), 2) end
+  return (add(app, "cron " .. times, 3, function(label) return schedule.cron(label, parsed, fn) end))
 end
 
 return schedule

@@ -1,0 +1,77 @@
+--- A slash at the end of a path: `app:set { slash = "ignore" | "redirect" | "strict" }`.
+--
+-- When a plan has all its routes, each of them is added once more with the slash that it does not have, or without the
+-- one that it has, unless there is a route for that path already: one of its own, or a tail that begins there. So a
+-- lookup costs what it did.
+
+local core = require "lunapark.core"
+local router = require "lunapark.http.router"
+
+local slash = {}
+
+local kinds = { strict = true, ignore = true, redirect = true }
+
+--- Raises if it is no value of the option.
+---@param value any
+---@param level integer  as for `error`
+---@return string
+function slash.check(value, level)
+  if not kinds[value] then
+    error('set: slash must be "strict", "ignore" or "redirect", got ' .. tostring(value), level)
+  end
+  return value
+end
+
+--- Notes a route of a plan.
+---@param plan table
+---@param route table
+---@param scope table
+function slash.note(plan, route, scope)
+  plan.noted = plan.noted or { shapes = {} }
+  plan.noted[#plan.noted + 1] = { route = route, scope = scope }
+  plan.noted.shapes[route.method .. router.shape(router.show(route.pieces))] = true
+end
+
+-- The pieces of a route with a slash at the end, or without; nil: there is no other spelling.
+local function spelled_otherwise(pieces)
+  local n = #pieces
+  local last = pieces[n]
+  if last:sub(1, 1) == "*" or n == 1 and last == "" then return nil end
+  local other = {}
+  for i = 1, n do other[i] = pieces[i] end
+  other[last == "" and n or n + 1] = last ~= "" and "" or nil
+  return other
+end
+
+-- Sends a client to the other spelling of the path. Slashes at its beginning become one: two would name a host.
+local function redirect(req)
+  local path, query = req.target:match "^([^?]*)(.*)$"
+  path = path:gsub("^%a[%w+.-]*://[^/]*", ""):gsub("^/+", "/")
+  path = path:sub(-1) == "/" and path:sub(1, -2) or path .. "/"
+  return 308, nil, { Location = path .. query }
+end
+
+-- Is there a tail that begins with the slash of this route's other spelling?
+local function has_tail(shapes, route)
+  local tail = router.shape(router.show(route.pieces) .. "/*")
+  return shapes[route.method .. tail] or shapes["ANY" .. tail]
+end
+
+--- Adds the other spellings of the routes that were noted.
+---@param plan table
+---@param add_route fun(plan: table, route: table, scope: table)
+function slash.add(plan, add_route)
+  local noted = plan.noted or { shapes = {} }
+  for i, added in ipairs(noted) do
+    local route, kind = added.route, added.scope.slash
+    local pieces = kind ~= "strict" and spelled_otherwise(route.pieces)
+    if pieces and not (pieces[#pieces] == "" and has_tail(noted.shapes, route)) then
+      local fn = kind == "redirect" and redirect or route.fn
+      add_route(plan, { method = route.method, pieces = pieces, fn = fn }, added.scope)
+    end
+    if i % 32 == 0 then core.share() end
+  end
+  plan.noted = nil
+end
+
+return slash
