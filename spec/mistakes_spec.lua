@@ -139,6 +139,20 @@ describe("a mistake in a handler:", function()
       assert.matches("mistakes_spec", helper.raised(function() app:gett("/", print) end))
       assert.is_nil(app.database)
     end)
+
+    it("of use with a path", function()
+      local app = http.app()
+      assert.matches("got string: for a path there is app:mount", helper.raised(function() app:use("/api", print) end))
+      assert.matches("mistakes_spec", helper.raised(function() app:use("/api", print) end))
+    end)
+
+    it("of nothing: the app is not returned", function()
+      local exec = require "lunapark.exec"
+      local r = assert(exec.run { child.binary, "check", child.script "local app = require('lunapark.http').app()" })
+      child.clean()
+      assert.equal(1, r.code)
+      assert.matches("neither an app nor a function, but nil: did you forget `return app`%?", r.stderr)
+    end)
   end)
 
   describe("headers", function()

@@ -68,7 +68,8 @@ local function load_app(path)
   if not ok then return nil, app end
   local http = require "lunapark.http"
   if type(app) ~= "function" and not http.is_app(app) then
-    return nil, ("%s: returned neither an app nor a function, but %s"):format(path, type(app))
+    local hint = app == nil and ": did you forget `return app`?" or ""
+    return nil, ("%s: returned neither an app nor a function, but %s%s"):format(path, type(app), hint)
   end
   return http.handler(app), app
 end

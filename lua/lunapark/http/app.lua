@@ -159,6 +159,9 @@ end
 ---@return lunapark.App self
 function App:use(fn)
   check_app(self, "use", 3)
+  if type(fn) == "string" then
+    error("use: fn must be a function, got string: for a path there is app:mount(path, other_app)", 2)
+  end
   check_function(fn, "use", 3)
   local logs = package.loaded["lunapark.http.access_log"]
   if logs and logs.done[fn] then return self:on_done(logs.done[fn]) end
