@@ -410,6 +410,7 @@ TIDY_NOISE := /dev/null
 
 lint-lua: deps-lint
 	@luacheck --quiet --no-color --no-cache $(wildcard lua spec scripts host/build host/bench host/fuzz)
+	@$(LUAJIT) host/build/mutate.lua --stale
 
 # Files and functions that are too long.
 lint-size: deps

@@ -3,6 +3,7 @@
 --   luajit host/build/mutate.lua [options] [PATTERN...]      -- all entries, or those whose name or file matches
 --     --random N    N of the entries, which --seed S chooses
 --     --list        shows the entries and runs nothing
+--     --stale       names the entries that are stale and runs nothing: part of `make lint-lua`
 --
 -- mutations/*.lua hold the entries. An entry has a name, a `file`, a `text` that is in the file once, what takes the
 -- text's place (`with`), what a user or the program loses by that (`breaks`), and the `test` that must fail: a C test
@@ -236,8 +237,8 @@ local function parse(args)
   local options, i = { patterns = {} }, 1
   while args[i] do
     local option = args[i]:match "^%-%-(%a+)$"
-    if option == "list" then
-      options.list = true
+    if option == "list" or option == "stale" then
+      options[option] = true
     elseif option == "random" or option == "seed" then
       i = i + 1
       options[option] = tonumber(args[i]) or fail("--" .. option .. ": a number, please")
@@ -270,6 +271,7 @@ local function main(args)
       to_run[#to_run + 1] = entry
     end
   end
+  if options.stale then os.exit(#bad == 0 and 0 or 1) end
   copy_tree()
   local limits = try_unbroken(to_run)
   for i, entry in ipairs(to_run) do
