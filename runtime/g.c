@@ -156,6 +156,12 @@ static rt_g *start_native(rt_g *g, void *site) {
     return g;
 }
 
+rt_g *rt_make(void (*fn)(void *), void *arg, size_t stack_size) {
+    rt_g *g = new_native(fn, arg, stack_size);
+    if (g) g->site = __builtin_return_address(0);
+    return g;
+}
+
 rt_g *rt_go(void (*fn)(void *), void *arg) {
     return start_native(new_native(fn, arg, STACK_NATIVE), __builtin_return_address(0));
 }

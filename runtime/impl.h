@@ -212,6 +212,7 @@ struct rt_m {
     bool spinning; /* this thread; handed over with next_p */
     bool to_spin;  /* written with next_p: the M shall spin */
     bool ended;    /* this thread: its loop shall return, see m.c */
+    bool leaving;  /* this thread: curg is about to leave, and readies a G: rt_wake_last */
     rt_step after; /* this thread: what the native G that just left wants */
     rt_g *left;    /* this thread: the G that switched straight to curg, which settles it */
     rt_g *picked;  /* this thread: a G taken from the ring, for the loop to run */
@@ -310,6 +311,9 @@ void g_leave(rt_g *g, rt_step step);
 void schedule_loop(rt_m *m);
 /* Queues a G whose state is runnable: to its cell, or to a run queue. Any thread. */
 void g_enqueue(rt_g *g);
+/* Queues a native G whose state is runnable to the ring of the P that runs the caller. Wakes another M only if this P or
+ * the running cell has more to run. Between two Gs, or in a cell's loop. */
+void g_enqueue_here(rt_g *g);
 /* Queues all Gs of l, whose state is runnable. m: this M, with a P or without; NULL: the thread has none. Any
  * thread. */
 void inject(rt_m *m, g_list *l);
@@ -445,7 +449,8 @@ rt_stack stack_alloc(size_t size);
 void stack_free(rt_stack s);
 /* Does `at` lie in the guard below s, so that an access there has overflowed s? Any thread, signal handlers too. */
 bool stack_guards(rt_stack s, const char *at);
-/* Gives pages back that the stacks of dead Gs in the global list have touched. Returns how many stacks. Any thread. */
+/* Gives pages back that free stacks, and those of dead Gs in the global list, have touched. Returns how many stacks.
+ * Any thread. */
 int stack_scavenge(void);
 /* Gives the pages of s back that lie wholly below `below`. Any thread. */
 void stack_trim(rt_stack s, const void *below);

@@ -197,8 +197,14 @@ bool finish_step(rt_g *g, rt_step step, rt_cell *home) {
     rt_throw("G %lld: step %d", (long long)g->id, step);
 }
 
-/* Puts g where it will run. True: another M should be woken to run g. False: g's cell runs it, or this M's loop, which
- * is between two Gs, takes g next. */
+/* Gs in the ring of p, which the caller runs; runnext is not in it. */
+static uint32_t in_ring(rt_p *p) {
+    return atomic_load_explicit(&p->runq_tail, memory_order_relaxed) -
+           atomic_load_explicit(&p->runq_head, memory_order_relaxed);
+}
+
+/* Puts g where it will run. True: another M should be woken to run g. False: g's cell runs it, or this M takes g next:
+ * its loop is between two Gs, or its G is about to leave (rt_wake_last). */
 static bool put(rt_m *m, rt_g *g) {
     if (g->cell) {
         cell_post(g->cell, g);
@@ -208,12 +214,10 @@ static bool put(rt_m *m, rt_g *g) {
         rt_p *p = m->p;
         if (m->curg && !m->curg->step && !g->drives && !m->cell) { /* one native G for another */
             runq_put_next(p, g);
-            return true;
+            return !m->leaving || in_ring(p) > 0;
         }
         runq_put(p, g);
-        return m->curg || atomic_load_explicit(&p->runq_tail, memory_order_relaxed) -
-                                  atomic_load_explicit(&p->runq_head, memory_order_relaxed) >
-                              1;
+        return (m->curg && !m->leaving) || in_ring(p) > 1;
     }
     g_list l = {0};
     g_list_push(&l, g);
@@ -225,6 +229,14 @@ static bool put(rt_m *m, rt_g *g) {
 
 void g_enqueue(rt_g *g) {
     if (put(rt_getm(), g)) wakep();
+}
+
+/* A busy cell may go on for a while before its M looks into the ring. */
+void g_enqueue_here(rt_g *g) {
+    rt_m *m = rt_getm();
+    bool busy = m->cell ? rt_others_ready() : !runq_empty(m->p);
+    runq_put(m->p, g);
+    if (busy) wakep();
 }
 
 void rt_ready(rt_g *g) {

@@ -92,6 +92,9 @@ rt_g *rt_go(void (*fn)(void *), void *arg);
  * wait. */
 rt_g *rt_go_stack(void (*fn)(void *), void *arg, size_t stack_size);
 
+/* Makes a native G as rt_go_stack, which rt_set_wait_start is to start. NULL: no memory. Any thread. Does not wait. */
+rt_g *rt_make(void (*fn)(void *), void *arg, size_t stack_size);
+
 /* Makes a step G, which waits: the caller sets its locals, then calls rt_ready. cell: the cell to run in, or NULL.
  * NULL: no memory. Any thread. Does not wait. */
 rt_g *rt_new_step(rt_step_fn step, rt_cell *cell);
@@ -185,6 +188,15 @@ rt_wake_code rt_wait(rt_reason reason, int64_t deadline_ns);
 /* For a step G: rt_set_wait says what to wait for, then the step returns RT_PARK. When the step is called again,
  * rt_wait_code answers as rt_wait. Only by g itself. Do not wait. */
 void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns);
+
+/* Says as rt_set_wait what to wait for, and starts the G `first` of rt_make (NULL: none) when g has stopped, on the P of
+ * g. No other M is woken for `first` unless g's cell or P has more to run: for a G that is about to wake g. Only by g
+ * itself. Does not wait. */
+void rt_set_wait_start(rt_g *g, rt_g *first, rt_reason reason, int64_t deadline_ns);
+
+/* Ends a wait as rt_wake. The caller's G is about to end or to wait, so no other M is woken for g alone. Native Gs. Does
+ * not wait. */
+bool rt_wake_last(rt_g *g, uint64_t ticket, rt_wake_code code);
 rt_wake_code rt_wait_code(rt_g *g);
 
 /* Waits delay_ns nanoseconds; 0 or less: as rt_yield. 0; RT_ECANCELED: the G was canceled or interrupted. Native Gs. */

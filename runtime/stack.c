@@ -9,9 +9,10 @@
  * up to 1 MiB, which is the kernel's own measure for thread stacks.
  *
  * Stacks of the usual size stay with their dead Gs: 64 of these Gs per P, with warm stacks, and the others in the
- * global list (g.c). The scavenger, which sysmon calls, takes the pages of stacks in the global list. Stacks of other
- * sizes come here, to a free list per power of two. Beyond a limit they are unmapped. A stack on a free list has given
- * its pages back, except for those at the top, which the next owner needs at once.
+ * global list (g.c). Stacks of other sizes come here, to a free list per power of two, KEEP of each; further ones are
+ * unmapped. Every second the scavenger, which sysmon calls, gives the pages of the stacks in these lists back, except
+ * for those at the top, which the next owner needs at once. stack_free does not: a stack that is taken and freed a
+ * million times, as an offloaded call's is, would cost a system call each time.
  *
  * Rejected: growing by copying, as Go does (C keeps pointers into its stack); segmented stacks (hot splits).
  */
@@ -24,7 +25,8 @@ enum { CLASS_MIN_BITS = 14, CLASSES = 12, KEEP = 16 };
 
 typedef struct free_stack {
     struct free_stack *link;
-} free_stack; /* lies at the top of the free stack */
+    bool trimmed; /* it has given its pages back */
+} free_stack;     /* lies at the top of the free stack */
 
 static struct {
     rt_lock lock;
@@ -73,6 +75,11 @@ static free_stack *link_of(rt_stack s) {
     return (free_stack *)(s.hi - sizeof(free_stack));
 }
 
+static rt_stack stack_of(free_stack *f, size_t size) {
+    char *hi = (char *)f + sizeof *f;
+    return (rt_stack){hi - size, hi};
+}
+
 /* MADV_GUARD_INSTALL (Linux 6.13) leaves one mapping, where mprotect makes two of it: a process has
  * 65,530 by default, hence some 32,000 stacks on older kernels and as many as memory holds on newer. */
 static int install_guard(char *base, size_t size) {
@@ -92,10 +99,7 @@ rt_stack stack_alloc(size_t size) {
         pool.classes[c].n--;
     }
     rt_lock_release(&pool.lock);
-    if (f) {
-        char *hi = (char *)f + sizeof *f;
-        return (rt_stack){hi - size, hi};
-    }
+    if (f) return stack_of(f, size);
     size_t guard = guard_of(size);
     char *base = mmap(NULL, size + guard, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
@@ -120,8 +124,23 @@ static void trim(rt_stack s) {
     stack_trim(s, s.hi - page_size());
 }
 
-int stack_scavenge(void) {
+/* Trims free stacks of the pool, `most` of them. Returns how many. */
+static int scavenge_pool(int most) {
     int n = 0;
+    rt_lock_acquire(&pool.lock);
+    for (int c = 0; c < CLASSES; c++)
+        for (free_stack *f = pool.classes[c].free; f && n < most; f = f->link) {
+            if (f->trimmed) continue;
+            trim(stack_of(f, (size_t)1 << (CLASS_MIN_BITS + c)));
+            f->trimmed = true;
+            n++;
+        }
+    rt_lock_release(&pool.lock);
+    return n;
+}
+
+int stack_scavenge(void) {
+    int n = scavenge_pool(SCAVENGE_BATCH);
     rt_lock_acquire(&sched.gfree_lock);
     for (rt_g *g = sched.stack_gfree.head; g && n < SCAVENGE_BATCH; g = g->schedlink) {
         if (g->trimmed) continue;
@@ -141,8 +160,8 @@ void stack_free(rt_stack s) {
     bool keep = pool.classes[c].n < KEEP;
     if (keep) {
         pool.classes[c].n++;
-        trim(s);
         free_stack *f = link_of(s);
+        f->trimmed = false;
         f->link = pool.classes[c].free;
         pool.classes[c].free = f;
     }

@@ -131,6 +131,26 @@ void rt_set_wait(rt_g *g, rt_reason reason, int64_t deadline_ns) {
     rt_set_park(g, commit_wait, NULL, reason);
 }
 
+static bool commit_wait_start(rt_g *g, void *arg) {
+    rt_g *first = arg;
+    g_set_status(first, G_IDLE, G_RUNNABLE);
+    g_enqueue_here(first);
+    return commit_wait(g, NULL);
+}
+
+void rt_set_wait_start(rt_g *g, rt_g *first, rt_reason reason, int64_t deadline_ns) {
+    rt_set_deadline(g, deadline_ns);
+    rt_set_park(g, first ? commit_wait_start : commit_wait, first, reason);
+}
+
+bool rt_wake_last(rt_g *g, uint64_t ticket, rt_wake_code code) {
+    rt_m *m = rt_getm();
+    m->leaving = true;
+    bool woken = rt_wake(g, ticket, code);
+    m->leaving = false;
+    return woken;
+}
+
 rt_wake_code rt_wait_code(rt_g *g) {
     uint64_t w = atomic_load_explicit(&g->wait, memory_order_acquire);
     if ((w & PHASE_MASK) != PHASE_CLOSED) rt_throw("G %lld runs in its wait", (long long)g->id);

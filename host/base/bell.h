@@ -56,8 +56,8 @@ typedef struct bell {
 
 enum { BELL_RUNG = 1, BELL_WAITS = 2, BELL_ONE_WAIT = 4 };
 
-/* Ends the wait for b, or the next one. Any thread. Does not wait. */
-static inline void bell_ring(bell *b) {
+/* Rings b; wake: rt_wake or rt_wake_last. */
+static inline void bell_ring_with(bell *b, bool (*wake)(rt_g *, uint64_t, rt_wake_code)) {
     uint64_t word = atomic_load_explicit(&b->word, memory_order_acquire);
     for (;;) {
         rt_g *g = atomic_load_explicit(&b->g, memory_order_relaxed);
@@ -66,9 +66,19 @@ static inline void bell_ring(bell *b) {
         if (!atomic_compare_exchange_weak_explicit(&b->word, &word, rung, memory_order_acq_rel,
                                                    memory_order_acquire))
             continue;
-        if (word & BELL_WAITS) rt_wake(g, ticket, RT_WOKEN);
+        if (word & BELL_WAITS) wake(g, ticket, RT_WOKEN);
         return;
     }
+}
+
+/* Ends the wait for b, or the next one. Any thread. Does not wait. */
+static inline void bell_ring(bell *b) {
+    bell_ring_with(b, rt_wake);
+}
+
+/* Rings b as the calling G is about to end or to wait: see rt_wake_last. Native Gs. Does not wait. */
+static inline void bell_ring_last(bell *b) {
+    bell_ring_with(b, rt_wake_last);
 }
 
 /* True: b is rung, and the ring is not taken yet. Any thread. Does not wait. */

@@ -106,7 +106,7 @@ int core_mode(lua_State *L, int i) {
     return luaL_checkinteger(L, i) == 2 ? RT_W : RT_R;
 }
 
-/* wait_call(call[, deadline_ns]) -> as wait; see host_call_done */
+/* wait_call(call[, deadline_ns]) -> as wait; see host_call_state */
 static int core_wait_call(lua_State *L) {
     return luag_wait_call(L, core_pointer(L, 1), (int64_t)lua_tonumber(L, 2));
 }

@@ -1,11 +1,13 @@
 /* Blocking C functions on other threads: the ground of lp.offload.
  *
  * A native G makes a call between rt_entersyscall and rt_exitsyscall, on a stack of its own, while the asking Lua G
- * waits. Lua has classified the arguments (core/offload.lua): whole numbers and pointers in `ints`, floating-point
- * numbers in `floats`, each in the order of the parameters. Both known calling conventions (System V's on x86-64,
- * AAPCS64) pass the two classes in registers of their own. So one call with all of these registers set serves every
- * function whose arguments fit in: registers that the function does not read do no harm. The result comes in the first
- * register of one class or the other.
+ * waits. The call begins with the first wait for it.
+ *
+ * Lua has classified the arguments (core/offload.lua): whole numbers and pointers in `ints`, floating-point numbers in
+ * `floats`, each in the order of the parameters. Both known calling conventions (System V's on x86-64, AAPCS64) pass the
+ * two classes in registers of their own. So one call with all of these registers set serves every function whose
+ * arguments fit in: registers that the function does not read do no harm. The result comes in the first register of one
+ * class or the other.
  *
  * The call outlives a wait that ends by a timeout, so both sides hold the call. A Lua G keeps Lua's memory that the
  * arguments point to, and stays until the call has ended (core/offload.lua). This does not help when a VM is dropped
@@ -16,6 +18,10 @@
  * quick QUICK_CALLS times in a row is called with the P, until a call takes long once (sysmon takes the P of such a
  * call within a millisecond). A table keeps a count per address of a function. Two functions may share a place there,
  * which only makes each other slower.
+ *
+ * No other thread has a part in a quick call. The call's G starts when the asking G has stopped, as the next G of its P
+ * (rt_set_wait_start), and wakes the asking G as the last thing that it does (rt_wake_last). Other Ms would be woken for
+ * work that is done before they are awake.
  *
  * Each call blocks a thread. A call that finds no thread queues for the runners, native Gs with a thread each. If there
  * are no runners, the call gets one that has no thread yet and asks for it again and again. A runner that takes a call
@@ -48,6 +54,7 @@ typedef struct call {
     host_owned owned;
     list_link link; /* of queue.waiting */
     bell done;      /* rung once */
+    int32_t state;  /* the VM's: HOST_CALL_..., but ENDED, which `done` says */
     refs refs;
 } call;
 
@@ -93,6 +100,10 @@ static _Atomic uint8_t *place_of(const host_call *a) {
     return &quick_calls[((uintptr_t)a->fn * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
 }
 
+static bool was_quick(const host_call *a) {
+    return atomic_load_explicit(place_of(a), memory_order_relaxed) == QUICK_CALLS;
+}
+
 static void make_timed(host_call *a) {
     _Atomic uint8_t *place = place_of(a);
     uint8_t n = atomic_load_explicit(place, memory_order_relaxed);
@@ -117,9 +128,9 @@ static struct {
     int runners;       /* lock: runners that will look into `waiting` before they end */
 } queue;
 
-static void run_one(call *c) {
+static void run_one(call *c, void (*ring)(bell *b)) {
     if (!atomic_load(&c->owned.vm->dropped)) make_timed(&c->args);
-    bell_ring(&c->done);
+    ring(&c->done);
     atomic_fetch_sub(&c->owned.vm->n_calls, 1); /* from here on the VM may go */
     let_go(c);
 }
@@ -152,7 +163,13 @@ static void begin_runner(void) {
 static void run_calls(call *c) {
     if (!c) c = next_call();
     for (; c; c = next_call())
-        run_one(c);
+        run_one(c, bell_ring);
+    rt_release_thread();
+}
+
+/* Runs a call that was quick so far, with a claimed thread, and does not look into the queue. */
+static void run_quick(void *arg) {
+    run_one(arg, bell_ring_last);
     rt_release_thread();
 }
 
@@ -180,10 +197,12 @@ static bool enqueue(call *c) {
     return busy;
 }
 
-/* Starts the call. 0 or -errno. */
-static int start(call *c) {
+/* Starts the call, or makes *first, a G that is to start when the asking G waits. 0 or -errno. */
+static int start(call *c, rt_g **first) {
     bool claimed = rt_claim_thread();
     if (!claimed && enqueue(c)) return 0;
+    if (claimed && was_quick(&c->args)) *first = rt_make(run_quick, c, CALL_STACK);
+    if (*first) return 0;
     if (rt_go_stack(claimed ? run : ask_and_run, c, CALL_STACK)) return 0;
     if (claimed) rt_release_thread();
     return enqueue(c) ? 0 : -ENOMEM;
@@ -212,25 +231,29 @@ host_call *host_call_new(void) {
     return &c->args;
 }
 
-int host_call_start(host_call *a) {
-    call *c = (call *)a;
+/* Begins the call. False: there is no memory. */
+static bool begin(call *c, rt_g **first) {
     refs_hold(&c->refs);
     atomic_fetch_add(&c->owned.vm->n_calls, 1);
-    int err = start(c);
-    if (!err) return 0;
+    c->state = HOST_CALL_RUNS;
+    if (start(c, first) == 0) return true;
+    c->state = HOST_CALL_FAILED;
     atomic_fetch_sub(&c->owned.vm->n_calls, 1);
     let_go(c);
-    return err;
+    return false;
 }
 
-int host_call_done(const host_call *a) {
-    return bell_is_rung(&((const call *)a)->done);
+int host_call_state(const host_call *a) {
+    const call *c = (const call *)a;
+    return bell_is_rung(&c->done) ? HOST_CALL_ENDED : c->state;
 }
 
 void host_call_free(host_call *a) {
     owned_free(&((call *)a)->owned);
 }
 
-bool call_open(host_call *a, host_luag *lg, uint64_t ticket) {
-    return bell_arm(&((call *)a)->done, lg->g, ticket);
+bool call_open(host_call *a, host_luag *lg, uint64_t ticket, rt_g **first) {
+    call *c = (call *)a;
+    if (!bell_arm(&c->done, lg->g, ticket)) return false;
+    return c->state == HOST_CALL_NEW ? begin(c, first) : c->state == HOST_CALL_RUNS;
 }

@@ -189,9 +189,10 @@ typedef struct host_call {
 /* NULL: no memory. host_call_free is to follow, and may also come while the call runs. */
 host_call *host_call_new(void);
 
-/* Starts c; lunapark.core.wait_call waits for its end. 0, or -EAGAIN or -ENOMEM: no thread or no stack. */
-int host_call_start(host_call *c);
-int host_call_done(const host_call *c);
+enum { HOST_CALL_NEW, HOST_CALL_RUNS, HOST_CALL_ENDED, HOST_CALL_FAILED };
+
+/* lunapark.core.wait_call begins c, if c is new, and waits for its end. FAILED: there was no memory to begin c. */
+int host_call_state(const host_call *c);
 void host_call_free(host_call *c);
 
 /* ---- jobs on other threads (job.c) ---- */

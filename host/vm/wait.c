@@ -315,8 +315,9 @@ int luag_wait_call(lua_State *L, host_call *c, int64_t deadline_ns) {
     lg->want = WANT_TICKET;
     lg->deadline_ns = wait_until(lg, deadline_ns);
     lg->ticket = rt_wait_open(lg->g);
-    if (!call_open(c, lg, lg->ticket)) rt_wake(lg->g, lg->ticket, RT_WOKEN);
-    rt_set_wait(lg->g, RT_WAIT_SYSCALL, lg->deadline_ns);
+    rt_g *first = NULL;
+    if (!call_open(c, lg, lg->ticket, &first)) rt_wake(lg->g, lg->ticket, RT_WOKEN);
+    rt_set_wait_start(lg->g, first, RT_WAIT_SYSCALL, lg->deadline_ns);
     return wait_leave(L, lg);
 }
 

@@ -156,6 +156,8 @@ static void stacks_are_reused_and_come_back_clean(void **state) {
         }
         for (int i = 0; i < 40; i++)
             stack_free(s[i]);
+        while (stack_scavenge() > 0)
+            ;
         rt_stack again[3];
         for (int i = 0; i < 3; i++) {
             again[i] = stack_alloc(size);

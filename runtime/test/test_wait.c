@@ -300,6 +300,53 @@ static void sleepers_wake_in_order_of_their_times(void *arg) {
         CHECK(woken.until[i - 1] <= woken.until[i]);
 }
 
+/* ---- a G that starts with a wait, and ends it ---- */
+
+static struct {
+    rt_g *waiter;
+    uint64_t ticket;
+    int p, idle;
+} started;
+
+static void end_the_wait(void *arg) {
+    (void)arg;
+    started.p = rt_p_id();
+    started.idle = atomic_load(&sched.n_idle_ps);
+    EXPECT(rt_wake_last(started.waiter, started.ticket, RT_WOKEN));
+}
+
+static void a_g_that_starts_with_a_wait_wakes_no_other_m(void *arg) {
+    (void)arg;
+    enum { TIMES = 100 };
+    int quiet = 0, others = rt_procs() - 1;
+    started.waiter = rt_self();
+    for (int i = 0; i < TIMES; i++) {
+        for (int64_t until = rt_nanotime() + PATIENCE_NS;
+             atomic_load(&sched.n_idle_ps) < others && rt_nanotime() < until;)
+            rt_sleep(MS);
+        int p = rt_p_id();
+        started.p = -1;
+        started.ticket = rt_wait_open(started.waiter);
+        rt_g *first = rt_make(end_the_wait, NULL, STACK_NATIVE);
+        CHECK(first != NULL);
+        rt_set_wait_start(started.waiter, first, RT_WAIT_PARK, rt_nanotime() + PATIENCE_NS);
+        CHECK_EQ(started.p, -1);
+        g_leave(started.waiter, RT_PARK);
+        CHECK_EQ(rt_wait_code(started.waiter), RT_WOKEN);
+        bool same = started.p == p && rt_p_id() == p;
+        quiet += same && started.idle == others && atomic_load(&sched.n_idle_ps) == others;
+    }
+    CHECK(quiet > TIMES / 2); /* not all: a timer or a signal may wake an M */
+}
+
+static void a_wait_may_start_no_g(void *arg) {
+    (void)arg;
+    rt_wait_open(rt_self());
+    rt_set_wait_start(rt_self(), NULL, RT_WAIT_PARK, rt_nanotime() + MS);
+    g_leave(rt_self(), RT_PARK);
+    CHECK_EQ(rt_wait_code(rt_self()), RT_TIMEOUT);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         in_g_test(a_wake_up_before_the_wait_is_kept),
@@ -312,6 +359,8 @@ int main(void) {
         in_g_test(an_interrupt_ends_a_wait),
         in_g_test(sleeps_are_never_short),
         in_g_test(sleepers_wake_in_order_of_their_times),
+        in_g_test(a_g_that_starts_with_a_wait_wakes_no_other_m),
+        in_g_test(a_wait_may_start_no_g),
     };
     RUN_TESTS("wait", tests);
 }

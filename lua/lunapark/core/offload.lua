@@ -205,17 +205,21 @@ end
 -- Holds `...` until the call is over, whatever becomes of this G.
 local function keep(call, ...)
   C.host_shelter(1)
-  while C.host_call_done(call) == 0 do
+  while C.host_call_state(call) == C.HOST_CALL_RUNS do
     wait_call(call)
   end
   return ...
 end
 
+-- Begins the call and waits for its end; why the wait ended before.
 local function wait_for(call, held)
-  while C.host_call_done(call) == 0 do
+  while true do
     local err = wait_call(call)
-    if err and C.host_call_done(call) == 0 then
-      lp.detach(keep, call, held)
+    local state = C.host_call_state(call)
+    if state == C.HOST_CALL_ENDED then return end
+    if state == C.HOST_CALL_FAILED then return "cannot make a thread: not enough memory" end
+    if err then
+      if state == C.HOST_CALL_RUNS then lp.detach(keep, call, held) end
       return err
     end
   end
@@ -240,8 +244,6 @@ local function call_elsewhere(name, fn, s, ...)
   if C.host_canceled() ~= 0 then return base.heard(core.failed "canceled") end
   local limit = C.host_deadline()
   if limit ~= 0 and limit <= base.now_ns() then return nil, core.failed "timeout" end
-  local started = C.host_call_start(call)
-  if started ~= 0 then return nil, "cannot make a thread: " .. ffi.string(C.host_strerror(started)) end
   local err = wait_for(call, held)
   if err then return base.heard(err) end
   return result_of(call, s)
