@@ -199,6 +199,7 @@ bench: deps-bench ## CPU per request and message beside bare epoll loops and ngi
 	@host/bench/echo.sh $(B)
 	@LUNAPARK_PROCS=1 $(B)/lunapark run host/bench/blocking.lua
 	@LUNAPARK_PROCS=2 $(B)/lunapark run host/bench/blocking.lua
+	@$(B)/host/bench/spawn
 	@B=$(B) $(B)/lunapark run host/bench/net.lua
 	@$(B)/lunapark run host/bench/log.lua
 	@$(B)/lunapark run host/bench/json.lua

@@ -3,6 +3,7 @@
 --     LUNAPARK_PROCS=1 build/lunapark run host/bench/blocking.lua [SECONDS]
 --
 -- The other sleeps for 1 ms at a time. A machine that others use makes the first line late as well: compare with it.
+-- The line of exec.run is to be compared with bench/spawn.c, which has no runtime.
 
 local ffi = require "ffi"
 local lp = require "lunapark"
