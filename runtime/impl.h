@@ -517,6 +517,7 @@ void unwind_init(void);
  * first, at most max. Returns how many. Reads nothing outside `stack`. Any thread, signal handlers too. */
 int unwind(const void *uc, rt_stack stack, uintptr_t *pcs, int max);
 
+#define TURN_NS (NS_PER_MS / 10) /* rt_short_turns: the shortest that Linux gives */
 /* os_linux.c. A random number from the kernel. Any thread. */
 uint64_t os_random(void);
 /* Raises the limit of descriptors as far as this process may. At the start. */

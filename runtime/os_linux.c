@@ -6,6 +6,8 @@
 #include <sys/auxv.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* The first number comes from the kernel's 16 random bytes for this process, later ones from getrandom. */
 uint64_t os_random(void) {
@@ -18,6 +20,23 @@ uint64_t os_random(void) {
     }
     if (getrandom(&x, sizeof x, GRND_NONBLOCK) == (ssize_t)sizeof x) return x;
     return (uint64_t)rt_nanotime() * UINT64_C(0x9e3779b97f4a7c15);
+}
+
+/* The kernel's struct sched_attr, which libc does not declare. */
+typedef struct sched_attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime_ns, deadline_ns, period_ns;
+} sched_attributes;
+
+void rt_short_turns(bool on) {
+    sched_attributes a = {.size = sizeof a};
+    if (syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) < 0 || a.policy != SCHED_OTHER) return;
+    a.runtime_ns = on ? TURN_NS : 0;
+    /* A kernel before 6.12 knows of no turns, and a sandbox may refuse: the turns stay the usual ones. */
+    (void)syscall(SYS_sched_setattr, 0, &a, 0);
 }
 
 void os_raise_fd_limit(void) {

@@ -37,6 +37,10 @@ _Noreturn void rt_main(const rt_options *opts, void (*fn)(void *), void *arg);
 /* How many CPUs this process may use: sched_getaffinity, capped by the cgroup's quota; 1 or more. Any thread. */
 int rt_cpu_count(void);
 
+/* on: the calling thread has short turns on the CPU, as Ms have (m.c); else the usual ones, for programs that the thread
+ * starts, which inherit. Any thread. Does not wait. */
+void rt_short_turns(bool on);
+
 /* The number of Ps that there are, which grows when rt_set_procs asks for more than ever: the bound of rt_p_id. Any
  * thread. */
 int rt_procs(void);

@@ -87,6 +87,16 @@ describe("exec.run", function()
     assert.same({ nil, "no such file or directory: /nosuchdir" }, { exec.run({ "true" }, { cwd = "/nosuchdir" }) })
   end)
 
+  it("gives it the usual turns on the CPU, and has shorter ones itself", function()
+    local major, minor = helper.text_of("/proc/sys/kernel/osrelease"):match "^(%d+)%.(%d+)"
+    local function turn_of(text) return text and tonumber(text:match "se%.slice%s*:%s*(%d+)") end
+    local own = turn_of(helper.text_of "/proc/thread-self/sched")
+    if not own or major * 100 + minor < 612 then return pending "a kernel without turns, or that does not show them" end
+    assert.equal(100000, own)
+    assert.is_true(turn_of(assert(exec.run { "cat", "/proc/self/sched" }).stdout) > own)
+    assert.equal(own, turn_of(helper.text_of "/proc/thread-self/sched"))
+  end)
+
   it("starts it with no descriptors but its own, and no signal blocked or ignored", function()
     local file = io.open "/etc/passwd"
     local fds = exec.run("ls /proc/$$/fd", { shell = true }).stdout

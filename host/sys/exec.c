@@ -4,7 +4,8 @@
  * (job.c). The child starts as a shell would start it: no signal blocked or ignored, descriptors 0 to 2 and no other,
  * even if some code forgot O_CLOEXEC. It leads a process group of its own, so that a timeout ends it with all processes
  * that it has started, as long as they stay in the group. Programs of os.execute and io.popen in scripts stay in this
- * process's group: they may use the terminal, which stops programs of other groups.
+ * process's group: they may use the terminal, which stops programs of other groups. Its turns on the CPU are the usual
+ * ones, not ours (rt_short_turns).
  *
  * A pidfd is readable when the process has ended, so neither SIGCHLD nor a wait for any child is needed. The process
  * stays a zombie until it is reaped here, so no other process gets its pid or its group's number before. Code that lets
@@ -227,7 +228,9 @@ static bool is_directory(const char *path) {
 static void exec_run(void *arg) {
     exec_job *x = arg;
     rt_entersyscallblock(); /* making a process takes a millisecond */
+    rt_short_turns(false);
     x->err = start(x);
+    rt_short_turns(true);
     if (x->err) {
         close_ends(x->ends);
         x->bad_cwd = x->cwd && !is_directory(x->cwd);

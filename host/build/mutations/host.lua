@@ -392,4 +392,9 @@ return {
     with = "conn_stopping(c)",
     breaks = "a stop does not wait for clients whose last answer has said that it is the last",
     test = "spec/sse_spec.lua", filter = "SIGTERM" },
+  { "exec: our turns for programs", file = "host/sys/exec.c",
+    text = "    rt_short_turns(false);\n",
+    with = "",
+    breaks = "a program that starts has the usual turns on the CPU",
+    test = "spec/exec_spec.lua", filter = "usual turns" },
 }

@@ -523,4 +523,9 @@ return {
     with = "",
     breaks = "pages of unused stacks go back",
     test = "runtime/test/test_context", procs = 2 },
+  { "m: long turns", file = "runtime/m.c",
+    text = "    rt_short_turns(true);\n",
+    with = "",
+    breaks = "an M that wakes interrupts the thread that runs",
+    test = "spec/exec_spec.lua", filter = "usual turns" },
 }
