@@ -10,6 +10,7 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local base = require "lunapark.core.base"
+local pieces = require("lunapark.core.text").pieces
 local lp = require "lunapark"
 
 local C = ffi.C
@@ -101,7 +102,7 @@ function schedule.parse(text)
     local field = fields[i]
     if not field then return nil, "has more than five fields" end
     local set = {}
-    for range in (part .. ","):gmatch "([^,]*)," do
+    for range in pieces(part .. ",", ",") do
       if not add_range(set, range, field) then return nil, ("has a bad %s: %s"):format(field.name, part) end
     end
     times[field.name] = set
