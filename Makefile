@@ -194,6 +194,7 @@ format: deps-lint ## lays our C out as .clang-format says
 bench: deps-bench ## CPU per request and message beside bare epoll loops and nginx, what waits, calls that block, lines and logging cost (ROUNDS=, SECS=)
 	+@$(again) all programs
 	@host/bench/hello.sh $(B)
+	@host/bench/requests.sh $(B)
 	@host/bench/static.sh $(B)
 	@host/bench/waits.sh $(B)
 	@host/bench/echo.sh $(B)

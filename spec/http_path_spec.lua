@@ -73,6 +73,13 @@ describe("http cookies", function()
     assert.is_nil(cookie.get("a=1", "b"))
     assert.is_nil(cookie.get(nil, "b"))
     assert.equal("%zz", cookie.get("a=%zz", "a"))
+    assert.equal("1", cookie.get("ab=2; a=1; a=3", "a"))
+    assert.equal("b=c", cookie.get("a = b=c", "a"))
+    assert.equal('"', cookie.get('a="', "a"))
+    assert.equal(("x"):rep(9000), cookie.get("b=1; a=" .. ("x"):rep(9000), "a"))
+    for _, name in ipairs { "", "a b", "a=", "a;" } do
+      assert.is_nil(cookie.get("a b=1; a==2; a;=3; =4", name))
+    end
   end)
 
   it("survive the round trip, whatever is in them", function()

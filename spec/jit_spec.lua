@@ -10,10 +10,7 @@ local loops = {
 }
 
 -- Loops that call no lua_CFunction, at which compiled code ends, to be stitched to what follows.
-local whole = { ["C functions of lp.cdef"] = true, ready = true }
-
--- Where functions stand that have a loop of their own, to which the user's loop is linked.
-local inner = { form = "form%.lua" }
+local whole = { ["C functions of lp.cdef"] = true, form = true, ready = true }
 
 describe("compiled code:", function()
   after_each(child.clean)
@@ -29,7 +26,6 @@ describe("compiled code:", function()
       local at, link = line:match "^%[TRACE +%d+ compiled%.lua:(%d+) (.*)%]$"
       at = (link == "loop" or (link or ""):find "^%-> %d+$") and tonumber(at) -- there may be a loop in it
       if at and at >= tonumber(first) and at <= tonumber(last) then compiled = true end
-      if inner[loop] and line:find("^%[TRACE +%d+ " .. inner[loop] .. ":%d+ loop%]$") then compiled = true end
       -- A loop that is left while it is recorded is recorded again. A wait is beneath a pcall, to which code that is
       -- recorded after it cannot return.
       local bad = line:find("NYI", 1, true) and not line:find("return to lower frame", 1, true)
@@ -59,6 +55,88 @@ describe("compiled code:", function()
     all[#all + 1] = "not: a closure"
     table.sort(all)
     assert.equal(table.concat(all, "\n") .. "\n", out)
+  end)
+end)
+
+-- Whatever a VM has served before, and whatever its handlers do: what lunapark does for a request is compiled, or in C.
+-- support/traces.lua tells what the JIT gave up on.
+describe("requests:", function()
+  after_each(child.clean)
+
+  local function pairs_of(n)
+    local list = {}
+    for i = 1, n do
+      list[i] = ("n%d=%d"):format(i, i)
+    end
+    return table.concat(list, "&")
+  end
+
+  local many, plain = pairs_of(9), { ["Content-Type"] = "application/x-www-form-urlencoded" }
+  local kinds = {
+    { "GET", "/hello" }, { "GET", "/json" }, { "GET", "/html" }, { "GET", "/status" }, { "GET", "/fields" },
+    { "GET", "/more-fields" }, { "GET", "/one/7" }, { "GET", "/one/%41" }, { "GET", "/two/7/8" },
+    { "GET", "/five/1/2/3/4/5" }, { "GET", "/rest/a/b" }, { "GET", "/rest/a/../%2e/b" }, { "GET", "/query" },
+    { "GET", "/query?a=1" }, { "GET", "/query?a=1&b=%20" }, { "GET", "/query?" .. many },
+    { "GET", "/param?a=1&" .. many },
+    { "GET", "/header" }, { "GET", "/header", { ["X-One"] = "1" } }, { "GET", "/header", { ["X-Two"] = { "1", "2" } } },
+    { "GET", "/host" }, { "GET", "/cookie" }, { "GET", "/cookie", { Cookie = "a=1; b=%20" } },
+    { "GET", "/cookie", { Cookie = { "a=1", "b=2" } } }, { "POST", "/echo", nil, "" },
+    { "POST", "/echo", nil, ("x"):rep(1024) }, { "POST", "/echo", nil, ("x"):rep(40000) },
+    { "POST", "/pieces", nil, ("x"):rep(1000) }, { "POST", "/form", plain, "a=1" },
+    { "POST", "/form", plain, "a=1&" .. many }, { "POST", "/json", nil, "[1]" }, { "GET", "/stream" },
+    { "GET", "/sleep" }, { "GET", "/loop" }, { "GET", "/inner/7" },
+    { "GET", "/nowhere" }, { "PUT", "/hello" }, { "HEAD", "/hello" }, { "OPTIONS", "/hello" }, { "GET", "/%zz" },
+  }
+  for i = 1, 30 do
+    kinds[#kinds + 1] = { "GET", ("/many%d/x"):format(i) }
+  end
+
+  local TIMES = 150
+
+  -- What the JIT gives up on in a VM that is asked so: list after list, each TIMES times.
+  local function told_of(lists)
+    local server = child.serve { "spec/support/traces.lua", "--procs", "1", "--max-vms", "1" }
+    local client = child.client(server.addr)
+    client:get "/begin"
+    for _, list in ipairs(lists) do
+      for _ = 1, TIMES do
+        for _, kind in ipairs(list) do
+          client:request(kind[1], kind[2], { headers = kind[3], body = kind[4] })
+        end
+      end
+    end
+    local told = client:get("/told").body
+    child.clean()
+    return told
+  end
+
+  local function shown(kind)
+    return kind[1] .. " " .. kind[2]:sub(1, 30)
+  end
+
+  -- Each kind of request is the first that a VM gets warm by.
+  for i, kind in ipairs(kinds) do
+    if i <= 40 or i == #kinds then
+      it("nothing of lunapark is given up by " .. shown(kind) .. ", then hello", function()
+        assert.equal("", told_of { { kind }, { kinds[1] } })
+      end)
+    end
+  end
+
+  it("nor by all of them, one by one", function()
+    local lists = {}
+    for i, kind in ipairs(kinds) do lists[i] = { kind } end
+    assert.equal("", told_of(lists))
+  end)
+
+  it("nor by all of them in turn", function()
+    assert.equal("", told_of { kinds })
+  end)
+
+  it("nor by all of them in turn, backwards", function()
+    local list = {}
+    for i = #kinds, 1, -1 do list[#list + 1] = kinds[i] end
+    assert.equal("", told_of { list })
   end)
 end)
 

@@ -17,50 +17,6 @@ here=$(dirname "$0")
 me=bench
 . "$here/lib.sh"
 
-nginx_module=/usr/lib/nginx/modules/ngx_http_lua_module.so
-start_nginx() {
-    # nginx cannot pick a port: take one that bare was just given.
-    start_bare "$tmp/answer"
-    kill "$pid"
-    wait "$pid" 2>/dev/null
-    mkdir -p "$tmp/nginx"
-    cat >"$tmp/nginx.conf" <<END
-load_module /usr/lib/nginx/modules/ndk_http_module.so;
-load_module $nginx_module;
-daemon off;
-master_process off;
-worker_processes 1;
-pid $tmp/nginx/pid;
-error_log $tmp/nginx/error.log;
-events { worker_connections 4096; }
-http {
-    access_log off;
-    keepalive_requests 1000000000;
-    default_type "text/plain; charset=utf-8";
-    client_body_temp_path $tmp/nginx/body;
-    proxy_temp_path $tmp/nginx/proxy;
-    fastcgi_temp_path $tmp/nginx/fastcgi;
-    uwsgi_temp_path $tmp/nginx/uwsgi;
-    scgi_temp_path $tmp/nginx/scgi;
-    server {
-        listen 127.0.0.1:$port;
-        location / { content_by_lua_block { ngx.header["Content-Length"] = 13 ngx.print("Hello, World!") } }
-    }
-}
-END
-    taskset -c "$server_cpu" nginx -p "$tmp/nginx" -c "$tmp/nginx.conf" 2>"$tmp/nginx.log" &
-    started
-    i=0
-    until curl -fs -o /dev/null "http://127.0.0.1:$port/"; do
-        i=$((i + 1))
-        if [ $i -gt 50 ] || ! kill -0 "$pid" 2>/dev/null; then
-            cat "$tmp/nginx.log" >&2
-            fail "nginx did not start"
-        fi
-        sleep 0.1
-    done
-}
-
 # ---- measuring -------------------------------------------------------------------------------------
 
 cpu_ticks() { # $1 pid
@@ -102,8 +58,8 @@ curl -fsi "http://127.0.0.1:$port/" >"$tmp/answer" || fail "lunapark does not an
 start_bare "$tmp/answer"
 bare_pid=$pid bare_port=$port
 servers="bare lunapark"
-if command -v nginx >/dev/null && [ -e $nginx_module ]; then
-    start_nginx
+if has_nginx; then
+    start_nginx 'location / { content_by_lua_block { ngx.header["Content-Length"] = 13 ngx.print("Hello, World!") } }'
     nginx_pid=$pid nginx_port=$port
     servers="$servers nginx"
 fi

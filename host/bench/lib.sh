@@ -38,3 +38,52 @@ start_bare() { # $1 file with the answer
     started
     wait_port "$tmp/bare.log" 's/^\([0-9][0-9]*\)$/\1/p' bare
 }
+
+nginx_module=/usr/lib/nginx/modules/ngx_http_lua_module.so
+has_nginx() {
+    command -v nginx >/dev/null && [ -e $nginx_module ]
+}
+
+start_nginx() { # $1 its locations, $2 what else there is
+    # nginx cannot pick a port: take one that bare was just given.
+    start_bare "${tmp}/lunapark.log"
+    kill "$pid"
+    wait "$pid" 2>/dev/null
+    mkdir -p "$tmp/nginx"
+    cat >"$tmp/nginx.conf" <<END
+load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module $nginx_module;
+daemon off;
+master_process off;
+worker_processes 1;
+pid $tmp/nginx/pid;
+error_log $tmp/nginx/error.log;
+events { worker_connections 4096; }
+http {
+    access_log off;
+    keepalive_requests 1000000000;
+    default_type "text/plain; charset=utf-8";
+    client_body_temp_path $tmp/nginx/body;
+    proxy_temp_path $tmp/nginx/proxy;
+    fastcgi_temp_path $tmp/nginx/fastcgi;
+    uwsgi_temp_path $tmp/nginx/uwsgi;
+    scgi_temp_path $tmp/nginx/scgi;
+    ${2-}
+    server {
+        listen 127.0.0.1:$port;
+        $1
+    }
+}
+END
+    taskset -c "$server_cpu" nginx -p "$tmp/nginx" -c "$tmp/nginx.conf" 2>"$tmp/nginx.log" &
+    started
+    i=0
+    until curl -s -o /dev/null "http://127.0.0.1:$port/"; do
+        i=$((i + 1))
+        if [ $i -gt 50 ] || ! kill -0 "$pid" 2>/dev/null; then
+            cat "$tmp/nginx.log" >&2
+            fail "nginx did not start"
+        fi
+        sleep 0.1
+    done
+}

@@ -3,15 +3,9 @@
  *
  * A '+' is a space. A bad escape stands for itself: forms typed by hand contain lone '%' signs, and nothing is routed
  * by fields. Nothing is decoded twice. */
-#include "http_ffi.h"
+#include "path.h"
 
 #include <string.h>
-
-static int hex(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
 
 /* Decodes s[0 .. n) to out. The number of bytes. */
 static uint32_t decode(const char *s, size_t n, char *out) {
@@ -21,7 +15,7 @@ static uint32_t decode(const char *s, size_t n, char *out) {
         if (c == '+') {
             c = ' ';
         } else if (c == '%' && n - i > 2) {
-            int high = hex(s[i + 1]), low = hex(s[i + 2]);
+            int high = path_hex(s[i + 1]), low = path_hex(s[i + 2]);
             if (high >= 0 && low >= 0) {
                 c = (char)(high << 4 | low);
                 i += 2;
@@ -32,16 +26,30 @@ static uint32_t decode(const char *s, size_t n, char *out) {
     return (uint32_t)(at - out);
 }
 
-int host_field_next(const char *s, size_t len, size_t at, char *out, host_field *f) {
-    while (at < len && s[at] == '&')
-        at++;
-    if (at >= len) return 0;
-    const char *field = s + at, *end = memchr(field, '&', len - at);
-    size_t n = end ? (size_t)(end - field) : len - at;
-    const char *eq = memchr(field, '=', n);
-    size_t name = eq ? (size_t)(eq - field) : n;
-    f->name_len = decode(field, name, out);
-    f->value_len = eq ? decode(eq + 1, n - name - 1, out + f->name_len) : 0;
-    f->next = (uint32_t)(at + n);
-    return 1;
+/* Decodes s[0 .. n), a field, to out + w. Where its value ends. */
+static uint32_t take(const char *s, size_t n, char *out, uint32_t w, host_field *f) {
+    const char *eq = memchr(s, '=', n);
+    size_t name = eq ? (size_t)(eq - s) : n;
+    f->name = w;
+    f->name_len = decode(s, name, out + w);
+    f->value = w + f->name_len;
+    f->value_len = eq ? decode(eq + 1, n - name - 1, out + f->value) : 0;
+    return f->value + f->value_len;
+}
+
+int host_fields(const char *s, size_t len, uint32_t *at, char *out, host_field *fields, int max) {
+    size_t i = *at;
+    uint32_t w = 0;
+    int n = 0;
+    for (;;) {
+        while (i < len && s[i] == '&')
+            i++;
+        if (i >= len || n == max) break;
+        const char *end = memchr(s + i, '&', len - i);
+        size_t size = end ? (size_t)(end - s) - i : len - i;
+        w = take(s + i, size, out, w, &fields[n++]);
+        i += size;
+    }
+    *at = (uint32_t)i;
+    return n;
 }

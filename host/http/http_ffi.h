@@ -72,6 +72,9 @@ int host_likes_json(const char *accept, size_t n);
  * -ECONNRESET, as for a request that is over. */
 int host_req_lost(host_req *r, double id);
 
+/* How many header fields have this name, whatever its case. *value: the first one's value. */
+int host_req_header(const host_req *r, const char *name, size_t len, host_span *value);
+
 /* Reads more of the body. 1: body_complete is set now; 0: some came; -EAGAIN: wait for readability; -EMSGSIZE: over
  * max_body (413); -EPROTO: malformed (400); -ECONNRESET: the client is gone. */
 int host_req_fill(host_req *r, double id);
@@ -120,16 +123,69 @@ int host_stream_write(host_req *r, double id, const char *data, size_t len);
 int host_stream_flush(host_req *r, double id);
 int host_stream_end(host_req *r, double id);
 
-/* ---- fields of queries and forms (form.c) ---- */
+/* ---- paths (path.c) ---- */
 
-/* A field: out[0 .. name_len) is its name, its value follows. next: where the search for the next field begins. */
+/* Why something is no path: it does not begin with a slash; has a bad escape; a NUL; dots behind an escaped slash; leads
+ * above the root. */
+enum {
+    HOST_PATH_NONE = -1,
+    HOST_PATH_ESCAPE = -2,
+    HOST_PATH_NUL = -3,
+    HOST_PATH_DOTS = -4,
+    HOST_PATH_ABOVE = -5
+};
+
+/* Cuts a raw path into decoded segments with "." and ".." resolved. text, with room for len bytes, gets the segments, each
+ * behind a slash. Segment i is text[at[i] .. at[i + 1] - 1); at has room for len + 1 numbers. How many there are;
+ * HOST_PATH_*. */
+int host_path_split(const char *raw, size_t len, char *text, uint32_t *at);
+
+/* Percent-decodes s once, into out, which has room for n bytes. The number of bytes; HOST_PATH_ESCAPE. */
+int host_path_decode(const char *s, size_t n, char *out);
+
+/* ---- routes (routes.c) ---- */
+
+typedef struct host_routes host_routes;
+
+enum { HOST_PARAMS_MAX = 32 };
+
+/* What a path says of a route: the path, decoded, until the thread's next lookup; the segments that its names stand for, in
+ * order, and the rest. */
+typedef struct host_match {
+    const char *text;
+    uint32_t len;
+    host_span params[HOST_PARAMS_MAX]; /* bytes of text */
+} host_match;
+
+/* No routes. NULL: no memory. */
+host_routes *host_routes_new(void);
+void host_routes_free(host_routes *t);
+
+/* Adds a route. method: a number; 0: any. pattern: "/a/:name/" and the like, which may end in "*rest". Its number, which
+ * are counted from 1; 0: there is a route for the same method and paths; -ENOMEM. */
+int host_route_add(host_routes *t, int method, const char *pattern, size_t len);
+
+/* The number of the route for a method and a raw path, of which *m then tells; 0: there is none, m->text is the path;
+ * HOST_PATH_*, and m->text is "". */
+int host_route_find(const host_routes *t, int method, const char *raw, size_t len, host_match *m);
+
+/* Sets the numbers of the methods that have a route for a path: set has room for 256; 0 is any. 0; HOST_PATH_*. */
+int host_route_methods(const host_routes *t, const char *raw, size_t len, uint8_t *set);
+
+/* ---- fields of queries and forms (form.c), cookies (cookie.c) ---- */
+
+/* A field: out[name .. name + name_len), and its value. */
 typedef struct host_field {
-    uint32_t next, name_len, value_len;
+    uint32_t name, name_len, value, value_len;
 } host_field;
 
-/* Decodes the first field of s[at .. len), `name=value` between '&', into out, which has room for len - at bytes.
- * 0: there is none. */
-int host_field_next(const char *s, size_t len, size_t at, char *out, host_field *f);
+/* Decodes the first `max` fields of s[*at .. len), `name=value` between '&', into out, which has room for len - *at bytes.
+ * How many there are; *at: where the next one begins, len: there is none. */
+int host_fields(const char *s, size_t len, uint32_t *at, char *out, host_field *fields, int max);
+
+/* The value of the first cookie of that name in a Cookie field, decoded, into out, which has room for n bytes. Its length;
+ * -1: there is none. */
+int host_cookie_get(const char *field, size_t n, const char *name, size_t len, char *out);
 
 /* ---- parts of multipart bodies (multipart.c) ---- */
 

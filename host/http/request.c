@@ -6,6 +6,7 @@
 #include "over.h"
 
 #include <errno.h>
+#include <strings.h>
 #include <sys/socket.h>
 
 rt_pd *exchange_pd_take(host_req *r, double id, host_waitq **q) {
@@ -33,6 +34,16 @@ int host_req_fill(host_req *r, double id) {
     int rc = x->broken ? -ECONNRESET : x->ops->fill(x);
     hold_give(x);
     return rc;
+}
+
+int host_req_header(const host_req *r, const char *name, size_t len, host_span *value) {
+    int n = 0;
+    for (int i = 0; i < r->nheaders; i++) {
+        const host_header *h = &r->headers[i];
+        if (h->name.len != len || strncasecmp(r->buf + h->name.off, name, len) != 0) continue;
+        if (n++ == 0) *value = h->value;
+    }
+    return n;
 }
 
 const char *host_req_trailers(host_req *r, double id, size_t *len) {

@@ -249,6 +249,13 @@ static int core_option_value(lua_State *L) {
     return 1;
 }
 
+/* apart(fn, ...) -> what fn returns. fn does not wait. Compiled code ends before such a call, and goes on behind it: the
+ * JIT sees nothing of fn, so no loop of fn's spoils the code around the call. */
+static int core_apart(lua_State *L) {
+    lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
+    return lua_gettop(L);
+}
+
 /* dump() -> string: the Lua Gs of this VM, where they wait and since when, in lines. */
 static int core_dump(lua_State *L) {
     char *text = dump_vm(vm_current(), L);
@@ -282,6 +289,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"drop_handler", core_drop_handler},
         {"option", core_option},
         {"option_value", core_option_value},
+        {"apart", core_apart},
         {"dump", core_dump},
         {"json_encode", json_encode},
         {"json_decode", json_decode},

@@ -95,7 +95,8 @@ function json.decode(text, opts)
   if big ~= nil and big ~= "text" then
     error('json.decode: opts.big_integers must be "text", got ' .. tostring(big), 2)
   end
-  return core_decode(text, array_mt, big ~= nil)
+  local value, err = core_decode(text, array_mt, big ~= nil)
+  return value, err
 end
 
 --- Marks a table, which is written as an array also when it is empty.

@@ -23,14 +23,14 @@ local FAR_NS = 9e18
 
 -- Real time, also inside of testing.virtual.
 local function real_ns()
-  return tonumber(C.rt_nanotime())
+  return (tonumber(C.rt_nanotime()))
 end
 base.real_ns = real_ns
 
 local function now_ns()
   local virtual_ns = view.virtual_ns
   if virtual_ns ~= 0 then return virtual_ns end
-  return tonumber(C.rt_nanotime())
+  return (tonumber(C.rt_nanotime()))
 end
 base.now_ns = now_ns
 

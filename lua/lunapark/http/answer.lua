@@ -20,6 +20,7 @@
 -- without it the client gets the message.
 
 local core = require "lunapark.core"
+local apart = require("lunapark.core").apart
 local headers = require "lunapark.http.headers"
 local html_mt = require("lunapark.http.html").mt
 local json = require "lunapark.json"
@@ -85,7 +86,7 @@ end
 local function note_headers(res, fields, fn)
   if fields == nil then return end
   if type(fields) ~= "table" then mistake(fn, "headers that are a " .. type(fields)) end
-  local ok, err = pcall(headers.merge, res.headers, fields)
+  local ok, err = apart(pcall, headers.merge, res.headers, fields)
   if not ok then mistake(fn, "headers that cannot be sent: " .. gsub(tostring(err), "^[^:]+:%d+: headers: ", "")) end
 end
 

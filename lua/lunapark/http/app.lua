@@ -17,7 +17,7 @@ local base = require "lunapark.core.base"
 local answer = require "lunapark.http.answer"
 local chain = require "lunapark.http.chain"
 local near = require "lunapark.core.near"
-local request = require "lunapark.http.request"
+local raw_path = require("lunapark.http.request").raw_path
 local router = require "lunapark.http.router"
 local slash = require "lunapark.http.slash"
 local source = require "lunapark.std.source"
@@ -470,19 +470,16 @@ function App:retire()
   return #errs > 0 and table.concat(errs, "\n") or nil
 end
 
--- Answers where there is no route. dispatch's `miss` has set req.allow.
-local misses = {
-  [404] = function(req, res)
-    answer.note_failure(req, res, 404)
+-- The handler that answers with a status where there is no route.
+local function handler_of(plan, status)
+  return function(req, res)
+    local allow = status ~= 404 and core.apart(plan.router.allowed, plan.router, raw_path(req.ptr)) or nil
+    if status == 204 then return 204, nil, { Allow = allow } end
+    answer.note_failure(req, res, status)
+    if allow then res.headers.Allow = allow end
     return res
-  end,
-  [405] = function(req, res)
-    answer.note_failure(req, res, 405)
-    res.headers.Allow = req.allow
-    return res
-  end,
-  [204] = function(req) return 204, nil, { Allow = req.allow } end,
-}
+  end
+end
 
 local function fits(prefix, segments, n)
   if #prefix > n then return false end
@@ -497,25 +494,27 @@ local Plan = {}
 
 --- The entry for a path that has no route for the method.
 ---@param method string
----@param segments string[]
+---@param raw string  the path
+---@param segments string[]  its segments
 ---@param n integer
----@param req lunapark.Request
 ---@return table entry
-function Plan:miss(method, segments, n, req)
+function Plan:miss(method, raw, segments, n)
   local scope = self.scopes[1]
   for _, candidate in ipairs(self.scopes) do
     if #candidate.prefix >= #scope.prefix and fits(candidate.prefix, segments, n) then scope = candidate end
   end
-  req.allow = self.router:allowed(segments, n)
-  local status = not req.allow and 404 or method == "OPTIONS" and 204 or 405
+  local status = not self.router:allowed(raw) and 404 or method == "OPTIONS" and 204 or 405
   if not scope[status] then
-    local run, fn = chain.compose(scope.middleware, status == 404 and scope.not_found or misses[status])
+    local run, fn = chain.compose(scope.middleware, status == 404 and scope.not_found or handler_of(self, status))
     scope[status] = {
       run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, label = "no route", dir = scope.dir,
     }
   end
   return scope[status]
 end
+
+jit.off(fits)
+jit.off(Plan.miss)
 
 local plan_mt = { __index = Plan }
 
@@ -582,13 +581,6 @@ function App:compile()
   local plan = setmetatable({ router = router.new(), scopes = {}, routes = {} }, plan_mt)
   add_app(plan, self, {}, { middleware = {}, on_error = {}, on_done = false, slash = "ignore" })
   slash.add(plan, add_route)
-  -- By method number, as requests have it; filled as methods are seen.
-  plan.fast = setmetatable({}, {
-    __index = function(fast, id)
-      fast[id] = plan.router:statics(request.method_names[id])
-      return fast[id]
-    end,
-  })
   self.plan = plan
   return plan
 end

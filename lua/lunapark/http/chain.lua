@@ -13,7 +13,7 @@
 --
 -- A chain returns a fourth result, `settled`, when `res` already says what the first three results say. A chain is
 -- composed once, when routes are compiled. `next` is a table with __call, since the JIT cannot compile making a
--- closure.
+-- closure. What calls middleware or a handler is a vararg function: dispatch.lua says why.
 
 local answer = require "lunapark.http.answer"
 local live = require("lunapark.http.exchange").live
@@ -27,7 +27,7 @@ chain.settled = settled
 
 local next_mt = { __name = "lunapark.next" }
 
-function next_mt.__call(self, err)
+function next_mt.__call(self, err, ...) -- luacheck: ignore
   if err ~= nil then error(err, 0) end -- next(err), as in Express
   if self.called then error("next: called twice", 2) end
   self.called = true
@@ -46,7 +46,7 @@ end
 
 local function wrap(middleware, inner, fn)
   local link = { inner = inner, fn = fn }
-  return function(req, res)
+  return function(req, res, ...) -- luacheck: ignore
     local next = setmetatable({ called = false, link = link, req = req, res = res }, next_mt)
     local a, b, c = middleware(req, res, next)
     if b ~= nil or c ~= nil then return a, b, c end

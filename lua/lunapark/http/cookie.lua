@@ -1,18 +1,21 @@
 --- Cookies: reading one from a Cookie field, writing a Set-Cookie field.
 --
 -- A cookie's value may hold neither spaces, quotes, commas, semicolons nor backslashes. Values are percent-encoded on
--- the way out where they need it and decoded on the way in, so any string survives the round trip; a value that
--- contains a bad escape, because another program wrote it, is returned as it stands.
+-- the way out where they need it and decoded on the way in (host/http/cookie.c), so any string survives the round trip.
 
-local path = require "lunapark.http.path"
-local text_module = require "lunapark.core.text"
+local ffi = require "ffi"
+require "lunapark.cdef"
+local number_text = require("lunapark.core.text").number
 
-local trim, number_text = text_module.trim, text_module.number
-
-local find, format, gmatch, gsub = string.find, string.format, string.gmatch, string.gsub
-local match, sub = string.match, string.sub
+local C = ffi.C
+local ffi_string = ffi.string
+local find, format, gsub = string.find, string.format, string.gsub
 
 local cookie = {}
+
+-- Nothing waits while a cookie is read, so all requests of the VM share the room.
+local ROOM = 4096
+local room = ffi.new("char[?]", ROOM)
 
 --- The value of the first cookie called `name` in a Cookie field.
 ---@param field string|nil
@@ -20,15 +23,10 @@ local cookie = {}
 ---@return string|nil
 function cookie.get(field, name)
   if not field then return nil end
-  for pair in gmatch(field, "[^;]+") do
-    local key, at = match(pair, "^%s*([^=%s]+)%s*=()")
-    if key == name then
-      local value = trim(sub(pair, at))
-      value = match(value, '^"(.*)"$') or value
-      return find(value, "%", 1, true) and path.decode(value) or value
-    end
-  end
-  return nil
+  local out = #field <= ROOM and room or ffi.new("char[?]", #field)
+  local n = C.host_cookie_get(field, #field, name, #name, out)
+  if n < 0 then return nil end
+  return (ffi_string(out, n))
 end
 
 local function escape(c)

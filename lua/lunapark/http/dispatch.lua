@@ -1,8 +1,21 @@
 --- From a host_req to a response: finds the entry, calls it, sends what it answers, and turns failures into responses.
 --
--- This is the path of every request, and a handler that returns a string must cost next to nothing here. So a plain
--- path without names is one table lookup; request and response start as tables with one field; and a string, table or
--- page returned with an untouched response goes to the host in one call. Everything else takes `complete`.
+-- This is the path of every request, and a handler that returns a string must cost next to nothing here. So C finds the
+-- route; request and response start as tables with two fields; and a string, table or page returned with an untouched
+-- response goes to the host in one call. Everything else takes `complete`.
+--
+-- All of it is compiled, whatever handlers do and in whatever order they come. The JIT records from the beginning of a
+-- function that is called often, through all calls, and gives that function up for good, with each function that calls
+-- it, when a record has failed a few times: for a loop of few rounds, a closure that is made, a return to a pcall or
+-- out of a call such as `return tostring(x)`. So:
+--   - Each entry has a *door*, with code of its own. The door's function is where records of its requests begin: one
+--     straight line through `serve`, the handler and the answer, in which the tables of request and response are not
+--     made. If the handler cannot be in there, that is held against its door only, and handler and `answer` are
+--     recorded by themselves.
+--   - What is between the host and the doors, or calls functions of the app, is a vararg function, even if it takes no
+--     more arguments: the JIT never begins to record at these, and a record ends well where it returns to one's caller.
+--   - There are no loops on the way of a request that needs none, and `return (f(x))` where f is no Lua function. Loops
+--     are in functions for which the JIT is off, and which are called by core.apart, so that nothing is recorded there.
 --
 -- An error of a handler does not reach the client. The nearest `on_error` gets it, from the app of the route outwards;
 -- without one the client gets the status in words, and the log gets method, path, route and traceback. An error after a
@@ -11,8 +24,8 @@
 --
 -- An *entry* is { run = fn(req, res), on_error = list of functions or false }, and for the log its route (app.lua) or a
 -- label. `run` is the handler itself, or a chain (chain.lua) that settles results on its way out and says so by a
--- fourth result.
--- A *plan* finds entries: `fast[method number][path]`, `router:match`, `miss`. See app.lua.
+-- fourth result. `number` and `serve`, the door, are set at its first request.
+-- A *plan* finds entries: `router:match`, `miss`. See app.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -29,7 +42,8 @@ local router = require "lunapark.http.router"
 local values = require "lunapark.core.show"
 
 local C = ffi.C
-local byte, find = string.byte, string.find
+local apart = require("lunapark.core").apart
+local find = string.find
 local traceback = debug.traceback
 local raw_path, method_names = request.raw_path, request.method_names
 local request_mt, response_mt = request.mt, response.mt
@@ -75,9 +89,15 @@ local function on_bad_result(err)
   return { err = err, text = values.value(err) }
 end
 
+-- Calls a function. What is recorded in fn ends here: see above.
+local function alone(fn, ...)
+  local a = fn(...)
+  return a
+end
+
 local function respond_reason(r, id, status)
   local text = response.reason(status)
-  return C.host_respond(r, id, status, TEXT, "", 0, text, #text)
+  return (C.host_respond(r, id, status, TEXT, "", 0, text, #text))
 end
 
 local function label_of(entry)
@@ -85,14 +105,18 @@ local function label_of(entry)
   return route and route.method .. " " .. router.show(route.pieces) or entry.label
 end
 
+local add_door
+
 -- C's number of the entry's words for the log, which can't ask a stuck VM: its route and its handler's place.
 local function number_of(entry)
   local info = debug.getinfo(entry.route and entry.route.fn or entry.run, "S")
   local text = ("%s, %s:%d"):format(label_of(entry), info.short_src, info.linedefined)
+  add_door(entry)
   entry.number = C.host_label(text, #text)
   if entry.number > 0 then response.folders[entry.number] = entry.dir end
   return entry.number
 end
+jit.off(number_of)
 
 local function tell(level, entry, req, note, text)
   report.write(level, req, label_of(entry), note, text)
@@ -116,20 +140,20 @@ end
 
 -- Answers what http.abort has said. Raises when it is no answer.
 local function answer_abort(res, abort)
-  response.reset(res, abort.status)
-  answer.settle(res, abort.status, abort.body, abort.fields)
-  return response.send(res)
+  alone(response.reset, res, abort.status)
+  alone(answer.settle, res, abort.status, abort.body, abort.fields)
+  return alone(response.send, res)
 end
 
 -- Answers a failure in words or JSON. The headers that `res` was told go along: cookies, what a browser needs to show
 -- the answer to a script.
 local function answer_plainly(req, res, status, message, err)
   local ok, rc = pcall(function()
-    response.reset(res, status)
+    alone(response.reset, res, status)
     local fields = type(err) == "table" and rawget(err, "headers")
     if type(fields) == "table" then headers.merge(res.headers, fields) end
-    answer.note_failure(req, res, status, message)
-    return response.send(res)
+    alone(answer.note_failure, req, res, status, message)
+    return alone(response.send, res)
   end)
   if ok then return rc end
   return req.ptr.state == 0 and respond_reason(req.ptr, req.serial, status) or EPIPE
@@ -145,7 +169,7 @@ end
 -- Lets the on_error functions answer. Returns whether one of them did.
 local function answer_error(entry, req, res, err, text, status, show)
   for _, on_error in ipairs(entry.on_error) do
-    response.reset(res, status)
+    alone(response.reset, res, status)
     local ok, a, b, c = xpcall(on_error, on_raise, req, res, err, text)
     if ok then
       -- A function that only looks at the error and returns nothing leaves the plain answer.
@@ -194,7 +218,7 @@ local function parts_of(entry, req, res, failure)
 end
 
 -- Answers for a handler that raised.
-local function fail(entry, req, res, failure, show)
+local function fail(entry, req, res, failure, show, ...) -- luacheck: ignore
   local r = req.ptr
   local err, text, status, message = parts_of(entry, req, res, failure)
   if not status then return end -- the client is gone
@@ -232,7 +256,7 @@ end
 ---@field error string|nil
 
 -- Calls the functions of on_done.
-local function call_done(entry, req, res, began, failure)
+local function call_done(entry, req, res, began, failure, ...) -- luacheck: ignore
   local r = req.ptr
   local lost = C.host_req_lost(r, req.serial)
   local bytes = C.host_req_sent(r, req.serial)
@@ -247,23 +271,101 @@ local function call_done(entry, req, res, began, failure)
   end
 end
 
--- Matching waits for nothing, so one list of segments serves all requests of the VM.
-local segments = {}
+jit.off(tell)
+jit.off(label_of)
+jit.off(level_when_gone)
+jit.off(parts_of)
+jit.off(try_to_show)
+jit.off(answer_abort)
+jit.off(answer_plainly, true)
+jit.off(answer_error)
+jit.off(fail)
+jit.off(call_done)
 
 local star = { run = function() return 204 end, on_error = false, label = "OPTIONS *" }
+local bad_path = {
+  run = function(req, res)
+    answer.note_failure(req, res, 400)
+    return res
+  end,
+  on_error = false, label = "no path",
+}
 
--- The entry of a path that is not in `fast`; nil for a malformed path.
-local function find_entry(plan, r, req)
+-- The entry of a path that has no route.
+local function missing(plan, r)
   local raw, method = raw_path(r), method_names[r.method]
-  if byte(raw) ~= 47 then return raw == "*" and method == "OPTIONS" and star or nil end
+  if raw == "*" then return method == "OPTIONS" and star or bad_path end
+  local segments = {}
   local n = path.split(raw, segments)
-  if not n then return nil end
-  if r.plain == 0 then req.path = path.join(segments, n) end
-  local entry = plan.router:match(method, segments, n)
-  if not entry then return plan:miss(method, segments, n, req) end
-  if entry.names then req.params = router.params(entry, segments, n) end
+  return n and plan:miss(method, raw, segments, n) or bad_path
+end
+jit.off(missing)
+
+-- The entry of a request. router.path and router.params tell of it.
+local function find_entry(plan, r)
+  local entry = plan.router:match(r.method, r.buf + r.path.off, r.path.len) or apart(missing, plan, r)
+  r.label = entry.number or apart(number_of, entry)
   return entry
 end
+
+-- Sends what the handler returned, if that is all of the answer. False: it is not.
+local function answer_simply(req, res, a, settled)
+  local r, id = req.ptr, req.serial
+  local kind = settled ~= settled_mark and a ~= res and r.state == 0 and rawget(res, "status") == nil
+    and rawget(res, "headers") == nil and type(a)
+  local text, ctype = a, TEXT
+  if kind == "table" then
+    if getmetatable(a) == html_mt then
+      text, ctype = a.text, HTML
+    else
+      text, ctype = json.try_encode(a), JSON
+    end
+  elseif kind ~= "string" then
+    text = nil
+  end
+  if not text then return false end
+  if C.host_respond(r, id, 200, ctype, "", 0, text, #text) == EAGAIN then response.send_rest(req, text) end
+  return true
+end
+
+-- Serves a request. Inlined into the door's function: see above.
+local function serve(r, entry, enter, finish, show, ...) -- luacheck: ignore
+  local id = r.id
+  local req = setmetatable({ ptr = r, serial = id }, request_mt)
+  local res = setmetatable({ ptr = r, serial = id }, response_mt)
+  if r.plain == 0 then req.path = router.path() end
+  if entry.names then req.params = router.params(entry) end
+  local began = entry.on_done and C.rt_nanotime()
+  local ok, a, b, c, settled = xpcall(enter, on_raise, req, res)
+  if ok and (b ~= nil or c ~= nil or not answer_simply(req, res, a, settled)) then
+    ok, a = xpcall(finish, on_bad_result, entry, req, res, a, b, c, settled)
+  end
+  if not ok then fail(entry, req, res, a, show) end
+  response.done(res)
+  if began then call_done(entry, req, res, began, not ok and a) end
+  local uploads = rawget(req, "uploads")
+  if uploads then uploads:close() end
+end
+
+local door = [[
+  local serve, complete, entry = ...
+  local run = entry.run
+  local function enter(req, res)
+    local a, b, c, settled = run(req, res)
+    return a, b, c, settled
+  end
+  local function finish(entry, req, res, a, b, c, settled)
+    complete(entry, req, res, a, b, c, settled)
+  end
+  return function(r, show)
+    serve(r, entry, enter, finish, show)
+  end
+]]
+
+function add_door(entry)
+  entry.serve = assert(loadstring(door, "=door"))(serve, complete, entry)
+end
+jit.off(add_door)
 
 --- The function that the host calls for each request.
 ---@param source { plan: table|nil, compile: fun(self): table }  `plan` is nil after a change, `compile` sets it
@@ -271,47 +373,10 @@ end
 ---that raised when no on_error does; as host_respond
 ---@return fun(address: lightuserdata)
 function dispatch.new(source, show)
-  return function(address)
+  return function(address, ...) -- luacheck: ignore
     local r = by_address[address] or cast_request(address)
-    local plan = source.plan or source:compile()
-    local entry = r.plain == 1 and plan.fast[r.method][raw_path(r)]
-    local id = r.id
-    local req = setmetatable({ ptr = r, serial = id }, request_mt)
-    local res = setmetatable({ ptr = r, serial = id }, response_mt)
-    if not entry then
-      entry = find_entry(plan, r, req)
-      if not entry then
-        answer_plainly(req, res, 400)
-        return
-      end
-    end
-
-    r.label = entry.number or number_of(entry)
-    local began = entry.on_done and C.rt_nanotime()
-
-    local ok, a, b, c, settled = xpcall(entry.run, on_raise, req, res)
-
-    local kind = ok and b == nil and c == nil and settled ~= settled_mark and a ~= res and r.state == 0
-      and rawget(res, "status") == nil and rawget(res, "headers") == nil and type(a)
-    if kind == "string" then
-      if C.host_respond(r, id, 200, TEXT, "", 0, a, #a) == EAGAIN then response.send_rest(req, a) end
-    elseif kind == "table" and getmetatable(a) == html_mt then
-      if C.host_respond(r, id, 200, HTML, "", 0, a.text, #a.text) == EAGAIN then response.send_rest(req, a.text) end
-    else
-      local text = kind == "table" and json.try_encode(a)
-      if text then
-        if C.host_respond(r, id, 200, JSON, "", 0, text, #text) == EAGAIN then response.send_rest(req, text) end
-      else
-        if ok then
-          ok, a = xpcall(complete, on_bad_result, entry, req, res, a, b, c, settled)
-        end
-        if not ok then fail(entry, req, res, a, show) end
-      end
-    end
-    response.done(res)
-    if began then call_done(entry, req, res, began, not ok and a) end
-    local uploads = rawget(req, "uploads")
-    if uploads then uploads:close() end
+    local entry = alone(find_entry, source.plan or source:compile(), r)
+    entry.serve(r, show)
   end
 end
 

@@ -18,12 +18,12 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local apart = require("lunapark.core").apart
 local number_text = require("lunapark.core.text").number
 local live = require("lunapark.http.exchange").live
 
 local C = ffi.C
-local band, bor = require("bit").band, require("bit").bor
-local byte, find, gsub, lower = string.byte, string.find, string.gsub, string.lower
+local find, gsub, lower = string.find, string.gsub, string.lower
 local concat, ffi_string = table.concat, ffi.string
 
 ---@class lunapark.Headers
@@ -78,16 +78,6 @@ local function check_value(name, value, level)
   return value
 end
 
--- Whether buf[off .. off + #low) is `low`, which is in lower case.
-local function same_name(buf, off, low)
-  for i = 1, #low do
-    local c = band(buf[off + i - 1], 0xff)
-    if c >= 65 and c <= 90 then c = bor(c, 32) end
-    if c ~= byte(low, i) then return false end
-  end
-  return true
-end
-
 -- A lazy object's request, as cdata. Raises when the request is over.
 local function request_of(h, level)
   local x = h[-1]
@@ -102,11 +92,9 @@ local function append(h, name, low, value)
   rawset(h, 3 * n + 3, value)
   h[0] = n + 1
 end
+jit.off(append)
 
--- Copies the fields of a lazy object.
-local function materialize(h, level)
-  local r = request_of(h, level + 1)
-  if not r then return end
+local function copy_fields(h, r)
   local buf = r.buf
   h[-1] = false
   for i = 0, r.nheaders - 1 do
@@ -114,6 +102,13 @@ local function materialize(h, level)
     local name = ffi_string(buf + field.name.off, field.name.len)
     append(h, name, lower(name), ffi_string(buf + field.value.off, field.value.len))
   end
+end
+jit.off(copy_fields)
+
+-- Copies the fields of a lazy object.
+local function materialize(h, level)
+  local r = request_of(h, level + 1)
+  if r then apart(copy_fields, h, r) end
 end
 
 -- Removes the fields called `low` from field number `from` on, counted from 0.
@@ -130,23 +125,28 @@ local function remove(h, low, from)
   end
   h[0] = kept
 end
+jit.off(remove)
 
-local function set(h, name, value, level)
-  local low = known[name] or check_name(name, level + 1)
-  materialize(h, level)
-  if value == nil then return remove(h, low, 0) end
-  if type(value) == "table" then
-    local values = {}
-    for i = 1, #value do
-      values[i] = check_value(name, value[i], level + 1)
-    end
-    remove(h, low, 0)
-    for i = 1, #values do
-      append(h, name, low, values[i])
-    end
-    return
+-- Takes values that were checked.
+local function set_all(h, name, low, values)
+  remove(h, low, 0)
+  for i = 1, #values do
+    append(h, name, low, values[i])
   end
-  value = check_value(name, value, level + 1)
+end
+jit.off(set_all)
+
+-- The values of a list as text. An error blames who called set's caller.
+local function texts_of(name, list, level)
+  local values = {}
+  for i = 1, #list do
+    values[i] = check_value(name, list[i], level + 2)
+  end
+  return values
+end
+jit.off(texts_of)
+
+local function set_one(h, name, low, value)
   for i = 0, h[0] - 1 do
     if h[3 * i + 2] == low then
       h[3 * i + 1], h[3 * i + 3] = name, value
@@ -155,37 +155,57 @@ local function set(h, name, value, level)
   end
   append(h, name, low, value)
 end
+jit.off(set_one)
 
--- The i-th value of `low`, counted from where a search stands: the value and the place to go on from, or nil.
-local function next_lazy(r, low, i)
-  local buf, len = r.buf, #low
-  for k = i, r.nheaders - 1 do
-    local name = r.headers[k].name
-    if name.len == len and same_name(buf, name.off, low) then
-      local value = r.headers[k].value
-      return ffi_string(buf + value.off, value.len), k + 1
+local function set(h, name, value, level)
+  local low = known[name] or check_name(name, level + 1)
+  materialize(h, level)
+  if value == nil then
+    apart(remove, h, low, 0)
+  elseif type(value) == "table" then
+    local texts = apart(texts_of, name, value, level + 1)
+    apart(set_all, h, name, low, texts)
+  else
+    value = check_value(name, value, level + 1)
+    apart(set_one, h, name, low, value)
+  end
+end
+
+local value_out = ffi.new "host_span"
+
+-- All values of a field.
+local function all_values(h, low, r)
+  local values = {}
+  if r then
+    local buf = r.buf
+    for i = 0, r.nheaders - 1 do
+      local field = r.headers[i]
+      if field.name.len == #low and lower(ffi_string(buf + field.name.off, #low)) == low then
+        values[#values + 1] = ffi_string(buf + field.value.off, field.value.len)
+      end
     end
+    return values
   end
+  for i = 0, h[0] - 1 do
+    if h[3 * i + 2] == low then values[#values + 1] = h[3 * i + 3] end
+  end
+  return values
 end
+jit.off(all_values)
 
-local function next_listed(h, low, i)
-  for k = i, h[0] - 1 do
-    if h[3 * k + 2] == low then return h[3 * k + 3], k + 1 end
-  end
+-- The values of a field as one.
+local function joined(h, low, r)
+  local values = all_values(h, low, r)
+  if not values[2] or low == "set-cookie" then return values[1] end
+  return concat(values, low == "cookie" and "; " or ", ")
 end
+jit.off(joined)
 
 --- All values of a field, in order.
 ---@param name string
 ---@return string[]  empty if there is none
 function methods:get_all(name)
-  local low, r = lower(name), request_of(self, 2)
-  local search, from = r and next_lazy or next_listed, r or self
-  local values = {}
-  local value, place = search(from, low, 0)
-  while value do
-    values[#values + 1] = value
-    value, place = search(from, low, place)
-  end
+  local values = apart(all_values, self, lower(name), request_of(self, 2))
   return values
 end
 
@@ -193,11 +213,16 @@ end
 ---@param name string
 ---@return string|nil
 function methods:get(name)
-  local low, r = lower(name), request_of(self, 2)
-  local search, from = r and next_lazy or next_listed, r or self
-  local value, place = search(from, low, 0)
-  if not value or low == "set-cookie" or not search(from, low, place) then return value end
-  return concat(methods.get_all(self, low), low == "cookie" and "; " or ", ")
+  local r = request_of(self, 2)
+  if r and type(name) == "string" then
+    local n = C.host_req_header(r, name, #name, value_out)
+    if n == 0 then return nil end
+    if n == 1 then return (ffi_string(r.buf + value_out.off, value_out.len)) end
+  elseif self[0] == 0 then
+    return nil
+  end
+  local value = apart(joined, self, lower(name), r)
+  return value
 end
 
 --- Sets a field, in place of all fields of that name; nil removes them. `headers[name] = value` does this, too.
@@ -214,7 +239,7 @@ function methods:add(name, value)
   local low = known[name] or check_name(name, 3)
   value = check_value(name, value, 3)
   materialize(self, 2)
-  append(self, name, low, value)
+  apart(append, self, name, low, value)
 end
 
 --- Adds a field that a peer has sent, whose name is a token and whose value has no CR, LF or NUL. Nothing is remembered
@@ -223,7 +248,7 @@ end
 ---@param name string
 ---@param value string
 function headers.received(h, name, value)
-  append(h, name, lower(name), value)
+  apart(append, h, name, lower(name), value)
 end
 
 local function iterate(h, i)
@@ -257,14 +282,19 @@ end
 --- Empty headers.
 ---@return lunapark.Headers
 function headers.new()
-  return setmetatable({ [0] = 0, [-1] = false }, mt)
+  return (setmetatable({ [0] = 0, [-1] = false }, mt))
 end
 
 --- The headers of a request, read from its connection's buffer when asked for.
 ---@param x lunapark.Exchange  its request or response
 ---@return lunapark.Headers
 function headers.of_request(x)
-  return setmetatable({ [0] = 0, [-1] = x }, mt)
+  return (setmetatable({ [0] = 0, [-1] = x }, mt))
+end
+
+-- Calls set from a function for which the JIT is off: what is recorded in set ends in a vararg function (dispatch.lua).
+function headers.set_from(...)
+  set(...)
 end
 
 --- Sets the fields of a table (name -> value or list of values) or of other headers.
@@ -278,16 +308,18 @@ function headers.merge(h, fields)
       if first[low] then
         methods.add(h, name, value)
       else
-        set(h, name, value, 2)
+        headers.set_from(h, name, value, 2)
         first[low] = true
       end
     end
     return
   end
   for name, value in pairs(fields) do
-    set(h, name, value, 2)
+    headers.set_from(h, name, value, 2)
   end
 end
+
+jit.off(headers.merge)
 
 --- Fields that middleware sets in each answer: checked once, here.
 ---@param list string[]  name, value, name, value ...
@@ -302,16 +334,21 @@ function headers.fixed(list)
   return fixed
 end
 
---- Sets fixed fields, where there are none of these names.
----@param h lunapark.Headers  that are no request's
----@param fixed string[]
-function headers.put_fixed(h, fixed)
+local function add_fixed(h, fixed)
   local n = h[0]
   for i = 1, #fixed, 3 do
     local low, k = fixed[i + 1], 0
     while k < n and h[3 * k + 2] ~= low do k = k + 1 end
     if k == n then append(h, fixed[i], low, fixed[i + 2]) end
   end
+end
+jit.off(add_fixed)
+
+--- Sets fixed fields, where there are none of these names.
+---@param h lunapark.Headers  that are no request's
+---@param fixed string[]
+function headers.put_fixed(h, fixed)
+  apart(add_fixed, h, fixed)
 end
 
 --- Adds a word to Vary, unless it is there.

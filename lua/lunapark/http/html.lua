@@ -20,7 +20,7 @@ html.mt = mt
 function mt.__tostring(page) return page.text end
 
 function mt.__concat(a, b)
-  return setmetatable({ text = tostring(a) .. tostring(b) }, mt)
+  return (setmetatable({ text = tostring(a) .. tostring(b) }, mt))
 end
 
 --- A body that is HTML.
@@ -28,7 +28,7 @@ end
 ---@return lunapark.Html
 function html.new(text)
   if type(text) ~= "string" then error("html: text must be a string, got " .. type(text), 2) end
-  return setmetatable({ text = text }, mt)
+  return (setmetatable({ text = text }, mt))
 end
 
 --- Text as it stands in HTML, between tags and in quoted attributes.

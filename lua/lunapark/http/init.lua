@@ -8,6 +8,7 @@ local answer = require "lunapark.http.answer"
 local app = require "lunapark.http.app"
 local dispatch = require "lunapark.http.dispatch"
 local html = require "lunapark.http.html"
+local router = require "lunapark.http.router"
 
 ---@class lunapark.http
 local http = {}
@@ -120,15 +121,13 @@ function http.is_app(value)
   return type(value) == "function" or getmetatable(value) == app.mt
 end
 
--- The source of dispatch for a bare function: one entry for every method and path.
+-- The source of dispatch for a bare function: one entry for every method and path, without names.
 local function bare(fn)
   local entry = { run = fn, fn = fn, on_error = false, label = "function", dir = folder_of(fn) }
-  local none = {}
-  local plan = {
-    fast = setmetatable({}, { __index = function() return none end }),
-    router = { match = function() return entry end },
-  }
-  return { plan = plan }
+  local routes = router.new()
+  routes:add("ANY", { "*" }, entry)
+  entry.names = nil
+  return { plan = { router = routes } }
 end
 
 --- The function that a server calls for each request, for lunapark.core's new_handler and set_handler.

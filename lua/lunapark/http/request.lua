@@ -30,8 +30,8 @@ local text = require "lunapark.core.text"
 
 local C = ffi.C
 local find, match, sub = string.find, string.match, string.sub
-local concat, ffi_string, lower = table.concat, ffi.string, string.lower
-local live, wait_req = exchange.live, core.wait_req
+local ffi_string, lower = ffi.string, string.lower
+local apart, live, wait_req = core.apart, exchange.live, core.wait_req
 
 -- The answers of host_req_fill: -errno.
 local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
@@ -54,7 +54,6 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 ---@field package fields table<string, string>?  the form, once it was asked for
 ---@field package files lunapark.Upload[]?         its files
 ---@field package uploads lunapark.Uploads?        what has to be closed
----@field package allow string?   the methods that the path has, if not this one
 ---@field package blame integer?  the status if the handler fails now
 local methods = {}
 
@@ -92,7 +91,7 @@ local method_names = setmetatable({}, {
 request.method_names = method_names
 
 local function span(r, field)
-  return ffi_string(r.buf + field.off, field.len)
+  return (ffi_string(r.buf + field.off, field.len))
 end
 
 --- The path as sent; "/" when an absolute target has none.
@@ -143,7 +142,10 @@ function getters.id(req, r) return of_client(req, r, C.HOST_CLIENT_ID) or req.se
 
 -- The authority of an absolute target wins over the Host field (RFC 9112, 3.2.2).
 function getters.host(req, r)
-  return of_client(req, r, C.HOST_CLIENT_HOST) or match(req.target, "^%a[%w+.-]*://([^/?]+)") or req.headers:get("host")
+  local told_host = of_client(req, r, C.HOST_CLIENT_HOST)
+  if told_host then return told_host end
+  if r.target.len > 0 and r.buf[r.target.off] == 47 then return req.headers:get "host" end
+  return match(req.target, "^%a[%w+.-]*://([^/?]+)") or req.headers:get("host")
 end
 
 -- Fields that the modules beside this one read when they are not there, and that handlers may have.
@@ -194,20 +196,27 @@ end
 -- Reads more of the body. true: bytes came, or the body is complete; nil, "timeout".
 local function fill(req, r)
   local id = req.serial
-  while true do
-    local rc = C.host_req_fill(r, id)
-    if rc >= 0 then return true end
-    if rc == EMSGSIZE then error(too_large, 0) end
-    if rc == EPROTO then error(malformed, 0) end
-    if rc == ENOMEM then error(no_room, 0) end
-    if rc ~= EAGAIN then error(gone, 0) end
-    local why = wait_req(r, id, 1)
-    if why == "timeout" then
-      req.blame = 408
-      return nil, why
-    end
-    if why then error(gone, 0) end
+  local rc = C.host_req_fill(r, id)
+  if rc >= 0 then return true end
+  if rc == EMSGSIZE then error(too_large, 0) end
+  if rc == EPROTO then error(malformed, 0) end
+  if rc == ENOMEM then error(no_room, 0) end
+  if rc ~= EAGAIN then error(gone, 0) end
+  local why = wait_req(r, id, 1)
+  if why == "timeout" then
+    req.blame = 408
+    return nil, why
   end
+  if why then error(gone, 0) end
+  return fill(req, r)
+end
+
+-- Reads until the body is complete: true, or nil, "timeout".
+local function fill_all(req, r)
+  if r.body_complete == 1 then return true end
+  local ok, err = fill(req, r)
+  if not ok then return nil, err end
+  return fill_all(req, r)
 end
 
 -- Takes the next n bytes that are here.
@@ -226,14 +235,25 @@ function methods:body()
   if whole then return whole end
   local r = live(self, 2)
   if r.has_body == 0 then return "" end
-  while r.body_complete == 0 do
-    local ok, err = fill(self, r)
+  if r.body_complete == 0 then
+    local ok, err = fill_all(self, r)
     if not ok then return nil, err end
+    live(self, 2)
   end
-  live(self, 2)
   whole = take(r, tonumber(r.body_len - r.body_pos))
   self.whole = whole
   return whole
+end
+
+-- What `read` answers.
+local function take_next(req, r, n)
+  local there = tonumber(r.body_len - r.body_pos)
+  if there > 0 then return take(r, n and n < there and n or there) end
+  if r.body_complete == 1 then return nil end
+  local ok, err = fill(req, r)
+  if not ok then return nil, err end
+  live(req, 3)
+  return take_next(req, r, n)
 end
 
 --- A piece of the body: the bytes that are there, or the next that come. May wait. Raises an abort, see above.
@@ -246,14 +266,8 @@ function methods:read(n)
   end
   local r = live(self, 2)
   if r.has_body == 0 then return nil end
-  while true do
-    local there = tonumber(r.body_len - r.body_pos)
-    if there > 0 then return take(r, n and n < there and n or there) end
-    if r.body_complete == 1 then return nil end
-    local ok, err = fill(self, r)
-    if not ok then return nil, err end
-    live(self, 2)
-  end
+  local piece, err = take_next(self, r, n)
+  return piece, err
 end
 
 local size_out = ffi.new "size_t[1]"
@@ -295,11 +309,15 @@ local kinds, kinds_left = {}, 100
 
 local words = { ["application/x-www-form-urlencoded"] = "form", ["multipart/form-data"] = "parts" }
 
-local function kind_of(ctype)
-  local kind = kinds[ctype]
-  if kind then return kind end
-  kind = words[match(lower(ctype), "^[ \t]*([^; \t]*)")] or "other"
+local function new_kind(ctype)
+  local kind = words[match(lower(ctype), "^[ \t]*([^; \t]*)")] or "other"
   if kinds_left > 0 then kinds[ctype], kinds_left = kind, kinds_left - 1 end
+  return kind
+end
+jit.off(new_kind)
+
+local function kind_of(ctype)
+  local kind = kinds[ctype] or apart(new_kind, ctype)
   return kind
 end
 
@@ -461,8 +479,8 @@ end
 ---@param name string
 ---@return string|nil
 function methods:cookie(name)
-  local fields = self.headers:get_all("cookie")
-  return cookie.get(fields[2] and concat(fields, ";") or fields[1], name)
+  check_name(name, "cookie")
+  return cookie.get(self.headers:get "cookie", name)
 end
 
 return request

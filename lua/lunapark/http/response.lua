@@ -29,6 +29,7 @@ local near = require "lunapark.core.near"
 local C = ffi.C
 local concat, ffi_string = table.concat, ffi.string
 local live, wait_req, failed = exchange.live, core.wait_req, core.failed
+local apart, barrier = core.apart, core.barrier
 
 -- How many bytes of a stream are compressed at once.
 local CODED = 2 ^ 20
@@ -111,7 +112,7 @@ end
 ---@param status integer
 ---@return string
 local function reason(status)
-  return ffi_string(C.host_status_reason(status))
+  return (ffi_string(C.host_status_reason(status)))
 end
 response.reason = reason
 
@@ -134,14 +135,7 @@ local type_lines = {
 
 -- The lines of the headers that were set, with CRLFs; whether there is a Content-Type; the Content-Length if there is
 -- one; whether there is an X-Content-Type-Options.
-local function head_of(res)
-  local before = rawget(res, "before_head")
-  if before then
-    res.before_head = nil
-    before(res)
-  end
-  local h = rawget(res, "headers")
-  if not h then return "", false end
+local function lines_of(res, h)
   if getmetatable(h) ~= headers.mt then
     local own = headers.new()
     headers.merge(own, h)
@@ -165,6 +159,19 @@ local function head_of(res)
     end
   end
   return concat(parts), typed, length, guarded
+end
+jit.off(lines_of)
+
+local function head_of(res)
+  local before = rawget(res, "before_head")
+  if before then
+    res.before_head = nil
+    before(res)
+  end
+  local h = rawget(res, "headers")
+  if not h then return "", false end
+  local lines, typed, length, guarded = apart(lines_of, res, h)
+  return lines, typed, length, guarded
 end
 
 response.head_of = head_of
@@ -232,8 +239,15 @@ local function begin(res)
   if guarded then
     head, ctype = type_lines[ctype] .. head, NONE
   end
-  return C.host_stream_begin(r, res.serial, status, ctype, head, #head, length or -1)
+  return (C.host_stream_begin(r, res.serial, status, ctype, head, #head, length or -1))
 end
+
+local function forget_body(h)
+  for _, name in ipairs { "Content-Type", "Content-Length", "Content-Encoding", "Cache-Control", "ETag" } do
+    headers.set_from(h, name, nil, 2)
+  end
+end
+jit.off(forget_body)
 
 --- Takes back the noted answer, for an error's answer. Headers about the body go, too. Other headers stay, such as
 --- the ones that a browser needs before it shows an answer to a script.
@@ -245,9 +259,7 @@ function response.reset(res, status)
   res.status, res.body, res.ctype = status, nil, nil
   local h = rawget(res, "headers")
   if not h then return end
-  for _, name in ipairs { "Content-Type", "Content-Length", "Content-Encoding", "Cache-Control", "ETag" } do
-    h[name] = nil
-  end
+  apart(forget_body, h)
 end
 
 --- Goes on with a whole response of which host_respond said -EAGAIN: waits until the client has read most of it. When
@@ -257,11 +269,9 @@ end
 ---@return integer rc   0, or why the client does not get the response
 function response.send_rest(x, body)
   local r, id = x.ptr, x.serial
-  local rc
-  repeat
-    local ok, why = pcall(wait_req, r, id, 2)
-    rc = C.host_respond_rest(r, id, body, #body, (not ok or why) and 1 or 0)
-  until rc ~= EAGAIN
+  local why = barrier() or wait_req(r, id, 2)
+  local rc = C.host_respond_rest(r, id, body, #body, why and 1 or 0)
+  if rc == EAGAIN then return response.send_rest(x, body) end
   return rc
 end
 
@@ -324,14 +334,23 @@ function response.is_head(res)
   return live(res, 2).method == head_id
 end
 
+-- Waits until there is room for more of the body: what host_stream_write says then, or nil and why the wait has ended.
+local function put_rest(r, id)
+  local why = wait_req(r, id, 2)
+  if why then return nil, why end
+  local rc = C.host_stream_write(r, id, "", 0)
+  if rc == EAGAIN then return put_rest(r, id) end
+  return rc
+end
+
 -- Sends bytes of the body as they are.
 local function put(r, id, piece)
   if piece == "" then return true end -- an empty chunk would mean the end
   local rc = C.host_stream_write(r, id, piece, #piece)
-  while rc == EAGAIN do
-    local why = wait_req(r, id, 2)
+  if rc == EAGAIN then
+    local why
+    rc, why = put_rest(r, id)
     if why then return nil, why end
-    rc = C.host_stream_write(r, id, "", 0)
   end
   if rc == 0 then return true end
   if rc == E2BIG then error("write: more than the Content-Length that was set", 3) end
@@ -346,18 +365,12 @@ local function put_coded(res, r, id, out, err)
   return put(r, id, out)
 end
 
--- Compresses a piece of the body, and sends what comes of it.
-local function write_coded(res, r, id, encoder, piece)
-  if encoder.left then
-    if #piece > encoder.left then error("write: more than the Content-Length that was set", 3) end
-    encoder.left = encoder.left - #piece
-  end
-  for at = 1, #piece, CODED do
-    local part = #piece <= CODED and piece or piece:sub(at, at + CODED - 1)
-    local ok, err = put_coded(res, r, id, encoder:write(part))
-    if not ok then return nil, err end
-  end
-  return true
+-- Compresses a piece of the body from byte `at` on, and sends what comes of it.
+local function write_coded(res, r, id, encoder, piece, at)
+  if at > #piece then return true end
+  local ok, err = put_coded(res, r, id, encoder:write(#piece <= CODED and piece or piece:sub(at, at + CODED - 1)))
+  if not ok then return nil, err end
+  return write_coded(res, r, id, encoder, piece, at + CODED)
 end
 
 --- Sends a piece of the body. The first piece sends the head, too. May wait until the client has taken earlier pieces.
@@ -378,8 +391,22 @@ function methods:write(piece)
     local ok, err = put(r, id, piece)
     return ok, err
   end
-  local ok, err = write_coded(self, r, id, encoder, piece)
+  if encoder.left then
+    if #piece > encoder.left then error("write: more than the Content-Length that was set", 2) end
+    encoder.left = encoder.left - #piece
+  end
+  local ok, err = write_coded(self, r, id, encoder, piece, 1)
   return ok, err
+end
+
+-- Waits until the kernel has everything: as `flush`.
+local function flush_rest(r, id)
+  local rc = C.host_stream_flush(r, id)
+  if rc == 0 then return true end
+  if rc ~= EAGAIN then return nil, failed(rc == ETIMEDOUT and "timeout" or "closed", r) end
+  local why = wait_req(r, id, 2)
+  if why then return nil, why end
+  return flush_rest(r, id)
 end
 
 --- Sends the head, unless it was sent, and waits until the kernel has everything that was written.
@@ -396,13 +423,8 @@ function methods:flush()
     local ok, err = put_coded(self, r, id, encoder:flush())
     if not ok then return nil, err end
   end
-  while true do
-    local rc = C.host_stream_flush(r, id)
-    if rc == 0 then return true end
-    if rc ~= EAGAIN then return nil, failed(rc == ETIMEDOUT and "timeout" or "closed", r) end
-    local why = wait_req(r, id, 2)
-    if why then return nil, why end
-  end
+  local ok, err = flush_rest(r, id)
+  return ok, err
 end
 
 --- Ends a streamed response. One that is shorter than its Content-Length stays without an end: the client notices.
@@ -416,7 +438,7 @@ function response.finish(res)
     if encoder.left and encoder.left > 0 then return 0 end
     if not put_coded(res, r, id, encoder:finish()) then return EPIPE end
   end
-  return C.host_stream_end(r, id)
+  return (C.host_stream_end(r, id))
 end
 
 --- Writes n bytes of a file, from `at` on. May wait, also for the disk.

@@ -1,30 +1,31 @@
 --- Routes: from a method and a path to the route that was registered for them.
 --
--- Patterns form a tree by segment. A node has children by literal text, at most one child for ":name" (names belong to
--- the patterns, so "/:a/x" and "/:b/y" share it), and at most one "*rest". A lookup goes down the literal child first,
--- then the named one, then takes the rest; when a way ends without a route for the method it comes back and tries the
--- next, so "/a/:x/c" is found although "/a/b" exists. Each node is reached by one way only, hence a lookup visits no
--- node twice, whatever the path.
---
--- ":name" stands for one segment that is not empty, "*rest" for one or more segments, joined by slashes, and may be
--- empty ("/files/" for "/files/*rest"; "/files" is another path). Patterns are written decoded and compared with
--- decoded segments. Nothing here knows requests or HTTP's rules beyond that GET answers HEAD.
---
--- Patterns without names need no tree at all: `statics` gives them as one table by path, which is what dispatch asks
--- first. That is right because a literal segment beats the others everywhere.
+-- host/http/routes.c has the tree of patterns, and says what a pattern means and which route wins. Here patterns are
+-- checked, and numbers of routes become routes: the walk for a request is one call, and the strings that are made are
+-- those of the route's names.
 
+local ffi = require "ffi"
+require "lunapark.cdef"
+
+local C = ffi.C
+local apart = require("lunapark.core").apart
+local concat, sort, ffi_string = table.concat, table.sort, ffi.string
 local byte, find, gsub, sub = string.byte, string.find, string.gsub, string.sub
-local concat, sort = table.concat, table.sort
 
 local NAME, REST = byte ":", byte "*" -- what a piece begins with that is not literal
 
 ---@class lunapark.Route
----@field names (string|false)[]|nil  the name of each segment before the tail; nil: there are neither names nor a tail
----@field rest string|nil  the name of the tail
+---@field names string[]|nil  the names of segments, in order, and of the tail; nil: there are none
 
 local router = {}
 local methods = {}
 local mt = { __index = methods }
+
+-- What the last lookup found. Nothing waits between a lookup and a look at this, so all routers of the VM share it.
+local found = ffi.new "host_match"
+local NAMES_MAX = C.HOST_PARAMS_MAX
+
+local GET, HEAD, OPTIONS = C.host_method_id("GET", 3), C.host_method_id("HEAD", 4), C.host_method_id("OPTIONS", 7)
 
 -- `level` is that of the caller of `parse`, as seen from inside.
 local function fail(pattern, what, level, why)
@@ -61,13 +62,13 @@ function router.parse(pattern, what, level)
     pieces[n] = sub(pattern, pos, slash and slash - 1)
     pos = slash and slash + 1
   end
-  local seen
+  local seen, names = nil, 0
   for i = 1, n do
     local piece = pieces[i]
     local mark = byte(piece)
     if mark == NAME or mark == REST then
-      seen = seen or {}
-      local wrong = check_name(piece, i, n, seen)
+      seen, names = seen or {}, names + 1
+      local wrong = names > NAMES_MAX and ("has more than %d names"):format(NAMES_MAX) or check_name(piece, i, n, seen)
       if wrong then fail(pattern, what, level, wrong) end
     elseif find(piece, "^{.*}$") or find(piece, "^<.*>$") then
       fail(pattern, what, level, ("has %s: names of segments begin with a colon, as in /:%s"):format(piece,
@@ -93,39 +94,27 @@ function router.show(pieces)
   return "/" .. concat(pieces, "/")
 end
 
-local function new_node()
-  return { literal = false, name = false, rest = false, leaf = false }
-end
-
 --- An empty router.
 function router.new()
-  return setmetatable({ root = new_node(), by_path = {} }, mt)
+  local tree = C.host_routes_new()
+  if tree == nil then error("not enough memory", 0) end
+  return setmetatable({ tree = ffi.gc(tree, C.host_routes_free), routes = {} }, mt)
 end
 
-local function child_for(node, piece)
-  if byte(piece) == NAME then
-    node.name = node.name or new_node()
-    return node.name
-  end
-  node.literal = node.literal or {}
-  local child = node.literal[piece]
-  if not child then
-    child = new_node()
-    node.literal[piece] = child
-  end
-  return child
-end
-
--- The names of the segments before the tail, and the tail's.
+-- The names of a pattern's pieces; nil: there are none.
 local function names_of(pieces)
   local names = {}
   for i = 1, #pieces do
     local piece = pieces[i]
     local mark = byte(piece)
-    if mark == REST then return names, piece == "*" and "*" or sub(piece, 2) end
-    names[i] = mark == NAME and sub(piece, 2)
+    if mark == NAME or mark == REST then names[#names + 1] = piece == "*" and "*" or sub(piece, 2) end
   end
-  return names
+  return names[1] and names
+end
+
+-- The number of a method, as C has it in routes.
+local function number_of(method)
+  return method == "ANY" and 0 or C.host_method_add(method, #method)
 end
 
 --- Adds a route.
@@ -134,109 +123,82 @@ end
 ---@param route table        gets the fields of lunapark.Route; `match` answers it
 ---@return boolean ok        false: there is a route for the same method and paths
 function methods:add(method, pieces, route)
-  local node, kind, literal = self.root, "leaf", true
-  for i = 1, #pieces do
-    local mark = byte(pieces[i])
-    if mark == REST then
-      kind, literal = "rest", false
-    else
-      node, literal = child_for(node, pieces[i]), literal and mark ~= NAME
-    end
-  end
-  local by_method = node[kind] or {}
-  if by_method[method] then return false end
-  node[kind], by_method[method] = by_method, route
-  if literal then
-    self.by_path[router.show(pieces)] = by_method
-  else
-    route.names, route.rest = names_of(pieces)
+  local pattern = router.show(pieces)
+  local number = C.host_route_add(self.tree, number_of(method), pattern, #pattern)
+  if number < 0 then error("not enough memory", 0) end
+  if number == 0 then return false end
+  self.routes[number] = route
+  route.names = names_of(pieces)
+  if route.names and #route.names > NAMES_MAX then
+    error(("%s has more than %d names"):format(pattern, NAMES_MAX), 0)
   end
   return true
 end
 
-local function pick(by_method, method)
-  return by_method[method] or method == "HEAD" and by_method.GET or by_method.ANY
+--- The route for a method and a path. `router.path` and `router.params` then tell of it, until the next lookup of the
+--- VM or the next wait.
+---@param method integer         its number
+---@param raw string|ffi.cdata*  as the client sent it
+---@param len integer            bytes of raw
+---@return table|nil route  nil: there is none, or raw is no path
+function methods:match(method, raw, len)
+  local number = C.host_route_find(self.tree, method, raw, len, found)
+  return number > 0 and self.routes[number] or nil
 end
 
-local function descend(node, segments, i, n, method)
-  if i > n then return node.leaf and pick(node.leaf, method) end
-  local segment = segments[i]
-  local child = node.literal and node.literal[segment]
-  local found = child and descend(child, segments, i + 1, n, method)
-  if found then return found end
-  child = node.name
-  found = child and segment ~= "" and descend(child, segments, i + 1, n, method)
-  return found or node.rest and pick(node.rest, method)
+--- The path of the last match, decoded.
+---@return string
+function router.path()
+  return (ffi_string(found.text, found.len))
 end
 
---- The route for a method and a path.
----@param method string
----@param segments string[]  decoded
----@param n integer          how many
----@return table|nil route
-function methods:match(method, segments, n)
-  return descend(self.root, segments, 1, n, method) or nil
+-- The segment that name number i stands for, from 0 on.
+local function param(i)
+  local span = found.params[i]
+  return (ffi_string(found.text + span.off, span.len))
 end
 
---- The names of a route with the segments that they stand for.
----@param route lunapark.Route
----@param segments string[]
----@param n integer
----@return table<string, string>
-function router.params(route, segments, n)
-  local params, names = {}, route.names
-  if not names then return params end
+local function many_params(names)
+  local params = {}
   for i = 1, #names do
-    local name = names[i]
-    if name then params[name] = segments[i] end
+    params[names[i]] = param(i - 1)
   end
-  if route.rest then params[route.rest] = concat(segments, "/", #names + 1, n) end
+  return params
+end
+jit.off(many_params)
+
+--- The names of the route that was matched last, with the segments that they stand for.
+---@param route lunapark.Route
+---@return table<string, string>
+function router.params(route)
+  local names = route.names
+  if not names then return {} end
+  -- A loop would be left at another length by each route: compiled code has none.
+  local n = #names
+  if n == 1 then return { [names[1]] = param(0) } end
+  if n == 2 then return { [names[1]] = param(0), [names[2]] = param(1) } end
+  if n == 3 then return { [names[1]] = param(0), [names[2]] = param(1), [names[3]] = param(2) } end
+  local params = apart(many_params, names)
   return params
 end
 
-local function collect(node, segments, i, n, found)
-  if i > n then
-    for method in pairs(node.leaf or {}) do
-      found[method] = true
-    end
-    return
-  end
-  local segment = segments[i]
-  local child = node.literal and node.literal[segment]
-  if child then collect(child, segments, i + 1, n, found) end
-  if node.name and segment ~= "" then collect(node.name, segments, i + 1, n, found) end
-  for method in pairs(node.rest or {}) do
-    found[method] = true
-  end
-end
+local set = ffi.new "uint8_t[256]"
 
 --- The value of an Allow field for a path.
----@param segments string[]
----@param n integer
+---@param raw string
 ---@return string|nil  nil when no method has a route there
-function methods:allowed(segments, n)
-  local found = {}
-  collect(self.root, segments, 1, n, found)
-  if not next(found) then return nil end
-  found.OPTIONS = true
-  if found.GET then found.HEAD = true end
+function methods:allowed(raw)
+  if C.host_route_methods(self.tree, raw, #raw, set) ~= 0 then return nil end
   local list = {}
-  for method in pairs(found) do
-    list[#list + 1] = method
+  if set[GET] ~= 0 then set[HEAD] = 1 end
+  for id = 1, 255 do
+    if set[id] ~= 0 then list[#list + 1] = ffi_string(C.host_method_name(id)) end
   end
+  if not list[1] then return nil end
+  if set[OPTIONS] == 0 then list[#list + 1] = "OPTIONS" end
   sort(list)
   return concat(list, ", ")
 end
-
---- The routes for a method whose patterns have no names.
----@param method string
----@return table<string, table>  by path
-function methods:statics(method)
-  local routes = {}
-  for path, by_method in pairs(self.by_path) do
-    routes[path] = pick(by_method, method) or nil
-  end
-  return routes
-end
+jit.off(methods.allowed)
 
 return router
