@@ -156,7 +156,7 @@ if not name then
 end
 
 -- Modules that load at their first use load here: require is compiled by then, and meets what it cannot compile.
-local _ = lp.mutex, lp.semaphore, lp.cdef
+for _, lazy in ipairs { "mutex", "semaphore", "cdef" } do assert(lp[lazy]) end
 
 local loop = loops[name]
 print("lines " .. debug.getinfo(loop, "S").linedefined .. " " .. debug.getinfo(loop, "S").lastlinedefined)

@@ -513,6 +513,7 @@ function Plan:miss(method, raw, segments, n)
   return scope[status]
 end
 
+jit.off(handler_of)
 jit.off(fits)
 jit.off(Plan.miss)
 
