@@ -18,6 +18,7 @@ reload.slow = child.has_tsan and 5 or child.has_asan and 3 or 1
 ---@field low integer   the oldest generation that may answer a request that begins now
 ---@field high integer  the newest that may answer
 ---@field private heard integer  log lines about reloads that `reload` has returned
+---@field private lost_after number  seconds after which no reload runs any more whose signal has arrived
 local Reloaded = {}
 Reloaded.__index = Reloaded
 
@@ -58,11 +59,14 @@ function reload.serve(files, ...)
   args.env = type(args[#args]) == "table" and table.remove(args) or {}
   args.env.LUNAPARK_DEBUG = args.env.LUNAPARK_DEBUG or "retake=250"
   local server = child.serve(args)
-  local self = setmetatable({
+  local load_timeout = 10
+  for i, arg in ipairs(args) do
+    if arg == "--load-timeout" then load_timeout = tonumber(args[i + 1]) end
+  end
+  return setmetatable({
     folder = folder, server = server, addr = server.addr, client = child.client(server.addr), low = 1, high = 1,
-    heard = 0,
+    heard = 0, lost_after = load_timeout + 15,
   }, Reloaded)
-  return self
 end
 
 --- Ends all of it. For after_each.
@@ -101,11 +105,13 @@ end
 --- How many reloads the log tells of.
 function Reloaded:count() return #verdicts(self:log()) end
 
---- Waits for the log to tell of n more reloads: the text of the last.
+--- Waits for the log to tell of n more reloads: the text of the last. TSan loses a signal now and then: a signal that
+--- hits a G that calls nothing of TSan's waits with this G. It is sent again when no reload can run any more: a reload
+--- that is asked for twice would be told of twice.
 function Reloaded:verdict(n)
   self.heard = self.heard + (n or 1)
   local list
-  local lost_at = child.has_tsan and lp.now() + 10 -- TSan loses a signal now and then
+  local lost_at = child.has_tsan and lp.now() + self.lost_after
   child.eventually(function()
     if self.server:poll() then error("the server has ended: " .. self:log(), 0) end
     list = verdicts(self:log())
@@ -114,7 +120,7 @@ function Reloaded:verdict(n)
       lost_at = nil
     end
     return #list >= self.heard
-  end, "reload " .. self.heard .. ": " .. self:log():sub(-2000))
+  end, "reload " .. self.heard .. ": " .. self:log():sub(-2000), 60 + 2 * self.lost_after)
   return list[self.heard]
 end
 
