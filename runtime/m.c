@@ -174,22 +174,26 @@ void m_init_main(void) {
     signal_init_m(m);
 }
 
-/* Makes the thread of m, which has everything else. 0 or an error number. The guard of its stack is as large as the
- * stack: see stack.c. */
-static int start_thread(rt_m *m) {
+/* Starts a detached thread with all signals blocked. stack: bytes, with a guard as large (why: stack.c); 0: as other
+ * threads of the process. 0 or an error number. */
+static int start_thread(size_t stack, void *(*fn)(void *), void *arg) {
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    int err = pthread_attr_setstacksize(&attr, STACK_M);
-    if (!err) err = pthread_attr_setguardsize(&attr, STACK_M);
+    int err = stack ? pthread_attr_setstacksize(&attr, stack) : 0;
+    if (!err && stack) err = pthread_attr_setguardsize(&attr, stack);
     pthread_t t;
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    if (!err) err = pthread_create(&t, &attr, thread_main, m);
+    if (!err) err = pthread_create(&t, &attr, fn, arg);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     pthread_attr_destroy(&attr);
     return err;
+}
+
+int rt_start_thread(void *(*fn)(void *), void *arg) {
+    return -start_thread(0, fn, arg);
 }
 
 /* Says that no thread could be made, in at most one line per SAY_NS. */
@@ -233,7 +237,7 @@ static bool new_m(rt_p *p, bool spinning) {
     atomic_store(&m->interrupted, false);
     if (!signal_stack_new(m)) goto no_stack;
     atomic_fetch_add(&sched.n_ms, 1);
-    err = start_thread(m);
+    err = start_thread(STACK_M, thread_main, m);
     if (!err) return true;
     atomic_fetch_sub(&sched.n_ms, 1);
     signal_stack_free(m);

@@ -134,6 +134,10 @@ int64_t rt_id(const rt_g *g);
 bool rt_claim_thread(void);
 void rt_release_thread(void);
 
+/* Starts a detached thread of the caller's own, which has no M, with all signals blocked. 0 or -errno. Any thread. Does
+ * not wait. */
+int rt_start_thread(void *(*fn)(void *), void *arg);
+
 /* Lets the other Gs that are ready run first. Native Gs. */
 void rt_yield(void);
 

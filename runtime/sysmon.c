@@ -31,7 +31,6 @@
 
 #include "trace.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -294,12 +293,6 @@ static void *sysmon(void *arg) {
 
 void sysmon_start(void) {
     started_ns = the_clock->now();
-    pthread_t t;
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&t, NULL, sysmon, NULL);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (err) debug_no_start("cannot make sysmon's thread: %s", strerror(err));
-    pthread_detach(t);
+    int err = rt_start_thread(sysmon, NULL);
+    if (err) debug_no_start("cannot make sysmon's thread: %s", strerror(-err));
 }

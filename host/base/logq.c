@@ -296,22 +296,11 @@ static void *writer(void *arg) {
     return NULL;
 }
 
-static bool start_thread(logq *q) {
-    pthread_t t;
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    int err = pthread_create(&t, NULL, writer, q);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (!err) pthread_detach(t);
-    return err == 0;
-}
-
 /* Without a writer, threads that log write, so that nothing is kept back. */
 static void start(logq *q) {
     rt_lock_acquire(&q->starting);
     if (!atomic_load(&q->started)) {
-        if (start_thread(q)) {
+        if (rt_start_thread(writer, q) == 0) {
             static _Atomic bool at_end;
             if (!atomic_exchange(&at_end, true)) rt_on_end(log_end);
             atomic_store(&q->started, true);

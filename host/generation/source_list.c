@@ -14,6 +14,7 @@
  * Paths of files are relative to the root. Names are relative to the app's folder as it was named. A path that lies
  * elsewhere is absolute. So the text does not say where the app lies.
  */
+#include "../base/array.h"
 #include "source_parts.h"
 
 #include <search.h>
@@ -31,16 +32,8 @@ typedef struct picking {
     bool failed; /* no memory */
 } picking;
 
-/* Makes room for one more in the array *v of n. False: no memory. */
-static bool room(void **v, size_t n, size_t size) {
-    if ((n & (n - 1)) != 0) return true; /* neither 0 nor a power of two: not full */
-    void *grown = realloc(*v, (n ? n * 2 : 1) * size);
-    if (grown) *v = grown;
-    return grown;
-}
-
 static void pick(picking *p, git_file **list, size_t *n, const file *f, const char *path) {
-    p->failed = !room((void **)list, *n, sizeof **list);
+    p->failed = !ARRAY_ROOM(*list, *n);
     if (p->failed) return;
     (*list)[(*n)++] =
         (git_file){.path = path, .executable = disk_executable(&f->stamp), .blob = f->blob};
@@ -165,7 +158,7 @@ static bool sort_files(const char *text, size_t len, const char ***list, size_t 
         const char *rest = after_word(at, "file");
         if (!rest) rest = after_word(at, "watched");
         if (!rest || strlen(rest) <= MODE_AND_ID) continue;
-        if (!room((void **)list, *n, sizeof **list)) return false;
+        if (!ARRAY_ROOM(*list, *n)) return false;
         (*list)[(*n)++] = rest;
     }
     if (*n) qsort(*list, *n, sizeof **list, by_its_path);

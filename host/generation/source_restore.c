@@ -4,6 +4,7 @@
  */
 #include "source_restore.h"
 
+#include "../base/array.h"
 #include "source_parts.h"
 
 #include <errno.h>
@@ -154,12 +155,7 @@ bool source_objects(const char *text, size_t len, source_object fn, void *arg) {
         if (is == 0) continue;
         whole = is > 0 && fn(arg, "blob", &r.id, r.path, strlen(r.path));
         if (!whole || r.kept || r.path[0] == '/') continue;
-        if ((n & (n - 1)) == 0) { /* 0 or a power of two: full */
-            git_file *grown = realloc(files, (n ? n * 2 : 1) * sizeof *files);
-            whole = grown;
-            if (grown) files = grown;
-        }
-        if (whole)
+        if ((whole = ARRAY_ROOM(files, n)))
             files[n++] = (git_file){.path = r.path, .executable = r.executable, .blob = r.id};
     }
     git_id tree;

@@ -26,6 +26,7 @@
 #include "watch.h"
 
 #include "../../runtime/runtime.h"
+#include "../base/array.h"
 #include "../base/base.h"
 #include "../base/log.h"
 #include "diskfile.h"
@@ -90,16 +91,6 @@ static struct {
     _Atomic bool kicked; /* atomic: the G shall look at the two flags before */
 } w = {.lock = PTHREAD_MUTEX_INITIALIZER, .inotify = -1};
 
-/* Makes room for one more in the array *v of n elements. False: no memory. */
-static bool room(void **v, size_t n, size_t size) {
-    if ((n & (n - 1)) != 0) return true; /* neither 0 nor a power of two: not full */
-    void *grown = realloc(*v, (n ? n * 2 : 1) * size);
-    if (grown) *v = grown;
-    return grown;
-}
-
-#define ROOM(v, n) room((void **)&(v), n, sizeof *(v))
-
 /* ---- making a table ---- */
 
 typedef struct building {
@@ -127,7 +118,7 @@ static bool add_seen(building *b, const char *path) {
 static void look_at(building *b, const char *path, int err) {
     table *t = b->t;
     char *own = strndup(path, PATH_MAX);
-    if (!own || !ROOM(t->looks, t->n_looks)) {
+    if (!own || !ARRAY_ROOM(t->looks, t->n_looks)) {
         free(own);
         b->failed = true;
         return;
@@ -147,7 +138,7 @@ static bool add_mark(building *b, const char *dir, const char *name) {
         if (wd >= 0) {
             table *t = b->t;
             char *own = strndup(name, NAME_MAX);
-            if (own && ROOM(t->marks, t->n_marks)) {
+            if (own && ARRAY_ROOM(t->marks, t->n_marks)) {
                 t->marks[t->n_marks++] = (mark){.wd = wd, .name = own};
             } else {
                 free(own);
@@ -174,7 +165,7 @@ static void add_link(building *b, const char *path, size_t dir_len) {
     if (asprintf(&to, "%.*s%s%s", absolute ? 0 : (int)dir_len, path, absolute ? "" : "/", target) <
         0)
         to = NULL;
-    if (to && ROOM(b->links, b->n_links)) {
+    if (to && ARRAY_ROOM(b->links, b->n_links)) {
         b->links[b->n_links++] = to;
     } else {
         free(to);
@@ -434,7 +425,7 @@ void watch_start(void (*changed)(void)) {
 static void want(void *arg, const char *path, source_kind kind) {
     bool *failed = arg;
     char *own = strndup(path, PATH_MAX);
-    if (own && ROOM(w.paths, w.n_paths)) {
+    if (own && ARRAY_ROOM(w.paths, w.n_paths)) {
         w.paths[w.n_paths++] = (wanted){.path = own, .kind = kind};
     } else {
         free(own);

@@ -16,6 +16,7 @@
 
 #include "../base/base.h"
 #include "../base/base_ffi.h"
+#include "../base/count.h"
 #include "../base/log.h"
 #include "../serve/bind.h"
 #include "../vm/vm.h"
@@ -101,7 +102,7 @@ static void handler_done(host_luag *lg, int status) {
     bool held = hold_take(x);
     if (held) complete(x, gone);
     waitq_close(&x->waitq);
-    vm_count(&lg->vm->answers.running, -1);
+    count_more(&lg->vm->answers.running, -1);
     let_go(x, held); /* x may be another request's from here on */
     luag_give_cleared(lg);
 }
@@ -112,7 +113,7 @@ static void dropped(void *who) {
     hold_overdue(x); /* if so, 504: the connection's G may not have noticed yet */
     hold_abandon(x, 502);
     luag_forget(x->lg); /* the deadline, too */
-    vm_count(&x->lg->vm->answers.running, -1);
+    count_more(&x->lg->vm->answers.running, -1);
     let_go(x, false);
 }
 
@@ -144,8 +145,8 @@ static host_luag *begin(void *who, rt_g *g, host_vm *vm) {
     note_vm(x, vm);
     lg->done = handler_done;
     luag_join_request(lg);
-    vm_count(&vm->answers.begun, 1);
-    vm_count(&vm->answers.running, 1);
+    count_more(&vm->answers.begun, 1);
+    count_more(&vm->answers.running, 1);
     atomic_store_explicit(&lg->request_ns, limit ? limit + 1 : 0, memory_order_relaxed);
     if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
     int n = x->server->listener.handler;

@@ -16,6 +16,7 @@
 #include "over.h"
 
 #include "../base/base.h"
+#include "../base/count.h"
 #include "accept.h"
 #include "access.h"
 #include "conn.h"
@@ -28,13 +29,8 @@ static struct {
     _Atomic int64_t by_status[HOST_STATUS_CLASSES], in, out, ns, answer_ns;
 } counts[MAX_PS];
 
-static inline void add(_Atomic int64_t *n, int64_t more) {
-    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + more,
-                          memory_order_relaxed);
-}
-
 void exchange_handed(void) {
-    add(&counts[rt_p_id()].handed, 1);
+    count_more(&counts[rt_p_id()].handed, 1);
 }
 
 /* ---- what it was ---- */
@@ -90,11 +86,11 @@ void exchange_over(host_exchange *x, int64_t now_ns) {
     exchange_account a;
     exchange_account_of(x, now_ns, &a);
     int p = rt_p_id(), class = a.status / 100;
-    add(&counts[p].by_status[class < HOST_STATUS_CLASSES ? class : 1], 1);
-    add(&counts[p].in, a.in);
-    add(&counts[p].out, a.out);
-    add(&counts[p].ns, a.end_ns - a.begin_ns);
-    add(&counts[p].answer_ns, a.answer_ns - a.begin_ns);
+    count_more(&counts[p].by_status[class < HOST_STATUS_CLASSES ? class : 1], 1);
+    count_more(&counts[p].in, a.in);
+    count_more(&counts[p].out, a.out);
+    count_more(&counts[p].ns, a.end_ns - a.begin_ns);
+    count_more(&counts[p].answer_ns, a.answer_ns - a.begin_ns);
     access_log(x, &a);
 }
 
@@ -102,21 +98,17 @@ void exchange_over(host_exchange *x, int64_t now_ns) {
 
 int64_t host_p_requests(int32_t p) {
     if (p < 0 || p >= rt_procs()) return -1;
-    return atomic_load_explicit(&counts[p].handed, memory_order_relaxed);
-}
-
-static int64_t get(_Atomic int64_t *n) {
-    return atomic_load_explicit(n, memory_order_relaxed);
+    return count_now(&counts[p].handed);
 }
 
 void host_read_exchanges(host_exchanges *sum) {
     *sum = (host_exchanges){0};
     for (int p = 0; p < MAX_PS; p++) {
         for (int i = 0; i < HOST_STATUS_CLASSES; i++)
-            sum->by_status[i] += (double)get(&counts[p].by_status[i]);
-        sum->bytes_in += (double)get(&counts[p].in);
-        sum->bytes_out += (double)get(&counts[p].out);
-        sum->seconds += (double)get(&counts[p].ns) / NS_PER_SEC;
-        sum->answer_seconds += (double)get(&counts[p].answer_ns) / NS_PER_SEC;
+            sum->by_status[i] += (double)count_now(&counts[p].by_status[i]);
+        sum->bytes_in += (double)count_now(&counts[p].in);
+        sum->bytes_out += (double)count_now(&counts[p].out);
+        sum->seconds += (double)count_now(&counts[p].ns) / NS_PER_SEC;
+        sum->answer_seconds += (double)count_now(&counts[p].answer_ns) / NS_PER_SEC;
     }
 }

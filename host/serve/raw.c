@@ -22,6 +22,7 @@
 #include "raw.h"
 
 #include "../base/base.h"
+#include "../base/count.h"
 #include "../base/log.h"
 #include "../net/sock.h"
 #include "../vm/vm.h"
@@ -48,17 +49,8 @@ static struct { OF_ONE_P _Atomic int64_t accepted, refused, ended, failed, ns; }
 #define COUNT(field, more)                                                                         \
     do {                                                                                           \
         int p_ = rt_p_id();                                                                        \
-        if (p_ >= 0) add(&counts[p_].field, more);                                                 \
+        if (p_ >= 0) count_more(&counts[p_].field, more);                                          \
     } while (0)
-
-static inline void add(_Atomic int64_t *n, int64_t more) {
-    atomic_store_explicit(n, atomic_load_explicit(n, memory_order_relaxed) + more,
-                          memory_order_relaxed);
-}
-
-static inline int64_t get(_Atomic int64_t *n) {
-    return atomic_load_explicit(n, memory_order_relaxed);
-}
 
 /* ---- the end ---- */
 
@@ -207,11 +199,11 @@ int host_serve_raw(const char *addr, int handler, int max, int backlog, char *bo
 void host_read_connections(host_connections *sum) {
     *sum = (host_connections){0};
     for (int p = 0; p < MAX_PS; p++) {
-        sum->accepted += (double)get(&counts[p].accepted);
-        sum->refused += (double)get(&counts[p].refused);
-        sum->ended += (double)get(&counts[p].ended);
-        sum->failed += (double)get(&counts[p].failed);
-        sum->seconds += (double)get(&counts[p].ns) / NS_PER_SEC;
+        sum->accepted += (double)count_now(&counts[p].accepted);
+        sum->refused += (double)count_now(&counts[p].refused);
+        sum->ended += (double)count_now(&counts[p].ended);
+        sum->failed += (double)count_now(&counts[p].failed);
+        sum->seconds += (double)count_now(&counts[p].ns) / NS_PER_SEC;
     }
 }
 
@@ -234,6 +226,7 @@ void host_datagram_ended(int failed) {
 }
 
 void host_read_datagrams(host_datagrams *sum) {
-    *sum = (host_datagrams){(double)get(&datagrams.received), (double)get(&datagrams.ended),
-                            (double)get(&datagrams.failed)};
+    *sum =
+        (host_datagrams){(double)count_now(&datagrams.received),
+                         (double)count_now(&datagrams.ended), (double)count_now(&datagrams.failed)};
 }

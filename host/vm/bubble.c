@@ -213,15 +213,11 @@ static rt_step drive(rt_g *g) {
 
 /* ---- waits ---- */
 
-/* "file:line: " of the Lua code that called into our modules. */
+/* "file:line: " of the script's code, on the stack. */
 static const char *push_place(lua_State *L) {
     lua_Debug ar;
-    for (int level = 1; lua_getstack(L, level, &ar); level++) {
-        lua_getinfo(L, "Sl", &ar);
-        if (ar.currentline > 0 && strncmp(ar.source, "@lunapark/", strlen("@lunapark/")) != 0)
-            return lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline);
-    }
-    return lua_pushfstring(L, "");
+    return luag_script_line(L, &ar) ? lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline)
+                                    : lua_pushfstring(L, "");
 }
 
 void bubble_refuse(lua_State *L, const char *what) {

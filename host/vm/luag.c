@@ -20,6 +20,7 @@
 #include <lauxlib.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define SHARE_NS (100 * 1000) /* a VM that loads runs so long before it lets others run */
 
@@ -61,6 +62,15 @@ void luag_origin(const host_luag *lg, char *buf, size_t size) {
         snprintf(buf, size, " (started at %s%s%s)", place, route[0] ? " in " : "", route);
     else if (route[0])
         snprintf(buf, size, " (%s)", route);
+}
+
+bool luag_script_line(lua_State *L, lua_Debug *ar) {
+    static const char ours[] = "@lunapark/";
+    for (int level = 1; lua_getstack(L, level, ar); level++) {
+        lua_getinfo(L, "Sl", ar);
+        if (ar->currentline > 0 && strncmp(ar->source, ours, sizeof ours - 1) != 0) return true;
+    }
+    return false;
 }
 
 const char *host_route(void) {

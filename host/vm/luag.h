@@ -218,6 +218,10 @@ void luag_name(const host_luag *lg, char *buf, size_t size);
 enum { LUAG_ORIGIN = 520 };
 void luag_origin(const host_luag *lg, char *buf, size_t size);
 
+/* Finds the script's line that L runs, not a line of our modules: *ar, its short_src and currentline. False: none. In
+ * L's VM. Raises nothing. */
+bool luag_script_line(lua_State *L, lua_Debug *ar);
+
 /* The label of the route of the request that lg answers or was started in; 0: none. Also in a signal handler on the
  * thread that runs lg's Lua. */
 int luag_route(const host_luag *lg);

@@ -25,8 +25,6 @@
 #include "vm.h"
 #include "wait.h"
 
-#include <string.h>
-
 /* lg's own deadline, or its request's, has passed. */
 static bool is_late(const host_luag *lg) {
     int64_t limit = luag_limit(lg);
@@ -49,20 +47,14 @@ bool spin_lasts(host_luag *lg) {
     return false;
 }
 
-/* The line of the script that waits, not a line of our modules. */
-static const char *push_place(lua_State *L) {
-    lua_Debug ar;
-    for (int level = 1; lua_getstack(L, level, &ar); level++) {
-        lua_getinfo(L, "Sl", &ar);
-        if (ar.currentline > 0 && strncmp(ar.source, "@lunapark/", 10) != 0)
-            return lua_pushfstring(L, "%s:%d", ar.short_src, ar.currentline);
-    }
-    return "?";
-}
-
 static int raise(lua_State *L, const char *word) {
-    lua_pushfstring(L, "%s: this G has waited %d times since, at %s", word, SPIN_MAX,
-                    push_place(L));
+    lua_Debug ar;
+    lua_pushfstring(L, "%s: this G has waited %d times since, at ", word, SPIN_MAX);
+    if (luag_script_line(L, &ar))
+        lua_pushfstring(L, "%s:%d", ar.short_src, ar.currentline);
+    else
+        lua_pushliteral(L, "?");
+    lua_concat(L, 2);
     return lua_error(L);
 }
 

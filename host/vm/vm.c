@@ -379,6 +379,11 @@ host_luag *luag_reserve(host_vm *vm) {
     return add_slot(vm);
 }
 
+static void free_slot(host_luag *lg) {
+    lg->next_free = lg->vm->slots.free;
+    lg->vm->slots.free = lg;
+}
+
 host_luag *luag_take(host_vm *vm) {
     if (vm->end.closing) return NULL;
     host_luag *lg = vm->slots.free;
@@ -387,8 +392,7 @@ host_luag *luag_take(host_vm *vm) {
     else if (!(lg = add_slot(vm)))
         return NULL;
     if (!lg->L && !make_thread(lg)) {
-        lg->next_free = vm->slots.free;
-        vm->slots.free = lg;
+        free_slot(lg);
         return NULL;
     }
     VIEW_ADD(vm->view.n_live, 1);
@@ -397,11 +401,9 @@ host_luag *luag_take(host_vm *vm) {
 }
 
 void luag_untake(host_luag *lg) {
-    host_vm *vm = lg->vm;
     if (lg->seat) bubble_leave(lg);
-    lg->next_free = vm->slots.free;
-    vm->slots.free = lg;
-    VIEW_ADD(vm->view.n_live, -1);
+    free_slot(lg);
+    VIEW_ADD(lg->vm->view.n_live, -1);
 }
 
 /* Lets go of the coroutines that no G uses. */
@@ -454,8 +456,5 @@ void luag_give_cleared(host_luag *lg) {
     lg->parking = HOST_PARK_WOKEN;
     lg->sheltered = lg->steady = lg->seen = false;
     luag_leave_request(lg);
-    if (lg->seat) bubble_leave(lg);
-    lg->next_free = vm->slots.free;
-    vm->slots.free = lg;
-    VIEW_ADD(vm->view.n_live, -1);
+    luag_untake(lg);
 }

@@ -139,13 +139,6 @@ int vm_add_handler(host_vm *vm, int n);
 /* Adds to a number of the view that a dump may read meanwhile. By the thread that runs the VM. */
 #define VIEW_ADD(number, by) __atomic_store_n(&(number), (number) + (by), __ATOMIC_RELAXED)
 
-/* Adds to a figure of the VM that others read meanwhile. By the thread that runs the VM, which alone writes it: so no
- * locked instruction, and relaxed, since a figure says nothing of other memory. */
-static inline void vm_count(_Atomic int64_t *figure, int64_t by) {
-    int64_t now = atomic_load_explicit(figure, memory_order_relaxed);
-    atomic_store_explicit(figure, now + by, memory_order_relaxed);
-}
-
 /* May a G wait here? NULL: yes; else why not, for "cannot wait here: %s". By the thread that runs vm. */
 static inline const char *vm_barrier(host_vm *vm) {
     return vm->barriers.n ? barrier_why(vm) : NULL;

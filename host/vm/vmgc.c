@@ -43,6 +43,7 @@
 #include "vmgc.h"
 
 #include "../base/base.h"
+#include "../base/count.h"
 #include "../base/log.h"
 #include "../base/options.h"
 #include "luag.h"
@@ -204,8 +205,8 @@ static bool collect(host_vm *vm) {
     int64_t spent_ns = rt_nanotime() - start;
     vm->gc.n_steps++;
     vm->gc.spent_ns += spent_ns;
-    vm_count(&vm->gc.figures.steps, 1);
-    vm_count(&vm->gc.figures.spent_ns, spent_ns);
+    count_more(&vm->gc.figures.steps, 1);
+    count_more(&vm->gc.figures.spent_ns, spent_ns);
     rt_trace_span("GC", start);
     return more;
 }
@@ -228,7 +229,7 @@ static rt_step gc_work(rt_g *g, host_vm *vm) {
     }
     vm->gc.state = GC_WORKS;
     if (collect(vm)) return gc_wait(g, vm, GC_WORKS, rt_nanotime() + PAUSE_NS);
-    vm_count(&vm->gc.figures.idle, 1);
+    count_more(&vm->gc.figures.idle, 1);
     if (rt_debug()->gctrace) print_idle(vm);
     vm->gc.forced = vm->gc.dirty = false;
     vm->gc.clean_ns = rt_nanotime();
@@ -290,8 +291,8 @@ void vm_gc_full(host_vm *vm) {
     for (int i = 0; i < RAISING_FINALIZERS; i++)
         if (protect(vm, collect_all, NULL)) break;
     if (!running) lua_gc(vm->L, LUA_GCSTOP, 0);
-    vm_count(&vm->gc.figures.full, 1);
-    vm_count(&vm->gc.figures.spent_ns, rt_nanotime() - start);
+    count_more(&vm->gc.figures.full, 1);
+    count_more(&vm->gc.figures.spent_ns, rt_nanotime() - start);
     vm->mem.refused = false;
     vm->gc.in_cycle = false;
     vm->gc.live_kb = count_kb(vm);
