@@ -86,7 +86,8 @@ describe("without address space", function()
     assert.equal("1", s.client:get("/").body)
     limit(s.server, ("--as=%d:unlimited"):format(address_space(s.server) + 300 * 1024))
     local line = s:reload { ["app.lua"] = APP:format(2) }
-    assert.matches("reload failed, generation 1 .* goes on: .*memory", line)
+    -- "reload failed, generation 1 (...) goes on: ...", or, without a stack for the G that reloads, fewer words.
+    assert.matches("reload failed.*: .*memory", line)
     assert.equal("1", s.client:get("/").body)
     limit(s.server, "--as=unlimited:unlimited")
     s:reload_to(2, { ["app.lua"] = APP:format(3) })

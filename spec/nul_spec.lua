@@ -99,6 +99,21 @@ describe("a NUL byte", function()
     local code, _, err = child.run { app, "--listen", "127.0.0.1:0" }
     assert.equal(1, code)
     assert.matches("app.options: log_level must not contain a NUL byte", err)
+    local http, testing = require "lunapark.http", require "lunapark.testing"
+    for _, options in ipairs { { max_body = "1\0" }, { ["max_body\0"] = 1 } } do
+      local served = http.app()
+      served.options = options
+      assert.matches("must not contain a NUL byte", helper.raised(testing.serve, served))
+    end
+  end)
+
+  it("is refused in the name of a server whose certificate is asked for", function()
+    local listener = assert(net.listen "127.0.0.1:0")
+    local c = assert(net.dial(listener:addr()))
+    assert.matches("start_tls: name must not contain a NUL byte", helper.raised(c.start_tls, c, true, "a.example\0.b"))
+    assert.matches("name contains NUL", helper.raised(c.start_tls, c, { name = "a.example\0.b" }))
+    c:close()
+    listener:close()
   end)
 
   -- What is new among them has to come through a check, and into a test above.
@@ -119,6 +134,8 @@ describe("a NUL byte", function()
       "host_fs path", "host_fs root", "host_fs_open path", "host_fs_open root", "host_fs_may_wait path",
       "host_fs_open_cached path", "host_fs_open_cached root", "host_fs_change path", "host_fs_change root",
       "host_fs_change to", "host_walk_new path", "host_walk_new root", "host_exec cwd", -- paths
+      "host_sock_tls name", "host_serve_option name", "host_serve_option value", -- of servers
+      "host_equal a", "host_seal key", "host_unseal key", -- of a length that C knows
       "host_reload to", "host_reload message", "host_tag name", "host_tag to", -- of the admin API: see rollback_spec
       -- Not from others: our own texts, HOME, the name of a test that is shown, what completion has found in tables.
       "host_block_begin what", "host_repl_open history", "host_repl_read prompt", "host_repl_answer insert",

@@ -16,6 +16,7 @@
 local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
+local base = require "lunapark.core.base"
 local number_text = require("lunapark.core.text").number
 local common = require "lunapark.net.sock"
 local tls = require "lunapark.tls"
@@ -444,7 +445,7 @@ end
 ---@return string? err
 function Conn:start_tls(config, name)
   config = tls.of(config == nil or config, "start_tls")
-  if name ~= nil and type(name) ~= "string" then error("start_tls: name must be a string, got " .. type(name), 2) end
+  if name ~= nil then base.check_text(name, "start_tls", "name", 3) end
   if not config.server then
     name = name or config.name
     if not name and not config.insecure then error("start_tls: name is missing: which server is it?", 2) end

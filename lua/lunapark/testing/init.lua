@@ -75,6 +75,8 @@ local function set_limits(number, app)
   C.host_serve_options()
   for _, opts in ipairs { rawget(app, "options") or {}, app.settings } do
     for name, value in pairs(opts) do
+      if type(value) == "string" then base.check_text(value, "serve", "the app's option " .. tostring(name), 7) end
+      if type(name) == "string" then base.check_text(name, "serve", "the name of an option", 7) end
       local err = type(value) ~= "table" and C.host_serve_option(tostring(name), tostring(value))
       if err and err ~= nil then wrong = ffi.string(err) end
     end
