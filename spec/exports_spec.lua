@@ -108,7 +108,10 @@ describe("the binary", function()
     end
     assert.is_true(n > 1000)
     local r, both = assert(exec.run { "nm", "--extern-only", "--defined-only", child.binary }), {}
-    for name in r.stdout:gmatch "%x+ [TDBR] ([%w_]+)" do both[name] = theirs[name] end
+    for name in r.stdout:gmatch "%x+ [TDBR] ([%w_]+)" do
+      -- Of libstdc++, which stands in the binary; AddressSanitizer's brings itself as a library, too.
+      if not name:find "^_Z" then both[name] = theirs[name] end
+    end
     assert.same({}, both)
   end)
 end)

@@ -212,7 +212,7 @@ describe("slowhttptest", function()
       local text = g:join()
       assert.is_nil(text:find "NO *\n", MODES[i][1] .. text) -- "service available: NO"
     end
-    assert.is_true(most > before + 1000, "it held " .. most - before .. " connections at most")
+    assert.is_true(most > before + 200, "it held " .. most - before .. " connections at most") -- thousands, unless busy
     child.eventually(function() return tonumber(client:get("/fds").body) <= before end, "their connections go")
   end)
 end)

@@ -391,7 +391,13 @@ function App:take_over(fn)
   return self
 end
 
-setmetatable(App, { __index = near.index("app", { App }, {}, {
+-- Fields that may be nil. Each would be compared with all methods otherwise, when an app is loaded.
+local MAYBE = {
+  given = true, plan = true, error_handler = true, missing = true, slash = true, taker = true, giver = true,
+  lua = true, options = true,
+}
+
+setmetatable(App, { __index = near.index("app", { App }, MAYBE, {
   listen = "lunapark serve --listen HOST:PORT", run = "`return app`", del = "app:delete(path, fn)",
   all = "app:any(path, fn)", route = "app:get(path, fn), app:post(path, fn) ...",
 }, 4) })
