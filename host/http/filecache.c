@@ -121,9 +121,9 @@ static __attribute__((format(printf, 2, 3))) void put(head *h, const char *fmt, 
 static bool print_head(head *h, const site_mount *m, const struct stat *st, const site_type *type,
                        const char *coding) {
     int64_t mtime = mtime_of(st);
-    char date[DATE_SIZE], hex[17];
+    char date[DATE_SIZE], hex[17] = "";
     h->n = h->modified = 0;
-    snprintf(hex, sizeof hex, mtime ? "%llx" : "", (unsigned long long)mtime);
+    if (mtime) snprintf(hex, sizeof hex, "%llx", (unsigned long long)mtime);
     put(h, "ETag: ");
     h->etag = h->n;
     put(h, "\"%llx-%s-%llx%s%s\"", (unsigned long long)st->st_size, hex,
