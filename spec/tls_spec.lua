@@ -222,6 +222,20 @@ describe("lunapark.tls", function()
     assert.not_equal(0, r.code)
   end)
 
+  it("resumes sessions by tickets", function()
+    local once = assert(net.serve("127.0.0.1:0", function(c) c:write(c:read_line():upper()) end, { tls = site }))
+    local session = dir .. "/session"
+    for _, version in ipairs { "-tls1_2", "-tls1_3" } do
+      local function connect(option)
+        return exec.run({ "openssl", "s_client", version, "-ign_eof", "-CAfile", site.cert, "-connect", once:addr(),
+          option, session }, { stdin = "x\n", timeout = 20 }).stdout
+      end
+      assert.matches("\nNew, TLSv1", connect "-sess_out")
+      assert.matches("\nReused, TLSv1", connect "-sess_in")
+    end
+    once:stop()
+  end)
+
   it("keeps connections in a pool that a ticket does not end", function()
     local addr = listen()
     local pool = net.pool(addr, { tls = client })

@@ -1,9 +1,11 @@
 /* Keys of session tickets. See tls_ticket.h.
  *
  * Whoever has a key reads all sessions that were resumed under it (RFC 5077, 5.5; TLS 1.3's, too, as far as no new key
- * exchange was made), so keys are random, in memory only, and forgotten after three hours. The callback runs in each
- * handshake on any thread: it copies a key under a lock that is held for so long. Algorithms are fetched once: a fetch
- * takes several locks of OpenSSL 3.0. */
+ * exchange was made), so keys are random and in memory only. The first ticket after an hour gets a new key. Two older
+ * keys are still good for the tickets that they have sealed.
+ *
+ * The callback runs in each handshake on any thread: it copies a key under a lock that is held for so long. Algorithms
+ * are fetched once: a fetch takes several locks of OpenSSL 3.0. */
 #include "tls_ticket.h"
 
 #include "../../runtime/runtime.h"
@@ -20,58 +22,35 @@
 typedef struct ticket_key {
     uint8_t name[16], mac[32], aes[32];
 } ticket_key;
-_Static_assert(sizeof(ticket_key) == TLS_TICKET_KEY, "as in files");
+
+enum { KEYS = 3 };
 
 static struct {
     pthread_mutex_t lock;
-    ticket_key keys[TLS_TICKET_KEYS]; /* the first one is for new tickets */
+    ticket_key keys[KEYS]; /* the first one is for new tickets */
     int n;
     int64_t made_ns;    /* when the first one came */
     EVP_CIPHER *cipher; /* fetched under the lock, once */
 } tickets = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* Puts a key in front. Under the lock. */
-static void push(const uint8_t *key) {
-    memmove(tickets.keys + 1, tickets.keys, sizeof tickets.keys - sizeof tickets.keys[0]);
-    memcpy(&tickets.keys[0], key, TLS_TICKET_KEY);
-    if (tickets.n < TLS_TICKET_KEYS) tickets.n++;
-    tickets.made_ns = rt_nanotime();
-}
-
+/* Puts a new key in front. Under the lock. */
 static bool push_random(void) {
-    uint8_t key[TLS_TICKET_KEY];
-    if (RAND_bytes(key, sizeof key) != 1) return false;
-    push(key);
-    OPENSSL_cleanse(key, sizeof key);
+    ticket_key key;
+    if (RAND_bytes((uint8_t *)&key, sizeof key) != 1) return false;
+    memmove(tickets.keys + 1, tickets.keys, sizeof tickets.keys - sizeof tickets.keys[0]);
+    tickets.keys[0] = key;
+    OPENSSL_cleanse(&key, sizeof key);
+    if (tickets.n < KEYS) tickets.n++;
+    tickets.made_ns = rt_nanotime();
     return true;
-}
-
-void tls_ticket_set(const uint8_t *keys, int n) {
-    pthread_mutex_lock(&tickets.lock);
-    if (n > TLS_TICKET_KEYS) n = TLS_TICKET_KEYS;
-    while (n-- > 0)
-        push(keys + (size_t)n * TLS_TICKET_KEY);
-    pthread_mutex_unlock(&tickets.lock);
-}
-
-void tls_ticket_rotate(int64_t now_ns) {
-    pthread_mutex_lock(&tickets.lock);
-    if (tickets.n > 0 && now_ns - tickets.made_ns >= ROTATE_NS) (void)push_random();
-    pthread_mutex_unlock(&tickets.lock);
-}
-
-int tls_ticket_keys(uint8_t *to) {
-    pthread_mutex_lock(&tickets.lock);
-    int n = tickets.n;
-    memcpy(to, tickets.keys, (size_t)n * TLS_TICKET_KEY);
-    pthread_mutex_unlock(&tickets.lock);
-    return n;
 }
 
 /* The key of this name, or the first one; false: there is none. *old: it is not the first one. */
 static bool find_key(const uint8_t *name, ticket_key *to, bool *old) {
     bool found = false;
     pthread_mutex_lock(&tickets.lock);
+    /* Without random bytes the old key stays. */
+    if (!name && rt_nanotime() - tickets.made_ns >= ROTATE_NS) (void)push_random();
     for (int i = 0; i < tickets.n && !found; i++) {
         found = !name || memcmp(tickets.keys[i].name, name, sizeof to->name) == 0;
         if (!found) continue;

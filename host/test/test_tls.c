@@ -1,7 +1,6 @@
 /* TLS streams: both ends ours, over TCP and through a relay that cuts the bytes where it likes; whom a client trusts;
  * names and kinds of keys; tickets; what a peer may not do. Certificates are made by openssl(1). */
 #include "../net/tls.h"
-#include "../net/tls_ticket.h"
 
 #include <errno.h>
 #include <fcntl.h>
