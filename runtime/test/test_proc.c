@@ -136,8 +136,7 @@ static void yielders_all_progress(void *arg) {
     crowd_wait(&c);
 }
 
-/* With one P there is an order, unless sysmon has taken the P from an M that lost its CPU: then the yielder comes to the
- * P by the global queue. */
+/* With one P there is an order, unless sysmon takes the P from an M that has lost its CPU. */
 static void a_yielder_runs_behind_all_that_are_ready(void *arg) {
     (void)arg;
     if (rt_procs() > 1) return;
@@ -147,8 +146,7 @@ static void a_yielder_runs_behind_all_that_are_ready(void *arg) {
         for (int k = 0; k < 3; k++)
             rt_go(add_one, NULL);
         rt_yield();
-        if (atomic_load(&count) < 3 * i) early++;
-        while (atomic_load(&count) < 3 * i)
+        for (early += atomic_load(&count) < 3 * i; atomic_load(&count) < 3 * i;)
             rt_yield();
     }
     CHECK(early < 50);
