@@ -236,6 +236,45 @@ describe("lunapark.tls", function()
     once:stop()
   end)
 
+  it("resumes no session where other clients are trusted", function()
+    local function serve(opts)
+      return assert(net.serve("127.0.0.1:0", function(c)
+        local line = c:read_line()
+        if line then c:write("served " .. line) end
+      end, { tls = opts }))
+    end
+    local open, closed = serve(site), serve { cert = site.cert, key = site.key, ca = dir .. "/me.pem", server = true }
+    local session = dir .. "/session"
+    for _, version in ipairs { "-tls1_2", "-tls1_3" } do
+      local function connect(server, option)
+        return exec.run({ "openssl", "s_client", version, "-ign_eof", "-CAfile", site.cert, "-connect", server:addr(),
+          option, session }, { stdin = "x\n", timeout = 20 }).stdout
+      end
+      assert.matches("served x", connect(open, "-sess_out"))
+      assert.is_nil(connect(closed, "-sess_in"):find("served", 1, true))
+    end
+    open:stop()
+    closed:stop()
+  end)
+
+  it("says nothing to a peer whose key is not the pinned one", function()
+    ln = assert(net.listen("127.0.0.1:0", { tls = site }))
+    local server = lp.go(function()
+      local c = assert(ln:accept())
+      local got = c:read()
+      c:close()
+      return got or "nothing"
+    end)
+    local c = assert(net.dial(ln:addr()))
+    local why = "the server's key is not the pinned one"
+    assert.same({ nil, why }, { c:start_tls { insecure = true, pin = ("00"):rep(32) } })
+    assert.same({ nil, why }, { c:write "secret" })
+    assert.same({ nil, why }, { c:read() })
+    assert.is_nil(c:tls())
+    c:close()
+    assert.equal("nothing", server:join())
+  end)
+
   it("keeps connections in a pool that a ticket does not end", function()
     local addr = listen()
     local pool = net.pool(addr, { tls = client })

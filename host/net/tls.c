@@ -251,11 +251,12 @@ static int shake(stream *s) {
         do
             r = SSL_do_handshake(t->ssl);
         while (again(t, r));
-        if (r == 1) {
+        if (r == 1 && !tls_config_pinned(t->config, t->ssl)) {
+            err = fail(
+                s, "the server's key is not the pinned one"); /* and again at each further call */
+        } else if (r == 1) {
             t->shaken = true;
             if (SSL_has_pending(t->ssl)) s->drained = false; /* data came with the last message */
-            if (!tls_config_pinned(t->config, t->ssl))
-                err = fail(s, "the server's key is not the pinned one");
         } else {
             err = meaning(s, r, RT_R);
             if (err == 0) err = fail(s, "the peer ended the stream in the handshake");

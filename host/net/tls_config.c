@@ -27,7 +27,7 @@
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 #define GROUPS "X25519:P-256:P-384"
 
-enum { ALPN_MAX = 128, PIN = 32 };
+enum { ALPN_MAX = 128, PIN = 32, TRUSTS = 32 };
 
 /* A name of a certificate, and the context that speaks for it. */
 typedef struct named {
@@ -45,6 +45,7 @@ struct tls_config {
     unsigned char alpn[ALPN_MAX]; /* as on the wire */
     unsigned int n_alpn;
     unsigned char pin[PIN];
+    unsigned char trusts[TRUSTS]; /* a server: SHA-256 of whom it trusts */
 };
 
 /* ---- errors as text ---- */
@@ -268,8 +269,8 @@ static SSL_CTX *make_ctx(tls_config *c, char why[TLS_WHY]) {
         SSL_CTX_set_tlsext_servername_callback(ctx, choose_name);
         SSL_CTX_set_tlsext_servername_arg(ctx, c);
         if (c->n_alpn) SSL_CTX_set_alpn_select_cb(ctx, choose_alpn, c);
-        /* Resumption with client certificates needs a context of sessions. */
-        ok = ok && SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"lunapark", 8) == 1 &&
+        /* A session resumes only where the same clients are trusted as where it began. */
+        ok = ok && SSL_CTX_set_session_id_context(ctx, c->trusts, sizeof c->trusts) == 1 &&
              tls_ticket_use(ctx);
     } else if (c->n_alpn) {
         ok = ok && SSL_CTX_set_alpn_protos(ctx, c->alpn, c->n_alpn) == 0;
@@ -378,6 +379,26 @@ static bool set_pin(tls_config *c, const char *hex, char why[TLS_WHY]) {
     return c->pinned;
 }
 
+/* c->trusts, from the bytes of the CA file. */
+static bool set_trusts(tls_config *c, const tls_settings *set, char why[TLS_WHY]) {
+    EVP_MD_CTX *md = EVP_MD_CTX_new();
+    bool ok = md && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+              EVP_DigestUpdate(md, &set->optional, sizeof set->optional) == 1;
+    FILE *f = ok && set->ca ? fopen(set->ca, "re") : NULL;
+    if (ok && set->ca && !f) {
+        snprintf(why, TLS_WHY, "CA file %s: %s", set->ca, strerror(errno));
+        ok = false;
+    }
+    char buf[4096];
+    for (size_t n; ok && f && (n = fread(buf, 1, sizeof buf, f)) > 0;)
+        ok = EVP_DigestUpdate(md, buf, n) == 1;
+    if (f) fclose(f);
+    ok = ok && EVP_DigestFinal_ex(md, c->trusts, NULL) == 1;
+    EVP_MD_CTX_free(md);
+    if (!ok && !why[0]) snprintf(why, TLS_WHY, "no memory");
+    return ok;
+}
+
 tls_config *tls_config_new(const tls_settings *set, char why[TLS_WHY]) {
     /* No handlers at exit: other threads may be in OpenSSL then. */
     (void)OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, NULL);
@@ -391,7 +412,7 @@ tls_config *tls_config_new(const tls_settings *set, char why[TLS_WHY]) {
     refs_init(&c->refs, 1);
     c->server = set->server;
     c->insecure = set->insecure;
-    bool ok = set_pin(c, set->pin, why);
+    bool ok = set_pin(c, set->pin, why) && set_trusts(c, set, why);
     if (ok && !set_alpn(c, set->alpn)) {
         snprintf(why, TLS_WHY, "alpn: not a list of protocols: %.80s", set->alpn);
         ok = false;

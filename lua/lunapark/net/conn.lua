@@ -450,7 +450,7 @@ function Conn:start_tls(config, name)
     name = name or config.name
     if not name and not config.insecure then error("start_tls: name is missing: which server is it?", 2) end
   end
-  local rc = C.host_sock_tls(self.sock, config.handle, not config.server and (name or "") or nil)
+  local rc = C.host_sock_tls(self.sock, config.handle, not config.server and name or nil)
   if rc == -16 then return nil, "bytes were read that nobody has taken" end
   if rc < 0 then return nil, word_of(message(rc), self.sock) end
   return run_turn(self.reading, shake, self)
