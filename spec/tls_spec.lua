@@ -309,5 +309,6 @@ describe("lunapark.tls", function()
     assert.matches("pin: not a SHA%-256", raised(tls.config, { pin = "abc" }))
     local opts = { tls = { ca = site.cert } }
     assert.matches("listen: tls: a server needs cert and key", raised(net.listen, "127.0.0.1:0", opts))
+    assert.matches("serve: tls: a server needs cert and key", raised(net.serve, "127.0.0.1:0", print, opts))
   end)
 end)

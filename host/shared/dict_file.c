@@ -230,7 +230,10 @@ void dict_files_end(void) {
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += 2;
     for (dict_file *f = atomic_load(&files.first); f; f = f->next) {
-        if (pthread_mutex_timedlock(&f->io, &until) != 0) continue;
+        if (pthread_mutex_timedlock(&f->io, &until) != 0) {
+            log_line(LOG_ERROR, "%s: the last changes may be lost: the disk is busy", f->path);
+            continue;
+        }
         int err = f->leased ? writer_write(f) : 0;
         if (!err && f->leased && f->sync != HOST_SYNC_NO) err = writer_sync(f);
         compact_abort(f);

@@ -5,6 +5,7 @@
 -- entry for each request.) A client is an address (req.ip), unless `by` says who it is: a user, a key of an API. An
 -- address of IPv6 counts by its first 64 bits, which one customer has for himself.
 
+local log = require "lunapark.log"
 local near = require "lunapark.core.near"
 local shared = require "lunapark.shared"
 
@@ -85,7 +86,8 @@ function limit.new(opts)
       if not dict then error("limit: " .. err) end
     end
     local key = prefix .. who
-    local n = dict:incr(key, 1, 0, per)
+    local n, err = dict:incr(key, 1, 0, per)
+    if not n then log.warn("limit: a request passes uncounted: " .. err) end
     if n and n > requests then
       res.headers:set("Retry-After", ("%d"):format(math.max(ceil(dict:ttl(key) or 0), 1)))
       require("lunapark.http.answer").note_failure(req, res, 429)

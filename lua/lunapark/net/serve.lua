@@ -77,7 +77,6 @@ function serve.check_options(opts, what)
       error(("%s: %s must be a whole number, 1 or more, got %s"):format(what, name, tostring(n)), 3)
     end
   end
-  if opts.tls and not tls.of(opts.tls, what).server then error(what .. ": tls: a server needs cert and key", 3) end
   if opts.on_error ~= nil and type(opts.on_error) ~= "function" then
     error(what .. ": on_error must be a function, got " .. type(opts.on_error), 3)
   end
@@ -140,6 +139,7 @@ function serve.handler(where, fn, opts, mine)
   local number = number_of(fn, where)
   local on_error = opts and opts.on_error
   local config = opts and opts.tls and tls.of(opts.tls, "serve")
+  if config and not config.server then error("serve: tls: a server needs cert and key", 3) end
   return function(address)
     C.host_set_place(view.slot, number)
     local c = conn.new(common.keep(ffi.cast(host_sock_ptr, address)))
