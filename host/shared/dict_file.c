@@ -103,8 +103,8 @@ static int read_on(dict_file *f) {
 
 static int begin_file(dict_file *f) {
     if (f->size > 0) return 0;
-    if (pwrite(f->fd, DICT_MAGIC, DICT_MAGIC_BYTES, 0) != DICT_MAGIC_BYTES)
-        return errno ? -errno : -EIO;
+    int err = writer_put(f->fd, DICT_MAGIC, DICT_MAGIC_BYTES, 0);
+    if (err) return err;
     f->size = DICT_MAGIC_BYTES;
     f->unsynced = true;
     return writer_sync_folder(f);

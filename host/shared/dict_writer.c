@@ -132,7 +132,7 @@ int writer_sync_folder(dict_file *f) {
     memcpy(folder, n ? f->path : "/", n ? n : 1);
     folder[n ? n : 1] = 0;
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return -errno;
+    if (fd < 0) return errno == EACCES ? 0 : -errno; /* a folder may be writable and not readable */
     int err = fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
     close(fd);
     return err;
