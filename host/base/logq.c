@@ -305,7 +305,8 @@ static void start(logq *q) {
             if (!atomic_exchange(&at_end, true)) rt_on_end(log_end);
             atomic_store(&q->started, true);
         } else {
-            write_batch(q); /* the file is opened anew by the writer: what that logs would come here again */
+            write_batch(
+                q); /* the file is opened anew by the writer: what that logs would come here again */
         }
     }
     rt_lock_release(&q->starting);
