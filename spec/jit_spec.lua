@@ -33,7 +33,7 @@ describe("compiled code:", function()
       if whole[loop] and line:find("compiled.lua:%d+ stitch") then return line end
     end
     if not compiled then return "the loop is not compiled:\n" .. told end
-    for line in again:gmatch "[^\n]+" do
+    for line in again:gmatch "[^\n]+" do -- of the last call
       if line:find("compiled.lua:", 1, true) then return "not at rest: " .. line end
     end
     -- The end of the loop is one, and each wait has a few.
