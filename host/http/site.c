@@ -1,6 +1,6 @@
 /* Sites: what C has to know of an app to answer for its files.
  *
- * Lua defines routes and decides about them (app.lua, static.lua), and says here once, when an app has loaded, which
+ * Lua defines routes and decides about them (plan.lua, static.lua), and says here once, when an app has loaded, which
  * folders C may answer from: those of app:static that no middleware surrounds. A mount comes with the patterns of the
  * other routes below its prefix, which come first (router.lua): a path that fits one of them goes to Lua. So do all
  * paths that are more than names between slashes, and whatever is rare (static.c). What C answers, Lua would answer

@@ -1,12 +1,7 @@
 --- An app: routes, middleware, mounted apps, and what to do with errors.
 --
 -- Definitions are kept as they are made. Requests are answered from a *plan* that is compiled from them at the first
--- request (or by `start`). In a plan mounted apps are dissolved: one router has every route under its full path, and
--- each route has the middleware of the apps around it composed into one function. A later definition drops the plan.
---
--- Middleware of an app surrounds everything below its prefix, in the order of `use`, whether the routes were defined
--- before or after. It also surrounds the answers "404" and "405" and the answer to OPTIONS, which are therefore entries
--- like others. *Scopes* decide which app gives these answers: the deepest mount prefix that fits the path.
+-- request, or by `start` (plan.lua). A later definition drops the plan. What the host calls is in life.lua.
 --
 -- req.path is the whole path in mounted apps too: a log line or a redirect made from it is right.
 
@@ -14,10 +9,9 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
-local answer = require "lunapark.http.answer"
-local chain = require "lunapark.http.chain"
+local life = require "lunapark.http.life"
 local near = require "lunapark.core.near"
-local raw_path = require("lunapark.http.request").raw_path
+local plans = require "lunapark.http.plan"
 local router = require "lunapark.http.router"
 local slash = require "lunapark.http.slash"
 local source = require "lunapark.std.source"
@@ -402,194 +396,13 @@ setmetatable(App, { __index = near.index("app", { App }, MAYBE, {
   all = "app:any(path, fn)", route = "app:get(path, fn), app:post(path, fn) ...",
 }, 4) })
 
--- Calls fn(app, prefix) for the app and for the apps that are mounted in it, with their prefixes.
-local function each_app(self, prefix, fn)
-  fn(self, prefix)
-  for _, mount in ipairs(self.mounts) do
-    each_app(mount.app, prefix .. router.show(mount.pieces), fn)
-  end
-end
-
---- The values of the `hand_over` functions, by the prefix of the app; nil if there are none. For the host.
----@return table<string, any>|nil
-function App:leave_values()
-  local values = {}
-  each_app(self, "", function(app_, prefix)
-    if app_.giver then values[prefix] = app_.giver() end
-  end)
-  return next(values) ~= nil and values or nil
-end
-
---- Gives each value to the `take_over` function of its prefix. For the host.
----@param values table<string, any>
-function App:take_values(values)
-  each_app(self, "", function(app_, prefix)
-    if app_.taker and values[prefix] ~= nil then app_.taker(values[prefix]) end
-  end)
-end
-
---- Calls fn(addr, handler, opts) for each `tcp`, also those of mounted apps. For the host.
----@param fn fun(addr: string, handler: function, opts?: lunapark.ServeOptions)
-function App:each_tcp(fn)
-  each_app(self, "", function(app_)
-    for _, tcp in ipairs(app_.tcps) do
-      fn(tcp.addr, tcp.fn, tcp.opts)
-    end
-  end)
-end
-
-local function run_all(self, list)
-  for _, fn in ipairs(self[list]) do
-    fn(self)
-  end
-  for _, mount in ipairs(self.mounts) do
-    run_all(mount.app, list)
-  end
-end
-
---- Calls the functions of `on_start`, also those of mounted apps. Raises their errors, and mistakes in the routes. Then
---- stands for `every` and `cron`. For the host, once in each VM.
----@return lunapark.G[] gs  of `every` and `cron`
-function App:start()
-  self:compile()
-  run_all(self, "starts")
-  local gs = {}
-  each_app(self, "", function(app_, prefix)
-    for _, job in ipairs(app_.jobs) do
-      gs[#gs + 1] = require("lunapark").singleton(prefix .. " " .. job.name, job.fn)
-    end
-  end)
-  return gs
-end
-
---- Calls all functions of `on_retire`, and returns the errors that they raise. For the host, when the VM is about to
---- end.
----@return string|nil err
-function App:retire()
-  local errs = {}
-  each_app(self, "", function(app_)
-    for _, fn in ipairs(app_.retires) do
-      local ok, err = xpcall(fn, debug.traceback, app_)
-      if not ok then errs[#errs + 1] = tostring(err) end
-    end
-  end)
-  return #errs > 0 and table.concat(errs, "\n") or nil
-end
-
--- The handler that answers with a status where there is no route.
-local function handler_of(plan, status)
-  return function(req, res)
-    local allow = status ~= 404 and core.apart(plan.router.allowed, plan.router, raw_path(req.ptr)) or nil
-    if status == 204 then return 204, nil, { Allow = allow } end
-    answer.note_failure(req, res, status)
-    if allow then res.headers.Allow = allow end
-    return res
-  end
-end
-
-local function fits(prefix, segments, n)
-  if #prefix > n then return false end
-  for i, piece in ipairs(prefix) do
-    local is_name = piece:sub(1, 1) == ":"
-    if not is_name and piece ~= segments[i] or segments[i] == "" then return false end
-  end
-  return true
-end
-
-local Plan = {}
-
---- The entry for a path that has no route for the method.
----@param method string
----@param raw string  the path
----@param segments string[]  its segments
----@param n integer
----@return table entry
-function Plan:miss(method, raw, segments, n)
-  local scope = self.scopes[1]
-  for _, candidate in ipairs(self.scopes) do
-    if #candidate.prefix >= #scope.prefix and fits(candidate.prefix, segments, n) then scope = candidate end
-  end
-  local status = not self.router:allowed(raw) and 404 or method == "OPTIONS" and 204 or 405
-  if not scope[status] then
-    local run, fn = chain.compose(scope.middleware, status == 404 and scope.not_found or handler_of(self, status))
-    scope[status] = {
-      run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, label = "no route", dir = scope.dir,
-    }
-  end
-  return scope[status]
-end
-
-jit.off(handler_of)
-jit.off(fits)
-jit.off(Plan.miss)
-
-local plan_mt = { __index = Plan }
-
-local function joined(a, b)
-  local list = {}
-  for _, part in ipairs { a, b } do
-    for _, element in ipairs(part) do
-      list[#list + 1] = element
-    end
-  end
-  return list
-end
-
--- Whether there was none for these paths.
-local function add_route(plan, route, scope)
-  -- Of files that the host answers for by itself, neither middleware nor on_done would hear.
-  local bare = #scope.middleware == 0 and not scope.on_done
-  plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, files = bare and route.files }
-  local run, fn = chain.compose(scope.middleware, route.fn)
-  return plan.router:add(route.method, route.pieces, {
-    run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
-  })
-end
-
--- The route as it is below a prefix.
-local function below(prefix, route)
-  return { method = route.method, pieces = joined(prefix, route.pieces), fn = route.fn, files = route.files }
-end
-
--- Adds the routes of `self`, which is mounted below `prefix` in apps with this middleware and these error handlers.
--- outer: the scope of the app around it.
-local function add_app(plan, self, prefix, outer)
-  local scope = {
-    prefix = prefix,
-    slash = self.slash or outer.slash,
-    not_found = self.missing or outer.not_found,
-    middleware = joined(outer.middleware, self.middleware),
-    on_error = joined({ self.error_handler }, outer.on_error),
-    on_done = joined(self.dones, outer.on_done or {}),
-    dir = self.dir,
-  }
-  if #scope.on_done == 0 then scope.on_done = false end
-  plan.scopes[#plan.scopes + 1] = scope
-  for i, route in ipairs(self.routes) do
-    local whole = #prefix == 0 and route or below(prefix, route)
-    if not add_route(plan, whole, scope) then
-      error(("%s %s is there twice"):format(route.method, router.show(whole.pieces)), 0)
-    end
-    slash.note(plan, whole, scope)
-    -- The prefix without a slash is a courtesy: a route that the outer app has there comes first.
-    if #prefix > 0 and #route.pieces == 1 and (route.pieces[1] == "" or route.is_folder) then
-      add_route(plan, { method = route.method, pieces = prefix, fn = route.fn }, scope)
-    end
-    if i % MANY == 0 then core.share() end
-  end
-  for _, mount in ipairs(self.mounts) do
-    add_app(plan, mount.app, joined(prefix, mount.pieces), scope)
-  end
-end
-
 --- Makes the plan that requests are answered from.
 ---@return table plan
 function App:compile()
-  local plan = setmetatable({ router = router.new(), scopes = {}, routes = {} }, plan_mt)
-  add_app(plan, self, {}, { middleware = {}, on_error = {}, on_done = false, slash = "ignore" })
-  slash.add(plan, add_route)
-  self.plan = plan
-  return plan
+  self.plan = plans.of(self)
+  return self.plan
 end
+
+for name, fn in pairs(life) do App[name] = fn end
 
 return app

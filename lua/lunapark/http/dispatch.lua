@@ -25,7 +25,7 @@
 -- An *entry* is { run = fn(req, res), on_error = list of functions or false }, and for the log its route (app.lua) or a
 -- label. `run` is the handler itself, or a chain (chain.lua) that settles results on its way out and says so by a
 -- fourth result. `number` and `serve`, the door, are set at its first request.
--- A *plan* finds entries: `router:match`, `miss`. See app.lua.
+-- A *plan* finds entries: `router:match`, `miss`. See plan.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"

@@ -1,7 +1,7 @@
 --- HTTP apps: `local http = require "lunapark.http"; local app = http.app()`.
 --
 -- The way of a request: the host parses a head and calls the function that `handler` made (dispatch.lua), which asks
--- the app's plan for an entry (app.lua, router.lua), calls it with a request and a response (request.lua, response.lua,
+-- the app's plan for an entry (plan.lua, router.lua), calls it with a request and a response (request.lua, response.lua,
 -- both with headers.lua), through the middleware around it (chain.lua), and sends what came back.
 
 local answer = require "lunapark.http.answer"

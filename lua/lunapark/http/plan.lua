@@ -1,0 +1,138 @@
+--- The plan of an app: what requests are answered from, compiled from definitions (app.lua).
+--
+-- In a plan mounted apps are dissolved: one router has every route under its full path, and each route has the
+-- middleware of the apps around it composed into one function.
+--
+-- Middleware of an app surrounds everything below its prefix, in the order of `use`, whether the routes were defined
+-- before or after. It also surrounds the answers "404" and "405" and the answer to OPTIONS, which are therefore entries
+-- like others. *Scopes* decide which app gives these answers: the deepest mount prefix that fits the path.
+
+local core = require "lunapark.core"
+local answer = require "lunapark.http.answer"
+local chain = require "lunapark.http.chain"
+local raw_path = require("lunapark.http.request").raw_path
+local router = require "lunapark.http.router"
+local slash = require "lunapark.http.slash"
+
+local plans = {}
+
+-- A VM that loads may run about as long as it takes to compile so many routes.
+local MANY = 32
+
+-- The handler that answers with a status where there is no route.
+local function handler_of(plan, status)
+  return function(req, res)
+    local allow = status ~= 404 and core.apart(plan.router.allowed, plan.router, raw_path(req.ptr)) or nil
+    if status == 204 then return 204, nil, { Allow = allow } end
+    answer.note_failure(req, res, status)
+    if allow then res.headers.Allow = allow end
+    return res
+  end
+end
+
+local function fits(prefix, segments, n)
+  if #prefix > n then return false end
+  for i, piece in ipairs(prefix) do
+    local is_name = piece:sub(1, 1) == ":"
+    if not is_name and piece ~= segments[i] or segments[i] == "" then return false end
+  end
+  return true
+end
+
+local Plan = {}
+
+--- The entry for a path that has no route for the method.
+---@param method string
+---@param raw string  the path
+---@param segments string[]  its segments
+---@param n integer
+---@return table entry
+function Plan:miss(method, raw, segments, n)
+  local scope = self.scopes[1]
+  for _, candidate in ipairs(self.scopes) do
+    if #candidate.prefix >= #scope.prefix and fits(candidate.prefix, segments, n) then scope = candidate end
+  end
+  local status = not self.router:allowed(raw) and 404 or method == "OPTIONS" and 204 or 405
+  if not scope[status] then
+    local run, fn = chain.compose(scope.middleware, status == 404 and scope.not_found or handler_of(self, status))
+    scope[status] = {
+      run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, label = "no route", dir = scope.dir,
+    }
+  end
+  return scope[status]
+end
+
+jit.off(handler_of)
+jit.off(fits)
+jit.off(Plan.miss)
+
+local plan_mt = { __index = Plan }
+
+local function joined(a, b)
+  local list = {}
+  for _, part in ipairs { a, b } do
+    for _, element in ipairs(part) do
+      list[#list + 1] = element
+    end
+  end
+  return list
+end
+
+-- Whether there was none for these paths.
+local function add_route(plan, route, scope)
+  -- Of files that the host answers for by itself, neither middleware nor on_done would hear.
+  local bare = #scope.middleware == 0 and not scope.on_done
+  plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, files = bare and route.files }
+  local run, fn = chain.compose(scope.middleware, route.fn)
+  return plan.router:add(route.method, route.pieces, {
+    run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
+  })
+end
+
+-- The route as it is below a prefix.
+local function below(prefix, route)
+  return { method = route.method, pieces = joined(prefix, route.pieces), fn = route.fn, files = route.files }
+end
+
+-- Adds the routes of `self`, which is mounted below `prefix` in apps with this middleware and these error handlers.
+-- outer: the scope of the app around it.
+local function add_app(plan, self, prefix, outer)
+  local scope = {
+    prefix = prefix,
+    slash = self.slash or outer.slash,
+    not_found = self.missing or outer.not_found,
+    middleware = joined(outer.middleware, self.middleware),
+    on_error = joined({ self.error_handler }, outer.on_error),
+    on_done = joined(self.dones, outer.on_done or {}),
+    dir = self.dir,
+  }
+  if #scope.on_done == 0 then scope.on_done = false end
+  plan.scopes[#plan.scopes + 1] = scope
+  for i, route in ipairs(self.routes) do
+    local whole = #prefix == 0 and route or below(prefix, route)
+    if not add_route(plan, whole, scope) then
+      error(("%s %s is there twice"):format(route.method, router.show(whole.pieces)), 0)
+    end
+    slash.note(plan, whole, scope)
+    -- The prefix without a slash is a courtesy: a route that the outer app has there comes first.
+    if #prefix > 0 and #route.pieces == 1 and (route.pieces[1] == "" or route.is_folder) then
+      add_route(plan, { method = route.method, pieces = prefix, fn = route.fn }, scope)
+    end
+    if i % MANY == 0 then core.share() end
+  end
+  for _, mount in ipairs(self.mounts) do
+    add_app(plan, mount.app, joined(prefix, mount.pieces), scope)
+  end
+end
+
+--- Compiles an app.
+---@param app lunapark.App
+---@return table
+function plans.of(app)
+  local made = setmetatable({ router = router.new(), scopes = {}, routes = {} }, plan_mt)
+  add_app(made, app, {}, { middleware = {}, on_error = {}, on_done = false, slash = "ignore" })
+  slash.add(made, add_route)
+  return made
+end
+
+return plans
