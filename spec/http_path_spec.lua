@@ -14,10 +14,19 @@ describe("http paths", function()
     assert.equal("", split "/")
     assert.equal("a|b", split "/a/b")
     assert.equal("a|", split "/a/")
-    assert.equal("a||b", split "/a//b")
     assert.equal("a/b|c", split "/a%2Fb/c")
     assert.equal("a%2Fb", split "/a%252Fb")
     assert.equal("a b+c", split "/a%20b+c")
+  end)
+
+  it("have one slash where several are in a row, before dots are resolved", function()
+    for raw, segments in pairs {
+      ["//"] = "", ["///"] = "", ["//a"] = "a", ["/a//b"] = "a|b", ["/a///b//"] = "a|b|", ["//a%20b"] = "a b",
+      ["/a//../b"] = "b", ["/a//."] = "a|", ["//./a"] = "a", ["/a/%2e//b"] = "a|b", ["/a%2F%2Fb"] = "a//b",
+    } do
+      assert.same({ raw, segments }, { raw, split(raw) })
+    end
+    assert.same({ nil, "above the root" }, { split "//.." })
   end)
 
   it("have their dots resolved", function()

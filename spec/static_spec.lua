@@ -68,11 +68,12 @@ describe("static", function()
     assert.equal("<p>sub", get("/assets/sub/").body)
     for path, to in pairs {
       ["/assets"] = "/assets/", ["/assets/sub?q=1"] = "/assets/sub/?q=1", ["/assets/x/../sub"] = "/assets/sub/",
-      ["//evil.example/../../assets/sub"] = "/assets/sub/",
+      ["//evil.example/../assets/sub"] = "/assets/sub/",
     } do
       local r = get(path)
       assert.same({ path, 301, to }, { path, r.status, r.headers.location })
     end
+    assert.equal("<p>sub", get("//assets//sub//index.html").body)
     assert.equal(404, get("/assets/bare/").status)
     assert.equal(404, get("/assets/missing/").status)
     serve("/", { index = false })
@@ -109,14 +110,14 @@ describe("static", function()
     serve "/s"
     assert.equal(TEXT, get("/s/link").body)
     for _, path in ipairs {
-      "out", "root/etc/passwd", "fifo", "loop", ".env", ".git/config", "sub/%2e%2e/.env", "sub//index.html",
-      "/etc/passwd",
+      "out", "root/etc/passwd", "fifo", "loop", ".env", ".git/config", "sub/%2e%2e/.env", "/etc/passwd",
+      "/.env",
       "%2fetc%2fpasswd", "missing", NAME .. "/", NAME .. "/x", "sub%5cindex.html", ("n"):rep(300), "sub%2f.hidden",
       "x/../../s/.env",
     } do
       assert.same({ path, 404 }, { path, get("/s/" .. path).status })
     end
-    for _, path in ipairs { "..%2f..%2fetc%2fpasswd", "a%00b", "../../etc/passwd" } do
+    for _, path in ipairs { "..%2f..%2fetc%2fpasswd", "a%00b", "../../etc/passwd", "/../../etc/passwd" } do
       assert.same({ path, 400 }, { path, get("/s/" .. path).status })
     end
     os.remove(outside)

@@ -135,9 +135,9 @@ enum {
     HOST_PATH_ABOVE = -5
 };
 
-/* Cuts a raw path into decoded segments with "." and ".." resolved. text, with room for len bytes, gets the segments, each
- * behind a slash. Segment i is text[at[i] .. at[i + 1] - 1); at has room for len + 1 numbers. How many there are;
- * HOST_PATH_*. */
+/* Cuts a raw path into decoded segments: slashes in a row are one, "." and ".." are resolved. text, with room for len
+ * bytes, gets the segments, each behind a slash. Segment i is text[at[i] .. at[i + 1] - 1); at has room for len + 1
+ * numbers. How many there are; HOST_PATH_*. */
 int host_path_split(const char *raw, size_t len, char *text, uint32_t *at);
 
 /* Percent-decodes s once, into out, which has room for n bytes. The number of bytes; HOST_PATH_ESCAPE. */

@@ -3,7 +3,8 @@
  * A path is cut at its raw slashes first and each piece is percent-decoded once afterwards, so that an escaped slash
  * (%2F) stays inside its segment and nothing is ever decoded twice. Then "." and ".." are resolved, escaped ones
  * (%2e%2e) included: what a route or a handler sees is what a file server further down would see, and there is no
- * second spelling that slips past a check. Empty segments ("//") are segments; only the routes decide what they mean.
+ * second spelling that slips past a check. So several slashes in a row are one, as they are to a file system; this comes
+ * before dots are resolved: "/a//../b" is "/b".
  *
  * A segment whose slash was escaped is a name with a slash in it, and handlers put names together to paths of files:
  * "..%2Fetc" would climb there, where dots are not resolved any more. So a segment that holds a separator (a slash, or
@@ -71,6 +72,7 @@ int host_path_split(const char *raw, size_t len, char *text, uint32_t *at) {
         const char *slash = memchr(s, '/', (size_t)(end - s));
         bool last = !slash;
         size_t raw_len = (size_t)((last ? end : slash) - s);
+        if (raw_len == 0 && !last) continue;
         text[w] = '/';
         int got = take_segment(s, raw_len, text + w + 1);
         if (got < 0) return got;
@@ -94,13 +96,14 @@ int host_path_split(const char *raw, size_t len, char *text, uint32_t *at) {
     return (int)n;
 }
 
-/* Cuts a path that has neither escapes nor backslashes. False: it has segments of dots. */
+/* Cuts a path that has neither escapes nor backslashes. False: it has segments of dots, or slashes in a row. */
 static bool cut(const char *raw, size_t len, host_path *p) {
     const char *end = raw + len;
     uint32_t n = 0;
     for (const char *s = raw + 1;; s++) {
         p->at[n++] = (uint32_t)(s - raw);
-        if (s < end && *s == '.') {
+        if (s < end && (*s == '.' || *s == '/')) {
+            if (*s == '/') return false;
             size_t dots = 1 + (size_t)(end - s > 1 && s[1] == '.');
             if (s + dots == end || s[dots] == '/') return false;
         }

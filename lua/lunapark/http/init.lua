@@ -1,8 +1,8 @@
 --- HTTP apps: `local http = require "lunapark.http"; local app = http.app()`.
 --
 -- The way of a request: the host parses a head and calls the function that `handler` made (dispatch.lua), which asks
--- the app's plan for an entry (plan.lua, router.lua), calls it with a request and a response (request.lua, response.lua,
--- both with headers.lua), through the middleware around it (chain.lua), and sends what came back.
+-- the app's plan for an entry (plan.lua, router.lua), calls it with a request and a response (request.lua,
+-- response.lua, both with headers.lua), through the middleware around it (chain.lua), and sends what came back.
 
 local answer = require "lunapark.http.answer"
 local app = require "lunapark.http.app"

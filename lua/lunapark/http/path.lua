@@ -25,7 +25,8 @@ local errors = {
   [C.HOST_PATH_ABOVE] = "above the root",
 }
 
---- Splits a raw path that begins with "/" into decoded segments with "." and ".." resolved. "/" has one segment, "".
+--- Splits a raw path that begins with "/" into decoded segments. Slashes in a row are one; "." and ".." are resolved.
+--- "/" has one segment, "".
 ---@param raw string
 ---@param out string[]  gets the segments at 1 .. n; its other elements are left as they are
 ---@return integer|nil n  how many

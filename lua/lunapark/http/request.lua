@@ -38,7 +38,7 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 
 ---@class lunapark.Request: lunapark.Exchange
 ---@field method string         "GET"
----@field path string           decoded, dot segments resolved, without the query
+---@field path string           decoded, slashes in a row as one, dot segments resolved, without the query
 ---@field target string         as the client sent it
 ---@field query table<string, string>  decoded; of a name that was repeated the last value
 ---@field params table<string, string>  the segments of the route's :names and *rest, decoded

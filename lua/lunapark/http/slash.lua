@@ -43,10 +43,11 @@ local function spelled_otherwise(pieces)
   return other
 end
 
--- Sends a client to the other spelling of the path. Slashes at its beginning become one: two would name a host.
+-- Sends a client to the other spelling of the path. Slashes in a row become one, as for routes: two at the beginning
+-- would name a host.
 local function redirect(req)
   local path, query = req.target:match "^([^?]*)(.*)$"
-  path = path:gsub("^%a[%w+.-]*://[^/]*", ""):gsub("^/+", "/")
+  path = path:gsub("^%a[%w+.-]*://[^/]*", ""):gsub("/+", "/")
   path = path:sub(-1) == "/" and path:sub(1, -2) or path .. "/"
   return 308, nil, { Location = path .. query }
 end
