@@ -58,6 +58,121 @@ describe("http router", function()
     assert.equal("GET /*z", find("GET", "/q"))
   end)
 
+  it("gives names the part of their segment beside the text around them", function()
+    local find = routes("GET /u/:id.json", "GET /v:major/x", "GET /f/a:b.tar.gz", "GET /t/:id::stop", "GET /t::u/:x",
+      "GET /a::b::", "GET /w/a:::p")
+    assert.same({ "GET /u/:id.json", { id = "7" } }, { find("GET", "/u/7.json") })
+    assert.same({ "GET /u/:id.json", { id = "a.json" } }, { find("GET", "/u/a.json.json") })
+    assert.same({ "GET /u/:id.json", { id = "a/b" } }, { find("GET", "/u/a%2Fb%2ejson") })
+    assert.same({ "GET /v:major/x", { major = "12" } }, { find("GET", "/v12/x") })
+    assert.same({ "GET /f/a:b.tar.gz", { b = "-" } }, { find("GET", "/f/a-.tar.gz") })
+    assert.same({ "GET /t/:id::stop", { id = "7" } }, { find("GET", "/t/7:stop") })
+    assert.same({ "GET /t::u/:x", { x = "1" } }, { find("GET", "/t:u/1") })
+    assert.same({ "GET /a::b::", {} }, { find("GET", "/a:b:") })
+    assert.same({ "GET /w/a:::p", { p = "1" } }, { find("GET", "/w/a:1") })
+    for _, path in ipairs {
+      "/u/.json", "/u/7", "/u/7.jso", "/u/7.json/", "/v/x", "/12/x", "/v12", "/f/a.tar.gz", "/f/b-.tar.gz", "/t/:stop",
+      "/t/7:start", "/a::b::", "/w/1", "/w/a:",
+    } do
+      assert.is_nil(find("GET", path), path)
+    end
+  end)
+
+  it("gives names of a kind only what is of it", function()
+    local uuid = "01234567-89ab-cdef-ABCD-0123456789ab"
+    local fit = {
+      int = { "0", "-1", "007", ("9"):rep(40) }, uuid = { uuid }, hex = { "0", "aF9" }, alpha = { "a", "Zed" },
+      slug = { "a", "a-b_9", "-", "0" },
+    }
+    local unfit = {
+      int = { "-", "+1", "1.5", "1a", "a1", "--1", "1-", "\195\188", "1 ", "%31%00" },
+      uuid = { uuid .. "0", uuid:sub(2), uuid:gsub("-", "0"), uuid:gsub("a", "g"), ("-"):rep(36), "0" },
+      hex = { "g", "0x1", "-1", "a b" }, alpha = { "a1", "a-b", "\195\188" },
+      slug = { "a.b", "a b", "a%2Fb", "\195\188" },
+    }
+    for kind, list in pairs(fit) do
+      local find = routes("GET /a/:x<" .. kind .. ">", "GET /b/v:x<" .. kind .. ">-end/y")
+      for _, s in ipairs(list) do
+        assert.same({ x = s }, select(2, find("GET", "/a/" .. s)), kind .. " " .. s)
+        assert.same({ x = s }, select(2, find("GET", "/b/v" .. s .. "-end/y")), kind .. " " .. s)
+      end
+      for _, s in ipairs(unfit[kind]) do
+        assert.is_nil(find("GET", "/a/" .. s), kind .. " " .. s)
+        assert.is_nil(find("GET", "/b/v" .. s .. "-end/y"), kind .. " " .. s)
+      end
+      assert.is_nil(find("GET", "/a/"))
+      assert.is_nil(find("GET", "/b/v-end/y"))
+    end
+  end)
+
+  -- Whatever the order in which they were added.
+  it("lets literals beat text around names, that beat kinds, narrow ones first, and kinds beat mere names", function()
+    local lines = {
+      "GET /u/7", "GET /u/:i.json", "GET /u/:i<int>.json", "GET /u/:i.x.json", "GET /u/:i<int>", "GET /u/:i<uuid>",
+      "GET /u/:i<hex>", "GET /u/:i<alpha>", "GET /u/:i<slug>", "GET /u/:i", "GET /u/*i", "GET /u/ab:i", "GET /u/a:i.b",
+      "GET /u/:i.cd", "GET /u/ab:i<int>",
+    }
+    local finds = {
+      ["7"] = "7", ["8"] = ":i<int>", ["8.json"] = ":i<int>.json", ["e.json"] = ":i.json", ["e.x.json"] = ":i.x.json",
+      ["01234567-89ab-cdef-abcd-0123456789ab"] = ":i<uuid>", ["8f"] = ":i<hex>", ["fa"] = ":i<hex>",
+      ["fag"] = ":i<alpha>",
+      ["fa-g"] = ":i<slug>", ["fa g"] = ":i", ["8/9"] = "*i", [""] = "*i", ["abc"] = "ab:i", ["ab7"] = "ab:i<int>",
+      ["abc.cd"] = ":i.cd", ["abc.d"] = "ab:i", ["ac.cd"] = ":i.cd", ["ac.b"] = "a:i.b",
+    }
+    for _ = 1, 20 do
+      for i = #lines, 2, -1 do
+        local k = math.random(i)
+        lines[i], lines[k] = lines[k], lines[i]
+      end
+      local find = routes(unpack(lines))
+      for s, line in pairs(finds) do
+        assert.equal("GET /u/" .. line, (find("GET", "/u/" .. s)), s)
+      end
+    end
+  end)
+
+  it("comes back from kinds and text to mere names, for methods and for what follows", function()
+    local find = routes("GET /u/:id<int>", "POST /u/:id", "PUT /u/:id<hex>", "DELETE /u/7", "GET /u/:id<int>/a",
+      "GET /u/:name.x/b", "GET /u/:name/c", "HEAD /u/:id<hex>")
+    assert.equal("GET /u/:id<int>", find("GET", "/u/7"))
+    assert.equal("POST /u/:id", find("POST", "/u/7"))
+    assert.equal("PUT /u/:id<hex>", find("PUT", "/u/7"))
+    assert.equal("DELETE /u/7", find("DELETE", "/u/7"))
+    assert.equal("GET /u/:id<int>", find("HEAD", "/u/7"))
+    assert.equal("HEAD /u/:id<hex>", find("HEAD", "/u/f"))
+    assert.same({ nil, "DELETE, GET, HEAD, OPTIONS, POST, PUT" }, { find("PATCH", "/u/7") })
+    assert.same({ nil, "HEAD, OPTIONS, POST, PUT" }, { find("GET", "/u/f") })
+    assert.same({ nil, "OPTIONS, POST" }, { find("GET", "/u/x") })
+    assert.same({ "GET /u/:id<int>/a", { id = "7" } }, { find("GET", "/u/7/a") })
+    assert.same({ "GET /u/:name.x/b", { name = "7" } }, { find("GET", "/u/7.x/b") })
+    assert.same({ "GET /u/:name/c", { name = "7.x" } }, { find("GET", "/u/7.x/c") })
+    assert.same({ "GET /u/:name/c", { name = "7" } }, { find("GET", "/u/7/c") })
+    assert.is_nil(find("GET", "/u/7/d"))
+  end)
+
+  it("takes segments of a kind and mere names for different ones when routes are added", function()
+    local find, r = routes("GET /:a<int>", "GET /:a", "GET /:a.json", "GET /x:a")
+    for _, pattern in ipairs { "/:b<int>", "/:b", "/:b.json", "/x:b" } do
+      local pieces = router.parse(pattern, "test", 1)
+      assert.is_false(r:add("GET", pieces, {}))
+      assert.equal(router.shape(pieces), router.shape(router.parse(pattern:gsub("b", "c"), "test", 1)))
+    end
+    assert.equal("GET /:a", (find("GET", "/q")))
+  end)
+
+  it("finds among many of one segment, however long it is", function()
+    local lines = {}
+    for i = 1, 300 do
+      lines[i] = ("GET /p%d.:x<int>/y"):format(i)
+    end
+    local find = routes(unpack(lines))
+    for i = 1, 300 do
+      assert.same({ lines[i], { x = "7" } }, { find("GET", ("/p%d.7/y"):format(i)) })
+    end
+    assert.is_nil(find("GET", "/p1." .. ("7"):rep(8000) .. "/z"))
+    assert.is_nil(find("GET", "/p1." .. ("7"):rep(8000) .. "x/y"))
+  end)
+
   it("comes back from ways that end", function()
     local find = routes("GET /a/b/d", "GET /a/:x/c", "GET /:p/b/*r", "POST /a/b/e", "GET /:p/:q/e")
     assert.equal("GET /a/:x/c", find("GET", "/a/b/c"))
@@ -173,5 +288,23 @@ describe("http router", function()
     assert.matches("has %*a before its end", refused "/*a/b")
     assert.matches("can never match: %.%.", refused "/a/../b")
     assert.matches("must not contain", refused "/a?b")
+    assert.matches("must not contain ?, # or NUL", refused "/a\0b", 1, true)
+    assert.matches("can never match: // is one slash", refused "/a//b")
+    assert.matches("can never match: // is one slash", refused "//")
+    assert.matches("has <integer> in :id<integer>, which is none of alpha, hex, int, slug, uuid$",
+      refused "/:id<integer>")
+    assert.matches("has <itn> in :id<itn>, .*: did you mean int%?$", refused "/:id<itn>")
+    assert.matches("has <> in :id<>", refused "/:id<>")
+    assert.matches("has <%[0%-9%]%+> in", refused "/:id<[0-9]+>")
+    for _, piece in ipairs {
+      ":id(%d+)", ":id*", ":id+", ":id<int", ":id<int>*", ":id{int}", "v<:id", ":user-id", ":na\195\175ve",
+    } do
+      assert.is_truthy(refused("/" .. piece):find("has a bad name: " .. piece, 1, true), piece)
+    end
+    assert.matches("has two names in one segment: :a%.:b", refused "/:a.:b")
+    assert.matches("has two names in one segment: :a:b", refused "/:a:b")
+    assert.matches("has the name a twice", refused "/:a<int>/x:a")
+    assert.matches("has {id}: names of segments begin with a colon", refused "/{id}.json")
+    assert.matches("has <id>: names of segments begin with a colon", refused "/<id>.json")
   end)
 end)

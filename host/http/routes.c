@@ -1,14 +1,20 @@
 /* Routes: from a method and a path to the number of the route that was added for them.
  *
- * Patterns form a tree by segment. A node has children by literal text, at most one child for ":name" (names belong to
- * the patterns, so "/:a/x" and "/:b/y" share it), and at most one "*rest". A lookup goes down the literal child first,
- * then the named one, then takes the rest; when a way ends without a route for the method it comes back and tries the
- * next, so "/a/:x/c" is found although "/a/b" exists. Each node is reached by one way only, hence a lookup visits no
- * node twice, whatever the path; and a node knows its parent, hence a lookup needs no stack.
+ * Patterns form a tree by segment. A node has children by literal text, children by *shape*, at most one child for ":name"
+ * (names belong to the patterns, so "/:a/x" and "/:b/y" share it), and at most one "*rest". A lookup goes down the
+ * literal child first, then those whose shape the segment has, then the named one, then takes the rest; when a way ends
+ * without a route for the method it comes back and tries the next, so "/a/:x/c" is found although "/a/b" exists. Each
+ * node is reached by one way only, hence a lookup visits no node twice, whatever the path; and a node knows its parent,
+ * hence a lookup needs no stack.
+ *
+ * A shape is a name with literal text around it, as in ":id.json" and "v:major", or a name of a kind, as in ":id<int>",
+ * or both. The shapes of a node are tried in an order that does not depend on who added them: more text first, then the
+ * narrower kind. Of shapes that are alike in both, and in where the text is, a segment has one at most.
  *
  * ":name" stands for one segment that is not empty, "*rest" for one or more segments, joined by slashes, and may be
- * empty: "/files/" fits the pattern "/files/" and "*rest", "/files" does not. Patterns are written decoded and compared with
- * decoded segments (path.c). Nothing here knows HTTP's rules beyond that GET answers HEAD.
+ * empty: "/files/" fits the pattern "/files/" and "*rest", "/files" does not. Patterns are decoded and compared with
+ * decoded segments (path.c). router.lua reads what users write, and marks the segments that stand for others by a NUL,
+ * which no segment has. Nothing here knows HTTP's rules beyond that GET answers HEAD.
  *
  * Lua asks for each request, and C answers, since a walk through a tree branches by data: compiled code, which is one
  * straight line per outcome, would leave its line at each other route. Nodes, routes and texts are arrays that grow, and
@@ -22,14 +28,26 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME = ':', REST = '*' }; /* what a piece begins with that is not literal */
+/* What the byte behind a NUL says. The kinds stand in order, the narrowest first; ANY: no kind. */
+enum { ANY = ':', REST = '*' };
+static const char kinds[] = {'i', 'u', 'h', 'a', 's', ANY};
 
 struct node {
     uint32_t parent, name; /* nodes; 0, the root: none */
+    uint32_t shapes;       /* the first shape of its children; 0: there are none */
+    uint32_t shape;        /* its own; 0: it has no text around its name, and no kind; or no name */
     uint32_t leaf,
         rest;       /* the first route that ends here, that takes the rest from here on; 0: none */
     uint16_t names; /* how many nodes of the way to this one stand for names, itself included */
     bool is_name;
+};
+
+struct shape {
+    uint32_t next; /* of the same parent; 0: the last */
+    uint32_t node; /* whose shape it is */
+    uint32_t text, before,
+        behind; /* text[0 .. before) precedes the name, as many bytes as behind says follow it */
+    char kind;
 };
 
 struct route {
@@ -45,9 +63,11 @@ struct literal {
 struct host_routes {
     struct node *nodes;
     struct route *routes; /* from 1 on */
+    struct shape *shapes; /* shapes[0] has no text */
     struct literal *literals;
     char *texts;
-    uint32_t n_nodes, nodes_cap, n_routes, routes_cap, n_literals, mask, texts_len, texts_cap;
+    uint32_t n_nodes, nodes_cap, n_routes, routes_cap, n_shapes, shapes_cap;
+    uint32_t n_literals, mask, texts_len, texts_cap;
 };
 
 /* Makes room for `more` elements of `size` bytes behind n. */
@@ -68,13 +88,15 @@ host_routes *host_routes_new(void) {
     t->mask = 7;
     t->literals = calloc(t->mask + 1, sizeof *t->literals);
     if (!t->literals || !grow(&t->nodes, 0, 1, &t->nodes_cap, sizeof *t->nodes) ||
+        !grow(&t->shapes, 0, 1, &t->shapes_cap, sizeof *t->shapes) ||
         !grow(&t->texts, 0, 1, &t->texts_cap, 1)) {
         host_routes_free(t);
         return NULL;
     }
     hash_begin();
     t->nodes[0] = (struct node){0};
-    t->n_nodes = t->n_routes = 1;
+    t->shapes[0] = (struct shape){0};
+    t->n_nodes = t->n_routes = t->n_shapes = 1;
     return t;
 }
 
@@ -82,6 +104,7 @@ void host_routes_free(host_routes *t) {
     if (!t) return;
     free(t->nodes);
     free(t->routes);
+    free(t->shapes);
     free(t->literals);
     free(t->texts);
     free(t);
@@ -125,9 +148,57 @@ static uint32_t add_node(host_routes *t, uint32_t parent, bool is_name) {
     return t->n_nodes++;
 }
 
+static int rank(char kind) {
+    const char *at = memchr(kinds, kind, sizeof kinds);
+    return at ? (int)(at - kinds) : (int)sizeof kinds;
+}
+
+/* Is a segment tried with shape a before it is tried with b? */
+static bool precedes(const struct shape *a, const struct shape *b) {
+    uint32_t text_a = a->before + a->behind, text_b = b->before + b->behind;
+    if (text_a != text_b) return text_a > text_b;
+    if (a->kind != b->kind) return rank(a->kind) < rank(b->kind);
+    return a->before > b->before;
+}
+
+/* The child of a node for a piece s[0 .. n) whose NUL is at `mark`, made if need be. 0: no memory. */
+static uint32_t shaped_child(host_routes *t, uint32_t node, const char *s, size_t n,
+                             const char *mark) {
+    struct shape own = {.before = (uint32_t)(mark - s), .kind = mark[1], .text = t->texts_len};
+    own.behind = (uint32_t)n - own.before - 2;
+    uint32_t len = own.before + own.behind;
+    if (!grow(&t->texts, t->texts_len, len, &t->texts_cap, 1) ||
+        !grow(&t->shapes, t->n_shapes, 1, &t->shapes_cap, sizeof *t->shapes))
+        return 0;
+    memcpy(t->texts + own.text, s, own.before);
+    memcpy(t->texts + own.text + own.before, mark + 2, own.behind);
+    uint32_t last = 0; /* the last shape that precedes it */
+    for (uint32_t i = t->nodes[node].shapes; i; i = t->shapes[i].next) {
+        const struct shape *h = &t->shapes[i];
+        if (h->kind == own.kind && h->before == own.before && h->behind == own.behind &&
+            memcmp(t->texts + h->text, t->texts + own.text, len) == 0)
+            return h->node;
+        if (!precedes(&own, h)) last = i;
+    }
+    if (!(own.node = add_node(t, node, true))) return 0;
+    uint32_t *link = last ? &t->shapes[last].next : &t->nodes[node].shapes;
+    own.next = *link;
+    *link = t->nodes[own.node].shape = t->n_shapes;
+    t->shapes[t->n_shapes++] = own;
+    t->texts_len += len;
+    return own.node;
+}
+
+/* The NUL of a piece of a pattern, with a byte behind it; NULL: the piece is literal. */
+static const char *mark_of(const char *s, size_t n) {
+    return n > 1 ? memchr(s, 0, n - 1) : NULL;
+}
+
 /* The child of a node for a piece of a pattern, made if need be. 0: no memory. */
 static uint32_t child_for(host_routes *t, uint32_t node, const char *s, size_t n) {
-    if (n && *s == NAME) {
+    const char *mark = mark_of(s, n);
+    if (mark && (n > 2 || mark[1] != ANY)) return shaped_child(t, node, s, n, mark);
+    if (mark) {
         uint32_t child = t->nodes[node].name;
         if (!child) child = add_node(t, node, true);
         return t->nodes[node].name = child;
@@ -154,7 +225,8 @@ int host_route_add(host_routes *t, int method, const char *pattern, size_t len) 
         s++;
         const char *slash = memchr(s, '/', (size_t)(end - s));
         size_t n = (size_t)((slash ? slash : end) - s);
-        rest = n && *s == REST;
+        const char *mark = mark_of(s, n);
+        rest = mark && mark[1] == REST;
         if (!rest && !(node = child_for(t, node, s, n))) return -ENOMEM;
         if (!slash) break;
         s = slash;
@@ -192,33 +264,98 @@ static uint32_t pick(const host_routes *t, uint32_t first, const struct wanted *
     return get ? get : any;
 }
 
-enum { DOWN, BY_NAME, BY_REST }; /* where a walk goes on in a node: what was not tried there */
+static bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
 
-/* The child of a node that stands for segment i of the path, or 0. */
+static bool is_hex(char c) {
+    return path_hex(c) >= 0;
+}
+
+static bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+static bool is_of_slug(char c) {
+    return is_letter(c) || is_digit(c) || c == '-' || c == '_';
+}
+
+/* Are the bytes s[0 .. n) such, and one at least? */
+static bool are_all(const char *s, size_t n, bool (*is)(char)) {
+    for (size_t i = 0; i < n; i++)
+        if (!is(s[i])) return false;
+    return n > 0;
+}
+
+static bool is_uuid(const char *s, size_t n) {
+    if (n != 36) return false;
+    for (size_t i = 0; i < n; i++) {
+        bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+        if (dash ? s[i] != '-' : !is_hex(s[i])) return false;
+    }
+    return true;
+}
+
+/* Is s[0 .. n) of a kind? */
+static bool is_of_kind(char kind, const char *s, size_t n) {
+    switch (kind) {
+    case 'i':
+        return n > 0 && *s == '-' ? are_all(s + 1, n - 1, is_digit) : are_all(s, n, is_digit);
+    case 'u':
+        return is_uuid(s, n);
+    case 'h':
+        return are_all(s, n, is_hex);
+    case 'a':
+        return are_all(s, n, is_letter);
+    case 's':
+        return are_all(s, n, is_of_slug);
+    default:
+        return n > 0;
+    }
+}
+
+/* Has the segment s[0 .. n) this shape? */
+static bool has_shape(const host_routes *t, const struct shape *h, const char *s, size_t n) {
+    const char *text = t->texts + h->text;
+    return n > h->before + h->behind && memcmp(s, text, h->before) == 0 &&
+           memcmp(s + n - h->behind, text + h->before, h->behind) == 0 &&
+           is_of_kind(h->kind, s + h->before, n - h->before - h->behind);
+}
+
+/* The child of a node that stands for segment i of the path, or 0. `tried`: the child that was the last to be tried, 0: no
+ * child was. */
 static uint32_t below(const host_routes *t, uint32_t node, const host_path *p, uint32_t i,
-                      int next) {
+                      uint32_t tried) {
     const char *s = p->text + p->at[i];
     size_t n = p->at[i + 1] - 1 - p->at[i];
-    uint32_t child = next == DOWN ? place_of(t, node, s, n)->node : 0;
-    return child || next == BY_REST || n == 0 ? child : t->nodes[node].name;
+    const struct node *at = &t->nodes[node];
+    if (!tried) {
+        uint32_t child = place_of(t, node, s, n)->node;
+        if (child) return child;
+    }
+    if (n == 0 || (tried && tried == at->name)) return 0;
+    uint32_t last = tried ? t->nodes[tried].shape : 0;
+    for (uint32_t h = last ? t->shapes[last].next : at->shapes; h; h = t->shapes[h].next)
+        if (has_shape(t, &t->shapes[h], s, n)) return t->shapes[h].node;
+    return at->name;
 }
 
 /* The route, or 0. *end: the node where it ends; *depth: the segments on the way there. */
 static uint32_t walk(const host_routes *t, const host_path *p, const struct wanted *w,
                      uint32_t *end, uint32_t *depth) {
-    uint32_t node = 0, i = 0, found = 0;
-    for (int next = DOWN;;) {
-        uint32_t child = i < p->n ? below(t, node, p, i, next) : 0;
+    uint32_t node = 0, i = 0, found = 0, tried = 0;
+    for (;;) {
+        uint32_t child = i < p->n ? below(t, node, p, i, tried) : 0;
         const struct node *at = &t->nodes[node];
         if (child) {
             node = child;
             i++;
-            next = DOWN;
+            tried = 0;
             continue;
         }
         found = pick(t, i < p->n ? at->rest : at->leaf, w);
         if (found || node == 0) break;
-        next = at->is_name ? BY_REST : BY_NAME;
+        tried = node;
         node = at->parent;
         i--;
     }
@@ -243,7 +380,9 @@ int host_route_find(const host_routes *t, int method, const char *raw, size_t le
         m->params[names] = (host_span){p.at[depth], p.len - p.at[depth]};
     for (uint32_t k = names; k > 0; node = t->nodes[node].parent, depth--) {
         if (!t->nodes[node].is_name || --k >= HOST_PARAMS_MAX) continue;
-        m->params[k] = (host_span){p.at[depth - 1], p.at[depth] - 1 - p.at[depth - 1]};
+        const struct shape *h = &t->shapes[t->nodes[node].shape];
+        uint32_t from = p.at[depth - 1] + h->before, to = p.at[depth] - 1 - h->behind;
+        m->params[k] = (host_span){from, to - from};
     }
     return (int)found;
 }

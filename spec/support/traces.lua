@@ -65,6 +65,7 @@ app:get("/fields", function(_, res)
 end)
 app:get("/more-fields", function() return 200, "hello", { ["X-One"] = "1", ["X-Two"] = "2" } end)
 app:get("/one/:a", function(req) return req.params.a end)
+app:get("/kind/:a<int>", function(req) return req.params.a end)
 app:get("/two/:a/:b", function(req) return req.params.a .. req.params.b end)
 app:get("/five/:a/:b/:c/:d/:e", function(req) return req.params.a .. req.params.e end)
 app:get("/rest/*path", function(req) return req.path .. req.params.path end)
@@ -109,6 +110,14 @@ inner:use(function(_, res, next)
 end)
 inner:get("/:a", function(req) return req.params.a end)
 app:mount("/inner", inner)
+
+local host = os.getenv "TRACES_HOST"
+if host then
+  local other = require("lunapark.http").app()
+  other:get("/hello", function() return "other" end)
+  other:get("/one/:a", function(req) return req.params.a end)
+  app:host(host, other)
+end
 
 -- Handlers of their own.
 for i = 1, 30 do

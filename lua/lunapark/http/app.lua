@@ -9,6 +9,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
+local hosts = require "lunapark.http.hosts"
 local life = require "lunapark.http.life"
 local near = require "lunapark.core.near"
 local plans = require "lunapark.http.plan"
@@ -27,7 +28,8 @@ local MANY = 32
 ---@field package routes table[]
 ---@field package shapes table<string, table<string, string>>  method -> shape of a route -> its pattern
 ---@field package middleware function[]
----@field package mounts table[]
+---@field package mounts { pieces: string[], app: lunapark.App }[]
+---@field package hosts { name: string, app: lunapark.App }[]
 ---@field package parents lunapark.App[]
 ---@field package error_handler function|nil
 ---@field package missing function|nil
@@ -51,8 +53,8 @@ local app = { mt = app_mt }
 ---@return lunapark.App
 function app.new(dir)
   return setmetatable({
-    dir = dir, routes = {}, shapes = {}, middleware = {}, mounts = {}, parents = {}, starts = {}, retires = {},
-    dones = {}, tcps = {}, jobs = {}, settings = {},
+    dir = dir, routes = {}, shapes = {}, middleware = {}, mounts = {}, hosts = {}, parents = {}, starts = {},
+    retires = {}, dones = {}, tcps = {}, jobs = {}, settings = {},
   }, app_mt)
 end
 
@@ -80,7 +82,7 @@ local function define(self, what, method, pattern, fn)
   check_app(self, what, 4)
   local pieces = router.parse(pattern, what, 3)
   if type(fn) ~= "function" then check_function(fn, what .. " " .. pattern, 4) end
-  local shapes, shape = self.shapes[method], router.shape(pattern)
+  local shapes, shape = self.shapes[method], router.shape(pieces)
   if not shapes then
     shapes = {}
     self.shapes[method] = shapes
@@ -96,7 +98,8 @@ local function define(self, what, method, pattern, fn)
   return self
 end
 
---- Defines the handler of a method and a path. `:name` stands for one segment, `*rest` for the tail.
+--- Defines the handler of a method and a path. `:name` stands for one segment, `:name<int>` for one of a kind, `*rest`
+--- for the tail; text may stand around a name. See router.lua.
 ---@param pattern string
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
 ---@return lunapark.App self
@@ -191,7 +194,20 @@ local function contains(outer, inner)
   for _, mount in ipairs(outer.mounts) do
     if contains(mount.app, inner) then return true end
   end
+  for _, host in ipairs(outer.hosts) do
+    if contains(host.app, inner) then return true end
+  end
   return false
+end
+
+-- Raises unless `other` may be put into the app.
+local function check_inner(self, other, what, level)
+  if getmetatable(other) ~= app_mt then error(what .. ": app must be an app, got " .. type(other), level) end
+  if next(other.settings) then
+    error(what .. ": app has options, which are those of the app that is served", level)
+  end
+  if other.hosts[1] then error(what .. ": app has hosts, which are those of the app that is served", level) end
+  if contains(other, self) then error(what .. ": app would contain itself", level) end
 end
 
 --- Puts another app below a path. Its "/" answers the prefix with and without a slash at the end.
@@ -201,13 +217,7 @@ end
 function App:mount(prefix, other)
   check_app(self, "mount", 3)
   local pieces = router.parse(prefix, "mount", 2)
-  if getmetatable(other) ~= app_mt then
-    error("mount " .. prefix .. ": app must be an app, got " .. type(other), 2)
-  end
-  if next(other.settings) then
-    error("mount " .. prefix .. ": app has options, which are those of the app that is served", 2)
-  end
-  if contains(other, self) then error("mount " .. prefix .. ": app would contain itself", 2) end
+  check_inner(self, other, "mount " .. prefix, 3)
   local last = pieces[#pieces]
   if last == "" then pieces[#pieces] = nil end
   if last:sub(1, 1) == "*" then
@@ -219,6 +229,25 @@ function App:mount(prefix, other)
     self.mounts[#self.mounts] = nil
     error("mount " .. prefix .. ": " .. tostring(err), 2)
   end
+  other.parents[#other.parents + 1] = self
+  drop_plan(self)
+  return self
+end
+
+--- Has another app answer all requests that name a host, in the middleware of this one, which is the app that is
+--- served. Requests that name no such host get this app's own routes. See hosts.lua.
+---@param name string  "api.example.com"; "*.example.com": each host below example.com
+---@param other lunapark.App
+---@return lunapark.App self
+function App:host(name, other)
+  check_app(self, "host", 3)
+  name = hosts.parse(name, 2)
+  check_inner(self, other, "host " .. name, 3)
+  if self.parents[1] then error("host " .. name .. ": this app is in another, which is the one to have hosts", 2) end
+  for _, host in ipairs(self.hosts) do
+    if host.name == name then error("host " .. name .. ": there is an app for it already", 2) end
+  end
+  self.hosts[#self.hosts + 1] = { name = name, app = other }
   other.parents[#other.parents + 1] = self
   drop_plan(self)
   return self

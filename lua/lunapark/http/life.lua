@@ -1,16 +1,19 @@
 --- What the host asks of an app while it serves: its start and its end, what one generation leaves to the next, and the
--- listeners of its own. Each asks the apps that are mounted in it, too. These are methods of apps (app.lua).
+-- listeners of its own. Each asks the apps that are in it, too. These are methods of apps (app.lua).
 
 local router = require "lunapark.http.router"
 
 ---@class lunapark.App
 local life = {}
 
--- Calls fn(app, prefix) for the app and for the apps that are mounted in it, with their prefixes.
+-- Calls fn(app, prefix) for the app and for the apps that are in it, with their prefixes.
 local function each_app(self, prefix, fn)
   fn(self, prefix)
   for _, mount in ipairs(self.mounts) do
     each_app(mount.app, prefix .. router.show(mount.pieces), fn)
+  end
+  for _, host in ipairs(self.hosts) do
+    each_app(host.app, "//" .. host.name, fn)
   end
 end
 

@@ -5,12 +5,15 @@
 --
 -- Middleware of an app surrounds everything below its prefix, in the order of `use`, whether the routes were defined
 -- before or after. It also surrounds the answers "404" and "405" and the answer to OPTIONS, which are therefore entries
--- like others. *Scopes* decide which app gives these answers: the deepest mount prefix that fits the path.
+-- like others. *Scopes* decide which app gives these answers: the one whose prefix fits the path best, as of routes.
+--
+-- Each app of a host (hosts.lua) is compiled into a plan of its own, in the middleware of the app that is served.
 
 local core = require "lunapark.core"
 local answer = require "lunapark.http.answer"
 local chain = require "lunapark.http.chain"
-local raw_path = require("lunapark.http.request").raw_path
+local hosts = require "lunapark.http.hosts"
+local request = require "lunapark.http.request"
 local router = require "lunapark.http.router"
 local slash = require "lunapark.http.slash"
 
@@ -22,7 +25,7 @@ local MANY = 32
 -- The handler that answers with a status where there is no route.
 local function handler_of(plan, status)
   return function(req, res)
-    local allow = status ~= 404 and core.apart(plan.router.allowed, plan.router, raw_path(req.ptr)) or nil
+    local allow = status ~= 404 and core.apart(plan.router.allowed, plan.router, request.raw_path(req.ptr)) or nil
     if status == 204 then return 204, nil, { Allow = allow } end
     answer.note_failure(req, res, status)
     if allow then res.headers.Allow = allow end
@@ -30,28 +33,16 @@ local function handler_of(plan, status)
   end
 end
 
-local function fits(prefix, segments, n)
-  if #prefix > n then return false end
-  for i, piece in ipairs(prefix) do
-    local is_name = piece:sub(1, 1) == ":"
-    if not is_name and piece ~= segments[i] or segments[i] == "" then return false end
-  end
-  return true
-end
-
 local Plan = {}
 
 --- The entry for a path that has no route for the method.
 ---@param method string
 ---@param raw string  the path
----@param segments string[]  its segments
----@param n integer
----@return table entry
-function Plan:miss(method, raw, segments, n)
-  local scope = self.scopes[1]
-  for _, candidate in ipairs(self.scopes) do
-    if #candidate.prefix >= #scope.prefix and fits(candidate.prefix, segments, n) then scope = candidate end
-  end
+---@return table|nil entry  nil: raw is no path
+function Plan:miss(method, raw)
+  local shape = self.prefixes:prefix(raw)
+  if not shape then return nil end -- every path has the prefix of the app itself
+  local scope = self.scopes[shape]
   local status = not self.router:allowed(raw) and 404 or method == "OPTIONS" and 204 or 405
   if not scope[status] then
     local run, fn = chain.compose(scope.middleware, status == 404 and scope.not_found or handler_of(self, status))
@@ -62,9 +53,16 @@ function Plan:miss(method, raw, segments, n)
   return scope[status]
 end
 
+--- The plan for the host that a request names; `hosts` is not false.
+---@param r ffi.cdata*  host_req
+---@return table plan
+function Plan:of_host(r)
+  return hosts.find(self.hosts, request.host_of(r, r.id)) or self
+end
+
 jit.off(handler_of)
-jit.off(fits)
 jit.off(Plan.miss)
+jit.off(Plan.of_host)
 
 local plan_mt = { __index = Plan }
 
@@ -86,6 +84,7 @@ local function add_route(plan, route, scope)
   local run, fn = chain.compose(scope.middleware, route.fn)
   return plan.router:add(route.method, route.pieces, {
     run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
+    host = plan.host,
   })
 end
 
@@ -95,10 +94,9 @@ local function below(prefix, route)
 end
 
 -- Adds the routes of `self`, which is mounted below `prefix` in apps with this middleware and these error handlers.
--- outer: the scope of the app around it.
+-- outer: the scope of the app around it. Returns the app's own.
 local function add_app(plan, self, prefix, outer)
   local scope = {
-    prefix = prefix,
     slash = self.slash or outer.slash,
     not_found = self.missing or outer.not_found,
     middleware = joined(outer.middleware, self.middleware),
@@ -107,7 +105,7 @@ local function add_app(plan, self, prefix, outer)
     dir = self.dir,
   }
   if #scope.on_done == 0 then scope.on_done = false end
-  plan.scopes[#plan.scopes + 1] = scope
+  plan.scopes[plan.prefixes:add_prefix(prefix)] = scope -- of apps below one prefix, the last
   for i, route in ipairs(self.routes) do
     local whole = #prefix == 0 and route or below(prefix, route)
     if not add_route(plan, whole, scope) then
@@ -123,16 +121,29 @@ local function add_app(plan, self, prefix, outer)
   for _, mount in ipairs(self.mounts) do
     add_app(plan, mount.app, joined(prefix, mount.pieces), scope)
   end
+  return scope
+end
+
+-- The plan of an app, in the scope `outer`, and the app's scope. host: whose it is; nil: of all that have none.
+local function compile(app, outer, host)
+  local plan = setmetatable({
+    router = router.new(), prefixes = router.new(), scopes = {}, routes = {}, host = host, hosts = false,
+  }, plan_mt)
+  local scope = add_app(plan, app, {}, outer)
+  slash.add(plan, add_route)
+  return plan, scope
 end
 
 --- Compiles an app.
 ---@param app lunapark.App
 ---@return table
 function plans.of(app)
-  local made = setmetatable({ router = router.new(), scopes = {}, routes = {} }, plan_mt)
-  add_app(made, app, {}, { middleware = {}, on_error = {}, on_done = false, slash = "ignore" })
-  slash.add(made, add_route)
-  return made
+  local plan, scope = compile(app, { middleware = {}, on_error = {}, on_done = false, slash = "ignore" })
+  for _, host in ipairs(app.hosts) do
+    plan.hosts = plan.hosts or {}
+    plan.hosts[host.name] = compile(host.app, scope, host.name)
+  end
+  return plan
 end
 
 return plans

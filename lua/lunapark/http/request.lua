@@ -140,13 +140,25 @@ function getters.ip(req, r) return of_client(req, r, C.HOST_CLIENT_IP) or "" end
 function getters.scheme(req, r) return of_client(req, r, C.HOST_CLIENT_SCHEME) or "http" end
 function getters.id(req, r) return of_client(req, r, C.HOST_CLIENT_ID) or req.serial end
 
--- The authority of an absolute target wins over the Host field (RFC 9112, 3.2.2).
-function getters.host(req, r)
-  local told_host = of_client(req, r, C.HOST_CLIENT_HOST)
-  if told_host then return told_host end
-  if r.target.len > 0 and r.buf[r.target.off] == 47 then return req.headers:get "host" end
-  return match(req.target, "^%a[%w+.-]*://([^/?]+)") or req.headers:get("host")
+local value_out = ffi.new "host_span"
+
+--- The host that a request names, as `req.host`. The authority of an absolute target wins over the Host field
+--- (RFC 9112, 3.2.2).
+---@param r ffi.cdata*  host_req
+---@param id number
+---@return string|nil
+function request.host_of(r, id, ...) -- luacheck: ignore
+  local n = C.host_req_client(r, id, C.HOST_CLIENT_HOST, told)
+  if n > 0 then return (ffi_string(told, n)) end
+  if r.target.len == 0 or r.buf[r.target.off] ~= 47 then
+    local authority = match(span(r, r.target), "^%a[%w+.-]*://([^/?]+)")
+    if authority then return authority end
+  end
+  if C.host_req_header(r, "host", 4, value_out) == 0 then return nil end
+  return (ffi_string(r.buf + value_out.off, value_out.len))
 end
+
+function getters.host(req, r) return (request.host_of(r, req.serial)) end
 
 -- Fields that the modules beside this one read when they are not there, and that handlers may have.
 local own = {

@@ -1,18 +1,31 @@
 --- Routes: from a method and a path to the route that was registered for them.
 --
--- host/http/routes.c has the tree of patterns, and says what a pattern means and which route wins. Here patterns are
--- checked, and numbers of routes become routes: the walk for a request is one call, and the strings that are made are
--- those of the route's names.
+-- host/http/routes.c has the tree of patterns, and says which route wins. Here patterns are read and checked, and
+-- numbers of routes become routes: the walk for a request is one call, and the strings that are made are those of the
+-- route's names.
+--
+--   /users/:id          a segment that is not empty
+--   /users/:id<int>     a segment of a kind: int, uuid, hex, alpha, slug
+--   /users/:id.json     with text around the name. Text behind a name without a kind begins with one of . , ; = @ ~ !
+--   /v:major<int>/x     or with a colon, so that ":user-id" is no silent ":user" before "-id"
+--   /files/*rest        all that follows, which may be empty; "*" alone is a name, too
+--   /tasks/:id::stop    a doubled colon is a colon
+--
+-- A segment of a pattern is a *piece*. A piece is kept as it was written; `shape` makes of pieces what C reads.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 
 local C = ffi.C
 local apart = require("lunapark.core").apart
+local near = require "lunapark.core.near"
 local concat, sort, ffi_string = table.concat, table.sort, ffi.string
-local byte, find, gsub, sub = string.byte, string.find, string.gsub, string.sub
+local byte, find, gsub, match, sub = string.byte, string.find, string.gsub, string.match, string.sub
 
-local NAME, REST = byte ":", byte "*" -- what a piece begins with that is not literal
+local REST = byte "*" -- what a piece for the tail begins with
+
+-- What a name may be asked to stand for, as C has it.
+local kinds = { int = "i", uuid = "u", hex = "h", alpha = "a", slug = "s" }
 
 ---@class lunapark.Route
 ---@field names string[]|nil  the names of segments, in order, and of the tail; nil: there are none
@@ -33,16 +46,76 @@ local function fail(pattern, what, level, why)
   error(("%s: path %s %s"):format(what, shown, why), level + 1)
 end
 
--- The mistake in piece i of n, or nil. `seen` has the names of the pieces before, and gets the name of this one.
-local function check_name(piece, i, n, seen)
-  local name = sub(piece, 2)
-  if byte(piece) == REST then
-    if name == "" then name = "*" end
-    if i < n then return "has " .. piece .. " before its end" end
+-- The texts around the name of a piece, the name, its kind; nil: there is no name. A NUL in the texts is a colon.
+local function take_apart(piece)
+  local before, name, behind = match(gsub(piece, "::", "\0"), "^([^:]*):([%a_]?[%w_]*)(.*)$")
+  if not before then return nil end
+  local kind, rest = match(behind, "^<([^>]*)>(.*)$")
+  return before, name, kind, rest or behind
+end
+
+-- A piece as C reads it, and its name, if it has one.
+local function encode(piece)
+  if byte(piece) == REST then return "\0*", piece == "*" and piece or sub(piece, 2) end
+  if not find(piece, ":", 1, true) then return piece end
+  local before, name, kind, behind = take_apart(piece)
+  if not before then return (gsub(piece, "::", ":")) end
+  return gsub(before, "%z", ":") .. "\0" .. (kinds[kind] or ":") .. gsub(behind, "%z", ":"), name
+end
+
+local function list_of_kinds()
+  local list = {}
+  for name in pairs(kinds) do list[#list + 1] = name end
+  sort(list)
+  return concat(list, ", ")
+end
+
+-- The mistake in piece i of n that has neither a name nor a tail, or nil.
+local function mistake_in_text(piece, i, n)
+  if piece == "" and i < n then return "can never match: // is one slash" end
+  if piece == "." or piece == ".." then return "can never match: " .. piece .. " is resolved" end
+  local braced = match(piece, "{[^{}]*}") or match(piece, "<[^<>]*>")
+  if not braced then return nil end
+  return ("has %s: names of segments begin with a colon, as in /:%s"):format(braced,
+    match(braced, "[%a_][%w_]*") or "name")
+end
+
+-- The mistake in a piece that has a name, or nil; and the name.
+local function mistake_in_name(piece)
+  local before, name, kind, behind = take_apart(piece)
+  if name == "" then return "has a bad name: " .. piece end
+  if kind and not kinds[kind] then
+    return ("has <%s> in %s, which is none of %s%s"):format(kind, piece, list_of_kinds(), near.hint(kind, kinds))
   end
-  if name ~= "*" and not find(name, "^[%a_][%w_]*$") then return "has a bad name: " .. piece end
+  if find(behind, ":", 1, true) then return ("has two names in one segment: %s (:: is a colon)"):format(piece) end
+  if find(before .. behind, "[*(){}<>]") then
+    return ("has a bad name: %s (what a name stands for is said as in :%s<int>: %s)"):format(piece, name,
+      list_of_kinds())
+  end
+  if not kind and behind ~= "" and not find(behind, "^[.,;=@~!%z]") then
+    return ("has a bad name: %s (a name has letters, digits and _)"):format(piece)
+  end
+  return nil, name
+end
+
+-- The mistake in piece i of n, or nil. `seen` has the names of the pieces before, and gets the name of this one.
+local function mistake_in(piece, i, n, seen)
+  local why, name
+  if byte(piece) == REST then
+    name = sub(piece, 2)
+    if i < n then return "has " .. piece .. " before its end" end
+    if name == "" then name = "*" end
+    if name ~= "*" and not find(name, "^[%a_][%w_]*$") then return "has a bad name: " .. piece end
+  elseif find(piece, "^<.*>$") or not take_apart(piece) then
+    return (mistake_in_text(piece, i, n))
+  else
+    why, name = mistake_in_name(piece)
+    if why then return why end
+  end
   if seen[name] then return "has the name " .. name .. " twice" end
   seen[name] = true
+  seen[#seen + 1] = name
+  if #seen > NAMES_MAX then return ("has more than %d names"):format(NAMES_MAX) end
 end
 
 --- Takes a pattern apart.
@@ -54,7 +127,7 @@ function router.parse(pattern, what, level)
   level = level + 1
   if type(pattern) ~= "string" then fail(pattern, what, level, "must be a string") end
   if byte(pattern) ~= 47 then fail(pattern, what, level, "must begin with /") end
-  if find(pattern, "[?#]") then fail(pattern, what, level, "must not contain ? or #") end
+  if find(pattern, "[?#%z]") then fail(pattern, what, level, "must not contain ?, # or NUL") end
   local pieces, n, pos = {}, 0, 2
   while pos do
     local slash = find(pattern, "/", pos, true)
@@ -62,29 +135,31 @@ function router.parse(pattern, what, level)
     pieces[n] = sub(pattern, pos, slash and slash - 1)
     pos = slash and slash + 1
   end
-  local seen, names = nil, 0
+  -- Most patterns are of pieces with nothing to check.
+  if not find(pattern, "[:*.{<]") and not find(pattern, "//", 1, true) then return pieces end
+  local seen = {}
   for i = 1, n do
-    local piece = pieces[i]
-    local mark = byte(piece)
-    if mark == NAME or mark == REST then
-      seen, names = seen or {}, names + 1
-      local wrong = names > NAMES_MAX and ("has more than %d names"):format(NAMES_MAX) or check_name(piece, i, n, seen)
-      if wrong then fail(pattern, what, level, wrong) end
-    elseif find(piece, "^{.*}$") or find(piece, "^<.*>$") then
-      fail(pattern, what, level, ("has %s: names of segments begin with a colon, as in /:%s"):format(piece,
-        piece:match "[%a_][%w_]*" or "name"))
-    elseif piece == "." or piece == ".." then
-      fail(pattern, what, level, "can never match: " .. piece .. " is resolved")
-    end
+    local wrong = mistake_in(pieces[i], i, n, seen)
+    if wrong then fail(pattern, what, level, wrong) end
   end
   return pieces
 end
 
---- The shape of a pattern, without its names: patterns that match the same paths have one shape.
----@param pattern string  valid for `parse`
+--- A pattern as C reads it, without its names: patterns that match the same paths have one shape.
+---@param pieces string[]  of `parse`
 ---@return string
-function router.shape(pattern)
-  return (gsub(pattern, "/([:*])[^/]*", "/%1"))
+function router.shape(pieces)
+  local list = {}
+  for i = 1, #pieces do list[i] = (encode(pieces[i])) end
+  return "/" .. concat(list, "/")
+end
+
+--- Whether a piece is literal.
+---@param piece string  of `parse`
+---@return string|nil text  what it stands for; nil: it has a name
+function router.literal(piece)
+  local text, name = encode(piece)
+  return not name and text or nil
 end
 
 --- Pieces as a pattern again.
@@ -105,9 +180,8 @@ end
 local function names_of(pieces)
   local names = {}
   for i = 1, #pieces do
-    local piece = pieces[i]
-    local mark = byte(piece)
-    if mark == NAME or mark == REST then names[#names + 1] = piece == "*" and "*" or sub(piece, 2) end
+    local _, name = encode(pieces[i])
+    names[#names + 1] = name
   end
   return names[1] and names
 end
@@ -123,16 +197,29 @@ end
 ---@param route table        gets the fields of lunapark.Route; `match` answers it
 ---@return boolean ok        false: there is a route for the same method and paths
 function methods:add(method, pieces, route)
-  local pattern = router.show(pieces)
-  local number = C.host_route_add(self.tree, number_of(method), pattern, #pattern)
+  local shape = router.shape(pieces)
+  local number = C.host_route_add(self.tree, number_of(method), shape, #shape)
   if number < 0 then error("not enough memory", 0) end
   if number == 0 then return false end
   self.routes[number] = route
   route.names = names_of(pieces)
   if route.names and #route.names > NAMES_MAX then
-    error(("%s has more than %d names"):format(pattern, NAMES_MAX), 0)
+    error(("%s has more than %d names"):format(router.show(pieces), NAMES_MAX), 0)
   end
   return true
+end
+
+--- Adds a prefix, whatever the method: it fits its own path and all paths below.
+---@param pieces string[]  of `parse`
+---@return string shape    what `prefix` answers; a prefix of the same shape has the same
+function methods:add_prefix(pieces)
+  local shape = router.shape(pieces)
+  for _, pattern in ipairs { shape, #pieces == 0 and "/\0*" or shape .. "/\0*" } do
+    local number = C.host_route_add(self.tree, 0, pattern, #pattern)
+    if number < 0 then error("not enough memory", 0) end
+    if number > 0 then self.routes[number] = shape end
+  end
+  return shape
 end
 
 --- The route for a method and a path. `router.path` and `router.params` then tell of it, until the next lookup of the
@@ -145,6 +232,15 @@ function methods:match(method, raw, len)
   local number = C.host_route_find(self.tree, method, raw, len, found)
   return number > 0 and self.routes[number] or nil
 end
+
+--- The prefix that fits a path best.
+---@param raw string
+---@return string|nil shape  nil: there is none, or raw is no path
+function methods:prefix(raw)
+  local number = C.host_route_find(self.tree, 0, raw, #raw, found)
+  return number > 0 and self.routes[number] or nil
+end
+jit.off(methods.prefix)
 
 --- The path of the last match, decoded.
 ---@return string

@@ -1,8 +1,9 @@
 --- What C is told of an app, to answer for its files: the text of host_site_stage (host/http/http_ffi.h).
 --
 -- C may answer for a route of `static` around which there is no middleware, and whose prefix has no names. Other routes
--- below the prefix come first where they fit. A route that begins otherwise cannot: a literal segment beats the others
--- (router.lua), and a route of `static` answers whatever follows its prefix. Nor can `any` of the same paths.
+-- below the prefix come first where they fit; C takes each of their names for any segment that is not empty. A route
+-- that begins otherwise cannot come first: a literal segment beats the others (routes.c), and a route of `static`
+-- answers whatever follows its prefix. Nor can `any` of the same paths. Of an app with hosts C answers for nothing.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -24,15 +25,22 @@ local answering = { GET = true, HEAD = true, ANY = true }
 
 local function is_literal(pieces, n)
   for i = 1, n do
-    if pieces[i]:find "^[:*]" then return false end
+    if not router.literal(pieces[i]) then return false end
   end
   return true
 end
 
+-- A pattern as C reads it: literal text, ":" for a name, "*" for a tail.
+local function simple(pieces)
+  local list = {}
+  for i, piece in ipairs(pieces) do list[i] = router.literal(piece) or piece:sub(1, 1) == "*" and "*" or ":" end
+  return "/" .. table.concat(list, "/")
+end
+
 -- Adds the mount whose folder's paths are those of `route`.
 local function add(list, route, routes)
-  local own, whole = route.files, router.show(route.pieces)
-  local prefix = whole:sub(1, -3)
+  local own = route.files
+  local prefix = simple(route.pieces):sub(1, -3)
   for _, field in ipairs {
     "M", prefix, own.dir, own.index, own.choice.cache_control or "", own.choice.precompressed and "1" or "0",
     ("%.0f"):format(own.age * 1000),
@@ -40,8 +48,8 @@ local function add(list, route, routes)
     list[#list + 1] = field
   end
   for _, other in ipairs(routes) do
-    local pattern = router.show(other.pieces)
-    local is_under = other.method == "ANY" and router.shape(pattern) == router.shape(whole)
+    local pattern = simple(other.pieces)
+    local is_under = other.method == "ANY" and router.shape(other.pieces) == router.shape(route.pieces)
     if other ~= route and answering[other.method] and not is_under and pattern:sub(1, #prefix + 1) == prefix .. "/" then
       list[#list + 1], list[#list + 2] = "O", pattern:sub(#prefix + 1)
     end
@@ -53,12 +61,13 @@ end
 ---@return string  empty: C answers for nothing
 function site.describe(app)
   local plan = app.plan or app:compile()
+  if plan.hosts then return "" end
   local mounts, list = {}, {}
   for _, route in ipairs(plan.routes) do
     if route.files and is_literal(route.pieces, #route.pieces - 1) then mounts[#mounts + 1] = route end
   end
   if #mounts == 0 then return "" end
-  table.sort(mounts, function(a, b) return #router.show(a.pieces) > #router.show(b.pieces) end)
+  table.sort(mounts, function(a, b) return #simple(a.pieces) > #simple(b.pieces) end)
   files.each_type(function(ending, ctype, compresses)
     for _, field in ipairs { "T", ending, ctype, compresses and "1" or "0" } do list[#list + 1] = field end
   end)

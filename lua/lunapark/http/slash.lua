@@ -29,7 +29,7 @@ end
 function slash.note(plan, route, scope)
   plan.noted = plan.noted or { shapes = {} }
   plan.noted[#plan.noted + 1] = { route = route, scope = scope }
-  plan.noted.shapes[route.method .. router.shape(router.show(route.pieces))] = true
+  plan.noted.shapes[route.method .. router.shape(route.pieces)] = true
 end
 
 -- The pieces of a route with a slash at the end, or without; nil: there is no other spelling.
@@ -54,7 +54,7 @@ end
 
 -- Is there a tail that begins with the slash of this route's other spelling?
 local function has_tail(shapes, route)
-  local tail = router.shape(router.show(route.pieces) .. "/*")
+  local tail = router.shape(route.pieces) .. router.shape { "*" }
   return shapes[route.method .. tail] or shapes["ANY" .. tail]
 end
 
