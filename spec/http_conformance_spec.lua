@@ -1,9 +1,12 @@
 --- HTTP/1 as the RFCs write it: the cases of spec/support/http_cases.lua over raw sockets, each sent whole, line by
---- line, byte by byte, and behind a good request. One server answers all of them, many connections at a time.
+--- line, byte by byte, and behind a good request. One server answers all of them, many connections at a time; another
+--- one does so over TLS.
 
+local fs = require "lunapark.fs"
 local http = require "lunapark.http"
 local lp = require "lunapark"
 local testing = require "lunapark.testing"
+local certs = require "spec.support.certs"
 local cases = require "spec.support.http_cases"
 local helper = require "spec.helper"
 
@@ -102,13 +105,18 @@ local function each_at_once(all, fn)
   end)
 end
 
-describe("HTTP/1 as the RFCs write it", function()
-  local client
+local function conform(over_tls)
+  local client, dir
 
-  setup(function() client = testing.serve(make_app()) end)
-  teardown(function() client:close() end)
-
-  it("has a table of at least 250 cases", function() assert.is_true(cases.n >= 250, cases.n) end)
+  setup(function()
+    dir = over_tls and certs.folder() or nil
+    if dir then certs.make(dir, "site", { "DNS:site.example" }) end
+    client = testing.serve(make_app(), dir and { tls = { cert = dir .. "/site.pem", key = dir .. "/site.key" } })
+  end)
+  teardown(function()
+    client:close()
+    if dir then fs.remove(dir, { recursive = true }) end
+  end)
 
   for _, list in ipairs(cases) do
     for way in pairs(ways) do
@@ -125,4 +133,10 @@ describe("HTTP/1 as the RFCs write it", function()
       end)
     end
   end
+end
+
+describe("HTTP/1 as the RFCs write it", function()
+  it("has a table of at least 250 cases", function() assert.is_true(cases.n >= 250, cases.n) end)
+  describe("over TCP", function() conform(false) end)
+  describe("over TLS", function() conform(true) end)
 end)

@@ -15,7 +15,7 @@ describe("a server that has ended", function()
 
   -- A server without a client that would stop it: its id, its address.
   local function serve(fn)
-    local id = C.host_serve("127.0.0.1:0", core.new_handler(http.handler(fn)), "", 0, bound, 128, err)
+    local id = C.host_serve("127.0.0.1:0", core.new_handler(http.handler(fn)), "", 0, nil, bound, 128, err)
     assert(id >= 0, ffi.string(C.host_strerror(err[0])))
     return id, ffi.string(bound)
   end

@@ -146,6 +146,24 @@ option options_table[] = {
      "each connection to --listen begins with a PROXY header, version 1 or 2, which says\n"
      "whom the connection is for",
      KIND_FLAG, SERVE, &options.proxied, 0, 0, 0},
+    {"tls-cert", "FILE",
+     "a certificate with its chain, PEM: all --listen speak HTTPS. Repeatable, in pairs with\n"
+     "--tls-key; clients choose by the name they ask for, the first answers all others. Files\n"
+     "that change are loaded anew, also by SIGHUP; with --user, the user reads them",
+     KIND_FILES, SERVE, NULL, 0, 0, 0},
+    {"tls-key", "FILE", "the key of the --tls-cert at the same place", KIND_FILES, SERVE, NULL, 0,
+     0, 0},
+    {"tls-client-ca", "FILE",
+     "clients must show a certificate that one of these has signed (req.tls.client_cert)",
+     KIND_STRING, SERVE, &options.tls_client_ca, 0, 0, 0},
+    {"tls-self-signed", "[=FILE]",
+     "HTTPS for localhost, with a certificate made at the start, whose fingerprint is logged;\n"
+     "FILE gets the certificate, for clients that are to trust it",
+     KIND_STRING, SERVE, &options.tls_self_signed, 0, 0, 0},
+    {"tls-ticket-keys", "FILE",
+     "keys of session tickets, for machines that share them: 80 random bytes each, the first\n"
+     "for new tickets (default: own ones, a new one each hour)",
+     KIND_STRING, SERVE, &options.tls_ticket_keys, 0, 0, 0},
     {"socket-mode", "MODE",
      "the mode of the files of unix sockets, as 0660 (default: 0777 without the umask)", KIND_MODE,
      SERVE, &options.socket_mode, 0, 0, 0},
@@ -240,6 +258,18 @@ static const char *add_addr(option *o, const char *value, int source, const char
         return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
     if (source > o->source) *n = 0; /* a stronger source starts the list anew */
     if (*n == MAX_LISTEN) return complain(o, value, "too many listeners");
+    char *copy = strdup(value);
+    if (!copy) return "not enough memory";
+    list[(*n)++] = copy;
+    return NULL;
+}
+
+static const char *add_file(option *o, const char *value, int source) {
+    bool keys = strcmp(o->name, "tls-key") == 0;
+    const char **list = keys ? options.tls_key : options.tls_cert;
+    int *n = keys ? &options.n_tls_key : &options.n_tls_cert;
+    if (source > o->source) *n = 0; /* a stronger source starts the list anew */
+    if (*n == MAX_CERTS) return complain(o, value, "too many");
     char *copy = strdup(value);
     if (!copy) return "not enough memory";
     list[(*n)++] = copy;
@@ -343,6 +373,9 @@ const char *options_set(option *o, const char *value, int source) {
     case KIND_BIND:
         err = add_addr(o, value, source, options.bind, &options.n_bind);
         break;
+    case KIND_FILES:
+        err = add_file(o, value, source);
+        break;
     case KIND_INT:
     case KIND_LIMIT:
     case KIND_SECONDS:
@@ -381,7 +414,7 @@ const char *option_set(const char *name, const char *value, int source) {
         return "procs: can't be set by the app, which is loaded when they run already";
     if (source == FROM_APP &&
         (o->to == &options.watch || o->to == &options.dev || o->to == &options.user ||
-         o->to == &options.state || o->kind == KIND_BIND))
+         o->to == &options.state || o->kind == KIND_BIND || strncmp(o->name, "tls-", 4) == 0))
         return complain(o, value, "can't be set by the app, but by who starts it");
     return options_set(o, value, source);
 }
@@ -480,7 +513,7 @@ static bool is_same(const option *o) {
 }
 
 static void commit(option *o, bool first) {
-    if (o->kind == KIND_BIND) return;
+    if (o->kind == KIND_BIND || o->kind == KIND_FILES) return;
     if (o->kind == KIND_ADDR || o->kind == KIND_STRING || o->kind == KIND_NET) {
         bool same = is_same(o);
         if (!first && !same)

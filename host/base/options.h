@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MAX_LISTEN = 16 };
+enum { MAX_LISTEN = 16, MAX_CERTS = 32 };
 
 /* --dev=public: --dev for clients on other machines too. */
 enum { DEV_PUBLIC = 2 };
@@ -37,6 +37,10 @@ typedef struct host_options {
     _Atomic int64_t log_level;    /* LOG_DEBUG .. LOG_ERROR; a script may change it */
     _Atomic int64_t log_format;   /* LOG_TEXT or LOG_JSON */
     const char *pid_file, *admin, *admin_token, *user, *state, *access_log, *log_file;
+    const char *tls_cert[MAX_CERTS], *tls_key[MAX_CERTS]; /* pairs */
+    int n_tls_cert, n_tls_key;
+    const char *tls_client_ca, *tls_ticket_keys;
+    const char *tls_self_signed; /* NULL: no; else the file for the certificate, or "" */
     host_nets trusted;           /* --trusted-proxy; does not change while connections are served */
     _Atomic int64_t proxied;     /* yes or no: --proxy-protocol */
     _Atomic int64_t socket_mode; /* of the files of unix sockets; 0: what the umask leaves */

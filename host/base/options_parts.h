@@ -11,6 +11,7 @@ enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16, TAG = 32 };
 typedef enum kind {
     KIND_ADDR,
     KIND_BIND, /* addresses that the app can't name */
+    KIND_FILES,
     KIND_INT,
     KIND_LIMIT,
     KIND_SECONDS,
@@ -22,6 +23,7 @@ typedef enum kind {
     KIND_FLAG
 } kind;
 
+/* arg: what the value is, for people; "[=...]": there may be none, which is "". */
 typedef struct option {
     const char *name, *arg, *help;
     kind kind;
@@ -31,7 +33,7 @@ typedef struct option {
     int source; /* FROM_...: the source that set it last */
 } option;
 
-enum { N_OPTIONS = 40 };
+enum { N_OPTIONS = 45 };
 extern option options_table[N_OPTIONS];
 
 /* The bit of a command: SERVE ... */

@@ -45,7 +45,8 @@ int options_parse(int argc, char **argv, const char *command, bool stop_at_word)
             snprintf(what, sizeof what, "unknown option %s", a);
             usage_error(command, what);
         }
-        const char *value = eq ? eq + 1 : o->kind == KIND_FLAG ? "1" : ++i < argc ? argv[i] : NULL;
+        const char *none = o->kind == KIND_FLAG ? "1" : o->arg[0] == '[' ? "" : NULL;
+        const char *value = eq ? eq + 1 : none ? none : ++i < argc ? argv[i] : NULL;
         if (!value) {
             snprintf(what, sizeof what, "--%s wants a value (%s)", o->name, o->arg);
             usage_error(command, what);
@@ -68,7 +69,7 @@ static void print_options(const char *command) {
         option *o = &options_table[i];
         if (!(o->commands & bit)) continue;
         char left[64];
-        snprintf(left, sizeof left, "--%s %s", o->name, o->arg);
+        snprintf(left, sizeof left, "--%s%s%s", o->name, o->arg[0] == '[' ? "" : " ", o->arg);
         printf("  %-22s ", left);
         for (const char *s = o->help; *s; s++) {
             putchar(*s);

@@ -21,6 +21,7 @@
 #include "../vm/vmcall.h"
 #include "admin.h"
 #include "command_ffi.h"
+#include "https.h"
 #include "inherit.h"
 #include "logfiles.h"
 #include "notify.h"
@@ -207,6 +208,7 @@ static _Noreturn void serve_until_signal(void) {
         int signo = signals_wait();
         if (signo == SIGHUP) {
             logfiles_reopen();
+            https_reload();
             if (!rt_go(reload, NULL)) log_line(LOG_ERROR, "reload failed: not enough memory");
             continue;
         }
@@ -251,11 +253,12 @@ static host_server *open_listener(const host_listener *l) {
     finish(1);
 }
 
-static void open_listeners(void) {
+static void open_listeners(certs *tls) {
     for (int i = 0; i < options.n_listen; i++)
         listeners[n_listeners++] = open_listener(&(host_listener){.addr = options.listen[i],
                                                                   .protocol = &http_protocol,
                                                                   .is_proxied = true,
+                                                                  .certs = tls,
                                                                   .limits = &options.limits});
     if (!options.admin) return;
     host_listener admin = admin_listener();
@@ -291,7 +294,8 @@ static void listen_all(void) {
     if (options.n_listen == 0) options.n_listen = inherit_given(options.listen, MAX_LISTEN);
     if (options.n_listen == 0) options.listen[options.n_listen++] = "127.0.0.1:8080";
     check_reach();
-    open_listeners();
+    certs *tls = https_open();
+    open_listeners(tls);
     int err = pidfile_make();
     if (err) {
         fprintf(stderr, "lunapark: %s: %s\n", options.pid_file, rt_strerror(err));
@@ -303,9 +307,10 @@ static void listen_all(void) {
     }
     char *wrong = listeners_begin();
     if (wrong) start_failed("%s", wrong);
+    https_watch();
     log_end(); /* what was logged before it stands before it */
     for (int i = 0; i < options.n_listen; i++)
-        say_listener("http://", listeners[i]);
+        say_listener(tls ? "https://" : "http://", listeners[i]);
     host_server *of_app[MAX_APP_LISTEN];
     int n = listeners_list(of_app);
     for (int i = 0; i < n; i++) {

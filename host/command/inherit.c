@@ -12,6 +12,8 @@
  * "procs 0" for as many as CPUs may be used, tells what POST /procs of the admin API was last asked for: it holds in the
  * new process, too.
  *
+ * A line "tickets 6": that descriptor has the keys of TLS's session tickets, so that clients resume their sessions here.
+ *
  * own: a lunapark process has bound it, so the file of a unix socket is ours to remove. given: systemd has bound it.
  * systemd says LISTEN_FDS=n, for n descriptors from 3 on, and LISTEN_PID, which tells the service from its children.
  *
@@ -30,6 +32,7 @@
 #include "../serve/raw.h"
 #include "../serve/server.h"
 #include "../net/sockpath.h"
+#include "../net/tls_ticket.h"
 #include "../shared/dict_file.h"
 
 #include <errno.h>
@@ -134,6 +137,12 @@ static bool parse_line(char *line, int *fd, bool *own, bool *tcp, char **asked) 
     return strlen(*asked) < HOST_ADDR_MAX;
 }
 
+/* Without these keys clients make new sessions. */
+static void take_tickets(int fd) {
+    int err = fd > INHERIT_READY_FD ? tls_ticket_inherit(fd) : -EINVAL;
+    if (err) log_line(LOG_WARN, "%s: tickets: %s", INHERIT_VARIABLE, rt_strerror(err));
+}
+
 static void from_upgrade(char *text) {
     struct stat st;
     char *save = NULL, *line = strtok_r(text, "\n", &save), *asked, *end;
@@ -151,6 +160,8 @@ static void from_upgrade(char *text) {
         bool own, tcp;
         if (strncmp(line, "procs ", 6) == 0)
             in.procs = (int)strtol(line + 6, NULL, 10);
+        else if (strncmp(line, "tickets ", 8) == 0)
+            take_tickets((int)strtol(line + 8, NULL, 10));
         else if (parse_line(line, &n, &own, &tcp, &asked))
             add_or_say(INHERIT_VARIABLE, n, own, tcp ? SPEAKS_RAW : SPEAKS_HTTP, asked);
         else

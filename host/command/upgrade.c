@@ -20,7 +20,7 @@
  * The binary is found by the path that started this process, made absolute at the start. So a file that was replaced,
  * or a symlink that was set to another version, is started now. argv[0] counts only if it names the running file; else
  * the kernel tells the path. Arguments and environment are the same again; a number of Ps that POST /procs has asked for
- * goes with the sockets (inherit.c).
+ * goes with the sockets, and so do the keys of session tickets (inherit.c).
  *
  * The new process is none of exec.c's: it stays in our process group, so that a terminal's Ctrl-C stops both. It gets
  * descriptors 0 to 2 and the sockets. Other descriptors that this process was started with were not for it.
@@ -35,6 +35,7 @@
 #include "../base/bell.h"
 #include "../base/log.h"
 #include "../base/options.h"
+#include "../net/tls_ticket.h"
 #include "../serve/server.h"
 #include "../shared/dict_file.h"
 #include "../sys/exec.h"
@@ -124,9 +125,10 @@ void upgrade_init(int argc, char **argv) {
 
 /* ---- starting the new one ---- */
 
-/* The variable for the new process's environment, in one string. */
-static char *describe_sockets(void) {
-    size_t size = sizeof INHERIT_VARIABLE + 32 + (size_t)up.n * (HOST_ADDR_MAX + 32);
+/* The variable for the new process's environment, in one string. tickets: there is a descriptor of keys, behind the
+ * sockets. */
+static char *describe_sockets(bool tickets) {
+    size_t size = sizeof INHERIT_VARIABLE + 64 + (size_t)up.n * (HOST_ADDR_MAX + 32);
     char *text = malloc(size);
     if (!text) return NULL;
     size_t n = (size_t)snprintf(text, size, INHERIT_VARIABLE "=%d", INHERIT_READY_FD);
@@ -134,6 +136,7 @@ static char *describe_sockets(void) {
     if (procs >= 0) n += (size_t)snprintf(text + n, size - n, "\nprocs %d", procs);
     for (int i = 0; i < up.n; i++)
         n += (size_t)inherit_print(up.servers[i], INHERIT_READY_FD + 1 + i, text + n, size - n);
+    if (tickets) snprintf(text + n, size - n, "\ntickets %d", INHERIT_READY_FD + 1 + up.n);
     return text;
 }
 
@@ -177,13 +180,15 @@ static int spawn_with(const int *fds, int n, char **env) {
 
 /* Starts the child. ready_fd: the child's end of the pipe. 0 or -errno. Blocks. */
 static int spawn_new(int ready_fd) {
-    int n = up.n + 1, made = 0, err = 0;
+    int tickets = tls_ticket_hand_over(); /* without them sessions begin anew: no reason to fail */
+    int n = up.n + 1 + (tickets >= 0), made = 0, err = 0;
     int *fds = calloc((size_t)n, sizeof *fds);
-    char *text = describe_sockets();
+    char *text = describe_sockets(tickets >= 0);
     char **env = text ? environment_with(text) : NULL;
     if (!fds || !env) err = -ENOMEM;
     while (!err && made < n) {
-        int fd = move_up(made ? up.servers[made - 1]->listen_fd : ready_fd, INHERIT_READY_FD + n);
+        int from = made == 0 ? ready_fd : made <= up.n ? up.servers[made - 1]->listen_fd : tickets;
+        int fd = move_up(from, INHERIT_READY_FD + n);
         if (fd < 0)
             err = fd;
         else
@@ -192,6 +197,7 @@ static int spawn_new(int ready_fd) {
     if (!err) err = spawn_with(fds, n, env);
     while (made > 0)
         close(fds[--made]);
+    if (tickets >= 0) close(tickets);
     free(env);
     free(text);
     free(fds);

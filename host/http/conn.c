@@ -1,9 +1,9 @@
 /* A connection: a stream, what is spoken there, and a place in a server. A C state machine, the steps of a G of its own,
  * from the connection's beginning to its end.
  *
- *     SERVE <--> FLUSH --> LINGER --> closed
- *       |          |
- *       +----------+--> END --> closed
+ *     [SHAKE] --> SERVE <--> FLUSH --> [SHUT] --> LINGER --> closed
+ *        |          |          |          |
+ *        +----------+----------+----------+--> END --> closed
  *
  * SERVE is the protocol's (conn_protocol): each run of the G is a turn of the protocol, which reads, begins and ends
  * exchanges, and says what the G waits for. HTTP/1: http1_conn.c. The other phases are alike for all protocols. So a
@@ -12,6 +12,10 @@
  * The connection belongs to no VM, so an idle connection holds neither Lua memory nor buffers. A client that shuts its
  * side down, or vanishes, cancels the connection's G (rt_pd_watch). What this means for handlers says the protocol.
  *
+ * SHAKE: the handshake of TLS, if the listener has certificates. The whole of it has --header-timeout, and the connection
+ * counts as idle meanwhile. What is spoken is said after it, even to a client that is refused. A client that speaks the
+ * protocol without TLS is told so, without TLS.
+ *
  * FLUSH: the queued output has one bound, OUT_FULL. Above it nothing is parsed or begun for the connection until the
  * client has read. So a client that pipelines requests and reads no answers holds one answer. A protocol that has to
  * read on meanwhile stays in SERVE, sends what it can and waits for RT_RW.
@@ -19,7 +23,8 @@
  * LINGER: closing a socket with unread input makes the kernel send a reset, which may destroy the answer on its way. So
  * after an answer to a request that was not read to its end, the connection shuts its side down and reads on. It closes
  * when the peer has closed its side, sends less than --min-rate for LINGER_SILENT_NS, or LINGER_NS are over. So a
- * client that sends all of a large body before it looks for the answer finds one.
+ * client that sends all of a large body before it looks for the answer finds one. With TLS, the end of our side is bytes,
+ * too: SHUT waits for room for them, LINGER_SILENT_NS at most.
  *
  * Every wait has a deadline. An idle connection has --idle-timeout, or, while the server stops, a second (why:
  * server.c). A slow reader has what pace.c says.
@@ -28,10 +33,13 @@
 
 #include "../base/log.h"
 #include "../base/options.h"
+#include "../net/certs.h"
+#include "../net/tls.h"
 
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define LINGER_NS        (30 * NS_PER_SEC)
@@ -90,18 +98,32 @@ static uint32_t ms_of(int64_t ns) {
     return (uint32_t)(ns / NS_PER_MS);
 }
 
-/* All is sent that will be. */
-static int begin_linger(host_conn *c) {
-    bool unread = protocol_of(c)->unread(c);
-    (void)c->io.ops->shutdown(&c->io); /* fails if the client is gone */
-    if (!unread) return step_end(c);
-    protocol_of(c)->end(c);
+/* Our side is shut down: reads on. */
+static int linger(host_conn *c) {
     int64_t now = rt_nanotime();
     c->phase = CONN_LINGER;
     c->linger.since_ms = ms_of(now);
     c->linger.seen = 0;
     rt_pd_set_deadline(c->io.pd, RT_R, now + LINGER_SILENT_NS);
     return CONN_NEXT;
+}
+
+/* All is sent that will be. */
+static int begin_linger(host_conn *c) {
+    bool unread = protocol_of(c)->unread(c);
+    int err = c->io.ops->shutdown(&c->io); /* fails if the client is gone */
+    if (!unread && err != -EAGAIN) return step_end(c);
+    protocol_of(c)->end(c);
+    if (err != -EAGAIN) return linger(c);
+    c->phase = CONN_SHUT;
+    rt_pd_set_deadline(c->io.pd, RT_W, rt_nanotime() + LINGER_SILENT_NS);
+    return conn_wait(c, RT_W);
+}
+
+static int step_shut(host_conn *c) {
+    int err = c->io.ops->shutdown(&c->io);
+    if (err == -EAGAIN && rt_pd_check(c->io.pd, RT_W) == 0) return conn_wait(c, RT_W);
+    return err ? close_conn(c) : linger(c);
 }
 
 static int step_linger(host_conn *c) {
@@ -122,6 +144,53 @@ static int step_linger(host_conn *c) {
     return conn_wait(c, RT_R);
 }
 
+/* ---- the handshake ---- */
+
+/* A connection that begins, or may speak at last: what it speaks is p. refusal: see conn_start. */
+static void begin(host_conn *c, const conn_protocol *p, int refusal) {
+    c->phase = CONN_SERVE;
+    c->x = NULL;
+    if (refusal && p->refuse(c, refusal) < 0) c->phase = CONN_END;
+}
+
+static int wait_for_shake(host_conn *c) {
+    int64_t now = rt_nanotime(), drain = server_drain_idle_ns();
+    int64_t left = (int32_t)(c->shake.until_ms - ms_of(now)) * NS_PER_MS;
+    if (conn_stopping(c) && left > drain) {
+        left = drain;
+        c->shake.until_ms = ms_of(now + left);
+    }
+    if (left <= 0 || conn_leaves(c)) return close_conn(c);
+    int mode = stream_wants(&c->io, RT_R);
+    rt_pd_set_deadline(c->io.pd, mode, now + left);
+    return conn_wait(c, mode);
+}
+
+/* The handshake has failed. What is left of TLS, an alert, is out. The words for a client are few, and the first: they
+ * go out, or the client is gone. */
+static int shake_failed(host_conn *c, int err) {
+    const host_server *s = c->base.server;
+    const server_protocol *p = s->listener.protocol;
+    const char *why = err == STREAM_ETLS ? tls_why(&c->io) : rt_strerror(err);
+    bool is_plain = strcmp(why, TLS_PLAIN_HTTP) == 0;
+    log_line(LOG_DEBUG, "%s: a connection ends in the handshake: %s", s->addr, why);
+    if (err != STREAM_ETLS) return close_conn(c);
+    tls_leave(&c->io);
+    if (is_plain && p->plain) (void)stream_write(&c->io, p->plain, p->plain_len);
+    (void)c->io.ops->shutdown(&c->io);
+    return linger(c);
+}
+
+static int step_shake(host_conn *c) {
+    int err = c->io.ops->shake(&c->io);
+    if (err == -EAGAIN) return wait_for_shake(c);
+    if (err) return shake_failed(c, err);
+    rt_pd_set_deadline(c->io.pd, RT_R, 0);
+    rt_pd_set_deadline(c->io.pd, RT_W, 0);
+    begin(c, protocol_of(c), (int)c->shake.refusal);
+    return CONN_NEXT;
+}
+
 /* ---- the G ---- */
 
 static int step_flush(host_conn *c) {
@@ -135,14 +204,27 @@ static int step_flush(host_conn *c) {
     if (err) return step_end(c);
     rt_pd_set_deadline(c->io.pd, RT_W, 0);
     if (c->after_flush == CONN_LINGER) return begin_linger(c);
+    if (c->after_flush == CONN_END && c->io.tls) tls_cut(&c->io);
     c->phase = c->after_flush;
     return CONN_NEXT;
 }
 
 /* A phase in which the protocol has no turn. Apart, so that a turn costs no more than its own. */
 static __attribute__((noinline)) int step_alone(host_conn *c) {
-    if (c->phase == CONN_FLUSH) return step_flush(c);
-    return c->phase == CONN_LINGER ? step_linger(c) : step_end(c);
+    switch ((conn_phase)c->phase) {
+    case CONN_SHAKE:
+        return step_shake(c);
+    case CONN_FLUSH:
+        return step_flush(c);
+    case CONN_SHUT:
+        return step_shut(c);
+    case CONN_LINGER:
+        return step_linger(c);
+    case CONN_SERVE:
+    case CONN_END:
+        break;
+    }
+    return step_end(c);
 }
 
 static rt_step conn_step(rt_g *g) {
@@ -157,9 +239,20 @@ static rt_step conn_step(rt_g *g) {
 
 /* ---- the beginning ---- */
 
+/* Makes the stream over fd, of the kind that s has. 0 or -errno; then fd is as it was. */
+static int open_stream(host_server *s, stream *io, int fd) {
+    int err = stream_open(io, fd, &stream_socket);
+    if (err || !s->listener.certs) return err;
+    tls_config *config = certs_config(s->listener.certs);
+    err = tls_begin(io, config, NULL);
+    tls_config_release(config);
+    if (err) stream_close(io, true);
+    return err;
+}
+
 void conn_start(host_server *s, int fd, server_client client, const conn_protocol *p, int refusal) {
     host_conn *c = calloc(1, sizeof *c);
-    int err = c ? stream_open(&c->io, fd, &stream_socket) : -ENOMEM;
+    int err = c ? open_stream(s, &c->io, fd) : -ENOMEM;
     rt_g *g = err ? NULL : rt_new_step(conn_step, NULL);
     if (!g) {
         log_line(LOG_ERROR, "a connection is refused: %s", rt_strerror(err ? err : -ENOMEM));
@@ -175,10 +268,15 @@ void conn_start(host_server *s, int fd, server_client client, const conn_protoco
     c->g = g;
     c->io.tells = s->tells;
     c->base.server = s; /* the protocol asks for it */
-    if (!refusal)
-        c->base.idle_ns = conns_idle_since(rt_nanotime(), false);
-    else if (p->refuse(c, refusal) < 0)
-        c->phase = CONN_END;
+    int64_t now = rt_nanotime();
+    if (!refusal) c->base.idle_ns = conns_idle_since(now, false);
+    if (c->io.tls) {
+        c->phase = CONN_SHAKE;
+        c->shake.refusal = (uint32_t)refusal;
+        c->shake.until_ms = ms_of(now + (int64_t)(conn_limits(c)->header_timeout * 1e9));
+    } else {
+        begin(c, p, refusal);
+    }
     rt_pd_watch(c->io.pd, g);
     server_add_conn(&c->base, s, client);
     rt_ready(g);

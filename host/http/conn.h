@@ -12,7 +12,9 @@
 /* What a connection does when its G runs. */
 typedef enum conn_phase {
     CONN_SERVE,  /* the protocol has its turn */
+    CONN_SHAKE,  /* of TLS: the handshake, before the protocol's first turn */
     CONN_FLUSH,  /* writes the queued output, then goes on to `after_flush` */
+    CONN_SHUT,   /* of TLS: waits until the kernel has taken all, to shut its side down */
     CONN_LINGER, /* has shut its side down, reads until the peer has, too */
     CONN_END,    /* closes the connection */
 } conn_phase;
@@ -31,8 +33,8 @@ typedef struct conn_protocol {
     bool (*unread)(const host_conn *c);
     /* The connection ends: parts with its exchanges, which are over. */
     void (*end)(host_conn *c);
-    /* A new connection shall answer this status, and nothing else: its first turns do so. Before the connection's G
-     * runs, with a P. 0 or -ENOMEM. */
+    /* A new connection shall answer this status, and nothing else: its first turns do so. Before the protocol's first
+     * turn, with a P. 0 or -ENOMEM. */
     int (*refuse)(host_conn *c, int status);
 } conn_protocol;
 
@@ -46,9 +48,13 @@ struct host_conn {
          * pollDesc. A handler may have an older exchange: see hold.c. */
         host_exchange *x;
         struct {
+            uint32_t until_ms; /* when the handshake has to be done; wraps */
+            uint32_t refusal;  /* the only status that the connection answers; 0: it serves */
+        } shake;               /* CONN_SHAKE */
+        struct {
             uint32_t since_ms; /* when it began; wraps */
             uint32_t seen;     /* bytes that came since the deadline was set */
-        } linger;              /* CONN_LINGER */
+        } linger;              /* CONN_SHUT, CONN_LINGER */
     };
     uint8_t phase, after_flush;
     uint8_t state; /* the protocol's: what its next turn does; 0 at first */
@@ -117,7 +123,7 @@ static inline const host_limits *conn_limits(const host_conn *c) {
 
 /* ---- for servers ---- */
 
-/* Takes over fd, an accepted connection, and its client. p: what is spoken. refusal: the only status that
+/* Takes over fd, an accepted connection, and its client. p: what is spoken, within TLS if s has certificates. refusal: the only status that
  * the connection answers; 0: it serves. With a P. Does not wait. */
 void conn_start(host_server *s, int fd, server_client client, const conn_protocol *p, int refusal);
 

@@ -229,7 +229,8 @@ static int id_of(const host_exchange *x, char *buf) {
     return text_of((span){f.value, f.value_len}, buf);
 }
 
-int forwarded_get(const host_exchange *x, int what, char *buf) {
+/* What proxies say, as forwarded_get; 0: they say nothing of it. */
+static int told(const host_exchange *x, int what, char *buf) {
     client c;
     if (what != HOST_CLIENT_IP && options.trusted.n == 0) return 0;
     int err = find_client(x, &c);
@@ -241,6 +242,12 @@ int forwarded_get(const host_exchange *x, int what, char *buf) {
     if (what == HOST_CLIENT_ID) return id_of(x, buf);
     span host = said(x, &c, "x-forwarded-host", "host");
     return host.n > 0 && authority_is_valid(host.s, host.n) ? text_of(host, buf) : 0;
+}
+
+int forwarded_get(const host_exchange *x, int what, char *buf) {
+    int n = told(x, what, buf);
+    bool https = what == HOST_CLIENT_SCHEME && n == 0 && x->conn->io.tls;
+    return https ? scheme_of((span){"https", 5}, buf) : n;
 }
 
 int host_req_client(host_req *r, double id, int what, char *buf) {

@@ -7,8 +7,8 @@
 enum { FORWARDED_MAX = 256 }; /* bytes of an answer, with its NUL */
 
 /* Writes what the client's address, scheme, host or the request's id is (HOST_CLIENT_...) into buf, as text with a NUL,
- * FORWARDED_MAX bytes at most. Returns its length; 0: no proxy that is trusted says so, but of the address: it is always
- * known, without a port, "unix" for a unix socket; or -errno. Only the holder of the connection. Does not wait. */
+ * FORWARDED_MAX bytes at most. Returns its length; 0: no proxy that is trusted says so. But the address is always known,
+ * without a port, "unix" for a unix socket, and the scheme of a connection with TLS is https. Or -errno. Only the holder of the connection. Does not wait. */
 int forwarded_get(const host_exchange *x, int what, char *buf);
 
 /* A field of a head, also of a head that was only copied (exchange_inherit). */

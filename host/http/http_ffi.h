@@ -2,6 +2,8 @@
 #ifndef HTTP_FFI_H
 #define HTTP_FFI_H
 
+#include "../net/net_ffi.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -91,9 +93,17 @@ double host_req_sent(host_req *r, double id);
 int host_req_remote(host_req *r, double id, char *buf, size_t cap);
 
 /* What is known of the client, by proxies that are trusted (forwarded.c): writes it into buf, of 256 bytes,
- * NUL-terminated. Its length; 0: nothing is known, but of IP, which always is; -EPIPE or another -errno. */
+ * NUL-terminated. Its length; 0: nothing is known; IP always is, and SCHEME if the connection speaks TLS; -EPIPE or
+ * another -errno. */
 enum { HOST_CLIENT_IP, HOST_CLIENT_SCHEME, HOST_CLIENT_HOST, HOST_CLIENT_ID };
 int host_req_client(host_req *r, double id, int what, char *buf);
+
+/* What the client's connection has agreed on with us: writes it into buf, as texts, each with its NUL: version, cipher,
+ * the name that the client asked for, ALPN (both empty: none), "1" or "0": the session was resumed. If the client has
+ * shown a certificate, further: "1" or "0": it was verified; the SHA-256 of the certificate, hexadecimal; its subject;
+ * its names, as "DNS:a.example". A text that does not fit is empty. How many bytes; 0: the connection speaks no TLS;
+ * -EPIPE. */
+int host_req_tls(host_req *r, double id, char *buf, size_t cap);
 
 /* The whole response in one call. ctype: 0 none, 1 text/plain; charset=utf-8, 2 text/html; charset=utf-8, 3
  * application/json, each with X-Content-Type-Options: nosniff. head: further header lines, each with its CRLF, or
@@ -226,10 +236,11 @@ void host_site_off(int server);
 /* ---- servers (requests.c) ---- */
 
 /* Serves addr with this VM's handler number `handler` alone. The number is free again some time after the server was
- * stopped. site: mounts as for host_site_stage, empty for none. Returns the number of the server, and writes the bound address to `bound`. An error: *err, and -1; or -2:
- * the server has to end before the number is free. */
-int host_serve(const char *addr, int handler, const char *site, size_t site_len, char *bound,
-               size_t cap, int *err);
+ * stopped. site: mounts as for host_site_stage, empty for none. tls: with these certificates; NULL: without TLS. Returns
+ * the number of the server, and writes the bound address to `bound`. An error: *err, and -1; or -2: the server has to
+ * end before the number is free. */
+int host_serve(const char *addr, int handler, const char *site, size_t site_len, host_tls *tls,
+               char *bound, size_t cap, int *err);
 
 /* ---- exchanges that are over (over.c) ---- */
 

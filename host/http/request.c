@@ -1,6 +1,7 @@
 /* Calls of handlers about their request: its body, its client, whether the client still waits. Each call names the
  * request by pointer and id, takes the connection while it runs (hold.c), and does not wait. */
 #include "../base/addr.h"
+#include "../net/tls.h"
 #include "conn.h"
 #include "hold.h"
 #include "over.h"
@@ -59,6 +60,14 @@ double host_req_sent(host_req *r, double id) {
     exchange_account_of(x, x->begin_ns, &a);
     hold_give(x);
     return (double)a.out;
+}
+
+int host_req_tls(host_req *r, double id, char *buf, size_t cap) {
+    host_exchange *x = hold_call(r, id);
+    if (!x) return -EPIPE;
+    int n = x->conn->io.tls ? (int)tls_print(&x->conn->io, buf, cap) : 0;
+    hold_give(x);
+    return n;
 }
 
 int host_req_remote(host_req *r, double id, char *buf, size_t cap) {

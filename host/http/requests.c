@@ -1,6 +1,7 @@
 /* Requests and servers, for VMs: the operations of luag.h's luag_request_ops. */
 #include "requests.h"
 
+#include "../net/certs.h"
 #include "../vm/luag.h"
 #include "../serve/server.h"
 #include "hold.h"
@@ -13,17 +14,20 @@ static int route_of(const host_exchange *x) {
     return x->req.label;
 }
 
-int host_serve(const char *addr, int handler, const char *text, size_t len, char *bound, size_t cap,
-               int *err) {
+int host_serve(const char *addr, int handler, const char *text, size_t len, host_tls *tls,
+               char *bound, size_t cap, int *err) {
     site *s = len > 0 ? site_new(text, len) : NULL;
-    if (len > 0 && !s) {
+    certs *c = tls ? certs_of(tls) : NULL;
+    int id = -1;
+    if ((len > 0 && !s) || (tls && !c)) {
         *err = -ENOMEM;
-        return -1;
+    } else {
+        const host_listener l = {
+            .addr = addr, .protocol = &http_protocol, .handler = handler, .certs = c, .data = s};
+        id = server_serve(&l, bound, cap, err);
     }
-    const host_listener l = {
-        .addr = addr, .protocol = &http_protocol, .handler = handler, .data = s};
-    int id = server_serve(&l, bound, cap, err);
-    if (id == -1) site_drop(s); /* no server has it */
+    if (id == -1 && s) site_drop(s); /* no server has it */
+    if (c) certs_release(c);
     return id;
 }
 

@@ -101,6 +101,7 @@ typedef struct host_tls_settings {
     bool insecure;    /* a client: any certificate will do, of any name */
     const char *pin;  /* a client: SHA-256 of the server's public key, as hex; NULL: any */
     const char *alpn; /* protocols, in the order of preference, separated by commas; NULL: none */
+    bool self_signed; /* a server: has a certificate that the process made, behind its pairs */
 } host_tls_settings;
 
 /* What both sides have agreed on. Texts live as long as the socket is open. */

@@ -21,6 +21,7 @@
 #include "tls.h"
 
 #include "../../runtime/io.h"
+#include "peercert.h"
 
 #include <errno.h>
 #include <openssl/err.h>
@@ -321,10 +322,15 @@ static void look_at_pause(tls *t) {
     t->sent_ns = now;
 }
 
-static ssize_t take_held(tls *t) {
-    ssize_t n = t->held;
-    t->held = 0;
-    return n;
+/* How much of iov[0 .. n) is written now. A writer that has lost its bytes in between (hold.c) may offer fewer than are
+ * held. */
+static ssize_t take_held(tls *t, const struct iovec *iov, int n) {
+    size_t offered = 0;
+    for (int i = 0; i < n; i++)
+        offered += iov[i].iov_len;
+    size_t taken = t->held < offered ? t->held : offered;
+    t->held -= (uint32_t)taken;
+    return (ssize_t)taken;
 }
 
 static ssize_t writev_tls(stream *s, const struct iovec *iov, int n, bool more) {
@@ -339,30 +345,31 @@ static ssize_t writev_tls(stream *s, const struct iovec *iov, int n, bool more) 
     if (t->abandoned) return fail(s, "an earlier write was broken off");
     int err = t->left ? send_left(s) : 0;
     if (err) return err;
-    if (t->held) return take_held(t);
+    if (t->held) return take_held(t, iov, n);
     begin(t);
     look_at_pause(t);
     size_t turn = 0;
-    for (int i = 0; i < n && turn < TURN_MAX && !err;) {
+    int end = n;
+    for (int i = 0; i < end && turn < TURN_MAX && !err;) {
         size_t size = 0;
-        while (i < n && size + iov[i].iov_len <= sizeof together) {
+        while (i < end && size + iov[i].iov_len <= sizeof together) {
             memcpy(together + size, iov[i].iov_base, iov[i].iov_len);
             size += iov[i++].iov_len;
         }
         if (size > 0) {
             err = encrypt(s, together, size);
-        } else if (i <
-                   n) { /* a long piece: as much of it as this turn takes, which is then the last */
+        } else if (
+            i < end) { /* a long piece: as much of it as this turn takes, which is then the last */
             size = iov[i].iov_len < TURN_MAX - turn ? iov[i].iov_len : TURN_MAX - turn;
             err = encrypt(s, iov[i].iov_base, size);
-            if (size < iov[i++].iov_len) n = i;
+            if (size < iov[i++].iov_len) end = i;
         }
         turn += size;
     }
     if (err == -EAGAIN && t->held) err = 0;
     int out = send_wire(s, more);
     if (out || err) return out ? out : err;
-    return take_held(t);
+    return take_held(t, iov, n);
 }
 
 static ssize_t sendfile_tls(stream *s, int file, off_t *at, size_t n) {
@@ -402,17 +409,27 @@ const stream_ops stream_tls = {
 void tls_end(stream *s) {
     tls *t = s->tls;
     if (!t->left && !t->held && !t->abandoned) (void)shutdown_tls(s);
+    tls_leave(s);
+}
+
+void tls_leave(stream *s) {
+    tls *t = s->tls;
     SSL_free(t->ssl);
     tls_config_release(t->config);
     free(t->left);
     free(t);
     s->tls = NULL;
     s->ops = &stream_socket; /* which may still be asked, and answers for a closed descriptor */
+    s->drained = false;
     ERR_clear_error();
 }
 
 void tls_abandon_write(stream *s) {
     if (s->tls->held) s->tls->abandoned = true;
+}
+
+void tls_cut(stream *s) {
+    s->tls->abandoned = true;
 }
 
 const char *tls_why(const stream *s) {
@@ -432,4 +449,21 @@ void tls_agreed_on(const stream *s, tls_agreed *a) {
         .alpn_len = len,
         .resumed = SSL_session_reused(ssl) == 1,
     };
+}
+
+static void add_text(texts *to, const char *text) {
+    texts_add(to, text ? text : "", text ? strlen(text) : 0);
+}
+
+size_t tls_print(const stream *s, char *buf, size_t cap) {
+    tls_agreed a;
+    texts to = {buf, buf + cap};
+    tls_agreed_on(s, &a);
+    add_text(&to, a.version);
+    add_text(&to, a.cipher);
+    add_text(&to, a.sni);
+    texts_add(&to, a.alpn ? a.alpn : "", a.alpn_len);
+    add_text(&to, a.resumed ? "1" : "0");
+    peercert_print(s->tls->ssl, &to);
+    return (size_t)(to.at - buf);
 }

@@ -10,10 +10,12 @@
 
 #include "../base/hash.h"
 #include "../base/refs.h"
+#include "selfsigned.h"
 #include "tls_ticket.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
@@ -21,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #define CIPHERS                                                                                    \
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"     \
@@ -281,9 +284,13 @@ static SSL_CTX *make_ctx(tls_config *c, char why[TLS_WHY]) {
     return NULL;
 }
 
+/* Says what is wrong with a file: of one that can't be opened OpenSSL says little. */
 static bool blame(char why[TLS_WHY], const char *what, const char *file) {
     char text[256];
+    int fd = open(file, O_RDONLY | O_CLOEXEC), err = fd < 0 ? errno : 0;
     tls_error_text(text, sizeof text, "unreadable");
+    if (err) snprintf(text, sizeof text, "%s", err == ENOENT ? "no such file" : strerror(err));
+    if (fd >= 0) close(fd);
     snprintf(why, TLS_WHY, "%s %s: %s", what, file, text);
     return false;
 }
@@ -297,7 +304,8 @@ static bool trust(tls_config *c, SSL_CTX *ctx, const tls_settings *set, char why
             SSL_CTX_set_client_CA_list(ctx, names);
         }
     } else if (!c->server && !c->insecure && SSL_CTX_set_default_verify_paths(ctx) != 1) {
-        return blame(why, "certificates", "of the system");
+        snprintf(why, TLS_WHY, "the system's certificates can't be used");
+        return false;
     }
     int mode = SSL_VERIFY_NONE;
     if (c->server && set->ca)
@@ -370,6 +378,15 @@ static bool add_pair(tls_config *c, const tls_settings *set, const tls_pair *pai
     return ok;
 }
 
+/* The certificate that the process makes itself. */
+static bool add_self_signed(tls_config *c, const tls_settings *set, char why[TLS_WHY]) {
+    SSL_CTX *ctx = add_ctx(c, set, why);
+    bool ok = ctx && selfsigned_use(ctx) && add_names(c, ctx, selfsigned_cert());
+    if (ok) qsort(c->names, (size_t)c->n_names, sizeof *c->names, compare_named);
+    if (!ok && !why[0]) snprintf(why, TLS_WHY, "no memory for a certificate");
+    return ok;
+}
+
 static bool set_pin(tls_config *c, const char *hex, char why[TLS_WHY]) {
     if (!hex) return true;
     size_t n = 0;
@@ -420,6 +437,7 @@ tls_config *tls_config_new(const tls_settings *set, char why[TLS_WHY]) {
     if (ok && !c->server && set->n_pairs == 0) ok = add_ctx(c, set, why) != NULL;
     for (int i = 0; ok && i < set->n_pairs; i++)
         ok = add_pair(c, set, &set->pairs[i], why);
+    if (ok && c->server && set->self_signed) ok = add_self_signed(c, set, why);
     if (ok && c->n_ctxs > 0) return c;
     if (!why[0]) snprintf(why, TLS_WHY, "a server needs a certificate and its key");
     tls_config_release(c);

@@ -32,6 +32,7 @@
 #include "../base/bell.h"
 #include "../base/list.h"
 #include "../base/log.h"
+#include "../net/certs.h"
 #include "../net/sock.h"
 #include "../vm/vm.h"
 #include "conns.h"
@@ -63,6 +64,7 @@ void server_hold(host_server *s) {
 void server_release(host_server *s) {
     if (!refs_drop(&s->refs)) return;
     if (s->listener.data) s->listener.protocol->ended(s->listener.data);
+    if (s->listener.certs) certs_release(s->listener.certs);
     free(s->listen_pds);
     free(s);
 }
@@ -138,11 +140,20 @@ typedef struct acceptor {
     rt_acceptor with;
 } acceptor;
 
+/* What a client is told that gets no connection; *n bytes. A client that waits for a handshake would take the words for
+ * a broken one: it is told nothing. */
+static const char *farewell(const host_server *s, size_t *n) {
+    const server_protocol *p = s->listener.protocol;
+    *n = s->listener.certs ? 0 : p->busy_len;
+    return *n ? p->busy : NULL;
+}
+
 /* Bytes that have come are read: else the close would be a reset, which can overtake the answer. */
 void server_turn_away(const host_server *s, int fd) {
-    const server_protocol *p = s->listener.protocol;
+    size_t n;
+    const char *words = farewell(s, &n);
     char unread[4096];
-    if (p->busy) (void)!send(fd, p->busy, p->busy_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (words) (void)!send(fd, words, n, MSG_NOSIGNAL | MSG_DONTWAIT);
     shutdown(fd, SHUT_WR);
     (void)!recv(fd, unread, sizeof unread, MSG_DONTWAIT);
     close(fd);
@@ -248,6 +259,7 @@ host_server *server_adopt(int fd, bool owns_path, const host_listener *l, int *e
     s->file = sock_file_of(s->addr);
     atomic_init(&s->owns_path, owns_path);
     if ((*err = open_pds(s))) goto fail;
+    if (l->certs) certs_hold(l->certs);
     refs_init(&s->refs, l->vm ? 2 : 1);
     if (l->vm) owned_add(l->vm, &s->owned, &of_vm);
     return s;
@@ -268,8 +280,9 @@ static bool start_acceptor(host_server *s, rt_pd *pd) {
     acceptor *a = calloc(1, sizeof *a);
     if (!a) return false;
     *a = (acceptor){.server = s, .pd = pd};
-    const server_protocol *p = s->listener.protocol;
-    rt_acceptor_init(&a->with, p->busy, p->busy_len);
+    size_t n;
+    const char *words = farewell(s, &n);
+    rt_acceptor_init(&a->with, words, n);
     if (rt_go(accept_main, a)) return true;
     rt_acceptor_close(&a->with);
     free(a);

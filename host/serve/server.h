@@ -17,6 +17,7 @@
 
 typedef struct host_vm host_vm;
 typedef struct host_server host_server;
+typedef struct certs certs; /* net/certs.h */
 
 /* What servers know of a connection. Stands first in the connection's own struct. */
 typedef struct server_conn {
@@ -43,6 +44,9 @@ typedef struct server_protocol {
     /* What a client is told that gets no connection. NULL: nothing. */
     const char *busy;
     size_t busy_len;
+    /* What a client is told that speaks the protocol without TLS, where TLS is spoken. NULL: nothing. */
+    const char *plain;
+    size_t plain_len;
 } server_protocol;
 
 /* An address to listen on, what is spoken there, the code that answers clients there, and their limits. */
@@ -55,6 +59,8 @@ typedef struct host_listener {
     host_vm *vm;     /* the one VM that answers, and ends the server; NULL: the P's VM */
     int max;         /* connections at once, of a protocol that counts them; 0: no bound */
     int backlog;     /* clients that wait to be accepted; 0: as many as the system allows */
+    certs *
+        certs; /* TLS is spoken, with these; the server holds them. NULL: what is written goes as it is */
     const host_limits *limits; /* outlive the server; may change at any time */
     void *data;                /* the protocol's; a server that was made gives it back (ended) */
 } host_listener;

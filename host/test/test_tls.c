@@ -465,6 +465,43 @@ static void an_abandoned_write_is_the_last(void *arg) {
     end_two(&s, &c);
 }
 
+/* What a blocked write has encrypted, the peer gets. A writer that has lost the rest of its bytes meanwhile, and offers a
+ * few, has written these few. */
+static void a_write_takes_no_more_than_it_is_offered(void *arg) {
+    (void)arg;
+    stream s;
+    client c = {0};
+    char got[5000];
+    CHECK(begin_two(&s, &c, server_a(), client_of("a.pem"), "a.example"));
+    CHECK_EQ(shake_whole(&s), 0);
+    EXPECT_SOON(atomic_load(&c.done));
+    while (stream_write(&s, pattern, MUCH) != -EAGAIN) {
+    }
+    ssize_t n;
+    while ((n = stream_write(&s, pattern, 10)) == -EAGAIN)
+        if (stream_read(&c.s, got, sizeof got) < 0) rt_sleep(MS / 20);
+    EXPECT_EQ(n, 10);
+    end_two(&s, &c);
+}
+
+/* Bytes that stop short of what was promised are no end in order. */
+static void a_cut_is_no_end(void *arg) {
+    (void)arg;
+    stream s;
+    client c = {0};
+    char got[8];
+    CHECK(begin_two(&s, &c, server_a(), client_of("a.pem"), "a.example"));
+    CHECK_EQ(shake_whole(&s), 0);
+    EXPECT_SOON(atomic_load(&c.done));
+    EXPECT_EQ(stream_write(&s, "begin", 5), 5);
+    tls_cut(&s);
+    stream_close(&s, false);
+    EXPECT_EQ(read_whole(&c.s, got, 5), 5);
+    EXPECT_EQ(read_whole(&c.s, got, 1), STREAM_ETLS);
+    EXPECT(strstr(tls_why(&c.s), "bytes may be missing"));
+    stream_close(&c.s, false);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         in_g_test(much_goes_both_ways),
@@ -477,6 +514,8 @@ int main(void) {
         in_g_test(new_keys_have_an_end),
         in_g_test(a_slow_reader_gets_all),
         in_g_test(an_abandoned_write_is_the_last),
+        in_g_test(a_write_takes_no_more_than_it_is_offered),
+        in_g_test(a_cut_is_no_end),
     };
     make_certs();
     atexit(remove_certs);

@@ -273,7 +273,7 @@ function child.serve(args)
   child.eventually(function()
     c.addrs = {}
     for addr in c:stderr():gmatch "lunapark: listening on ([^\n]+)\n" do
-      c.addrs[#c.addrs + 1] = addr:gsub("^http://", "")
+      c.addrs[#c.addrs + 1] = addr:gsub("^https?://", "")
     end
     if c:poll() then error("serve ended with " .. c.code .. ": " .. c:stderr(), 0) end
     return #c.addrs >= listeners
@@ -306,8 +306,10 @@ function child.reply(conn, method)
 end
 
 --- A test client of that address, closed by `clean`.
-function child.client(addr)
-  local client = new_client.new(addr)
+---@param addr string
+---@param opts? lunapark.testing.ClientOptions
+function child.client(addr, opts)
+  local client = new_client.new(addr, nil, opts)
   client.timeout = PATIENCE
   clients[#clients + 1] = client
   return client

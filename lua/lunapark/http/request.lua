@@ -36,6 +36,20 @@ local apart, live, wait_req = core.apart, exchange.live, core.wait_req
 -- The answers of host_req_fill: -errno.
 local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 
+---@class lunapark.ClientCert
+---@field verified boolean     it is of whom --tls-client-ca trusts
+---@field fingerprint string   SHA-256 of the certificate, in hexadecimal digits
+---@field subject string       as RFC 2253 writes it: "CN=ann,O=Example"
+---@field sans string[]        its names: "DNS:a.example", "IP:192.0.2.7", "email:ann@a.example", "URI:..."
+
+---@class lunapark.RequestTls
+---@field version string       "TLSv1.3"
+---@field cipher string
+---@field sni string|nil       the name that the client asked for
+---@field alpn string|nil      the protocol that was chosen: "http/1.1"
+---@field resumed boolean      the client came back with a ticket
+---@field client_cert lunapark.ClientCert|nil  what the client has shown
+
 ---@class lunapark.Request: lunapark.Exchange
 ---@field method string         "GET"
 ---@field path string           decoded, slashes in a row as one, dot segments resolved, without the query
@@ -47,7 +61,8 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 ---@field remote_addr string    the "host:port" of who has connected: the client, or a proxy
 ---@field ip string             the client's address, without port, as trusted proxies say; "unix" by a unix socket
 ---@field host string|nil       the authority that was asked for, with the port if there was one
----@field scheme string         "http", or what a trusted proxy says
+---@field scheme string         "http" or "https", of the connection, or what a trusted proxy says
+---@field tls lunapark.RequestTls|nil  what the client's connection has agreed on with us; nil: it speaks no TLS
 ---@field id number|string      counts the requests of this process; or the X-Request-Id of a trusted proxy
 ---@field ctx table             values that middleware and handlers leave for each other
 ---@field package whole string?   the body, once it was asked for
@@ -138,6 +153,33 @@ end
 
 function getters.ip(req, r) return of_client(req, r, C.HOST_CLIENT_IP) or "" end
 function getters.scheme(req, r) return of_client(req, r, C.HOST_CLIENT_SCHEME) or "http" end
+
+local TLS_TEXTS = 16384
+local tls_texts
+
+-- host_req_tls's texts, in order.
+function getters.tls(req, r)
+  tls_texts = tls_texts or ffi.new("char[?]", TLS_TEXTS)
+  local n = C.host_req_tls(r, req.serial, tls_texts, TLS_TEXTS)
+  if n <= 0 then return nil end
+  local list, at = {}, 0
+  while at < n do
+    list[#list + 1] = ffi_string(tls_texts + at)
+    at = at + #list[#list] + 1
+  end
+  local t = {
+    version = list[1], cipher = list[2], sni = list[3] ~= "" and list[3] or nil,
+    alpn = list[4] ~= "" and list[4] or nil, resumed = list[5] == "1",
+  }
+  if list[6] then
+    local sans = {}
+    for i = 9, #list do
+      if list[i] ~= "" then sans[#sans + 1] = list[i] end
+    end
+    t.client_cert = { verified = list[6] == "1", fingerprint = list[7], subject = list[8], sans = sans }
+  end
+  return t
+end
 function getters.id(req, r) return of_client(req, r, C.HOST_CLIENT_ID) or req.serial end
 
 local value_out = ffi.new "host_span"

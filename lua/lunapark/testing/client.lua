@@ -22,6 +22,7 @@ local run, note = debug.getregistry()["lunapark.testing"], debug.getregistry()["
 ---@field redirects integer?  how many redirects are followed, none without it
 ---@field cookies boolean?    false: cookies are not kept
 ---@field headers table<string, string|string[]>?  sent with each request that does not have these fields itself
+---@field tls lunapark.TlsConfig|lunapark.TlsOptions|nil  its connections speak TLS: as for `net.dial`
 
 ---@class lunapark.testing.RequestOptions
 ---@field headers table<string, string|string[]>?
@@ -42,13 +43,16 @@ local run, note = debug.getregistry()["lunapark.testing"], debug.getregistry()["
 ---@field cookies lunapark.testing.Jar|nil
 ---@field private idle lunapark.client.Pool
 ---@field private streams table<lunapark.Conn, true>  on which a response is being read in pieces
+---@field private tls lunapark.TlsConfig|lunapark.TlsOptions|nil
 ---@field private server table|nil
 local Client = {}
 local client_mt = { __name = "lunapark.testing.Client", __index = Client }
 
 local client = {}
 
-local client_options = { timeout = "number", redirects = "number", cookies = "boolean", headers = "table" }
+local client_options = {
+  timeout = "number", redirects = "number", cookies = "boolean", headers = "table", tls = "table",
+}
 local request_options = {
   headers = "table", query = "table", form = "table", stream = "boolean", redirects = "number", timeout = "number",
 }
@@ -76,7 +80,7 @@ end
 
 -- A connection lives as long as the client wants, which may be longer than a test.
 local function dial(self)
-  local conn, err = net.dial(self.addr, { timeout = self.timeout })
+  local conn, err = net.dial(self.addr, { timeout = self.timeout, tls = self.tls })
   if not conn then return nil, err end
   conn:set_deadline(self.timeout)
   conn.server = self.server -- which is stopped when nobody holds it
@@ -95,6 +99,7 @@ function client.new(addr, server, opts)
     addr = addr, host = addr:find "^unix:" and "localhost" or addr, timeout = opts.timeout or 10,
     redirects = opts.redirects or 0, headers = opts.headers or {},
     cookies = opts.cookies ~= false and cookies.new() or nil, streams = {}, server = server,
+    tls = opts.tls,
   }, client_mt)
   self.idle = pool.new(function() return dial(self) end)
   return self
@@ -112,7 +117,8 @@ local function exchange_one(self, r, opts)
   local conn, err = self.idle:take()
   if not conn then return nil, err end
   local timeout = opts.timeout or self.timeout
-  local cookie = self.cookies and not r.given.cookie and self.cookies:field(host_of(self, r), r.target) or nil
+  local jar = not r.given.cookie and self.cookies or nil
+  local cookie = jar and jar:field(host_of(self, r), r.target, self.tls ~= nil)
   local x
   x, err = exchange.begin(conn, r, request.format(r, self.host, cookie), timeout)
   if not x then return nil, err end

@@ -1,8 +1,8 @@
 --- A jar for the test client's cookies, which come in Set-Cookie fields and are sent back by the rules of RFC 6265.
 --
 -- A cookie goes back to the host that has set it, or, with Domain, to that domain and the domains below it; to its path
--- and the paths below it; until Max-Age or Expires. Secure cookies are kept and not sent, since the client speaks plain
--- HTTP. Values are as they stand in the field: nothing is decoded.
+-- and the paths below it; until Max-Age or Expires. Secure cookies are kept, and sent over TLS alone. Values are as
+-- they stand in the field: nothing is decoded.
 
 local trim = require("lunapark.core.text").trim
 
@@ -141,12 +141,15 @@ end
 --- The Cookie field for a request: longer paths first, then as they were made. nil: none.
 ---@param host string
 ---@param target string
+---@param secure? boolean  it goes over TLS
 ---@return string|nil
-function Jar:field(host, target)
+function Jar:field(host, target, secure)
   local path, found = path_of(target), {}
   for _, cookie in ipairs(self.list) do
     local fits = cookie.host_only and host == cookie.domain or not cookie.host_only and in_domain(host, cookie.domain)
-    if fits and in_path(path, cookie.path) and not cookie.secure and alive(cookie) then found[#found + 1] = cookie end
+    if fits and in_path(path, cookie.path) and (secure or not cookie.secure) and alive(cookie) then
+      found[#found + 1] = cookie
+    end
   end
   if #found == 0 then return nil end
   table.sort(found, function(a, b)

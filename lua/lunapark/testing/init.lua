@@ -16,6 +16,7 @@ local base = require "lunapark.core.base"
 local singleton = require "lunapark.core.singleton"
 local http = require "lunapark.http"
 local site = require "lunapark.http.site"
+local tls = require "lunapark.tls"
 local new_client = require "lunapark.testing.client"
 local virtual = require "lunapark.testing.virtual"
 
@@ -85,11 +86,21 @@ local function set_limits(number, app)
   if wrong then error("serve: the app's options: " .. wrong, 5) end
 end
 
+-- The client of a server with certificates of specs, which nobody has signed.
+local function with_tls(opts)
+  local own = {}
+  for name, value in pairs(opts) do own[name] = value end
+  own.tls = tls.config { insecure = true, alpn = { "http/1.1" } }
+  return own
+end
+
 local function serve(opts, app, gs)
+  local config = opts and opts.tls and tls.of(opts.tls, "serve")
+  if config and not config.server then error("serve: tls: a server needs cert and key", 3) end
   local bound, err = ffi.new("char[?]", 128), ffi.new("int[1]")
   local handler = core.new_handler(http.handler(app))
   local files = type(app) == "table" and site.describe(app) or ""
-  local number = C.host_serve("127.0.0.1:0", handler, files, #files, bound, 128, err)
+  local number = C.host_serve("127.0.0.1:0", handler, files, #files, config and config.handle, bound, 128, err)
   if number < 0 then
     if number == -1 then core.drop_handler(handler) end
     error("serve: " .. ffi.string(C.host_strerror(err[0])), 3)
@@ -97,7 +108,7 @@ local function serve(opts, app, gs)
   if files ~= "" then site.given(app, number) end
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number), gs = gs }, server_mt)
   set_limits(number, app)
-  local client = new_client.new(ffi.string(bound), server, opts)
+  local client = new_client.new(ffi.string(bound), server, config and with_tls(opts) or opts)
   if run then
     run.close_later(server)
     run.close_later(client)
@@ -107,7 +118,8 @@ end
 
 --- Serves an app on a free port. Raises when the app cannot be loaded or started.
 ---@param app lunapark.App|function|string
----@param opts? lunapark.testing.ClientOptions  timeout, redirects, cookies, headers of the client
+---@param opts? lunapark.testing.ClientOptions  timeout, redirects, cookies, headers of the client; tls: the server's
+---certificate, `{ cert = FILE, key = FILE }`: client and server speak HTTPS, and the client takes any certificate
 ---@return lunapark.testing.Client
 function testing.serve(app, opts)
   new_client.check_options(opts, "serve", 2)
