@@ -19,7 +19,11 @@
  * Lua asks for each request, and C answers, since a walk through a tree branches by data: compiled code, which is one
  * straight line per outcome, would leave its line at each other route. Nodes, routes and texts are arrays that grow, and
  * name each other by index; literal children of all nodes are in one hash table, by parent and text. A tree belongs to
- * one VM. */
+ * one VM.
+ *
+ * A pattern without names stands in the same table as a whole, too. Most requests ask for such a path as it is written,
+ * which one look finds without taking the path apart. It is the literal way, which a walk tries first, so no other route
+ * comes before it. */
 #include "../base/hash.h"
 #include "method.h"
 #include "path.h"
@@ -31,6 +35,8 @@
 /* What the byte behind a NUL says. The kinds stand in order, the narrowest first; ANY: no kind. */
 enum { ANY = ':', REST = '*' };
 static const char kinds[] = {'i', 'u', 'h', 'a', 's', ANY};
+
+#define WHOLE UINT32_MAX /* the parent of literals that are whole paths */
 
 struct node {
     uint32_t parent, name; /* nodes; 0, the root: none */
@@ -194,6 +200,17 @@ static const char *mark_of(const char *s, size_t n) {
     return n > 1 ? memchr(s, 0, n - 1) : NULL;
 }
 
+/* From now on the text s[0 .. n) below `parent` leads to `node`; to none before. False: no memory. */
+static bool add_literal(host_routes *t, uint32_t parent, const char *s, size_t n, uint32_t node) {
+    if (!grow_literals(t) || !grow(&t->texts, t->texts_len, (uint32_t)n, &t->texts_cap, 1))
+        return false;
+    memcpy(t->texts + t->texts_len, s, n);
+    *place_of(t, parent, s, n) = (struct literal){node, parent, t->texts_len, (uint32_t)n};
+    t->texts_len += (uint32_t)n;
+    t->n_literals++;
+    return true;
+}
+
 /* The child of a node for a piece of a pattern, made if need be. 0: no memory. */
 static uint32_t child_for(host_routes *t, uint32_t node, const char *s, size_t n) {
     const char *mark = mark_of(s, n);
@@ -205,15 +222,19 @@ static uint32_t child_for(host_routes *t, uint32_t node, const char *s, size_t n
     }
     struct literal *l = place_of(t, node, s, n);
     if (l->node) return l->node;
-    if (!grow_literals(t) || !grow(&t->texts, t->texts_len, (uint32_t)n, &t->texts_cap, 1))
-        return 0;
     uint32_t child = add_node(t, node, false);
-    if (!child) return 0;
-    memcpy(t->texts + t->texts_len, s, n);
-    *place_of(t, node, s, n) = (struct literal){child, node, t->texts_len, (uint32_t)n};
-    t->texts_len += (uint32_t)n;
-    t->n_literals++;
-    return child;
+    return child && add_literal(t, node, s, n, child) ? child : 0;
+}
+
+/* Is the pattern a raw path that is like itself when it is decoded and resolved? Then this path fits the pattern, and no
+ * other pattern fits it better. */
+static bool is_path(const char *s, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        bool begins = i > 0 && s[i - 1] == '/';
+        if (s[i] == 0 || s[i] == '%' || s[i] == '\\') return false;
+        if (begins && (s[i] == '/' || s[i] == '.')) return false;
+    }
+    return true;
 }
 
 int host_route_add(host_routes *t, int method, const char *pattern, size_t len) {
@@ -231,6 +252,9 @@ int host_route_add(host_routes *t, int method, const char *pattern, size_t len) 
         if (!slash) break;
         s = slash;
     }
+    if (is_path(pattern, len) && !place_of(t, WHOLE, pattern, len)->node &&
+        !add_literal(t, WHOLE, pattern, len, node))
+        return -ENOMEM;
     uint32_t *first = rest ? &t->nodes[node].rest : &t->nodes[node].leaf;
     for (uint32_t i = *first; i; i = t->routes[i].next)
         if (t->routes[i].method == method) return 0;
@@ -366,12 +390,15 @@ static uint32_t walk(const host_routes *t, const host_path *p, const struct want
 
 int host_route_find(const host_routes *t, int method, const char *raw, size_t len, host_match *m) {
     host_path p;
-    uint32_t node, depth;
-    m->text = "";
-    m->len = 0;
+    const struct wanted w = {.method = method};
+    uint32_t depth, node = place_of(t, WHOLE, raw, len)->node;
+    uint32_t found = node ? pick(t, t->nodes[node].leaf, &w) : 0;
+    m->text = found ? raw : "";
+    m->len = found ? (uint32_t)len : 0;
+    if (found) return (int)found;
     int err = path_split(raw, len, &p);
     if (err) return err;
-    uint32_t found = walk(t, &p, &(struct wanted){.method = method}, &node, &depth);
+    found = walk(t, &p, &w, &node, &depth);
     m->text = p.text;
     m->len = p.len;
     if (!found) return 0;

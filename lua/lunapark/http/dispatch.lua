@@ -329,10 +329,11 @@ end
 -- Serves a request. Inlined into the door's function: see above.
 local function serve(r, entry, enter, finish, show, ...) -- luacheck: ignore
   local id = r.id
-  local req = setmetatable({ ptr = r, serial = id }, request_mt)
+  -- A field more than a table was made for makes a larger one of it.
+  local req = entry.names and { ptr = r, serial = id, params = router.params(entry) } or { ptr = r, serial = id }
   local res = setmetatable({ ptr = r, serial = id }, response_mt)
+  setmetatable(req, request_mt)
   if r.plain == 0 then req.path = router.path() end
-  if entry.names then req.params = router.params(entry) end
   local began = entry.on_done and C.rt_nanotime()
   local ok, a, b, c, settled = xpcall(enter, on_raise, req, res)
   if ok and (b ~= nil or c ~= nil or not answer_simply(req, res, a, settled)) then
