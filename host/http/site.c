@@ -159,19 +159,24 @@ static __attribute__((noinline)) void use_present(int p) {
     site_drop(old);
 }
 
+/* The site of the app that serves. */
+static __attribute__((noinline)) const site *of_app(void) {
+    int p = rt_p_id();
+    /* First who serves: the acquire pairs with the store of pool_switch, which follows site_commit. So the version is at
+     * least that of the serving generation's site. An older site with the same owner, whose struct was used again, is
+     * not taken for it. */
+    const generation *serving = atomic_load_explicit(&vm_serving, memory_order_acquire);
+    uint64_t version = atomic_load_explicit(&sites.version, memory_order_relaxed);
+    if (version != used[p].version) use_present(p);
+    const site *s = used[p].site;
+    return s && s->owner == serving ? s : NULL;
+}
+
 const site *site_of(const host_server *server) {
     const site *s = server->listener.data;
-    if (!server->listener.vm) {
-        int p = rt_p_id();
-        /* First who serves: the acquire pairs with the store of pool_switch, which follows site_commit. So the version
-         * is at least that of the serving generation's site. An older site with the same owner, whose struct was used
-         * again, is not taken for it. */
-        const generation *serving = atomic_load_explicit(&vm_serving, memory_order_acquire);
-        uint64_t version = atomic_load_explicit(&sites.version, memory_order_relaxed);
-        if (version != used[p].version) use_present(p);
-        s = used[p].site;
-        if (s && s->owner != serving) return NULL;
-    }
+    /* Version 0: no app has had a site so far. Who reads this too late lets Lua answer, as Lua always may. */
+    if (!server->listener.vm && atomic_load_explicit(&sites.version, memory_order_relaxed) != 0)
+        s = of_app();
     return s && !atomic_load_explicit(&s->off, memory_order_acquire) ? s : NULL;
 }
 
