@@ -121,6 +121,7 @@ struct host_exchange {
     int64_t left;
 
     double number; /* req.id, also when the request has no name any more; 0: no handler has begun */
+    uint32_t slot; /* constant: which of the process's exchanges it is, from 1 on */
 
     /* Not cleared for the next request: a small head and its headers behind it, or the headers alone. */
     _Alignas(host_header) char room[EXCHANGE_ROOM];

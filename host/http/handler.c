@@ -151,8 +151,9 @@ static host_luag *begin(void *who, rt_g *g, host_vm *vm) {
     if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
     int n = x->server->listener.handler;
     lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
+    lua_pushnumber(lg->L, x->slot);
     lua_pushlightuserdata(lg->L, &x->req);
-    lg->nargs = 1;
+    lg->nargs = 2;
     return lg;
 }
 

@@ -56,19 +56,21 @@ local DEBUG, WARN, ERROR = 0, 2, 3
 
 local dispatch = {}
 
--- The JIT cannot compile a cast from lightuserdata, so pointers are kept by address. Requests live in recycled
--- memory, hence few addresses; the limit is for a server that once had very many connections.
+-- The JIT cannot compile a cast from lightuserdata, so the requests of this VM are kept, by the slot of their memory.
+-- Slots are used again, so there are few, and an array that the interpreter reads at once. The limit is for a server
+-- that has very many connections.
+local SLOTS_MAX = 16384
 local host_req_ptr = ffi.typeof("host_req *")
-local by_address, kept = {}, 0
+local by_slot = {} -- false: another VM's so far
 
-local function cast_request(address)
-  if kept == 1024 then
-    by_address, kept = {}, 0
-  end
+local function cast_request(slot, address)
   local r = ffi.cast(host_req_ptr, address)
-  by_address[address], kept = r, kept + 1
+  if slot > SLOTS_MAX then return r end
+  for i = #by_slot + 1, slot do by_slot[i] = false end
+  by_slot[slot] = r
   return r
 end
+jit.off(cast_request)
 
 -- An error as text. One that names a status has a message for people.
 local function words_of(err)
@@ -370,10 +372,10 @@ jit.off(add_door)
 ---@param source { plan: table|nil, compile: fun(self): table }  `plan` is nil after a change, `compile` sets it
 ---@param show? fun(entry: table, req: table, res: table, text: string, status: integer): integer  answers for a handler
 ---that raised when no on_error does; as host_respond
----@return fun(address: lightuserdata)
+---@return fun(slot: integer, address: lightuserdata)
 function dispatch.new(source, show)
-  return function(address, ...) -- luacheck: ignore
-    local r = by_address[address] or cast_request(address)
+  return function(slot, address, ...) -- luacheck: ignore
+    local r = by_slot[slot] or cast_request(slot, address)
     local entry = alone(find_entry, source.plan or source:compile(), r)
     entry.serve(r, show)
   end
