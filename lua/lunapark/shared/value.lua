@@ -24,6 +24,32 @@ local function encode(v)
   encoder:encode(v)
 end
 
+-- Deeper tables are refused, too.
+local DEPTH_MAX = 100
+
+-- The way to what the buffer does not take, and what more there is to say of it; nil: nothing is wrong below.
+local function culprit(v, where, on_way, depth)
+  if type(v) ~= "table" then return not pcall(encode, v) and where or nil, "" end
+  if on_way[v] then return where, ", which contains itself" end
+  if depth > DEPTH_MAX then return where, "" end
+  on_way[v] = true
+  for key, element in next, v do
+    local step = type(key) == "string" and "." .. key or ("[%s]"):format(tostring(key))
+    local found, words = culprit(key, where .. ", a key", on_way, depth + 1)
+    if not found then found, words = culprit(element, where .. step, on_way, depth + 1) end
+    if found then return found, words end
+  end
+  on_way[v] = nil
+end
+
+-- Why a table is refused, with the place in it.
+local function explain(v, err)
+  local where, words = culprit(v, "", {}, 1)
+  if where and #where > 200 then where = where:sub(1, 200) .. "..." end
+  return tostring(err):gsub("^%S+:%d+: ", "") .. (where and " at " .. where .. words or "")
+end
+jit.off(culprit)
+
 --- A value as C takes it. The bytes stay where they are until the next call.
 ---@param v any
 ---@param what string  the name of the public function that was given it
@@ -43,7 +69,7 @@ function value.parts(v, what, level)
   end
   local ok, err = pcall(encode, v)
   if not ok then
-    error(("%s: value cannot be stored: %s"):format(what, tostring(err):gsub("^%S+:%d+: ", "")), level or 3)
+    error(("%s: value cannot be stored: %s"):format(what, explain(v, err)), level or 3)
   end
   return TABLE, 0, encoder:ref()
 end
