@@ -7,6 +7,7 @@
 #include "../base/options.h"
 #include "bubble.h"
 #include "dump.h"
+#include "embed.h"
 #include "job.h"
 #include "json.h"
 #include "load.h"
@@ -264,6 +265,16 @@ static int core_dump(lua_State *L) {
     return 1;
 }
 
+/* modules() -> the names of all modules in the binary. */
+static int core_modules(lua_State *L) {
+    lua_createtable(L, (int)host_embedded_count, 0);
+    for (size_t i = 0; i < host_embedded_count; i++) {
+        lua_pushstring(L, host_embedded_modules[i].name);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return 1;
+}
+
 int luaopen_lunapark_core(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"wait", core_wait},
@@ -291,6 +302,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"option_value", core_option_value},
         {"apart", core_apart},
         {"dump", core_dump},
+        {"modules", core_modules},
         {"json_encode", json_encode},
         {"json_decode", json_decode},
         {NULL, NULL},

@@ -9,6 +9,7 @@
 -- Nothing here waits by itself; a read from the disk blocks, as LuaJIT's does.
 
 local core = require "lunapark.core"
+local near = require "lunapark.core.near"
 
 local source = {}
 
@@ -70,6 +71,20 @@ local function our_searcher(name)
   return table.concat(tried)
 end
 
+-- The last entry of package.loaders, after all that may have a module of such a name: the files that are not there say
+-- nothing of a module of ours. Level 3 is the caller of require.
+local function no_module(name)
+  local own = name:match "^lunapark%.(.*)$"
+  if not own then return nil end
+  local names, list = {}, {}
+  for _, module in ipairs(core.modules()) do
+    local word = module:match "^lunapark%.(%w+)$"
+    if word and word ~= "cdef" then names[word], list[#list + 1] = true, word end
+  end
+  error(("module '%s' not found: Lunapark has none of this name%s\nIts modules are lunapark and lunapark.X for X = %s")
+    :format(name, near.hint(own, names), table.concat(list, ", ")), 3)
+end
+
 --- Puts the three functions in their places in this VM. A second call does nothing.
 function source.install()
   if originals then return end
@@ -78,6 +93,7 @@ function source.install()
   loadfile, dofile = our_loadfile, our_dofile -- luacheck: globals loadfile dofile
   -- 1 is package.preload, 2 the modules in the binary (vm.c), 4 and 5 are for modules in C.
   package.loaders[3] = our_searcher
+  package.loaders[#package.loaders + 1] = no_module
 end
 
 --- From now on `fn(path, bytes)` is called for each file that this VM asks for, before the file is compiled; without
