@@ -31,6 +31,11 @@ local BAD = {
     text = "require 'no.such.module'",
     says = { "module 'no.such.module' not found", "stack traceback:" },
   },
+  ["a module that is not in the box"] = {
+    text = "\nrequire 'lunapark.shraed'",
+    says = { ":2: module 'lunapark.shraed' not found: Lunapark has none of this name: did you mean shared%?\n"
+      .. "Its modules are .* http, json, log, " },
+  },
   ["nothing that it returns"] = {
     text = "local x = 1",
     says = { "returned neither an app nor a function, but nil" },
@@ -45,7 +50,7 @@ local BAD = {
   },
   ["an unknown option in app.options"] = {
     text = "local app = require('lunapark.http').app()\napp.options = { max_boddy = 1 }\nreturn app",
-    says = { "app.options: unknown option 'max_boddy'" },
+    says = { "app.options: unknown option 'max_boddy': did you mean max_body%?" },
   },
   ["a bad value in app.options"] = {
     text = "local app = require('lunapark.http').app()\napp.options = { max_body = 'big' }\nreturn app",
@@ -135,6 +140,21 @@ describe("lunapark", function()
         usage({ command, "--procs" }, "%-%-procs wants a value %(N%)\n")
       end
       usage({ app, "--nope" }, "unknown option %-%-nope\ntry: lunapark serve")
+      for given, meant in pairs {
+        ["--prcs"] = "--procs", ["--max_boddy=5"] = "--max-body", ["--hander-timeuot"] = "--handler-timeout",
+        ["--lsiten"] = "--listen", ["--procss=2"] = "--procs",
+      } do
+        usage({ app, given, "2" }, ("unknown option " .. given .. ": did you mean " .. meant .. "?\ntry: "):gsub(
+          "%p", "%%%0"))
+      end
+      usage({ "check", app, "--lsiten" }, "unknown option %-%-lsiten\ntry: ") -- no option of check's is near
+      usage({ app, "--" .. ("x"):rep(500) }, "unknown option %-%-x+\ntry: ")
+      for given, meant in pairs { servee = "serve", chekc = "check", vesion = "version", tst = "test", rpl = "repl" } do
+        usage({ given, app }, ("'%s' is neither a command nor a file: did you mean %s%%?\ntry: lunapark %%-%%-help\n")
+          :format(given, meant))
+      end
+      usage({ "unheard", "myapp" }, "'unheard' is neither a command nor a file\ntry: lunapark %-%-help\n")
+      usage({ ("n"):rep(50) }, "'n+' is neither a command nor a file\n")
       usage({ app, "--listen" }, "%-%-listen wants a value %(ADDR%)\n")
       usage({ app, app }, "one script, not '" .. app:gsub("%p", "%%%0") .. "' too\n")
       usage({ "check", app, "--listen", ":0" }, "unknown option %-%-listen\n")
@@ -152,8 +172,10 @@ describe("lunapark", function()
       usage({ "x.lua", "--max-body=-1" }, "%-%-max%-body: must be a whole number from 0 to 1e%+15, got '%-1'\n")
       usage({ "x.lua", "--log-level", "loud" }, "%-%-log%-level: must be debug, info, warn or error, got 'loud'\n")
       for _, value in ipairs { "", "x", "127.0.0.1", "127.0.0.1:99999", "127.0.0.1:x", "[::1", "unix:" } do
-        usage({ "x.lua", "--listen", value }, "%-%-listen: must be HOST:PORT .*, got '" .. value:gsub("%p", "%%%0"))
+        usage({ "x.lua", "--listen", value }, "%-%-listen: must be HOST:PORT, .*, got '" .. value:gsub("%p", "%%%0"))
       end
+      usage({ "x.lua", "--listen", "8080" }, "%-%-listen: must be HOST:PORT, .*, got '8080': did you mean "
+        .. "127%.0%.0%.1:8080, or :8080 for all addresses%?\n")
     end)
 
     it("names the variable of the environment", function()

@@ -12,6 +12,7 @@
 #include "addr.h"
 #include "base_ffi.h"
 #include "log.h"
+#include "near.h"
 #include "options_parts.h"
 
 #include <errno.h>
@@ -246,16 +247,40 @@ option *options_find(const char *name, size_t n) {
     return NULL;
 }
 
+const char *options_hint(const char *name, size_t n, unsigned commands, const char *dashes) {
+    static char hint[NEAR_MAX + 32];
+    near_search search;
+    near_begin(&search, name, n);
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (options_table[i].commands & commands) near_look(&search, options_table[i].name);
+    if (!search.name) return "";
+    snprintf(hint, sizeof hint, ": did you mean %s%s?", dashes, search.name);
+    for (char *c = hint; !*dashes && *c; c++)
+        if (*c == '-') *c = '_';
+    return hint;
+}
+
 static const char *complain(const option *o, const char *value, const char *want) {
     snprintf(complaint, sizeof complaint, "%s: %s, got '%s'", o->name, want, value);
+    return complaint;
+}
+
+/* For an address that addr_parse does not take. */
+static const char *complain_of_addr(const option *o, const char *value) {
+    static const char want[] =
+        "must be HOST:PORT, :PORT, [V6]:PORT or unix:PATH, and HOST a numeric address or localhost";
+    size_t n = strlen(value);
+    if (n == 0 || n > 5 || strspn(value, "0123456789") < n) return complain(o, value, want);
+    snprintf(complaint, sizeof complaint,
+             "%s: %s, got '%s': did you mean 127.0.0.1:%s, or :%s for all addresses?", o->name,
+             want, value, value, value);
     return complaint;
 }
 
 /* Adds an address to a list of *n. */
 static const char *add_addr(option *o, const char *value, int source, const char **list, int *n) {
     host_addr a;
-    if (addr_parse(value, &a) < 0)
-        return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
+    if (addr_parse(value, &a) < 0) return complain_of_addr(o, value);
     if (source > o->source) *n = 0; /* a stronger source starts the list anew */
     if (*n == MAX_LISTEN) return complain(o, value, "too many listeners");
     char *copy = strdup(value);
@@ -353,8 +378,7 @@ static const char *set_string(option *o, const char *value) {
     host_addr a;
     if (o->to == &options.admin_token && !is_token(value))
         return "admin-token: must be one word of printable ASCII"; /* the token is not shown */
-    if (o->to == &options.admin && addr_parse(value, &a) < 0)
-        return complain(o, value, "must be HOST:PORT with a numeric host, [V6]:PORT or unix:PATH");
+    if (o->to == &options.admin && addr_parse(value, &a) < 0) return complain_of_addr(o, value);
     char *copy = strdup(value);
     if (!copy) return "not enough memory";
     *(const char **)place(o, target()) = copy;
@@ -407,7 +431,8 @@ const char *options_set(option *o, const char *value, int source) {
 const char *option_set(const char *name, const char *value, int source) {
     option *o = options_find(name, strlen(name));
     if (!o) {
-        snprintf(complaint, sizeof complaint, "unknown option '%s'", name);
+        snprintf(complaint, sizeof complaint, "unknown option '%s'%s", name,
+                 options_hint(name, strlen(name), SERVE, ""));
         return complaint;
     }
     if (source == FROM_APP && o->to == &options.procs)

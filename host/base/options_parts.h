@@ -42,6 +42,10 @@ unsigned options_command(const char *command);
 /* The option of this name, of n bytes; NULL: none. */
 option *options_find(const char *name, size_t n);
 
+/* ": did you mean X?" for a name of n bytes that is no option of these commands, X behind `dashes`, or as Lua has it if
+ * there are none; "": nothing is near. In a static buffer. */
+const char *options_hint(const char *name, size_t n, unsigned commands, const char *dashes);
+
 /* Sets o, unless a stronger source has set it. NULL, or what is wrong, in a static buffer. */
 const char *options_set(option *o, const char *value, int source);
 

@@ -2,6 +2,7 @@
 #include "options.h"
 #include "options_parts.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +43,9 @@ int options_parse(int argc, char **argv, const char *command, bool stop_at_word)
         }
         char what[256];
         if (!o) {
-            snprintf(what, sizeof what, "unknown option %s", a);
+            bool has_dashes = n > 2 && strncmp(a, "--", 2) == 0;
+            const char *hint = has_dashes ? options_hint(a + 2, n - 2, bit, "--") : "";
+            snprintf(what, sizeof what, "unknown option %.128s%s", a, hint);
             usage_error(command, what);
         }
         const char *none = o->kind == KIND_FLAG ? "1" : o->arg[0] == '[' ? "" : NULL;

@@ -1,5 +1,6 @@
 /* main(): finds the command and its options, and starts the runtime. */
 #include "../../runtime/runtime.h"
+#include "../base/near.h"
 #include "../base/options.h"
 #include "../sys/compress.h"
 #include "../sys/crypto.h"
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static command_call call;
 
@@ -29,6 +31,30 @@ static void print_version(void) {
 
 static _Noreturn void usage(void) {
     fprintf(stderr, "lunapark: which script?\ntry: lunapark --help\n");
+    exit(64);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void *);
+    bool takes_args;
+} commands[] = {
+    {"serve", command_serve, false}, {"run", command_run, true},    {"test", command_test, false},
+    {"check", command_check, false}, {"repl", command_repl, false}, {"tag", command_tag, false},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+/* Ends the process if `name`, which is no command, is meant to be one: it is no file, and no file is named like it. */
+static void check_command(const char *name) {
+    if (name[0] == '-' || strpbrk(name, "./") || access(name, F_OK) == 0) return;
+    near_search search;
+    near_begin(&search, name, strlen(name));
+    for (int i = 0; i < N_COMMANDS; i++)
+        near_look(&search, commands[i].name);
+    near_look(&search, "version");
+    fprintf(stderr, "lunapark: '%s' is neither a command nor a file", name);
+    if (search.name) fprintf(stderr, ": did you mean %s?", search.name);
+    fprintf(stderr, "\ntry: lunapark --help\n");
     exit(64);
 }
 
@@ -62,22 +88,13 @@ int main(int argc, char **argv) {
             print_version();
         return 0;
     }
-    static const struct {
-        const char *name;
-        void (*run)(void *);
-        bool takes_args;
-    } commands[] = {
-        {"serve", command_serve, false}, {"run", command_run, true},
-        {"test", command_test, false},   {"check", command_check, false},
-        {"repl", command_repl, false},   {"tag", command_tag, false},
-    };
-    size_t which = 0;
-    int skip = 1;
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    int which = 0, skip = 1;
+    for (int i = 0; i < N_COMMANDS; i++)
         if (strcmp(name, commands[i].name) == 0) {
             which = i;
             skip = 2;
         }
+    if (skip == 1) check_command(name);
     bool serves = commands[which].run == command_serve;
     if (serves || commands[which].run == command_run) reaper_split();
     rooms_open();
