@@ -73,6 +73,32 @@ describe("lunapark check", function()
     assert.matches("luacheck is not installed", err)
   end)
 
+  it("names variables that count in each VM for itself", function()
+    local p = files { ["app.lua"] = [[
+local http = require "lunapark.http"
+local M, n, k, shadowed, own = {}, 0, 0, 0, 0
+n = n + 1
+local function count(k)
+  n = n + 1
+  k = k + 1
+  M.hits.all = M.hits.all + 1
+  if n == n + 1 then n = 5 - n end
+  for shadowed = 1, 2 do shadowed = shadowed + 1 end
+  own = own - 1 -- of this VM: lunapark: ignore
+  return function() while true do n = n -1 end end
+end
+do local inner = 1 inner = inner + 1 end
+n = n + 1
+return http.app():get("/", function(req) req.n = req.n + 1 M.x = M.y + 1 count(k) return { n = n + 1 } end)
+]] }
+    local code, out, err = p:run({ "check", "app.lua" }, nil, {
+      PATH = "/nowhere", LUNAPARK_LUA = os.getenv "LUNAPARK_LUA", ASAN_OPTIONS = os.getenv "ASAN_OPTIONS",
+    })
+    local says = "app.lua:%d:%d: (per VM) %s counts in each VM for itself: use lunapark.shared to count for all\n"
+    assert.same({ 0, says:format(5, 3, "n") .. says:format(7, 3, "M.hits.all") .. says:format(11, 35, "n"), "" },
+      { code, out, err })
+  end)
+
   describe("of what blocks", function()
     local FINDS = [[
 local http = require "lunapark.http"

@@ -3,9 +3,11 @@
 -- The files are the script, the files that it has loaded from its own folder and the folders in it, and the modules
 -- that these files name in a `require` and load only later, say in a handler; a module of the last kind is compiled,
 -- not run. luacheck, if it is installed, looks at all files: by the .luacheckrc that it finds, or else with the globals
--- of LuaJIT, which Lunapark has. check_calls.lua names the calls that block a thread.
+-- of LuaJIT, which Lunapark has. check_calls.lua names the calls that block a thread, check_counters.lua variables that
+-- count in each VM for itself.
 
 local check_calls = require "lunapark.command.check_calls"
+local check_counters = require "lunapark.command.check_counters"
 local core = require "lunapark.core"
 local exec = require "lunapark.exec"
 local source = require "lunapark.std.source"
@@ -90,13 +92,17 @@ local function luacheck()
   return r.stdout, nil, r.code
 end
 
--- Prints the calls that block. Returns how many there are.
+-- Prints the calls that block, and counters. Returns how many calls there are.
 local function tell_calls()
   local n = 0
   for _, path in ipairs(files) do
-    for _, f in ipairs(check_calls.find(texts[path])) do
-      io.stdout:write(("%s:%d:%d: %s\n"):format(path, f.line, f.column, f.message))
-      n = n + 1
+    local list, ignored = check_calls.scan(texts[path])
+    local calls, counters = check_calls.find(list, ignored), check_counters.find(list, ignored)
+    n = n + #calls
+    for _, found in ipairs { calls, counters } do
+      for _, f in ipairs(found) do
+        io.stdout:write(("%s:%d:%d: %s\n"):format(path, f.line, f.column, f.message))
+      end
     end
   end
   return n

@@ -85,8 +85,11 @@ local function token(text, at)
   return quote, at
 end
 
--- All tokens except comments, and the lines whose comment says that they are left alone.
-local function scan(text)
+--- The tokens of a file.
+---@param text string
+---@return table[] list                 all except comments: { kind =, value =, line =, column = }
+---@return table<integer, true> ignored  the lines whose comment says that they are left alone
+function check_calls.scan(text)
   local list, ignored, line, begins, at = {}, {}, 1, 1, 1
   while true do
     -- Lines are counted up to the next token, and behind tokens of several lines.
@@ -198,10 +201,10 @@ local function problem_of(what, tables)
 end
 
 --- The calls in a file that block.
----@param text string  its content
+---@param list table[]  its tokens
+---@param ignored table<integer, true>
 ---@return lunapark.CheckFinding[]
-function check_calls.find(text)
-  local list, ignored = scan(text)
+function check_calls.find(list, ignored)
   local found, known, tables = {}, {}, {}
   local function say(at, message)
     if not message or ignored[at.line] then return end
