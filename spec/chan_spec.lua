@@ -153,7 +153,7 @@ describe("lunapark.chan", function()
     assert.matches("chan: n must be", raised(lp.chan, 1.5))
     assert.matches("chan: n must be", raised(lp.chan, 1 / 0))
     assert.matches("chan: n must be", raised(lp.chan, 0 / 0))
-    assert.matches("chan: n must be a whole number, 0 or more, got 1", raised(lp.chan, "1"))
+    assert.matches('chan: n must be a whole number, 0 or more, got the string "1"', raised(lp.chan, "1"))
     local ch = lp.chan(1)
     assert.matches("chan_spec.lua:%d+: recv: ch must be a channel, got nil", raised(function() ch.recv() end))
     for _, name in ipairs { "send", "recv", "close", "len", "iter" } do

@@ -66,7 +66,7 @@ describe("http control", function()
     it("refuses what is no answer", function()
       for words, args in pairs {
         ["status must be a whole number from 200 to 999, got 42"] = { 42 },
-        ["status must be a whole number from 200 to 999, got 404"] = { "404" },
+        ['status must be a whole number from 200 to 999, got the string "404"'] = { "404" },
         ["body must be a string, a page or a table, got number"] = { 404, 5 },
         ["headers must be a table, got string"] = { 404, "x", "y" },
       } do

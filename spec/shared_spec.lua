@@ -51,9 +51,19 @@ describe("shared.dict", function()
       helper.raised(dict.set, dict, "k", print))
     assert.matches("set: value cannot be stored: cannot serialize 'function'",
       helper.raised(dict.set, dict, "k", { print }))
+    assert.matches("cannot serialize 'function' at .a%.b%[2%]$",
+      helper.raised(dict.set, dict, "k", { a = { b = { 1, print } } }))
+    assert.matches("cannot serialize 'function' at .a, a key$",
+      helper.raised(dict.set, dict, "k", { a = { [print] = 1 } }))
     local round = {}
     round.round = round
     assert.matches("set: value cannot be stored: too deep", helper.raised(dict.set, dict, "k", round))
+    assert.matches("too deep to serialize at .a%.round, which contains itself$",
+      helper.raised(dict.set, dict, "k", { a = round, 1, 2 }))
+    local deep = {}
+    for _ = 1, 1000 do deep = { deep, deep } end
+    assert.matches("set: value cannot be stored: too deep to serialize at %[1%]%[1%]",
+      helper.raised(dict.set, dict, "k", deep))
     for _, ttl in ipairs { -1, "1", 0 / 0 } do
       assert.matches("set: ttl must be a number of seconds", helper.raised(dict.set, dict, "k", 1, ttl))
     end
@@ -85,7 +95,7 @@ describe("shared.dict", function()
     assert.is_true(dict:ttl "timed" > 0 and dict:ttl "timed" <= 1000)
     assert.matches("incr: by must be a number, got nil", helper.raised(dict.incr, dict, "k"))
     assert.matches("incr: by must be a number, got nan", helper.raised(dict.incr, dict, "k", 0 / 0))
-    assert.matches("incr: init must be a number, got 1", helper.raised(dict.incr, dict, "k", 1, "1"))
+    assert.matches('incr: init must be a number, got the string "1"', helper.raised(dict.incr, dict, "k", 1, "1"))
   end)
 
   it("deletes", function()

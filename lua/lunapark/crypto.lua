@@ -11,6 +11,7 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local find, format, gsub, match = string.find, string.format, string.gsub, string.match
@@ -28,7 +29,7 @@ end
 
 local function check_count(n, what)
   if type(n) ~= "number" or n < 1 or n > 2 ^ 20 or n % 1 ~= 0 then
-    error(("%s: n must be a whole number from 1 to %d, got %s"):format(what, 2 ^ 20, tostring(n)), 3)
+    error(("%s: n must be a whole number from 1 to %d, got %s"):format(what, 2 ^ 20, as_given(n)), 3)
   end
 end
 

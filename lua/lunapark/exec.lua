@@ -22,6 +22,7 @@ local common = require "lunapark.net.sock"
 local conn = require "lunapark.net.conn"
 local run_job = require("lunapark.core.job").run
 local lp = require "lunapark"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local concat = table.concat
@@ -62,7 +63,7 @@ local how = { pipe = C.HOST_PIPE, inherit = C.HOST_INHERIT, null = C.HOST_NOTHIN
 
 local function check_number(n, what, name, level)
   if n ~= nil and (type(n) ~= "number" or n ~= n or n < 0) then
-    error(("%s: %s must be a number, 0 or more, got %s"):format(what, name, tostring(n)), level + 1)
+    error(("%s: %s must be a number, 0 or more, got %s"):format(what, name, as_given(n)), level + 1)
   end
 end
 
@@ -229,7 +230,7 @@ end
 ---@return string? err  "no such process": the process has ended
 function Process:kill(sig)
   local n = signal_number(sig)
-  if not n then error("kill: sig must be a signal's name or number, got " .. tostring(sig), 2) end
+  if not n then error("kill: sig must be a signal's name or number, got " .. as_given(sig), 2) end
   local rc = C.host_proc_kill(self.proc, n)
   if rc < 0 then return nil, message(rc) end
   return true

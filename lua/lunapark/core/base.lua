@@ -6,6 +6,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local scope = require "lunapark.core.scope"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local find = string.find
@@ -61,7 +62,7 @@ end
 function base.check_seconds(s, what, optional)
   if s == nil and optional then return end
   if type(s) ~= "number" or s ~= s then
-    error(what .. ": s must be a number of seconds, got " .. tostring(s), 3)
+    error(what .. ": s must be a number of seconds, got " .. as_given(s), 3)
   end
 end
 

@@ -140,6 +140,14 @@ function show.value(v)
   return text_of(v)
 end
 
+--- A value of the wrong type or size, as errors name it: a string that reads as a number would look like one.
+---@param v any
+---@return string
+function show.given(v)
+  if type(v) == "string" and tonumber(v) then return ("the string %q"):format(v) end
+  return text_of(v)
+end
+
 --- The message handler of xpcall that makes a text with a traceback of an error.
 ---@param err any
 ---@return string

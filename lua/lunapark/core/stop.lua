@@ -9,6 +9,7 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local as_given = require("lunapark.core.show").given
 
 local registry = debug.getregistry()
 
@@ -25,7 +26,7 @@ end
 function stop.stop(code)
   if code == nil then code = 0 end
   if type(code) ~= "number" or not (code >= 0 and code <= 255) or code % 1 ~= 0 then
-    error("stop: code must be a whole number from 0 to 255, got " .. tostring(code), 2)
+    error("stop: code must be a whole number from 0 to 255, got " .. as_given(code), 2)
   end
   local fn = registry["lunapark.stop"]
   if not fn then error("stop: there is no server to stop under `lunapark test`", 2) end

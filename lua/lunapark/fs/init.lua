@@ -26,6 +26,7 @@ local base = require "lunapark.core.base"
 local common = require "lunapark.net.sock"
 local run = require("lunapark.core.job").run
 local result = require "lunapark.fs.result"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local ffi_string = ffi.string
@@ -320,7 +321,7 @@ function File:seek(whence, offset)
   local from = whences[whence or "cur"]
   if not from then error("seek: whence must be set, cur or end, got " .. tostring(whence), 2) end
   if offset ~= nil and (type(offset) ~= "number" or offset % 1 ~= 0) then
-    error("seek: offset must be a whole number, got " .. tostring(offset), 2)
+    error("seek: offset must be a whole number, got " .. as_given(offset), 2)
   end
   if self.stream then return nil, "illegal seek: " .. self.path end
   return on_file(self, offset_of, C.HOST_FILE_SEEK, nil, offset, from)

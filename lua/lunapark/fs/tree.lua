@@ -8,6 +8,7 @@ local base = require "lunapark.core.base"
 local message = require("lunapark.net.sock").message
 local root_of = require("lunapark.fs.result").root_of
 local run = require("lunapark.core.job").run
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local ffi_string = ffi.string
@@ -57,7 +58,7 @@ function tree.mkdir(path, opts)
   local root = root_of(opts, "mkdir", { mode = true, parents = true })
   local mode = opts and opts.mode or MODE
   if type(mode) ~= "number" or mode % 1 ~= 0 or mode < 0 or mode > MODE_MAX then
-    error("mkdir: opts.mode must be a whole number from 0 to 4095, got " .. tostring(mode), 2)
+    error("mkdir: opts.mode must be a whole number from 0 to 4095, got " .. as_given(mode), 2)
   end
   local flags = check_flag(opts, "parents", "mkdir") and C.HOST_FS_PARENTS
   local n, err = change(path, C.HOST_FS_MKDIR, root, path, nil, mode, flags)

@@ -26,6 +26,7 @@ local html_mt = require("lunapark.http.html").mt
 local json = require "lunapark.json"
 local request = require "lunapark.http.request"
 local response = require "lunapark.http.response"
+local as_given = require("lunapark.core.show").given
 
 local getmetatable, rawequal, rawget, type = getmetatable, rawequal, rawget, type
 local gsub = string.gsub
@@ -147,7 +148,7 @@ end
 ---@param fields? table  headers
 function answer.abort(status, body, fields)
   if type(status) ~= "number" or status < 200 or status > 999 or status % 1 ~= 0 then
-    error("abort: status must be a whole number from 200 to 999, got " .. tostring(status), 2)
+    error("abort: status must be a whole number from 200 to 999, got " .. as_given(status), 2)
   end
   local kind = type(body)
   if body ~= nil and kind ~= "string" and kind ~= "table" then

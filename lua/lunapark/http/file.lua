@@ -14,6 +14,7 @@ local run = require("lunapark.core.job").run
 local compress = require "lunapark.http.compress"
 local conditional = require "lunapark.http.conditional"
 local result = require "lunapark.fs.result"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local RDONLY, EAGAIN = 0, -11
@@ -101,7 +102,7 @@ function file.check_options(opts, what, others, level)
   end
   local age = opts.max_age
   if age and not (age >= 0 and age < 2 ^ 31) then
-    error(what .. ": opts.max_age must be seconds, got " .. tostring(age), level)
+    error(what .. ": opts.max_age must be seconds, got " .. as_given(age), level)
   end
   if opts.cache_control and opts.cache_control:find "[%c]" then
     error(what .. ": opts.cache_control has control characters", level)

@@ -8,6 +8,7 @@
 local log = require "lunapark.log"
 local near = require "lunapark.core.near"
 local shared = require "lunapark.shared"
+local as_given = require("lunapark.core.show").given
 
 local ceil, concat = math.ceil, table.concat
 local find, gmatch, gsub, match, sub = string.find, string.gmatch, string.gsub, string.match, string.sub
@@ -54,10 +55,10 @@ local function check(opts)
   near.check_options(opts, known, "limit", 4)
   local requests, per = opts.requests, opts.per
   if type(requests) ~= "number" or requests < 1 or requests % 1 ~= 0 then
-    error("limit: opts.requests must be a whole number, 1 or more, got " .. tostring(requests), 4)
+    error("limit: opts.requests must be a whole number, 1 or more, got " .. as_given(requests), 4)
   end
   if per ~= nil and (type(per) ~= "number" or per ~= per or per <= 0) then
-    error("limit: opts.per must be a number of seconds, got " .. tostring(per), 4)
+    error("limit: opts.per must be a number of seconds, got " .. as_given(per), 4)
   end
   if opts.by ~= nil and type(opts.by) ~= "function" then
     error("limit: opts.by must be a function, got " .. type(opts.by), 4)

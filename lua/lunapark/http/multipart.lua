@@ -23,6 +23,7 @@ require "lunapark.cdef"
 local headers = require "lunapark.http.headers"
 local path = require "lunapark.http.path"
 local text = require "lunapark.core.text"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local ffi_string = ffi.string
@@ -262,7 +263,7 @@ end
 ---@return string? err       "timeout"; "closed": the loop is at a later part
 function Part:read(n)
   if n ~= nil and (type(n) ~= "number" or n < 1) then
-    error("read: n must be 1 or more, got " .. tostring(n), 2)
+    error("read: n must be 1 or more, got " .. as_given(n), 2)
   end
   if self.over then return nil end
   local reader = self.reader

@@ -25,6 +25,7 @@ local headers = require "lunapark.http.headers"
 local html = require "lunapark.http.html"
 local json = require "lunapark.json"
 local near = require "lunapark.core.near"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local concat, ffi_string = table.concat, ffi.string
@@ -535,7 +536,7 @@ function methods:redirect(url, status)
   status = status or 302
   if type(url) ~= "string" then error("redirect: url must be a string, got " .. type(url), 2) end
   if type(status) ~= "number" or status < 300 or status > 399 or status % 1 ~= 0 then
-    error("redirect: status must be from 300 to 399, got " .. tostring(status), 2)
+    error("redirect: status must be from 300 to 399, got " .. as_given(status), 2)
   end
   self.headers:set("Location", url)
   self.status, self.body, self.ctype = status, reason(status), TEXT

@@ -12,6 +12,7 @@ require "lunapark.cdef"
 local base = require "lunapark.core.base"
 local pieces = require("lunapark.core.text").pieces
 local lp = require "lunapark"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local ERROR = 3
@@ -194,7 +195,7 @@ end
 --- As App:every.
 function schedule.add_every(app, s, fn)
   base.check_seconds(s, "every")
-  if s <= 0 then error("every: s must be more than 0, got " .. tostring(s), 2) end
+  if s <= 0 then error("every: s must be more than 0, got " .. as_given(s), 2) end
   check_function(fn, "every")
   return (add(app, "every", 3, function(label) return schedule.every(label, s, fn) end))
 end

@@ -21,6 +21,7 @@ local crypto = require "lunapark.crypto"
 local near = require "lunapark.core.near"
 
 local buffer = require "string.buffer"
+local as_given = require("lunapark.core.show").given
 
 local type = type
 
@@ -187,7 +188,7 @@ function session.new(opts)
     keys = not opts.store and keys_of(opts.secret) or nil,
   }
   if type(rules.max_age) ~= "number" or rules.max_age ~= rules.max_age or rules.max_age < 1 then
-    error("session: opts.max_age must be seconds, 1 or more, got " .. tostring(rules.max_age), 3)
+    error("session: opts.max_age must be seconds, 1 or more, got " .. as_given(rules.max_age), 3)
   end
   cookie.format(rules.name, "", { same_site = rules.same_site, domain = rules.domain, path = rules.path }, 3)
   local find, load = rules.name .. "=", rules.kind.load

@@ -24,6 +24,7 @@ local near = require "lunapark.core.near"
 local request = require "lunapark.http.request"
 local response = require "lunapark.http.response"
 local retire = require "lunapark.core.retire"
+local as_given = require("lunapark.core.show").given
 
 local find, format, gsub = string.find, string.format, string.gsub
 
@@ -93,7 +94,7 @@ local function event_text(event)
   if event.retry ~= nil then
     local s = event.retry
     if type(s) ~= "number" or not (s >= 0 and s < 1e9) then
-      error("send: retry must be a number of seconds, got " .. tostring(s), 3)
+      error("send: retry must be a number of seconds, got " .. as_given(s), 3)
     end
     text = text .. format("retry: %d\n", math.floor(s * 1000 + 0.5))
   end
@@ -130,7 +131,7 @@ function sse.begin(res, opts)
   near.check_options(opts, { heartbeat = true }, "sse", 3)
   local every = opts.heartbeat or HEARTBEAT
   if type(every) ~= "number" or every ~= every or every < 0 then
-    error("sse: opts.heartbeat must be a number of seconds, got " .. tostring(every), 3)
+    error("sse: opts.heartbeat must be a number of seconds, got " .. as_given(every), 3)
   end
   local h = res.headers
   h["Content-Type"] = "text/event-stream"

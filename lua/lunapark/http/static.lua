@@ -18,6 +18,7 @@ local file_cache = require "lunapark.http.file_cache"
 local files = require "lunapark.http.file"
 local headers = require "lunapark.http.headers"
 local response = require "lunapark.http.response"
+local as_given = require("lunapark.core.show").given
 
 local find, format, gsub, match = string.find, string.format, string.gsub, string.match
 
@@ -43,7 +44,7 @@ local function check(opts)
   check_name(opts, "fallback")
   local cache = opts.cache
   if cache ~= nil and not (type(cache) == "number" and cache >= 0 and cache < 2 ^ 31) then
-    error("static: opts.cache must be seconds, got " .. tostring(cache), 4)
+    error("static: opts.cache must be seconds, got " .. as_given(cache), 4)
   end
 end
 

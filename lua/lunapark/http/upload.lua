@@ -8,6 +8,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local base = require "lunapark.core.base"
 local fs = require "lunapark.fs"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local sub = string.sub
@@ -83,7 +84,7 @@ local upload_mt = { __name = "lunapark.Upload", __index = Upload }
 ---@return string? err       of the disk; "closed": the request is over
 function Upload:read(n)
   if n ~= nil and (type(n) ~= "number" or n < 1) then
-    error("read: n must be 1 or more, got " .. tostring(n), 2)
+    error("read: n must be 1 or more, got " .. as_given(n), 2)
   end
   if self.at >= self.size then return nil end
   local piece, err

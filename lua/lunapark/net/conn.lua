@@ -21,6 +21,7 @@ local number_text = require("lunapark.core.text").number
 local common = require "lunapark.net.sock"
 local tls = require "lunapark.tls"
 local turn = require "lunapark.net.turn"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local concat = table.concat
@@ -248,7 +249,7 @@ end
 
 local function check_max(max, what)
   if max ~= nil and (type(max) ~= "number" or max < 0 or max ~= max) then
-    error(("%s: max must be a number, 0 or more, got %s"):format(what, tostring(max)), 3)
+    error(("%s: max must be a number, 0 or more, got %s"):format(what, as_given(max)), 3)
   end
 end
 

@@ -33,6 +33,7 @@ local conn = require "lunapark.net.conn"
 local lp = require "lunapark"
 local tls = require "lunapark.tls"
 local waitq = require "lunapark.sync.waitq"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local READ = common.READ
@@ -253,7 +254,7 @@ function pool.new(dial, addr, opts)
   local max, idle = opts and opts.max or MAX, opts and opts.idle or IDLE
   common.check_count(max, "pool", "max", 1)
   if type(idle) ~= "number" or idle <= 0 or idle ~= idle then
-    error("pool: idle must be a number of seconds, got " .. tostring(idle), 2)
+    error("pool: idle must be a number of seconds, got " .. as_given(idle), 2)
   end
   local config = opts and opts.tls and tls.of(opts.tls, "pool")
   return setmetatable({

@@ -29,6 +29,7 @@ local names = require "lunapark.net.names"
 local show = require "lunapark.core.show"
 local serve_udp = require "lunapark.net.serve_udp"
 local tls = require "lunapark.tls"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local view = base.view
@@ -69,12 +70,12 @@ function serve.check_options(opts, what)
   if type(opts) ~= "table" then error(what .. ": opts must be a table, got " .. type(opts), 3) end
   local idle = opts.idle
   if idle ~= nil and idle ~= false and (type(idle) ~= "number" or idle <= 0 or idle ~= idle) then
-    error(("%s: idle must be a number of seconds or false, got %s"):format(what, tostring(idle)), 3)
+    error(("%s: idle must be a number of seconds or false, got %s"):format(what, as_given(idle)), 3)
   end
   for _, name in ipairs { "max", "backlog" } do
     local n = opts[name]
     if n ~= nil and (type(n) ~= "number" or n < 1 or n > 2147483647 or n % 1 ~= 0) then
-      error(("%s: %s must be a whole number, 1 or more, got %s"):format(what, name, tostring(n)), 3)
+      error(("%s: %s must be a whole number, 1 or more, got %s"):format(what, name, as_given(n)), 3)
     end
   end
   if opts.on_error ~= nil and type(opts.on_error) ~= "function" then

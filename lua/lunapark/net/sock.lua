@@ -8,6 +8,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local ffi_string = ffi.string
@@ -92,7 +93,7 @@ end
 ---@param name string  the argument's name
 function sock.check_seconds(seconds, what, name)
   if seconds ~= nil and (type(seconds) ~= "number" or seconds ~= seconds) then
-    error(("%s: %s must be a number of seconds or nil, got %s"):format(what, name, tostring(seconds)), 3)
+    error(("%s: %s must be a number of seconds or nil, got %s"):format(what, name, as_given(seconds)), 3)
   end
 end
 
@@ -104,7 +105,7 @@ end
 function sock.check_count(n, what, name, least)
   -- 2^53: beyond it numbers have gaps.
   if type(n) ~= "number" or not (n >= least and n <= 9007199254740992) or n % 1 ~= 0 then
-    error(("%s: %s must be a whole number, %d or more, got %s"):format(what, name, least, tostring(n)), 3)
+    error(("%s: %s must be a whole number, %d or more, got %s"):format(what, name, least, as_given(n)), 3)
   end
 end
 

@@ -23,6 +23,7 @@ local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local value = require "lunapark.shared.value"
 local sync = require "lunapark.sync.chan"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local rest, failed = core.rest, core.failed
@@ -70,7 +71,7 @@ local function open(name, n, opts)
   if opts ~= nil and type(opts) ~= "table" then error("chan: opts must be a table, got " .. type(opts), 2) end
   local max = opts and opts.max_bytes
   if max ~= nil and (type(max) ~= "number" or not (max >= 1 and max <= 2 ^ 46)) then
-    error("chan: opts.max_bytes must be a number of bytes, 1 or more, got " .. tostring(max), 2)
+    error("chan: opts.max_bytes must be a number of bytes, 1 or more, got " .. as_given(max), 2)
   end
   local chan = C.host_chan_open(name, #name, n, max or 0, has_cap)
   if chan == nil then return nil, "no memory" end

@@ -27,6 +27,7 @@ require "lunapark.cdef"
 local base = require "lunapark.core.base"
 local job = require "lunapark.core.job"
 local value_module = require "lunapark.shared.value"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local ffi_string = ffi.string
@@ -63,7 +64,7 @@ end
 
 local function check_number(n, what, name)
   if type(n) ~= "number" or n ~= n then
-    error(("%s: %s must be a number, got %s"):format(what, name, tostring(n)), 3)
+    error(("%s: %s must be a number, got %s"):format(what, name, as_given(n)), 3)
   end
 end
 
@@ -71,7 +72,7 @@ end
 local function ttl_ns(ttl, what)
   if ttl == nil then return 0 end
   if type(ttl) ~= "number" or ttl ~= ttl or ttl < 0 then
-    error(what .. ": ttl must be a number of seconds, 0 or more, got " .. tostring(ttl), 3)
+    error(what .. ": ttl must be a number of seconds, 0 or more, got " .. as_given(ttl), 3)
   end
   return ttl * 1e9
 end
@@ -346,7 +347,7 @@ local function check_options(opts)
   end
   local max, evict, file, sync = opts.max_bytes, opts.evict, opts.file, opts.sync
   if max ~= nil and (type(max) ~= "number" or not (max >= 1 and max <= 2 ^ 46)) then
-    error("dict: opts.max_bytes must be a number of bytes, 1 or more, got " .. tostring(max), 3)
+    error("dict: opts.max_bytes must be a number of bytes, 1 or more, got " .. as_given(max), 3)
   end
   if evict ~= nil and type(evict) ~= "boolean" then
     error("dict: opts.evict must be a boolean, got " .. type(evict), 3)

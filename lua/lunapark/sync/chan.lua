@@ -34,6 +34,7 @@ local base = require "lunapark.core.base"
 local waitq = require "lunapark.sync.waitq"
 
 local new_table = require "table.new"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local rest, failed = core.rest, core.failed
@@ -63,7 +64,7 @@ local MAX_CAP = 2 ^ 31
 function chan.cap(n)
   if n == nil then return 0 end
   if type(n) ~= "number" or not (n >= 0 and n < MAX_CAP) or n % 1 ~= 0 then
-    error("chan: n must be a whole number, 0 or more, got " .. tostring(n), 3)
+    error("chan: n must be a whole number, 0 or more, got " .. as_given(n), 3)
   end
   return n
 end
@@ -440,7 +441,7 @@ function chan.select(cases)
   if type(cases) ~= "table" then error("select: cases must be a table, got " .. type(cases), 2) end
   local s = cases.timeout
   if s ~= nil and (type(s) ~= "number" or s ~= s) then
-    error("select: timeout must be a number of seconds, got " .. tostring(s), 2)
+    error("select: timeout must be a number of seconds, got " .. as_given(s), 2)
   end
   if early and not (s and s <= 0) then early() end
   local n = #cases

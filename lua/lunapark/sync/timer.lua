@@ -16,6 +16,7 @@ local core = require "lunapark.core"
 local lp = require "lunapark"
 local base = require "lunapark.core.base"
 local show = require "lunapark.core.show"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local note = debug.getregistry()["lunapark.note"]
@@ -93,7 +94,7 @@ end
 function timer.every(s, fn, ...)
   base.check_seconds(s, "every")
   check_fn(fn, "every")
-  if s <= 0 then error("every: s must be more than 0, got " .. tostring(s), 2) end
+  if s <= 0 then error("every: s must be more than 0, got " .. as_given(s), 2) end
   local t = setmetatable({ at = deadline_in(s), pending = true, waiting = false }, Timer)
   t.g = lp.detach(run_every, t, s * 1e9, fn, ...)
   if note then note("timer", t) end

@@ -3,6 +3,7 @@
 local json = require "lunapark.json"
 local new_buffer = require("string.buffer").new
 local response = require "lunapark.client.response"
+local as_given = require("lunapark.core.show").given
 
 local PIECE = 65536
 
@@ -66,7 +67,7 @@ end
 ---@return string? err       nil at the end; "timeout", "eof", "closed", or what is wrong with the response
 function Reply:read(n)
   if n ~= nil and (type(n) ~= "number" or n < 1) then
-    error("read: n must be a number, 1 or more, got " .. tostring(n), 2)
+    error("read: n must be a number, 1 or more, got " .. as_given(n), 2)
   end
   if self.over then return nil, self.failed end
   if self.timeout then self.conn:set_deadline(self.timeout) end

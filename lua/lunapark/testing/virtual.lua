@@ -14,6 +14,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local base = require "lunapark.core.base"
 local core = require "lunapark.core"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local view = base.view
@@ -94,7 +95,7 @@ local function virtual(fn, opts)
   local start = opts and opts.start
   if start == nil then start = os.time() end
   if type(start) ~= "number" or start ~= start or start < 0 or start >= 2 ^ 40 then
-    error("virtual: opts.start must be seconds since 1970, got " .. tostring(start), 2)
+    error("virtual: opts.start must be seconds since 1970, got " .. as_given(start), 2)
   end
   local why = core.barrier()
   if why then error(why, 2) end
