@@ -1,7 +1,10 @@
---- Slips in handlers, and what one sees of them: an answer that is right, or an error that names the line and what was
---- probably meant. None is a wrong answer without a word.
+--- Slips in apps, and what one sees of them: an answer that is right, or an error that names the line and what was
+--- probably meant. None is a wrong answer without a word. Slips at the command line: commands_spec, check_spec.
 
 local http = require "lunapark.http"
+local json = require "lunapark.json"
+local lp = require "lunapark"
+local shared = require "lunapark.shared"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 local dev = require "spec.support.dev"
@@ -78,6 +81,22 @@ describe("a mistake in a handler:", function()
       is_told(function() return nil, nil, "x" end, "returned nil, nil and a string")
     end)
 
+    it("tables that JSON has no words for, with the place; others as they are", function()
+      is_told(function() return { list = { [1] = 1, [1e6] = 2 } } end, "that is no JSON: .*a sparse array.* at .list")
+      is_told(function() return { text = "\255\254" } end, "that is no JSON: .*not UTF%-8 at .text")
+      is_told(function() return { n = 0 / 0 } end, "that is no JSON: .*nan at .n")
+      is_told(function() local t = {} t.t = t return t end, "that is no JSON: .*does it contain itself")
+      assert.equal("[1,2,null,4]", ask(function() return { 1, 2, nil, 4 } end).body)
+      assert.equal("{}", ask(function() return {} end).body)
+      assert.equal("[]", ask(function() return json.empty_array end).body)
+      assert.same({ ["1"] = 1, ["2"] = 2, x = 3 }, ask(function() return { 1, 2, x = 3 } end):json())
+    end)
+
+    it("headers that are a list of lines", function()
+      is_told(function() return 200, "x", { "X-A: y" } end,
+        'headers that .* sent: name must be a token, got number: write them by name, { %["X%-Name"%] = "value" }')
+    end)
+
     it("a status that is a string", function()
       local r, log = ask(function(_, res) res.status = "404" return "x" end)
       assert.equal(500, r.status)
@@ -144,6 +163,53 @@ describe("a mistake in a handler:", function()
       local app = http.app()
       assert.matches("got string: for a path there is app:mount", helper.raised(function() app:use("/api", print) end))
       assert.matches("mistakes_spec", helper.raised(function() app:use("/api", print) end))
+    end)
+
+    it("with a string that reads as a number", function()
+      is_told(function() lp.sleep "0.1" end, 'sleep: s must be a number of seconds, got the string "0.1"')
+      is_told(function() http.abort "404" end, 'abort: status must be .*, got the string "404"')
+      is_told(function(_, res) res:redirect("/", "302") end, 'redirect: status must be .*, got the string "302"')
+    end)
+
+    it("of body when read has taken it, or a part of no certain size", function()
+      local post = { body = ("x"):rep(100) }
+      for _, fn in ipairs {
+        function(req) req:read() return req:body() end,
+        function(req) while req:read(7) do end return req:body() end,
+        function(req) req:read() return req:json() end,
+      } do
+        local r, log = ask(fn, post)
+        assert.equal(500, r.status)
+        assert.matches("body: req:read%(%) has taken the body, or its beginning", log)
+        assert.matches("mistakes_spec%.lua:%d+: ", log)
+      end
+      assert.equal(("x"):rep(90), ask(function(req) req:read(10) return req:body() end, post).body)
+      assert.equal("", ask(function(req) while #req:read(1000) < 100 do end return req:body() end, post).body)
+      assert.equal("x", ask(function(req) return req:read() or "x" end).body)
+      assert.equal("", ask(function(req) req:read() return req:body() end).body)
+    end)
+
+    it("of a dict with what it does not keep", function()
+      local dict = shared.dict "mistakes_spec"
+      is_told(function() dict:set("k", { a = { print } }) end, "set: .*cannot serialize 'function' at .a%[1%]")
+      is_told(function() local t = {} t.own = t dict:set("k", t) end, "set: .*at .own, which contains itself")
+    end)
+
+    it("of require for what is not in the box", function()
+      is_told(function() require "lunapark.template" end,
+        "module 'lunapark.template' not found: Lunapark has none of this name\n\tIts modules are .* crypto, dns, ")
+      is_told(function() require "lunapark.jsn" end, "none of this name: did you mean json%?")
+    end)
+
+    it("of error with a table", function()
+      local r, log = ask(function() error {} end)
+      assert.equal(500, r.status)
+      assert.matches("%): {}\n.*mistakes_spec%.lua:%d+: in function", log)
+      r, log = ask(function() error { code = 5, what = "no row" } end)
+      assert.equal(500, r.status)
+      assert.matches('%): {"code":5,"what":"no row"}\n.*mistakes_spec%.lua:%d+: in function', log)
+      r = ask(function() error { status = 418, message = "tea" } end)
+      assert.same({ 418, "tea" }, { r.status, r.body })
     end)
 
     it("of nothing: the app is not returned", function()
@@ -241,6 +307,79 @@ describe("a mistake in a handler:", function()
       end, function(_, res) res:write "x" end)
       assert.equal("x", r.body)
       assert.matches("mistakes_spec%.lua:%d+: the answer has no body", err)
+    end)
+  end)
+
+  describe("in what VMs share, or not:", function()
+    after_each(child.clean)
+
+    it("a global that a function makes", function()
+      local server = child.serve { child.script [[
+        local app = require("lunapark.http").app()
+        of_the_app = 1
+        app:get("/", function()
+          of_the_app = 2
+          leaked = (leaked or 0) + 1
+          nothing = nil
+          return tostring(leaked)
+        end)
+        return app
+      ]], "--procs", "1", "--max-vms", "1" }
+      local client_ = child.client(server.addr)
+      assert.same({ "1", "2" }, { client_:get("/").body, client_:get("/").body })
+      server:said "did you forget `local`?"
+      server:kill "TERM"
+      server:wait()
+      assert.matches("%.lua:5: a function has made the global leaked, which all requests of this VM see: did",
+        server:stderr())
+      assert.equal(1, helper.count(server:stderr(), "made the global"))
+    end)
+
+    it("a global in an app that has rules of its own for globals", function()
+      local server = child.serve { child.script [[
+        setmetatable(_G, { __newindex = function(_, name) error("no globals here: " .. name, 2) end })
+        local app = require("lunapark.http").app()
+        app:get("/", function() leaked = 1 end)
+        return app
+      ]], "--procs", "1" }
+      assert.equal(500, child.client(server.addr):get("/").status)
+      server:said "no globals here: leaked"
+      assert.equal(0, helper.count(server:stderr(), "made the global"))
+    end)
+
+    it("a counter, of which each VM has one: check tells", function()
+      local code, out = child.run {
+        "check", child.script [[
+          local hits = 0
+          return function() hits = hits + 1 return { hits = hits } end
+        ]],
+        env = { PATH = "/nowhere" },
+      }
+      assert.equal(0, code)
+      assert.matches("%.lua:2:29: %(per VM%) hits counts in each VM for itself: use lunapark.shared to count for", out)
+    end)
+
+    it("a listener of on_start", function()
+      local server = child.start { "serve", child.script(([[
+        local app = require("lunapark.http").app()
+        app:on_start(function() listener = assert(require("lunapark.net").listen("unix:%s")) end)
+        return app
+      ]]):format(child.file())), "--listen", "127.0.0.1:0", "--procs", "2", "--max-vms", "2" }
+      server:said "address already in use (each VM of a server runs this: app:tcp listens once for all)"
+    end)
+
+    it("os.exit", function()
+      local server = child.serve { child.script [[
+        local app = require("lunapark.http").app()
+        app:get("/", function() return "fine" end)
+        app:get("/exit", function() os.exit(3) end)
+        return app
+      ]] }
+      local client_ = child.client(server.addr)
+      assert.equal(500, client_:get("/exit").status)
+      assert.equal("fine", client_:get("/").body)
+      server:said "os.exit: would end the server and all requests that are being answered: use lunapark.stop()"
+      assert.matches("%.lua:3: os%.exit", server:stderr())
     end)
   end)
 

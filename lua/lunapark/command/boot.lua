@@ -118,6 +118,7 @@ function boot.serve(path, first, dev)
     served = app
   end
   core.set_handler(0, handler)
+  require("lunapark.std.globals").watch()
 end
 
 --- Serves in place of an app that did not load, by --dev: requests are told why.

@@ -52,8 +52,9 @@ for name in ([[
 -- In all of these functions `level` says whom an error blames, as seen from inside the function that gets it.
 local function check_name(name, level)
   if type(name) ~= "string" or not find(name, "^[%w!#$%%&'*+%-.^_`|~]+$") then
-    error("headers: name must be a token, got " .. (type(name) == "string" and ("%q"):format(name) or type(name)),
-      level)
+    local hint = type(name) == "number" and ': write them by name, { ["X-Name"] = "value" }' or ""
+    error("headers: name must be a token, got " .. (type(name) == "string" and ("%q"):format(name) or type(name))
+      .. hint, level)
   end
   local low = lower(name)
   local dashed = find(name, "_", 1, true) and (gsub(low, "_", "-"))

@@ -27,6 +27,7 @@ local json = require "lunapark.json"
 local near = require "lunapark.core.near"
 local path = require "lunapark.http.path"
 local text = require "lunapark.core.text"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local find, match, sub = string.find, string.match, string.sub
@@ -70,6 +71,7 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 ---@field package files lunapark.Upload[]?         its files
 ---@field package uploads lunapark.Uploads?        what has to be closed
 ---@field package blame integer?  the status if the handler fails now
+---@field package was_read boolean?  `read` was given no n, or has told the end of the body
 local methods = {}
 
 local request = {}
@@ -205,6 +207,7 @@ function getters.host(req, r) return (request.host_of(r, req.serial)) end
 -- Fields that the modules beside this one read when they are not there, and that handlers may have.
 local own = {
   whole = true, fields = true, files = true, uploads = true, allow = true, blame = true, session = true, user = true,
+  was_read = true,
 }
 
 local meant = {
@@ -281,7 +284,8 @@ local function take(r, n)
   return piece
 end
 
---- The whole body, or the rest that `read` has left. May wait. Raises an abort, see above.
+--- The whole body, or the rest that `read(n)` has left. May wait. Raises an abort, see above. Raises after a `read`
+--- without n, which leaves a rest of no certain size, most often none, and after a `read` that has told the end.
 ---@return string|nil body  each call returns it
 ---@return string? err      "timeout"
 function methods:body()
@@ -289,6 +293,9 @@ function methods:body()
   if whole then return whole end
   local r = live(self, 2)
   if r.has_body == 0 then return "" end
+  if rawget(self, "was_read") then
+    error("body: req:read() has taken the body, or its beginning: use one of the two, or read(n) before body()", 2)
+  end
   if r.body_complete == 0 then
     local ok, err = fill_all(self, r)
     if not ok then return nil, err end
@@ -316,11 +323,12 @@ end
 ---@return string? err       "timeout"
 function methods:read(n)
   if n ~= nil and (type(n) ~= "number" or n < 1) then
-    error("read: n must be 1 or more, got " .. tostring(n), 2)
+    error("read: n must be 1 or more, got " .. as_given(n), 2)
   end
   local r = live(self, 2)
   if r.has_body == 0 then return nil end
   local piece, err = take_next(self, r, n)
+  if not n or piece == nil and not err then self.was_read = true end
   return piece, err
 end
 

@@ -25,13 +25,14 @@ local serve = require "lunapark.net.serve"
 local tls = require "lunapark.tls"
 local turn = require "lunapark.net.turn"
 local udp = require "lunapark.net.udp"
+local as_given = require("lunapark.core.show").given
 
 local C = ffi.C
 local address_of, message = common.address_of, common.message
 local check_addr = common.check_addr
 local wait_sock = core.wait_sock
 
-local EAGAIN = common.EAGAIN
+local EAGAIN, EADDRINUSE = common.EAGAIN, -98
 local READ = common.READ
 
 local net = { copy = copy.copy, fd = fd.new, serve = serve.new, udp = udp.new }
@@ -95,7 +96,12 @@ function net.listen(addr, opts)
   local plain, err = names.first(addr)
   if not plain then return nil, err end
   local sock = C.host_sock_listen(plain, err_out)
-  if sock == nil then return nil, message(err_out[0]) end
+  if sock == nil then
+    local why = message(err_out[0])
+    -- A server's VMs load the same app: all of them come here.
+    local serves = err_out[0] == EADDRINUSE and debug.getregistry()["lunapark.serves"]
+    return nil, serves and why .. " (each VM of a server runs this: app:tcp listens once for all)" or why
+  end
   return setmetatable({ sock = common.keep(sock), accepting = turn.new(), tls = config }, listener_mt)
 end
 
@@ -144,7 +150,7 @@ function net.dial(addr, opts)
   if opts ~= nil and type(opts) ~= "table" then error("dial: opts must be a table, got " .. type(opts), 2) end
   local timeout = opts and opts.timeout
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout or timeout >= 9e9) then
-    error("dial: timeout must be a number of seconds, got " .. tostring(timeout), 2)
+    error("dial: timeout must be a number of seconds, got " .. as_given(timeout), 2)
   end
   if opts and opts.tls then
     return lp.deadline(timeout, dial_tls, addr, opts.resolver, tls.of(opts.tls, "dial"))
