@@ -236,17 +236,17 @@ end
 -- The function that the host calls for each request; `inner` answers for the app.
 local function outermost(inner)
   local own = http.handler(answer)
-  return function(address)
+  return function(slot, address)
     local r = ffi.cast(host_req_ptr, address)
     local path = request.raw_path(r)
-    if C.host_dev_failing() ~= 0 or path:sub(1, #PREFIX) == PREFIX then return own(address) end
-    return inner(address)
+    if C.host_dev_failing() ~= 0 or path:sub(1, #PREFIX) == PREFIX then return own(slot, address) end
+    return inner(slot, address)
   end
 end
 
 --- The function that answers requests in place of http.handler's. Called once in a VM.
 ---@param app lunapark.App|function
----@return fun(address: lightuserdata)
+---@return fun(slot: integer, address: lightuserdata)
 function dev.handler(app)
   inject_into_answers()
   if type(app) == "function" then
@@ -258,7 +258,7 @@ function dev.handler(app)
 end
 
 --- The function that answers requests where no app has loaded.
----@return fun(address: lightuserdata)
+---@return fun(slot: integer, address: lightuserdata)
 function dev.stand_in()
   return outermost(http.handler(answer))
 end
