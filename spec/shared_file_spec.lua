@@ -10,8 +10,13 @@ local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 local helper = require "spec.helper"
 
-ffi.cdef "int prctl(int option, unsigned long arg, unsigned long, unsigned long, unsigned long);"
-local SUBREAPER = 36
+ffi.cdef [[
+int prctl(int option, unsigned long arg, unsigned long, unsigned long, unsigned long);
+int open(const char *path, int flags, ...);
+int close(int fd);
+int flock(int fd, int operation);
+]]
+local SUBREAPER, RDWR, CREATE, CLOEXEC, LOCK_EX_NB, LOCK_UN = 36, 2, 64, 524288, 6, 8
 
 testing.block_timeout(300)
 
@@ -304,5 +309,55 @@ describe("a dict with a file", function()
     new:kill "TERM"
     assert.equal(0, new:wait())
     assert.equal(tostring(n) .. "\n", (run(path, nil, "print(dict:get 'n')")))
+  end)
+
+  -- The lock of the file is this process's, as if an old process held it, and the two that share the file want it.
+  it("is waited for in an upgrade for a time that ends, if another process keeps it", function()
+    local path, busy = child.file(), child.file ""
+    local fd = ffi.C.open(path, RDWR + CREATE + CLOEXEC, ffi.cast("int", 384))
+    ffi.C.prctl(SUBREAPER, 1, 0, 0, 0)
+    finally(function()
+      ffi.C.prctl(SUBREAPER, 0, 0, 0, 0)
+      ffi.C.close(fd)
+    end)
+    local c = child.serve { child.script(child.UNTIL_GONE .. ([[
+      local dict = assert(require("lunapark.shared").dict("n", { file = %q }))
+      local app = require("lunapark.http").app()
+      app:get("/count", function()
+        local n, err = dict:incr("n", 1, 0)
+        return n and "yes" or err
+      end)
+      app:get("/sync", function() return tostring(dict:sync()) end)
+      app:get("/busy", function() until_gone(%q) end)
+      return app
+    ]]):format(path, busy)), "--procs", "1", "--max-vms", "1", "--drain-timeout", "600" }
+    local conn = child.send(c.addr, "GET /busy HTTP/1.1\r\nHost: x\r\n\r\n") -- the old process stays
+    assert.equal("yes", child.client(c.addr):get("/count").body)
+    c:kill "USR2"
+    local new = child.adopt(tonumber((c:logged "process (%d+) serves")), c)
+    local client = child.client(c.addr)
+    assert.equal("yes", client:get("/count").body)
+
+    child.eventually(function() return ffi.C.flock(fd, LOCK_EX_NB) == 0 end, "the lock")
+    assert.equal("true", client:get("/sync").body, "what is synced needs no lock")
+    assert.equal("n: another process uses the file", client:get("/count").body)
+
+    local late = lp.go(function() return child.client(c.addr):get("/count").body end)
+    lp.sleep(0.05)
+    ffi.C.flock(fd, LOCK_UN)
+    assert.equal("yes", (late:join()))
+
+    child.eventually(function() return ffi.C.flock(fd, LOCK_EX_NB) == 0 end, "the lock again")
+    child.send(c.addr, "GET /count HTTP/1.1\r\nHost: x\r\n\r\n")
+    lp.sleep(0.05)
+    new:kill "TERM"
+    new:said "SIGTERM: stopping"
+    new:kill "TERM" -- a second one does not wait for what is under way
+    new:wait()
+    assert.is_nil(new:stderr():find("may be lost", 1, true))
+    os.remove(busy)
+    child.reply(conn)
+    conn:close()
+    assert.equal(0, c:wait())
   end)
 end)

@@ -6,6 +6,7 @@
  * so changes wait for a step at most. A compaction that fails, or is killed, leaves the old file as it is. */
 #include "dict_writer.h"
 
+#include "../base/folder.h"
 #include "../base/log.h"
 
 #include <errno.h>
@@ -92,7 +93,7 @@ static int end(dict_file *f) {
     f->unsynced = f->broken = false;
     f->synced = f->written;
     writer_set_compaction(f, (double)f->size);
-    return writer_sync_folder(f);
+    return folder_sync(f->path);
 }
 
 bool compact_step(dict_file *f) {

@@ -20,8 +20,13 @@
  * Two processes. flock says who may write: the lock goes with the process, whatever ends it. Elsewhere a second process
  * is refused. In an upgrade (dict_files_share), both processes serve for a while, and pass the lock to and fro: a
  * process that wants to change its dict and has no lock (-EBUSY) waits for it (host_dict_settle), applies what the other
- * has appended meanwhile, and gives the lock back when it has written, after HOLD_NS at most. So each change is made to
- * the value that the last one left, whoever made it. Reads are not held up, and are as old as that.
+ * has appended meanwhile, and gives the lock back after HOLD_NS: from then on it makes no change, and writes those that
+ * are queued. So each change is made to the value that the last one left, whoever made it. Reads are not held up, and
+ * are as old as that.
+ *
+ * The lock is tried each LOOK_NS, and not waited for in flock: such a wait has no end, and keeps `io` meanwhile. A
+ * process leaves the lock alone for REST_NS after it gave the lock back, so that the other one finds the lock free.
+ * After LOCK_NS without the lock, those who wait hear that another process uses the file.
  *
  * Rejected: a snapshot now and then (loses more, and writes all for little); a lock file (is left behind); mapping the
  * table itself (a crash leaves it torn); handing the dict to the new process through a socket (changes of requests that
@@ -29,6 +34,7 @@
  */
 #include "dict_file.h"
 
+#include "../base/folder.h"
 #include "../base/log.h"
 #include "dict_writer.h"
 
@@ -51,8 +57,8 @@ static struct {
 
 /* ---- opening: the writer ---- */
 
-static int lock_file(int fd, bool wait) {
-    while (flock(fd, LOCK_EX | (wait ? 0 : LOCK_NB)) < 0)
+static int lock_file(int fd) {
+    while (flock(fd, LOCK_EX | LOCK_NB) < 0)
         if (errno != EINTR) return errno == EWOULDBLOCK ? -EBUSY : -errno;
     return 0;
 }
@@ -107,11 +113,11 @@ static int begin_file(dict_file *f) {
     if (err) return err;
     f->size = DICT_MAGIC_BYTES;
     f->unsynced = true;
-    return writer_sync_folder(f);
+    return folder_sync(f->path);
 }
 
 /* Opens the file, or what has taken its place, and locks it. */
-static int open_and_lock(dict_file *f, bool wait) {
+static int open_and_lock(dict_file *f) {
     for (;;) {
         if (f->fd < 0) {
             f->fd = open(f->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -119,7 +125,7 @@ static int open_and_lock(dict_file *f, bool wait) {
             if (f->size > 0) host_dict_flush(f->d);
             f->size = 0;
         }
-        int err = lock_file(f->fd, wait);
+        int err = lock_file(f->fd);
         if (err) return err;
         if (is_at(f->fd, f->path)) return 0;
         close(f->fd);
@@ -127,8 +133,14 @@ static int open_and_lock(dict_file *f, bool wait) {
     }
 }
 
-int writer_acquire(dict_file *f, bool wait) {
-    int err = open_and_lock(f, wait);
+static void set_leased(dict_file *f, bool leased) {
+    rt_lock_acquire(&f->lock);
+    f->leased = leased;
+    rt_lock_release(&f->lock);
+}
+
+int writer_acquire(dict_file *f) {
+    int err = open_and_lock(f);
     if (err) return err;
     err = read_on(f);
     if (!err) err = begin_file(f);
@@ -139,18 +151,21 @@ int writer_acquire(dict_file *f, bool wait) {
     f->loaded = true;
     f->since_ns = rt_nanotime();
     if (f->compact_at == 0) writer_set_compaction(f, (double)atomic_load(&f->d->bytes));
-    rt_lock_acquire(&f->lock);
-    f->leased = true;
-    rt_lock_release(&f->lock);
+    set_leased(f, true);
     return 0;
 }
 
-void writer_release(dict_file *f) {
-    rt_lock_acquire(&f->lock);
-    bool free_now = f->first == NULL;
-    if (free_now) f->leased = false;
-    rt_lock_release(&f->lock);
-    if (free_now) flock(f->fd, LOCK_UN);
+void writer_close_queue(dict_file *f) {
+    set_leased(f, false);
+}
+
+void writer_release(dict_file *f, bool written) {
+    if (!written) {
+        set_leased(f, true);
+        return;
+    }
+    flock(f->fd, LOCK_UN);
+    f->since_ns = rt_nanotime();
 }
 
 /* ---- changes ---- */

@@ -1,8 +1,8 @@
 /* The writer of a dict's file: the G that alone writes it. See dict_file.c.
  *
- * A turn of the writer: gets the lock if somebody waits, takes the queue and writes it, syncs if it is time or somebody
- * waits, gives the lock back if another process may want it, does a step of a compaction. Then it ends the waits whose
- * changes are safe. All but the last happens in one bracket of blocking calls. */
+ * A turn of the writer: gets the lock if somebody waits, takes the queue and writes it, does a step of a compaction,
+ * syncs if it is time or somebody waits, gives the lock back if another process may want it. Then it ends the waits
+ * whose changes are safe. All but the last happens in one bracket of blocking calls. */
 #include "dict_writer.h"
 
 #include "../base/log.h"
@@ -14,7 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Somebody waits until the lock is ours, and what was queued before is written, or synced. */
+/* Somebody waits until the lock is ours and what was queued before is written; or until it is synced, whoever has the
+ * lock then. */
 typedef struct waiter {
     list_link link; /* of f->waiters */
     dict_file *f;
@@ -124,20 +125,6 @@ int writer_sync(dict_file *f) {
     return 0;
 }
 
-int writer_sync_folder(dict_file *f) {
-    char folder[PATH_MAX];
-    const char *slash = strrchr(f->path, '/');
-    size_t n = slash ? (size_t)(slash - f->path) : 0;
-    if (n >= sizeof folder) return -ENAMETOOLONG;
-    memcpy(folder, n ? f->path : "/", n ? n : 1);
-    folder[n ? n : 1] = 0;
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return errno == EACCES ? 0 : -errno; /* a folder may be writable and not readable */
-    int err = fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
-    close(fd);
-    return err;
-}
-
 /* ---- turns ---- */
 
 static bool somebody_waits(dict_file *f, bool *for_sync) {
@@ -154,21 +141,36 @@ static bool sync_is_due(const dict_file *f) {
     return f->unsynced && f->sync == HOST_SYNC_SECOND && rt_nanotime() - f->synced_ns >= NS_PER_SEC;
 }
 
-/* One turn. *more: there is more to do at once. */
+/* Gets the lock. -EINPROGRESS: the process that shares the file has it, so try again. */
+static int lease(dict_file *f, bool shares) {
+    int64_t now = rt_nanotime();
+    if (shares && now - f->since_ns < REST_NS) return -EINPROGRESS;
+    int err = writer_acquire(f);
+    if (err == -EBUSY && shares) {
+        if (f->wanted_ns == 0) f->wanted_ns = now;
+        if (now - f->wanted_ns < LOCK_NS) return -EINPROGRESS;
+    }
+    f->wanted_ns = 0;
+    return err;
+}
+
+/* One turn. *more: there is more to do at once. `shares` is asked before the lock is: a lock that is not free was that of
+ * a process that lived then. */
 static int turn(dict_file *f, bool *more) {
     bool for_sync, waits = somebody_waits(f, &for_sync), shares = writer_shares();
     if (!f->leased && waits) {
-        int err = writer_acquire(f, shares);
+        int err = lease(f, shares);
         if (err) return err;
     }
     if (!f->leased) return 0;
+    bool give_back = shares && rt_nanotime() - f->since_ns >= HOLD_NS;
+    if (give_back) writer_close_queue(f);
     int err = writer_write(f);
     if (shares) compact_abort(f);
     if (!err && !shares) *more = compact_step(f);
-    bool give_back = shares && rt_nanotime() - f->since_ns >= HOLD_NS;
     bool sync = for_sync || sync_is_due(f) || (give_back && f->sync != HOST_SYNC_NO);
     if (!err && sync) err = writer_sync(f);
-    if (!err && give_back) writer_release(f);
+    if (give_back) writer_release(f, err == 0);
     return err;
 }
 
@@ -179,7 +181,7 @@ static void end_waits(dict_file *f, int err) {
     for (list_link *next, *l = f->waiters.first; l; l = next) {
         next = l->next;
         waiter *w = list_of(l, waiter, link);
-        bool safe = f->leased && f->written >= w->target && (!w->sync || f->synced >= w->target);
+        bool safe = w->sync ? f->synced >= w->target : f->leased && f->written >= w->target;
         if (!err && !safe) continue;
         w->err = err;
         list_remove(&f->waiters, l);
@@ -201,6 +203,7 @@ static void say(dict_file *f, int err) {
 /* Until when the writer may sleep if nobody rings; 0: for ever. */
 static int64_t next_turn(const dict_file *f, int err) {
     int64_t now = rt_nanotime(), at = 0;
+    if (err == -EINPROGRESS) return now + LOOK_NS;
     if (f->unsynced && f->sync == HOST_SYNC_SECOND) at = f->synced_ns + NS_PER_SEC;
     if (f->leased && writer_shares()) at = f->since_ns + HOLD_NS;
     if (err && f->loaded) at = now + NS_PER_SEC;
@@ -221,8 +224,8 @@ void writer_main(void *arg) {
         err = turn(f, &more);
         pthread_mutex_unlock(&f->io);
         rt_exitsyscall();
-        say(f, err);
-        end_waits(f, err);
+        if (err != -EINPROGRESS) say(f, err);
+        end_waits(f, err == -EINPROGRESS ? 0 : err);
     }
 }
 

@@ -18,6 +18,9 @@ enum {
 };
 #define PACE_NS (20 * NS_PER_MS)
 #define HOLD_NS (20 * NS_PER_MS)
+#define LOOK_NS NS_PER_MS
+#define REST_NS (2 * NS_PER_MS)
+#define LOCK_NS (10 * NS_PER_SEC)
 
 struct dict_file {
     dict_file *next; /* constant, as the next five */
@@ -42,7 +45,8 @@ struct dict_file {
     dict_record *unwritten;   /* taken from the queue */
     char *batch;              /* BATCH_BYTES or more */
     size_t batch_bytes;
-    int64_t since_ns;  /* leased since */
+    int64_t since_ns;  /* leased, or given back, since */
+    int64_t wanted_ns; /* since when the lock is tried in vain; 0: it is not */
     int64_t synced_ns; /* the last sync */
 
     size_t compact_at; /* f->size from which on a compaction begins; 0: not known */
@@ -58,16 +62,17 @@ void writer_main(void *arg);
 
 /* The functions below: with f->io. They block. 0 or -errno. */
 
-/* Gets the lock of the file and applies what is new in it. wait: another process may have it for a moment. */
-int writer_acquire(dict_file *f, bool wait);
+/* Gets the lock of the file and applies what is new in it. -EBUSY: another process has the lock. */
+int writer_acquire(dict_file *f);
 
-/* Gives the lock back, if nothing is queued. */
-void writer_release(dict_file *f);
+/* The lock is given back in two steps. Between them the queue, which takes no more, is written. writer_release: not
+ * written: the lock stays, and the queue takes more again. */
+void writer_close_queue(dict_file *f);
+void writer_release(dict_file *f, bool written);
 
-/* Writes the queue; syncs what was written; syncs the names in the folder. */
+/* Writes the queue; syncs what was written. */
 int writer_write(dict_file *f);
 int writer_sync(dict_file *f);
-int writer_sync_folder(dict_file *f);
 
 /* The batch has n bytes from now on, or more. False: no memory. */
 bool writer_room(dict_file *f, size_t n);

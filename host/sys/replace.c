@@ -17,6 +17,8 @@
  */
 #include "replace.h"
 
+#include "../base/folder.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -71,18 +73,6 @@ int replace_open_beside(const char *path, char *temp, size_t size, mode_t mode) 
     return -EEXIST;
 }
 
-static int sync_dir(const char *path) {
-    size_t n = dir_len(path);
-    char *dir = n ? strndup(path, n) : strdup(".");
-    if (!dir) return -ENOMEM;
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    free(dir);
-    if (fd < 0) return 0; /* a directory may be writable and not readable */
-    int err = fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
-    close(fd);
-    return err;
-}
-
 /* Names as listxattr has them. Attributes that the new file may not get are left out: see above. */
 static int copy_xattrs(const char *path, int fd) {
     char *names = malloc(XATTR_NAMES_MAX + XATTR_VALUE_MAX);
@@ -132,7 +122,7 @@ static int write_beside(const char *path, const char *data, size_t len, const st
     }
     if (err) unlink(temp);
     free(temp);
-    return err ? err : sync_dir(path);
+    return err ? err : folder_sync(path);
 }
 
 /* ---- in place ---- */

@@ -89,7 +89,7 @@ local function why_not(j, name)
   return nil, ("%s: %s"):format(name, ffi_string(C.host_strerror(rc)))
 end
 
--- Waits until changes may be made, and those so far are written; sync: and the disk has them.
+-- Waits until changes may be made, and those so far are written; sync: until the disk has those.
 local function settle(self, sync)
   return job.run(C.host_dict_settle(self.dict, sync and 1 or 0), why_not, self.name)
 end
