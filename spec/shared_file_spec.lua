@@ -15,8 +15,12 @@ int prctl(int option, unsigned long arg, unsigned long, unsigned long, unsigned 
 int open(const char *path, int flags, ...);
 int close(int fd);
 int flock(int fd, int operation);
+int fcntl(int fd, int command, ...);
+typedef struct shared_flock { short l_type, l_whence; int64_t l_start, l_len; int l_pid; } shared_flock;
 ]]
 local SUBREAPER, RDWR, CREATE, CLOEXEC, LOCK_EX_NB, LOCK_UN = 36, 2, 64, 524288, 6, 8
+
+local OFD_SETLK, WRLCK, UNLCK = 37, 1, 2
 
 testing.block_timeout(300)
 
@@ -342,13 +346,32 @@ describe("a dict with a file", function()
     assert.equal("true", client:get("/sync").body, "what is synced needs no lock")
     assert.equal("n: another process uses the file", client:get("/count").body)
 
-    local late = lp.go(function() return child.client(c.addr):get("/count").body end)
+    local other = child.client(c.addr)
+    local late = lp.go(function() return other:get("/count").body end)
     lp.sleep(0.05)
     ffi.C.flock(fd, LOCK_UN)
     assert.equal("yes", (late:join()))
 
+    -- A process that stands in the gate before the lock comes next, whoever gives the lock back and wants it again.
+    local gate = ffi.new("shared_flock", { l_type = WRLCK, l_len = 1 })
+    child.eventually(function() return ffi.C.fcntl(fd, OFD_SETLK, gate) == 0 end, "the gate")
+    child.eventually(function() return ffi.C.flock(fd, LOCK_EX_NB) == 0 end, "the lock, while in the gate")
+    local answered
+    late = lp.go(function() answered = other:get("/count").body end)
+    lp.sleep(0.05)
+    ffi.C.flock(fd, LOCK_UN)
+    lp.sleep(0.1)
+    assert.is_nil(answered)
+    assert.equal(0, ffi.C.flock(fd, LOCK_EX_NB))
+    ffi.C.flock(fd, LOCK_UN)
+    gate.l_type = UNLCK
+    assert.equal(0, ffi.C.fcntl(fd, OFD_SETLK, gate))
+    late:join()
+    other:close()
+    assert.equal("yes", answered)
+
     child.eventually(function() return ffi.C.flock(fd, LOCK_EX_NB) == 0 end, "the lock again")
-    child.send(c.addr, "GET /count HTTP/1.1\r\nHost: x\r\n\r\n")
+    local last = child.send(c.addr, "GET /count HTTP/1.1\r\nHost: x\r\n\r\n")
     lp.sleep(0.05)
     new:kill "TERM"
     new:said "SIGTERM: stopping"
@@ -358,6 +381,7 @@ describe("a dict with a file", function()
     os.remove(busy)
     child.reply(conn)
     conn:close()
+    last:close()
     assert.equal(0, c:wait())
   end)
 end)

@@ -24,9 +24,10 @@
  * are queued. So each change is made to the value that the last one left, whoever made it. Reads are not held up, and
  * are as old as that.
  *
- * The lock is tried each LOOK_NS, and not waited for in flock: such a wait has no end, and keeps `io` meanwhile. A
- * process leaves the lock alone for REST_NS after it gave the lock back, so that the other one finds the lock free.
- * After LOCK_NS without the lock, those who wait hear that another process uses the file.
+ * The lock is tried each LOOK_NS, and not waited for in flock: such a wait has no end, and keeps `io` meanwhile. So that
+ * the process that gave the lock back is not the next to have it for ever, there is a gate before the lock (an OFD lock
+ * on the first byte): who wants the lock passes the gate first and stands in it until the lock is there. So who waits
+ * comes before who comes back. After LOCK_NS without the lock, those who wait hear that another process uses the file.
  *
  * Rejected: a snapshot now and then (loses more, and writes all for little); a lock file (is left behind); mapping the
  * table itself (a crash leaves it torn); handing the dict to the new process through a socket (changes of requests that
@@ -57,9 +58,25 @@ static struct {
 
 /* ---- opening: the writer ---- */
 
+/* Passes the gate (F_WRLCK), or leaves it (F_UNLCK). 0; -EBUSY: another process stands in it. A file system without such
+ * locks has no gate. */
+static int gate(int fd, short what) {
+    struct flock first = {.l_type = what, .l_whence = SEEK_SET, .l_len = 1};
+    while (fcntl(fd, F_OFD_SETLK, &first) < 0)
+        if (errno != EINTR) return errno == EAGAIN || errno == EACCES ? -EBUSY : 0;
+    return 0;
+}
+
+void writer_give_up(dict_file *f) {
+    if (f->fd >= 0) (void)gate(f->fd, F_UNLCK);
+}
+
+/* -EBUSY: another process has the lock, and perhaps we stand in the gate. */
 static int lock_file(int fd) {
+    if (gate(fd, F_WRLCK) < 0) return -EBUSY;
     while (flock(fd, LOCK_EX | LOCK_NB) < 0)
         if (errno != EINTR) return errno == EWOULDBLOCK ? -EBUSY : -errno;
+    (void)gate(fd, F_UNLCK);
     return 0;
 }
 
@@ -165,7 +182,6 @@ void writer_release(dict_file *f, bool written) {
         return;
     }
     flock(f->fd, LOCK_UN);
-    f->since_ns = rt_nanotime();
 }
 
 /* ---- changes ---- */

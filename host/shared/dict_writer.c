@@ -144,12 +144,12 @@ static bool sync_is_due(const dict_file *f) {
 /* Gets the lock. -EINPROGRESS: the process that shares the file has it, so try again. */
 static int lease(dict_file *f, bool shares) {
     int64_t now = rt_nanotime();
-    if (shares && now - f->since_ns < REST_NS) return -EINPROGRESS;
     int err = writer_acquire(f);
     if (err == -EBUSY && shares) {
         if (f->wanted_ns == 0) f->wanted_ns = now;
         if (now - f->wanted_ns < LOCK_NS) return -EINPROGRESS;
     }
+    if (err) writer_give_up(f);
     f->wanted_ns = 0;
     return err;
 }

@@ -19,7 +19,6 @@ enum {
 #define PACE_NS (20 * NS_PER_MS)
 #define HOLD_NS (20 * NS_PER_MS)
 #define LOOK_NS NS_PER_MS
-#define REST_NS (2 * NS_PER_MS)
 #define LOCK_NS (10 * NS_PER_SEC)
 
 struct dict_file {
@@ -45,7 +44,7 @@ struct dict_file {
     dict_record *unwritten;   /* taken from the queue */
     char *batch;              /* BATCH_BYTES or more */
     size_t batch_bytes;
-    int64_t since_ns;  /* leased, or given back, since */
+    int64_t since_ns;  /* leased since */
     int64_t wanted_ns; /* since when the lock is tried in vain; 0: it is not */
     int64_t synced_ns; /* the last sync */
 
@@ -62,8 +61,10 @@ void writer_main(void *arg);
 
 /* The functions below: with f->io. They block. 0 or -errno. */
 
-/* Gets the lock of the file and applies what is new in it. -EBUSY: another process has the lock. */
+/* Gets the lock of the file and applies what is new in it. -EBUSY: another process has the lock; call again, or
+ * writer_give_up: this process waits for the lock no more. */
 int writer_acquire(dict_file *f);
+void writer_give_up(dict_file *f);
 
 /* The lock is given back in two steps. Between them the queue, which takes no more, is written. writer_release: not
  * written: the lock stays, and the queue takes more again. */
