@@ -25,7 +25,7 @@
 -- An *entry* is { run = fn(req, res), on_error = list of functions or false }, and for the log its route (app.lua) or a
 -- label. `run` is the handler itself, or a chain (chain.lua) that settles results on its way out and says so by a
 -- fourth result. `number` and `serve`, the door, are set at its first request.
--- A *plan* finds entries: `router:match`, `miss`, and for some hosts another plan: `of_host`. See plan.lua.
+-- A *plan* finds entries: `router:match`, `miss`. See plan.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -296,14 +296,13 @@ local bad_path = {
 local function missing(plan, r)
   local raw, method = raw_path(r), method_names[r.method]
   if raw == "*" then return method == "OPTIONS" and star or bad_path end
-  return plan:miss(method, raw) or bad_path
+  return plan:miss(method, raw, r) or bad_path
 end
 jit.off(missing)
 
 -- The entry of a request. router.path and router.params tell of it.
 local function find_entry(plan, r)
-  if plan.hosts then plan = apart(plan.of_host, plan, r) end
-  local entry = plan.router:match(r.method, r.buf + r.path.off, r.path.len) or apart(missing, plan, r)
+  local entry = plan.router:match(r.method, r.buf + r.path.off, r.path.len, r) or apart(missing, plan, r)
   r.label = entry.number or apart(number_of, entry)
   return entry
 end

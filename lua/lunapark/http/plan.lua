@@ -7,7 +7,9 @@
 -- before or after. It also surrounds the answers "404" and "405" and the answer to OPTIONS, which are therefore entries
 -- like others. *Scopes* decide which app gives these answers: the one whose prefix fits the path best, as of routes.
 --
--- Each app of a host (hosts.lua) is compiled into a plan of its own, in the middleware of the app that is served.
+-- Each app of a host (hosts.lua) is compiled into a plan of its own, in the middleware of the app that is served. Then
+-- something else is asked in place of the router of the app, which has the host's plan asked: an app without hosts pays
+-- nothing for them.
 
 local core = require "lunapark.core"
 local answer = require "lunapark.http.answer"
@@ -25,7 +27,7 @@ local MANY = 32
 -- The handler that answers with a status where there is no route.
 local function handler_of(plan, status)
   return function(req, res)
-    local allow = status ~= 404 and core.apart(plan.router.allowed, plan.router, request.raw_path(req.ptr)) or nil
+    local allow = status ~= 404 and core.apart(plan.own.allowed, plan.own, request.raw_path(req.ptr)) or nil
     if status == 204 then return 204, nil, { Allow = allow } end
     answer.note_failure(req, res, status)
     if allow then res.headers.Allow = allow end
@@ -38,12 +40,14 @@ local Plan = {}
 --- The entry for a path that has no route for the method.
 ---@param method string
 ---@param raw string  the path
+---@param r ffi.cdata*  host_req
 ---@return table|nil entry  nil: raw is no path
-function Plan:miss(method, raw)
+function Plan:miss(method, raw, r)
+  self = self:of_host(r)
   local shape = self.prefixes:prefix(raw)
   if not shape then return nil end -- every path has the prefix of the app itself
   local scope = self.scopes[shape]
-  local status = not self.router:allowed(raw) and 404 or method == "OPTIONS" and 204 or 405
+  local status = not self.own:allowed(raw) and 404 or method == "OPTIONS" and 204 or 405
   if not scope[status] then
     local run, fn = chain.compose(scope.middleware, status == 404 and scope.not_found or handler_of(self, status))
     scope[status] = {
@@ -53,11 +57,11 @@ function Plan:miss(method, raw)
   return scope[status]
 end
 
---- The plan for the host that a request names; `hosts` is not false.
+--- The plan for the host that a request names.
 ---@param r ffi.cdata*  host_req
 ---@return table plan
 function Plan:of_host(r)
-  return hosts.find(self.hosts, request.host_of(r, r.id)) or self
+  return self.hosts and hosts.find(self.hosts, request.host_of(r, r.id)) or self
 end
 
 jit.off(handler_of)
@@ -65,6 +69,15 @@ jit.off(Plan.miss)
 jit.off(Plan.of_host)
 
 local plan_mt = { __index = Plan }
+
+-- What is asked in place of a router.
+local Hosted = {}
+local hosted_mt = { __index = Hosted }
+
+function Hosted:match(method, raw, len, r, ...) -- luacheck: ignore
+  local plan = core.apart(self.plan.of_host, self.plan, r)
+  return (plan.own:match(method, raw, len))
+end
 
 local function joined(a, b)
   local list = {}
@@ -82,7 +95,7 @@ local function add_route(plan, route, scope)
   local bare = #scope.middleware == 0 and not scope.on_done
   plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, files = bare and route.files }
   local run, fn = chain.compose(scope.middleware, route.fn)
-  return plan.router:add(route.method, route.pieces, {
+  return plan.own:add(route.method, route.pieces, {
     run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
     host = plan.host,
   })
@@ -126,8 +139,9 @@ end
 
 -- The plan of an app, in the scope `outer`, and the app's scope. host: whose it is; nil: of all that have none.
 local function compile(app, outer, host)
+  local own = router.new()
   local plan = setmetatable({
-    router = router.new(), prefixes = router.new(), scopes = {}, routes = {}, host = host, hosts = false,
+    router = own, own = own, prefixes = router.new(), scopes = {}, routes = {}, host = host, hosts = false,
   }, plan_mt)
   local scope = add_app(plan, app, {}, outer)
   slash.add(plan, add_route)
@@ -139,8 +153,9 @@ end
 ---@return table
 function plans.of(app)
   local plan, scope = compile(app, { middleware = {}, on_error = {}, on_done = false, slash = "ignore" })
+  if not app.hosts[1] then return plan end
+  plan.hosts, plan.router = {}, setmetatable({ plan = plan }, hosted_mt)
   for _, host in ipairs(app.hosts) do
-    plan.hosts = plan.hosts or {}
     plan.hosts[host.name] = compile(host.app, scope, host.name)
   end
   return plan
