@@ -521,6 +521,13 @@ describe("lunapark", function()
       assert.matches("no%-such%-option", out .. err)
     end)
 
+    it("says that busted is not installed", function()
+      local env = { LUA_PATH = "/nonexistent/?.lua", LUA_CPATH = "/nonexistent/?.so" }
+      local code, out, err = run { "test", script "", env = env }
+      local says = "lunapark: busted is not installed (Debian: lua-busted): there is no module busted.runner\n"
+      assert.same({ 1, "", says }, { code, out, err })
+    end)
+
     it("ends with the code of os.exit", function()
       assert.equal(7, (run { "test", script "it('ends', function() os.exit(7) end)" }))
     end)

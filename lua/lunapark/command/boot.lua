@@ -219,7 +219,11 @@ function boot.test(...)
   local loaded = {}
   for name, module in pairs(package.loaded) do loaded[name] = module end
   local found, runner = pcall(require, "busted.runner")
-  if not found then return "busted is not installed (Debian: lua-busted)\n" .. tostring(runner) end
+  if not found then
+    local why = tostring(runner)
+    if why:find("module 'busted.runner' not found", 1, true) then why = "there is no module busted.runner" end
+    return "busted is not installed (Debian: lua-busted): " .. why
+  end
   for _, word in ipairs(arg) do
     if word == "--help" or word == "-h" then return busted_help() end
   end
