@@ -394,14 +394,19 @@ static rt_g *global_next(rt_p *p, int32_t max) {
     return g;
 }
 
+void rt_look(void) {
+    rt_m *m = rt_getm();
+    int64_t now = 0;
+    timers_run(m->p, &now);
+    poll_own(m, now);
+}
+
 /* A G that shares often keeps the ring from ever being empty, so findrunnable never looks further. Hence rt_share looks
  * at timers and events itself, and at the global queue, which holds the Gs for which sysmon has found an event. */
 void rt_share(void) {
     rt_m *m = rt_getm();
     rt_g *g = m->curg, *driver = cell_driver(m->cell);
-    int64_t now = 0;
-    timers_run(m->p, &now);
-    poll_own(m, now);
+    rt_look();
     rt_g *first = global_next(m->p, 0);
     if (first) runq_put(m->p, first);
     m->curg = driver;

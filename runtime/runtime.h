@@ -141,6 +141,10 @@ int rt_start_thread(void *(*fn)(void *), void *arg);
 /* Lets the other Gs that are ready run first. Native Gs. */
 void rt_yield(void);
 
+/* Makes the Gs ready whose timers and events have come by now, before those that the caller makes ready afterwards: for
+ * a G whose work takes long, and is followed by more of its kind. With a P. Does not wait. */
+void rt_look(void);
+
 /* Waits until rt_ready, unless commit(g, arg) refuses. commit NULL: never refuses. Native Gs. */
 void rt_park(rt_commit_fn commit, void *arg, rt_reason reason);
 

@@ -27,6 +27,7 @@ app:get("/late/:n", function(req)
 end)
 return app
 ]]
+local GET_SCHEME = "GET /scheme HTTP/1.1\r\nHost: x\r\n\r\n"
 local LAST = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 describe("HTTP over TLS", function()
@@ -159,7 +160,7 @@ describe("HTTP over TLS", function()
   it("answers requests that were sent together, and ends in order", function()
     local c = serve { "--idle-timeout", "0.2" }
     local conn = dial(c.addr)
-    assert(conn:write(("GET /scheme HTTP/1.1\r\nHost: x\r\n\r\n"):rep(20) .. LAST))
+    assert(conn:write(GET_SCHEME:rep(20) .. LAST))
     for _ = 1, 20 do assert.equal("https", child.reply(conn).body) end
     assert.equal("hello", child.reply(conn).body)
     assert.same({ nil, "eof" }, { conn:read() }) -- not: bytes may be missing
@@ -210,8 +211,8 @@ describe("HTTP over TLS", function()
 
   it("gives a handshake --header-timeout in all, and an end to who leaves in its midst", function()
     local c = serve { "--header-timeout", "0.5" }
-    local silent, slow = child.dial(c.addr), child.dial(c.addr)
     local start = lp.now()
+    local silent, slow = child.dial(c.addr), child.dial(c.addr)
     local drip = lp.go(function() -- a byte now and then does not make it longer
       for i = 1, 200 do
         if not slow:write(("\22\3\1\2\0\1"):sub(i, i) .. (i > 6 and "\0" or "")) then break end
@@ -283,6 +284,54 @@ describe("HTTP over TLS", function()
     assert(conn:start_tls(trust))
     assert(conn:write(LAST))
     assert.equal("hello", child.reply(conn).body)
+    conn:close()
+  end)
+
+  it("answers established connections before the handshakes of a flood", function()
+    local N = 100
+    local c = serve { "--procs", "1" }
+    -- A client's first words, which may be said again.
+    local ln = assert(net.listen "127.0.0.1:0")
+    local g = lp.go(function() return (net.dial(ln:addr(), { tls = trust, timeout = helper.PATIENCE })) end)
+    local near = assert(ln:accept())
+    local hello = assert(near:read())
+    near:close()
+    ln:close()
+    g:join()
+    local conn = dial(c.addr)
+    -- How many are answered before a request that comes when the first of them is. The server stands still while they
+    -- come.
+    local function flood()
+      local conns, first, answered = {}, lp.chan(1), 0
+      for i = 1, N do conns[i] = child.dial(c.addr) end
+      assert(conn:write(GET_SCHEME))
+      assert.equal("https", child.reply(conn).body) -- all are accepted
+      c:kill "STOP"
+      for i = 1, N do assert(conns[i]:write(hello)) end
+      local gs = {}
+      for i = 1, N do
+        gs[i] = lp.go(function()
+          conns[i]:read()
+          answered = answered + 1
+          if answered == 1 then first:send(true) end
+        end)
+      end
+      c:kill "CONT"
+      first:recv()
+      assert(conn:write(GET_SCHEME))
+      child.reply(conn)
+      local before = answered
+      for i = 1, N do
+        gs[i]:join()
+        conns[i]:close()
+      end
+      return before
+    end
+    local tries, before = 0, N -- this process may stand still, too
+    while before >= N / 4 and tries < 10 do
+      tries, before = tries + 1, flood()
+    end
+    assert.is_true(before < N / 4, before)
     conn:close()
   end)
 

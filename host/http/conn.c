@@ -12,7 +12,7 @@
  * The connection belongs to no VM, so an idle connection holds neither Lua memory nor buffers. A client that shuts its
  * side down, or vanishes, cancels the connection's G (rt_pd_watch). What this means for handlers says the protocol.
  *
- * SHAKE: the handshake of TLS, if the listener has certificates. The whole of it has --header-timeout, and the connection
+ * SHAKE: the handshake of TLS, if the listener has certificates, in turns (shakes.c). The whole of it has --header-timeout, and the connection
  * counts as idle meanwhile. What is spoken is said after it, even to a client that is refused. A client that speaks the
  * protocol without TLS is told so, without TLS.
  *
@@ -30,6 +30,7 @@
  * server.c). A slow reader has what pace.c says.
  */
 #include "conn.h"
+#include "shakes.h"
 
 #include "../base/log.h"
 #include "../base/options.h"
@@ -153,16 +154,41 @@ static void begin(host_conn *c, const conn_protocol *p, int refusal) {
     if (refusal && p->refuse(c, refusal) < 0) c->phase = CONN_END;
 }
 
+/* What a connection needs for its handshake, and not afterwards. */
+struct conn_shake {
+    shake_turn turn;
+    int64_t until_ns; /* when it has to be done */
+    int refusal;      /* the only status that the connection answers; 0: it serves */
+    enum { NO_TURN, WAITS_FOR_TURN, HAS_TURN } turns;
+};
+
+static bool begin_shake(host_conn *c, int refusal, int64_t now) {
+    struct conn_shake *s = calloc(1, sizeof *s);
+    if (!s) return false;
+    s->until_ns = now + (int64_t)(conn_limits(c)->header_timeout * 1e9);
+    s->refusal = refusal;
+    c->phase = CONN_SHAKE;
+    c->shake = s;
+    return true;
+}
+
+static void end_shake(host_conn *c) {
+    free(c->shake);
+    c->x = NULL;
+}
+
+static int leave_shake(host_conn *c) {
+    end_shake(c);
+    return close_conn(c);
+}
+
+/* Waits for more of the handshake. */
 static int wait_for_shake(host_conn *c) {
-    int64_t now = rt_nanotime(), drain = server_drain_idle_ns();
-    int64_t left = (int32_t)(c->shake.until_ms - ms_of(now)) * NS_PER_MS;
-    if (conn_stopping(c) && left > drain) {
-        left = drain;
-        c->shake.until_ms = ms_of(now + left);
-    }
-    if (left <= 0 || conn_leaves(c)) return close_conn(c);
+    int64_t now = rt_nanotime(), drain = now + server_drain_idle_ns();
+    if (conn_stopping(c) && c->shake->until_ns > drain) c->shake->until_ns = drain;
+    if (c->shake->until_ns <= now || conn_leaves(c)) return leave_shake(c);
     int mode = stream_wants(&c->io, RT_R);
-    rt_pd_set_deadline(c->io.pd, mode, now + left);
+    rt_pd_set_deadline(c->io.pd, mode, c->shake->until_ns);
     return conn_wait(c, mode);
 }
 
@@ -174,20 +200,41 @@ static int shake_failed(host_conn *c, int err) {
     const char *why = err == STREAM_ETLS ? tls_why(&c->io) : rt_strerror(err);
     bool is_plain = strcmp(why, TLS_PLAIN_HTTP) == 0;
     log_line(LOG_DEBUG, "%s: a connection ends in the handshake: %s", s->addr, why);
-    if (err != STREAM_ETLS) return close_conn(c);
+    if (err != STREAM_ETLS) return leave_shake(c);
+    end_shake(c);
     tls_leave(&c->io);
     if (is_plain && p->plain) (void)stream_write(&c->io, p->plain, p->plain_len);
     (void)c->io.ops->shutdown(&c->io);
     return linger(c);
 }
 
+/* Asks for a turn. What the G's turn answers: it runs again when it has one. The Gs that are ready run before a turn is
+ * used: those of handshakes among them stand in the list then, and no more in the ring. */
+static int ask_for_turn(host_conn *c) {
+    rt_clear_cancel(c->g); /* an end that has come already is read */
+    bool has = shakes_take(&c->shake->turn, c->g);
+    c->shake->turns = has ? HAS_TURN : WAITS_FOR_TURN;
+    if (has) return (int)RT_YIELD;
+    rt_set_wait(c->g, RT_WAIT_OTHER, c->shake->until_ns);
+    return (int)RT_PARK;
+}
+
 static int step_shake(host_conn *c) {
+    if (c->shake->turns == NO_TURN) return ask_for_turn(c);
+    if (c->shake->turns == WAITS_FOR_TURN) {
+        rt_wait_code(c->g);
+        if (!shakes_given(&c->shake->turn)) return leave_shake(c); /* late, or the client is gone */
+    }
+    c->shake->turns = NO_TURN;
     int err = c->io.ops->shake(&c->io);
+    shakes_give();
     if (err == -EAGAIN) return wait_for_shake(c);
     if (err) return shake_failed(c, err);
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
     rt_pd_set_deadline(c->io.pd, RT_W, 0);
-    begin(c, protocol_of(c), (int)c->shake.refusal);
+    int refusal = c->shake->refusal;
+    end_shake(c);
+    begin(c, protocol_of(c), refusal);
     return CONN_NEXT;
 }
 
@@ -270,13 +317,10 @@ void conn_start(host_server *s, int fd, server_client client, const conn_protoco
     c->base.server = s; /* the protocol asks for it */
     int64_t now = rt_nanotime();
     if (!refusal) c->base.idle_ns = conns_idle_since(now, false);
-    if (c->io.tls) {
-        c->phase = CONN_SHAKE;
-        c->shake.refusal = (uint32_t)refusal;
-        c->shake.until_ms = ms_of(now + (int64_t)(conn_limits(c)->header_timeout * 1e9));
-    } else {
+    if (!c->io.tls)
         begin(c, p, refusal);
-    }
+    else if (!begin_shake(c, refusal, now))
+        c->phase = CONN_END;
     rt_pd_watch(c->io.pd, g);
     server_add_conn(&c->base, s, client);
     rt_ready(g);

@@ -47,10 +47,7 @@ struct host_conn {
         /* HTTP/1: the present exchange; NULL while idle: then the connection costs this struct, its G and its
          * pollDesc. A handler may have an older exchange: see hold.c. */
         host_exchange *x;
-        struct {
-            uint32_t until_ms; /* when the handshake has to be done; wraps */
-            uint32_t refusal;  /* the only status that the connection answers; 0: it serves */
-        } shake;               /* CONN_SHAKE */
+        struct conn_shake *shake; /* CONN_SHAKE: conn.c */
         struct {
             uint32_t since_ms; /* when it began; wraps */
             uint32_t seen;     /* bytes that came since the deadline was set */
