@@ -98,6 +98,9 @@ local function define(self, what, method, pattern, fn)
   return self
 end
 
+jit.off(drop_plan) -- as in router.lua
+jit.off(define)
+
 --- Defines the handler of a method and a path. `:name` stands for one segment, `:name<int>` for one of a kind, `*rest`
 --- for the tail; text may stand around a name. See router.lua.
 ---@param pattern string

@@ -89,16 +89,20 @@ local function joined(a, b)
   return list
 end
 
--- Whether there was none for these paths.
-local function add_route(plan, route, scope)
+-- Adds a route, answered by `entry`; without one it gets an entry of its own. The entry; nil: there was a route for
+-- these paths.
+local function add_route(plan, route, scope, entry)
   -- Of files that the host answers for by itself, neither middleware nor on_done would hear.
   local bare = #scope.middleware == 0 and not scope.on_done
   plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, files = bare and route.files }
-  local run, fn = chain.compose(scope.middleware, route.fn)
-  return plan.own:add(route.method, route.pieces, {
-    run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
-    host = plan.host,
-  })
+  if not entry then
+    local run, fn = chain.compose(scope.middleware, route.fn)
+    entry = {
+      run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
+      host = plan.host,
+    }
+  end
+  return plan.own:add(route.method, route.pieces, entry) and entry or nil
 end
 
 -- The route as it is below a prefix.
@@ -121,10 +125,9 @@ local function add_app(plan, self, prefix, outer)
   plan.scopes[plan.prefixes:add_prefix(prefix)] = scope -- of apps below one prefix, the last
   for i, route in ipairs(self.routes) do
     local whole = #prefix == 0 and route or below(prefix, route)
-    if not add_route(plan, whole, scope) then
-      error(("%s %s is there twice"):format(route.method, router.show(whole.pieces)), 0)
-    end
-    slash.note(plan, whole, scope)
+    local entry = add_route(plan, whole, scope)
+    if not entry then error(("%s %s is there twice"):format(route.method, router.show(whole.pieces)), 0) end
+    slash.note(plan, whole, scope, entry)
     -- The prefix without a slash is a courtesy: a route that the outer app has there comes first.
     if #prefix > 0 and #route.pieces == 1 and (route.pieces[1] == "" or route.is_folder) then
       add_route(plan, { method = route.method, pieces = prefix, fn = route.fn }, scope)
@@ -146,6 +149,10 @@ local function compile(app, outer, host)
   local scope = add_app(plan, app, {}, outer)
   slash.add(plan, add_route)
   return plan, scope
+end
+
+for _, fn in ipairs { joined, add_route, below, add_app, compile } do
+  jit.off(fn) -- as in router.lua
 end
 
 --- Compiles an app.

@@ -222,6 +222,15 @@ function methods:add_prefix(pieces)
   return shape
 end
 
+-- What defines routes runs when an app loads, and in each VM once: a trace costs more than it saves there, since each
+-- changes the protection of memory, and all threads of the process stop for that.
+for _, fn in ipairs {
+  take_apart, encode, mistake_in_text, mistake_in_name, mistake_in, router.parse, router.shape, router.literal,
+  router.show, names_of, methods.add, methods.add_prefix,
+} do
+  jit.off(fn)
+end
+
 --- The route for a method and a path. `router.path` and `router.params` then tell of it, until the next lookup of the
 --- VM or the next wait.
 ---@param method integer         its number

@@ -26,9 +26,10 @@ end
 ---@param plan table
 ---@param route table
 ---@param scope table
-function slash.note(plan, route, scope)
+---@param entry table  answers the route
+function slash.note(plan, route, scope, entry)
   plan.noted = plan.noted or { shapes = {} }
-  plan.noted[#plan.noted + 1] = { route = route, scope = scope }
+  plan.noted[#plan.noted + 1] = { route = route, scope = scope, entry = entry }
   plan.noted.shapes[route.method .. router.shape(route.pieces)] = true
 end
 
@@ -58,21 +59,26 @@ local function has_tail(shapes, route)
   return shapes[route.method .. tail] or shapes["ANY" .. tail]
 end
 
+for _, fn in ipairs { slash.note, spelled_otherwise, has_tail } do
+  jit.off(fn) -- as in router.lua
+end
+
 --- Adds the other spellings of the routes that were noted.
 ---@param plan table
----@param add_route fun(plan: table, route: table, scope: table)
+---@param add_route fun(plan: table, route: table, scope: table, entry: table?)
 function slash.add(plan, add_route)
   local noted = plan.noted or { shapes = {} }
   for i, added in ipairs(noted) do
     local route, kind = added.route, added.scope.slash
     local pieces = kind ~= "strict" and spelled_otherwise(route.pieces)
     if pieces and not (pieces[#pieces] == "" and has_tail(noted.shapes, route)) then
-      local fn = kind == "redirect" and redirect or route.fn
-      add_route(plan, { method = route.method, pieces = pieces, fn = fn }, added.scope)
+      local ignored = kind ~= "redirect" and added.entry or nil
+      add_route(plan, { method = route.method, pieces = pieces, fn = redirect }, added.scope, ignored)
     end
     if i % 32 == 0 then core.share() end
   end
   plan.noted = nil
 end
+jit.off(slash.add)
 
 return slash
