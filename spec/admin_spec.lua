@@ -27,7 +27,7 @@ local function serve(...)
   if type(args[#args]) == "table" then args.env = table.remove(args) end
   local c = child.serve(args)
   child.eventually(function() return c:stderr():find "lunapark: admin on " end, "the admin listener")
-  local admin = child.client((c:stderr():match "admin on http://(%S+)\n"):gsub("^0%.0%.0%.0", "127.0.0.1"))
+  local admin = child.client(((c:stderr():match "admin on http://(%S+)\n"):gsub("^0%.0%.0%.0", "127.0.0.1")))
   admin.headers = { ["X-Lunapark"] = "1" }
   return c, path, admin
 end
