@@ -54,10 +54,14 @@ local function take_apart(piece)
   return before, name, kind, rest or behind
 end
 
+local PLAIN = "^:([%a_][%w_]*)$" -- nearly all pieces that have a name
+
 -- A piece as C reads it, and its name, if it has one.
 local function encode(piece)
   if byte(piece) == REST then return "\0*", piece == "*" and piece or sub(piece, 2) end
   if not find(piece, ":", 1, true) then return piece end
+  local plain = match(piece, PLAIN)
+  if plain then return "\0:", plain end
   local before, name, kind, behind = take_apart(piece)
   if not before then return (gsub(piece, "::", ":")) end
   return gsub(before, "%z", ":") .. "\0" .. (kinds[kind] or ":") .. gsub(behind, "%z", ":"), name
@@ -100,15 +104,16 @@ end
 
 -- The mistake in piece i of n, or nil. `seen` has the names of the pieces before, and gets the name of this one.
 local function mistake_in(piece, i, n, seen)
-  local why, name
+  local why
+  local name = match(piece, PLAIN)
   if byte(piece) == REST then
     name = sub(piece, 2)
     if i < n then return "has " .. piece .. " before its end" end
     if name == "" then name = "*" end
     if name ~= "*" and not find(name, "^[%a_][%w_]*$") then return "has a bad name: " .. piece end
-  elseif find(piece, "^<.*>$") or not take_apart(piece) then
+  elseif not name and (find(piece, "^<.*>$") or not take_apart(piece)) then
     return (mistake_in_text(piece, i, n))
-  else
+  elseif not name then
     why, name = mistake_in_name(piece)
     if why then return why end
   end
