@@ -141,8 +141,9 @@ describe("net.serve", function()
 
   describe("opts", function()
     it("idle ends each wait for a silent client", function()
-      local answers = {}
+      local answers, written = {}, lp.chan(1)
       local s = serve(function(c)
+        written:recv()
         answers[#answers + 1] = { c:read_line() }
         answers[#answers + 1] = { c:read_exact(100) }
         c:set_read_deadline(60) -- later than idle
@@ -150,16 +151,17 @@ describe("net.serve", function()
       end, { idle = 0.05 })
       local c = connect(s)
       c:write "partial"
+      written:send(true)
       assert.equal("", c:read_all())
       assert.same({ { nil, "timeout" }, { nil, "timeout" }, { "partial" } }, answers)
     end)
 
     it("idle does not end a read of many bytes that come slowly", function()
-      local s = serve(function(c) c:write(tostring(#assert(c:read_exact(1000)))) end, { idle = 0.3 })
+      local s = serve(function(c) c:write(tostring(#assert(c:read_exact(1000)))) end, { idle = 1 })
       local c = connect(s)
       for _ = 1, 20 do
         c:write(("x"):rep(50))
-        lp.sleep(0.03)
+        lp.sleep(0.07)
       end
       assert.equal("1000", c:read_all())
     end)

@@ -4,6 +4,8 @@ local ffi = require "ffi"
 local lp = require "lunapark"
 local child = require "spec.support.child"
 
+require("lunapark.testing").block_timeout(300)
+
 local LIMIT = 32 * 1024 * 1024
 
 local APP = [[
