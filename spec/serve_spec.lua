@@ -3,6 +3,7 @@
 local core = require "lunapark.core"
 local lp = require "lunapark"
 local net = require "lunapark.net"
+local child = require "spec.support.child"
 local helper = require "spec.helper"
 local pairs_of = require "spec.support.pairs"
 
@@ -271,6 +272,37 @@ describe("net.serve", function()
       lp.yield()
       g:cancel()
       assert.same({ nil, "canceled" }, { g:join() })
+    end)
+
+    it("comes with the process's", function()
+      finally(child.clean)
+      local busy = child.file ""
+      local c = child.serve { child.script(child.UNTIL_GONE .. ([[
+        local app = require("lunapark.http").app()
+        local addr
+        app:on_start(function()
+          addr = require("lunapark.net").serve("127.0.0.1:0", function(c)
+            c:write "hello\n"
+            until_gone(%q)
+            c:write "done\n"
+          end):addr()
+        end)
+        app:get("/addr", function() return addr end)
+        return app
+      ]]):format(busy)), "--procs", "1", "--max-vms", "1", "--drain-timeout", "600" }
+      local addr = child.client(c.addr):get("/addr").body
+      local conn = child.dial(addr)
+      assert.equal("hello", conn:read_line())
+      c:kill "TERM"
+      child.eventually(function()
+        local late = net.dial(addr)
+        return not late or late:close() and false
+      end, "refused")
+      assert.is_nil(c:poll(), "a handler runs")
+      os.remove(busy)
+      assert.equal("done", conn:read_line())
+      conn:close()
+      assert.equal(0, c:wait())
     end)
   end)
 

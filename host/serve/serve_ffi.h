@@ -10,6 +10,8 @@
 
 /* One of this VM's servers stops accepting; its connections end when their requests in flight are answered. */
 void host_serve_stop(int server);
+/* So do all of this VM's servers. */
+void host_serve_stop_all(void);
 
 /* Sets options of the app that the server serves, as far as they are limits of its clients: host_serve_options, then
  * host_serve_option for each (NULL, or what is wrong, until the next call), then host_serve_limits, whatever was wrong.

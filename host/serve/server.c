@@ -380,6 +380,11 @@ void host_serve_stop(int server) {
     if (s) server_stop(s);
 }
 
+void host_serve_stop_all(void) {
+    for (host_server *s = NULL; (s = next_of(vm_current(), s));)
+        server_stop(s);
+}
+
 int host_serve_ended(int server) {
     host_server *s = server_named(server);
     return !s || refs_alone(&s->refs);

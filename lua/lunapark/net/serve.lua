@@ -165,9 +165,11 @@ local function hurry(conns)
   for c in pairs(conns) do shorten_idle(c) end
 end
 
---- For the host: the process stops. Connections go on, but the other side may be silent for a second only.
+--- For the host: the process stops. This VM's servers accept no more; connections go on, but the other side may be
+--- silent for a second only.
 function serve.stop()
   process_stops = true
+  C.host_serve_stop_all()
   hurry(served)
 end
 
