@@ -20,7 +20,8 @@ int addr_parse(const char *s, host_addr *a);
  * thread. Does not wait. */
 bool addr_is_local(const char *s);
 
-/* Writes an address into buf, as text with a NUL; an IPv4 address that is mapped to IPv6 as IPv4. Returns its length. Any thread. Does not wait. */
+/* Writes an address into buf, as text with a NUL; an IPv4 address that is mapped to IPv6 as IPv4. Returns its length.
+ * Any thread. Does not wait. */
 int addr_format(const struct sockaddr *sa, socklen_t len, char *buf, size_t cap);
 
 #endif

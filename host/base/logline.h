@@ -17,8 +17,8 @@ enum {
 size_t logline_format(char *buf, int format, int level, const char *msg, size_t len,
                       const host_log_pair *pairs, int n);
 
-/* Writes s[0 .. n) into to, as text between quotes or as JSON (format) without the quotes: at most max bytes, 64 or more,
- * cut if it is longer. Returns how many. Any thread. Does not wait. */
+/* Writes s[0 .. n) into to, as text between quotes or as JSON (format) without the quotes: at most max bytes, 64 or
+ * more, cut if it is longer. Returns how many. Any thread. Does not wait. */
 size_t logline_escape(char *to, const char *s, size_t n, int format, size_t max);
 
 /* Writes the time as lines have it into to. Returns its bytes, less than 32. Any thread. Does not wait. */

@@ -22,12 +22,12 @@
  *
  * Each queue has a thread of its own, so a reader of stderr that dawdles does not hold up the access log.
  *
- * `lunapark test` shows what a test logs only if the test fails (logq_hold): meanwhile the lines stay in the queue. When
- * the space is full, or somebody waits for the lines, they are written all the same.
+ * `lunapark test` shows what a test logs only if the test fails (logq_hold): meanwhile the lines stay in the queue.
+ * When the space is full, or somebody waits for the lines, they are written all the same.
  *
- * A SIGHUP has files opened anew (logq_reopen), for tools that rename them. The writer does so between two batches: each
- * batch goes into one file, and only the writer closes a file. So each line stands in one file, and the old file gets no
- * line after the next batch has begun. A file that cannot be opened leaves the old one in use.
+ * A SIGHUP has files opened anew (logq_reopen), for tools that rename them. The writer does so between two batches:
+ * each batch goes into one file, and only the writer closes a file. So each line stands in one file, and the old file
+ * gets no line after the next batch has begun. A file that cannot be opened leaves the old one in use.
  *
  * A SIGPIPE is fatal here as for any write to stderr (runtime/signal.c), so the thread has only this signal unblocked.
  *
@@ -61,7 +61,7 @@ enum {
     SPACE = 1 << 20,        /* bytes of each of the two spaces */
     RESERVE = SPACE / 8,    /* of these, for warnings and errors alone */
     MANY = SPACE / 2,       /* bytes that end a nap */
-    NAP_NS = 2000000,       /* */
+    NAP_NS = 2000000,       /* of the writer after a write */
     LOOK_NS = 200000,       /* between two looks of a flush */
     HEAD = sizeof(uint32_t) /* the length in front of each line */
 };
@@ -86,7 +86,7 @@ struct logq {
     _Atomic int64_t lost;  /* atomic: lines */
     _Atomic int state;     /* atomic: of the writer; the thread that sets it to AWAKE rings */
     note bell;             /* ends the writer's rest */
-    rt_lock starting;      /* */
+    rt_lock starting;      /* held while the writer is started */
     _Atomic bool started;  /* starting writes: there is a writer */
     int64_t told;          /* the writer: lost lines that it has told of */
     int64_t told_ns;       /* the writer: when */

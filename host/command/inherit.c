@@ -9,8 +9,8 @@
  *     5 given unix:/run/app.sock
  *
  * The word tcp before the address: an app listens there for another protocol than HTTP (app:tcp). A line "procs 4", or
- * "procs 0" for as many as CPUs may be used, tells what POST /procs of the admin API was last asked for: it holds in the
- * new process, too.
+ * "procs 0" for as many as CPUs may be used, tells what POST /procs of the admin API was last asked for: it holds in
+ * the new process, too.
  *
  * A line "tickets 6": that descriptor has the keys of TLS's session tickets, so that clients resume their sessions here.
  *

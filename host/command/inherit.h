@@ -22,12 +22,12 @@ int inherit_print(const host_server *s, int fd, char *buf, size_t size);
  * the process has one thread. */
 void inherit_init(void);
 
-/* Lists the addresses of the sockets that the service manager gave and that were not taken, for a process that was told no address. Returns how
- * many, max at most. */
+/* Lists the addresses of the sockets that the service manager gave and that were not taken, for a process that was told
+ * no address. Returns how many, max at most. */
 int inherit_given(const char **addrs, int max);
 
-/* Takes the listening socket of the address and protocol of l; -1: none was given, or it was taken. *owns_path: the file of the socket,
- * if it has one, goes when the socket does. */
+/* Takes the listening socket of the address and protocol of l; -1: none was given, or it was taken. *owns_path: the
+ * file of the socket, if it has one, goes when the socket does. */
 int inherit_take(const host_listener *l, bool *owns_path);
 
 /* True: there is a socket for this address. */

@@ -1,10 +1,10 @@
-/* What process 1 of a container has to do, and no other process: it becomes the parent of every process whose own parent
- * has ended, and has to reap them; and signals do nothing to it that it does not handle.
+/* What process 1 of a container has to do, and no other process: it becomes the parent of every process whose own
+ * parent has ended, and has to reap them; and signals do nothing to it that it does not handle.
  *
- * A server cannot do so by the way: it waits for its own programs by their pidfds, each where it is needed (sys/exec.c),
- * and a wait for any child would take their ends away. So process 1 stays a small process of its own. It starts the
- * server as its only child, hands each signal on to it, and reaps whoever else ends. When the server ends, it ends
- * likewise, and with it the container.
+ * A server cannot do so by the way: it waits for its own programs by their pidfds, each where it is needed
+ * (sys/exec.c), and a wait for any child would take their ends away. So process 1 stays a small process of its own. It
+ * starts the server as its only child, hands each signal on to it, and reaps whoever else ends. When the server ends,
+ * it ends likewise, and with it the container.
  *
  * The server leads a process group of its own, in the foreground of the terminal if there is one. Else a ^C would reach
  * it twice, and stop it at once.

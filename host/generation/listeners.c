@@ -11,7 +11,8 @@
  * listener.
  *
  * The first generation's may be sockets that the process was given, and accept when all other listeners do, so the
- * command (commands.c) opens them and says when. From then on they are handed over to another process as those of HTTP are (upgrade.c).
+ * command (commands.c) opens them and says when. From then on they are handed over to another process as those of HTTP
+ * are (upgrade.c).
  */
 #include "listeners.h"
 

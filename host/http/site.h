@@ -39,12 +39,13 @@ const site_mount *site_find(const site *s, const char *path, size_t n);
 /* The type of a file of this name. */
 site_type site_type_of(const site *s, const char *name);
 
-/* Makes the site of a server of its own from `text`, as host_site_stage gets it. NULL: no memory. */
+/* Makes the site of a server of its own from `text`, as host_site_stage gets it. NULL: no memory. site_drop: the server
+ * has ended. */
 site *site_new(const char *text, size_t len);
 void site_drop(void *s);
 
-/* The site that an app has given while it loaded (host_site_stage) counts: from now on, for requests that the
- * generation answers which serves; is forgotten. The G that loads a generation. */
+/* site_commit: requests to the generation that serves are answered by the site that its app gave while it loaded
+ * (host_site_stage). site_forget: that site is not needed, since the app did not load. The G that loads a generation. */
 void site_commit(void);
 void site_forget(void);
 

@@ -1,10 +1,10 @@
 /* Files of app:static, answered by the connection's G without Lua and without a VM.
  *
- * Here is what clients ask for every day: GET and HEAD of a file, whole, as one range, or if it has changed. All else is
- * declined before anything is answered, and goes the way of every request: static.lua and file_answer.lua know it all.
- * Declined are paths with dots, empty segments, backslashes or escaped slashes, names that begin with a dot, names
- * without a file, requests with a body, with If-Match or If-Unmodified-Since, several ranges, ranges that are not there,
- * dates other than the one that we have sent, and Accept-Encoding with weights.
+ * Here is what clients ask for every day: GET and HEAD of a file, whole, as one range, or if it has changed. All else
+ * is declined before anything is answered, and goes the way of every request: static.lua and file_answer.lua know it
+ * all. Declined are paths with dots, empty segments, backslashes or escaped slashes, names that begin with a dot, names
+ * without a file, requests with a body, with If-Match or If-Unmodified-Since, several ranges, ranges that are not
+ * there, dates other than the one that we have sent, and Accept-Encoding with weights.
  *
  * So whatever is answered here has one plain meaning, and is what Lua would answer (spec/static_spec.lua asks both). */
 #include "static.h"

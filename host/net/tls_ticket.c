@@ -7,11 +7,12 @@
  *
  * Machines that answer for one name share a file of keys instead. Who writes the file rotates them.
  *
- * The callback runs in each handshake on any thread: it copies a key under a lock that is held for so long. Algorithms
- * are fetched once: a fetch takes several locks of OpenSSL 3.0. */
+ * The callback runs in each handshake, on any thread. The lock is held while a key is copied. Algorithms are fetched
+ * once, since a fetch takes several locks of OpenSSL 3.0. */
 #include "tls_ticket.h"
 
 #include "../../runtime/runtime.h"
+#include "../base/base.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +26,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define ROTATE_NS ((int64_t)3600 * 1000 * 1000 * 1000)
+#define ROTATE_NS (3600 * NS_PER_SEC)
 
 typedef struct ticket_key {
     uint8_t name[16], mac[32], aes[32];

@@ -10,9 +10,8 @@
 #include <stdint.h>
 
 typedef struct server_client {
-    struct sockaddr_in6
-        *from;     /* its address, which the holder frees; NULL: whatever the kernel says */
-    uint32_t peer; /* of peer_enter */
+    struct sockaddr_in6 *from; /* its address, which the holder frees; NULL: ask the kernel */
+    uint32_t peer;             /* of peer_enter */
 } server_client;
 
 /* The client of the accepted connection fd, counted. False: its address has too many connections, or there is no

@@ -33,8 +33,9 @@
 #include <unistd.h>
 
 enum { V1_MAX = 107, V2_HEAD = 16 };
-#define LOOK_NS                                                                                    \
-    NS_PER_SEC /* at most so long a silent connection does not see that its server stops */
+
+/* A connection looks so often whether its server stops. */
+#define LOOK_NS NS_PER_SEC
 
 typedef struct early_conn {
     server_conn base; /* first */

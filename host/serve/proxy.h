@@ -14,15 +14,13 @@ void proxy_start(host_server *s, int fd, bool refuse);
 
 /* What a header says. */
 typedef struct proxy_header {
-    size_t size; /* its bytes */
-    bool
-        is_client; /* `from` is the client's address; false: the peer of the connection is the client */
+    size_t size;    /* its bytes */
+    bool is_client; /* the client's address is `from`; false: that of the connection's peer */
     struct sockaddr_in6 from;
 } proxy_header;
 
-enum {
-    PROXY_LOOK = 232
-}; /* bytes from which each header can be read: the addresses of a unix socket, in version 2 */
+/* Bytes from which each header can be read; the longest are addresses of unix sockets, in version 2. */
+enum { PROXY_LOOK = 232 };
 
 /* Reads the header at the beginning of s[0 .. n), n is PROXY_LOOK or less. 1: *h; 0: more bytes are needed; -1: it is
  * none. Any thread. Does not wait. */

@@ -84,8 +84,8 @@ struct host_server {
     _Atomic bool stopping;   /* atomic: answer the requests in flight, then close */
 };
 
-/* A socket that listens on addr, for server_adopt: see listen.c. is_private, backlog: as in host_listener. Returns the descriptor,
- * or -errno. Any thread. Does not wait. */
+/* A socket that listens on addr, for server_adopt: see listen.c. is_private, backlog: as in host_listener. Returns the
+ * descriptor, or -errno. Any thread. Does not wait. */
 int server_bind(const char *addr, bool is_private, int backlog);
 
 /* Binds a server, which accepts from server_start on. The caller holds the server. NULL: *err says why. With l->vm: by
@@ -122,16 +122,16 @@ void server_hand_over(host_server *s);
  * was woken for. Any thread. Does not wait. */
 void server_look(host_server *s);
 
-/* The server of this id that only the running VM answers; NULL: it has ended, and was forgotten. By the thread that runs
- * the VM, which has it until it lets others run. */
+/* The server of this id that only the running VM answers; NULL: it has ended, and was forgotten. By the thread that
+ * runs the VM, which has it until it lets others run. */
 host_server *server_named(int id);
 
 /* True: a server that only vm answers accepts. By the thread that runs vm. */
 bool server_any_of(const host_vm *vm);
 
-/* c is a connection of s, with this client, from now on; is closed, and may be freed. By the connection's maker; by its
- * G. Do not wait. */
+/* Makes c a connection of s, with this client. By the connection's maker. Does not wait. */
 void server_add_conn(server_conn *c, host_server *s, server_client client);
+/* Takes c, whose descriptor is closed, from its server; the caller may free c. By the connection's G. Does not wait. */
 void server_remove_conn(server_conn *c);
 
 /* Says on fd that there is no room, and closes fd. Any thread. Does not wait. */

@@ -33,12 +33,12 @@ typedef struct chan {
     rt_lock lock;
     refs refs;
     message *first, *last;        /* lock, as all that follows up to max_bytes: the buffer */
-    double count, bytes;          /* */
+    double count, bytes;          /* messages in it, and their bytes */
     list_head receivers, senders; /* chan_waiters */
-    uint64_t seq;                 /* */
-    bool closed;                  /* */
-    double max_bytes;             /* */
-    double cap;                   /* constant, as the next three */
+    uint64_t seq;                 /* of the message that was sent last */
+    bool closed;
+    double max_bytes; /* that it may have */
+    double cap;       /* constant, as the next three */
     uint64_t hash;
     size_t name_len;
     char *name;

@@ -3,8 +3,8 @@
  * A change queues its record under the lock of its shard and that of the file, so that the records of a key have the
  * order of its changes. One G per file, the writer, takes the queue and writes it, PACE_NS after the first record or at
  * once if somebody waits; it syncs each second (HOST_SYNC_SECOND), never (HOST_SYNC_NO), or whenever a Lua G waits for
- * it, as after each change with HOST_SYNC_ALWAYS. Changes of many Gs share a sync. What kill -9 can take is what was not
- * written yet; what a crash of the machine can take, what was not synced.
+ * it, as after each change with HOST_SYNC_ALWAYS. Changes of many Gs share a sync. What kill -9 can take is what was
+ * not written yet; what a crash of the machine can take, what was not synced.
  *
  * The writer alone uses the descriptor (`io` is for the end of the process). A write that fails leaves the file as it
  * was: what was written of a batch is cut off, the records stay queued, and the next try comes a second later. When the
@@ -19,10 +19,10 @@
  *
  * Two processes. flock says who may write: the lock goes with the process, whatever ends it. Elsewhere a second process
  * is refused. In an upgrade (dict_files_share), both processes serve for a while, and pass the lock to and fro: a
- * process that wants to change its dict and has no lock (-EBUSY) waits for it (host_dict_settle), applies what the other
- * has appended meanwhile, and gives the lock back after HOLD_NS: from then on it makes no change, and writes those that
- * are queued. So each change is made to the value that the last one left, whoever made it. Reads are not held up, and
- * are as old as that.
+ * process that wants to change its dict and has no lock (-EBUSY) waits for it (host_dict_settle), applies what the
+ * other has appended meanwhile, and gives the lock back after HOLD_NS: from then on it makes no change, and writes
+ * those that are queued. So each change is made to the value that the last one left, whoever made it. Reads are not
+ * held up, and are as old as that.
  *
  * The lock is tried each LOOK_NS, and not waited for in flock: such a wait has no end, and keeps `io` meanwhile. So that
  * the process that gave the lock back is not the next to have it for ever, there is a gate before the lock (an OFD lock

@@ -35,7 +35,7 @@ typedef struct dict_shard {
     uint32_t n_buckets;          /* lock, as all that follows */
     uint32_t mask;               /* of the power of two that is not below it */
     uint32_t room;               /* buckets that there is memory for */
-    dict_entry *newest, *oldest; /* */
+    dict_entry *newest, *oldest; /* by their last use */
     uint64_t version;            /* of the last change */
     int64_t n, evicted, expired;
     dict_entry *first[DICT_FIRST];

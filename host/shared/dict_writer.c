@@ -154,8 +154,8 @@ static int lease(dict_file *f, bool shares) {
     return err;
 }
 
-/* One turn. *more: there is more to do at once. `shares` is asked before the lock is: a lock that is not free was that of
- * a process that lived then. */
+/* One turn. *more: there is more to do at once. `shares` is asked before the lock is: a lock that is not free was that
+ * of a process that lived then. */
 static int turn(dict_file *f, bool *more) {
     bool for_sync, waits = somebody_waits(f, &for_sync), shares = writer_shares();
     if (!f->leased && waits) {

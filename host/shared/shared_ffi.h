@@ -45,8 +45,8 @@ int host_dict_keep(host_dict *d, const char *path, size_t len, int sync);
 int host_dict_sync(host_dict *d);
 
 /* A job without a result: waits until changes may be made, and those of before the wait are written; sync: until those
- * are synced. NULL: no memory. host_dict_settled, when it has ended: 0; -EBUSY: another process uses the file; -EBADMSG: it is no
- * file of a dict; -errno. */
+ * are synced. NULL: no memory. host_dict_settled, when it has ended: 0; -EBUSY: another process uses the file;
+ * -EBADMSG: it is no file of a dict; -errno. */
 host_job *host_dict_settle(host_dict *d, int sync);
 int host_dict_settled(host_job *job);
 

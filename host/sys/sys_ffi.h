@@ -74,19 +74,18 @@ enum { HOST_FS_READ, HOST_FS_REPLACE, HOST_FS_APPEND, HOST_FS_STAT, HOST_FS_LIST
 enum { HOST_FILE_READ, HOST_FILE_WRITE, HOST_FILE_SEEK, HOST_FILE_SYNC, HOST_FILE_CLOSE };
 
 typedef struct host_fs_result {
-    int64_t n; /* 0, a count, an offset; or -errno, RT_ECLOSED */
-    int32_t
-        stream; /* 1: it is no file on a disk, and nothing was read or written: host_fs_stream */
+    int64_t n;           /* 0, a count, an offset; or -errno, RT_ECLOSED */
+    int32_t stream;      /* 1: no file on a disk, of which nothing was read: host_fs_stream */
     const char *data;    /* what was read; a list's names, each with its NUL */
     size_t len;          /* bytes of it */
     int64_t size;        /* of stat and open: bytes */
     double mtime, atime; /* seconds since 1970 */
-    double ctime;        /* */
-    uint32_t mode;       /* type and permissions as in stat(2) */
-    uint32_t uid, gid;   /* */
-    uint32_t links;      /* */
-    double ino, dev;     /* ino: of open, too */
-    int64_t mtime_ns;    /* of open: nanoseconds since 1970 */
+    double ctime;
+    uint32_t mode; /* type and permissions as in stat(2) */
+    uint32_t uid, gid;
+    uint32_t links;
+    double ino, dev;  /* ino: of open, too */
+    int64_t mtime_ns; /* of open: nanoseconds since 1970 */
 } host_fs_result;
 
 /* A job that does op with the file path. data is copied. root: for READ, APPEND and CHECK, the folder that path is

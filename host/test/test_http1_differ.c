@@ -1,6 +1,6 @@
-/* http1 beside llhttp, on heads and chunked bodies that are made at random (RT_SEED) of what such bytes are made of: what http1
- * takes, llhttp takes with the same meaning, but for what is named in `taken_alone`; what http1 alone refuses is refused for a
- * reason that is named in `refused_alone`. */
+/* http1 beside llhttp, on heads and chunked bodies that are made at random (RT_SEED) of what such bytes are made of:
+ * what http1 takes, llhttp takes with the same meaning, but for what is named in `taken_alone`; what http1 alone
+ * refuses is refused for a reason that is named in `refused_alone`. */
 #include "../base/options.h"
 #include "../http/conn.h"
 #include "../http/http1.h"

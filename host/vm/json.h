@@ -13,7 +13,8 @@ enum {
 }; /* a document nested deeper is an attack on the stack, or contains itself */
 
 /* json_encode(value, array_mt[, kept]) -> text | nil, what is wrong with one of its values. An empty table with the
- * metatable array_mt is an array. kept: a table for memory from one call to the next. Raises without memory. A lua_CFunction. Does not wait. */
+ * metatable array_mt is an array. kept: a table for memory from one call to the next. Raises without memory. A
+ * lua_CFunction. Does not wait. */
 int json_encode(lua_State *L);
 
 /* json_decode(text, array_mt, big) -> value | nil, what is wrong and where. Arrays get the metatable array_mt. big: whole

@@ -133,7 +133,8 @@ host_vm *vm_next(host_vm *vm);
 /* Handlers with lower numbers have these from elsewhere: 0 is the generation's, the others its listeners'. */
 enum { VM_NAMED_HANDLERS = 32 };
 
-/* Makes room for handler number n; n < 0: for a free number. Returns the number; -1: no memory. By the thread that runs vm. */
+/* Makes room for handler number n; n < 0: for a free number. Returns the number; -1: no memory. By the thread that runs
+ * vm. */
 int vm_add_handler(host_vm *vm, int n);
 
 /* Adds to a number of the view that a dump may read meanwhile. By the thread that runs the VM. */
