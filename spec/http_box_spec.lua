@@ -124,6 +124,12 @@ describe("middleware in the box:", function()
       assert.matches('"a.example" is no origin', helper.raised(http.cors, { origins = { "a.example" } }))
       assert.matches('"https://a.b/" is no origin', helper.raised(http.cors, { origins = { "https://a.b/" } }))
       assert.matches("methods must be a list of strings, got string", helper.raised(http.cors, { methods = "GET" }))
+      for _, make in ipairs {
+        function() return (http.cors { methods = "GET" }) end, function() return (http.cors { origins = { "x" } }) end,
+        function() return (http.csrf { trusted = { "x" } }) end,
+      } do
+        assert.matches("^spec/http_box_spec.lua:%d+: c%a+: opts", helper.raised(make))
+      end
     end)
   end)
 

@@ -57,21 +57,20 @@ int addr_parse(const char *s, host_addr *a) {
 }
 
 bool addr_is_local(const char *s) {
-    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff}; /* ::ffff:a.b.c.d */
     host_addr a;
     if (addr_parse(s, &a) < 0) return false;
     if (a.sa.ss_family == AF_UNIX) return true;
     if (a.sa.ss_family == AF_INET)
         return ((const uint8_t *)&((struct sockaddr_in *)&a.sa)->sin_addr)[0] == 127;
     const uint8_t *six = ((struct sockaddr_in6 *)&a.sa)->sin6_addr.s6_addr;
-    if (memcmp(six, mapped, sizeof mapped) == 0) return six[12] == 127;
+    if (addr_is_mapped(six)) return six[12] == 127;
     return memcmp(six, &in6addr_loopback, 16) == 0;
 }
 
 int addr_format(const struct sockaddr *sa, socklen_t len, char *buf, size_t cap) {
     char host[INET6_ADDRSTRLEN];
     if (sa->sa_family == AF_INET6 &&
-        IN6_IS_ADDR_V4MAPPED(&((const struct sockaddr_in6 *)sa)->sin6_addr)) {
+        addr_is_mapped(((const struct sockaddr_in6 *)sa)->sin6_addr.s6_addr)) {
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)sa;
         inet_ntop(AF_INET, &in6->sin6_addr.s6_addr[12], host, sizeof host);
         return snprintf(buf, cap, "%s:%d", host, ntohs(in6->sin6_port));

@@ -2,6 +2,8 @@
  * IPv6 that it is mapped to, since a client of IPv4 may come by a socket of either family. */
 #include "nets.h"
 
+#include "addr.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -19,9 +21,10 @@ bool nets_read_ip(const char *s, size_t n, uint8_t ip[16]) {
     memcpy(text, s, n);
     text[n] = 0;
     if (inet_pton(AF_INET6, text, ip) == 1) return true;
-    memset(ip, 0, 10);
-    memset(ip + 10, 0xff, 2);
-    return inet_pton(AF_INET, text, ip + 12) == 1;
+    uint8_t four[4];
+    if (inet_pton(AF_INET, text, four) != 1) return false;
+    addr_map(ip, four);
+    return true;
 }
 
 /* By hand: inet_ntop calls sprintf, which would be half of the cost of a line of the access log. */
@@ -38,8 +41,7 @@ static int print_four(const uint8_t *ip, char *buf) {
 }
 
 int nets_print_ip(const uint8_t ip[16], char *buf, size_t cap) {
-    static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-    if (memcmp(ip, mapped, sizeof mapped) == 0) return print_four(ip + 12, buf);
+    if (addr_is_mapped(ip)) return print_four(ip + 12, buf);
     (void)inet_ntop(AF_INET6, ip, buf, (socklen_t)cap);
     return (int)strlen(buf);
 }

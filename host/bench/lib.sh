@@ -44,38 +44,38 @@ has_nginx() {
     command -v nginx >/dev/null && [ -e $nginx_module ]
 }
 
-start_nginx() { # $1 its locations, $2 what else there is
-    # nginx cannot pick a port: take one that bare was just given.
-    start_bare "${tmp}/lunapark.log"
-    kill "$pid"
-    wait "$pid" 2>/dev/null
+# nginx cannot pick a port.
+free_port() {
+    echo 'local l = assert(require("lunapark.net").listen "127.0.0.1:0") print((l:addr():gsub(".*:", "")))' >"$tmp/port.lua"
+    port=$("$b/lunapark" run "$tmp/port.lua") || fail "no port is free"
+}
+
+# $1 its CPUs, $2 its server's directives, $3 those of http, $4 those in front of all
+run_nginx() {
+    free_port
     mkdir -p "$tmp/nginx"
     cat >"$tmp/nginx.conf" <<END
-load_module /usr/lib/nginx/modules/ndk_http_module.so;
-load_module $nginx_module;
+${4-}
 daemon off;
-master_process off;
-worker_processes 1;
 pid $tmp/nginx/pid;
 error_log $tmp/nginx/error.log;
 events { worker_connections 4096; }
 http {
     access_log off;
     keepalive_requests 1000000000;
-    default_type "text/plain; charset=utf-8";
     client_body_temp_path $tmp/nginx/body;
     proxy_temp_path $tmp/nginx/proxy;
     fastcgi_temp_path $tmp/nginx/fastcgi;
     uwsgi_temp_path $tmp/nginx/uwsgi;
     scgi_temp_path $tmp/nginx/scgi;
-    ${2-}
+    ${3-}
     server {
         listen 127.0.0.1:$port;
-        $1
+        $2
     }
 }
 END
-    taskset -c "$server_cpu" nginx -p "$tmp/nginx" -c "$tmp/nginx.conf" 2>"$tmp/nginx.log" &
+    taskset -c "$1" nginx -p "$tmp/nginx" -c "$tmp/nginx.conf" 2>"$tmp/nginx.log" &
     started
     i=0
     until curl -s -o /dev/null "http://127.0.0.1:$port/"; do
@@ -86,4 +86,12 @@ END
         fi
         sleep 0.1
     done
+}
+
+# One process, whose CPU time is all that nginx takes.
+one_nginx="master_process off; worker_processes 1;"
+
+start_nginx() { # with Lua. $1 its locations, $2 what else there is
+    run_nginx "$server_cpu" "$1" "default_type \"text/plain; charset=utf-8\"; ${2-}" \
+        "load_module /usr/lib/nginx/modules/ndk_http_module.so; load_module $nginx_module; $one_nginx"
 }

@@ -63,39 +63,6 @@ until_served() {
     done
 }
 
-start_nginx() { # $1 workers, $2 CPUs
-    port=$((20000 + $$ % 10000))
-    mkdir -p "$tmp/nginx"
-    cat >"$tmp/nginx.conf" <<END
-daemon off;
-worker_processes $1;
-pid $tmp/nginx/pid;
-error_log $tmp/nginx/error.log;
-events { worker_connections 4096; }
-http {
-    access_log off;
-    keepalive_requests 1000000000;
-    client_body_temp_path $tmp/nginx/body;
-    proxy_temp_path $tmp/nginx/proxy;
-    fastcgi_temp_path $tmp/nginx/fastcgi;
-    uwsgi_temp_path $tmp/nginx/uwsgi;
-    scgi_temp_path $tmp/nginx/scgi;
-    server {
-        listen 127.0.0.1:$port;
-        location / { return 200 "Hello, World!"; }
-    }
-}
-END
-    taskset -c "$2" nginx -p "$tmp/nginx" -c "$tmp/nginx.conf" 2>"$tmp/nginx.log" &
-    started
-    i=0
-    until curl -fs -o /dev/null "http://127.0.0.1:$port/"; do
-        i=$((i + 1))
-        [ $i -lt 50 ] || fail "nginx did not start: $(cat "$tmp/nginx.log")"
-        sleep 0.1
-    done
-}
-
 # wrk's latency as ms
 ms() {
     awk -v name="$1" '$1 == name { v = $2; if (v ~ /us$/) v /= 1000; else if (v ~ /ms$/) v += 0; else v *= 1000; print v + 0 }' "$tmp/wrk.out"
@@ -179,10 +146,11 @@ failed=$((failed + total))
 until_served
 stop_all
 if command -v nginx >/dev/null; then
-    start_nginx 1 "$server_cpu"
+    hello='location / { return 200 "Hello, World!"; }'
+    run_nginx "$server_cpu" "$hello" "" "worker_processes 1;"
     compare "nginx, 1 worker" signal_nginx "$client_cpu"
     stop_all
-    start_nginx 2 "$server_cpu,$client_cpu"
+    run_nginx "$server_cpu,$client_cpu" "$hello" "" "worker_processes 2;"
     compare "nginx, 2 workers" signal_nginx "$server_cpu,$client_cpu"
     stop_all
 fi

@@ -17,7 +17,7 @@ me=bench
 
 command -v nginx >/dev/null || fail "needs nginx: make deps-bench"
 
-mkdir -p "$tmp/files" "$tmp/nginx"
+mkdir -p "$tmp/files"
 for size in $sizes; do head -c "$size" /dev/urandom >"$tmp/files/$size.bin"; done
 
 cat >"$tmp/app.lua" <<'END'
@@ -26,48 +26,9 @@ END
 start_lunapark "$tmp/app.lua"
 lunapark_pid=$pid lunapark_port=$port
 
-# nginx cannot pick a port: take one that bare was just given.
-printf 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n' >"$tmp/answer"
-start_bare "$tmp/answer"
-kill "$pid"
-wait "$pid" 2>/dev/null
-cat >"$tmp/nginx.conf" <<END
-daemon off;
-master_process off;
-worker_processes 1;
-pid $tmp/nginx/pid;
-error_log $tmp/nginx/error.log;
-events { worker_connections 4096; }
-http {
-    access_log off;
-    sendfile on;
-    open_file_cache max=1000;
-    open_file_cache_valid 2s;
-    keepalive_requests 1000000000;
-    default_type application/octet-stream;
-    client_body_temp_path $tmp/nginx/body;
-    proxy_temp_path $tmp/nginx/proxy;
-    fastcgi_temp_path $tmp/nginx/fastcgi;
-    uwsgi_temp_path $tmp/nginx/uwsgi;
-    scgi_temp_path $tmp/nginx/scgi;
-    server {
-        listen 127.0.0.1:$port;
-        root $tmp/files;
-    }
-}
-END
-taskset -c "$server_cpu" nginx -p "$tmp/nginx" -c "$tmp/nginx.conf" 2>"$tmp/nginx.log" &
-started
+run_nginx "$server_cpu" "root $tmp/files;" \
+    "sendfile on; open_file_cache max=1000; open_file_cache_valid 2s; default_type application/octet-stream;" "$one_nginx"
 nginx_pid=$pid nginx_port=$port
-i=0
-until curl -fs -o /dev/null "http://127.0.0.1:$port/${sizes%% *}.bin"; do
-    i=$((i + 1))
-    if [ $i -gt 50 ] || ! kill -0 "$pid" 2>/dev/null; then
-        cat "$tmp/nginx.log" >&2
-        fail "nginx did not start"
-    fi
-    sleep 0.1
-done
 
 cpu_ticks() { # $1 pid: user and system
     sed 's/^.*) //' "/proc/$1/stat" | awk '{ print $12, $13 }'

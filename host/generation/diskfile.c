@@ -5,6 +5,8 @@
  */
 #include "diskfile.h"
 
+#include "../base/array.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -127,11 +129,7 @@ static int by_name(const void *a, const void *b) {
 }
 
 static bool add_name(level *l, const char *name) {
-    if ((l->n & (l->n - 1)) == 0) { /* 0 or a power of two: full */
-        char **grown = realloc(l->names, (l->n ? l->n * 2 : 1) * sizeof *grown);
-        if (!grown) return false;
-        l->names = grown;
-    }
+    if (!ARRAY_ROOM(l->names, l->n)) return false;
     l->names[l->n] = strdup(name);
     return l->names[l->n] && ++l->n;
 }

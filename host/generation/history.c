@@ -33,6 +33,7 @@
  */
 #include "history.h"
 
+#include "../base/array.h"
 #include "../base/list.h"
 #include "history_parts.h"
 #include "message.h"
@@ -279,11 +280,7 @@ static bool scan_commit(entry *e) {
 static bool take(void *arg, state_generation *g) {
     entries *all = arg;
     entry *e = calloc(1, sizeof *e);
-    entry **grown = (all->n & (all->n - 1)) == 0
-                        ? realloc(all->list, (all->n ? all->n * 2 : 1) * sizeof *grown)
-                        : all->list;
-    if (grown) all->list = grown;
-    if (!e || !grown) {
+    if (!e || !ARRAY_ROOM(all->list, all->n)) {
         free(e);
         free(g->text);
         free(g->record);

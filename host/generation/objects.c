@@ -7,6 +7,7 @@
  */
 #include "objects.h"
 
+#include "../base/array.h"
 #include "../sys/replace.h"
 #include "diskfile.h"
 
@@ -95,11 +96,7 @@ static int open_new(object_batch *b, const git_id *id) {
     *slash = 0;
     if (mkdir(path, 0777) < 0 && errno != EEXIST) return -errno;
     *slash = '/';
-    if ((b->n & (b->n - 1)) == 0) { /* 0 or a power of two: full */
-        object_pending *grown = realloc(b->list, (b->n ? b->n * 2 : 1) * sizeof *grown);
-        if (!grown) return -ENOMEM;
-        b->list = grown;
-    }
+    if (!ARRAY_ROOM(b->list, b->n)) return -ENOMEM;
     int fd = replace_open_beside(path, temp, sizeof temp, 0444);
     if (fd < 0) return fd;
     object_pending *p = &b->list[b->n++];

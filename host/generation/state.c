@@ -20,6 +20,7 @@
  */
 #include "state.h"
 
+#include "../base/array.h"
 #include "../base/log.h"
 #include "../sys/replace.h"
 #include "diskfile.h"
@@ -273,11 +274,7 @@ static char *list_one(void *arg, const char *name) {
     items *all = arg;
     item it = {0};
     if (!scan_id(name, &it.id)) return NULL;
-    if ((all->n & (all->n - 1)) == 0) { /* 0 or a power of two: full */
-        item *grown = realloc(all->list, (all->n ? all->n * 2 : 1) * sizeof *grown);
-        if (!grown) return message_no_memory;
-        all->list = grown;
-    }
+    if (!ARRAY_ROOM(all->list, all->n)) return message_no_memory;
     if (read_record(name, &it.record, &it.len) != 0) {
         all->damaged = true;
         return NULL;

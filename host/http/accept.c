@@ -5,6 +5,8 @@
  * that does not say gets text. */
 #include "accept.h"
 
+#include "../base/chars.h"
+
 #include <string.h>
 #include <strings.h>
 
@@ -15,17 +17,11 @@ typedef struct liking {
     size_t at;
 } liking;
 
-static bool blank(char c) {
-    return c == ' ' || c == '\t';
-}
-
-/* s[0 .. n) without blanks at both ends. */
+/* s[at .. end) without blanks at both ends. */
 static host_span trim(const char *s, size_t at, size_t end) {
-    while (at < end && blank(s[at]))
-        at++;
-    while (at < end && blank(s[end - 1]))
-        end--;
-    return (host_span){(uint32_t)at, (uint32_t)(end - at)};
+    const char *from = s + at, *to = s + end;
+    chars_trim(&from, &to);
+    return (host_span){(uint32_t)(from - s), (uint32_t)(to - from)};
 }
 
 static bool is(const char *s, host_span w, const char *name) {

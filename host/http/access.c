@@ -24,6 +24,7 @@
 #include "conn.h"
 #include "forwarded.h"
 #include "method.h"
+#include "put.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -32,22 +33,6 @@
 enum { TARGET_SHOWN = 4096, FIELD_SHOWN = 1024, GONE = 499 };
 
 /* ---- pieces of a line ---- */
-
-static char *put(char *at, const char *s, size_t n) {
-    memcpy(at, s, n);
-    return at + n;
-}
-
-#define PUT(at, literal) put(at, literal, sizeof(literal) - 1)
-
-static char *put_number(char *at, uint64_t n) {
-    char digits[20];
-    int i = 20;
-    do
-        digits[--i] = (char)('0' + n % 10);
-    while (n /= 10);
-    return put(at, digits + i, (size_t)(20 - i));
-}
 
 static char *put_seconds(char *at, int64_t ns) {
     uint64_t us = ns > 0 ? (uint64_t)ns / 1000 : 0;

@@ -3,6 +3,8 @@
  * that is asked for. */
 #include "authority.h"
 
+#include "../base/chars.h"
+
 #include <arpa/inet.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -13,10 +15,6 @@ static const uint8_t in_name[256] = {
     ['~'] = 1,         ['!'] = 1,         ['$'] = 1,         ['&'] = 1, ['\''] = 1, ['('] = 1,
     [')'] = 1,         ['*'] = 1,         ['+'] = 1,         [';'] = 1, ['='] = 1,
 };
-
-static bool is_hex(char c) {
-    return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'f');
-}
 
 /* Nothing, or ":" and a port, which may be empty. */
 static bool is_port(const char *s, const char *end) {
@@ -52,7 +50,7 @@ static bool is_valid(const char *s, size_t n) {
         while (s < end && in_name[(uint8_t)*s])
             s++;
         if (s == end || *s != '%') return s > begin && is_port(s, end);
-        if (end - s < 3 || !is_hex(s[1]) || !is_hex(s[2])) return false;
+        if (end - s < 3 || char_hex(s[1]) < 0 || char_hex(s[2]) < 0) return false;
         s += 3;
     }
 }

@@ -3,27 +3,27 @@
  * is. Each byte is looked at a few times at most. */
 #include "path.h"
 
+#include "../base/chars.h"
+
 #include <string.h>
 
-static bool is_blank(char c) {
+/* Around names, where clients have written anything. */
+static bool is_space(char c) {
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
 /* The value of the cookie s[0 .. *n) if it has this name: where it begins, and *n: its length. NULL: it has not. */
 static const char *value_of(const char *s, size_t *n, const char *name, size_t len) {
     const char *end = s + *n;
-    while (s < end && is_blank(*s))
+    while (s < end && is_space(*s))
         s++;
     if (len == 0 || (size_t)(end - s) <= len || memcmp(s, name, len) != 0) return NULL;
     s += len;
-    while (s < end && is_blank(*s))
+    while (s < end && is_space(*s))
         s++;
     if (s == end || *s != '=') return NULL;
     s++;
-    while (s < end && (*s == ' ' || *s == '\t'))
-        s++;
-    while (s < end && (end[-1] == ' ' || end[-1] == '\t'))
-        end--;
+    chars_trim(&s, &end);
     if (end - s >= 2 && *s == '"' && end[-1] == '"') {
         s++;
         end--;
@@ -35,7 +35,7 @@ static const char *value_of(const char *s, size_t *n, const char *name, size_t l
 int host_cookie_get(const char *field, size_t n, const char *name, size_t len, char *out) {
     const char *end = field + n;
     for (size_t i = 0; i < len; i++)
-        if (name[i] == '=' || is_blank(name[i])) return -1;
+        if (name[i] == '=' || is_space(name[i])) return -1;
     for (const char *s = field, *stop; s < end; s = stop + 1) {
         stop = memchr(s, ';', (size_t)(end - s));
         if (!stop) stop = end;

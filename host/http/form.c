@@ -5,6 +5,8 @@
  * by fields. Nothing is decoded twice. */
 #include "path.h"
 
+#include "../base/chars.h"
+
 #include <string.h>
 
 /* Decodes s[0 .. n) to out. The number of bytes. */
@@ -15,7 +17,7 @@ static uint32_t decode(const char *s, size_t n, char *out) {
         if (c == '+') {
             c = ' ';
         } else if (c == '%' && n - i > 2) {
-            int high = path_hex(s[i + 1]), low = path_hex(s[i + 2]);
+            int high = char_hex(s[i + 1]), low = char_hex(s[i + 2]);
             if (high >= 0 && low >= 0) {
                 c = (char)(high << 4 | low);
                 i += 2;

@@ -18,6 +18,7 @@
  */
 #include "forwarded.h"
 
+#include "../base/chars.h"
 #include "../base/options.h"
 #include "authority.h"
 #include "conn.h"
@@ -87,10 +88,7 @@ bool head_find(const host_exchange *x, const char *name, head_field *f) {
 /* ---- lists ---- */
 
 static span trim(const char *s, const char *end) {
-    while (s < end && (*s == ' ' || *s == '\t'))
-        s++;
-    while (s < end && (end[-1] == ' ' || end[-1] == '\t'))
-        end--;
+    chars_trim(&s, &end);
     return (span){s, (size_t)(end - s)};
 }
 

@@ -7,6 +7,7 @@
  * Sizes, extensions and trailers may not outweigh what they carry without limit (OVERHEAD). */
 #include "http1.h"
 
+#include "../base/chars.h"
 #include "method.h"
 
 #include <errno.h>
@@ -42,22 +43,12 @@ struct host_trailers {
     char bytes[];
 };
 
-static inline bool is_space(char c) {
-    return c == ' ' || c == '\t';
-}
-
 /* ---- a chunk's line ---- */
-
-static inline int digit_of(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 32;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
 
 /* What may follow a size, an extension's name, or its value: the state behind c; -1: nothing of that. */
 static int after_part(char c, bool spaced) {
     if (c == ';') return EXT_NAME0;
-    if (is_space(c)) return EXT_SPACED;
+    if (char_is_blank(c)) return EXT_SPACED;
     return c == '\r' && !spaced ? SIZE_LF : -1;
 }
 
@@ -69,15 +60,15 @@ static int read_ext(int state, char c) {
     case EXT_SPACED:
         return after_part(c, state == EXT_SPACED);
     case EXT_NAME0:
-        return token ? EXT_NAME : is_space(c) ? EXT_NAME0 : -1;
+        return token ? EXT_NAME : char_is_blank(c) ? EXT_NAME0 : -1;
     case EXT_NAME:
         if (token) return EXT_NAME;
         if (c == '=') return EXT_VALUE0;
-        return is_space(c) ? EXT_EQ : after_part(c, false);
+        return char_is_blank(c) ? EXT_EQ : after_part(c, false);
     case EXT_EQ:
-        return c == '=' ? EXT_VALUE0 : is_space(c) ? EXT_EQ : after_part(c, true);
+        return c == '=' ? EXT_VALUE0 : char_is_blank(c) ? EXT_EQ : after_part(c, true);
     case EXT_VALUE0:
-        return token ? EXT_VALUE : c == '"' ? EXT_QUOTED : is_space(c) ? EXT_VALUE0 : -1;
+        return token ? EXT_VALUE : c == '"' ? EXT_QUOTED : char_is_blank(c) ? EXT_VALUE0 : -1;
     case EXT_VALUE:
         return token ? EXT_VALUE : after_part(c, false);
     case EXT_QUOTED:
@@ -91,7 +82,7 @@ static int read_ext(int state, char c) {
 
 /* Reads a byte of the line before a chunk's data. 0 or -EPROTO. */
 static int read_size(host_exchange *x, char c) {
-    int digit = digit_of(c);
+    int digit = char_hex(c);
     switch (x->place) {
     case SIZE_FIRST:
         if (digit < 0) return -EPROTO;

@@ -19,6 +19,7 @@
 #include "hold.h"
 #include "http1.h"
 #include "pace.h"
+#include "put.h"
 #include "response.h"
 
 #include <errno.h>
@@ -80,22 +81,6 @@ static bool more_to_come(host_exchange *x) {
 }
 
 /* ---- heads ---- */
-
-static char *put(char *at, const char *s, size_t n) {
-    memcpy(at, s, n);
-    return at + n;
-}
-
-#define PUT(at, literal) put(at, literal, sizeof literal - 1)
-
-static char *put_number(char *at, uint64_t n) {
-    char digits[20];
-    int i = 20;
-    do
-        digits[--i] = (char)('0' + n % 10);
-    while (n /= 10);
-    return put(at, digits + i, (size_t)(20 - i));
-}
 
 /* "Date: ...\r\n", made anew each second. One per thread, so no lock is needed. */
 static __thread struct {

@@ -15,6 +15,7 @@
  * have nothing to decode or to resolve; their text is the raw one. Each byte is looked at a few times at most. */
 #include "path.h"
 
+#include "../base/chars.h"
 #include "exchange.h"
 
 #include <string.h>
@@ -24,8 +25,8 @@ int host_path_decode(const char *s, size_t n, char *out) {
     for (size_t i = 0; i < n; i++) {
         char c = s[i];
         if (c == '%') {
-            int high = n - i > 2 ? path_hex(s[i + 1]) : -1,
-                low = n - i > 2 ? path_hex(s[i + 2]) : -1;
+            int high = n - i > 2 ? char_hex(s[i + 1]) : -1,
+                low = n - i > 2 ? char_hex(s[i + 2]) : -1;
             if (high < 0 || low < 0) return HOST_PATH_ESCAPE;
             c = (char)(high << 4 | low);
             i += 2;

@@ -8,13 +8,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The value of a hex digit; -1: it is none. */
-static inline int path_hex(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 typedef struct host_path {
     const char *text; /* the segments, each behind a slash */
     uint32_t len, n;  /* bytes of text; segments, 1 or more */

@@ -24,6 +24,7 @@
  * A pattern without names stands in the same table as a whole, too. Most requests ask for such a path as it is written,
  * which one look finds without taking the path apart. It is the literal way, which a walk tries first, so no other route
  * comes before it. */
+#include "../base/chars.h"
 #include "../base/hash.h"
 #include "method.h"
 #include "path.h"
@@ -293,7 +294,7 @@ static bool is_digit(char c) {
 }
 
 static bool is_hex(char c) {
-    return path_hex(c) >= 0;
+    return char_hex(c) >= 0;
 }
 
 static bool is_letter(char c) {

@@ -9,6 +9,7 @@
  * So whatever is answered here has one plain meaning, and is what Lua would answer (spec/static_spec.lua asks both). */
 #include "static.h"
 
+#include "../base/chars.h"
 #include "date.h"
 #include "exchange.h"
 #include "filecache.h"
@@ -39,19 +40,14 @@ static inline bool is_word(const char *s, size_t n, const char *lower) {
 
 /* ---- the path ---- */
 
-static int hex(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 32;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* Decodes s[0 .. n) into out. How many bytes; 0: the path is more than names between slashes. */
 static size_t decode(const char *s, size_t n, char *out) {
     size_t to = 0;
     for (size_t i = 0; i < n; i++) {
         char c = s[i];
         if (c == '%') {
-            int high = i + 2 < n ? hex(s[i + 1]) : -1, low = high < 0 ? -1 : hex(s[i + 2]);
+            int high = i + 2 < n ? char_hex(s[i + 1]) : -1,
+                low = high < 0 ? -1 : char_hex(s[i + 2]);
             if (low < 0) return 0;
             c = (char)(high << 4 | low);
             if (c == '/' || c == 0) return 0;

@@ -28,7 +28,6 @@
  */
 #include "sock.h"
 
-#include "../base/addr.h"
 #include "../vm/vm.h"
 
 #include <errno.h>
@@ -75,6 +74,12 @@ int sock_check(host_sock *s, int mode) {
 
 int sock_allowed(void) {
     return vm_current()->view.virtual_ns != 0 ? HOST_EVIRTUAL : 0;
+}
+
+int sock_addr(const char *addr, bool ours, host_addr *a) {
+    int err = sock_allowed();
+    if (!err) err = addr_parse(addr, a);
+    return !err && ours ? sock_file_clear(addr) : err;
 }
 
 /* Closes the descriptor, unless it is foreign. */
@@ -149,10 +154,7 @@ void sock_own_file(host_sock *s, const char *addr) {
 
 host_sock *host_sock_listen(const char *addr, int *err) {
     host_addr a;
-    *err = sock_allowed();
-    if (!*err) *err = addr_parse(addr, &a);
-    if (*err) return NULL;
-    *err = sock_file_clear(addr);
+    *err = sock_addr(addr, true, &a);
     if (*err) return NULL;
     int fd = rt_listen((struct sockaddr *)&a.sa, a.len, SOMAXCONN);
     if (fd < 0) {
@@ -166,8 +168,7 @@ host_sock *host_sock_listen(const char *addr, int *err) {
 
 host_sock *host_sock_dial(const char *addr, int *err) {
     host_addr a;
-    *err = sock_allowed();
-    if (!*err) *err = addr_parse(addr, &a);
+    *err = sock_addr(addr, false, &a);
     if (*err) return NULL;
     int fd = rt_socket(a.sa.ss_family, SOCK_STREAM, 0);
     if (fd < 0) {

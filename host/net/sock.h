@@ -3,6 +3,7 @@
 #define SOCK_H
 
 #include "../../runtime/runtime.h"
+#include "../base/addr.h"
 #include "../vm/charge.h"
 #include "../vm/luag.h"
 #include "../vm/owned.h"
@@ -66,6 +67,9 @@ ssize_t sock_writev(host_sock *s, struct iovec *iov, int n);
 int sock_check(host_sock *s, int mode);
 /* 0: the running G may open a socket; HOST_EVIRTUAL: its time is virtual. */
 int sock_allowed(void);
+/* Reads the address of a socket that the running G wants to open. ours: the socket will be bound to it, so a file that
+ * a unix socket of it has left goes. 0; HOST_EVIRTUAL; -errno. */
+int sock_addr(const char *addr, bool ours, host_addr *a);
 
 /* Makes room for `want` bytes behind the bytes in the buffer of s. 0 or -ENOMEM: no memory, or more than the VM may
  * have. */

@@ -3,7 +3,6 @@
  * They are host_socks like streams, without the buffer: a datagram is taken whole or not at all. If a unix receiver's
  * queue is full, sendto says EAGAIN though our own socket is writable, so no wait would end. As on the BSDs, this is
  * ENOBUFS. A connected socket can be waited for. */
-#include "../base/addr.h"
 #include "sock.h"
 
 #include <errno.h>
@@ -13,10 +12,7 @@
 
 host_sock *host_sock_udp(const char *addr, int *err) {
     host_addr a;
-    *err = sock_allowed();
-    if (!*err) *err = addr_parse(addr, &a);
-    if (*err) return NULL;
-    *err = sock_file_clear(addr);
+    *err = sock_addr(addr, true, &a);
     if (*err) return NULL;
     int fd = rt_socket(a.sa.ss_family, SOCK_DGRAM, 0);
     if (fd < 0) {

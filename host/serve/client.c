@@ -21,9 +21,7 @@ bool client_ip(const struct sockaddr *sa, uint8_t ip[16]) {
         return true;
     }
     if (sa->sa_family != AF_INET) return false;
-    memset(ip, 0, 10);
-    memset(ip + 10, 0xff, 2);
-    memcpy(ip + 12, &((const struct sockaddr_in *)sa)->sin_addr, 4);
+    addr_map(ip, &((const struct sockaddr_in *)sa)->sin_addr);
     return true;
 }
 

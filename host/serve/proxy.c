@@ -72,10 +72,11 @@ static bool read_port(const char *s, in_port_t *port) {
 
 /* An address of version 1 as it is kept: IPv4 mapped to IPv6. */
 static bool read_address(const char *s, bool four, struct in6_addr *to) {
+    struct in_addr in;
     if (!four) return inet_pton(AF_INET6, s, to) == 1;
-    memset(to, 0, 10);
-    memset((char *)to + 10, 0xff, 2);
-    return inet_pton(AF_INET, s, (char *)to + 12) == 1;
+    if (inet_pton(AF_INET, s, &in) != 1) return false;
+    addr_map(to->s6_addr, &in);
+    return true;
 }
 
 /* The line s[0 .. n), without its end. */
@@ -115,8 +116,7 @@ static int parse_v2(int command, int family, const char *body, size_t len, proxy
     from->sin6_family = AF_INET6;
     h->is_client = family == TCP4 || family == TCP6;
     if (family == TCP4) {
-        memset((char *)&from->sin6_addr + 10, 0xff, 2);
-        memcpy((char *)&from->sin6_addr + 12, body, 4);
+        addr_map(from->sin6_addr.s6_addr, body);
         memcpy(&from->sin6_port, body + 8, 2);
     } else if (family == TCP6) {
         memcpy(&from->sin6_addr, body, 16);

@@ -13,6 +13,7 @@
  * Lua holds an open file, and so do the jobs that work on it. The file's rt_fd lets one job read and one write at a
  * time, and makes a close wait for them.
  */
+#include "../base/array.h"
 #include "../base/refs.h"
 #include "../net/sock.h"
 #include "../vm/job.h"
@@ -224,11 +225,7 @@ static int64_t join_names(fs_job *x, char **names, size_t n) {
 
 /* Adds a name to the list. */
 static bool add_name(char ***names, size_t *n, const char *name) {
-    if ((*n & (*n - 1)) == 0) { /* 0 or a power of two: full */
-        char **grown = realloc(*names, (*n ? *n * 2 : 1) * sizeof(char *));
-        if (!grown) return false;
-        *names = grown;
-    }
+    if (!ARRAY_ROOM(*names, *n)) return false;
     (*names)[*n] = strdup(name);
     return (*names)[*n] && ++*n;
 }

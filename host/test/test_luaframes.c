@@ -12,6 +12,7 @@
 #include <ucontext.h>
 
 #include "../../runtime/test/harness.h"
+#include "script.h"
 
 /* One function a line, and what it calls above it. */
 static const char everything[] =
@@ -139,40 +140,26 @@ static int same(lua_State *L) {
 
 /* ---- running it ---- */
 
-typedef struct script {
-    bool fast;
-    crowd ended;
-    int status;
-    char said[256];
-} script;
-
-static int push_script(host_vm *vm, lua_State *L, void *arg) {
-    script *s = arg;
+static int push_everything(host_vm *vm, lua_State *L, void *fast) {
     seen.vm = vm;
-    if (luaL_loadbuffer(L, everything, strlen(everything), "=script") != 0)
-        rt_throw("%s", lua_tostring(L, -1));
+    load_script(L, everything);
     lua_pushcfunction(L, step);
     lua_pushcfunction(L, same);
-    lua_pushboolean(L, s->fast);
+    lua_pushboolean(L, *(bool *)fast);
     return 3;
 }
 
-static void script_done(host_luag *lg, int status) {
-    script *s = lg->done_arg;
+static void everything_done(host_luag *lg, int status) {
     set_steps(false);
-    s->status = status;
-    const char *said = lua_gettop(lg->L) ? lua_tostring(lg->L, -1) : NULL;
-    snprintf(s->said, sizeof s->said, "%s", said ? said : "");
-    luag_give(lg, status);
-    crowd_leave(&s->ended);
+    script_done(lg, status);
 }
 
 static void run(bool fast) {
-    script s = {.fast = fast};
+    script s = {0};
     memset(&seen, 0, sizeof seen);
     host_vm *vm = vm_new(1);
     crowd_enter(&s.ended);
-    CHECK(luag_spawn(vm, push_script, &s, script_done, NULL, &s));
+    CHECK(luag_spawn(vm, push_everything, &fast, everything_done, NULL, &s));
     crowd_wait(&s.ended);
     if (s.status) expect_at(false, __FILE__, __LINE__, "%s", s.said);
     if (seen.wrong)

@@ -10,31 +10,31 @@
 #include <lauxlib.h>
 
 #include "../../runtime/test/harness.h"
+#include "script.h"
 
 enum { VMS = 3 };
 
 /* ---- Lua in VMs ---- */
 
-typedef struct script {
+typedef struct part {
     const char *text;
     int vm, rounds;
     int64_t seed;
     crowd *ended;
-} script;
+} part;
 
-static int push_script(host_vm *vm, lua_State *L, void *arg) {
+static int push_part(host_vm *vm, lua_State *L, void *arg) {
     (void)vm;
-    script *s = arg;
-    if (luaL_loadbuffer(L, s->text, strlen(s->text), "=script") != 0)
-        rt_throw("%s", lua_tostring(L, -1));
+    part *s = arg;
+    load_script(L, s->text);
     lua_pushinteger(L, s->vm);
     lua_pushnumber(L, (double)s->seed);
     lua_pushinteger(L, s->rounds);
     return 3;
 }
 
-static void script_done(host_luag *lg, int status) {
-    script *s = lg->done_arg;
+static void part_done(host_luag *lg, int status) {
+    part *s = lg->done_arg;
     if (status != 0) expect_at(false, "script", s->vm, "%s", lua_tostring(lg->L, -1));
     luag_give(lg, status);
     crowd_leave(s->ended);
@@ -42,11 +42,11 @@ static void script_done(host_luag *lg, int status) {
 
 static void run_all(host_vm **vms, int n, const char *text, int64_t seed, int rounds) {
     crowd ended = {0};
-    script s[VMS];
+    part s[VMS];
     for (int i = 0; i < n; i++) {
-        s[i] = (script){text, i, rounds, seed + i, &ended};
+        s[i] = (part){text, i, rounds, seed + i, &ended};
         crowd_enter(&ended);
-        luag_spawn(vms[i], push_script, &s[i], script_done, NULL, &s[i]);
+        luag_spawn(vms[i], push_part, &s[i], part_done, NULL, &s[i]);
     }
     crowd_wait(&ended);
 }

@@ -9,6 +9,7 @@
 
 #include "../../runtime/test/harness.h"
 #include "files.h"
+#include "script.h"
 
 /* ---- what they share ---- */
 
@@ -417,38 +418,12 @@ static void an_app_that_is_not_there(void **state) {
 
 /* ---- in VMs ---- */
 
-typedef struct script {
-    const char *text;
-    crowd ended;
-    int status;
-    char said[512];
-} script;
-
-static int push_script(host_vm *vm, lua_State *L, void *arg) {
-    (void)vm;
-    script *s = arg;
-    if (luaL_loadbuffer(L, s->text, strlen(s->text), "=script") != 0)
-        rt_throw("%s", lua_tostring(L, -1));
-    return 0;
-}
-
-static void script_done(host_luag *lg, int status) {
-    script *s = lg->done_arg;
-    const char *said = lua_gettop(lg->L) ? lua_tostring(lg->L, -1) : NULL;
-    s->status = status;
-    snprintf(s->said, sizeof s->said, "%s", said ? said : "");
-    luag_give(lg, status);
-    crowd_leave(&s->ended);
-}
-
 /* What it returns in a new VM with this set. */
 static script run_in_vm(source_set *set, const char *text) {
     script s = {.text = text};
     host_vm *vm = vm_new(0);
     vm->sources = set;
-    crowd_enter(&s.ended);
-    luag_spawn(vm, push_script, &s, script_done, NULL, &s);
-    crowd_wait(&s.ended);
+    run_boot(vm, push_script, &s, &s);
     vm_drop(vm);
     return s;
 }

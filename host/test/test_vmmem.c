@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "../../runtime/test/harness.h"
+#include "script.h"
 
 #if defined(RT_ASAN) || defined(RT_TSAN)
 enum { VMS = 40, SLACK_KB = 64 << 10 }; /* their own bookkeeping grows, too */
@@ -19,51 +20,31 @@ enum { VMS = 200, SLACK_KB = 4 << 10 };
 
 /* ---- running Lua in a VM ---- */
 
-typedef struct script {
-    const char *text;
-    int (*in_vm)(host_vm *vm, lua_State *L); /* or this */
-    crowd ended;
-    int status;
-    char said[256];
-} script;
+typedef int (*in_vm)(host_vm *vm, lua_State *L);
 
 static int call_in_vm(lua_State *L) {
-    int (**fn)(host_vm *, lua_State *) = lua_touserdata(L, 1);
+    in_vm *fn = lua_touserdata(L, 1);
     return (*fn)(vm_current(), L);
 }
 
-static int push_script(host_vm *vm, lua_State *L, void *arg) {
+static int push_call(host_vm *vm, lua_State *L, void *fn) {
     (void)vm;
-    script *s = arg;
-    if (s->in_vm) {
-        lua_pushcfunction(L, call_in_vm);
-        lua_pushlightuserdata(L, &s->in_vm);
-        return 1;
-    }
-    if (luaL_loadbuffer(L, s->text, strlen(s->text), "=script") != 0)
-        rt_throw("%s", lua_tostring(L, -1));
-    return 0;
+    lua_pushcfunction(L, call_in_vm);
+    lua_pushlightuserdata(L, fn);
+    return 1;
 }
 
-static void script_done(host_luag *lg, int status) {
-    script *s = lg->done_arg;
-    s->status = status;
-    const char *said = lua_gettop(lg->L) ? lua_tostring(lg->L, -1) : NULL;
-    snprintf(s->said, sizeof s->said, "%s", said ? said : "");
-    luag_give(lg, status);
-    crowd_leave(&s->ended);
-}
-
-static void run_call(host_vm *vm, script *s) {
-    crowd_enter(&s->ended);
-    luag_spawn(vm, push_script, s, script_done, NULL, s);
-    crowd_wait(&s->ended);
+/* Calls fn in vm. */
+static script run_call(host_vm *vm, in_vm fn) {
+    script s = {0};
+    run_boot(vm, push_call, &fn, &s);
+    return s;
 }
 
 /* Runs it to its end; false if it raised. */
 static bool run_script(host_vm *vm, const char *text, char *said, size_t size) {
     script s = {.text = text};
-    run_call(vm, &s);
+    run_boot(vm, push_script, &s, &s);
     if (said) snprintf(said, size, "%s", s.said);
     return s.status == 0;
 }
@@ -279,9 +260,7 @@ static void the_record_is_exact(void *arg) {
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     CHECK(area != MAP_FAILED);
     host_vm *vm = vm_new(7);
-    script s = {.in_vm = map_at_random};
-    run_call(vm, &s);
-    CHECK_EQ(s.status, 0);
+    CHECK_EQ(run_call(vm, map_at_random).status, 0);
     vm_drop(vm);
     /* Nothing that was recorded is left, and what was never touched still is. */
     unsigned char seen[1];
@@ -381,16 +360,15 @@ static void idle_steps_collect_everything(void *arg) {
                      "collectgarbage() collectgarbage()\n"
                      "for i = 1, 200 do keep[i] = fill 'y' end\n",
                      NULL, 0));
-    script s = {.in_vm = collect_in_steps};
     int64_t start = rt_nanotime();
-    run_call(vm, &s);
+    run_call(vm, collect_in_steps);
     int64_t took = rt_nanotime() - start;
     int kb = lua_gc(vm->L, LUA_GCCOUNT, 0);
     print_message("%lld steps of a %d KiB heap: %.2f ms together, the longest %.3f ms\n",
                   (long long)steps, kb, (double)took / 1e6, (double)longest_ns / 1e6);
     CHECK(steps > 10);
     steps = 0;
-    run_call(vm, &s);
+    run_call(vm, collect_in_steps);
     CHECK_EQ(steps, 1); /* nothing has grown */
     vm_drop(vm);
 }

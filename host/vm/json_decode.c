@@ -11,6 +11,7 @@
  */
 #include "json.h"
 
+#include "../base/chars.h"
 #include "../base/decimal.h"
 #include "../base/utf8.h"
 
@@ -50,17 +51,11 @@ static inline void skip_blanks(in *d) {
 
 /* ---- strings: `at` stands behind the first quote ---- */
 
-static int hex_digit(unsigned char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* The number of four digits at s, -1: they are none. A NUL ends the text. */
 static int four_digits(const unsigned char *s) {
     int n = 0;
     for (int i = 0; i < 4; i++) {
-        int digit = hex_digit(s[i]);
+        int digit = char_hex((char)s[i]);
         if (digit < 0) return -1;
         n = n << 4 | digit;
     }

@@ -7,8 +7,9 @@
 
 local headers = require "lunapark.http.headers"
 local near = require "lunapark.core.near"
+local origin = require "lunapark.http.origin"
 
-local concat, type = table.concat, type
+local concat, lower, type = table.concat, string.lower, type
 
 local cors = {}
 
@@ -24,7 +25,7 @@ local known = { origins = true, methods = true, headers = true, expose = true, c
 local METHODS = { "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE" }
 
 local function fail(words)
-  error("cors: " .. words, 4)
+  error("cors: " .. words, 5)
 end
 
 local function list_of(opts, name, default)
@@ -47,15 +48,9 @@ local function allowed_by(opts)
   end
   if type(origins) == "function" then return origins end
   if type(origins) == "string" then origins = { origins } end
-  list_of({ origins = origins }, "origins")
-  local set = {}
-  for _, origin in ipairs(origins) do
-    if not origin:find "^%a[%w+.-]*://[^/]+$" then
-      fail(("opts.origins: %q is no origin, such as https://example.com"):format(origin))
-    end
-    set[origin:lower()] = true
-  end
-  return function(origin) return set[origin:lower()] == true end
+  if type(origins) ~= "table" then fail("opts.origins must be a list of strings, got " .. type(origins)) end
+  local set = origin.set(origins, "cors: opts.origins", 4)
+  return function(name) return set[lower(name)] == true end
 end
 
 -- Answers the browser's question.
@@ -93,11 +88,11 @@ function cors.new(opts)
   return function(req, res, next)
     local h = res.headers
     if allowed ~= true then headers.vary(h, "Origin") end
-    local origin = req.headers:get "origin"
-    if not origin then return next() end
+    local from = req.headers:get "origin"
+    if not from then return next() end
     if allowed ~= true then
-      if not allowed(origin, req) then return next() end
-      h["Access-Control-Allow-Origin"] = origin
+      if not allowed(from, req) then return next() end
+      h["Access-Control-Allow-Origin"] = from
     end
     headers.put_fixed(h, fixed)
     if req.method == "OPTIONS" and req.headers:get "access-control-request-method" then

@@ -6,6 +6,7 @@
 
 local answer = require "lunapark.http.answer"
 local near = require "lunapark.core.near"
+local origins = require "lunapark.http.origin"
 
 local lower, match = string.lower, string.match
 
@@ -16,17 +17,6 @@ local csrf = {}
 
 local safe = { GET = true, HEAD = true, OPTIONS = true, TRACE = true }
 local good_sites = { ["same-origin"] = true, none = true }
-
-local function origins_of(list)
-  local set = {}
-  for _, origin in ipairs(list or {}) do
-    if type(origin) ~= "string" or not origin:find "^%a[%w+.-]*://[^/]+$" then
-      error(("csrf: opts.trusted: %s is no origin, such as https://example.com"):format(tostring(origin)), 4)
-    end
-    set[lower(origin)] = true
-  end
-  return set
-end
 
 --- Whether a request comes from our own page, from a trusted one, or from no page at all.
 ---@param req lunapark.Request
@@ -48,7 +38,7 @@ end
 function csrf.new(opts)
   opts = opts or {}
   near.check_options(opts, { trusted = true }, "csrf", 3)
-  local trusted = origins_of(opts.trusted)
+  local trusted = origins.set(opts.trusted or {}, "csrf: opts.trusted", 3)
   return function(req, res, next)
     if safe[req.method] or is_ours(req, trusted) then return next() end
     answer.note_failure(req, res, 403, "this request was sent by a page of another site")
