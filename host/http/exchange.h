@@ -44,9 +44,9 @@ typedef struct exchange_ops {
     /* Ends the response with this piece of its body. A long piece stays with the caller: x->left says how much of it
      * was neither sent nor kept, and the answer is -EAGAIN. */
     int (*end)(host_exchange *x, const char *data, size_t n);
-    /* Ends the response with n bytes of a file, at least 1, from `at` on. The connection holds f, and sends what the
-     * kernel does not take at once, so x->left stays 0. 0, -EPIPE. */
-    int (*end_file)(host_exchange *x, out_fd *f, off_t at, size_t n);
+    /* Queues n bytes of a file, at least 1, from `at` on, as a piece of the body. The connection holds f until it has
+     * sent them. 0, -EPIPE. */
+    int (*file)(host_exchange *x, out_fd *f, off_t at, size_t n);
     /* Sends the queued output, then data[0 .. n). A rest of at most `most` bytes is kept. A longer rest stays with the
      * caller: x->left says how much. */
     int (*send)(host_exchange *x, const char *data, size_t n, size_t most);
@@ -79,8 +79,8 @@ struct host_exchange {
     _Atomic int64_t limit_ns; /* atomic: until when the handler has the connection; 0: no limit */
     int64_t begin_ns;         /* when the first bytes were read */
 
-    /* Input: the request head at in[0 .. head_end), bytes not yet parsed at in[in_pos .. in_end). NULL at first. Until the
-     * head is whole, head_end is where the line that is not whole begins. */
+    /* Input: the request head at in[0 .. head_end), bytes not yet parsed at in[in_pos .. in_end). NULL at first. Until
+     * the head is whole, head_end is where the line that is not whole begins. */
     char *in;
     uint32_t in_pos, in_end, in_cap, head_end;
     struct host_trailers *trailers; /* http1_body.c; NULL: none */
@@ -161,8 +161,8 @@ static inline host_header *exchange_headers(host_exchange *x) {
     return (host_header *)x->req.headers;
 }
 
-/* How many fields have room there. A larger room is a block of its own, of HEADERS_GROWN << n fields: then headers_cap is
- * HEADERS_GROWN + n. */
+/* How many fields have room there. A larger room is a block of its own, of HEADERS_GROWN << n fields: then headers_cap
+ * is HEADERS_GROWN + n. */
 static inline uint32_t exchange_headers_cap(const host_exchange *x) {
     uint8_t cap = x->headers_cap;
     return cap < HEADERS_GROWN ? cap : (uint32_t)HEADERS_GROWN << (cap - HEADERS_GROWN);

@@ -106,6 +106,7 @@ static int64_t mtime_of(const struct stat *st) {
 typedef struct head {
     char text[FILE_HEAD_MAX];
     int n, n_304, etag, etag_len, modified; /* modified: 0, or where the date is */
+    int type, type_len;
 } head;
 
 /* Appends to h->text; a text that is too long counts as it is. */
@@ -142,7 +143,10 @@ static bool print_head(head *h, const site_mount *m, const struct stat *st, cons
         put(h, "%s\r\n", date);
     }
     if (coding) put(h, "Content-Encoding: %s\r\n", coding);
-    put(h, "Content-Type: %s\r\nX-Content-Type-Options: nosniff\r\n", type->type);
+    h->type = h->n;
+    put(h, "Content-Type: %s\r\n", type->type);
+    h->type_len = h->n - h->type;
+    put(h, "X-Content-Type-Options: nosniff\r\n");
     return h->n < FILE_HEAD_MAX;
 }
 
@@ -169,6 +173,8 @@ static cached_file *make(int fd, const struct stat *st, const head *h, const cha
                        .head_len = (uint16_t)h->n,
                        .head_304 = (uint16_t)h->n_304,
                        .etag_len = (uint16_t)h->etag_len,
+                       .type_at = (uint16_t)h->type,
+                       .type_len = (uint16_t)h->type_len,
                        .name_len = (uint16_t)n};
     refs_init(&f->refs, 1);
     memcpy(f->name, name, n);

@@ -33,7 +33,8 @@ typedef struct cached_file {
     const char *etag;     /* in `head`, with its quotes */
     const char *modified; /* in `head`: Last-Modified; NULL: not known */
     uint16_t head_len, head_304, etag_len, name_len;
-    char name[]; /* below the mount's folder; then head and bytes */
+    uint16_t type_at, type_len; /* in `head`: the line of its Content-Type */
+    char name[];                /* below the mount's folder; then head and bytes */
 } cached_file;
 
 /* NULL: no memory. */

@@ -195,9 +195,8 @@ static int end(host_exchange *x, const char *data, size_t n) {
     return send_with(x, data, n, REST_MAX);
 }
 
-static int end_file(host_exchange *x, out_fd *f, off_t at, size_t n) {
-    if (out_file(&x->conn->out, f, at, n) < 0) return give_up(x);
-    return send_with(x, "", 0, 0) == -EPIPE ? -EPIPE : 0;
+static int queue_file(host_exchange *x, out_fd *f, off_t at, size_t n) {
+    return out_file(&x->conn->out, f, at, n) < 0 ? give_up(x) : 0;
 }
 
 /* ---- bodies of requests ---- */
@@ -250,7 +249,7 @@ const exchange_ops http1_ops = {
     .head = queue_head,
     .write = write_piece,
     .end = end,
-    .end_file = end_file,
+    .file = queue_file,
     .send = send_with,
     .cut = cut,
     .trailers = http1_trailers,

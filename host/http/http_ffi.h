@@ -133,6 +133,19 @@ int host_stream_write(host_req *r, double id, const char *data, size_t len);
 int host_stream_flush(host_req *r, double id);
 int host_stream_end(host_req *r, double id);
 
+/* ---- ranges (ranges.c) ---- */
+
+/* A part of a representation: its first and its last byte, from 0. */
+typedef struct host_range {
+    double at, last;
+} host_range;
+
+enum { HOST_RANGES = 8 /* parts of an answer at most */ };
+
+/* The parts of a representation of `size` bytes that a Range field means, HOST_RANGES at most, none of which touches
+ * another. How many; 0: there are no such bytes (416); -1: the field does not count. Any thread. Does not wait. */
+int host_ranges(const char *field, size_t len, double size, host_range *ranges);
+
 /* ---- paths (path.c) ---- */
 
 /* Why something is no path: it does not begin with a slash; has a bad escape; a NUL; dots behind an escaped slash; leads

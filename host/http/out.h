@@ -6,7 +6,7 @@
  *
  * The owner of the output keeps the bound of what is queued: OUT_FULL, see conn.c. Bytes count as they are. A file
  * counts as OUT_FULL, however long it is: its bytes take no memory here, but it holds a descriptor, which is dearer. So
- * a connection has one file queued at a time.
+ * a connection has one file queued at a time, or some ranges of it.
  *
  * Only the holder of the connection calls these functions. None waits, except for a disk that has to read a file's
  * bytes. */

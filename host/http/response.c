@@ -91,10 +91,10 @@ static int respond_file(host_exchange *x, int status, int ctype, const char *hea
     int rc = begin(x, 2, status, ctype, head, head_len, size);
     if (!rc && f) {
         exchange_answers(x, rt_nanotime());
-        return x->ops->end_file(x, f, at, (size_t)size);
+        rc = x->ops->file(x, f, at, (size_t)size);
     }
     if (!rc) rc = x->ops->end(x, "", 0);
-    return rc == -EAGAIN ? 0 : rc;
+    return rc == -EPIPE ? rc : 0;
 }
 
 /* A descriptor of our own for Lua's fd. NULL: *err says why. */
@@ -128,6 +128,23 @@ void response_file(host_exchange *x, int status, const char *head, size_t head_l
                    int64_t at, int64_t size) {
     bool empty = size == 0 || has_no_body(x, status);
     respond_file(x, status, 0, head, head_len, empty ? NULL : f, at, size);
+}
+
+void response_parts(host_exchange *x, int status, const char *head, size_t head_len,
+                    const response_part *parts, int n, out_fd *f, const char *bytes) {
+    int64_t length = 0;
+    for (int i = 0; i < n; i++)
+        length += (int64_t)parts[i].text_len + parts[i].size;
+    if (begin(x, 2, status, 0, head, head_len, length) != 0) return;
+    exchange_answers(x, rt_nanotime());
+    int rc = 0;
+    for (const response_part *p = parts; p < parts + n && rc != -EPIPE; p++) {
+        rc = x->ops->write(x, p->text, p->text_len);
+        if (rc == -EPIPE || p->size == 0) continue;
+        rc = f ? x->ops->file(x, f, p->at, (size_t)p->size)
+               : x->ops->write(x, bytes + p->at, (size_t)p->size);
+    }
+    if (rc != -EPIPE) x->ops->end(x, "", 0);
 }
 
 /* What the answer to a refused request has to say besides (RFC 9110): a 405 which methods there are. */

@@ -16,6 +16,18 @@ void response_bytes(host_exchange *x, int status, const char *head, size_t head_
 void response_file(host_exchange *x, int status, const char *head, size_t head_len, out_fd *f,
                    int64_t at, int64_t size);
 
+/* A text, at least 1 byte, and then `size` bytes of a file from `at` on. */
+typedef struct response_part {
+    const char *text;
+    size_t text_len;
+    int64_t at, size;
+} response_part;
+
+/* Answers x, a GET request, from C with n parts of the file f, or of bytes if f is NULL. All are queued, so the ranges
+ * of f shall be few, and those of bytes REST_MAX bytes at most. */
+void response_parts(host_exchange *x, int status, const char *head, size_t head_len,
+                    const response_part *parts, int n, out_fd *f, const char *bytes);
+
 /* True: the response has begun, and is not whole without its handler. */
 static inline bool response_is_partial(const host_exchange *x) {
     return x->req.state == 1 || (x->req.state == 2 && x->left > 0);

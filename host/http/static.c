@@ -1,10 +1,10 @@
 /* Files of app:static, answered by the connection's G without Lua and without a VM.
  *
- * Here is what clients ask for every day: GET and HEAD of a file, whole, as one range, or if it has changed. All else
- * is declined before anything is answered, and goes the way of every request: static.lua and file_answer.lua know it
- * all. Declined are paths with dots, empty segments, backslashes or escaped slashes, names that begin with a dot, names
- * without a file, requests with a body, with If-Match or If-Unmodified-Since, several ranges, ranges that are not
- * there, dates other than the one that we have sent, and Accept-Encoding with weights.
+ * Here is what clients ask for every day: GET and HEAD of a file, whole, in ranges, or if it has changed. All else is
+ * declined before anything is answered, and goes the way of every request: static.lua and file_answer.lua know it all.
+ * Declined are paths with dots, empty segments, backslashes or escaped slashes, names that begin with a dot, names
+ * without a file, requests with a body, with If-Match or If-Unmodified-Since, dates other than the one that we have
+ * sent, and Accept-Encoding with weights.
  *
  * So whatever is answered here has one plain meaning, and is what Lua would answer (spec/static_spec.lua asks both). */
 #include "static.h"
@@ -18,8 +18,10 @@
 #include "site.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/random.h>
 
 enum { PATH_LEN_MAX = 1024, CODINGS_ODD = 0x80 };
 
@@ -143,7 +145,7 @@ static bool read_fields(const host_exchange *x, static_ask *a) {
     return true;
 }
 
-/* ---- conditions and ranges: what they ask for, or ODD ---- */
+/* ---- conditions: what they ask for, or ODD ---- */
 
 enum { NO, YES, ODD };
 
@@ -165,48 +167,16 @@ static int has_it(const static_ask *a, const cached_file *f) {
     return is(v, f->modified, DATE_LEN) ? YES : ODD;
 }
 
-/* A number s[0 .. *used) of at most 15 digits; used 0: there is none, or a longer one. */
-static int64_t number(const char *s, const char *end, size_t *used) {
-    int64_t n = 0;
-    const char *at = s;
-    while (at < end && *at >= '0' && *at <= '9' && at - s <= 15)
-        n = n * 10 + (*at++ - '0');
-    *used = at - s <= 15 ? (size_t)(at - s) : 0;
-    return n;
-}
-
-/* bytes=1-2, bytes=1-, bytes=-2 */
-static int read_range(value v, int64_t size, int64_t *at, int64_t *last) {
-    static const char unit[] = "bytes=";
-    enum { UNIT = sizeof unit - 1 };
-    if (v.n <= UNIT || strncasecmp(v.s, unit, UNIT) != 0) return ODD;
-    const char *s = v.s + UNIT, *end = v.s + v.n;
-    size_t n, n_last;
-    *at = number(s, end, &n);
-    s += n;
-    if (s == end || *s++ != '-') return ODD;
-    *last = number(s, end, &n_last);
-    if (s + n_last != end || n + n_last == 0) return ODD;
-    if (n == 0) {
-        *at = *last < size ? size - *last : 0;
-        if (*last == 0) return ODD;
-        *last = size - 1;
-    } else if (n_last == 0 || *last >= size) {
-        *last = size - 1;
-    }
-    return *at <= *last ? YES : ODD;
-}
-
-/* Whether a part of the file is asked for, which. */
-static int wants_part(const host_exchange *x, const static_ask *a, const cached_file *f,
-                      int64_t *at, int64_t *last) {
+/* Whether the Range field counts. */
+static int wants_ranges(const host_exchange *x, const static_ask *a, const cached_file *f) {
     if (!a->range.s || x->req.method != METHOD_GET) return NO;
     value v = a->if_range;
     if (v.s && !is(v, f->etag, f->etag_len)) {
         bool tag = v.n > 0 && (*v.s == '"' || (v.n > 2 && memcmp(v.s, "W/\"", 3) == 0));
-        return tag ? NO : ODD;
+        if (tag) return memchr(v.s, ',', v.n) ? ODD : NO;
+        return f->modified && is(v, f->modified, DATE_LEN) ? YES : ODD;
     }
-    return read_range(a->range, f->size, at, last);
+    return YES;
 }
 
 /* ---- the answer ---- */
@@ -219,21 +189,74 @@ static void send_part(host_exchange *x, int status, const cached_file *f, const 
         response_bytes(x, status, head, n, f->bytes + at, (size_t)size);
 }
 
-static bool answer(host_exchange *x, const static_ask *a, const cached_file *f) {
-    int64_t at = 0, last = 0;
-    int has = has_it(a, f), part = has == NO ? wants_part(x, a, f, &at, &last) : NO;
-    if (has == ODD || part == ODD) return false;
-    if (has == YES) {
-        response_bytes(x, 304, f->head, f->head_304, "", 0);
-    } else if (part == NO) {
-        send_part(x, 200, f, f->head, f->head_len, 0, f->size);
-    } else {
-        char head[FILE_HEAD_MAX + sizeof "Content-Range: bytes -/\r\n" + (size_t)3 * 20];
-        int n =
-            snprintf(head, sizeof head, "%.*sContent-Range: bytes %lld-%lld/%lld\r\n",
-                     (int)f->head_len, f->head, (long long)at, (long long)last, (long long)f->size);
-        send_part(x, 206, f, head, (size_t)n, at, last - at + 1);
+static int64_t size_of(host_range r) {
+    return (int64_t)(r.last - r.at) + 1;
+}
+
+static void send_range(host_exchange *x, const cached_file *f, host_range r) {
+    char head[FILE_HEAD_MAX + sizeof "Content-Range: bytes -/\r\n" + (size_t)3 * 20];
+    int n = snprintf(head, sizeof head, "%.*sContent-Range: bytes %.0f-%.0f/%lld\r\n",
+                     (int)f->head_len, f->head, r.at, r.last, (long long)f->size);
+    send_part(x, 206, f, head, (size_t)n, (int64_t)r.at, size_of(r));
+}
+
+/* There are no such bytes. */
+static void send_none(host_exchange *x, const cached_file *f) {
+    char head[256];
+    const char *reason = host_status_reason(416);
+    int n =
+        snprintf(head, sizeof head,
+                 "%sContent-Range: bytes */%lld\r\nContent-Type: text/plain; charset=utf-8\r\n"
+                 "X-Content-Type-Options: nosniff\r\n",
+                 f->codings == CODING_ANY ? "" : "Vary: Accept-Encoding\r\n", (long long)f->size);
+    response_bytes(x, 416, head, (size_t)n, reason, strlen(reason));
+}
+
+/* Sends n ranges, 2 or more, as a body of as many parts. False: no memory. */
+static bool send_ranges(host_exchange *x, const cached_file *f, const host_range *r, int n) {
+    enum { MARK = 24, AROUND = sizeof "\r\n--\r\nContent-Range: bytes -/\r\n\r\n" + MARK + 3 * 20 };
+    static const char multipart[] = "Content-Type: multipart/byteranges; boundary=";
+    uint32_t random[3];
+    size_t room = AROUND + f->type_len;
+    char *text = malloc((size_t)(n + 1) * room);
+    if (!text || getrandom(random, sizeof random, 0) != sizeof random) {
+        free(text);
+        return false;
     }
+    char head[FILE_HEAD_MAX + sizeof multipart + MARK + 2], mark[MARK + 1];
+    response_part parts[HOST_RANGES + 1];
+    snprintf(mark, sizeof mark, "%08x%08x%08x", random[0], random[1], random[2]);
+    for (int i = 0; i < n; i++) {
+        char *at = text + (size_t)i * room;
+        int len =
+            snprintf(at, room, "\r\n--%s\r\n%.*sContent-Range: bytes %.0f-%.0f/%lld\r\n\r\n", mark,
+                     f->type_len, f->head + f->type_at, r[i].at, r[i].last, (long long)f->size);
+        parts[i] = (response_part){at, (size_t)len, (int64_t)r[i].at, size_of(r[i])};
+    }
+    char *end = text + (size_t)n * room;
+    parts[n] = (response_part){end, (size_t)snprintf(end, room, "\r\n--%s--\r\n", mark), 0, 0};
+    int behind = f->type_at + f->type_len,
+        len = snprintf(head, sizeof head, "%.*s%s%s\r\n%.*s", f->type_at, f->head, multipart, mark,
+                       f->head_len - behind, f->head + behind);
+    response_parts(x, 206, head, (size_t)len, parts, n + 1, f->fd, f->bytes);
+    free(text);
+    return true;
+}
+
+static bool answer(host_exchange *x, const static_ask *a, const cached_file *f) {
+    host_range r[HOST_RANGES];
+    int has = has_it(a, f), wants = has == NO ? wants_ranges(x, a, f) : NO, n = -1;
+    if (has == ODD || wants == ODD) return false;
+    if (wants == YES) n = host_ranges(a->range.s, a->range.n, (double)f->size, r);
+    if (n > 1) return send_ranges(x, f, r, n);
+    if (has == YES)
+        response_bytes(x, 304, f->head, f->head_304, "", 0);
+    else if (n < 0)
+        send_part(x, 200, f, f->head, f->head_len, 0, f->size);
+    else if (n == 0)
+        send_none(x, f);
+    else
+        send_range(x, f, r[0]);
     return true;
 }
 
