@@ -112,6 +112,30 @@ describe("--access-log", function()
     assert.same({ "bad", 400, "127.0.0.1" }, { t.request, t.status, t.ip })
   end)
 
+  it("has the pattern of app:static as the route of its files, whether C has answered or Lua", function()
+    local folder = child.file()
+    assert(fs.mkdir(folder))
+    finally(function() fs.remove(folder, { recursive = true }) end)
+    assert(fs.write(folder .. "/a.txt", "a"))
+    path = child.file()
+    server = child.serve {
+      child.script(('local app = require("lunapark.http").app()\napp:static("/files", %q)\nreturn app'):format(folder)),
+      "--access-log", path, "--log-format", "json", "--procs", "1",
+    }
+    local client = child.client(server.addr)
+    local by_c = 0
+    for i = 1, 20 do
+      assert.equal("a", client:get("/files/a.txt").body)
+      local line = json.decode(lines_of(path, i)[i])
+      assert.equal("GET /files/*", line.route)
+      if not line.vm then by_c = by_c + 1 end
+    end
+    assert.is_true(by_c > 0)
+    assert.equal(404, client:get("/files/none").status)
+    local line = json.decode(lines_of(path, 21)[21])
+    assert.same({ "GET /files/*", true }, { line.route, line.vm ~= nil })
+  end)
+
   it("goes to stdout as -", function()
     server = child.serve { child.script(APP), "--access-log", "-" }
     child.client(server.addr):get "/hello/ann"

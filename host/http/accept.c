@@ -94,5 +94,5 @@ bool accept_json(const host_exchange *x) {
     for (int i = 0; x->in && i < r->nheaders; i++)
         if (is(x->in, r->headers[i].name, "accept"))
             return host_likes_json(x->in + r->headers[i].value.off, r->headers[i].value.len);
-    return x->likes_json;
+    return false;
 }

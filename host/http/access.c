@@ -137,11 +137,12 @@ static char *put_head_field(char *at, const host_exchange *x, const char *key, c
     return head_find(x, name, &f) ? put_text(at, key, f.value, f.value_len, FIELD_SHOWN) : at;
 }
 
-/* The route's name, without the place of its handler. */
-static char *put_route(char *at, int label) {
+/* The route's name, without the place of its handler. What C has answered before there was a route was refused; a file of
+ * app:static has its route. */
+static char *put_route(char *at, int label, int status) {
     const char *text = host_label_text(label);
     size_t n = strlen(text);
-    if (n == 0) return at;
+    if (n == 0) return status ? PUT(at, ",\"route\":\"refused\"") : at;
     const char *comma = memrchr(text, ',', n); /* in front of the place, unless that has one, too */
     while (comma > text && comma[1] != ' ')
         comma = memrchr(text, ',', (size_t)(comma - text));
@@ -188,7 +189,7 @@ static char *put_json(char *at, const host_exchange *x, const exchange_account *
     at = put_number(at, (uint64_t)a->in);
     at = PUT(at, ",\"seconds\":");
     at = put_seconds(at, a->end_ns - a->begin_ns);
-    at = put_route(at, x->req.label);
+    at = put_route(at, x->req.label, a->status);
     int vm = __atomic_load_n(&x->req.vm, __ATOMIC_RELAXED);
     if (vm) {
         at = PUT(at, ",\"vm\":");

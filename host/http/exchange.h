@@ -85,14 +85,16 @@ struct host_exchange {
     uint32_t in_pos, in_end, in_cap, head_end;
     struct host_trailers *trailers; /* http1_body.c; NULL: none */
     uint64_t chunk_left;            /* http1_body.c: bytes of the chunk that are still to come */
-    int16_t
-        error; /* the status with which the connection refuses the request (HTTP1_REFUSE), or 0 */
-    uint8_t headers_cap; /* exchange_headers_cap */
-    uint8_t place;       /* http1_body.c: where in a chunked body the next byte stands */
+    int16_t error;                  /* the status with which the request is refused, or 0 */
+    uint8_t headers_cap;            /* exchange_headers_cap */
+    uint8_t place;                  /* http1_body.c: where in a chunked body the next byte stands */
     /* atomic: nothing more of this client is to come, so the end of its side means that it waits no more */
     _Atomic bool all_here;
     /* The client was gone before the handler began. The connection's G writes it first, then the handler's G. */
     bool hung_up;
+    /* The request is refused, and the app was asked to answer it: handler.c. The connection's G writes it, before the
+     * handler begins. */
+    bool asked;
     /* The bits are one memory location: only the holder of the connection. */
     bool head_done : 1, message_done : 1;
     /* What the lines read so far say (http1.c): there are fields of these names; Connection has these members; the last
@@ -106,7 +108,6 @@ struct host_exchange {
     bool no_body : 1;            /* HEAD, 204, 304: the body is left out */
     bool chunked : 1;            /* the streamed response is chunked */
     bool paced : 1, waiting : 1; /* pace.c */
-    bool likes_json : 1;         /* accept.c: said by an exchange that has its head no more */
     size_t body_seen;            /* bytes of the body so far */
     size_t raw_seen;             /* bytes on the wire after the head */
     int64_t sent;                /* bytes that the kernel took, less those queued when x began */
@@ -144,6 +145,12 @@ static inline bool exchange_is(const host_exchange *x, double id) {
     double is;
     __atomic_load(&x->req.id, &is, __ATOMIC_RELAXED);
     return is == id;
+}
+
+/* The status of C's answer to x where C answers `status` to a request that was not refused. By the holder of the
+ * connection, or in the VM. */
+static inline int exchange_failure(const host_exchange *x, int status) {
+    return x->asked ? x->error : status;
 }
 
 /* Makes x the next request of its connection; the bytes that came of it stay. By the holder of the connection. */

@@ -7,6 +7,12 @@
  *
  * How the G gets into a VM: serve/bind.c.
  *
+ * What C refuses (a head that is wrong or too large, a client that is late or one too many, a handler that has lost its
+ * connection) C answers by itself, unless the app has on_error or on_done, which are told of every exchange: then the VM
+ * has a function for that (core.set_refuser, lua/lunapark/http/refusal.lua), and a handler calls it in place of the
+ * app's. Refusing must stay cheap and certain. So only a VM that can run at once is asked, once for each exchange, and
+ * for a second. In whatever way this handler fails, C answers the status that it would have answered without it.
+ *
  * A handler ends in one of four ways: its function returned or failed (handler_done); its VM was dropped
  * (dropped); no VM can take it when it begins (end); it lost the connection before it began. In the first
  * and third case the handler's G completes the response before the connection goes back. In the others the connection
@@ -29,6 +35,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+
+#define REFUSAL_NS NS_PER_SEC /* the app has as long for a request that is refused */
 
 rt_step handler_await_vm(rt_g *g, host_exchange *x) {
     if (rt_canceled(g)) { /* a canceled G would not wait but run again and again */
@@ -71,7 +79,7 @@ static void complete(host_exchange *x, bool gone) {
     if (x->req.state == 0 && gone) {
         x->broken = true;
     } else if (x->req.state == 0) {
-        response_error(x, 500);
+        response_error(x, exchange_failure(x, 500));
     } else if (response_is_partial(x)) {
         /* Without an end, so that the client does not take the response for a whole one. Earlier answers must not be
          * lost. */
@@ -123,37 +131,50 @@ static void dropped(void *who) {
 static void end(void *who, bool lost) {
     host_exchange *x = who;
     bool held = !lost && hold_take(x);
-    if (held) response_error(x, 503);
+    if (held) response_error(x, exchange_failure(x, 503));
     let_go(x, held);
 }
 
 /* For the access log. Atomic: the connection may part with x meanwhile, and hands both on. */
-static void note_vm(host_exchange *x, const host_vm *vm) {
+static inline void note_vm(host_exchange *x, const host_vm *vm) {
     int number = vm->view.vm_id + 1;
     __atomic_store_n(&x->req.vm, number < UINT16_MAX ? (uint16_t)number : 0, __ATOMIC_RELAXED);
     __atomic_store(&x->number, &x->req.id, __ATOMIC_RELAXED);
 }
 
-/* Makes the handler's coroutine. NULL: vm has no memory for it. */
+/* What the coroutine calls: the server's handler, or the function for what is refused. */
+static inline void push_call(const host_exchange *x, host_vm *vm, host_luag *lg) {
+    int n = x->server->listener.handler;
+    int fn = n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF;
+    if (x->asked) fn = atomic_load_explicit(&vm->refuser, memory_order_relaxed);
+    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, fn);
+    lua_pushnumber(lg->L, x->slot);
+    lua_pushlightuserdata(lg->L, (void *)&x->req);
+    lg->nargs = 2;
+    if (!x->asked) return;
+    lua_pushinteger(lg->L, n);
+    lua_pushnumber(lg->L, (double)(rt_nanotime() - x->begin_ns) / NS_PER_SEC);
+    lg->nargs = 4;
+}
+
+/* Makes the handler's coroutine. NULL: vm has no memory for it, or asks for no refused requests any more. */
 static host_luag *begin(void *who, rt_g *g, host_vm *vm) {
     host_exchange *x = who;
+    if (x->asked && !atomic_load_explicit(&vm->refuser, memory_order_relaxed)) return NULL;
     host_luag *lg = x->lg = luag_take(vm);
     if (!lg) return NULL;
     int64_t limit = atomic_load_explicit(&x->limit_ns, memory_order_relaxed);
     lg->g = g;
     lg->x = x;
-    note_vm(x, vm);
+    /* A handler that has lost the connection, and not one that answers in its place, is the one of the log. */
+    if (!x->asked || !x->req.vm) note_vm(x, vm);
     lg->done = handler_done;
     luag_join_request(lg);
     count_more(&vm->answers.begun, 1);
     count_more(&vm->answers.running, 1);
     atomic_store_explicit(&lg->request_ns, limit ? limit + 1 : 0, memory_order_relaxed);
     if (x->hung_up) lg->canceled |= HOST_CANCELED_GONE;
-    int n = x->server->listener.handler;
-    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
-    lua_pushnumber(lg->L, x->slot);
-    lua_pushlightuserdata(lg->L, &x->req);
-    lg->nargs = 2;
+    push_call(x, vm, lg);
     return lg;
 }
 
@@ -189,8 +210,8 @@ static struct {
     uint64_t end;
 } ids[MAX_PS];
 
-/* Gives x an id that no other request of this process has. */
-static void name_exchange(host_exchange *x) {
+/* An id that no other request of this process has. */
+static inline double next_id(void) {
     enum { IDS = 64 };
     static _Atomic uint64_t n_taken;
     int p = rt_p_id();
@@ -198,8 +219,7 @@ static void name_exchange(host_exchange *x) {
         ids[p].last = atomic_fetch_add_explicit(&n_taken, IDS, memory_order_relaxed);
         ids[p].end = ids[p].last + IDS;
     }
-    double id = (double)++ids[p].last;
-    __atomic_store(&x->req.id, &id, __ATOMIC_RELAXED);
+    return (double)++ids[p].last;
 }
 
 static inline int64_t limit_of(host_exchange *x) {
@@ -216,16 +236,50 @@ int64_t handler_limit(host_exchange *x) {
     return limit_of(x);
 }
 
+/* Makes the G of a handler that begins in vm. */
+static inline rt_g *make(host_exchange *x, host_vm *vm, double id) {
+    rt_g *g = bind_make(&ops, x, vm);
+    if (!g) return NULL;
+    __atomic_store(&x->req.id, &id, __ATOMIC_RELAXED);
+    x->handler = g;
+    x->handler_id = rt_id(g);
+    return g;
+}
+
 rt_g *handler_make(host_exchange *x, bool *soon) {
     host_vm *vm = bind_choose(x->server, soon);
     if (!vm) return NULL;
     *soon = false;
-    rt_g *g = bind_make(&ops, x, vm);
+    rt_g *g = make(x, vm, next_id());
     if (!g) return NULL;
-    name_exchange(x);
     exchange_handed();
     (void)limit_of(x);
-    x->handler = g;
-    x->handler_id = rt_id(g);
+    return g;
+}
+
+/* What Lua sees of a request that is refused, perhaps in the midst of its head: no body. */
+static void show_refused(host_exchange *x, int status) {
+    if (!x->in) x->in = x->room;
+    x->req.buf = x->in;
+    x->req.has_body = 0;
+    x->req.body_complete = 1;
+    x->req.status = (uint16_t)status;
+}
+
+rt_g *handler_refuse(host_exchange *x, int status) {
+    bool soon;
+    host_vm *vm = x->asked ? NULL : bind_choose(x->server, &soon);
+    if (!vm || !atomic_load_explicit(&vm->refuser, memory_order_relaxed) ||
+        atomic_load_explicit(&vm->stuck, memory_order_relaxed))
+        return NULL;
+    /* The id of a request whose handler has lost it stays: logs name it. Pointer and id are still of one request, since
+     * the pointer is another one. */
+    rt_g *g = make(x, vm, x->number > 0 ? x->number : next_id());
+    if (!g) return NULL;
+    x->asked = true;
+    show_refused(x, status);
+    int64_t ns = (int64_t)(x->server->listener.limits->handler_timeout * 1e9);
+    if (ns == 0 || ns > REFUSAL_NS) ns = REFUSAL_NS;
+    atomic_store_explicit(&x->limit_ns, rt_nanotime() + ns, memory_order_relaxed);
     return g;
 }

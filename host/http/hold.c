@@ -94,7 +94,7 @@ bool hold_again(host_exchange *x, uint64_t ticket) {
 
 bool hold_part(host_exchange *x, int status) {
     uint64_t word = atomic_load(&x->hold);
-    return state_of(word) == HOLD_FREE && move(x, &word, HOLD_PARTING, status);
+    return state_of(word) == HOLD_FREE && move(x, &word, HOLD_PARTING, exchange_failure(x, status));
 }
 
 /* Gives x back, which has no connection any more and whose handler has ended. */
@@ -141,14 +141,15 @@ void hold_abandon(host_exchange *x, int status) {
     if (!hold_take(x)) return;
     rt_g *g = x->conn->g;
     uint64_t word = atomic_load(&x->hold);
-    while (!move(x, &word, HOLD_PARTING, status))
+    while (!move(x, &word, HOLD_PARTING, exchange_failure(x, status)))
         ;
     tell(g, word);
 }
 
 void hold_renew(host_exchange *x) {
-    if (x->limit_ns == 0) return;
-    int64_t limit = rt_nanotime() + (int64_t)(x->server->listener.limits->handler_timeout * 1e9);
+    int64_t ns = (int64_t)(x->server->listener.limits->handler_timeout * 1e9);
+    if (x->limit_ns == 0 || ns == 0) return; /* the option may have changed meanwhile */
+    int64_t limit = rt_nanotime() + ns;
     atomic_store(&x->limit_ns, limit);
     if (!x->lg) return;
     atomic_store_explicit(&x->lg->request_ns, limit + 1, memory_order_relaxed);
@@ -168,8 +169,11 @@ int hold_status(host_exchange *x) {
 /* ---- the request in words ---- */
 
 int hold_print_name(const host_exchange *x, char *buf, size_t size) {
-    return snprintf(buf, size, "%s %.*s", host_method_name(x->req.method),
-                    x->req.path.len < 200 ? (int)x->req.path.len : 200, x->in + x->req.path.off);
+    uint32_t n = x->req.path.len < 200 ? x->req.path.len : 200;
+    const char *method = host_method_name(x->req.method);
+    if (n == 0)
+        return snprintf(buf, size, "%s", *method ? method : "a request"); /* refused early */
+    return snprintf(buf, size, "%s %.*s", method, (int)n, x->in + x->req.path.off);
 }
 
 void hold_name(host_exchange *x, char *buf, size_t size) {

@@ -137,8 +137,8 @@ static int read_request_line(host_exchange *x, const char **at, const char *end)
     if (rc == MORE || rc == -400) return rc;
     r->target = span(x, target, s);
     *at = s + VERSION;
-    if (rc < 0) return rc;
-    return split_target(x) ? DONE : -400;
+    bool is_target = split_target(x); /* also for those who hear of a request that is refused */
+    return rc < 0 ? rc : is_target ? DONE : -400;
 }
 
 /* ---- fields ---- */

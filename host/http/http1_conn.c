@@ -6,9 +6,9 @@
  *
  *     HEAD --whole head--> [BIND] --> BOUND --handler ended--> [DRAIN] --> DONE --> HEAD
  *      |                                |                         |
- *      +--bad head---> answer from C    +--lost--> [REFUSE]       |
- *                          |                           |          |
- *                          +---------------------------+----------+--> conn.c: FLUSH, LINGER, END
+ *      +--bad head---> refuse <---------+--lost, by [REFUSE]      |
+ *                        |                                        |
+ *                        +--[BOUND] to a handler for refusals-----+--> conn.c: FLUSH, LINGER, END
  *
  * While it is BOUND, the connection belongs to the handler, for --handler-timeout at most: see hold.c. Then the
  * connection goes on without the handler: it answers from C, or ends, or becomes DONE.
@@ -59,15 +59,6 @@ static void end_exchange(host_conn *c, int64_t now) {
     c->x = NULL;
 }
 
-/* Answers from C a request that cannot be parsed or served. The connection ends afterwards. */
-static __attribute__((noinline)) int refuse(host_conn *c, int status) {
-    host_exchange *x = c->x;
-    rt_pd_set_deadline(c->io.pd, RT_R, 0);
-    x->close_after = true;
-    response_error(x, status);
-    return conn_flush(c, CONN_LINGER);
-}
-
 static int after_response(host_conn *c);
 
 /* All VMs are gone or too busy: answers 503. */
@@ -110,19 +101,37 @@ static uint64_t open_wait(host_conn *c, int64_t until_ns) {
     return ticket;
 }
 
-/* The whole head is there: gives the connection to a handler and waits for the handler. */
+/* Gives the connection to a handler and waits for the handler. */
+static inline int give_to(host_conn *c, rt_g *handler) {
+    c->state = HTTP1_BOUND;
+    look_at_client(c);
+    hold_begin(c->x, open_wait(c, atomic_load_explicit(&c->x->limit_ns, memory_order_relaxed)));
+    rt_ready(handler);
+    return (int)RT_PARK;
+}
+
+/* Answers a request that cannot be parsed or served: by C, or by the app if it asks for that (handler.c). The connection
+ * ends afterwards. */
+static __attribute__((noinline)) int refuse(host_conn *c, int status) {
+    host_exchange *x = c->x;
+    rt_pd_set_deadline(c->io.pd, RT_R, 0);
+    x->close_after = true;
+    x->error = (int16_t)status;
+    rt_g *handler = handler_refuse(x, status);
+    if (handler) return give_to(c, handler);
+    response_error(x, status);
+    return conn_flush(c, CONN_LINGER);
+}
+
+/* The whole head is there: a handler answers it. */
 static int bind_vm(host_conn *c) {
     host_exchange *x = c->x;
     rt_pd_set_deadline(c->io.pd, RT_R, 0);
     bool soon;
     rt_g *handler = handler_make(x, &soon);
     if (!handler) return soon ? ask_again(c) : refuse_busy(c);
-    c->state = HTTP1_BOUND;
     c->served = true;
-    look_at_client(c);
-    hold_begin(x, open_wait(c, atomic_load_explicit(&x->limit_ns, memory_order_relaxed)));
-    rt_ready(handler);
-    return (int)RT_PARK;
+    return give_to(c, handler);
 }
 
 static __attribute__((noinline)) int step_bind(host_conn *c) {
@@ -252,6 +261,15 @@ static __attribute__((noinline)) int step_drain(host_conn *c) {
 
 /* ---- the handler ---- */
 
+/* Reads a head that was read before, by another exchange. It says what it said. */
+static void read_again(host_exchange *x) {
+    if (!x->in) return; /* there was no memory for it */
+    x->in_pos = x->head_end = 0;
+    x->head_done = false;
+    x->req.target = (host_span){0};
+    (void)http1_head(x);
+}
+
 /* What a connection does whose handler has lost it. */
 static int go_on_without(host_conn *c, host_exchange *x, int status) {
     bool partial = response_is_partial(x);
@@ -264,6 +282,7 @@ static int go_on_without(host_conn *c, host_exchange *x, int status) {
     }
     exchange_inherit(fresh, x);
     if (x->req.state == 0) {
+        read_again(fresh);
         fresh->error = (int16_t)status;
         c->state = HTTP1_REFUSE;
         return CONN_NEXT;
@@ -283,6 +302,7 @@ static int part(host_conn *c) {
     host_exchange *x = c->x;
     char what[256];
     int status = hold_status(x), state = response_is_partial(x) ? 1 : x->req.state;
+    bool asked = x->asked;
     hold_print_name(x, what, sizeof what);
     server_hold(x->server); /* for x, which may outlive the connection */
     int next = go_on_without(c, x, status);
@@ -292,7 +312,10 @@ static int part(host_conn *c) {
     rt_pd_kick(c->io.pd, RT_R);
     rt_pd_kick(c->io.pd, RT_W);
     hold_parted(x);
-    if (status == 504 && state == 0)
+    if (asked && state == 0)
+        log_line(LOG_WARN, "%s: on_error did not answer in time, the client was answered %d", what,
+                 status);
+    else if (status == 504 && state == 0)
         log_line(LOG_WARN, "%s: no answer in %g s, the client was answered 504", what,
                  conn_limits(c)->handler_timeout);
     else if (status == 504 && state == 1)

@@ -42,7 +42,8 @@ typedef struct host_req {
     uint8_t close;         /* Lua may set it to 1: the connection ends with this response */
     uint8_t queued;        /* C's: output waits to be sent with more, see http1_exchange.c */
     uint8_t state;         /* 0 no response yet, 1 head sent or queued, 2 response complete */
-    uint16_t status;       /* of the response; 0: none yet */
+    uint16_t
+        status; /* of the response; 0: none yet. Of a refused request also before: what C would answer */
     uint16_t vm; /* C's: 1 + the number of the VM that answers; 0: none does, or a larger number */
     int64_t content_length; /* -1: chunked or none */
     uint8_t *body; /* body bytes read so far and not yet dropped: body[body_pos .. body_len) */
@@ -65,6 +66,9 @@ int host_is_field_value(const char *s, size_t n);
 
 /* The reason phrase, "OK" for 200; "" if unknown. */
 const char *host_status_reason(int status);
+
+/* The field line, with its CRLF, that an answer of this status has if the request was refused; "": none. */
+const char *host_status_field(int status);
 
 /* 1: a client with this Accept field likes JSON better than text. */
 int host_likes_json(const char *accept, size_t n);
@@ -238,7 +242,8 @@ int host_multipart_head(const uint8_t *buf, size_t len);
  * generation serves. text: fields, each with its NUL, in records. First, for each ending of a name: "T", the ending,
  * its type, "1" if it is compressed well; the last of these for all other names, with an empty ending. Then for each
  * mount, longer prefixes first: "M", its prefix without a slash at its end, the folder, the index or "", the
- * Cache-Control or "", "1" if there may be variants, milliseconds for which a file is remembered. Behind each, for each
+ * Cache-Control or "", "1" if there may be variants, milliseconds for which a file is remembered, host_label of the
+ * route. Behind each, for each
  * other route below the prefix: "O", the rest of its pattern. 0, -ENOMEM. */
 int host_site_stage(const char *text, size_t len);
 

@@ -17,7 +17,6 @@
 
 #include "../base/base.h"
 #include "../base/count.h"
-#include "accept.h"
 #include "access.h"
 #include "conn.h"
 
@@ -77,7 +76,7 @@ void exchange_inherit(host_exchange *heir, const host_exchange *x) {
     } /* else it has no bytes of the head, but knows how many there were */
     heir->raw_seen = in - heir->head_end;
     heir->sent = x->sent;
-    heir->likes_json = accept_json(x);
+    heir->asked = x->asked;
 }
 
 /* ---- over ---- */

@@ -148,13 +148,13 @@ void response_parts(host_exchange *x, int status, const char *head, size_t head_
 }
 
 /* What the answer to a refused request has to say besides (RFC 9110): a 405 which methods there are. */
-static const char *fields_of(int status) {
+const char *host_status_field(int status) {
     if (status == 405) return "Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
     return status == 503 ? "Retry-After: 1\r\n" : "";
 }
 
 void response_error(host_exchange *x, int status) {
-    const char *reason = host_status_reason(status), *head = fields_of(status);
+    const char *reason = host_status_reason(status), *head = host_status_field(status);
     char json[128];
     int n = 0;
     if (accept_json(x))

@@ -79,6 +79,7 @@ static void add_mount(site *s, const char **at, const char *end) {
     m->cache_control = if_any(field(at, end));
     m->precompressed = *field(at, end) == '1';
     m->age_ns = (int64_t)strtoll(field(at, end), NULL, 10) * NS_PER_MS;
+    m->label = (uint16_t)strtoul(field(at, end), NULL, 10);
     m->first = s->n_others;
 }
 

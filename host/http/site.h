@@ -19,6 +19,7 @@ typedef struct site_mount {
     size_t prefix_len;
     bool precompressed; /* texts have variants */
     int64_t age_ns;     /* how long a file is remembered */
+    uint16_t label;     /* host_label of the route */
     int first, n;       /* of the site's `others`: routes below the prefix that come first */
 } site_mount;
 

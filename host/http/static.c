@@ -273,6 +273,7 @@ static __attribute__((noinline)) bool answer_from(const site *s, host_exchange *
     cached_file *f = filecache_find(site_files(s), m, path + at, end - at, codings, x->begin_ns);
     if (!f) return false;
     bool answered = answer(x, &a, f);
+    if (answered) x->req.label = m->label;
     filecache_drop(f);
     return answered;
 }

@@ -226,6 +226,19 @@ static int core_drop_handler(lua_State *L) {
     return 0;
 }
 
+/* set_refuser(fn | nil): fn(slot, req, n, seconds) answers requests that C refuses, of server n, which began so long ago. nil: C
+ * answers all of them. */
+static int core_set_refuser(lua_State *L) {
+    host_vm *vm = vm_current();
+    if (!lua_isnoneornil(L, 1)) luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    int old = atomic_load_explicit(&vm->refuser, memory_order_relaxed);
+    int ref = lua_isnil(L, 1) ? 0 : luaL_ref(L, LUA_REGISTRYINDEX);
+    atomic_store_explicit(&vm->refuser, ref, memory_order_relaxed);
+    if (old) luaL_unref(L, LUA_REGISTRYINDEX, old);
+    return 0;
+}
+
 /* option(name, value) -> nil | what is wrong: the app sets an option. */
 static int core_option(lua_State *L) {
     host_vm *vm = vm_current();
@@ -298,6 +311,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"set_handler", core_set_handler},
         {"new_handler", core_new_handler},
         {"drop_handler", core_drop_handler},
+        {"set_refuser", core_set_refuser},
         {"option", core_option},
         {"option_value", core_option_value},
         {"apart", core_apart},

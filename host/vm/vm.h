@@ -64,6 +64,9 @@ struct host_vm {
     const void *g_meta; /* metatable of the handles of Gs */
     int call_ref;       /* registry reference of the function that vmcall.c calls */
     int body_ref;       /* registry reference of what host_go's Gs run; 0: none */
+    /* atomic, the thread that runs the VM writes: registry reference of the function that answers requests which C
+     * refuses (http/handler.c); 0: no app of the VM asks for them */
+    _Atomic int refuser;
 
     /* What runs. */
     _Atomic(host_luag *) running; /* atomic: the G whose Lua runs, or ran last */

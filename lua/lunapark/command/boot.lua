@@ -118,6 +118,7 @@ function boot.serve(path, first, dev)
     served = app
   end
   core.set_handler(0, handler)
+  require("lunapark.http.refusal").give(app, 0)
   require("lunapark.std.globals").watch()
 end
 

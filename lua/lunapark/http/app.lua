@@ -13,6 +13,7 @@ local hosts = require "lunapark.http.hosts"
 local life = require "lunapark.http.life"
 local near = require "lunapark.core.near"
 local plans = require "lunapark.http.plan"
+local refusal = require "lunapark.http.refusal"
 local router = require "lunapark.http.router"
 local slash = require "lunapark.http.slash"
 local source = require "lunapark.std.source"
@@ -39,6 +40,7 @@ local MANY = 32
 ---@field package giver function|nil
 ---@field package taker function|nil
 ---@field package given integer[]|nil  servers whose host answers for files of the app: see site.lua
+---@field package asked boolean|nil  whether it answers what C refuses; nil: it is not served. See refusal.lua
 ---@field package jobs { name: string, fn: fun() }[]
 ---@field package settings table<string, any>
 ---@field package slash "strict"|"ignore"|"redirect"|nil
@@ -60,10 +62,8 @@ end
 
 local function drop_plan(self)
   self.plan = nil
-  if self.given then
-    for _, server in ipairs(self.given) do C.host_site_off(server) end
-    self.given = nil
-  end
+  if self.given then require("lunapark.http.site").off(self) end
+  if self.asked ~= nil then refusal.changed(self) end
   for _, parent in ipairs(self.parents) do
     drop_plan(parent)
   end
@@ -281,10 +281,10 @@ function App:not_found(fn)
   return self
 end
 
---- Adds a function that is called when a handler's exchange is over, once for each: for counters and logs. `info` has
---- the status (0: the client left before there was one; 504: --handler-timeout came first), the bytes that were sent so
---- far, the seconds that the handler took, and the error as text, if there was one. A mounted app hears of its own
---- routes. The next request on the connection waits until the function has returned. Its errors are logged.
+--- Adds a function that is called when an exchange is over, once for each: for counters and logs. `info` has the status
+--- (0: the client left before there was one), the bytes that were sent so far, the seconds that it took, and the error
+--- as text, if there was one. Requests that C answers are among them: refusal.lua. A mounted app hears of what is below
+--- its prefix. The next request on the connection waits until the function has returned. Its errors are logged.
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response, info: lunapark.Done)
 ---@return lunapark.App self
 function App:on_done(fn)
@@ -419,8 +419,8 @@ end
 
 -- Fields that may be nil. Each would be compared with all methods otherwise, when an app is loaded.
 local MAYBE = {
-  given = true, plan = true, error_handler = true, missing = true, slash = true, taker = true, giver = true,
-  lua = true, options = true,
+  given = true, asked = true, plan = true, error_handler = true, missing = true, slash = true, taker = true,
+  giver = true, lua = true, options = true,
 }
 
 setmetatable(App, { __index = near.index("app", { App }, MAYBE, {
@@ -432,6 +432,7 @@ setmetatable(App, { __index = near.index("app", { App }, MAYBE, {
 ---@return table plan
 function App:compile()
   self.plan = plans.of(self)
+  if self.asked ~= nil then refusal.compiled(self) end
   return self.plan
 end
 

@@ -42,6 +42,7 @@ local values = require "lunapark.core.show"
 
 local C = ffi.C
 local apart = require("lunapark.core").apart
+local ffi_string = ffi.string
 local find = string.find
 local traceback = debug.traceback
 local raw_path, method_names = request.raw_path, request.method_names
@@ -106,14 +107,27 @@ local function label_of(entry)
   return route and ("%s %s%s"):format(route.method, entry.host or "", router.show(route.pieces)) or entry.label
 end
 
+-- C's number of words for the log, which can't ask a stuck VM.
+local function number_words(label, fn)
+  local info = debug.getinfo(fn, "S")
+  local text = ("%s, %s:%d"):format(label, info.short_src, info.linedefined)
+  return (C.host_label(text, #text))
+end
+jit.off(number_words)
+
+--- C's number of a route: its method and pattern, and its handler's place.
+---@param route { method: string, pieces: string[], fn: function }
+---@return integer
+function dispatch.label(route)
+  return (number_words(label_of { route = route }, route.fn))
+end
+
 local add_door
 
--- C's number of the entry's words for the log, which can't ask a stuck VM: its route and its handler's place.
+-- C's number of the entry.
 local function number_of(entry)
-  local info = debug.getinfo(entry.route and entry.route.fn or entry.run, "S")
-  local text = ("%s, %s:%d"):format(label_of(entry), info.short_src, info.linedefined)
   add_door(entry)
-  entry.number = C.host_label(text, #text)
+  entry.number = number_words(label_of(entry), entry.route and entry.route.fn or entry.run)
   if entry.number > 0 then response.folders[entry.number] = entry.dir end
   return entry.number
 end
@@ -176,7 +190,8 @@ local function answer_error(entry, req, res, err, text, status, show)
       -- A function that only looks at the error and returns nothing leaves the plain answer.
       if a == nil and b == nil and not res.body then
         if show then return false end
-        a = res.status
+        answer.note_failure(req, res, res.status or status)
+        a = res
       end
       ok, a = xpcall(complete, on_bad_result, entry, req, res, a, b, c)
     elseif getmetatable(a) == request.abort_mt and a.is_answer then
@@ -256,10 +271,11 @@ end
 ---@field seconds number
 ---@field error string|nil
 
--- Calls the functions of on_done.
-local function call_done(entry, req, res, began, failure, ...) -- luacheck: ignore
+-- Calls the functions of on_done. Not for a handler in whose place somebody else has answered: that calls them.
+local function call_done(entry, req, res, began, failure, refused, ...) -- luacheck: ignore
   local r = req.ptr
   local lost = C.host_req_lost(r, req.serial)
+  if lost > HUNG_UP and r.state == 0 and not refused then return end
   local bytes = C.host_req_sent(r, req.serial)
   local info = {
     status = lost > HUNG_UP and lost or r.status, bytes = bytes > 0 and bytes or 0,
@@ -283,21 +299,35 @@ jit.off(answer_error)
 jit.off(fail)
 jit.off(call_done)
 
-local star = { run = function() return 204 end, on_error = false, label = "OPTIONS *" }
-local bad_path = {
-  run = function(req, res)
-    answer.note_failure(req, res, 400)
-    return res
+local function answer_star() return 204 end
+
+-- What a request fails with that no handler gets, by its status.
+local refusals = setmetatable({}, {
+  __index = function(list, status)
+    list[status] = request.new_abort { status = status, message = response.reason(status) }
+    return list[status]
   end,
-  on_error = false, label = "no path",
-}
+})
+
+local function refuse_path() apart(error, refusals[400], 0) end
+
+-- The entry of this label in a scope of the plan: of requests for which the app has no function.
+local function entry_in(scope, run, label)
+  local entry = scope[label]
+  if not entry then
+    entry = { run = run, on_error = scope.on_error or false, on_done = scope.on_done, label = label, dir = scope.dir }
+    scope[label] = entry
+  end
+  return entry
+end
 
 -- The entry of a path that has no route.
 local function missing(plan, r)
   local raw, method = raw_path(r), method_names[r.method]
-  if raw == "*" then return method == "OPTIONS" and star or bad_path end
-  return plan:miss(method, raw, r) or bad_path
+  if raw == "*" and method == "OPTIONS" then return entry_in(plan.outermost, answer_star, "OPTIONS *") end
+  return raw ~= "*" and plan:miss(method, raw, r) or entry_in(plan.outermost, refuse_path, "no path")
 end
+jit.off(entry_in)
 jit.off(missing)
 
 -- The entry of a request. router.path and router.params tell of it.
@@ -366,6 +396,29 @@ function add_door(entry)
   entry.serve = assert(loadstring(door, "=door"))(serve, complete, entry)
 end
 jit.off(add_door)
+
+--- Answers a request that C refuses, by the on_error functions of the app whose prefix it has; calls those of on_done.
+---@param plan table
+---@param slot integer
+---@param address lightuserdata
+---@param seconds number  since the request began
+function dispatch.refused(plan, slot, address, seconds)
+  local r = by_slot[slot] or cast_request(slot, address)
+  local id, status = r.id, r.status
+  if plan.hosts then plan = plan:of_host(r) end
+  local scope = r.path.len > 0 and plan:scope_of(raw_path(r)) or plan.outermost
+  local entry = entry_in(scope, refuse_path, "refused")
+  local req = setmetatable({ ptr = r, serial = id }, request_mt)
+  local res = setmetatable({ ptr = r, serial = id }, response_mt)
+  if r.target.len == 0 then req.path = "" end
+  if r.label == 0 then r.label = entry.number or number_of(entry) end
+  local name, value = string.match(ffi_string(C.host_status_field(status)), "^([%w-]+): ([^\r]+)")
+  if name then res.headers[name] = value end
+  fail(entry, req, res, refusals[status])
+  response.done(res)
+  if entry.on_done then call_done(entry, req, res, C.rt_nanotime() - seconds * 1e9, refusals[status], true) end
+end
+jit.off(dispatch.refused)
 
 --- The function that the host calls for each request.
 ---@param source { plan: table|nil, compile: fun(self): table }  `plan` is nil after a change, `compile` sets it

@@ -127,7 +127,7 @@ local function bare(fn)
   local routes = router.new()
   routes:add("ANY", { "*" }, entry)
   entry.names = nil
-  return { plan = { router = routes, miss = function() end } } -- nothing misses it but what is no path
+  return { plan = { router = routes, outermost = {}, miss = function() end } } -- nothing misses it but what is no path
 end
 
 --- The function that a server calls for each request, for lunapark.core's new_handler and set_handler.

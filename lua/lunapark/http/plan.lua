@@ -37,6 +37,14 @@ end
 
 local Plan = {}
 
+--- The scope of a path; nil: it is none. Every path has the prefix of the app itself.
+---@param raw string
+---@return table|nil
+function Plan:scope_of(raw)
+  local shape = self.prefixes:prefix(raw)
+  return shape and self.scopes[shape]
+end
+
 --- The entry for a path that has no route for the method.
 ---@param method string
 ---@param raw string  the path
@@ -44,9 +52,8 @@ local Plan = {}
 ---@return table|nil entry  nil: raw is no path
 function Plan:miss(method, raw, r)
   self = self:of_host(r)
-  local shape = self.prefixes:prefix(raw)
-  if not shape then return nil end -- every path has the prefix of the app itself
-  local scope = self.scopes[shape]
+  local scope = self:scope_of(raw)
+  if not scope then return nil end
   local status = not self.own:allowed(raw) and 404 or method == "OPTIONS" and 204 or 405
   if not scope[status] then
     local run, fn = chain.compose(scope.middleware, status == 404 and scope.not_found or handler_of(self, status))
@@ -65,6 +72,7 @@ function Plan:of_host(r)
 end
 
 jit.off(handler_of)
+jit.off(Plan.scope_of)
 jit.off(Plan.miss)
 jit.off(Plan.of_host)
 
@@ -93,8 +101,8 @@ end
 -- these paths.
 local function add_route(plan, route, scope, entry)
   -- Of files that the host answers for by itself, neither middleware nor on_done would hear.
-  local bare = #scope.middleware == 0 and not scope.on_done
-  plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, files = bare and route.files }
+  local files = #scope.middleware == 0 and not scope.on_done and route.files
+  plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, fn = route.fn, files = files }
   if not entry then
     local run, fn = chain.compose(scope.middleware, route.fn)
     entry = {
@@ -148,6 +156,7 @@ local function compile(app, outer, host)
   }, plan_mt)
   local scope = add_app(plan, app, {}, outer)
   slash.add(plan, add_route)
+  plan.outermost = scope
   return plan, scope
 end
 

@@ -7,6 +7,7 @@
 
 local ffi = require "ffi"
 require "lunapark.cdef"
+local dispatch = require "lunapark.http.dispatch"
 local files = require "lunapark.http.file"
 local router = require "lunapark.http.router"
 
@@ -43,7 +44,7 @@ local function add(list, route, routes)
   local prefix = simple(route.pieces):sub(1, -3)
   for _, field in ipairs {
     "M", prefix, own.dir, own.index, own.choice.cache_control or "", own.choice.precompressed and "1" or "0",
-    ("%.0f"):format(own.age * 1000),
+    ("%.0f"):format(own.age * 1000), ("%d"):format(dispatch.label(route)),
   } do
     list[#list + 1] = field
   end
@@ -83,6 +84,13 @@ end
 function site.given(app, server)
   app.given = app.given or {}
   app.given[#app.given + 1] = server
+end
+
+--- C answers for none of the app's files any more.
+---@param app lunapark.App
+function site.off(app)
+  for _, server in ipairs(app.given) do C.host_site_off(server) end
+  app.given = nil
 end
 
 --- Gives the app, which has loaded, to the generation of this VM.

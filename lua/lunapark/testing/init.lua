@@ -15,6 +15,7 @@ local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local singleton = require "lunapark.core.singleton"
 local http = require "lunapark.http"
+local refusal = require "lunapark.http.refusal"
 local site = require "lunapark.http.site"
 local tls = require "lunapark.tls"
 local new_client = require "lunapark.testing.client"
@@ -106,6 +107,7 @@ local function serve(opts, app, gs)
     error("serve: " .. ffi.string(C.host_strerror(err[0])), 3)
   end
   if files ~= "" then site.given(app, number) end
+  refusal.give(app, handler)
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number), gs = gs }, server_mt)
   set_limits(number, app)
   local client = new_client.new(ffi.string(bound), server, config and with_tls(opts) or opts)
