@@ -39,10 +39,18 @@ void rt_short_turns(bool on) {
     (void)syscall(SYS_sched_setattr, 0, &a, 0);
 }
 
+static uint64_t files_given; /* set once, before there are threads */
+
+uint64_t rt_files_given(void) {
+    return files_given;
+}
+
 void os_raise_fd_limit(void) {
     struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) < 0) return;
+    files_given = r.rlim_cur;
     /* A process that may not raise the limit runs with what it has; accept reports when it is used up. */
-    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+    if (r.rlim_cur < r.rlim_max) {
         r.rlim_cur = r.rlim_max;
         setrlimit(RLIMIT_NOFILE, &r);
     }

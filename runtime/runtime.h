@@ -41,6 +41,10 @@ int rt_cpu_count(void);
  * starts, which inherit. Any thread. Does not wait. */
 void rt_short_turns(bool on);
 
+/* The limit of descriptors (RLIMIT_NOFILE, the soft one) that this process was given at its start, before the runtime
+ * raised it; 0: the runtime has not started. Any thread. */
+uint64_t rt_files_given(void);
+
 /* The number of Ps that there are, which grows when rt_set_procs asks for more than ever: the bound of rt_p_id. Any
  * thread. */
 int rt_procs(void);

@@ -49,6 +49,17 @@ describe("exec.run", function()
     assert.equal("", exec.run({ "echo", "-n", "" }).stdout)
   end)
 
+  it("starts it with the limit of descriptors that we were given", function()
+    local script = child.script [[
+      local exec = require "lunapark.exec"
+      io.write(exec.run({ "sh", "-c", "ulimit -Sn; ulimit -Hn" }).stdout, exec.run({ "sh", "-c", "ulimit -Sn" }).stdout)
+      io.write(tostring(os.execute "test $(ulimit -Sn) = 77"), io.popen("ulimit -Sn"):read "*l")
+    ]]
+    local r = exec.run { "sh", "-c", "ulimit -Sn 77; ulimit -Hn; exec " .. child.binary .. " run " .. script }
+    local hard = r.stdout:match "^%w+"
+    assert.same({ 0, ("%s\n77\n%s\n77\n077"):format(hard, hard), "" }, { r.code, r.stdout, r.stderr })
+  end)
+
   it("uses a shell only when told to", function()
     assert.equal("3\n", exec.run("echo a b c | wc -w | tr -d ' '", { shell = true }).stdout)
     assert.equal("x y\n", exec.run({ "echo $1 $2", "sh", "x", "y" }, { shell = true }).stdout)

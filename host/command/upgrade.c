@@ -2,7 +2,7 @@
  *
  *     old                                        new
  *     ------------------------------------------------------------------------------------
- *     posix_spawn, with the listening sockets    loads the app, checks the sockets (inherit.c)
+ *     starts it, with the listening sockets      loads the app, checks the sockets (inherit.c)
  *     waits for a line from a pipe               binds what else it is to listen on
  *                                                writes its pid to --pid-file
  *                                                accepts, and writes its pid to the pipe
@@ -38,7 +38,7 @@
 #include "../net/tls_ticket.h"
 #include "../serve/server.h"
 #include "../shared/dict_file.h"
-#include "../sys/exec.h"
+#include "../sys/spawn.h"
 #include "../sys/sys_ffi.h"
 #include "inherit.h"
 
@@ -158,44 +158,37 @@ static int move_up(int fd, int above) {
     return copy < 0 ? -errno : copy;
 }
 
+/* fds[3 .. n) are the child's. */
 static int spawn_with(const int *fds, int n, char **env) {
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    pid_t pid = 0;
-    int err = posix_spawn_file_actions_init(&actions);
-    if (err) return -err;
-    err = posix_spawnattr_init(&attr);
-    if (!err) {
-        for (int i = 0; i < n && !err; i++)
-            err = posix_spawn_file_actions_adddup2(&actions, fds[i], INHERIT_READY_FD + i);
-        if (!err) err = posix_spawn_file_actions_addclosefrom_np(&actions, INHERIT_READY_FD + n);
-        if (!err) err = exec_attributes(&attr, false);
-        if (!err) err = posix_spawn(&pid, up.exe, &actions, &attr, up.argv, env);
-        posix_spawnattr_destroy(&attr);
-    }
-    posix_spawn_file_actions_destroy(&actions);
+    pid_t pid;
+    const spawn_program program = {
+        .path = up.exe, .argv = up.argv, .env = env, .fds = fds, .n_fds = n};
+    int err = spawn(&program, &pid);
     if (!err) atomic_store(&up.pid, pid);
-    return -err;
+    return err;
 }
 
 /* Starts the child. ready_fd: the child's end of the pipe. 0 or -errno. Blocks. */
 static int spawn_new(int ready_fd) {
     int tickets = tls_ticket_hand_over(); /* without them sessions begin anew: no reason to fail */
-    int n = up.n + 1 + (tickets >= 0), made = 0, err = 0;
+    int n = INHERIT_READY_FD + up.n + 1 + (tickets >= 0), made = INHERIT_READY_FD, err = 0;
     int *fds = calloc((size_t)n, sizeof *fds);
     char *text = describe_sockets(tickets >= 0);
     char **env = text ? environment_with(text) : NULL;
     if (!fds || !env) err = -ENOMEM;
     while (!err && made < n) {
-        int from = made == 0 ? ready_fd : made <= up.n ? up.servers[made - 1]->listen_fd : tickets;
-        int fd = move_up(from, INHERIT_READY_FD + n);
+        int i = made - INHERIT_READY_FD;
+        int from = i == 0 ? ready_fd : i <= up.n ? up.servers[i - 1]->listen_fd : tickets;
+        int fd = move_up(from, n);
         if (fd < 0)
             err = fd;
         else
             fds[made++] = fd;
     }
+    for (int i = 0; fds && i < INHERIT_READY_FD; i++)
+        fds[i] = i;
     if (!err) err = spawn_with(fds, n, env);
-    while (made > 0)
+    while (made > INHERIT_READY_FD)
         close(fds[--made]);
     if (tickets >= 0) close(tickets);
     free(env);

@@ -1,9 +1,8 @@
 /* Processes: started by a job, waited for by a pidfd. Their streams are pipes, which are sockets to Lua (sock.c).
  *
- * posix_spawn (vfork inside) holds its thread until the program runs, which may be read from a disk: so it is a job
- * (job.c). The child starts as a shell would start it: no signal blocked or ignored, descriptors 0 to 2 and no other,
- * even if some code forgot O_CLOEXEC. It leads a process group of its own, so that a timeout ends it with all processes
- * that it has started, as long as they stay in the group. Programs of os.execute and io.popen in scripts stay in this
+ * Starting a program (spawn.c) holds its thread until the program runs, which may be read from a disk: so it is a job
+ * (job.c). The program leads a process group of its own, so that a timeout ends it with all processes that it has
+ * started, as long as they stay in the group. Programs of os.execute and io.popen in scripts stay in this
  * process's group: they may use the terminal, which stops programs of other groups. Its turns on the CPU are the usual
  * ones, not ours (rt_short_turns).
  *
@@ -13,17 +12,15 @@
  * (exec.run's) is killed then: its VM was dropped, and no G will see its output. When a VM of a server ends, all
  * processes that it still has are killed.
  *
- * Rejected: fork, which copies page tables (milliseconds with large heaps) and runs our code in a copy of a process of
- * many threads; socketpairs for streams, since programs that open /dev/stdin cannot open a socket.
+ * Rejected: socketpairs for streams, since programs that open /dev/stdin cannot open a socket.
  */
-#include "exec.h"
-
 #include "../base/base.h"
 #include "../net/sock.h"
 #include "../vm/job.h"
 #include "../vm/owned.h"
 #include "../vm/vm.h"
 #include "../vm/vmend.h"
+#include "spawn.h"
 #include "sys_ffi.h"
 
 #include <errno.h>
@@ -152,56 +149,25 @@ static int make_pipe(exec_job *x, int i, int *theirs) {
     return 0;
 }
 
-static int add_stream(exec_job *x, int i, int theirs, posix_spawn_file_actions_t *actions) {
-    switch (x->how[i]) {
-    case HOST_PIPE:
-        return posix_spawn_file_actions_adddup2(actions, theirs, i);
-    case HOST_NOTHING:
-        return posix_spawn_file_actions_addopen(actions, i, "/dev/null", O_RDWR, 0);
-    case HOST_STDOUT:
-        return posix_spawn_file_actions_adddup2(actions, 1, i);
-    default:
-        return posix_spawn_file_actions_adddup2(actions, i, i); /* clears close-on-exec */
-    }
-}
-
-static int add_actions(exec_job *x, const int *theirs, posix_spawn_file_actions_t *actions) {
-    int err = 0;
-    for (int i = 0; i < 3 && !err; i++)
-        err = add_stream(x, i, theirs[i], actions);
-    if (!err) err = posix_spawn_file_actions_addclosefrom_np(actions, 3);
-    if (!err && x->cwd) err = posix_spawn_file_actions_addchdir_np(actions, x->cwd);
-    return err;
-}
-
-int exec_attributes(posix_spawnattr_t *attr, bool own_group) {
-    sigset_t all, none;
-    memset(&all, 0xff,
-           sizeof all); /* sigfillset leaves out libc's own two, which would be ignored */
-    sigemptyset(&none);
-    int err = posix_spawnattr_setsigdefault(attr, &all);
-    if (!err) err = posix_spawnattr_setsigmask(attr, &none);
-    short flags = POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK;
-    if (own_group) flags |= POSIX_SPAWN_SETPGROUP; /* 0, as it is from the beginning: its own pid */
-    return err ? err : posix_spawnattr_setflags(attr, flags);
+static int program_fd(int how, int i, int theirs) {
+    if (how == HOST_PIPE) return theirs;
+    return how == HOST_NOTHING ? SPAWN_NULL : how == HOST_STDOUT ? SPAWN_OUT : i;
 }
 
 static int spawn_with(exec_job *x, const int *theirs) {
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attr;
-    int err = posix_spawn_file_actions_init(&actions);
-    if (err) return -err;
-    err = posix_spawnattr_init(&attr);
-    if (!err) {
-        err = add_actions(x, theirs, &actions);
-        if (!err) err = exec_attributes(&attr, x->own_group);
-        char **env = x->env ? x->env : environ;
-        if (!err) err = posix_spawnp(&x->pid, x->argv[0], &actions, &attr, x->argv, env);
-        posix_spawnattr_destroy(&attr);
-    }
-    posix_spawn_file_actions_destroy(&actions);
+    int fds[3];
+    for (int i = 0; i < 3; i++)
+        fds[i] = program_fd(x->how[i], i, theirs[i]);
+    const spawn_program program = {.path = x->argv[0],
+                                   .argv = x->argv,
+                                   .env = x->env ? x->env : environ,
+                                   .cwd = x->cwd,
+                                   .fds = fds,
+                                   .n_fds = 3,
+                                   .own_group = x->own_group};
+    int err = spawn(&program, &x->pid);
     if (err) x->pid = 0;
-    return -err;
+    return err;
 }
 
 static int start(exec_job *x) {

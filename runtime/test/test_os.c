@@ -28,6 +28,7 @@ static void the_descriptor_limit_goes_up_to_the_hard_one(void **state) {
     r.rlim_cur = 64;
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &r), 0);
     os_raise_fd_limit();
+    assert_int_equal(rt_files_given(), 64);
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &r), 0);
     assert_int_equal(r.rlim_cur, r.rlim_max);
 }
