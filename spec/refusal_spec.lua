@@ -153,7 +153,7 @@ describe("a refused request", function()
   end)
 
   it("gets C's answer when on_error waits for ever, once", function()
-    app:set { handler_timeout = 0.2 }
+    app:set { handler_timeout = 1 }
     local calls = 0
     app:on_error(function()
       calls = calls + 1
@@ -163,7 +163,7 @@ describe("a refused request", function()
     local log = helper.stderr_of(function()
       local start = lp.now()
       assert.equal(431, ask(refused["many fields"][2]).status)
-      assert.is_true(lp.now() - start >= 0.2 and lp.now() - start < 20) -- not 60 s
+      assert.is_true(lp.now() - start >= 0.9 and lp.now() - start < 20) -- not 60 s
       assert.same({ "/f 431 Request Header Fields Too Large" }, told(1))
     end)
     assert.matches("GET /f: on_error did not answer in time, the client was answered 431", log)
@@ -188,7 +188,7 @@ describe("a refused request", function()
 
   describe("whose handler took too long", function()
     it("is on_error's and on_done's once, with its head and its id", function()
-      app:set { handler_timeout = 0.2 }
+      app:set { handler_timeout = 1 }
       local ids, fields, seconds = {}, nil, nil
       app:get("/slow", function(req)
         ids[1] = req.id
@@ -213,7 +213,7 @@ describe("a refused request", function()
       end)
       assert.same({ "1", "b", "GET", 504 }, fields)
       assert.equal(ids[1], ids[2])
-      assert.is_true(seconds >= 0.2)
+      assert.is_true(seconds >= 0.9)
     end)
 
     it("is answered by C if on_error takes too long as well", function()
@@ -280,13 +280,14 @@ return app
       local server = child.serve { child.script(APP), "--procs", "1", "--max-conns", "1" }
       local held = child.send(server.addr, "GET /hold HTTP/1.1\r\n" .. HOST .. "\r\n")
       local r
-      child.eventually(function() -- the first may not be in its handler yet, and makes room
+      -- The first may not be in its handler yet, and makes room; or no VM runs just now.
+      child.eventually(function()
         local more = child.send(server.addr, "GET / HTTP/1.1\r\n" .. HOST .. "\r\n")
         r = testing.read_reply(more)
         more:close()
-        return r and r.status == 503
+        return r and r.body == "own 503"
       end, "the refusal")
-      assert.same({ "own 503", "1" }, { r.body, r.headers["retry-after"] })
+      assert.same({ 503, "1" }, { r.status, r.headers["retry-after"] })
       child.eventually(function() return count_done(server, " 503") >= 1 end, "on_done")
       held:close()
     end)

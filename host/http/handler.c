@@ -10,8 +10,9 @@
  * What C refuses (a head that is wrong or too large, a client that is late or one too many, a handler that has lost its
  * connection) C answers by itself, unless the app has on_error or on_done, which are told of every exchange: then the VM
  * has a function for that (core.set_refuser, lua/lunapark/http/refusal.lua), and a handler calls it in place of the
- * app's. Refusing must stay cheap and certain. So only a VM that can run at once is asked, once for each exchange, and
- * for a second. In whatever way this handler fails, C answers the status that it would have answered without it.
+ * app's. Refusing must stay cheap and certain. So no VM is waited for that is being made, and the handler is asked once
+ * for each exchange, and for a second, in which the one VM of a server (of specs) may come back that is stuck. In
+ * whatever way this handler fails, C answers the status that it would have answered without it.
  *
  * A handler ends in one of four ways: its function returned or failed (handler_done); its VM was dropped
  * (dropped); no VM can take it when it begins (end); it lost the connection before it began. In the first
@@ -269,9 +270,7 @@ static void show_refused(host_exchange *x, int status) {
 rt_g *handler_refuse(host_exchange *x, int status) {
     bool soon;
     host_vm *vm = x->asked ? NULL : bind_choose(x->server, &soon);
-    if (!vm || !atomic_load_explicit(&vm->refuser, memory_order_relaxed) ||
-        atomic_load_explicit(&vm->stuck, memory_order_relaxed))
-        return NULL;
+    if (!vm || !atomic_load_explicit(&vm->refuser, memory_order_relaxed)) return NULL;
     /* The id of a request whose handler has lost it stays: logs name it. Pointer and id are still of one request, since
      * the pointer is another one. */
     rt_g *g = make(x, vm, x->number > 0 ? x->number : next_id());

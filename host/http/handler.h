@@ -9,7 +9,7 @@
  * waits until the caller readies it. NULL: no VM can take x; *soon: one is being made. */
 rt_g *handler_make(host_exchange *x, bool *soon);
 /* Makes the G of a handler that answers x, which C refuses with `status`, as handler_make: if the app asks for that, and a
- * VM is there that can answer now. The G has a second, and no more than --handler-timeout. NULL: C answers. */
+ * VM is there. The G has a second, and no more than --handler-timeout. NULL: C answers. */
 rt_g *handler_refuse(host_exchange *x, int status);
 /* Until when the handler of x has the connection (rt_nanotime), counted from when the head was whole; 0: no limit. */
 int64_t handler_limit(host_exchange *x);
