@@ -299,11 +299,11 @@ static void a_slice_ends_where_its_p_is_taken(void *arg) {
     rt_cell *cell = rt_cell_new(NULL);
     CHECK(cell);
     CHECK_EQ(rt_trace_start(), 0);
+    rt_stats before, after;
+    rt_read_stats(&before); /* first: the P may be taken before we run again */
     rt_ready(rt_new_step(run_on, cell));
     while (!atomic_load(&runs_on))
         rt_yield();
-    rt_stats before, after;
-    rt_read_stats(&before);
     for (int64_t until = rt_nanotime() + PATIENCE_NS; rt_nanotime() < until; rt_yield()) {
         rt_read_stats(&after);
         if (rt_procs() == 1 || after.handoffs > before.handoffs) break;
