@@ -296,7 +296,7 @@ return app
     for path, status in pairs { ["/spin"] = 504, ["/bad_callback"] = 502 } do
       it(("since its VM was ended (%d)"):format(status), function()
         local server = child.serve {
-          child.script(APP), "--procs", "1", "--handler-timeout", "0.2", "--kill-after", "0.2",
+          child.script(APP), "--procs", "1", "--handler-timeout", "1", "--kill-after", "0.2",
         }
         local pause = 0.05
         child.eventually(function()
