@@ -55,7 +55,7 @@ describe("lunapark", function()
       assert.matches("deadline_spec.lua:%d+: sleep: s must be a number of seconds, got nan",
         (raised(function() lp.sleep(0 / 0) end):gsub("%-nan", "nan")))
       assert.matches("sleep: s must be a number of seconds, got nil", raised(lp.sleep))
-      assert.matches("sleep: s must be a number of seconds, got 1", raised(lp.sleep, "1"))
+      assert.matches('sleep: s must be a number of seconds, got the string "1"', raised(lp.sleep, "1"))
       assert.matches("sleep: s must be a number of seconds, got table", raised(lp.sleep, {}))
     end)
   end)

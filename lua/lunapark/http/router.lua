@@ -54,13 +54,11 @@ local function take_apart(piece)
   return before, name, kind, rest or behind
 end
 
-local PLAIN = "^:([%a_][%w_]*)$" -- nearly all pieces that have a name
-
 -- A piece as C reads it, and its name, if it has one.
 local function encode(piece)
   if byte(piece) == REST then return "\0*", piece == "*" and piece or sub(piece, 2) end
   if not find(piece, ":", 1, true) then return piece end
-  local plain = match(piece, PLAIN)
+  local plain = match(piece, "^:([%a_][%w_]*)$") -- nearly all that have a name
   if plain then return "\0:", plain end
   local before, name, kind, behind = take_apart(piece)
   if not before then return (gsub(piece, "::", ":")) end
@@ -105,7 +103,7 @@ end
 -- The mistake in piece i of n, or nil. `seen` has the names of the pieces before, and gets the name of this one.
 local function mistake_in(piece, i, n, seen)
   local why
-  local name = match(piece, PLAIN)
+  local name = match(piece, "^:([%a_][%w_]*)$")
   if byte(piece) == REST then
     name = sub(piece, 2)
     if i < n then return "has " .. piece .. " before its end" end
