@@ -265,4 +265,9 @@ return {
     with = "return false",
     breaks = "a path with a slash at its end is a tail's, if there is one",
     test = "spec/http_app_spec.lua", filter = "is ignored" },
+  { "net.serve: a stop of the process", file = "lua/lunapark/net/serve.lua",
+    text = "  C.host_serve_stop_all()\n",
+    with = "",
+    breaks = "when the process stops, no server of a VM accepts any more",
+    test = "spec/serve_spec.lua", filter = "the process's" },
 }
