@@ -140,6 +140,7 @@ describe("json", function()
       [("["):rep(100000)] = "nested more than 128 deep at character 129",
       ["[1e999]"] = "a number that is too large at character 2",
       [("9"):rep(400)] = "a number that is too large at character 1",
+      ['"\\ud800\\ue000"'] = "half of a surrogate pair at character 8",
       ['"\\ud800x"'] = "half of a surrogate pair at character 8",
       ['"\\udc00"'] = "half of a surrogate pair at character 8",
       ['"\\ud800\\u0041"'] = "half of a surrogate pair at character 8",

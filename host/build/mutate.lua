@@ -133,7 +133,7 @@ local function test_id(entry)
 end
 
 local function make(target)
-  return run(("env -u MAKEFLAGS -u MFLAGS make --no-print-directory NEED=known B=build %s"):format(target)) == 0
+  return run(("env -u MAKEFLAGS -u MFLAGS make --no-print-directory NEED=known WERROR= B=build %s"):format(target)) == 0
 end
 
 -- Builds what the entry's test needs. False: it does not build. For an entry of lua/ no more than a look at its file:

@@ -391,11 +391,6 @@ return {
     with = "        ssize_t r = sendfile",
     breaks = "a connection that breaks ends no program whose stdout is broken",
     test = "spec/net_copy_spec.lua", filter = "to a peer that is gone" },
-  { "stream: SIGPIPE of a pipe", file = "host/net/stream.c",
-    text = "        rt_own_write(true);\n        ssize_t r = writev",
-    with = "        ssize_t r = writev",
-    breaks = "a program that does not read ends no program whose stdout is broken",
-    test = "spec/net_copy_spec.lua", filter = "to a peer that is gone" },
   { "gc: never when idle", file = "host/vm/vmgc.c",
     text = "    return vm->gc.ran || rt_others_ready() ? gc_watch(g, vm) : gc_work(g, vm);",
     with =
