@@ -143,12 +143,21 @@ static rt_step in_cell(rt_g *g) {
     return RT_EXIT;
 }
 
+static rt_g *_Atomic reader;
+
 static void reads(void *arg) {
     char b;
+    atomic_store(&reader, rt_self());
     CHECK_EQ(rt_fd_read(arg, &b, 1), 1);
 }
 
+static bool reader_waits(void) {
+    rt_g *g = atomic_load(&reader);
+    return g && atomic_load(&g->status) == G_WAITING && atomic_load(&g->reason) == RT_WAIT_READ;
+}
+
 static void do_a_bit_of_everything(int n) {
+    atomic_store(&reader, NULL);
     crowd c = {0}, *pc = &c;
     int p[2];
     rt_fd f = {0};
@@ -170,7 +179,7 @@ static void do_a_bit_of_everything(int n) {
     int64_t began = rt_nanotime();
     spin_for(MS);
     rt_trace_span("a \"step\"", began);
-    rt_sleep(MS);
+    EXPECT_SOON(reader_waits());
     CHECK_EQ(write(p[1], "x", 1), 1);
     crowd_wait(&c);
     CHECK_EQ(rt_fd_close(&f), 0);
