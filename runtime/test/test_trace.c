@@ -144,6 +144,7 @@ static rt_step in_cell(rt_g *g) {
 }
 
 static rt_g *_Atomic reader;
+static rt_g *joiner; /* set before there is a writer */
 
 static void reads(void *arg) {
     char b;
@@ -151,16 +152,22 @@ static void reads(void *arg) {
     CHECK_EQ(rt_fd_read(arg, &b, 1), 1);
 }
 
-static bool reader_waits(void) {
-    rt_g *g = atomic_load(&reader);
-    return g && atomic_load(&g->status) == G_WAITING && atomic_load(&g->reason) == RT_WAIT_READ;
+static bool waits(rt_g *g, rt_reason reason) {
+    return g && atomic_load(&g->status) == G_WAITING && atomic_load(&g->reason) == reason;
+}
+
+/* The reader has waited, and so has the G that waits for all. */
+static void writes(void *arg) {
+    EXPECT_SOON(waits(atomic_load(&reader), RT_WAIT_READ) && waits(joiner, RT_WAIT_JOIN));
+    CHECK_EQ(write(*(int *)arg, "x", 1), 1);
 }
 
 static void do_a_bit_of_everything(int n) {
-    atomic_store(&reader, NULL);
     crowd c = {0}, *pc = &c;
     int p[2];
     rt_fd f = {0};
+    atomic_store(&reader, NULL);
+    joiner = rt_self();
     CHECK_EQ(pipe2(p, O_NONBLOCK | O_CLOEXEC), 0);
     CHECK_EQ(rt_fd_init(&f, p[0]), 0);
     for (int i = 0; i < n; i++)
@@ -168,6 +175,7 @@ static void do_a_bit_of_everything(int n) {
     crowd_go(&c, sleeps, NULL);
     crowd_go(&c, calls, NULL);
     crowd_go(&c, reads, &f);
+    crowd_go(&c, writes, &p[1]);
     rt_cell *cell = rt_cell_new(NULL);
     for (int i = 0; i < 3; i++) {
         rt_g *g = rt_new_step(in_cell, cell);
@@ -179,8 +187,7 @@ static void do_a_bit_of_everything(int n) {
     int64_t began = rt_nanotime();
     spin_for(MS);
     rt_trace_span("a \"step\"", began);
-    EXPECT_SOON(reader_waits());
-    CHECK_EQ(write(p[1], "x", 1), 1);
+    rt_sleep(MS);
     crowd_wait(&c);
     CHECK_EQ(rt_fd_close(&f), 0);
     close(p[1]);
