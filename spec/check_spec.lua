@@ -41,6 +41,15 @@ describe("lunapark check", function()
     assert.matches("lib/first.lua:1: at load", err)
   end)
 
+  it("says what is wrong with the app's options", function()
+    for _, line in ipairs { "app.options = { max_boddy = 1 }", "app:set { max_boddy = 1 }" } do
+      local text = APP:gsub("return app", line .. "\n%0")
+      local code, _, err = files({ ["app.lua"] = text }):run { "check", "app.lua" }
+      assert.equal(1, code)
+      assert.matches("unknown option 'max_boddy': did you mean max_body%?", err)
+    end
+  end)
+
   it_with_luacheck("tells luacheck's warnings, which fail with --strict", function()
     local p = files { ["lib/later.lua"] = "local unused\nreturn { y = undefined }" }
     for _, path in ipairs { "app.lua", p.dir .. "/app.lua" } do

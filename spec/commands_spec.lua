@@ -84,7 +84,9 @@ describe("lunapark", function()
       for _, args in ipairs { { "--help" }, { "-h" }, { "help" } } do
         local code, out, err = run(args)
         assert.same({ 0, "" }, { code, err })
-        for _, command in ipairs { "[serve] APP.lua", "run ", "test ", "check ", "repl", "version" } do
+        for _, command in ipairs {
+          "[serve] APP.lua", "run ", "test ", "check ", "routes ", "repl", "tag ", "version",
+        } do
           assert.is_truthy(out:find("lunapark " .. command, 1, true), command)
         end
       end
@@ -94,7 +96,8 @@ describe("lunapark", function()
       local options = {
         serve = { "listen", "procs", "max-body", "header-timeout", "idle-timeout", "handler-timeout",
           "drain-timeout", "pid-file" },
-        run = { "procs", "max-body" }, check = { "procs", "strict" }, version = {}, repl = { "vm-memory" },
+        run = { "procs", "max-body" }, check = { "procs", "strict" }, routes = { "json" }, version = {},
+        repl = { "vm-memory" },
         test = { "procs", "filter", "output", "tags", "jobs", "watch", "coverage", "coverage-dir" }, -- busted's, too
       }
       for command, names in pairs(options) do
@@ -133,7 +136,7 @@ describe("lunapark", function()
     it("says what and ends with 64", function()
       local app = script(HELLO)
       usage({}, "which script%?\n")
-      for _, command in ipairs { "serve", "run", "check" } do
+      for _, command in ipairs { "serve", "run", "check", "routes" } do
         usage({ command }, "which script%?\n")
         usage({ command, "--nope", app }, "unknown option %-%-nope\ntry: lunapark " .. command .. " %-%-help\n")
         usage({ command, "-x", app }, "unknown option %-x\n")
@@ -149,7 +152,9 @@ describe("lunapark", function()
       end
       usage({ "check", app, "--lsiten" }, "unknown option %-%-lsiten\ntry: ") -- no option of check's is near
       usage({ app, "--" .. ("x"):rep(500) }, "unknown option %-%-x+\ntry: ")
-      for given, meant in pairs { servee = "serve", chekc = "check", vesion = "version", tst = "test", rpl = "repl" } do
+      for given, meant in pairs {
+        servee = "serve", chekc = "check", vesion = "version", tst = "test", rpl = "repl", route = "routes",
+      } do
         usage({ given, app }, ("'%s' is neither a command nor a file: did you mean %s%%?\ntry: lunapark %%-%%-help\n")
           :format(given, meant))
       end

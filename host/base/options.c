@@ -201,6 +201,8 @@ option options_table[] = {
      KIND_STRING, TEST, &options.coverage_dir, 0, 0, 0},
     {"strict", "", "luacheck's warnings, and calls that block, count as errors", KIND_FLAG, CHECK,
      &options.strict, 0, 0, 0},
+    {"json", "", "an array of objects in place of the table", KIND_FLAG, ROUTES, &options.json, 0,
+     0, 0},
 };
 _Static_assert(sizeof options_table / sizeof *options_table == N_OPTIONS, "counted");
 
@@ -231,6 +233,7 @@ unsigned options_command(const char *command) {
     if (strcmp(command, "test") == 0) return TEST;
     if (strcmp(command, "repl") == 0) return REPL;
     if (strcmp(command, "tag") == 0) return TAG;
+    if (strcmp(command, "routes") == 0) return ROUTES;
     return CHECK;
 }
 

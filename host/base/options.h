@@ -45,9 +45,9 @@ typedef struct host_options {
     _Atomic int64_t proxied;     /* yes or no: --proxy-protocol */
     _Atomic int64_t socket_mode; /* of the files of unix sockets; 0: what the umask leaves */
     _Atomic int64_t vm_memory;   /* bytes that LuaJIT may map for one VM; 0: no limit */
-    _Atomic int64_t watch, live_reload, strict, remove; /* yes or no */
-    _Atomic int64_t dev;                                /* no, yes, DEV_PUBLIC */
-    _Atomic int64_t jobs;                               /* spec files that run at once */
+    _Atomic int64_t watch, live_reload, strict, remove, json; /* yes or no */
+    _Atomic int64_t dev;                                      /* no, yes, DEV_PUBLIC */
+    _Atomic int64_t jobs;                                     /* spec files that run at once */
     const char *coverage_dir;
     _Atomic int64_t seed;               /* -1: none */
     _Atomic int64_t rounds;             /* 1: one */

@@ -4,8 +4,8 @@
 
 #include <stddef.h>
 
-enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16, TAG = 32 };
-#define EVERYWHERE (SERVE | RUN | TEST | CHECK | REPL)
+enum { SERVE = 1, RUN = 2, TEST = 4, CHECK = 8, REPL = 16, TAG = 32, ROUTES = 64 };
+#define EVERYWHERE (SERVE | RUN | TEST | CHECK | REPL | ROUTES)
 
 /* KIND_LIMIT: KIND_INT, or 0 for none. */
 typedef enum kind {
@@ -33,7 +33,7 @@ typedef struct option {
     int source; /* FROM_...: the source that set it last */
 } option;
 
-enum { N_OPTIONS = 45 };
+enum { N_OPTIONS = 46 };
 extern option options_table[N_OPTIONS];
 
 /* The bit of a command: SERVE ... */

@@ -102,6 +102,9 @@ static const struct {
      "Loads an app and reports errors, calls that block a thread, and what luacheck, if it is "
      "installed,\n"
      "finds in its files. Exit code 0 or 1."},
+    {"routes", "lunapark routes [options] APP.lua",
+     "Loads an app and lists what it answers: method, path, the line where the handler begins,\n"
+     "the middleware around it."},
     {"repl", "lunapark repl [options]",
      "Reads a line, runs it in a G, prints its values. Waiting calls work; other Gs run "
      "meanwhile.\n"

@@ -1,4 +1,4 @@
-/* The commands serve, run, test, check, repl and tag, on the main G.
+/* The commands serve, run, test, check, routes, repl and tag, on the main G.
  *
  * Each makes its VMs and calls a function of lunapark.command.boot in them, as a Lua G of the VM, so that a script may
  * wait, start Gs and open sockets while it loads. Lua reports by the values of this function: nothing when all is well,
@@ -49,7 +49,7 @@ static _Noreturn void finish(int code) {
     _exit(code);
 }
 
-/* ---- run, test, check, repl, tag ---- */
+/* ---- run, test, check, routes, repl, tag ---- */
 
 static _Noreturn void one_vm(const char *fn, void *call) {
     command_call *c = call;
@@ -75,6 +75,11 @@ void command_run(void *call) {
 void command_check(void *call) {
     signals_reserve(); /* as serve would */
     one_vm("check", call);
+}
+
+void command_routes(void *call) {
+    signals_reserve(); /* as serve would */
+    one_vm("routes", call);
 }
 
 void command_test(void *call) {

@@ -18,6 +18,7 @@ void command_serve(void *call);
 void command_run(void *call);
 void command_test(void *call);
 void command_check(void *call);
+void command_routes(void *call);
 void command_repl(void *call);
 void command_tag(void *call);
 

@@ -39,8 +39,9 @@ static const struct {
     void (*run)(void *);
     bool takes_args;
 } commands[] = {
-    {"serve", command_serve, false}, {"run", command_run, true},    {"test", command_test, false},
-    {"check", command_check, false}, {"repl", command_repl, false}, {"tag", command_tag, false},
+    {"serve", command_serve, false},   {"run", command_run, true},    {"test", command_test, false},
+    {"check", command_check, false},   {"repl", command_repl, false}, {"tag", command_tag, false},
+    {"routes", command_routes, false},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -48,7 +48,6 @@ local function load_script(path, ...)
   return unpack(results)
 end
 
--- `app.options = {...}` hides the method app:options; rawget sees only the options. app:set has the others.
 local function apply_options(path, opts)
   if opts == nil then return end
   if type(opts) ~= "table" then return path .. ": app.options must be a table, got " .. type(opts) end
@@ -60,6 +59,11 @@ local function apply_options(path, opts)
       if err then return path .. ": app.options: " .. err end
     end
   end
+end
+
+-- `app.options = {...}` hides the method app:options; rawget sees only the options. app:set has the others.
+local function set_options(path, app)
+  return apply_options(path, rawget(app, "options")) or apply_options(path, app.settings)
 end
 
 -- The app that the file returns: its handler, the app; or nil, message.
@@ -106,8 +110,7 @@ function boot.serve(path, first, dev)
   if dev == "dev" then handler = require("lunapark.command.dev").handler(app) end
   if type(app) == "table" then
     -- Each VM loads the app, but its options are one process's: lists would grow with every VM.
-    local err = first == "first" and (apply_options(path, rawget(app, "options")) or apply_options(path, app.settings))
-    err = err or listen(path, app)
+    local err = first == "first" and set_options(path, app) or listen(path, app)
     if err then return err end
     core.share()
     local ok, msg = xpcall(app.start, traceback, app)
@@ -181,8 +184,18 @@ function boot.check(path)
   check.begin(path)
   local handler, app = load_app(path)
   if not handler then return app end
-  local err = type(app) == "table" and apply_options(path, rawget(app, "options"))
+  local err = type(app) == "table" and set_options(path, app)
   return err or check.finish()
+end
+
+--- routes: loads the app, and prints what it answers.
+---@param path string
+---@return string? message
+function boot.routes(path)
+  stop.is_script(boot.exit)
+  local handler, app = load_app(path)
+  if not handler then return app end
+  io.stdout:write(require("lunapark.command.routes").text(app, core.option_value "json" == 1))
 end
 
 --- run: the script as the main G.
