@@ -1,22 +1,25 @@
 #!/bin/sh
-# Runs test programs one after the other, then the specs if LUNAPARK names the binary, one line each,
-# and sums up: the last line is "N passed, N failed". Exit 1 if any failed.
+# Runs test programs, then the specs if LUNAPARK names the binary, one line each, and sums up: the last
+# line is "N passed, N failed". Exit 1 if any failed.
 #
-#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=900] [SPEC_TIMEOUT=3600] [SPEC_JOBS=2] run_tests.sh PROGRAM...
+#     [LUNAPARK=build/lunapark] [B=build] [TEST_TIMEOUT=900] [SPEC_TIMEOUT=3600] [TEST_JOBS=1] [SPEC_JOBS=2] \
+#         run_tests.sh PROGRAM...
 #
 # SPEC_ARGS: more options of `lunapark test`, in words without blanks.
-# SPEC_JOBS: so many spec files at once. Most of their time they wait: two at once take half as long on two CPUs.
+# TEST_JOBS, SPEC_JOBS: so many programs, or spec files, at once. Half of their time programs wait, and specs two thirds.
 #
 # Each runs in a session of its own, by which the processes that it leaves behind are found and
 # killed. Outputs are kept in $B/test-logs and shown if something failed.
 set -u
 
-: "${B:=build}" "${TEST_TIMEOUT:=900}" "${SPEC_TIMEOUT:=3600}" "${SPEC_JOBS:=2}" "${TEST_WRAP:=}" "${SPECS:=spec}" "${SPEC_ARGS:=}"
+export B TEST_TIMEOUT TEST_WRAP
+: "${B:=build}" "${TEST_TIMEOUT:=900}" "${SPEC_TIMEOUT:=3600}" "${TEST_JOBS:=1}" "${SPEC_JOBS:=2}"
+: "${TEST_WRAP:=}" "${SPECS:=spec}" "${SPEC_ARGS:=}"
 logs=$B/test-logs
 mkdir -p "$logs"
-passed=0
-failed=0
+counts=$logs/counts
 session=
+workers=
 
 # Kills every process of session $1, by pid. Says how many there were.
 end_session() {
@@ -30,6 +33,8 @@ end_session() {
 stop() {
     trap - INT TERM HUP
     [ -n "$session" ] && end_session "$session" >/dev/null
+    # xargs first, which would start more.
+    [ -n "$workers" ] && kill "$workers" $(cat "/proc/$workers/task/$workers/children") 2>/dev/null
     exit 130
 }
 trap stop INT TERM HUP
@@ -44,7 +49,8 @@ run() {
     wait "$session"
 }
 
-# One line for what ran, and its output if it failed. $1 name, $2 status, $3 log, $4 passed, $5 failed
+# One line for what ran, and its output if it failed; what it counted goes to $counts. $1 name, $2 status, $3 log,
+# $4 passed, $5 failed
 report() {
     ok=$4 bad=$5 note=
     case $2 in
@@ -60,13 +66,13 @@ report() {
         tail -n 200 "$3"
         echo "----"
     fi
-    passed=$((passed + ok))
-    failed=$((failed + bad))
+    echo "$ok $bad" >>"$counts"
     end_session "$session"
     session=
 }
 
-for program; do
+run_program() {
+    program=$1
     name=${program#"$B"/}
     log=$logs/$(echo "$name" | tr / _).log
     run "$TEST_TIMEOUT" "$log" "$program"
@@ -78,7 +84,27 @@ for program; do
     bad=$((begun - ok - skipped))
     [ "$begun" = 0 ] && bad=1 # it tested nothing
     report "$name" "$status" "$log" "$ok" $bad
-done
+}
+
+# What a script of this kind does for one program. Its report comes out in one piece.
+if [ "${1-}" = --one ]; then
+    run_program "$2" >"$logs/report.$$"
+    flock "$counts" cat "$logs/report.$$"
+    rm -f "$logs/report.$$"
+    exit 0
+fi
+
+: >"$counts"
+if [ $# -gt 0 ]; then
+    printf '%s\n' "$@" >"$logs/programs"
+    xargs -a "$logs/programs" -P "$TEST_JOBS" -I{} "$0" --one {} &
+    workers=$!
+    wait "$workers"
+    workers=
+fi
+# One that was killed has counted nothing: it failed.
+ran=$(wc -l <"$counts")
+[ "$ran" -ge $# ] || echo "0 $(($# - ran))" >>"$counts"
 
 if [ -n "${LUNAPARK:-}" ] && [ -n "$(find $SPECS -name '*_spec.lua' 2>/dev/null | head -n 1)" ]; then
     export LUNAPARK
@@ -88,10 +114,9 @@ if [ -n "${LUNAPARK:-}" ] && [ -n "$(find $SPECS -name '*_spec.lua' 2>/dev/null 
     run "$SPEC_TIMEOUT" "$log" "$LUNAPARK" test --jobs "$SPEC_JOBS" --output=plainTerminal $SPEC_ARGS $SPECS
     status=$?
     # "12 successes / 1 failure / 0 errors / 0 pending : 0.01 seconds"
-    counts=$(awk '/^[0-9]+ success(es)? \/ [0-9]+ failures? \/ [0-9]+ errors? \/ / { ok += $1; bad += $4 + $7; counted = 1 }
+    specs=$(awk '/^[0-9]+ success(es)? \/ [0-9]+ failures? \/ [0-9]+ errors? \/ / { ok += $1; bad += $4 + $7; counted = 1 }
         END { print ok + 0, counted ? bad + 0 : 1 }' "$log")
-    report "$SPECS" "$status" "$log" "${counts% *}" "${counts#* }"
+    report "$SPECS" "$status" "$log" "${specs% *}" "${specs#* }"
 fi
 
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+awk '{ ok += $1; bad += $2 } END { printf "%d passed, %d failed\n", ok, bad; exit bad > 0 }' "$counts"
