@@ -10,7 +10,11 @@
 -- `on_done` is called by whoever makes the answer, so not by a handler that has lost its client before it answered.
 --
 -- C answers alone, and no function is called, where no VM can run at once: all of them are stuck or being made (the
--- answer to a request is 503 then). Both functions have a second in all.
+-- answer to a request is 503 then). Both functions have a second in all. Such exchanges are not kept for `on_done`
+-- until a VM runs again. What would have to be kept is the head of each request, up to --max-head, at the very moment
+-- at which requests pile up; any bound of that would lose some of them; and the others would be told late, perhaps to a
+-- VM of the next generation. So `on_done` tells of what the app could be asked about. The access log and
+-- lp.stats().exchanges tell of all exchanges: C writes both.
 --
 -- The host calls `refuse` with the number of the server's handler (core.set_refuser, host/http/handler.c). It has this
 -- function while an app of the VM wants it. After a change in an app nobody knows whether it does until its routes are
