@@ -115,7 +115,7 @@ describe("lunapark", function()
   end)
 
   it("version names what is in it", function()
-    for _, arg in ipairs { "version", "--version" } do
+    for _, arg in ipairs { "version", "--version", "-v" } do
       local code, out, err = run { arg }
       assert.same({ 0, "" }, { code, err })
       assert.matches("^lunapark %S+\n", out)

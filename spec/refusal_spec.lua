@@ -325,6 +325,22 @@ return app
       end, "the lines")
     end)
 
+    it("is C's where no VM can run, and stands in the access log", function()
+      local path = child.file()
+      local server = child.serve {
+        child.script(APP), "--procs", "1", "--max-vms", "1", "--handler-timeout", "0.2", "--kill-after", "600",
+        "--access-log", path, "--log-format", "json",
+      }
+      local r = fetch(server.addr, "GET /spin HTTP/1.1\r\n" .. HOST .. "\r\n")
+      assert.same({ 504, "Gateway Timeout" }, { r.status, r.body })
+      for _ = 1, 2 do assert.equal("Bad Request", fetch(server.addr, "nonsense\r\n\r\n").body) end
+      child.eventually(function()
+        local text = helper.text_of(path)
+        return helper.count(text, '"status":400') == 2 and text:find '"status":504.*"route":"GET /spin"'
+      end, "the lines")
+      assert.equal(0, count_done(server, " 400") + count_done(server, "/spin"))
+    end)
+
     it("is asked for by generations that want it", function()
       local without = 'return require("lunapark.http").app():get("/", function() return "x" end)\n'
       local s = reload.serve({ ["app.lua"] = without }, "--procs", "2")

@@ -271,7 +271,7 @@ describe("scripts/", function()
     it("live shows the same to several", function()
       local _, server = serve "live"
       local url = "http://" .. server.addr .. "/"
-      local pages = { browser.open(url), browser.open(url), browser.open(url) }
+      local pages = { browser.open(url), browser.open(url), browser.open(url, nil, true) }
       for _, page in ipairs(pages) do page:wait "document.querySelector('#red b')?.textContent == '0'" end
       pages[1]:eval "document.querySelector('#green').click()"
       pages[2]:eval "document.querySelector('#green').click()"

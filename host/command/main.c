@@ -82,7 +82,7 @@ int main(int argc, char **argv) {
         options_help(argc > 2 ? argv[2] : NULL);
         return 0;
     }
-    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-v") == 0 || strcmp(name, "version") == 0) {
         if (argc > 2 && strcmp(argv[2], "--help") == 0)
             options_help("version");
         else

@@ -78,9 +78,11 @@ Page.__index = Page
 --- Opens a page, in a window of that width.
 ---@param url string
 ---@param width? integer
-function browser.open(url, width)
+---@param apart? boolean  as in a browser of its own: it shares no cookies, cache or connections with other pages
+function browser.open(url, width, apart)
   if not running then start() end
-  local target = call("Target.createTarget", { url = "about:blank" }).targetId
+  local context = apart and call("Target.createBrowserContext", { disposeOnDetach = true }).browserContextId or nil
+  local target = call("Target.createTarget", { url = "about:blank", browserContextId = context }).targetId
   local session = call("Target.attachToTarget", { targetId = target, flatten = true }).sessionId
   local page = setmetatable({ session = session, target = target }, Page)
   page:call("Emulation.setDeviceMetricsOverride", {
