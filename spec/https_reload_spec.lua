@@ -13,11 +13,15 @@ local helper = require "spec.helper"
 ffi.cdef "int prctl(int option, unsigned long arg, unsigned long, unsigned long, unsigned long);"
 local SUBREAPER = 36
 
-testing.block_timeout(300)
+-- Exchanges under load: `make cert-swaps` does a thousand.
+local AT_ONCE, SWAPS = 64, tonumber(os.getenv "LUNAPARK_SWAPS") or 6
+-- Much less than a thousand configs that were never freed would take.
+local GROWTH = 16 * 2 ^ 20
+
+testing.block_timeout(300 + SWAPS)
 
 local APP = 'return function(req) return req.tls.resumed and "resumed" or "new" end'
 local GET = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-local AT_ONCE, SWAPS = 64, 6
 -- No client is slower than this while a process stops, however busy the machine is.
 local PATIENT = { LUNAPARK_DEBUG = "drainidle=15000" }
 
@@ -107,9 +111,13 @@ describe("certificates of a server", function()
     until_served(c.addr, "two")
   end)
 
-  it("lose no request while they are exchanged again and again", function()
+  local function resident(pid)
+    return tonumber(fs.read("/proc/" .. pid .. "/status"):match "VmRSS:%s+(%d+) kB") * 1024
+  end
+
+  it("lose no request while they are exchanged again and again, and take no more memory", function()
     put "one"
-    local c = serve()
+    local c, before = serve(), nil
     local stop, failed, served = false, {}, 0
     local gs = {}
     for i = 1, AT_ONCE do
@@ -136,11 +144,15 @@ describe("certificates of a server", function()
       put(name)
       c:kill "HUP" -- does not wait for the next look
       until_served(c.addr, name)
+      before = i == math.ceil(SWAPS / 10) and resident(c.pid) or before
     end
+    local grown = resident(c.pid) - before
     stop = true
     for _, g in ipairs(gs) do g:join() end
     assert.same({}, failed)
     assert.is_true(served > AT_ONCE)
+    if SWAPS > 6 then print(("%d swaps, %d requests, grown by %d kB"):format(SWAPS, served, grown / 1024)) end
+    if not child.has_asan and not child.has_tsan then assert.is_true(grown < GROWTH, grown) end
   end)
 
   -- What openssl says of a session that it keeps, or comes back with, and what the app says.
@@ -150,6 +162,24 @@ describe("certificates of a server", function()
     local body = r.stdout:match "\r\n\r\n(%a+)" -- and what openssl says behind it
     return r.stdout:match "\n(%a+), TLSv1.3", body and (body:match "^new" or body:match "^resumed")
   end
+
+  it("come with what their issuer says of them, as soon as that is there", function()
+    put "one"
+    local c = serve()
+    local function status()
+      local r = exec.run({ "openssl", "s_client", "-connect", c.addr, "-status" },
+        { stdin = "", timeout = helper.PATIENCE })
+      return r.stdout:match "OCSP response: no response sent" or r.stdout:match "OCSP Response Status: %a+"
+    end
+    assert.equal("OCSP response: no response sent", status())
+    certs.staple(dir, "now")
+    helper.eventually(function() return status() == "OCSP Response Status: successful" end, "a staple")
+    assert(fs.write(dir .. "/now.pem.ocsp", "nothing"))
+    c:said "now.pem.ocsp: no OCSP response (DER): the certificates stay as they were"
+    assert.equal("OCSP Response Status: successful", status())
+    fs.remove(dir .. "/now.pem.ocsp")
+    helper.eventually(function() return status() == "OCSP response: no response sent" end, "no staple")
+  end)
 
   it("resume sessions over exchanges and upgrades", function()
     put "one"

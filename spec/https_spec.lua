@@ -8,6 +8,7 @@ local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local certs = require "spec.support.certs"
 local child = require "spec.support.child"
+local flood = require "spec.support.flood"
 local helper = require "spec.helper"
 
 testing.block_timeout(120)
@@ -20,6 +21,12 @@ app:get("/", function() return "hello" end)
 app:get("/scheme", function(req) return req.scheme end)
 app:get("/tls", function(req) return { tls = req.tls } end)
 app:post("/echo", function(req) return 200, req:body() end)
+require("ffi").cdef "int prctl(int option, unsigned long arg, unsigned long, unsigned long, unsigned long);"
+app:get("/handshakes", function()
+  local h = require("lunapark").stats().handshakes
+  h.dumpable = require("ffi").C.prctl(3, 0, 0, 0, 0)
+  return h
+end)
 app:get("/long/:n", function(req) return (("0123456789abcdef"):rep(req.params.n / 16)) end)
 app:get("/late/:n", function(req)
   require("lunapark").sleep(tonumber(req.params.n))
@@ -263,6 +270,26 @@ describe("HTTP over TLS", function()
     relay:join()
   end)
 
+  it("counts handshakes, and is in no dump", function()
+    local c = serve()
+    local cl = client(c.addr)
+    local function now() return cl:get("/handshakes"):json() end
+    assert.same({ done = 1, resumed = 0, failed = 0, dumpable = 0 }, now())
+    local session = dir .. "/counted"
+    openssl(c.addr, "-sess_out", session)
+    openssl(c.addr, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
+    child.send(c.addr, "\22\3\1"):close()
+    local plain = child.send(c.addr, LAST)
+    child.reply(plain)
+    plain:close()
+    local r = exec.run({ "openssl", "s_client", "-connect", c.addr, "-ign_eof", "-sess_out", session },
+      { stdin = LAST, timeout = helper.PATIENCE })
+    assert.equal(0, r.code)
+    openssl(c.addr, "-sess_in", session)
+    helper.eventually(function() return now().failed >= 3 and now().done >= 4 end, "seven handshakes")
+    assert.same({ done = 4, resumed = 1, failed = 3, dumpable = 0 }, now())
+  end)
+
   it("refuses with a handshake and a 503 who finds no room", function()
     local c = serve { "--max-conns", "2" }
     local busy = {}
@@ -289,50 +316,13 @@ describe("HTTP over TLS", function()
   end)
 
   it("answers established connections before the handshakes of a flood", function()
-    local N = 100
     local c = serve { "--procs", "1" }
-    -- A client's first words, which may be said again.
-    local ln = assert(net.listen "127.0.0.1:0")
-    local g = lp.go(function() return (net.dial(ln:addr(), { tls = trust, timeout = helper.PATIENCE })) end)
-    local near = assert(ln:accept())
-    local hello = assert(near:read())
-    near:close()
-    ln:close()
-    g:join()
     local conn = dial(c.addr)
-    -- How many are answered before a request that comes when the first of them is. The server stands still while they
-    -- come.
-    local function flood()
-      local conns, first, answered = {}, lp.chan(1), 0
-      for i = 1, N do conns[i] = child.dial(c.addr) end
+    local before, n = flood.answered_before(c, trust, function()
       assert(conn:write(GET_SCHEME))
-      assert.equal("https", child.reply(conn).body) -- all are accepted
-      c:kill "STOP"
-      for i = 1, N do assert(conns[i]:write(hello)) end
-      local gs = {}
-      for i = 1, N do
-        gs[i] = lp.go(function()
-          conns[i]:read()
-          answered = answered + 1
-          if answered == 1 then first:send(true) end
-        end)
-      end
-      c:kill "CONT"
-      first:recv()
-      assert(conn:write(GET_SCHEME))
-      child.reply(conn)
-      local before = answered
-      for i = 1, N do
-        gs[i]:join()
-        conns[i]:close()
-      end
-      return before
-    end
-    local tries, before = 0, N -- this process may stand still, too
-    while before >= N / 4 and tries < 10 do
-      tries, before = tries + 1, flood()
-    end
-    assert.is_true(before < N / 4, before)
+      assert.equal("https", child.reply(conn).body)
+    end)
+    assert.is_true(before < n / 4, before)
     conn:close()
   end)
 

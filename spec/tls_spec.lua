@@ -8,6 +8,8 @@ local net = require "lunapark.net"
 local testing = require "lunapark.testing"
 local tls = require "lunapark.tls"
 local certs = require "spec.support.certs"
+local child = require "spec.support.child"
+local flood = require "spec.support.flood"
 local helper = require "spec.helper"
 
 testing.block_timeout(60)
@@ -26,6 +28,7 @@ describe("lunapark.tls", function()
   after_each(function()
     if ln then ln:close() end
     ln = nil
+    child.clean()
   end)
 
   -- A server that answers each line with itself in upper case.
@@ -297,6 +300,48 @@ describe("lunapark.tls", function()
     assert.equal("X", ask(c, "x"))
     c:close()
     server:stop()
+  end)
+
+  it("calls the function of net.serve after the handshake, and never if that fails", function()
+    local called = {}
+    local server = assert(net.serve("127.0.0.1:0", function(c)
+      called[#called + 1] = c:tls().version
+      c:write "hello\n"
+    end, { tls = site }))
+    local before = lp.stats().handshakes
+    local plain = assert(net.dial(server:addr()))
+    assert(plain:write "GET / HTTP/1.1\r\n\r\n")
+    plain:set_deadline(10)
+    plain:read_all()
+    plain:close()
+    assert.same({}, called)
+    local c = assert(net.dial(server:addr(), { tls = client }))
+    assert.equal("hello", c:read_line())
+    c:close()
+    assert.same({ "TLSv1.3" }, called)
+    local now = lp.stats().handshakes
+    assert.same({ 1, 1 }, { now.done - before.done, now.failed - before.failed })
+    assert.is_true(server:stop())
+  end)
+
+  it("answers established connections of net.serve before the handshakes of a flood", function()
+    local script = child.script(([[
+      local server = assert(require("lunapark.net").serve("127.0.0.1:0", function(c)
+        for line in function() return c:read_line() end do c:write(line .. "\n") end
+      end, { tls = { cert = %q, key = %q } }))
+      print(server:addr())
+      io.stdout:flush()
+      server:wait()
+    ]]):format(site.cert, site.key))
+    local c = child.start { "run", "--procs", "1", script }
+    helper.eventually(function()
+      c.addr = c:stdout():match "^(%S+)\n"
+      return c.addr
+    end, "an address")
+    local conn = assert(net.dial(c.addr, { tls = client, timeout = helper.PATIENCE }))
+    local before, n = flood.answered_before(c, client, function() assert.equal("x", ask(conn, "x")) end)
+    assert.is_true(before < n / 4, before)
+    conn:close()
   end)
 
   it("names what is wrong with a config", function()

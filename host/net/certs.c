@@ -85,8 +85,11 @@ static uint64_t stamp(uint64_t h, const char *file) {
 /* Of all files as they are now. */
 static uint64_t stamps(const certs *c) {
     uint64_t h = 0;
-    for (int i = 0; i < c->set.n_pairs; i++)
-        h = stamp(stamp(h, c->set.pairs[i].cert), c->set.pairs[i].key);
+    for (int i = 0; i < c->set.n_pairs; i++) {
+        char *staple = tls_staple_file(c->set.pairs[i].cert);
+        h = stamp(stamp(stamp(h, c->set.pairs[i].cert), c->set.pairs[i].key), staple);
+        free(staple);
+    }
     return stamp(stamp(h, c->set.ca), c->ticket_keys);
 }
 

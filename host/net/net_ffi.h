@@ -114,6 +114,14 @@ typedef struct host_tls_agreed {
     bool resumed;
 } host_tls_agreed;
 
+/* Handshakes of the process's servers since its start. done: those that have ended well; resumed: of these, those that
+ * went on with a session; failed: those that have not, and connections that ended before. */
+typedef struct host_handshakes {
+    double done, resumed, failed;
+} host_handshakes;
+
+void host_read_handshakes(host_handshakes *sum);
+
 /* Reads the files: may block for so long. NULL: `why`, of 512 bytes, says why. */
 host_tls *host_tls_new(const host_tls_settings *settings, char *why);
 void host_tls_free(host_tls *config);

@@ -21,6 +21,7 @@
 #include "tls.h"
 
 #include "../../runtime/io.h"
+#include "../base/count.h"
 #include "peercert.h"
 
 #include <errno.h>
@@ -66,6 +67,23 @@ static __thread struct {
     size_t n;
     char bytes[WIRE_MAX];
 } wire;
+
+/* atomic; relaxed: a count says nothing of other memory. Not by P, as counts of requests are: an addition is nothing
+ * beside a handshake. */
+static struct { _Atomic int64_t done, resumed, failed; } handshakes;
+
+static void count_handshake(const SSL *ssl, bool ok) {
+    if (!SSL_is_server(ssl)) return;
+    atomic_fetch_add_explicit(ok ? &handshakes.done : &handshakes.failed, 1, memory_order_relaxed);
+    if (ok && SSL_session_reused(ssl) == 1)
+        atomic_fetch_add_explicit(&handshakes.resumed, 1, memory_order_relaxed);
+}
+
+void host_read_handshakes(host_handshakes *sum) {
+    *sum = (host_handshakes){(double)count_now(&handshakes.done),
+                             (double)count_now(&handshakes.resumed),
+                             (double)count_now(&handshakes.failed)};
+}
 
 static int fail(stream *s, const char *why) {
     tls *t = s->tls;
@@ -257,6 +275,7 @@ static int shake(stream *s) {
                 s, "the server's key is not the pinned one"); /* and again at each further call */
         } else if (r == 1) {
             t->shaken = true;
+            count_handshake(t->ssl, true);
             if (SSL_has_pending(t->ssl)) s->drained = false; /* data came with the last message */
         } else {
             err = meaning(s, r, RT_R);
@@ -414,6 +433,7 @@ void tls_end(stream *s) {
 
 void tls_leave(stream *s) {
     tls *t = s->tls;
+    if (!t->shaken) count_handshake(t->ssl, false);
     SSL_free(t->ssl);
     tls_config_release(t->config);
     free(t->left);

@@ -5,12 +5,18 @@
  * made alike, so that exchanging them in the midst of a handshake changes certificates and nothing else.
  *
  * Versions, ciphers and curves: TLS 1.2 with forward secrecy and AEAD alone, and all of 1.3 (Mozilla's "intermediate"
- * without the CBC and DHE suites). Sessions are kept by tickets alone (tls_ticket.c): no cache to lock. */
+ * without the CBC and DHE suites). Sessions are kept by tickets alone (tls_ticket.c): no cache to lock.
+ *
+ * Private keys are in no core dump, nor in what another process of the same user reads: a process that has read one is
+ * not "dumpable" any more (prctl(2)), and its crash leaves the log alone. Less does not keep the keys out: OpenSSL's
+ * secure heap has the numbers of a key, but the text of its file, what is decoded on the way, and what RSA precomputes
+ * are outside; and the keys of tickets and sessions are worth as much. */
 #include "tls_config.h"
 
 #include "../base/hash.h"
 #include "../base/refs.h"
 #include "selfsigned.h"
+#include "staple.h"
 #include "tls_ticket.h"
 
 #include <arpa/inet.h>
@@ -23,6 +29,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define CIPHERS                                                                                    \
@@ -45,6 +52,7 @@ struct tls_config {
     int n_ctxs;
     named *names; /* sorted */
     int n_names;
+    staple *staples;
     unsigned char alpn[ALPN_MAX]; /* as on the wire */
     unsigned int n_alpn;
     unsigned char pin[PIN];
@@ -271,6 +279,7 @@ static SSL_CTX *make_ctx(tls_config *c, char why[TLS_WHY]) {
         SSL_CTX_set_num_tickets(ctx, 1);
         SSL_CTX_set_tlsext_servername_callback(ctx, choose_name);
         SSL_CTX_set_tlsext_servername_arg(ctx, c);
+        staple_use(ctx, &c->staples);
         if (c->n_alpn) SSL_CTX_set_alpn_select_cb(ctx, choose_alpn, c);
         /* A session resumes only where the same clients are trusted as where it began. */
         ok = ok && SSL_CTX_set_session_id_context(ctx, c->trusts, sizeof c->trusts) == 1 &&
@@ -324,12 +333,22 @@ static X509 *read_cert(const char *file) {
 }
 
 static bool use_pair(SSL_CTX *ctx, const tls_pair *pair, char why[TLS_WHY]) {
+    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (SSL_CTX_use_certificate_chain_file(ctx, pair->cert) != 1)
         return blame(why, "certificate", pair->cert);
     if (SSL_CTX_use_PrivateKey_file(ctx, pair->key, SSL_FILETYPE_PEM) != 1)
         return blame(why, "key", pair->key);
     if (SSL_CTX_check_private_key(ctx) != 1) return blame(why, "key", pair->key);
     return true;
+}
+
+/* The staple of the pair that ctx has got last, from the file beside its certificate. */
+static bool add_staple(tls_config *c, SSL_CTX *ctx, const tls_pair *pair, char why[TLS_WHY]) {
+    char *file = tls_staple_file(pair->cert);
+    bool ok = file && staple_read(&c->staples, file, SSL_CTX_get0_certificate(ctx), why, TLS_WHY);
+    if (!file) snprintf(why, TLS_WHY, "no memory");
+    free(file);
+    return ok;
 }
 
 /* A context among those there are that speaks for cert's first name and has no key of its kind yet. */
@@ -368,7 +387,7 @@ static bool add_pair(tls_config *c, const tls_settings *set, const tls_pair *pai
     if (!cert) return blame(why, "certificate", pair->cert);
     SSL_CTX *ctx = companion(c, cert);
     if (!ctx) ctx = add_ctx(c, set, why);
-    bool ok = ctx && use_pair(ctx, pair, why);
+    bool ok = ctx && use_pair(ctx, pair, why) && (!c->server || add_staple(c, ctx, pair, why));
     if (ok && c->server && !add_names(c, ctx, cert)) {
         snprintf(why, TLS_WHY, "no memory");
         ok = false;
@@ -444,6 +463,11 @@ tls_config *tls_config_new(const tls_settings *set, char why[TLS_WHY]) {
     return NULL;
 }
 
+char *tls_staple_file(const char *cert) {
+    char *file = NULL;
+    return asprintf(&file, "%s.ocsp", cert) < 0 ? NULL : file;
+}
+
 void tls_config_hold(tls_config *c) {
     refs_hold(&c->refs);
 }
@@ -454,6 +478,7 @@ void tls_config_release(tls_config *c) {
         SSL_CTX_free(c->ctxs[i]);
     for (int i = 0; i < c->n_names; i++)
         free(c->names[i].name);
+    staple_free(c->staples);
     free(c->names);
     free(c->ctxs);
     free(c);

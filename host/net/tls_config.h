@@ -23,6 +23,10 @@ enum { TLS_WHY = 512 };
 /* A config with one holder. NULL: why, with the file's name, stands in `why`. Reads files: may block. Any thread. */
 tls_config *tls_config_new(const tls_settings *settings, char why[TLS_WHY]);
 
+/* The file of the OCSP staple of the certificate of that file; a server may lack it. The caller frees the text. NULL: no
+ * memory. Any thread. Does not wait. */
+char *tls_staple_file(const char *cert);
+
 /* Adds, removes a holder; the last one frees the config. Any thread. Do not wait. */
 void tls_config_hold(tls_config *c);
 void tls_config_release(tls_config *c);

@@ -2,6 +2,8 @@
  *
  *     .  lingers      ;  ends, and everything was read      #  ends after its output, without lingering
  *     !  closes       f  sends what is queued before it reads on
+ *     s  lingers, and its stream says once that the kernel does not take its end yet (as TLS may)
+ *     S  lingers, and its stream never gets rid of its end
  */
 #include "../base/options.h"
 #include "../http/conn.h"
@@ -31,7 +33,32 @@ static int send_queued(host_conn *c) {
     return out_send(&c->out, &c->io, "", &none, &n);
 }
 
+/* Streams whose end has to wait for room. */
+static _Atomic int shutdowns;
+
+static int shut_late(stream *s) {
+    return atomic_fetch_add(&shutdowns, 1) < 1 ? -EAGAIN : stream_socket.shutdown(s);
+}
+
+static int shut_never(stream *s) {
+    (void)s;
+    atomic_fetch_add(&shutdowns, 1);
+    return -EAGAIN;
+}
+
+static int linger_with(host_conn *c, int (*shutdown_fn)(stream *s)) {
+    static stream_ops late, never;
+    stream_ops *ops = shutdown_fn == shut_late ? &late : &never;
+    *ops = stream_socket;
+    ops->shutdown = shutdown_fn;
+    c->io.ops = ops;
+    atomic_store(&shutdowns, 0);
+    return conn_flush(c, CONN_LINGER);
+}
+
 static int obey(host_conn *c, const char *data, size_t n) {
+    if (memchr(data, 's', n)) return linger_with(c, shut_late);
+    if (memchr(data, 'S', n)) return linger_with(c, shut_never);
     if (memchr(data, '.', n)) return conn_flush(c, CONN_LINGER);
     if (memchr(data, '#', n)) return conn_flush(c, CONN_END);
     if (memchr(data, '!', n)) return conn_close(c);
@@ -228,6 +255,37 @@ static void a_connection_lingers_for_what_nobody_reads(void *arg) {
     CHECK_EQ(atomic_load(&seen.ends), 1);
 }
 
+/* The end of our side is bytes with TLS, and the kernel may not take them at once: then the connection waits for room, and
+ * lingers when they are out. */
+static void an_end_waits_for_room(void *arg) {
+    (void)arg;
+    int fd = open_client(0);
+    say(fd, "as");
+    CHECK(TAKES(fd, "as"));
+    CHECK(has_ended(fd));
+    EXPECT_EQ(atomic_load(&shutdowns), 2);
+    EXPECT_SOON(atomic_load(&seen.ends) == 1);
+    say(fd, "more");
+    CHECK(!is_closed()); /* it lingers */
+    close(fd);
+    EXPECT_SOON(is_closed());
+}
+
+/* A client that reads nothing holds the connection for two seconds. */
+static void an_end_that_finds_no_room(void *arg) {
+    (void)arg;
+    int fd = open_client(0);
+    int64_t begin = rt_nanotime();
+    say(fd, "aS");
+    CHECK(TAKES(fd, "aS"));
+    CHECK(has_ended(fd));
+    EXPECT(rt_nanotime() - begin >= 1900 * MS);
+    EXPECT_SOON(is_closed());
+    EXPECT(atomic_load(&shutdowns) >= 2);
+    CHECK_EQ(atomic_load(&seen.ends), 1);
+    close(fd);
+}
+
 static void ends_that_do_not_linger(void *arg) {
     (void)arg;
     for (int i = 0; i < 2; i++) {
@@ -272,6 +330,8 @@ int main(void) {
         in_g_test(reading_goes_on_while_writing_is_blocked),
         in_g_test(a_flush_comes_before_the_next_turn),
         in_g_test(a_connection_lingers_for_what_nobody_reads),
+        in_g_test(an_end_waits_for_room),
+        in_g_test(an_end_that_finds_no_room),
         in_g_test(ends_that_do_not_linger),
         in_g_test(a_connection_that_is_refused),
         in_g_test(an_idle_connection_ends),

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <openssl/ssl.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -450,6 +451,28 @@ static void a_slow_reader_gets_all(void *arg) {
     end_two(&s, &c);
 }
 
+static int write_much_and_read_nothing(client *c) {
+    return write_whole(&c->s, pattern, MUCH) == MUCH ? 0 : -EBADMSG;
+}
+
+/* The server has written a ticket behind the handshake, which stays in the client's socket. */
+static void a_ticket_that_nobody_reads_holds_up_nothing(void *arg) {
+    (void)arg;
+    stream s;
+    client c = {.what = write_much_and_read_nothing};
+    char *got = malloc(MUCH);
+    CHECK(begin_two(&s, &c, server_a(), client_of("a.pem"), "a.example"));
+    CHECK_EQ(shake_whole(&s), 0);
+    EXPECT_EQ(read_whole(&s, got, MUCH), MUCH);
+    EXPECT(memcmp(got, pattern, MUCH) == 0);
+    free(got);
+    int unread = 0;
+    EXPECT_EQ(ioctl(c.s.fd, FIONREAD, &unread), 0);
+    EXPECT(unread > 100);
+    end_two(&s, &c);
+    CHECK_EQ(c.answer, 0);
+}
+
 static void an_abandoned_write_is_the_last(void *arg) {
     (void)arg;
     stream s;
@@ -513,6 +536,7 @@ int main(void) {
         in_g_test(plain_http_is_recognized),
         in_g_test(new_keys_have_an_end),
         in_g_test(a_slow_reader_gets_all),
+        in_g_test(a_ticket_that_nobody_reads_holds_up_nothing),
         in_g_test(an_abandoned_write_is_the_last),
         in_g_test(a_write_takes_no_more_than_it_is_offered),
         in_g_test(a_cut_is_no_end),

@@ -148,6 +148,11 @@ static int core_yield(lua_State *L) {
     return luag_yield(L);
 }
 
+/* look(): yields to the Gs, too, whose events have come by now: for work that takes long, and is followed by more of it */
+static int core_look(lua_State *L) {
+    return luag_look(L);
+}
+
 /* share(): lets other Gs run, between two parts of the load of an app */
 static int core_share(lua_State *L) {
     (void)L;
@@ -303,6 +308,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"wait_job", core_wait_job},
         {"failed", core_failed},
         {"yield", core_yield},
+        {"look", core_look},
         {"share", core_share},
         {"early", core_early},
         {"real", core_real},

@@ -192,7 +192,7 @@ rt_step luag_resume(host_luag *lg) {
     if (status == LUA_YIELD) {
         if (lg->want != WANT_NOTHING) {
             costate_take(L);
-            return lg->want == WANT_TURN ? RT_YIELD : RT_PARK;
+            return wait_step(lg);
         }
         /* A C library has yielded the coroutine: coroutine.yield raises (corolib.c). */
         lua_settop(L, 0);

@@ -94,7 +94,8 @@ struct host_luag {
     /* The wait it is in, set by the lua_CFunction that yields. */
     enum __attribute__((packed)) {
         WANT_NOTHING,
-        WANT_TURN,
+        WANT_TURN, /* behind the Gs that are ready */
+        WANT_LOOK, /* behind those, too, whose events have come by now */
         WANT_TICKET,
         WANT_FD,
         WANT_QUEUE,

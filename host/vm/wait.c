@@ -174,7 +174,7 @@ static int wait_result(host_luag *lg) {
 
 static int settle_wait(host_luag *lg) {
     int err = wait_result(lg);
-    bool turn = lg->want == WANT_TURN;
+    bool turn = lg->want <= WANT_LOOK;
     lg->want = WANT_NOTHING;
     if (!err && !turn) spin_over(lg);
     if (__builtin_expect(lg->seat != NULL, 0)) bubble_wake(lg);
@@ -229,7 +229,7 @@ int wait_end(host_luag *lg) {
 static int leave_stack(lua_State *L, host_luag *lg) {
     lg->held = L;
     luag_leave(lg);
-    rt_leave_stack(lg->want == WANT_TURN ? RT_YIELD : RT_PARK);
+    rt_leave_stack(wait_step(lg));
     lg->held = NULL;
     int err = settle_wait(lg);
     luag_enter(lg);
@@ -334,6 +334,12 @@ int luag_yield_early(lua_State *L) {
 int luag_yield(lua_State *L) {
     host_luag *lg = waiter(L);
     lg->want = WANT_TURN;
+    return wait_leave(L, lg);
+}
+
+int luag_look(lua_State *L) {
+    host_luag *lg = waiter(L);
+    lg->want = WANT_LOOK;
     return wait_leave(L, lg);
 }
 

@@ -36,6 +36,16 @@ int luag_wait_req(lua_State *L, host_req *r, double id, int mode, int64_t deadli
 /* For the next turn. */
 int luag_yield(lua_State *L);
 
+/* For the next turn, behind the Gs, too, whose events have come by now: see rt_look. */
+int luag_look(lua_State *L);
+
+/* What the step of lg answers, which has left Lua for a wait. With a P. Does not wait. */
+static inline rt_step wait_step(const host_luag *lg) {
+    if (lg->want > WANT_LOOK) return RT_PARK;
+    if (lg->want == WANT_LOOK) rt_look();
+    return RT_YIELD;
+}
+
 /* For the next turn, now and then in a VM with --seed; else no wait. Where a G may wait, but need not. */
 int luag_yield_early(lua_State *L);
 

@@ -451,6 +451,14 @@ local function datagrams()
   return { received = d.received, ended = d.ended, failed = d.failed }
 end
 
+local handshakes_t = ffi.typeof("host_handshakes")
+
+local function handshakes()
+  local h = handshakes_t()
+  C.host_read_handshakes(h)
+  return { done = h.done, resumed = h.resumed, failed = h.failed }
+end
+
 ---@class lunapark.VmStats
 ---@field id integer           -1: the VM of the admin listener
 ---@field state string         "loads", "serves", "spare", "stuck", "retires", or "alone": it is of no generation
@@ -504,7 +512,8 @@ end
 --- seconds in all and those until the answers began; connections of other protocols (`app:tcp`, `net.serve`): those
 --- given to a handler, those of them that are open, those refused since there were too many, those that ended by an
 --- error, and the seconds that ended ones took; datagrams of `net.serve("udp:...")`: those given to a handler, those
---- whose handler has ended, and those of them that ended by an error.
+--- whose handler has ended, and those of them that ended by an error; handshakes of TLS servers: `done`, of these
+--- `resumed`, and `failed`: those that were broken off, and connections that ended before.
 ---@return table
 function lp.stats()
   local s, p = stats_t(), p_stats_t()
@@ -531,6 +540,7 @@ function lp.stats()
     exchanges = exchanges(),
     connections = connections(),
     datagrams = datagrams(),
+    handshakes = handshakes(),
     ps = {},
   }
   for id = 0, s.all_ps - 1 do

@@ -424,11 +424,24 @@ end
 
 -- ---- TLS -------------------------------------------------------------------------------------------------
 
+-- Servers' handshakes: one step at a time in a VM. A step takes most of a millisecond, a request takes microseconds,
+-- and a poll may bring dozens of clients. So all but one of them stand in line, not among the Gs that are ready, and
+-- what has come by the end of a step runs before the next one does (as host/http/shakes.c for HTTP).
+local stepping = turn.new()
+
+local function step(sock)
+  local rc = C.host_sock_shake(sock)
+  core.look()
+  return rc
+end
+
 -- Reads and writes shake hands by themselves; this is for who wants to know how it ended.
-local function shake(self)
+local function shake(self, serves)
   local sock = self.sock
   while true do
-    local rc = C.host_sock_shake(sock)
+    local rc, why_not
+    if serves then rc, why_not = run_turn(stepping, step, sock) else rc = C.host_sock_shake(sock) end
+    if not rc then return nil, why_not end
     if rc == 0 then return true end
     if rc ~= EAGAIN then return nil, word_of(message(rc, sock), sock) end
     local why = wait_sock(sock, READ)
@@ -454,7 +467,7 @@ function Conn:start_tls(config, name)
   local rc = C.host_sock_tls(self.sock, config.handle, not config.server and name or nil)
   if rc == -16 then return nil, "bytes were read that nobody has taken" end
   if rc < 0 then return nil, word_of(message(rc), self.sock) end
-  return run_turn(self.reading, shake, self)
+  return run_turn(self.reading, shake, self, config.server)
 end
 
 local agreed = ffi.new "host_tls_agreed"

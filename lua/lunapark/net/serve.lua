@@ -57,8 +57,8 @@ local host_sock_ptr = ffi.typeof "host_sock *"
 ---@field idle number|false|nil  seconds that a wait for the other side may take; false: any number; nil: --idle-timeout
 ---@field max integer?           connections at once, 1 or more; further ones are closed at once
 ---@field backlog integer?       clients that may wait to be accepted, 1 or more
----@field tls lunapark.TlsConfig|lunapark.TlsOptions|nil  its connections speak TLS; the handshake comes with the first
----read or write
+---@field tls lunapark.TlsConfig|lunapark.TlsOptions|nil  its connections speak TLS: fn is called after the handshake,
+---which has --header-timeout; a connection whose handshake fails is closed
 ---@field on_error? fun(conn: lunapark.Conn, err: any, traceback: string)  called in place of the log, before the
 ---connection is closed
 
@@ -130,6 +130,15 @@ local function number_of(fn, where)
   return C.host_label(text, #text)
 end
 
+-- The handshake of a new connection. False: it has failed.
+local function shake_hands(where, c, config)
+  c:set_deadline(core.option_value "header-timeout")
+  local ok, err = c:start_tls(config)
+  c:set_deadline(nil)
+  if not ok then log(DEBUG, where, ": a connection ends in the handshake: ", err) end
+  return ok
+end
+
 --- The function that the host calls for each connection, for core.new_handler and core.set_handler.
 ---@param where string  "tcp ADDR", for the log
 ---@param fn fun(conn: lunapark.Conn)
@@ -144,16 +153,13 @@ function serve.handler(where, fn, opts, mine)
   return function(address)
     C.host_set_place(view.slot, number)
     local c = conn.new(common.keep(ffi.cast(host_sock_ptr, address)))
-    if config then
-      local rc = C.host_sock_tls(c.sock, config.handle, nil)
-      if rc < 0 then error(common.message(rc)) end
-    end
     set_idle(c, idle_ns(opts))
     if process_stops or mine and mine.stopping then shorten_idle(c) end
     local g = lp.self()
     served[c] = g
     if mine then mine.conns[c] = g end
-    local ok, failure = xpcall(fn, trace, c)
+    local ok, failure = true, nil
+    if not config or shake_hands(where, c, config) then ok, failure = xpcall(fn, trace, c) end
     served[c] = nil
     if mine then mine.conns[c] = nil end
     if not ok then report(mine and "tcp " .. mine.addr_ or where, c, failure, on_error) end
