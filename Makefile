@@ -309,10 +309,10 @@ $(CJSON): $(CJSON_LIB) Makefile | need
 	@mkdir -p $(@D)
 	$(Q)objcopy --redefine-sym lua_gettop=cjson_gettop --redefine-sym lua_newuserdata=cjson_newuserdata $< $@
 
-# One call makes both.
+# One call makes all.
 $(LUAJIT_DIR)/luajit_config.h: host/build/luajit.sh $(wildcard host/build/luajit/*.fix) | need
 	@CC=gcc host/build/luajit.sh $(LUAJIT_DIR)
-$(LUAJIT_LIB): $(LUAJIT_DIR)/luajit_config.h
+$(LUAJIT_LIB) $(LUAJIT_DIR)/luajit: $(LUAJIT_DIR)/luajit_config.h
 	@touch $@
 $(addprefix $(B)/host/,command/main.o vm/vm.o vm/luaframes.o test/test_luaframes.o): $(LUAJIT_DIR)/luajit_config.h
 # Errors of Lua that pass through it run its cleanups.
@@ -374,9 +374,9 @@ $(B)/gen/abi.c: host/build/cdef.lua $(FFI_HEADERS) | need
 $(B)/gen/lunapark/cdef.lua $(EXPORTS): $(B)/gen/abi.c ;
 
 # Every Lua file as bytecode. ROOT:PATH, so that a traceback says lunapark/http/app.lua.
-$(B)/gen/embed.c: host/build/embed.lua $(LUA_FILES) $(B)/gen/lunapark/cdef.lua $(B)/files | need
+$(B)/gen/embed.c: host/build/embed.lua $(LUAJIT_DIR)/luajit $(LUA_FILES) $(B)/gen/lunapark/cdef.lua $(B)/files | need
 	$(call say,GEN,$@)
-	$(Q)$(LUAJIT) host/build/embed.lua $@ $(LUA_FILES:lua/%=lua:%) $(B)/gen:lunapark/cdef.lua
+	$(Q)$(LUAJIT_DIR)/luajit host/build/embed.lua $@ $(LUA_FILES:lua/%=lua:%) $(B)/gen:lunapark/cdef.lua
 
 # Their includes are named from the top.
 $(GEN_OBJS): $(B)/%.o: $(B)/%.c $(B)/flags

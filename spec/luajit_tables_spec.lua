@@ -168,4 +168,38 @@ print "holds"
 ]])
   end)
 
+  it("keeps the keys of table constructors in bytecode", function()
+    holds([[
+local function made(a, b, c) return { a = a, b = b, c = c, nothing = nil, k = 1, truth = true } end
+local again = loadstring(string.dump(made))
+local function size_of(make)
+  make(1, 2, 3)
+  collectgarbage()
+  collectgarbage "stop"
+  local before = collectgarbage "count"
+  local t = make()
+  local size = collectgarbage "count" - before
+  t.a, t.b, t.c, t.nothing = 1, 2, 3, 4
+  assert(collectgarbage "count" - before == size, "grows")
+  collectgarbage "restart"
+  return size
+end
+assert(size_of(made) == size_of(again))
+for i = 1, 100 do
+  local t = again(i, i > 50 and "b" or nil, {})
+  assert(t.a == i and t.b == (i > 50 and "b" or nil) and type(t.c) == "table" and t.nothing == nil)
+  assert(t.k == 1 and t.truth == true)
+  local n = 0
+  for _ in pairs(t) do n = n + 1 end
+  assert(n == (i > 50 and 5 or 4))
+end
+for _, f in ipairs { loadstring "return { a = nil, b = nil }", loadstring "return { [1] = nil, 2, x = nil }" } do
+  collectgarbage()
+  collectgarbage()
+  local t = loadstring(string.dump(f))()
+  assert(t.a == nil and t.x == nil and (t[1] == nil or t[1] == 2))
+end
+print "holds"
+]])
+  end)
 end)

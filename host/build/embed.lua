@@ -1,10 +1,10 @@
 -- Compiles Lua files to bytecode and writes them as C data, the table of host/vm/embed.h.
 --
---     luajit embed.lua OUT.c ROOT:PATH...
+--     build/luajit/luajit embed.lua OUT.c ROOT:PATH...
 --
 -- PATH below ROOT is the chunk's name, so a traceback says lunapark/http/app.lua:12. The bytecode
--- keeps its debug information. LuaJIT reads only bytecode of its own version: the `luajit` that runs
--- this script and the library in the binary come from the same Debian source package.
+-- keeps its debug information. LuaJIT reads only bytecode of its own version: luajit.sh makes the `luajit` that runs
+-- this script and the library in the binary.
 
 local out = arg[1]
 

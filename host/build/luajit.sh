@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the LuaJIT that is linked into lunapark: luajit.sh DIR makes DIR/libluajit.a, DIR/luajit_config.h and, of its
-# headers, those that tell how it lays out its state, in DIR/lj (host/vm/luaframes.c).
+# Builds the LuaJIT that is linked into lunapark: luajit.sh DIR makes DIR/libluajit.a, DIR/luajit, which compiles our
+# modules (embed.lua), DIR/luajit_config.h and, of its headers, those that tell how it lays out its state, in DIR/lj
+# (host/vm/luaframes.c).
 #
 # It is Debian's, from Debian's source package, with the faults of that version mended that crash servers or
 # give wrong results. Each luajit/*.fix tells of one and makes the edits: a word or a few lines, where the source is as
@@ -62,7 +63,7 @@ fix() {
 compile() {
     make -C "$work/src" -j2 amalg PREFIX=/usr MULTILIB="lib/$multiarch" Q= E=@: MAKEFLAGS= MFLAGS= \
         TARGET_CFLAGS=-fstack-clash-protection &&
-        cp "$work/src/src/libluajit.a" "$dir/libluajit.a" &&
+        cp "$work/src/src/libluajit.a" "$work/src/src/luajit" "$dir/" &&
         mkdir -p "$dir/lj" && cp "$work"/src/src/*.h "$dir/lj/"
 }
 
@@ -72,7 +73,7 @@ if { fetch && fix && compile; } >"$log" 2>&1 </dev/null; then
 else
     tail -n 3 "$log" >&2
     echo "lunapark: that failed ($log); the packaged library is used, without side traces: compiled Lua is slower" >&2
-    cp "$packaged" "$dir/libluajit.a" || exit 1
+    cp "$packaged" "$dir/libluajit.a" && cp "$(command -v luajit)" "$dir/luajit" || exit 1
     own=0
 fi
 rm -rf "$work"
