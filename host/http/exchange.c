@@ -6,7 +6,8 @@
  * connection names the request, so no old id matches.
  *
  * A small head is copied into the exchange itself, with its headers behind it, so most requests need no other memory. A
- * larger head gets a buffer of its own.
+ * larger head gets a buffer of its own. A body that came with its head stays there, where it is in no VM's memory: one
+ * read brings little.
  */
 #include "../base/base.h"
 #include "../vm/charge.h"
@@ -101,8 +102,9 @@ static body *body_of(uint8_t *bytes) {
     return (body *)(bytes - offsetof(body, bytes)); /* NOLINT: bytes is aligned */
 }
 
-static __attribute__((noinline)) void free_body(uint8_t *bytes) {
-    body *b = body_of(bytes);
+static __attribute__((noinline)) void free_body(host_exchange *x) {
+    if (x->body_in) return;
+    body *b = body_of(x->req.body);
     charge_set(&b->charge, 0);
     free(b);
 }
@@ -132,6 +134,12 @@ static void drop_taken(host_req *r, bool is_short) {
     r->body_len = left;
 }
 
+void exchange_body_in(host_exchange *x, size_t len) {
+    x->req.body = (uint8_t *)x->in + x->in_pos;
+    x->req.body_len = len;
+    x->body_in = true;
+}
+
 int exchange_keep_body(host_exchange *x, const char *data, size_t len) {
     host_req *r = &x->req;
     size_t cap = r->body ? body_of(r->body)->charge.bytes : 0;
@@ -155,7 +163,7 @@ void exchange_give(host_exchange *x) {
     if (x->in != x->room) free(x->in);
     if (x->headers_cap >= HEADERS_GROWN) free(exchange_headers(x));
     if (x->trailers) free(x->trailers);
-    if (x->req.body) free_body(x->req.body);
+    if (x->req.body) free_body(x);
     int p = rt_p_id();
     if (pools[p].n >= POOL_MAX) {
         rt_lock_acquire(&others.lock);
@@ -170,7 +178,7 @@ void exchange_give(host_exchange *x) {
 void exchange_next(host_exchange *x) {
     uint32_t left = x->in_end - x->in_pos;
     memmove(x->in, x->in + x->in_pos, left);
-    if (x->req.body) free_body(x->req.body);
+    if (x->req.body) free_body(x);
     free(x->trailers);
     char *in = x->in;
     uint32_t in_cap = x->in_cap;

@@ -108,6 +108,7 @@ struct host_exchange {
     bool no_body : 1;            /* HEAD, 204, 304: the body is left out */
     bool chunked : 1;            /* the streamed response is chunked */
     bool paced : 1, waiting : 1; /* pace.c */
+    bool body_in : 1;            /* req.body is bytes of in */
     size_t body_seen;            /* bytes of the body so far */
     size_t raw_seen;             /* bytes on the wire after the head */
     int64_t sent;                /* bytes that the kernel took, less those queued when x began */
@@ -158,6 +159,10 @@ void exchange_next(host_exchange *x);
 
 /* Appends to in[.. in_end). 0 or -ENOMEM. By the holder of the connection. */
 int exchange_keep(host_exchange *x, const char *data, size_t len);
+
+/* The body is whole, and is in[in_pos .. in_pos + len): it stays there, so that nothing is copied. Nothing comes to `in`
+ * before the request is over. */
+void exchange_body_in(host_exchange *x, size_t len);
 
 /* Appends to the body, behind req.body[.. body_len). 0; -ENOMEM: no memory, or more than the VM may have (charge.c). In
  * the VM. */

@@ -194,7 +194,13 @@ static int take_data(host_exchange *x, const char *data, size_t n, bool keep) {
 static int by_length(host_exchange *x, const char *data, size_t len, bool keep, size_t *used) {
     size_t left = (size_t)x->req.content_length - x->body_seen;
     *used = len < left ? len : left;
-    int rc = take_data(x, data, *used, keep);
+    int rc = 0;
+    if (keep && *used == left && !x->req.body && data == x->in + x->in_pos) {
+        x->body_seen += left;
+        exchange_body_in(x, left);
+    } else {
+        rc = take_data(x, data, *used, keep);
+    }
     if (rc == 0 && *used == left) finish(x);
     return rc;
 }
