@@ -143,18 +143,40 @@ static inline void note_vm(host_exchange *x, const host_vm *vm) {
     __atomic_store(&x->number, &x->req.id, __ATOMIC_RELAXED);
 }
 
-/* What the coroutine calls: the server's handler, or the function for what is refused. */
+/* Pushes the door of the route that x asks for. False: there is none. */
+static inline bool push_door(lua_State *L, const host_exchange *x, const vm_handler *h) {
+    const host_req *r = &x->req;
+    int n = host_route_find(h->routes, r->method, r->buf + r->path.off, r->path.len, h->match);
+    if (n <= 0) return false;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, h->doors);
+    lua_rawgeti(L, -1, n);
+    lua_remove(L, -2);
+    if (!lua_isnil(L, -1)) return true;
+    lua_pop(L, 1);
+    return false;
+}
+
+/* What the coroutine calls, with slot and address of the request: the door of its route, of which h->match tells; the
+ * server's handler, which finds the route, and gets its own number while it has not said where its doors are; or the
+ * function for what is refused, with number and seconds. Pushes no lightuserdata, which compiled code cannot cast. */
 static inline void push_call(const host_exchange *x, host_vm *vm, host_luag *lg) {
+    static const vm_handler none = {.fn = LUA_NOREF};
+    lua_State *L = lg->L;
     int n = x->server->listener.handler;
-    int fn = n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF;
-    if (x->asked) fn = atomic_load_explicit(&vm->refuser, memory_order_relaxed);
-    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, fn);
-    lua_pushnumber(lg->L, x->slot);
-    lua_pushlightuserdata(lg->L, (void *)&x->req);
+    const vm_handler *h = n < vm->n_handlers ? &vm->handlers[n] : &none;
+    bool finds = h->routes && !x->asked;
+    if (!finds || !push_door(L, x, h)) {
+        int refuser = atomic_load_explicit(&vm->refuser, memory_order_relaxed);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, x->asked ? refuser : h->fn);
+    }
+    lua_pushnumber(L, x->slot);
+    lua_pushnumber(L, (double)(uintptr_t)&x->req); /* exact: an address has fewer than 53 bits */
     lg->nargs = 2;
+    if (finds) return;
+    lua_pushnumber(L, n);
+    lg->nargs = 3;
     if (!x->asked) return;
-    lua_pushinteger(lg->L, n);
-    lua_pushnumber(lg->L, (double)(rt_nanotime() - x->begin_ns) / NS_PER_SEC);
+    lua_pushnumber(L, (double)(rt_nanotime() - x->begin_ns) / NS_PER_SEC);
     lg->nargs = 4;
 }
 

@@ -16,10 +16,10 @@
  * decoded segments (path.c). router.lua reads what users write, and marks the segments that stand for others by a NUL,
  * which no segment has. Nothing here knows HTTP's rules beyond that GET answers HEAD.
  *
- * Lua asks for each request, and C answers, since a walk through a tree branches by data: compiled code, which is one
- * straight line per outcome, would leave its line at each other route. Nodes, routes and texts are arrays that grow, and
- * name each other by index; literal children of all nodes are in one hash table, by parent and text. A tree belongs to
- * one VM.
+ * C walks (handler.c for each request; Lua asks where it has not told C of its routes), since a walk through a tree
+ * branches by data: compiled code, which is one straight line per outcome, would leave its line at each other route.
+ * Nodes, routes and texts are arrays that grow, and name each other by index; literal children of all nodes are in one
+ * hash table, by parent and text. A tree belongs to one VM.
  *
  * A pattern without names stands in the same table as a whole, too. Most requests ask for such a path as it is written,
  * which one look finds without taking the path apart. It is the literal way, which a walk tries first, so no other route

@@ -120,7 +120,7 @@ static host_luag *begin(void *who, rt_g *g, host_vm *vm) {
     lg->done_arg = c;
     luag_join_request(lg);
     int n = c->base.server->listener.handler;
-    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n] : LUA_NOREF);
+    lua_rawgeti(lg->L, LUA_REGISTRYINDEX, n < vm->n_handlers ? vm->handlers[n].fn : LUA_NOREF);
     lua_pushlightuserdata(lg->L, c->sock);
     lg->nargs = 1;
     return lg;

@@ -190,13 +190,26 @@ static int core_go(lua_State *L) {
     return 1;
 }
 
-/* set_handler(n, fn): server n calls fn(req) in this VM. new_handler(fn) -> n */
+static void clear_doors(lua_State *L, vm_handler *h) {
+    h->routes = NULL;
+    luaL_unref(L, LUA_REGISTRYINDEX, h->doors);
+    h->doors = LUA_NOREF;
+}
+
+static void clear_handler(lua_State *L, vm_handler *h) {
+    clear_doors(L, h);
+    luaL_unref(L, LUA_REGISTRYINDEX, h->fn);
+    h->fn = LUA_NOREF;
+}
+
+/* set_handler(n, fn): server n calls fn in this VM: for a request see push_call in http/handler.c, for a connection
+ * serve/raw.c. new_handler(fn) -> n */
 static int set_handler(lua_State *L, int n) {
     host_vm *vm = vm_current();
     n = vm_add_handler(vm, n);
     if (n < 0) return luaL_error(L, "not enough memory");
-    if (vm->handlers[n] != LUA_NOREF) luaL_unref(L, LUA_REGISTRYINDEX, vm->handlers[n]);
-    vm->handlers[n] = luaL_ref(L, LUA_REGISTRYINDEX);
+    clear_handler(L, &vm->handlers[n]);
+    vm->handlers[n].fn = luaL_ref(L, LUA_REGISTRYINDEX);
     return n;
 }
 
@@ -211,10 +224,8 @@ static int core_set_handler(lua_State *L) {
 static int core_new_handler(lua_State *L) {
     host_vm *vm = vm_current();
     luaL_checktype(L, 1, LUA_TFUNCTION);
-    for (int n; (n = luag_requests->ended(vm)) >= 0;) {
-        luaL_unref(L, LUA_REGISTRYINDEX, vm->handlers[n]);
-        vm->handlers[n] = LUA_NOREF;
-    }
+    for (int n; (n = luag_requests->ended(vm)) >= 0;)
+        clear_handler(L, &vm->handlers[n]);
     lua_settop(L, 1);
     lua_pushinteger(L, set_handler(L, -1));
     return 1;
@@ -226,8 +237,28 @@ static int core_drop_handler(lua_State *L) {
     host_vm *vm = vm_current();
     int n = (int)luaL_checkinteger(L, 1);
     if (n < 0 || n >= vm->n_handlers) return 0;
-    luaL_unref(L, LUA_REGISTRYINDEX, vm->handlers[n]);
-    vm->handlers[n] = LUA_NOREF;
+    clear_handler(L, &vm->handlers[n]);
+    return 0;
+}
+
+/* set_doors(n, doors, routes, match): C finds the routes of requests of server n in `routes`, a host_routes *, writes what
+ * paths say to `match`, a host_match, and calls doors[number of the route] in place of the handler, if it is there. The
+ * table `doors` keeps both. set_doors(n): the handler finds them. */
+static int core_set_doors(lua_State *L) {
+    host_vm *vm = vm_current();
+    int n = (int)luaL_checkinteger(L, 1);
+    luaL_argcheck(L, n >= 0 && n < vm->n_handlers, 1, "there is no such handler");
+    vm_handler *h = &vm->handlers[n];
+    clear_doors(L, h);
+    if (lua_isnoneornil(L, 2)) return 0;
+    luaL_checktype(L, 2, LUA_TTABLE);
+    const void *const *routes = lua_topointer(L, 3); /* cdata's payload, as that of match */
+    void *match = (void *)lua_topointer(L, 4);       /* NOLINT */
+    luaL_argcheck(L, routes && match, 3, "routes and a match are wanted");
+    lua_settop(L, 2);
+    h->doors = luaL_ref(L, LUA_REGISTRYINDEX);
+    h->match = match;
+    h->routes = *routes;
     return 0;
 }
 
@@ -315,6 +346,7 @@ int luaopen_lunapark_core(lua_State *L) {
         {"set_body", core_set_body},
         {"go", core_go},
         {"set_handler", core_set_handler},
+        {"set_doors", core_set_doors},
         {"new_handler", core_new_handler},
         {"drop_handler", core_drop_handler},
         {"set_refuser", core_set_refuser},

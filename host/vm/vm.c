@@ -311,13 +311,13 @@ void vm_drop(host_vm *vm) {
 
 int vm_add_handler(host_vm *vm, int n) {
     if (n < 0)
-        for (n = VM_NAMED_HANDLERS; n < vm->n_handlers && vm->handlers[n] != LUA_NOREF;)
+        for (n = VM_NAMED_HANDLERS; n < vm->n_handlers && vm->handlers[n].fn != LUA_NOREF;)
             n++;
     while (n >= vm->n_handlers) {
-        int *grown = realloc(vm->handlers, (size_t)(vm->n_handlers + 1) * sizeof *grown);
+        vm_handler *grown = realloc(vm->handlers, (size_t)(vm->n_handlers + 1) * sizeof *grown);
         if (!grown) return -1;
         vm->handlers = grown;
-        vm->handlers[vm->n_handlers++] = LUA_NOREF;
+        vm->handlers[vm->n_handlers++] = (vm_handler){.fn = LUA_NOREF, .doors = LUA_NOREF};
     }
     return n;
 }

@@ -54,12 +54,21 @@ typedef struct vm_answers {
     _Atomic int64_t begun, running;
 } vm_answers;
 
+/* What the requests, or connections, of a server call in a VM. Only the thread that runs the VM. */
+typedef struct vm_handler {
+    int fn;    /* registry reference: a function; LUA_NOREF: none */
+    int doors; /* registry reference: a table of functions, each of which is called in place of fn for one route, by the
+                * number of the route in `routes`; LUA_NOREF: none */
+    const void *routes; /* host_routes, to find the route in (http/handler.c); NULL: fn finds it */
+    void *match;        /* host_match: gets what the path says; doors read it */
+} vm_handler;
+
 struct host_vm {
     host_view view; /* what Lua sees */
     lua_State *L;   /* the main state: handlers, tables; never resumed */
     rt_cell *cell;
     vm_slots slots;
-    int *handlers; /* registry references by handler number; LUA_NOREF */
+    vm_handler *handlers; /* by number */
     int n_handlers;
     const void *g_meta; /* metatable of the handles of Gs */
     int call_ref;       /* registry reference of the function that vmcall.c calls */

@@ -9,6 +9,7 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
+local doors = require "lunapark.http.doors"
 local hosts = require "lunapark.http.hosts"
 local life = require "lunapark.http.life"
 local near = require "lunapark.core.near"
@@ -61,9 +62,11 @@ function app.new(dir)
 end
 
 local function drop_plan(self)
+  local plan = rawget(self, "plan")
+  if plan then doors.close(plan) end
   self.plan = nil
-  if self.given then require("lunapark.http.site").off(self) end
-  if self.asked ~= nil then refusal.changed(self) end
+  if rawget(self, "given") then require("lunapark.http.site").off(self) end
+  if rawget(self, "asked") ~= nil then refusal.changed(self) end
   for _, parent in ipairs(self.parents) do
     drop_plan(parent)
   end
@@ -177,9 +180,8 @@ end
 ---@return lunapark.App self
 function App:static(prefix, dir, opts)
   check_app(self, "static", 3)
-  local pieces = router.parse(prefix, "static", 2)
+  local pieces = router.prefix(router.parse(prefix, "static", 2))
   base.check_text(dir, "static", "dir", 3)
-  if pieces[#pieces] == "" then pieces[#pieces] = nil end
   if #pieces > 0 and pieces[#pieces]:sub(1, 1) == "*" then
     error("static " .. prefix .. ": a prefix cannot have a *rest", 2)
   end
@@ -221,12 +223,10 @@ function App:mount(prefix, other)
   check_app(self, "mount", 3)
   local pieces = router.parse(prefix, "mount", 2)
   check_inner(self, other, "mount " .. prefix, 3)
-  local last = pieces[#pieces]
-  if last == "" then pieces[#pieces] = nil end
-  if last:sub(1, 1) == "*" then
+  if pieces[#pieces]:sub(1, 1) == "*" then
     error("mount " .. prefix .. ": a prefix cannot have a *rest", 2)
   end
-  self.mounts[#self.mounts + 1] = { pieces = pieces, app = other }
+  self.mounts[#self.mounts + 1] = { pieces = router.prefix(pieces), app = other }
   local ok, err = pcall(self.compile, self)
   if not ok then
     self.mounts[#self.mounts] = nil
@@ -431,7 +431,9 @@ setmetatable(App, { __index = near.index("app", { App }, MAYBE, {
 --- Makes the plan that requests are answered from.
 ---@return table plan
 function App:compile()
-  self.plan = plans.of(self)
+  local plan = plans.of(self)
+  if self.plan then doors.close(self.plan) end
+  self.plan = plan
   if self.asked ~= nil then refusal.compiled(self) end
   return self.plan
 end

@@ -1,19 +1,21 @@
 --- From a host_req to a response: finds the entry, calls it, sends what it answers, and turns failures into responses.
 --
 -- This is the path of every request, and a handler that returns a string must cost next to nothing here. So C finds the
--- route; request and response start as tables with two fields; and a string, table or page returned with an untouched
--- response goes to the host in one call. Everything else takes `complete`.
+-- route, and calls what answers its requests (doors.lua); request and response start as tables with two fields; and a
+-- string, table or page returned with an untouched response goes to the host in one call. Everything else takes
+-- `complete`.
 --
 -- All of it is compiled, whatever handlers do and in whatever order they come. The JIT records from the beginning of a
 -- function that is called often, through all calls, and gives that function up for good, with each function that calls
 -- it, when a record has failed a few times: for a loop of few rounds, a closure that is made, a return to a pcall or
 -- out of a call such as `return tostring(x)`. So:
---   - Each entry has a *door*, with code of its own. The door's function is where records of its requests begin: one
---     straight line through `serve`, the handler and the answer, in which the tables of request and response are not
---     made. If the handler cannot be in there, that is held against its door only, and handler and `answer` are
---     recorded by themselves.
---   - What is between the host and the doors, or calls functions of the app, is a vararg function, even if it takes no
---     more arguments: the JIT never begins to record at these, and a record ends well where it returns to one's caller.
+--   - Each entry has a *door*, with code of its own, which C calls. The door's function is where records of its
+--     requests begin: one straight line through `serve`, the handler and the answer, in which the tables of request and
+--     response are not made. If the handler cannot be in there, that is held against its door only, and handler and
+--     `answer` are recorded by themselves.
+--   - What is between the host and a door, if C calls none, or calls functions of the app, is a vararg function, even
+--     if it takes no more arguments: the JIT never begins to record at these, and a record ends well where it returns
+--     to one's caller.
 --   - There are no loops on the way of a request that needs none, and `return (f(x))` where f is no Lua function. Loops
 --     are in functions for which the JIT is off, and which are called by core.apart, so that nothing is recorded there.
 --
@@ -24,13 +26,15 @@
 --
 -- An *entry* is { run = fn(req, res), on_error = list of functions or false }, and for the log its route (app.lua) or a
 -- label. `run` is the handler itself, or a chain (chain.lua) that settles results on its way out and says so by a
--- fourth result. `number` and `serve`, the door, are set at its first request.
+-- fourth result. `number`, for the log, and `door` are set at its first request, and `wide` by it: whether it has read
+-- the query or header fields, for which later ones get room.
 -- A *plan* finds entries: `router:match`, `miss`. See plan.lua.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
 local answer = require "lunapark.http.answer"
 local chain = require "lunapark.http.chain"
+local doors = require "lunapark.http.doors"
 local headers = require "lunapark.http.headers"
 local html_mt = require("lunapark.http.html").mt
 local json = require "lunapark.json"
@@ -57,13 +61,13 @@ local DEBUG, WARN, ERROR = 0, 2, 3
 
 local dispatch = {}
 
--- The JIT cannot compile a cast from lightuserdata, so the requests of this VM are kept, by the slot of their memory.
--- Slots are used again, so there are few, and an array that the interpreter reads at once. The limit is for a server
--- that has very many connections.
+-- A cast makes a cdata, so those of this VM are kept, by the slot of the request's memory. Slots are used again, so
+-- there are few. The limit is for a server that has very many connections.
 local SLOTS_MAX = 16384
 local host_req_ptr = ffi.typeof("host_req *")
 local by_slot = {} -- false: another VM's so far
 
+-- The request in a slot, whose address C tells as a number.
 local function cast_request(slot, address)
   local r = ffi.cast(host_req_ptr, address)
   if slot > SLOTS_MAX then return r end
@@ -122,16 +126,12 @@ function dispatch.label(route)
   return (number_words(label_of { route = route }, route.fn))
 end
 
-local add_door
-
--- C's number of the entry.
-local function number_of(entry)
-  add_door(entry)
+-- Gives an entry its number in C.
+local function number_entry(entry)
   entry.number = number_words(label_of(entry), entry.route and entry.route.fn or entry.run)
   if entry.number > 0 then response.folders[entry.number] = entry.dir end
-  return entry.number
 end
-jit.off(number_of)
+jit.off(number_entry)
 
 local function tell(level, entry, req, note, text)
   report.write(level, req, label_of(entry), note, text)
@@ -330,11 +330,16 @@ end
 jit.off(entry_in)
 jit.off(missing)
 
--- The entry of a request. router.path and router.params tell of it.
-local function find_entry(plan, r)
-  local entry = plan.router:match(r.method, r.buf + r.path.off, r.path.len, r) or apart(missing, plan, r)
-  r.label = entry.number or apart(number_of, entry)
-  return entry
+local add_door
+
+-- The door of a request's entry. router.path and router.params tell of the request.
+local function find_door(plan, r)
+  local entry, number = plan.router:match(r.method, r.buf + r.path.off, r.path.len, r)
+  local list = entry and plan.doors
+  if not entry then entry = apart(missing, plan, r) end
+  if not entry.door then apart(add_door, entry) end
+  if list then list[number] = entry.door end
+  return entry.door
 end
 
 -- Sends what the handler returned, if that is all of the answer. False: it is not.
@@ -358,10 +363,19 @@ local function answer_simply(req, res, a, settled)
 end
 
 -- Serves a request. Inlined into the door's function: see above.
-local function serve(r, entry, enter, finish, show, ...) -- luacheck: ignore
+local function serve(slot, address, entry, enter, finish, show, ...) -- luacheck: ignore
+  local r = by_slot[slot] or apart(cast_request, slot, address)
   local id = r.id
+  r.label = entry.number
   -- A field more than a table was made for makes a larger one of it.
-  local req = entry.names and { ptr = r, serial = id, params = router.params(entry) } or { ptr = r, serial = id }
+  local req
+  if entry.names then
+    req = { ptr = r, serial = id, params = router.params(entry) }
+  elseif entry.wide then
+    req = { ptr = r, serial = id, query = nil, headers = nil }
+  else
+    req = { ptr = r, serial = id }
+  end
   local res = setmetatable({ ptr = r, serial = id }, response_mt)
   setmetatable(req, request_mt)
   if r.plain == 0 then req.path = router.path() end
@@ -375,6 +389,7 @@ local function serve(r, entry, enter, finish, show, ...) -- luacheck: ignore
   if began then call_done(entry, req, res, began, not ok and a) end
   local uploads = rawget(req, "uploads")
   if uploads then uploads:close() end
+  if entry.wide == nil then entry.wide = rawget(req, "query") ~= nil or rawget(req, "headers") ~= nil end
 end
 
 local door = [[
@@ -387,20 +402,21 @@ local door = [[
   local function finish(entry, req, res, a, b, c, settled)
     complete(entry, req, res, a, b, c, settled)
   end
-  return function(r, show)
-    serve(r, entry, enter, finish, show)
+  return function(slot, address, show)
+    serve(slot, address, entry, enter, finish, show)
   end
 ]]
 
 function add_door(entry)
-  entry.serve = assert(loadstring(door, "=door"))(serve, complete, entry)
+  if not entry.number then number_entry(entry) end
+  entry.door = assert(loadstring(door, "=door"))(serve, complete, entry)
 end
 jit.off(add_door)
 
 --- Answers a request that C refuses, by the on_error functions of the app whose prefix it has; calls those of on_done.
 ---@param plan table
 ---@param slot integer
----@param address lightuserdata
+---@param address integer
 ---@param seconds number  since the request began
 function dispatch.refused(plan, slot, address, seconds)
   local r = by_slot[slot] or cast_request(slot, address)
@@ -411,7 +427,8 @@ function dispatch.refused(plan, slot, address, seconds)
   local req = setmetatable({ ptr = r, serial = id }, request_mt)
   local res = setmetatable({ ptr = r, serial = id }, response_mt)
   if r.target.len == 0 then req.path = "" end
-  if r.label == 0 then r.label = entry.number or number_of(entry) end
+  if not entry.number then number_entry(entry) end
+  if r.label == 0 then r.label = entry.number end
   local name, value = string.match(ffi_string(C.host_status_field(status)), "^([%w-]+): ([^\r]+)")
   if name then res.headers[name] = value end
   fail(entry, req, res, refusals[status])
@@ -424,12 +441,15 @@ jit.off(dispatch.refused)
 ---@param source { plan: table|nil, compile: fun(self): table }  `plan` is nil after a change, `compile` sets it
 ---@param show? fun(entry: table, req: table, res: table, text: string, status: integer): integer  answers for a handler
 ---that raised when no on_error does; as host_respond
----@return fun(slot: integer, address: lightuserdata)
+---@return fun(slot: integer, address: integer, number: integer?)  number: of the server's handler, while C finds no
+---routes for its requests
 function dispatch.new(source, show)
-  return function(slot, address, ...) -- luacheck: ignore
-    local r = by_slot[slot] or cast_request(slot, address)
-    local entry = alone(find_entry, source.plan or source:compile(), r)
-    entry.serve(r, show)
+  return function(slot, address, number, ...) -- luacheck: ignore
+    local r, plan = by_slot[slot] or cast_request(slot, address), source.plan or source:compile()
+    -- Of what C calls without us, `show` does not hear.
+    if number and not show and not plan.hosts then doors.open(plan, number) end
+    local its = alone(find_door, plan, r)
+    its(slot, address, show)
   end
 end
 

@@ -9,9 +9,9 @@
 -- lookup compares bytes in the connection's buffer. The first change or iteration copies all fields into a plain list.
 -- While lazy they end with the request: then reading raises "request is over", as with every other part of it.
 --
--- Fields live at integer keys (1: name, 2: name in lower case, 3: value, 4: next name ...; 0: how many fields; -1: the
--- request while lazy, else false), so every string key is free for names. Method names win over
--- field names: a field called "add" in lower case is read with `get("add")`.
+-- Fields live at integer keys (1: name, 2: name in lower case, 3: value, 4: next name ...; 0: how many fields; while
+-- lazy 1 is the request), so every string key is free for names. Method names win over field names: a field called
+-- "add" in lower case is read with `get("add")`.
 --
 -- Fields that a program sets are validated, because a line break in a value would let a client write headers of its
 -- own.
@@ -81,8 +81,8 @@ end
 
 -- A lazy object's request, as cdata. Raises when the request is over.
 local function request_of(h, level)
-  local x = h[-1]
-  return x and live(x, level + 1)
+  local x = rawget(h, 1)
+  return type(x) == "table" and live(x, level + 1)
 end
 
 -- Appends a field that was checked. New keys need rawset, as plain assignment is for names.
@@ -97,7 +97,7 @@ jit.off(append)
 
 local function copy_fields(h, r)
   local buf = r.buf
-  h[-1] = false
+  h[1] = nil
   for i = 0, r.nheaders - 1 do
     local field = r.headers[i]
     local name = ffi_string(buf + field.name.off, field.name.len)
@@ -283,14 +283,14 @@ end
 --- Empty headers.
 ---@return lunapark.Headers
 function headers.new()
-  return (setmetatable({ [0] = 0, [-1] = false }, mt))
+  return (setmetatable({ [0] = 0 }, mt))
 end
 
 --- The headers of a request, read from its connection's buffer when asked for.
 ---@param x lunapark.Exchange  its request or response
 ---@return lunapark.Headers
 function headers.of_request(x)
-  return (setmetatable({ [0] = 0, [-1] = x }, mt))
+  return (setmetatable({ [0] = 0, x }, mt))
 end
 
 -- Calls set from a function for which the JIT is off: what is recorded in set ends in a vararg function (dispatch.lua).

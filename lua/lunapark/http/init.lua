@@ -133,7 +133,7 @@ end
 --- The function that a server calls for each request, for lunapark.core's new_handler and set_handler.
 ---@param value lunapark.App|fun(req: lunapark.Request, res: lunapark.Response): any, any, any
 ---@param show? function  see dispatch.new
----@return fun(slot: integer, address: lightuserdata)
+---@return fun(slot: integer, address: integer)
 function http.handler(value, show)
   if not http.is_app(value) then error("handler: app must be an app or a function, got " .. type(value), 2) end
   return dispatch.new(type(value) == "function" and bare(value) or value, show)

@@ -101,8 +101,9 @@ end
 -- these paths.
 local function add_route(plan, route, scope, entry)
   -- Of files that the host answers for by itself, neither middleware nor on_done would hear.
-  local files = #scope.middleware == 0 and not scope.on_done and route.files
-  plan.routes[#plan.routes + 1] = { method = route.method, pieces = route.pieces, fn = route.fn, files = files }
+  local files = #scope.middleware == 0 and not scope.on_done and route.files or nil
+  plan.routes[#plan.routes + 1] = files == route.files and route
+    or { method = route.method, pieces = route.pieces, fn = route.fn }
   if not entry then
     local run, fn = chain.compose(scope.middleware, route.fn)
     entry = {

@@ -11,7 +11,9 @@
 --   /files/*rest        all that follows, which may be empty; "*" alone is a name, too
 --   /tasks/:id::stop    a doubled colon is a colon
 --
--- A segment of a pattern is a *piece*. A piece is kept as it was written; `shape` makes of pieces what C reads.
+-- A segment of a pattern is a *piece*. A piece is kept as it was written. A list of pieces has two fields: `shape`, the
+-- pattern as C reads it, and `names`; `parse` sets them, or `shape`, for a list that was put together. Such a list does
+-- not change any more.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -27,8 +29,12 @@ local REST = byte "*" -- what a piece for the tail begins with
 -- What a name may be asked to stand for, as C has it.
 local kinds = { int = "i", uuid = "u", hex = "h", alpha = "a", slug = "s" }
 
+---@class lunapark.Pieces: { [integer]: string }
+---@field shape string?          nil: it was not asked for yet
+---@field names string[]|false?  the names of segments, in order, and of the tail; false: there are none
+
 ---@class lunapark.Route
----@field names string[]|nil  the names of segments, in order, and of the tail; nil: there are none
+---@field names string[]|false  of its pieces
 
 local router = {}
 local methods = {}
@@ -100,8 +106,17 @@ local function mistake_in_name(piece)
   return nil, name
 end
 
--- The mistake in piece i of n, or nil. `seen` has the names of the pieces before, and gets the name of this one.
-local function mistake_in(piece, i, n, seen)
+-- Adds a name. The mistake in it, or nil.
+local function add_name(names, name)
+  for i = 1, #names do
+    if names[i] == name then return "has the name " .. name .. " twice" end
+  end
+  names[#names + 1] = name
+  if #names > NAMES_MAX then return ("has more than %d names"):format(NAMES_MAX) end
+end
+
+-- The mistake in piece i of n, or nil. `names` has the names of the pieces before, and gets the name of this one.
+local function mistake_in(piece, i, n, names)
   local why
   local name = match(piece, "^:([%a_][%w_]*)$")
   if byte(piece) == REST then
@@ -115,22 +130,11 @@ local function mistake_in(piece, i, n, seen)
     why, name = mistake_in_name(piece)
     if why then return why end
   end
-  if seen[name] then return "has the name " .. name .. " twice" end
-  seen[name] = true
-  seen[#seen + 1] = name
-  if #seen > NAMES_MAX then return ("has more than %d names"):format(NAMES_MAX) end
+  return (add_name(names, name))
 end
 
---- Takes a pattern apart.
----@param pattern string
----@param what string      begins the error's message: the function that was called
----@param level integer    as for `error`
----@return string[]  its pieces: "literal", ":name", "*rest"
-function router.parse(pattern, what, level)
-  level = level + 1
-  if type(pattern) ~= "string" then fail(pattern, what, level, "must be a string") end
-  if byte(pattern) ~= 47 then fail(pattern, what, level, "must begin with /") end
-  if find(pattern, "[?#%z]") then fail(pattern, what, level, "must not contain ?, # or NUL") end
+-- Takes a pattern apart at its slashes. Also: how many pieces there are.
+local function split(pattern)
   local pieces, n, pos = {}, 0, 2
   while pos do
     local slash = find(pattern, "/", pos, true)
@@ -138,27 +142,84 @@ function router.parse(pattern, what, level)
     pieces[n] = sub(pattern, pos, slash and slash - 1)
     pos = slash and slash + 1
   end
+  return pieces, n
+end
+
+--- Takes a pattern apart.
+---@param pattern string
+---@param what string      begins the error's message: the function that was called
+---@param level integer    as for `error`
+---@return lunapark.Pieces  "literal", ":name", "*rest"
+function router.parse(pattern, what, level)
+  level = level + 1
+  if type(pattern) ~= "string" then fail(pattern, what, level, "must be a string") end
+  if byte(pattern) ~= 47 then fail(pattern, what, level, "must begin with /") end
+  if find(pattern, "[?#%z]") then fail(pattern, what, level, "must not contain ?, # or NUL") end
+  local pieces, n = split(pattern)
   -- Most patterns are of pieces with nothing to check.
-  if not find(pattern, "[:*.{<]") and not find(pattern, "//", 1, true) then return pieces end
-  local seen = {}
-  for i = 1, n do
-    local wrong = mistake_in(pieces[i], i, n, seen)
-    if wrong then fail(pattern, what, level, wrong) end
+  if not find(pattern, "[:*.{<]") and not find(pattern, "//", 1, true) then
+    pieces.shape, pieces.names = pattern, false
+    return pieces
   end
+  local names, list = {}, {}
+  for i = 1, n do
+    local piece = pieces[i]
+    list[i] = piece
+    if piece == "" or find(piece, "[:*.{<]") then
+      local wrong = mistake_in(piece, i, n, names)
+      if wrong then fail(pattern, what, level, wrong) end
+      list[i] = (encode(piece))
+    end
+  end
+  pieces.shape, pieces.names = "/" .. concat(list, "/"), names[1] and names or false
   return pieces
 end
 
 --- A pattern as C reads it, without its names: patterns that match the same paths have one shape.
----@param pieces string[]  of `parse`
+---@param pieces lunapark.Pieces
 ---@return string
 function router.shape(pieces)
+  if pieces.shape then return pieces.shape end
+  local list, names = {}, {}
+  for i = 1, #pieces do
+    list[i], names[#names + 1] = encode(pieces[i])
+  end
+  pieces.shape, pieces.names = "/" .. concat(list, "/"), names[1] and names or false
+  return pieces.shape
+end
+
+--- Without the slash at its end, as a prefix is: the pieces but for a last one that is empty.
+---@param pieces lunapark.Pieces
+---@return lunapark.Pieces
+function router.prefix(pieces)
+  local n = #pieces
+  if pieces[n] ~= "" then return pieces end
   local list = {}
-  for i = 1, #pieces do list[i] = (encode(pieces[i])) end
-  return "/" .. concat(list, "/")
+  for i = 1, n - 1 do list[i] = pieces[i] end
+  return list
+end
+
+--- The pieces with a slash at the end, which they do not have, or without the one that they have; nil: there is no
+--- other spelling.
+---@param pieces lunapark.Pieces
+---@return lunapark.Pieces|nil
+function router.other_spelling(pieces)
+  local n, shape = #pieces, router.shape(pieces)
+  local last = pieces[n]
+  if byte(last) == REST or n == 1 and last == "" then return nil end
+  local other = {}
+  for i = 1, n do other[i] = pieces[i] end
+  if last == "" then
+    other[n], other.shape = nil, sub(shape, 1, -2)
+  else
+    other[n + 1], other.shape = "", shape .. "/"
+  end
+  other.names = pieces.names
+  return other
 end
 
 --- Whether a piece is literal.
----@param piece string  of `parse`
+---@param piece string
 ---@return string|nil text  what it stands for; nil: it has a name
 function router.literal(piece)
   local text, name = encode(piece)
@@ -166,7 +227,7 @@ function router.literal(piece)
 end
 
 --- Pieces as a pattern again.
----@param pieces string[]
+---@param pieces lunapark.Pieces
 ---@return string
 function router.show(pieces)
   return "/" .. concat(pieces, "/")
@@ -179,24 +240,18 @@ function router.new()
   return setmetatable({ tree = ffi.gc(tree, C.host_routes_free), routes = {} }, mt)
 end
 
--- The names of a pattern's pieces; nil: there are none.
-local function names_of(pieces)
-  local names = {}
-  for i = 1, #pieces do
-    local _, name = encode(pieces[i])
-    names[#names + 1] = name
-  end
-  return names[1] and names
-end
+-- Numbers of methods, as C has them in routes.
+local numbers = { ANY = 0 }
 
--- The number of a method, as C has it in routes.
 local function number_of(method)
-  return method == "ANY" and 0 or C.host_method_add(method, #method)
+  local number = numbers[method] or C.host_method_add(method, #method)
+  numbers[method] = number
+  return number
 end
 
 --- Adds a route.
 ---@param method string      "GET" ..., or "ANY"
----@param pieces string[]    of `parse`
+---@param pieces lunapark.Pieces
 ---@param route table        gets the fields of lunapark.Route; `match` answers it
 ---@return boolean ok        false: there is a route for the same method and paths
 function methods:add(method, pieces, route)
@@ -205,7 +260,7 @@ function methods:add(method, pieces, route)
   if number < 0 then error("not enough memory", 0) end
   if number == 0 then return false end
   self.routes[number] = route
-  route.names = names_of(pieces)
+  route.names = pieces.names
   if route.names and #route.names > NAMES_MAX then
     error(("%s has more than %d names"):format(router.show(pieces), NAMES_MAX), 0)
   end
@@ -213,7 +268,7 @@ function methods:add(method, pieces, route)
 end
 
 --- Adds a prefix, whatever the method: it fits its own path and all paths below.
----@param pieces string[]  of `parse`
+---@param pieces lunapark.Pieces
 ---@return string shape    what `prefix` answers; a prefix of the same shape has the same
 function methods:add_prefix(pieces)
   local shape = router.shape(pieces)
@@ -228,8 +283,8 @@ end
 -- What defines routes runs when an app loads, and in each VM once: a trace costs more than it saves there, since each
 -- changes the protection of memory, and all threads of the process stop for that.
 for _, fn in ipairs {
-  take_apart, encode, mistake_in_text, mistake_in_name, mistake_in, router.parse, router.shape, router.literal,
-  router.show, names_of, methods.add, methods.add_prefix,
+  take_apart, encode, mistake_in_text, mistake_in_name, add_name, mistake_in, split, router.parse, router.shape,
+  router.prefix, router.other_spelling, router.literal, router.show, number_of, methods.add, methods.add_prefix,
 } do
   jit.off(fn)
 end
@@ -240,9 +295,23 @@ end
 ---@param raw string|ffi.cdata*  as the client sent it
 ---@param len integer            bytes of raw
 ---@return table|nil route  nil: there is none, or raw is no path
+---@return integer number   of the route in the tree
 function methods:match(method, raw, len)
   local number = C.host_route_find(self.tree, method, raw, len, found)
-  return number > 0 and self.routes[number] or nil
+  return number > 0 and self.routes[number] or nil, number
+end
+
+--- The number of its routes.
+---@return integer
+function methods:count()
+  return #self.routes
+end
+
+--- What C finds routes with, as `match` does: the tree, and what gets what a path says of its route.
+---@return ffi.cdata* tree   host_routes *, as long as it is referred to
+---@return ffi.cdata* found  host_match
+function methods:parts()
+  return self.tree, found
 end
 
 --- The prefix that fits a path best.

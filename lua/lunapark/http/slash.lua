@@ -7,6 +7,9 @@
 local core = require "lunapark.core"
 local router = require "lunapark.http.router"
 
+local byte = string.byte
+local REST = byte "*" -- what a piece for the tail begins with
+
 local slash = {}
 
 local kinds = { strict = true, ignore = true, redirect = true }
@@ -28,20 +31,14 @@ end
 ---@param scope table
 ---@param entry table  answers the route
 function slash.note(plan, route, scope, entry)
-  plan.noted = plan.noted or { shapes = {} }
-  plan.noted[#plan.noted + 1] = { route = route, scope = scope, entry = entry }
-  plan.noted.shapes[route.method .. router.shape(route.pieces)] = true
-end
-
--- The pieces of a route with a slash at the end, or without; nil: there is no other spelling.
-local function spelled_otherwise(pieces)
-  local n = #pieces
-  local last = pieces[n]
-  if last:sub(1, 1) == "*" or n == 1 and last == "" then return nil end
-  local other = {}
-  for i = 1, n do other[i] = pieces[i] end
-  other[last == "" and n or n + 1] = last ~= "" and "" or nil
-  return other
+  local noted = plan.noted
+  if not noted then
+    noted = { tails = {} }
+    plan.noted = noted
+  end
+  noted[#noted + 1] = { route = route, scope = scope, entry = entry }
+  local pieces = route.pieces
+  if byte(pieces[#pieces]) == REST then noted.tails[route.method .. router.shape(pieces)] = true end
 end
 
 -- Sends a client to the other spelling of the path. Slashes in a row become one, as for routes: two at the beginning
@@ -54,24 +51,24 @@ local function redirect(req)
 end
 
 -- Is there a tail that begins with the slash of this route's other spelling?
-local function has_tail(shapes, route)
+local function has_tail(tails, route)
+  if not next(tails) then return false end
   local tail = router.shape(route.pieces) .. router.shape { "*" }
-  return shapes[route.method .. tail] or shapes["ANY" .. tail]
+  return tails[route.method .. tail] or tails["ANY" .. tail]
 end
 
-for _, fn in ipairs { slash.note, spelled_otherwise, has_tail } do
-  jit.off(fn) -- as in router.lua
-end
+jit.off(slash.note) -- as in router.lua
+jit.off(has_tail)
 
 --- Adds the other spellings of the routes that were noted.
 ---@param plan table
 ---@param add_route fun(plan: table, route: table, scope: table, entry: table?)
 function slash.add(plan, add_route)
-  local noted = plan.noted or { shapes = {} }
+  local noted = plan.noted or {}
   for i, added in ipairs(noted) do
     local route, kind = added.route, added.scope.slash
-    local pieces = kind ~= "strict" and spelled_otherwise(route.pieces)
-    if pieces and not (pieces[#pieces] == "" and has_tail(noted.shapes, route)) then
+    local pieces = kind ~= "strict" and router.other_spelling(route.pieces)
+    if pieces and not (pieces[#pieces] == "" and has_tail(noted.tails, route)) then
       local ignored = kind ~= "redirect" and added.entry or nil
       add_route(plan, { method = route.method, pieces = pieces, fn = redirect }, added.scope, ignored)
     end

@@ -246,7 +246,7 @@ end
 
 --- The function that answers requests in place of http.handler's. Called once in a VM.
 ---@param app lunapark.App|function
----@return fun(slot: integer, address: lightuserdata)
+---@return fun(slot: integer, address: integer)
 function dev.handler(app)
   inject_into_answers()
   if type(app) == "function" then
@@ -258,7 +258,7 @@ function dev.handler(app)
 end
 
 --- The function that answers requests where no app has loaded.
----@return fun(slot: integer, address: lightuserdata)
+---@return fun(slot: integer, address: integer)
 function dev.stand_in()
   return outermost(http.handler(answer))
 end
