@@ -14,7 +14,7 @@
 
 /* ---- a stream that takes what it is told to ---- */
 
-enum { MOST = 1 << 20, CALLS = 1 << 12 };
+enum { MOST = 4 << 20, CALLS = 1 << 12 };
 
 static struct {
     stream s;
@@ -215,9 +215,9 @@ static void cut_at_every_offset(void *arg) {
 
 /* ---- files ---- */
 
-/* Of a short file and what stands around it, one call; a long one is sendfile's, and the kernel is told that it
+/* Of a short file and what stands around it, one call; a long one is sendfile's. joined: the kernel is told that more
  * follows. */
-static void head_and_file(size_t n, int calls, int files) {
+static void head_and_file(size_t n, int calls, int files, bool joined) {
     host_out o = {0};
     size_t n_tail = 0, count = 0;
     int fds = open_fds();
@@ -229,7 +229,7 @@ static void head_and_file(size_t n, int calls, int files) {
     CHECK_EQ(out_send(&o, &peer.s, "", &n_tail, &count), 0);
     CHECK_EQ(peer.files, files);
     CHECK_EQ(peer.calls, calls);
-    CHECK_EQ(peer.more, files > 0);
+    CHECK_EQ(peer.more, joined);
     CHECK_EQ(count, 300 + n);
     CHECK_EQ(o.n, 0);
     CHECK(!o.first);
@@ -239,10 +239,29 @@ static void head_and_file(size_t n, int calls, int files) {
 
 static void a_head_and_a_file(void *arg) {
     (void)arg;
-    head_and_file(1, 1, 0);
-    head_and_file(16384, 1, 0);
-    head_and_file(16385, 2, 1);
-    head_and_file(400000, 2, 1);
+    head_and_file(1, 1, 0, false);
+    head_and_file(16384, 1, 0, false);
+    head_and_file(16385, 2, 1, true);
+    head_and_file(400000, 2, 1, true);
+}
+
+/* A file up to 2 MiB begins where the head ends, a longer one in a segment of its own. */
+static void a_head_and_a_long_file(void *arg) {
+    (void)arg;
+    for (size_t more = 0; more <= 1; more++) {
+        host_out o = {0};
+        size_t n_tail = 0, count = 0;
+        sent.n = 0;
+        begin_peer();
+        add(&o, 300, true);
+        add_file(&o, (2 << 20) + more);
+        CHECK_EQ(out_send(&o, &peer.s, "", &n_tail, &count), -EINPROGRESS);
+        CHECK_EQ(peer.more, more == 0);
+        while (o.first)
+            CHECK(out_send(&o, &peer.s, "", &n_tail, &count) != -EAGAIN);
+        CHECK_EQ(count, 300 + (2 << 20) + more);
+        all_came();
+    }
 }
 
 /* Bytes, a long file, bytes, two short files, a tail: each call takes k bytes, but for the `dry`th, which takes
@@ -489,6 +508,7 @@ int main(void) {
         in_g_test(cut_at_every_offset),
         in_g_test(more_pieces_than_one_call_takes),
         in_g_test(a_head_and_a_file),
+        in_g_test(a_head_and_a_long_file),
         in_g_test(nothing_taken_at_any_call),
         in_g_test(a_file_that_became_shorter),
         in_g_test(a_shared_file),
