@@ -40,8 +40,8 @@ DEPS_BUILD += zlib1g-dev libbrotli-dev libzstd-dev libssl-dev
 DEPS_TEST  := lua-busted libcmocka-dev node-llhttp curl netcat-openbsd redis-server lua-ldoc git openssl
 # For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
 DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
-# Clients and attackers of others, for spec/http_peers_spec.lua, where those that are missing are pending. CI has them.
-DEPS_PEERS := apache2-utils siege slowhttptest
+# Clients and attackers of others, for spec/http_peers_spec.lua and https_peers_spec.lua, where those that are missing are pending. CI has them.
+DEPS_PEERS := apache2-utils siege slowhttptest sslscan wrk
 DEPS_DOCS  := lua-ldoc
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_FUZZ  := clang libclang-rt-14-dev
@@ -130,8 +130,8 @@ endif
 # What a target does after it installed its packages: no second look at them.
 again := $(MAKE) --no-print-directory NEED=known
 
-.PHONY: all run test test-runtime asan faults tsan lint lint-format lint-tidy lint-lua lint-size lint-edges lint-headers format bench aarch64
-.PHONY: dict-kills mutate fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
+.PHONY: all run test test-tls test-runtime asan faults tsan lint lint-format lint-tidy lint-lua lint-size lint-edges lint-headers format bench aarch64
+.PHONY: dict-kills cert-swaps mutate fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
 .PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-peers deps-lint deps-fuzz deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
@@ -144,6 +144,14 @@ run: deps ## installs what is missing, builds, serves scripts/hello.lua on 127.0
 test: deps-test ## installs what is missing, builds, runs every C test and spec
 	+@$(again) all programs tests
 	@$(run_tests) LUNAPARK='$(abspath $(B)/lunapark)' host/build/run_tests.sh $(RT_TESTS) $(HOST_TESTS)
+
+# Without those that know what is on the wire, or ask by programs of others: https_spec, https_peers_spec. TLS too:
+# http_conformance_spec.
+TLS_SPECS ?= $(foreach s,app box control form hosts multipart request response,spec/http_$s_spec.lua) \
+	$(foreach s,send_file site sse static,spec/$s_spec.lua)
+test-tls: deps-test ## the specs of HTTP once more, over TLS
+	+@$(again) all
+	@$(run_tests) SPECS='$(TLS_SPECS)' LUNAPARK_TEST_TLS=1 LUNAPARK='$(abspath $(B)/lunapark)' host/build/run_tests.sh
 
 test-runtime: deps-test ## the C tests of runtime/ alone
 	+@$(again) $(RT_TESTS)
@@ -159,6 +167,11 @@ faults: ## makes each allocation, mapping, thread and descriptor of a server fai
 dict-kills: ## kills a program that counts in a dict with a file, N times (1000), and looks for what is lost or there twice
 	+@$(again) all
 	@LUNAPARK='$(abspath $(B)/lunapark)' $(B)/lunapark run host/test/dict_kills.lua $(or $(N),1000) $(SEED)
+
+cert-swaps: deps-test ## exchanges the certificates of a server N times (1000) under 64 connections
+	+@$(again) all
+	@LUNAPARK_SWAPS=$(or $(N),1000) LUNAPARK='$(abspath $(B)/lunapark)' $(B)/lunapark test --output=plainTerminal \
+		--filter='lose no request' spec/https_reload_spec.lua
 
 mutate: deps-test ## breaks each mechanism on purpose, in a copy, and runs the test that must fail; N=10: ten of them by the day (SEED=); MUTATE=pattern
 	+@$(again) all

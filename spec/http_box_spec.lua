@@ -48,6 +48,7 @@ describe("middleware in the box:", function()
       app:get("/", hello)
       app:get("/own", function(_, res) res.headers["referrer-policy"] = "no-referrer" return "x" end)
       app:get("/error", function() error "x" end)
+      client = testing.serve(app, { tls = false })
       local h = get("/").headers
       assert.same({ "nosniff", "DENY", "default-src 'self'", "strict-origin-when-cross-origin" },
         { h["x-content-type-options"], h["x-frame-options"], h["content-security-policy"], h["referrer-policy"] })
@@ -296,7 +297,7 @@ describe("middleware in the box:", function()
         end)
         app:get("/bad", function(req) req.session.fn = print return "x" end)
         app:get("/none", hello)
-        client = testing.serve(app, { cookies = false })
+        client = testing.serve(app, { cookies = false, tls = false }) -- TLS makes them Secure
       end)
 
       -- The Cookie field of what an answer has set, and the line.

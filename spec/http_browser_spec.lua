@@ -123,4 +123,29 @@ describe("a browser", function()
     page:sees "größer: ☃ & <b>.txt of 300000 bytes"
     page:screenshot "upload"
   end)
+
+  it("shows a page over TLS, keeps connections, and sends Secure cookies back", function()
+    local app, conns = http.app(), {}
+    app:use(http.secure_headers {})
+    app:get("/", function(req, res)
+      conns[req.remote_addr] = true
+      res:cookie("seen", "yes", { secure = true })
+      return http.html('<!doctype html><title>tls</title><p>' .. req.tls.version .. " " .. req.scheme .. "</p>")
+    end)
+    app:get("/again", function(req)
+      conns[req.remote_addr] = true
+      return tostring(req:cookie "seen")
+    end)
+    client = testing.serve(app, { tls = true })
+    local page = browser.open "about:blank"
+    page:call("Security.setIgnoreCertificateErrors", { ignore = true }) -- nobody has signed it
+    page:go("https://" .. client.addr .. "/")
+    page:sees "TLSv1.3 https"
+    for _ = 1, 10 do assert.equal("yes", page:eval "fetch('/again').then(r => r.text())") end
+    assert.is_true(page:eval "isSecureContext")
+    local n = 0
+    for _ in pairs(conns) do n = n + 1 end
+    assert.is_true(n <= 2, n)
+    page:screenshot "tls"
+  end)
 end)

@@ -479,7 +479,7 @@ describe("req:multipart", function()
       local form, files = req:form()
       return form["größe"] .. "|" .. files.f.filename .. "|" .. files.f.size
     end)
-    client = testing.serve(app)
+    client = testing.serve(app, { tls = false })
     assert(fs.write(dir .. '/a "quoted" ☃.txt', ("x"):rep(5000)))
     local function curl(target, ...)
       local r = assert(exec.run { "curl", "-sS", "-F", "größe=1", "-F", 'f=@"' .. dir .. '/a \\"quoted\\" ☃.txt"',

@@ -1,28 +1,15 @@
 --- Clients that others have written: curl, ab, siege, and the four attacks of slowhttptest.
 
 local lp = require "lunapark"
-local exec = require "lunapark.exec"
 local fs = require "lunapark.fs"
 local http = require "lunapark.http"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
+local programs = require "spec.support.programs"
 
 testing.block_timeout(120)
 
---- The output of a program of others; nil: it is not installed.
-local function program(...)
-  local r, err = exec.run({ ... }, { timeout = 100 })
-  if not r then
-    if err:find("no such file", 1, true) then return nil end
-    error(err)
-  end
-  return r.stdout .. r.stderr, r.code
-end
-
-local function installed(name)
-  local r = exec.run { "sh", "-c", "command -v " .. name }
-  return r ~= nil and r.code == 0
-end
+local program, installed = programs.run, programs.installed
 
 describe("curl", function()
   local client, dir

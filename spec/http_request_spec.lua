@@ -17,7 +17,7 @@ describe("http request", function()
 
   it("has the parts of its head", function()
     local seen
-    local r = ask(function(req)
+    client = testing.serve(function(req)
       seen = {
         method = req.method, path = req.path, target = req.target, query = req.query, params = req.params,
         version = req.version, host = req.host, scheme = req.scheme, agent = req.headers["user-agent"],
@@ -26,7 +26,8 @@ describe("http request", function()
       assert(type(req.id) == "number")
       assert(req.ctx == req.ctx and req.headers == req.headers)
       return 204
-    end, "PATCH", "/a%20b/./c?x=1&y=a+b", { headers = { ["User-Agent"] = "spec" } })
+    end, { tls = false })
+    local r = client:request("PATCH", "/a%20b/./c?x=1&y=a+b", { headers = { ["User-Agent"] = "spec" } })
     assert.equal(204, r.status)
     assert.same({
       method = "PATCH", path = "/a b/c", target = "/a%20b/./c?x=1&y=a+b", query = { x = "1", y = "a b" }, params = {},

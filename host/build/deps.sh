@@ -23,6 +23,7 @@ present() {
     lua-check) command -v luacheck ;;
     libcmocka-dev) [ -e /usr/include/cmocka.h ] ;;
     apache2-utils) command -v ab ;;
+    testssl.sh) command -v testssl ;;
     netcat-openbsd) command -v nc ;;
     gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc ;;
     libc6-dev-arm64-cross) [ -e /usr/aarch64-linux-gnu/include/stdio.h ] ;;

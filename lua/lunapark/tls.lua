@@ -108,6 +108,20 @@ function tls.config(opts)
   return make(opts, "tls.config", 3)
 end
 
+local own
+
+--- A server's config with a certificate for localhost that the process has made itself, for specs.
+---@return lunapark.TlsConfig
+function tls.self_signed()
+  if not own then
+    local settings = ffi.new("host_tls_settings", { server = true, self_signed = true, alpn = "http/1.1" })
+    local handle = C.host_tls_new(settings, why)
+    if handle == nil then error("tls: " .. ffi.string(why), 2) end
+    own = setmetatable({ handle = ffi.gc(handle, C.host_tls_free), server = true, insecure = false }, config_mt)
+  end
+  return own
+end
+
 local default
 
 --- The config that `tls = v` means. For modules that take one; `what`: the name of their function.

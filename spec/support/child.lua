@@ -12,6 +12,7 @@
 local ffi = require "ffi"
 local net = require "lunapark.net"
 local testing = require "lunapark.testing"
+local tls = require "lunapark.tls"
 local new_client = require "lunapark.testing.client"
 local helper = require "spec.helper"
 
@@ -59,6 +60,27 @@ ffi.cdef "void __asan_init(void);"
 child.has_asan = pcall(function() return C.__asan_init end)
 
 local children, files, clients = {}, {}, {}
+
+-- `make test-tls`: servers speak HTTPS, and `dial`, `send` and `client` speak it with them. `plain = true` among the
+-- arguments of a server: this one does not.
+local ALWAYS_TLS = (os.getenv "LUNAPARK_TEST_TLS" or "0") ~= "0"
+local speak_tls, tls_config = {}, nil -- by address
+
+-- What net.dial wants for an address.
+local function tls_of(addr)
+  if not speak_tls[addr] then return nil end
+  tls_config = tls_config or tls.config { insecure = true, alpn = { "http/1.1" } } -- nobody has signed it
+  return tls_config
+end
+
+local function with_tls(args)
+  if not ALWAYS_TLS or args.plain then return end
+  for _, arg in ipairs(args) do
+    if arg:find "^%-%-tls%-" then return end
+  end
+  args[#args + 1] = "--tls-self-signed"
+  return true
+end
 
 local function read_file(path)
   local f = io.open(path)
@@ -269,11 +291,14 @@ function child.serve(args)
     args[#args + 1] = "--listen"
     args[#args + 1] = "127.0.0.1:0"
   end
+  local over_tls = with_tls(args)
   local c = child.start(args)
   child.eventually(function()
     c.addrs = {}
-    for addr in c:stderr():gmatch "lunapark: listening on ([^\n]+)\n" do
-      c.addrs[#c.addrs + 1] = addr:gsub("^https?://", "")
+    for url in c:stderr():gmatch "lunapark: listening on ([^\n]+)\n" do
+      local addr = url:gsub("^https?://", "")
+      c.addrs[#c.addrs + 1] = addr
+      speak_tls[addr] = over_tls and url:find "^https:" and true or nil
     end
     if c:poll() then error("serve ended with " .. c.code .. ": " .. c:stderr(), 0) end
     return #c.addrs >= listeners
@@ -284,7 +309,7 @@ end
 
 --- A connection that can't hang the spec.
 function child.dial(addr)
-  local conn = assert(net.dial(addr, { timeout = PATIENCE }))
+  local conn = assert(net.dial(addr, { timeout = PATIENCE, tls = tls_of(addr) }))
   conn:set_deadline(3 * PATIENCE)
   return conn
 end
@@ -309,6 +334,12 @@ end
 ---@param addr string
 ---@param opts? lunapark.testing.ClientOptions
 function child.client(addr, opts)
+  local config = not (opts and opts.tls) and tls_of(addr)
+  if config then
+    local own = { tls = config }
+    for name, value in pairs(opts or {}) do own[name] = value end
+    opts = own
+  end
   local client = new_client.new(addr, nil, opts)
   client.timeout = PATIENCE
   clients[#clients + 1] = client

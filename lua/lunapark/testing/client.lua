@@ -51,7 +51,7 @@ local client_mt = { __name = "lunapark.testing.Client", __index = Client }
 local client = {}
 
 local client_options = {
-  timeout = "number", redirects = "number", cookies = "boolean", headers = "table", tls = "table",
+  timeout = "number", redirects = "number", cookies = "boolean", headers = "table", tls = "table or boolean",
 }
 local request_options = {
   headers = "table", query = "table", form = "table", stream = "boolean", redirects = "number", timeout = "number",
@@ -61,7 +61,7 @@ local function check(opts, kinds, what, level)
   if type(opts) ~= "table" then error(("%s: opts must be a table, got %s"):format(what, type(opts)), level + 1) end
   for name, value in next, opts do
     local kind = kinds[name]
-    if kind and type(value) ~= kind then
+    if kind and not (" " .. kind .. " "):find(" " .. type(value) .. " ", 1, true) then
       error(("%s: opts.%s must be a %s, got %s"):format(what, name, kind, type(value)), level + 1)
     end
     if not kind and name ~= "body" and name ~= "json" or kinds == client_options and not kind then
@@ -99,7 +99,7 @@ function client.new(addr, server, opts)
     addr = addr, host = addr:find "^unix:" and "localhost" or addr, timeout = opts.timeout or 10,
     redirects = opts.redirects or 0, headers = opts.headers or {},
     cookies = opts.cookies ~= false and cookies.new() or nil, streams = {}, server = server,
-    tls = opts.tls,
+    tls = opts.tls or nil,
   }, client_mt)
   self.idle = pool.new(function() return dial(self) end)
   return self

@@ -87,17 +87,29 @@ local function set_limits(number, app)
   if wrong then error("serve: the app's options: " .. wrong, 5) end
 end
 
--- The client of a server with certificates of specs, which nobody has signed.
-local function with_tls(opts)
+-- `make test-tls`: servers of specs speak TLS, unless a spec says otherwise.
+local ALWAYS = (os.getenv "LUNAPARK_TEST_TLS" or "0") ~= "0"
+
+-- The config of a server for these options; nil: without TLS.
+local function tls_of(opts)
+  local v = opts and opts.tls
+  if v == nil then v = ALWAYS end
+  if not v then return nil end
+  local config = v == true and tls.self_signed() or tls.of(v, "serve")
+  if not config.server then error("serve: tls: a server needs cert and key", 4) end
+  return config
+end
+
+-- The options of the client of such a server. Nobody has signed the certificates of specs.
+local function client_options(opts, config)
   local own = {}
-  for name, value in pairs(opts) do own[name] = value end
-  own.tls = tls.config { insecure = true, alpn = { "http/1.1" } }
+  for name, value in pairs(opts or {}) do own[name] = value end
+  own.tls = config and tls.config { insecure = true, alpn = { "http/1.1" } }
   return own
 end
 
 local function serve(opts, app, gs)
-  local config = opts and opts.tls and tls.of(opts.tls, "serve")
-  if config and not config.server then error("serve: tls: a server needs cert and key", 3) end
+  local config = tls_of(opts)
   local bound, err = ffi.new("char[?]", 128), ffi.new("int[1]")
   local handler = core.new_handler(http.handler(app))
   local files = type(app) == "table" and site.describe(app) or ""
@@ -110,7 +122,7 @@ local function serve(opts, app, gs)
   refusal.give(app, handler)
   local server = setmetatable({ number = ffi.gc(ffi.new("int[1]", number), stop_number), gs = gs }, server_mt)
   set_limits(number, app)
-  local client = new_client.new(ffi.string(bound), server, config and with_tls(opts) or opts)
+  local client = new_client.new(ffi.string(bound), server, client_options(opts, config))
   if run then
     run.close_later(server)
     run.close_later(client)
@@ -120,8 +132,9 @@ end
 
 --- Serves an app on a free port. Raises when the app cannot be loaded or started.
 ---@param app lunapark.App|function|string
----@param opts? lunapark.testing.ClientOptions  timeout, redirects, cookies, headers of the client; tls: the server's
----certificate, `{ cert = FILE, key = FILE }`: client and server speak HTTPS, and the client takes any certificate
+---@param opts? lunapark.testing.ClientOptions  timeout, redirects, cookies, headers of the client; tls: true, or the
+---server's certificate, `{ cert = FILE, key = FILE }`: client and server speak HTTPS, and the client takes any
+---certificate; false: never, also where LUNAPARK_TEST_TLS=1 makes HTTPS the rule
 ---@return lunapark.testing.Client
 function testing.serve(app, opts)
   new_client.check_options(opts, "serve", 2)
