@@ -69,6 +69,12 @@ int host_ip_text(const char *bytes, size_t len, char *buf, size_t cap);
 /* Reads an IP address: the number of its bytes; 0: text is none. */
 int host_ip_bytes(const char *text, uint8_t *bytes);
 
+/* ---- folders (folder.c) ---- */
+
+/* Writes the path of the process's folder, NUL-terminated: its length. -errno: there is none by which this user may go
+ * there, or it is longer than size. */
+int host_cwd(char *path, size_t size);
+
 /* ---- options (options.c) ---- */
 
 /* --rounds; 1 without the option. */

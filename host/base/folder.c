@@ -2,6 +2,8 @@
  * by itself. */
 #include "folder.h"
 
+#include "base_ffi.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -20,4 +22,9 @@ int folder_sync(const char *path) {
     int err = fsync(fd) < 0 && errno != EINVAL ? -errno : 0;
     close(fd);
     return err;
+}
+
+int host_cwd(char *path, size_t size) {
+    if (!getcwd(path, size) || access(path, X_OK) < 0) return -errno;
+    return (int)strlen(path);
 }

@@ -10,6 +10,7 @@
 -- outside to the inside: by name if it is in the box, else by file and line. Left out is what follows from the rows:
 -- HEAD where there is GET, OPTIONS, and the other spelling of a slash at the end.
 
+local base = require "lunapark.core.base"
 local json = require "lunapark.json"
 local router = require "lunapark.http.router"
 
@@ -30,6 +31,13 @@ local function name_of(fn)
   local file, line = place_of(fn)
   if not file then return "a C function" end
   return match("/" .. file, "/lunapark/http/([%w_]+)%.lua$") or format("%s:%d", file, line)
+end
+
+-- The path of a folder from where the command was started.
+local function shown(folder)
+  local cwd = base.cwd()
+  if not cwd or folder:sub(1, #cwd + 1) ~= cwd .. "/" then return folder end
+  return folder:sub(#cwd + 2)
 end
 
 local function joined(a, b)
@@ -53,7 +61,7 @@ local function add_app(rows, app, host, prefix, outer)
   local middleware = joined(outer, app.middleware)
   local folders = {} -- by function: `static` defines two routes
   for _, route in ipairs(app.routes) do
-    if route.files then folders[route.fn] = route.files.dir end
+    if route.files then folders[route.fn] = shown(route.files.dir) end
   end
   for _, route in ipairs(app.routes) do
     local path = router.show(joined(prefix, route.pieces))
@@ -91,7 +99,7 @@ function routes.list(app)
 end
 
 local function handler_of(row)
-  if row.folder then return "files of " .. gsub(row.folder, "^%./", "") end
+  if row.folder then return "files of " .. row.folder end
   return row.file and format("%s:%d", row.file, row.line) or "a C function"
 end
 

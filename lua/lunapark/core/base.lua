@@ -46,6 +46,14 @@ function base.check_real(what)
   if view.virtual_ns ~= 0 then core.real(what) end
 end
 
+--- The process's folder as an absolute path; nil: it has none that this user may use.
+---@return string|nil
+function base.cwd()
+  local path = ffi.new "char[4096]"
+  local n = C.host_cwd(path, 4096)
+  return n > 0 and ffi.string(path, n) or nil
+end
+
 --- A timeout in seconds as a moment; 0 means no deadline to core.wait.
 ---@param s number|nil
 ---@return number

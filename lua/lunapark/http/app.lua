@@ -25,7 +25,7 @@ local C = ffi.C
 local MANY = 32
 
 ---@class lunapark.App
----@field dir string  the app's folder: relative paths of `static` and `res:send_file` start there
+---@field dir string  the app's folder, an absolute path: relative paths of `static` and `res:send_file` start there
 ---@field package plan table|nil       compiled definitions; nil after a change
 ---@field package routes table[]
 ---@field package shapes table<string, table<string, string>>  method -> shape of a route -> its pattern

@@ -6,17 +6,24 @@
 
 local answer = require "lunapark.http.answer"
 local app = require "lunapark.http.app"
+local base = require "lunapark.core.base"
 local dispatch = require "lunapark.http.dispatch"
 local html = require "lunapark.http.html"
 local router = require "lunapark.http.router"
 
+local SLASH = ("/"):byte()
+
 ---@class lunapark.http
 local http = {}
 
--- The folder of the file whose function runs at this level, as seen from the caller, or is given.
+-- The folder of the file whose function runs at this level, as seen from the caller, or is given. It is absolute: so
+-- app.dir .. "/x" names one file for `static`, which counts from app.dir, and for `fs`.
 local function folder_of(what)
   local info = debug.getinfo(type(what) == "number" and what + 1 or what, "S")
-  return info and info.source:match "^@(.*)/[^/]*$" or "."
+  local dir = info and info.source:match "^@(.*)/[^/]*$" or "."
+  local cwd = dir:byte() ~= SLASH and base.cwd()
+  if not cwd then return dir end
+  return dir == "." and cwd or (cwd == "/" and "" or cwd) .. "/" .. dir:gsub("^%./", "")
 end
 
 --- A new app. Its `dir` is the folder of the file that calls this.
