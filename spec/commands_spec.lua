@@ -537,6 +537,16 @@ describe("lunapark", function()
       assert.equal(7, (run { "test", script "it('ends', function() os.exit(7) end)" }))
     end)
 
+    it("fails when os.exit leaves tests undone, with --jobs or without", function()
+      for _, call in ipairs { "os.exit(0)", "os.exit()", "os.exit(true)" } do
+        local path = script("it('ends', function() " .. call .. " end) it('is left', function() error 'x' end)")
+        for _, jobs in ipairs { "1", "2" } do assert.equal(1, (run { "test", "--jobs", jobs, path })) end
+      end
+      local _, _, err = run { "test", script "it('ends', function() os.exit(0) end)" }
+      assert.matches('lunapark test: it "ends" %(%S+:1%) calls os.exit: the tests behind it did not run\n', err)
+      assert.equal(1, (run { "test", script "os.exit(0)" }))
+    end)
+
     it("says that every G of a spec waits for ever, and runs the others", function()
       local text = "it('hangs', function() require('lunapark').park() end) it('passes', function() end)"
       local code, out = run { "test", script(text) }

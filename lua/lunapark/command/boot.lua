@@ -244,9 +244,11 @@ function boot.test(...)
   local rounds = require "lunapark.testing.rounds"
   if rounds.count() then boot.exit(rounds.run(rounds.count())) end
   hint = rounds.begin(arg)
-  local code = require("lunapark.testing.part").enter(arg)
+  local code, whole = require("lunapark.testing.part").enter(arg)
   if code then boot.exit(code) end
-  require("lunapark.testing.runner").install()
+  local judge = require "lunapark.testing.runner"
+  judge.install()
+  if whole then os.exit = function(given) boot.exit(judge.exit_code(given)) end end -- luacheck: globals os.exit
   for name in pairs(package.loaded) do
     if name:find "^lunapark" then package.loaded[name] = loaded[name] end
   end

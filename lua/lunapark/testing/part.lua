@@ -116,6 +116,7 @@ end
 --- Handles our own options, before busted's runner.
 ---@param words string[]  the command line as options.c has left it; changed
 ---@return integer|nil code  the run is over; nil: busted's runner is to run here
+---@return boolean? whole    it is to run all tests that were asked for, and not a part for another process
 function part.enter(words)
   package.preload["luacov.runner"] = function() return coverage.runner end
   local path = words[1] and words[1]:match "^%-%-part=(.*)"
@@ -132,6 +133,7 @@ function part.enter(words)
   if core.option_value "watch" == 1 then return require("lunapark.testing.watch").run(words) end
   local n = core.option_value "jobs"
   if n > 1 then return run_jobs(words, { jobs = n }) end
+  return nil, true
 end
 
 return part

@@ -16,6 +16,9 @@
 --
 -- A leak, a deadlock and a block that takes too long are failures of an `it`, and errors elsewhere, as busted counts
 -- what assert raises.
+--
+-- A run that a block ends by os.exit(0) fails, as it does with --jobs: the tests behind it did not run, and the code
+-- would say that they passed.
 
 local ffi = require "ffi"
 require "lunapark.cdef"
@@ -318,6 +321,15 @@ end
 function testing.block_timeout(s)
   if frames[1] then frames[#frames].limit = s end
   if running then set_limit(running, s) end
+end
+
+--- The code of an os.exit: of one that leaves tests undone it is not 0.
+---@param code? integer|boolean
+---@return integer|boolean|nil
+function runner.exit_code(code)
+  if not running or code and code ~= true and code ~= 0 then return code end
+  io.stderr:write(("lunapark test: %s calls os.exit: the tests behind it did not run\n"):format(running.name))
+  return 1
 end
 
 --- Prepares the run: before busted and any spec are loaded. Once per VM.
