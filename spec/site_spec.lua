@@ -229,11 +229,14 @@ describe("static, by C,", function()
       app:post("/s/image.png", function() return "posted" end)
       app:head("/s/large.js", function(_, res) res.headers["X-Head"] = "1" end)
       app:get("/:any/image.png", function() return "never" end)
+      app:get("/s/noend/", function() return "with a slash" end) -- and without, as /s/sub/:name has one
       app:any("/s/*all", function() return "never" end)
       app:static("/s/deep", dir .. "/sub")
     end
+    put("sub/deep/index.html", "deep")
     local c, lua = both(nil, more)
     for path, by in pairs {
+      ["/s/noend"] = false, ["/s/sub/deep/"] = false,
       ["/s/a.js"] = false, ["/s/%61.js"] = false, ["/s/sub/index.html"] = false, ["/s/sub/"] = true, ["/s/x/"] = false,
       ["/s/x/a.js"] = false, ["/s/image.png"] = true, ["/s/large.js"] = false, ["/s/deep/index.html"] = true,
       ["/s/deep/"] = true, ["/s/index.html"] = true,

@@ -97,20 +97,18 @@ local function joined(a, b)
   return list
 end
 
--- Adds a route, answered by `entry`; without one it gets an entry of its own. The entry; nil: there was a route for
--- these paths.
-local function add_route(plan, route, scope, entry)
+-- Adds a route. Its entry; nil: there was a route for these paths.
+local function add_route(plan, route, scope)
   -- Of files that the host answers for by itself, neither middleware nor on_done would hear.
   local files = #scope.middleware == 0 and not scope.on_done and route.files or nil
+  plan.has_files = plan.has_files or files ~= nil
   plan.routes[#plan.routes + 1] = files == route.files and route
     or { method = route.method, pieces = route.pieces, fn = route.fn }
-  if not entry then
-    local run, fn = chain.compose(scope.middleware, route.fn)
-    entry = {
-      run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
-      host = plan.host,
-    }
-  end
+  local run, fn = chain.compose(scope.middleware, route.fn)
+  local entry = {
+    run = run, fn = fn, on_error = scope.on_error, on_done = scope.on_done, route = route, dir = scope.dir,
+    host = plan.host,
+  }
   return plan.own:add(route.method, route.pieces, entry) and entry or nil
 end
 
@@ -154,6 +152,7 @@ local function compile(app, outer, host)
   local own = router.new()
   local plan = setmetatable({
     router = own, own = own, prefixes = router.new(), scopes = {}, routes = {}, host = host, hosts = false,
+    has_files = false,
   }, plan_mt)
   local scope = add_app(plan, app, {}, outer)
   slash.add(plan, add_route)

@@ -154,10 +154,13 @@ function router.parse(pattern, what, level)
   level = level + 1
   if type(pattern) ~= "string" then fail(pattern, what, level, "must be a string") end
   if byte(pattern) ~= 47 then fail(pattern, what, level, "must begin with /") end
-  if find(pattern, "[?#%z]") then fail(pattern, what, level, "must not contain ?, # or NUL") end
+  if find(pattern, "?", 1, true) or find(pattern, "#", 1, true) or find(pattern, "\0", 1, true) then
+    fail(pattern, what, level, "must not contain ?, # or NUL")
+  end
   local pieces, n = split(pattern)
-  -- Most patterns are of pieces with nothing to check.
-  if not find(pattern, "[:*.{<]") and not find(pattern, "//", 1, true) then
+  -- Most patterns are of pieces with nothing to check, or begin with such.
+  local first, at = find(pattern, "[:*.{<]") or #pattern + 1, 2
+  if first > #pattern and not find(pattern, "//", 1, true) then
     pieces.shape, pieces.names = pattern, false
     return pieces
   end
@@ -165,7 +168,8 @@ function router.parse(pattern, what, level)
   for i = 1, n do
     local piece = pieces[i]
     list[i] = piece
-    if piece == "" or find(piece, "[:*.{<]") then
+    at = at + #piece + 1
+    if piece == "" or at > first and find(piece, "[:*.{<]") then
       local wrong = mistake_in(piece, i, n, names)
       if wrong then fail(pattern, what, level, wrong) end
       list[i] = (encode(piece))
@@ -199,31 +203,20 @@ function router.prefix(pieces)
   return list
 end
 
---- The pieces with a slash at the end, which they do not have, or without the one that they have; nil: there is no
---- other spelling.
----@param pieces lunapark.Pieces
----@return lunapark.Pieces|nil
-function router.other_spelling(pieces)
-  local n, shape = #pieces, router.shape(pieces)
-  local last = pieces[n]
-  if byte(last) == REST or n == 1 and last == "" then return nil end
-  local other = {}
-  for i = 1, n do other[i] = pieces[i] end
-  if last == "" then
-    other[n], other.shape = nil, sub(shape, 1, -2)
-  else
-    other[n + 1], other.shape = "", shape .. "/"
-  end
-  other.names = pieces.names
-  return other
-end
-
 --- Whether a piece is literal.
 ---@param piece string
 ---@return string|nil text  what it stands for; nil: it has a name
 function router.literal(piece)
   local text, name = encode(piece)
   return not name and text or nil
+end
+
+--- Whether a pattern has another spelling, with or without a slash at its end.
+---@param pieces lunapark.Pieces
+---@return boolean
+function router.has_other(pieces)
+  local last = pieces[#pieces]
+  return byte(last) ~= REST and (last ~= "" or #pieces > 1)
 end
 
 --- Pieces as a pattern again.
@@ -249,13 +242,7 @@ local function number_of(method)
   return number
 end
 
---- Adds a route.
----@param method string      "GET" ..., or "ANY"
----@param pieces lunapark.Pieces
----@param route table        gets the fields of lunapark.Route; `match` answers it
----@return boolean ok        false: there is a route for the same method and paths
-function methods:add(method, pieces, route)
-  local shape = router.shape(pieces)
+local function add(self, method, shape, pieces, route)
   local number = C.host_route_add(self.tree, number_of(method), shape, #shape)
   if number < 0 then error("not enough memory", 0) end
   if number == 0 then return false end
@@ -265,6 +252,27 @@ function methods:add(method, pieces, route)
     error(("%s has more than %d names"):format(router.show(pieces), NAMES_MAX), 0)
   end
   return true
+end
+
+--- Adds a route.
+---@param method string      "GET" ..., or "ANY"
+---@param pieces lunapark.Pieces
+---@param route table        gets the fields of lunapark.Route; `match` answers it
+---@return boolean ok        false: there is a route for the same method and paths
+function methods:add(method, pieces, route)
+  return (add(self, method, router.shape(pieces), pieces, route))
+end
+
+--- Adds a route for the other spelling of a pattern: with a slash at the end, which it does not have, or without the
+--- one that it has.
+---@param method string
+---@param pieces lunapark.Pieces  with another spelling: `has_other`
+---@param route table
+---@return boolean ok
+function methods:add_other(method, pieces, route)
+  local shape = router.shape(pieces)
+  shape = pieces[#pieces] == "" and sub(shape, 1, -2) or shape .. "/"
+  return (add(self, method, shape, pieces, route))
 end
 
 --- Adds a prefix, whatever the method: it fits its own path and all paths below.
@@ -284,7 +292,8 @@ end
 -- changes the protection of memory, and all threads of the process stop for that.
 for _, fn in ipairs {
   take_apart, encode, mistake_in_text, mistake_in_name, add_name, mistake_in, split, router.parse, router.shape,
-  router.prefix, router.other_spelling, router.literal, router.show, number_of, methods.add, methods.add_prefix,
+  router.prefix, router.literal, router.has_other, router.show, number_of, add, methods.add,
+  methods.add_other, methods.add_prefix,
 } do
   jit.off(fn)
 end

@@ -38,8 +38,15 @@ local function simple(pieces)
   return "/" .. table.concat(list, "/")
 end
 
+-- The patterns of a route, one for each spelling.
+local function spellings(plan, pieces)
+  local pattern = simple(pieces)
+  if not plan.spelled or not plan.spelled[pieces] then return { pattern } end
+  return { pattern, pattern:sub(-1) == "/" and pattern:sub(1, -2) or pattern .. "/" }
+end
+
 -- Adds the mount whose folder's paths are those of `route`.
-local function add(list, route, routes)
+local function add(list, route, plan)
   local own = route.files
   local prefix = simple(route.pieces):sub(1, -3)
   for _, field in ipairs {
@@ -48,11 +55,13 @@ local function add(list, route, routes)
   } do
     list[#list + 1] = field
   end
-  for _, other in ipairs(routes) do
-    local pattern = simple(other.pieces)
+  for _, other in ipairs(plan.routes) do
     local is_under = other.method == "ANY" and router.shape(other.pieces) == router.shape(route.pieces)
-    if other ~= route and answering[other.method] and not is_under and pattern:sub(1, #prefix + 1) == prefix .. "/" then
-      list[#list + 1], list[#list + 2] = "O", pattern:sub(#prefix + 1)
+    for _, pattern in ipairs(spellings(plan, other.pieces)) do
+      if other ~= route and answering[other.method] and not is_under
+        and pattern:sub(1, #prefix + 1) == prefix .. "/" then
+        list[#list + 1], list[#list + 2] = "O", pattern:sub(#prefix + 1)
+      end
     end
   end
 end
@@ -73,7 +82,7 @@ function site.describe(app)
     for _, field in ipairs { "T", ending, ctype, compresses and "1" or "0" } do list[#list + 1] = field end
   end)
   for _, route in ipairs(mounts) do
-    add(list, route, plan.routes)
+    add(list, route, plan)
   end
   return table.concat(list, "\0") .. "\0"
 end

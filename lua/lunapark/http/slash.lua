@@ -60,22 +60,43 @@ end
 jit.off(slash.note) -- as in router.lua
 jit.off(has_tail)
 
---- Adds the other spellings of the routes that were noted.
+-- The pieces of the other spelling.
+local function spelled_otherwise(pieces)
+  local n, other = #pieces, {}
+  for i = 1, n do other[i] = pieces[i] end
+  other[pieces[n] == "" and n or n + 1] = pieces[n] ~= "" and "" or nil
+  return other
+end
+
+-- Does this route get its other spelling?
+local function gets_other(noted, route, kind)
+  local pieces = route.pieces
+  if kind == "strict" or not router.has_other(pieces) then return false end
+  return pieces[#pieces] == "" or not has_tail(noted.tails, route)
+end
+
+--- Adds the other spellings of the routes that were noted. plan.spelled: the pieces of routes that have two, if the
+--- plan has files (site.lua).
 ---@param plan table
----@param add_route fun(plan: table, route: table, scope: table, entry: table?)
+---@param add_route fun(plan: table, route: table, scope: table): table?
 function slash.add(plan, add_route)
-  local noted = plan.noted or {}
-  for i, added in ipairs(noted) do
+  local own, spelled = plan.own, plan.has_files and {} or nil
+  for i, added in ipairs(plan.noted or {}) do
     local route, kind = added.route, added.scope.slash
-    local pieces = kind ~= "strict" and router.other_spelling(route.pieces)
-    if pieces and not (pieces[#pieces] == "" and has_tail(noted.tails, route)) then
-      local ignored = kind ~= "redirect" and added.entry or nil
-      add_route(plan, { method = route.method, pieces = pieces, fn = redirect }, added.scope, ignored)
+    local wanted = gets_other(plan.noted, route, kind)
+    if wanted and kind == "redirect" then
+      local pieces = spelled_otherwise(route.pieces)
+      add_route(plan, { method = route.method, pieces = pieces, fn = redirect }, added.scope)
+    elseif wanted then
+      own:add_other(route.method, route.pieces, added.entry)
+      if spelled then spelled[route.pieces] = true end
     end
     if i % 32 == 0 then core.share() end
   end
-  plan.noted = nil
+  plan.noted, plan.spelled = nil, spelled
 end
+jit.off(spelled_otherwise)
+jit.off(gets_other)
 jit.off(slash.add)
 
 return slash
