@@ -1,3 +1,4 @@
+local ffi = require "ffi"
 local headers = require "lunapark.http.headers"
 local helper = require "spec.helper"
 
@@ -90,6 +91,93 @@ describe("http headers", function()
     h["Set-Cookie"] = "old=0"
     headers.merge(h, other)
     assert.equal("X-A=1 Set-Cookie=a=1 Set-Cookie=b=2", list(h))
+  end)
+
+  describe("that are fixed", function()
+    local fixed, other
+
+    before_each(function()
+      fixed = headers.fixed { "X-One", "1", "X-Content-Type-Options", "nosniff", "X-Two", "2" }
+      other = headers.fixed { "X-Two", "other", "X-Three", "3" }
+    end)
+
+    local ALL = "X-One=1 X-Content-Type-Options=nosniff X-Two=2"
+
+    it("stand where they were put, and are read as all others", function()
+      h.A = "a"
+      headers.put_fixed(h, fixed)
+      h.B = "b"
+      assert.same({ "1", "2", "nosniff" }, { h["x-one"], h:get "X-TWO", h:get_all("x-content-type-options")[1] })
+      assert.is_nil(h["x-three"])
+      assert.equal("A=a " .. ALL .. " B=b", list(h))
+    end)
+
+    it("are changed and removed as all others", function()
+      headers.put_fixed(h, fixed)
+      h["x-one"] = "mine"
+      h:add("X-Two", "more")
+      h["X-Content-Type-Options"] = nil
+      assert.equal("x-one=mine X-Two=2 X-Two=more", list(h))
+      headers.put_fixed(h, fixed)
+      assert.equal("x-one=mine X-Two=2 X-Two=more X-Content-Type-Options=nosniff", list(h))
+      local again = headers.new()
+      headers.put_fixed(again, fixed)
+      assert.equal(ALL, list(again))
+      again["X-Two"] = { "a", "b" }
+      assert.same({ "a", "b" }, again:get_all "x-two")
+    end)
+
+    it("are not put where such a field is", function()
+      headers.put_fixed(h, fixed)
+      headers.put_fixed(h, other)
+      headers.put_fixed(h, other)
+      headers.put_fixed(h, fixed)
+      assert.equal(ALL .. " X-Three=3", list(h))
+      local own = headers.new()
+      own["x-TWO"] = "own"
+      headers.put_fixed(own, other)
+      assert.equal("x-TWO=own X-Three=3", list(own))
+    end)
+
+    it("may stand beside many, and be several", function()
+      local expected = {}
+      for i = 1, 9 do
+        h["A" .. i] = i
+        expected[i] = ("A%d=%d"):format(i, i)
+        if i == 3 then
+          headers.put_fixed(h, fixed)
+          headers.put_fixed(h, headers.fixed { "X-Four", "4" })
+          expected[i] = expected[i] .. " " .. ALL .. " X-Four=4"
+        end
+      end
+      assert.same({ "1", "4", "9" }, { h["X-One"], h["X-Four"], h.a9 })
+      headers.put_fixed(h, other)
+      assert.equal(table.concat(expected, " ") .. " X-Three=3", list(h))
+    end)
+
+    it("become lines with the others, unless the host has to know of one", function()
+      local function lines_of(of)
+        local n, guarded = headers.put_lines(of)
+        return n and ffi.string(headers.room, n), guarded
+      end
+      assert.same({ "", false }, { lines_of(h) })
+      h.A = "a"
+      assert.same({ "A: a\r\n", false }, { lines_of(h) })
+      headers.put_fixed(h, fixed)
+      h.B = "b"
+      local lines, guarded = lines_of(h)
+      assert.equal("A: a\r\nX-One: 1\r\nX-Content-Type-Options: nosniff\r\nX-Two: 2\r\nB: b\r\n", lines)
+      assert.is_true(guarded)
+      h.C = ("c"):rep(4096)
+      assert.is_nil((lines_of(h)))
+      for _, name in ipairs { "Content-Type", "Content-Length", "Connection", "Transfer-Encoding", "Date" } do
+        local own = headers.new()
+        headers.put_fixed(own, fixed)
+        own[name] = "1"
+        assert.is_nil((lines_of(own)))
+        assert.equal(ALL .. " " .. name .. "=1", list(own))
+      end
+    end)
   end)
 
   it("do not keep for ever which names clients have made up", function()

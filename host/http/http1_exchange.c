@@ -115,14 +115,24 @@ static char *put_status_line(char *at, int status) {
 /* Browsers shall use the named type and not guess another one from the bytes. */
 #define NOSNIFF "X-Content-Type-Options: nosniff\r\n"
 
+#define TEXT "Content-Type: text/plain; charset=utf-8\r\n"
+#define HTML "Content-Type: text/html; charset=utf-8\r\n"
+#define JSON "Content-Type: application/json\r\n"
+
 static char *put_ctype(char *at, int ctype) {
     switch (ctype) {
     case 1:
-        return PUT(at, "Content-Type: text/plain; charset=utf-8\r\n" NOSNIFF);
+        return PUT(at, TEXT NOSNIFF);
     case 2:
-        return PUT(at, "Content-Type: text/html; charset=utf-8\r\n" NOSNIFF);
+        return PUT(at, HTML NOSNIFF);
     case 3:
-        return PUT(at, "Content-Type: application/json\r\n" NOSNIFF);
+        return PUT(at, JSON NOSNIFF);
+    case HOST_TYPE_ALONE + 1:
+        return PUT(at, TEXT);
+    case HOST_TYPE_ALONE + 2:
+        return PUT(at, HTML);
+    case HOST_TYPE_ALONE + 3:
+        return PUT(at, JSON);
     default:
         return at;
     }

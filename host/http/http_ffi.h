@@ -109,11 +109,14 @@ int host_req_client(host_req *r, double id, int what, char *buf);
  * -EPIPE. */
 int host_req_tls(host_req *r, double id, char *buf, size_t cap);
 
+enum { HOST_TYPE_ALONE = 4 };
+
 /* The whole response in one call. ctype: 0 none, 1 text/plain; charset=utf-8, 2 text/html; charset=utf-8, 3
- * application/json, each with X-Content-Type-Options: nosniff. head: further header lines, each with its CRLF, or
- * empty. The host adds Content-Length, Date and Connection; a HEAD request, 204 and 304 get no body. 0; -EALREADY: a
- * response has begun before; -EPIPE: the client is gone. What the kernel does not take at once is copied if it is
- * short, else -EAGAIN: wait for writability and call host_respond_rest. -ETIMEDOUT: the client reads too slowly. */
+ * application/json, each with X-Content-Type-Options: nosniff; with HOST_TYPE_ALONE added, without: `head` has one of
+ * its own. head: further header lines, each with its CRLF, or empty; copied. The host adds Content-Length, Date and
+ * Connection; a HEAD request, 204 and 304 get no body. 0; -EALREADY: a response has begun before; -EPIPE: the client is
+ * gone. What the kernel does not take at once is copied if it is short, else -EAGAIN: wait for writability and call
+ * host_respond_rest. -ETIMEDOUT: the client reads too slowly. */
 int host_respond(host_req *r, double id, int status, int ctype, const char *head, size_t head_len,
                  const char *body, size_t body_len);
 

@@ -9,9 +9,16 @@
 -- lookup compares bytes in the connection's buffer. The first change or iteration copies all fields into a plain list.
 -- While lazy they end with the request: then reading raises "request is over", as with every other part of it.
 --
--- Fields live at integer keys (1: name, 2: name in lower case, 3: value, 4: next name ...; 0: how many fields; while
--- lazy 1 is the request), so every string key is free for names. Method names win over field names: a field called
--- "add" in lower case is read with `get("add")`.
+-- Fields live at integer keys (1: name, 2: name in lower case, 3: value, 4: next name ...; 0: how many entries; while
+-- lazy, with none, 1 is the request; -1: true if there are fixed fields), so every string key is free for names. Method
+-- names win over field names: a field called "add" in lower case is read with `get("add")`.
+--
+-- Fields that an app's middleware sets in each answer are *fixed*: made once, and one entry for all of them (1: the
+-- list of them, 2: their names in lower case as keys, 3: their lines). Fields are added behind such an entry, and lines
+-- are made of it. Whatever else is done with one of its fields lays all of them out, as entries of their own.
+--
+-- An answer has few entries. To set a field of a name that is not there, and to make lines of these, takes no loop, so
+-- that all of it can be compiled with what is around it (dispatch.lua).
 --
 -- Fields that a program sets are validated, because a line break in a value would let a client write headers of its
 -- own.
@@ -81,11 +88,11 @@ end
 
 -- A lazy object's request, as cdata. Raises when the request is over.
 local function request_of(h, level)
-  local x = rawget(h, 1)
-  return type(x) == "table" and live(x, level + 1)
+  local x = h[0] == 0 and rawget(h, 1)
+  return x and live(x, level + 1)
 end
 
--- Appends a field that was checked. New keys need rawset, as plain assignment is for names.
+-- Appends an entry that was checked. New keys need rawset, as plain assignment is for names.
 local function append(h, name, low, value)
   local n = h[0]
   rawset(h, 3 * n + 1, name)
@@ -93,7 +100,49 @@ local function append(h, name, low, value)
   rawset(h, 3 * n + 3, value)
   h[0] = n + 1
 end
-jit.off(append)
+
+-- ---- entries of a name --------------------------------------------------------------------------------------
+
+-- So many entries are looked at without a loop; there is room for them from the beginning.
+local FEW = 4
+
+-- Whether an entry, by the name it stands under, has a field called `low`.
+local function has(names, low)
+  return names == low or type(names) == "table" and names[low] == true
+end
+
+local function is_in_many(h, low)
+  for i = 0, h[0] - 1 do
+    if has(h[3 * i + 2], low) then return true end
+  end
+  return false
+end
+jit.off(is_in_many)
+
+-- Whether there is a field called `low`. Not for lazy headers.
+local function is_there(h, low)
+  local n = h[0]
+  if n > FEW then return (apart(is_in_many, h, low)) end
+  return n > 0 and has(h[2], low) or n > 1 and has(h[5], low) or n > 2 and has(h[8], low) or n > 3 and has(h[11], low)
+end
+
+-- Makes entries of their own of the fixed fields.
+local function lay_out(h)
+  local old = {}
+  for i = 1, 3 * h[0] do old[i] = h[i] end
+  h[0], h[-1] = 0, false
+  for i = 1, #old, 3 do
+    local fields = old[i]
+    if type(fields) == "table" then
+      for k = 1, #fields, 3 do append(h, fields[k], fields[k + 1], fields[k + 2]) end
+    else
+      append(h, fields, old[i + 1], old[i + 2])
+    end
+  end
+end
+jit.off(lay_out)
+
+-- ---- changes ------------------------------------------------------------------------------------------------
 
 local function copy_fields(h, r)
   local buf = r.buf
@@ -114,6 +163,7 @@ end
 
 -- Removes the fields called `low` from field number `from` on, counted from 0.
 local function remove(h, low, from)
+  if rawget(h, -1) then lay_out(h) end
   local n, kept = h[0], from
   for i = from, n - 1 do
     if h[3 * i + 2] ~= low then
@@ -147,30 +197,35 @@ local function texts_of(name, list, level)
 end
 jit.off(texts_of)
 
-local function set_one(h, name, low, value)
-  for i = 0, h[0] - 1 do
-    if h[3 * i + 2] == low then
-      h[3 * i + 1], h[3 * i + 3] = name, value
-      return remove(h, low, i + 1)
-    end
-  end
-  append(h, name, low, value)
+-- Sets a field that is there.
+local function replace(h, name, low, value)
+  if rawget(h, -1) then lay_out(h) end
+  local i = 0
+  while h[3 * i + 2] ~= low do i = i + 1 end
+  h[3 * i + 1], h[3 * i + 3] = name, value
+  remove(h, low, i + 1)
 end
-jit.off(set_one)
+jit.off(replace)
 
 local function set(h, name, value, level)
   local low = known[name] or check_name(name, level + 1)
   materialize(h, level)
   if value == nil then
-    apart(remove, h, low, 0)
+    if is_there(h, low) then apart(remove, h, low, 0) end
   elseif type(value) == "table" then
     local texts = apart(texts_of, name, value, level + 1)
     apart(set_all, h, name, low, texts)
   else
     value = check_value(name, value, level + 1)
-    apart(set_one, h, name, low, value)
+    if is_there(h, low) then
+      apart(replace, h, name, low, value)
+    else
+      append(h, name, low, value)
+    end
   end
 end
+
+-- ---- reading ------------------------------------------------------------------------------------------------
 
 local value_out = ffi.new "host_span"
 
@@ -187,6 +242,7 @@ local function all_values(h, low, r)
     end
     return values
   end
+  if rawget(h, -1) then lay_out(h) end
   for i = 0, h[0] - 1 do
     if h[3 * i + 2] == low then values[#values + 1] = h[3 * i + 3] end
   end
@@ -222,7 +278,9 @@ function methods:get(name)
   elseif self[0] == 0 then
     return nil
   end
-  local value = apart(joined, self, lower(name), r)
+  local low = known[name] or lower(name)
+  if not r and not is_there(self, low) then return nil end
+  local value = apart(joined, self, low, r)
   return value
 end
 
@@ -240,7 +298,7 @@ function methods:add(name, value)
   local low = known[name] or check_name(name, 3)
   value = check_value(name, value, 3)
   materialize(self, 2)
-  apart(append, self, name, low, value)
+  append(self, name, low, value)
 end
 
 --- Adds a field that a peer has sent, whose name is a token and whose value has no CR, LF or NUL. Nothing is remembered
@@ -262,6 +320,7 @@ end
 ---@return integer
 function methods:each()
   materialize(self, 2)
+  if rawget(self, -1) then apart(lay_out, self) end
   return iterate, self, 0
 end
 
@@ -283,7 +342,10 @@ end
 --- Empty headers.
 ---@return lunapark.Headers
 function headers.new()
-  return (setmetatable({ [0] = 0 }, mt))
+  return (setmetatable({
+    [0] = 0, [-1] = false, -- and room for FEW entries
+    false, false, false, false, false, false, false, false, false, false, false, false,
+  }, mt))
 end
 
 --- The headers of a request, read from its connection's buffer when asked for.
@@ -322,34 +384,111 @@ end
 
 jit.off(headers.merge)
 
---- Fields that middleware sets in each answer: checked once, here.
+-- ---- fixed fields and lines ---------------------------------------------------------------------------------
+
+---@class lunapark.FixedHeaders  name, name in lower case, value, name ...
+---@field names table<string, true>  in lower case
+---@field lines string
+---@field meets table<table, boolean>  whether names of other fixed fields are among these, by their `names`
+
+-- Whether two sets of names have one in common, by the other set.
+local function meeting(names)
+  return setmetatable({}, {
+    __mode = "k",
+    __index = function(known_sets, others)
+      local common = false
+      for name in pairs(others) do common = common or names[name] == true end
+      known_sets[others] = common
+      return common
+    end,
+  })
+end
+
+--- Fields that middleware sets in each answer: checked, and made lines of, once. None of them is about the length of
+--- the body or the connection.
 ---@param list string[]  name, value, name, value ...
----@return string[]  for `put_fixed`
+---@return lunapark.FixedHeaders fixed  for `put_fixed`
 function headers.fixed(list)
-  local fixed = {}
+  local fixed, lines, names = {}, {}, {}
   for i = 1, #list, 2 do
-    local low = check_name(list[i], 3)
+    local low, value = check_name(list[i], 3), check_value(list[i], list[i + 1], 3)
     local n = #fixed
-    fixed[n + 1], fixed[n + 2], fixed[n + 3] = list[i], low, check_value(list[i], list[i + 1], 3)
+    fixed[n + 1], fixed[n + 2], fixed[n + 3] = list[i], low, value
+    lines[#lines + 1] = list[i] .. ": " .. value .. "\r\n"
+    names[low] = true
   end
+  fixed.names, fixed.lines, fixed.meets = names, concat(lines), meeting(names)
   return fixed
 end
 
 local function add_fixed(h, fixed)
-  local n = h[0]
+  if rawget(h, -1) then lay_out(h) end
   for i = 1, #fixed, 3 do
-    local low, k = fixed[i + 1], 0
-    while k < n and h[3 * k + 2] ~= low do k = k + 1 end
-    if k == n then append(h, fixed[i], low, fixed[i + 2]) end
+    if not is_there(h, fixed[i + 1]) then append(h, fixed[i], fixed[i + 1], fixed[i + 2]) end
   end
 end
 jit.off(add_fixed)
 
+-- Whether entry number i has a name of the fixed fields.
+local function is_in(h, i, fixed)
+  local names = h[3 * i + 2]
+  if type(names) == "table" then return fixed.meets[names] end
+  return fixed.names[names] == true
+end
+
 --- Sets fixed fields, where there are none of these names.
 ---@param h lunapark.Headers  that are no request's
----@param fixed string[]
+---@param fixed lunapark.FixedHeaders
 function headers.put_fixed(h, fixed)
-  apart(add_fixed, h, fixed)
+  local n = h[0]
+  if n >= FEW or n > 0 and is_in(h, 0, fixed) or n > 1 and is_in(h, 1, fixed) or n > 2 and is_in(h, 2, fixed) then
+    apart(add_fixed, h, fixed)
+  else
+    append(h, fixed, fixed.names, fixed.lines)
+    rawset(h, -1, true)
+  end
+end
+
+-- Fields that the host writes, or has to know of.
+local special = {
+  ["content-type"] = true, ["content-length"] = true, ["transfer-encoding"] = true, connection = true, date = true,
+  ["x-content-type-options"] = true,
+}
+
+-- Lines are made here, not as a Lua string, which would be interned: an answer is like the one before, but for a few
+-- bytes.
+local ROOM = 4096
+local room = ffi.new("char[?]", ROOM)
+
+--- The lines of `put_lines`, until its next call.
+headers.room = room
+
+local function put(at, text)
+  ffi.copy(room + at, text, #text)
+  return at + #text
+end
+
+-- Puts the lines of entry number i at `at`. Returns the end; nil: it is special, or there is no room.
+local function put_entry(h, i, at)
+  if not at or i >= h[0] then return at end
+  local name, low, value = h[3 * i + 1], h[3 * i + 2], h[3 * i + 3]
+  if at + #value + #name + 4 > ROOM then return nil end
+  if type(low) == "table" then return (put(at, value)) end
+  if special[low] then return nil end
+  return (put(put(put(put(at, name), ": "), value), "\r\n"))
+end
+
+--- Puts the fields as lines into `room`, if they are few and the host need not know of any but X-Content-Type-Options
+--- among fixed ones.
+---@param h lunapark.Headers|table
+---@return integer|nil n     bytes, with CRLFs; nil: look at each field; none is fixed any more
+---@return boolean guarded   whether there is an X-Content-Type-Options
+function headers.put_lines(h)
+  if getmetatable(h) ~= mt then return nil, false end
+  local n = h[0] <= FEW and put_entry(h, 3, put_entry(h, 2, put_entry(h, 1, put_entry(h, 0, 0))))
+  if n then return n, rawget(h, -1) == true and is_there(h, "x-content-type-options") end
+  if rawget(h, -1) then apart(lay_out, h) end
+  return nil, false
 end
 
 --- Adds a word to Vary, unless it is there.

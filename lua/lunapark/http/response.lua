@@ -39,8 +39,8 @@ local EAGAIN, E2BIG, ETIMEDOUT, EPIPE = -11, -7, -110, -32
 
 local response = {}
 
--- What host_respond calls its content types.
-local NONE, TEXT, HTML, JSON = 0, 1, 2, 3
+-- What host_respond calls its content types. With ALONE added: without its nosniff.
+local NONE, TEXT, HTML, JSON, ALONE = 0, 1, 2, 3, C.HOST_TYPE_ALONE
 response.NONE, response.TEXT, response.HTML, response.JSON = NONE, TEXT, HTML, JSON
 
 ---@class lunapark.Response: lunapark.Exchange
@@ -126,14 +126,6 @@ end
 
 local framing = { ["content-length"] = true, ["transfer-encoding"] = true, connection = true, date = true }
 
--- The host's lines without its nosniff.
-local type_lines = {
-  [NONE] = "",
-  [TEXT] = "Content-Type: text/plain; charset=utf-8\r\n",
-  [HTML] = "Content-Type: text/html; charset=utf-8\r\n",
-  [JSON] = "Content-Type: application/json\r\n",
-}
-
 -- The lines of the headers that were set, with CRLFs; whether there is a Content-Type; the Content-Length if there is
 -- one; whether there is an X-Content-Type-Options.
 local function lines_of(res, h)
@@ -163,6 +155,7 @@ local function lines_of(res, h)
 end
 jit.off(lines_of)
 
+-- The lines of the headers for the next call of C, and their bytes; then as lines_of.
 local function head_of(res)
   local before = rawget(res, "before_head")
   if before then
@@ -170,12 +163,21 @@ local function head_of(res)
     before(res)
   end
   local h = rawget(res, "headers")
-  if not h then return "", false end
-  local lines, typed, length, guarded = apart(lines_of, res, h)
-  return lines, typed, length, guarded
+  if not h then return "", 0, false end
+  local n, guarded = headers.put_lines(h)
+  if n then return headers.room, n, false, nil, guarded end
+  local lines, typed, length
+  lines, typed, length, guarded = apart(lines_of, res, h)
+  return lines, #lines, typed, length, guarded
 end
 
-response.head_of = head_of
+--- The lines of the headers of an answer.
+---@param res lunapark.Response
+---@return string
+function response.head_of(res)
+  local head, n = head_of(res)
+  return type(head) == "string" and head or ffi_string(head, n)
+end
 
 -- `opened`, a field of a response: the file that was opened for it. Its name is a constant: a lookup by anything else
 -- makes compiled code allocate the response, of which nothing else needs to be there.
@@ -234,13 +236,11 @@ local function begin(res)
   check_status(status, 3)
   local known
   if rawget(res, "compression") then known = compress_stream(res, status, res.ctype or TEXT) end
-  local head, typed, length, guarded = head_of(res)
+  local head, n, typed, length, guarded = head_of(res)
   if rawget(res, "compression") then length = known end
   local ctype = (typed or status == 204 or status == 304) and NONE or res.ctype or TEXT
-  if guarded then
-    head, ctype = type_lines[ctype] .. head, NONE
-  end
-  return (C.host_stream_begin(r, res.serial, status, ctype, head, #head, length or -1))
+  if guarded then ctype = ctype + ALONE end
+  return (C.host_stream_begin(r, res.serial, status, ctype, head, n, length or -1))
 end
 
 local function forget_body(h)
@@ -309,19 +309,17 @@ function response.send(res)
   check_status(status, 0)
   local coded = false
   if rawget(res, "compression") then body, coded = compressed(res, status, body) end
-  local head, typed, length, guarded = head_of(res)
+  local head, n, typed, length, guarded = head_of(res)
   if body == "" and length and length > 0 and response.is_head(res) then
     -- An answer to HEAD that knows the length of the body it does not have.
     if coded then length = -1 end
-    local rc = C.host_stream_begin(r, id, status, typed and NONE or res.ctype or NONE, head, #head, length)
+    local rc = C.host_stream_begin(r, id, status, typed and NONE or res.ctype or NONE, head, n, length)
     return rc == 0 and C.host_stream_end(r, id) or rc
   end
   local bare = typed or not res.body or status == 204 or status == 304
   local ctype = bare and NONE or res.ctype or TEXT
-  if guarded then
-    head, ctype = type_lines[ctype] .. head, NONE
-  end
-  local rc = C.host_respond(r, id, status, ctype, head, #head, body, #body)
+  if guarded then ctype = ctype + ALONE end
+  local rc = C.host_respond(r, id, status, ctype, head, n, body, #body)
   return rc == EAGAIN and response.send_rest(res, body) or rc
 end
 
