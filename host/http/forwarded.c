@@ -168,7 +168,7 @@ typedef struct client {
 static int find_client(const host_exchange *x, client *c) {
     struct sockaddr_storage sa;
     socklen_t len;
-    int err = client_address(x->conn->base.from, x->conn->io.fd, &sa, &len);
+    int err = client_address(&x->conn->base.from, x->conn->io.fd, &sa, &len);
     if (err) return err;
     c->hops = 0;
     c->has_ip = client_ip((struct sockaddr *)&sa, c->ip);

@@ -75,7 +75,7 @@ int host_req_remote(host_req *r, double id, char *buf, size_t cap) {
     socklen_t len;
     host_exchange *x = hold_call(r, id);
     if (!x) return -EPIPE;
-    int err = client_address(x->conn->base.from, x->conn->io.fd, &sa, &len);
+    int err = client_address(&x->conn->base.from, x->conn->io.fd, &sa, &len);
     hold_give(x);
     return err ? err : addr_format((struct sockaddr *)&sa, len, buf, cap);
 }

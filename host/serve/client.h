@@ -24,9 +24,9 @@ bool client_told(const struct sockaddr_in6 *from, server_client *c);
 /* The connection has ended. */
 void client_leave(server_client c);
 
-/* The address of the client of the connection fd. `from` as in server_client. 0 or -errno. */
-int client_address(const struct sockaddr_in6 *from, int fd, struct sockaddr_storage *sa,
-                   socklen_t *len);
+/* The address of the client of the connection fd. *from as in server_client; what the kernel says is kept there. The
+ * caller has the connection. 0 or -errno. */
+int client_address(struct sockaddr_in6 **from, int fd, struct sockaddr_storage *sa, socklen_t *len);
 
 /* The bytes of an address, of IPv6 or of IPv4 mapped to it. False: it is a unix socket's. */
 bool client_ip(const struct sockaddr *sa, uint8_t ip[16]);

@@ -26,10 +26,10 @@ typedef struct server_conn {
     /* atomic, the connection's G writes: since when the connection is idle, see conns.c; 0: it is not, or its protocol
      * does not say */
     _Atomic int64_t idle_ns;
-    struct sockaddr_in6 *from; /* of server_client, whose two fields these are; set once */
-    uint32_t peer;
-    _Atomic bool leaves; /* atomic: the connection shall make room for others */
-    bool is_early;       /* it speaks no protocol yet, so none looks at it: proxy.c; set once */
+    struct sockaddr_in6 *from; /* of server_client; who has the connection sets it, once */
+    uint32_t peer;             /* of server_client */
+    _Atomic bool leaves;       /* atomic: the connection shall make room for others */
+    bool is_early;             /* it speaks no protocol yet: proxy.c; set once */
 } server_conn;
 
 /* What is spoken at a listener. A constant of each protocol. */
