@@ -403,6 +403,44 @@ describe("middleware in the box:", function()
     end)
   end)
 
+  it("may be called by other middleware", function()
+    local limit = http.limit { requests = 1, per = 600, by = function() return "one" end }
+    local cors = http.cors()
+    shared.dict("lunapark.limit"):flush()
+    app:use(function(req, res, next)
+      local r = limit(req, res, function() return cors(req, res, next) end)
+      res.headers["X-Status"] = res.status
+      return r
+    end)
+    app:get("/", function() return 201, "made" end)
+    local r = get("/", { Origin = "https://a.example" })
+    assert.same({ 201, "made", "201", "*" },
+      { r.status, r.body, r.headers["x-status"], r.headers["access-control-allow-origin"] })
+    r = get("/", { Origin = "https://a.example" })
+    assert.same({ 429, "429", nil }, { r.status, r.headers["x-status"], r.headers["access-control-allow-origin"] })
+  end)
+
+  it("are asked in their order, among other middleware", function()
+    local trace = {}
+    local function note(name)
+      return http.limit { requests = 1e6, by = function() trace[#trace + 1] = name end }
+    end
+    for i = 1, 6 do app:use(note(i)) end
+    app:use(function(_, _, next)
+      trace[#trace + 1] = "in"
+      local r = next()
+      trace[#trace + 1] = "out " .. r.body
+      return r
+    end)
+    app:use(note "last")
+    app:get("/", function()
+      trace[#trace + 1] = "handler"
+      return "x"
+    end)
+    assert.equal("x", get("/").body)
+    assert.equal("1 2 3 4 5 6 in last handler out x", table.concat(trace, " "))
+  end)
+
   it("all stand together", function()
     app:use(http.request_id())
     app:use(http.secure_headers())

@@ -156,6 +156,8 @@ static void make_references(lua_State *L) {
 static int open_all(lua_State *L) {
     make_references(L);
     luaL_openlibs(L);
+    /* A request is one record (dispatch.lua), which has more constants than LuaJIT's 500 with some middleware. */
+    if (luaL_dostring(L, "require('jit.opt').start('maxirconst=2000')") != 0) return lua_error(L);
     /* host/build/luajit.sh says why. */
     if (!LUAJIT_SIDE_TRACES && luaL_dostring(L, "require('jit.opt').start('maxside=0')") != 0)
         return lua_error(L);

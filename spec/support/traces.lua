@@ -111,6 +111,26 @@ end)
 inner:get("/:a", function(req) return req.params.a end)
 app:mount("/inner", inner)
 
+-- More middleware than the JIT follows calls of the same code. Each has code of its own.
+local deep = require("lunapark.http").app()
+for i = 1, 6 do
+  deep:use(assert(loadstring(("return function(_, res, next) next() res.status = %d end"):format(200 + i)))())
+end
+deep:get("/:a", function(req) return req.params.a end)
+app:mount("/deep", deep)
+
+local http = require "lunapark.http"
+local box = http.app()
+box:use(http.request_id())
+box:use(http.secure_headers())
+box:use(http.cors())
+box:use(http.csrf())
+box:use(http.limit { requests = 1e9 })
+box:use(http.compress())
+box:use(http.session { store = "traces" })
+box:get("/:a", function(req) return req.params.a end)
+app:mount("/box", box)
+
 local host = os.getenv "TRACES_HOST"
 if host then
   local other = require("lunapark.http").app()

@@ -7,6 +7,7 @@
 -- Who came in is req.user: a name, or what `check` returned. Comparisons do not tell how near a guess was.
 
 local answer = require "lunapark.http.answer"
+local chain = require "lunapark.http.chain"
 local crypto = require "lunapark.crypto"
 local near = require "lunapark.core.near"
 
@@ -94,7 +95,7 @@ function auth.basic(opts)
   if not opts.check and not opts.users then error("basic_auth: opts.users or opts.check is missing", 3) end
   local check = opts.check or by_users(opts.users)
   local challenge = "Basic " .. quoted(opts.realm, "basic_auth") .. ', charset="UTF-8"'
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     local words = given(req, "basic")
     local text = words and crypto.base64_decode(words)
     local name, password = match(text or "", "^([^:]*):(.*)$")
@@ -102,7 +103,7 @@ function auth.basic(opts)
     if not user then return refuse(req, res, challenge) end
     req.user = user == true and name or user
     return next()
-  end
+  end))
 end
 
 -- ---- bearer -------------------------------------------------------------------------------------------------
@@ -135,13 +136,13 @@ function auth.bearer(opts)
   if not opts.check and not opts.tokens then error("bearer_auth: opts.tokens or opts.check is missing", 3) end
   local check = opts.check or by_tokens(opts.tokens)
   local challenge = "Bearer " .. quoted(opts.realm, "bearer_auth")
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     local token = given(req, "bearer")
     local user = token and check(token, req)
     if not user then return refuse(req, res, token and challenge .. ', error="invalid_token"' or challenge) end
     req.user = user
     return next()
-  end
+  end))
 end
 
 return auth

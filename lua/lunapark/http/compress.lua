@@ -13,6 +13,8 @@
 -- two are, to attackers who see lengths and make a browser send requests (BREACH). So keep tokens out of such pages, or
 -- mask them anew in each.
 
+local apart = require("lunapark.core").apart
+local chain = require "lunapark.http.chain"
 local encoder = require "lunapark.http.encoder"
 local headers = require "lunapark.http.headers"
 local parameters = require("lunapark.http.multipart").parameters
@@ -44,7 +46,7 @@ function compress.memory(fn)
   local left = KNOWN_MAX
   return setmetatable({}, {
     __index = function(known, text)
-      local value = fn(text) or false
+      local value = apart(fn, text) or false
       if left > 0 then known[text], left = value, left - 1 end
       return value
     end,
@@ -83,6 +85,7 @@ function compress.order(accept, codings)
   end
   return order, plain ~= 0 and not (not plain and q["*"] == 0)
 end
+jit.off(compress.order)
 
 --- The coding that an Accept-Encoding field asks for: the first of compress.order; nil: none.
 ---@param accept string
@@ -259,11 +262,11 @@ function compress.new(opts)
       types = types, min = opts.min or MIN, levels = levels, coding = coding or false, identity = identity,
     }, compression_mt)
   end)
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     res.compression = by_accept[req.headers:get "accept-encoding" or ""]
     local _ = res.headers -- an answer with headers takes the way through response.lua
     return next()
-  end
+  end))
 end
 
 return compress

@@ -5,6 +5,7 @@
 -- could not read otherwise. A request from another site than those that are allowed is served all the same: what keeps
 -- its sender from reading the answer is the browser, and what keeps it from doing harm is `http.csrf`.
 
+local chain = require "lunapark.http.chain"
 local headers = require "lunapark.http.headers"
 local near = require "lunapark.core.near"
 local origin = require "lunapark.http.origin"
@@ -85,7 +86,7 @@ function cors.new(opts)
     list[#list + 1], list[#list + 2] = "Access-Control-Expose-Headers", expose
   end
   local fixed = headers.fixed(list)
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     local h = res.headers
     if allowed ~= true then headers.vary(h, "Origin") end
     local from = req.headers:get "origin"
@@ -99,7 +100,7 @@ function cors.new(opts)
       return preflight(req, res, rules)
     end
     return next()
-  end
+  end))
 end
 
 return cors

@@ -5,6 +5,7 @@
 -- requests with neither field: these come from programs, which have no user's cookies.
 
 local answer = require "lunapark.http.answer"
+local chain = require "lunapark.http.chain"
 local near = require "lunapark.core.near"
 local origins = require "lunapark.http.origin"
 
@@ -39,11 +40,11 @@ function csrf.new(opts)
   opts = opts or {}
   near.check_options(opts, { trusted = true }, "csrf", 3)
   local trusted = origins.set(opts.trusted or {}, "csrf: opts.trusted", 3)
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     if safe[req.method] or is_ours(req, trusted) then return next() end
     answer.note_failure(req, res, 403, "this request was sent by a page of another site")
     return res
-  end
+  end))
 end
 
 return csrf

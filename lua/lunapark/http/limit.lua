@@ -5,9 +5,11 @@
 -- entry for each request.) A client is an address (req.ip), unless `by` says who it is: a user, a key of an API. An
 -- address of IPv6 counts by its first 64 bits, which one customer has for himself.
 
+local chain = require "lunapark.http.chain"
 local log = require "lunapark.log"
 local near = require "lunapark.core.near"
 local shared = require "lunapark.shared"
+local apart = require("lunapark.core").apart
 local as_given = require("lunapark.core.show").given
 
 local ceil, concat = math.ceil, table.concat
@@ -35,6 +37,16 @@ local function network(ip)
   return concat(groups, ":", 1, 4)
 end
 
+-- The client of what has a colon.
+local function of_v6(ip)
+  ip = match(ip, "^::ffff:(%d+%.%d+%.%d+%.%d+)$") or ip
+  if find(ip, ":", 1, true) and find(ip, "^[%x:.]+$") then return network(ip) end
+  return ip
+end
+
+jit.off(network)
+jit.off(of_v6)
+
 --- Who a request comes from, for limits: an IPv4 address, or the network of an IPv6 one.
 ---@param req lunapark.Request
 ---@return string
@@ -44,9 +56,8 @@ function limit.client(req)
     local addr = req.remote_addr
     ip = match(addr, "^%[(.*)%]:%d+$") or match(addr, "^(.*):%d+$") or addr
   end
-  ip = match(ip, "^::ffff:(%d+%.%d+%.%d+%.%d+)$") or ip
-  if find(ip, ":", 1, true) and find(ip, "^[%x:.]+$") then return network(ip) end
-  return ip
+  if not find(ip, ":", 1, true) then return ip end
+  return (apart(of_v6, ip))
 end
 
 local count = 0
@@ -78,7 +89,7 @@ function limit.new(opts)
   count = count + 1
   local prefix = (opts.name or "#" .. count) .. " "
   local dict
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     local who = by(req)
     if who == nil then return next() end
     if not dict then
@@ -95,7 +106,7 @@ function limit.new(opts)
       return res
     end
     return next()
-  end
+  end))
 end
 
 return limit

@@ -3,6 +3,8 @@
 -- The name is req.id as text from then on. What a client sends is not taken over: only a proxy that is trusted may name
 -- requests. Names of one process begin alike and count; others cannot guess from which number on.
 
+local chain = require "lunapark.http.chain"
+local crypto = require "lunapark.crypto"
 local near = require "lunapark.core.near"
 
 local format = string.format
@@ -20,16 +22,16 @@ function request_id.new(opts)
   near.check_options(opts, { header = true }, "request_id", 3)
   local header = opts.header or "X-Request-Id"
   local first
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     local id = req.id
     if type(id) ~= "string" then
-      first = first or require("lunapark.crypto").random_hex(8)
+      first = first or crypto.random_hex(8)
       id = format("%s-%d", first, id)
       req.id = id
     end
     res.headers:set(header, id)
     return next()
-  end
+  end))
 end
 
 return request_id

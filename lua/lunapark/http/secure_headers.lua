@@ -4,6 +4,7 @@
 -- Links to elsewhere tell the origin alone. Over HTTPS the browser comes back by HTTPS. A handler that sets one of
 -- these fields has its own word sent. Scripts and styles may come from anywhere, unless `csp` says otherwise.
 
+local chain = require "lunapark.http.chain"
 local headers = require "lunapark.http.headers"
 local near = require "lunapark.core.near"
 
@@ -52,10 +53,10 @@ function secure_headers.new(opts)
     list[#list + 1], list[#list + 2] = "Strict-Transport-Security", ("max-age=%d"):format(age)
   end
   local safe = headers.fixed(list)
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     headers.put_fixed(res.headers, req.scheme == "https" and safe or plain)
     return next()
-  end
+  end))
 end
 
 return secure_headers

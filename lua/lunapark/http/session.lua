@@ -16,11 +16,13 @@
 -- number that nobody can guess, and the session is in a shared dict of that name: `clear` ends it for good, and `renew`
 -- gives it another number.
 
+local chain = require "lunapark.http.chain"
 local cookie = require "lunapark.http.cookie"
 local crypto = require "lunapark.crypto"
 local near = require "lunapark.core.near"
 
 local buffer = require "string.buffer"
+local apart = require("lunapark.core").apart
 local as_given = require("lunapark.core.show").given
 
 local type = type
@@ -81,6 +83,7 @@ local function text_of(data)
   end
   return next(plain) ~= nil and buffer.encode(plain) or nil
 end
+jit.off(text_of)
 
 -- The data of an encoded session; nil: it is none.
 local function decode(text)
@@ -150,7 +153,7 @@ local function save(res)
   local data = res.session
   local state = data[STATE]
   local rules, before = state.rules, state.text
-  local ok, text = pcall(text_of, data)
+  local ok, text = apart(pcall, text_of, data)
   if not ok then error("session: a value cannot be kept: " .. tostring(text), 0) end
   if text == before and not (state.renewed and text) then return end
   local value = text and rules.kind.save(rules, state, text) or ""
@@ -192,14 +195,14 @@ function session.new(opts)
   end
   cookie.format(rules.name, "", { same_site = rules.same_site, domain = rules.domain, path = rules.path }, 3)
   local find, load = rules.name .. "=", rules.kind.load
-  return function(req, res, next)
+  return (chain.gate(function(req, res, next)
     local field = req.headers:get "cookie"
     local data, id
     if field and field:find(find, 1, true) then
       local value = cookie.get(field, rules.name)
       if value then data, id = load(rules, value) end
     end
-    local text = data and text_of(data)
+    local text = data and apart(text_of, data)
     local s = setmetatable(data or {}, session_mt)
     local secure = opts.secure
     if secure == nil then secure = req.scheme == "https" end
@@ -207,7 +210,7 @@ function session.new(opts)
     req.session, res.session, res.before_head = s, s, save
     local _ = res.headers -- an answer with headers takes the way through response.lua
     return next()
-  end
+  end))
 end
 
 return session
