@@ -27,8 +27,9 @@ started() {
     pids="$pids $pid"
 }
 
-start_lunapark() { # $1 app
-    taskset -c "$server_cpu" "$b/lunapark" "$1" --procs 1 --listen 127.0.0.1:0 >/dev/null 2>"$tmp/lunapark.log" &
+start_lunapark() { # $1 app, then options
+    : >"$tmp/lunapark.log" # wait_port may be there before the server's shell
+    taskset -c "$server_cpu" "$b/lunapark" "$@" --procs 1 --listen 127.0.0.1:0 >/dev/null 2>"$tmp/lunapark.log" &
     started
     wait_port "$tmp/lunapark.log" 's|^lunapark: listening on http://127.0.0.1:\([0-9]*\)$|\1|p' lunapark
 }

@@ -15,6 +15,17 @@ app:get("/json", function() return { message = "Hello, World!", id = 42, list = 
 
 app:post("/echo", function(req) return req:body() end)
 
+-- Five middlewares of the box around hello.
+local http = require "lunapark.http"
+local five = http.app()
+five:use(http.request_id())
+five:use(http.secure_headers())
+five:use(http.cors())
+five:use(http.csrf())
+five:use(http.limit { requests = 1e12 })
+five:get("/", function() return "Hello, World!" end)
+app:mount("/five", five)
+
 local large = ("0123456789abcdef"):rep(4096)
 app:get("/large", function() return large end)
 

@@ -12,7 +12,8 @@
 #     query      two fields of the query, decoded, large      64 KiB of text from a string
 #                and a header                      pipelined  hello, 16 requests at a time
 #
-# "above" is the user time above hello's, "x" our user and system time as a part of another's.
+# "above" is the user time above hello's, "x" our user and system time as a part of another's. Then hello again, by
+# Lunapark alone: what five middlewares of the box add, and what --access-log adds.
 set -u
 
 b=${1:-build}
@@ -125,6 +126,8 @@ row() { # $1 kind
     done
 }
 
+start_lunapark "$here/requests.lua" --access-log "$tmp/access.log"
+logged_pid=$pid logged_port=$port
 start_lunapark "$here/requests.lua"
 lunapark_pid=$pid lunapark_port=$port servers=lunapark
 if has_nginx; then
@@ -151,3 +154,32 @@ for kind in $kinds; do
     done
     row "$kind"
 done
+
+# ---- what is around a handler -----------------------------------------------------------------------
+
+around() { # $1 seconds
+    measure lunapark "$lunapark_pid" "$lunapark_port" hello "$1"
+    measure lunapark "$lunapark_pid" "$lunapark_port" five "$1"
+    measure logged "$logged_pid" "$logged_port" hello "$1"
+    : >"$tmp/access.log"
+}
+
+beside_hello() { # $1 what, $2 its file
+    printf '  %-22s %7.2f user %7.2f system %7.2f in all' "$1" "$(column "$2" 1)" "$(column "$2" 2)" "$(column "$2" 3)"
+    paste "$2" "$tmp/hello.lunapark" >"$tmp/both"
+    awk '{ print $3 / $6 }' "$tmp/both" >"$tmp/ratio"
+    awk '{ print $3 - $6 }' "$tmp/both" >"$tmp/above"
+    printf '   %.2f x hello, %+.2f us\n' "$(median "$tmp/ratio")" "$(median "$tmp/above")"
+}
+
+rm -f "$tmp"/hello.*
+around 1
+rm -f "$tmp"/hello.* "$tmp"/five.*
+round=1
+while [ "$round" -le "$rounds" ]; do
+    around "$secs"
+    round=$((round + 1))
+done
+beside_hello hello "$tmp/hello.lunapark"
+beside_hello "in five middlewares" "$tmp/five.lunapark"
+beside_hello "with --access-log" "$tmp/hello.logged"

@@ -2,6 +2,7 @@
 
 local kinds = {
   hello = function() return wrk.format("GET", "/") end,
+  five = function() return wrk.format("GET", "/five") end,
   route = function() return wrk.format("GET", "/r57/alice/posts/12345") end,
   query = function() return wrk.format("GET", "/query?name=alice&page=two%20words", { ["X-Id"] = "abcdef" }) end,
   json = function() return wrk.format("GET", "/json") end,
