@@ -211,6 +211,7 @@ bench: deps-bench ## CPU per request and message beside bare epoll loops and ngi
 	@host/bench/hello.sh $(B)
 	@host/bench/requests.sh $(B)
 	@host/bench/static.sh $(B)
+	@host/bench/tls.sh $(B)
 	@host/bench/waits.sh $(B)
 	@host/bench/echo.sh $(B)
 	@LUNAPARK_PROCS=1 $(B)/lunapark run host/bench/blocking.lua
@@ -367,7 +368,8 @@ $(HOST_INSIDE): $(B)/%: $(B)/%.o $(HOST_OBJS) $(RT_LIB) $(B)/files $(LUAJIT_LIB)
 # The other bench tools measure the host from outside: they are linked with nothing of it.
 $(HOST_TOOLS): $(B)/%: $(B)/%.o
 	$(call say,LD ,$@)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $< -pthread
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(OWN_LDFLAGS) -pthread
+$(B)/host/bench/shake: private OWN_LDFLAGS = -lssl -lcrypto
 
 .PHONY: runtime-programs
 runtime-programs: $(RT_LIB) $(RT_TOOLS) ; @:

@@ -51,7 +51,7 @@ free_port() {
     port=$("$b/lunapark" run "$tmp/port.lua") || fail "no port is free"
 }
 
-# $1 its CPUs, $2 its server's directives, $3 those of http, $4 those in front of all
+# With over_tls=ssl it speaks HTTPS. $1 its CPUs, $2 its server's directives, $3 those of http, $4 those in front of all
 run_nginx() {
     free_port
     mkdir -p "$tmp/nginx"
@@ -71,7 +71,7 @@ http {
     scgi_temp_path $tmp/nginx/scgi;
     ${3-}
     server {
-        listen 127.0.0.1:$port;
+        listen 127.0.0.1:$port ${over_tls-};
         $2
     }
 }
@@ -79,7 +79,7 @@ END
     taskset -c "$1" nginx -p "$tmp/nginx" -c "$tmp/nginx.conf" 2>"$tmp/nginx.log" &
     started
     i=0
-    until curl -s -o /dev/null "http://127.0.0.1:$port/"; do
+    until curl -sk -o /dev/null "http${over_tls:+s}://127.0.0.1:$port/"; do
         i=$((i + 1))
         if [ $i -gt 50 ] || ! kill -0 "$pid" 2>/dev/null; then
             cat "$tmp/nginx.log" >&2
