@@ -110,7 +110,7 @@ describe("HTTP over TLS", function()
     assert.equal("https", r.body)
     assert.equal("max-age=15552000", r.headers["strict-transport-security"])
     assert.equal("http", cl:get("/scheme", { headers = { ["X-Forwarded-Proto"] = "http" } }).body)
-    assert.is_nil(testing.serve(function(req) return { tls = req.tls } end):get("/"):json().tls)
+    assert.is_nil(testing.serve(function(req) return { tls = req.tls } end, { tls = false }):get("/"):json().tls)
   end)
 
   it("tells the app what was agreed on", function()

@@ -20,6 +20,7 @@ enum {
     PIECE_MIN = 4096,
     GATHER_MAX = 16,
     FILE_READ = 16384,     /* a rest of a file up to this is read, not sent by sendfile */
+    FILE_PIECE = 49152,    /* read at a time where there is no sendfile: three records of TLS */
     FILE_TURN = 512 << 10, /* after so many bytes other Gs run */
     /* A file up to this size begins in the segment of what stands before it. A longer one begins in a segment of its
      * own. Measured where TCP paces (BBR; loopback), beside the other way: 200 kB took half of the CPU, 1 MB 0.64, 3 MB
@@ -64,7 +65,7 @@ static void free_spare(void) {
 }
 
 /* Bytes read of a file. */
-static __thread char from_file[FILE_READ];
+static __thread char from_file[FILE_PIECE];
 
 static out_piece *take_piece(size_t n) {
     size_t cap = PIECE_MIN - sizeof(out_piece);
@@ -162,7 +163,8 @@ int out_file(host_out *o, out_fd *f, off_t at, size_t n) {
 
 /* Reads as much of the file as from_file takes. How many bytes; -ENODATA: the file is shorter; another -errno. */
 static ssize_t read_piece(const out_piece *p) {
-    size_t n = p->end - p->pos < FILE_READ ? p->end - p->pos : FILE_READ;
+    size_t most = p->read ? FILE_PIECE : FILE_READ,
+           n = p->end - p->pos < most ? p->end - p->pos : most;
     for (;;) {
         ssize_t r = pread(p->file->fd, from_file, n, (off_t)p->pos);
         if (r > 0) return r;
