@@ -25,9 +25,9 @@
 -- the connection, so that the client does not take a part for the whole.
 --
 -- An *entry* is { run = fn(req, res), on_error = list of functions or false }, and for the log its route (app.lua) or a
--- label. `run` is the handler itself, or a chain (chain.lua) that settles results on its way out and says so by a
--- fourth result. `number`, for the log, and `door` are set at its first request, and `wide` by it: whether it has read
--- the query or header fields, for which later ones get room.
+-- label. `run` is the handler itself, or a chain (chain.lua), which says by a fourth result that it has settled results
+-- on its way out. `number`, for the log, and `door` are set at its first request. This one also sets, for the tables of
+-- later ones to get room: `wide`, whether it has read the query or header fields; `told`, whether it has set any.
 -- A *plan* finds entries: `router:match`, `miss`. See plan.lua.
 
 local ffi = require "ffi"
@@ -372,11 +372,13 @@ local function serve(slot, address, entry, enter, finish, show, ...) -- luacheck
   if entry.names then
     req = { ptr = r, serial = id, params = router.params(entry) }
   elseif entry.wide then
-    req = { ptr = r, serial = id, query = nil, headers = nil }
+    req = { ptr = r, serial = id, query = nil, headers = nil, id = nil, ip = nil, scheme = nil, method = nil }
   else
     req = { ptr = r, serial = id }
   end
-  local res = setmetatable({ ptr = r, serial = id }, response_mt)
+  local res = entry.told and { ptr = r, serial = id, headers = nil, body = nil, ctype = nil, status = nil }
+    or { ptr = r, serial = id }
+  setmetatable(res, response_mt)
   setmetatable(req, request_mt)
   if r.plain == 0 then req.path = router.path() end
   local began = entry.on_done and C.rt_nanotime()
@@ -389,7 +391,9 @@ local function serve(slot, address, entry, enter, finish, show, ...) -- luacheck
   if began then call_done(entry, req, res, began, not ok and a) end
   local uploads = rawget(req, "uploads")
   if uploads then uploads:close() end
-  if entry.wide == nil then entry.wide = rawget(req, "query") ~= nil or rawget(req, "headers") ~= nil end
+  if entry.wide == nil then
+    entry.wide, entry.told = rawget(req, "query") ~= nil or rawget(req, "headers") ~= nil, rawget(res, "headers") ~= nil
+  end
 end
 
 local door = [[
