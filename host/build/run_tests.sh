@@ -34,7 +34,7 @@ stop() {
     trap - INT TERM HUP
     [ -n "$session" ] && end_session "$session" >/dev/null
     # xargs first, which would start more.
-    [ -n "$workers" ] && kill "$workers" $(cat "/proc/$workers/task/$workers/children") 2>/dev/null
+    [ -n "$workers" ] && kill "$workers" $(cat "/proc/$workers/task/$workers/children" 2>/dev/null) 2>/dev/null
     exit 130
 }
 trap stop INT TERM HUP
