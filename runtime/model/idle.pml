@@ -1,4 +1,4 @@
-/* The idle-P protocol of proc.c, m.c and netpoll_epoll.c: who publishes work and who goes to sleep
+/* The idle-P protocol of proc.c, procs.c, m.c and netpoll_epoll.c: who publishes work and who goes to sleep
  * must not miss each other.
  *
  * Bound: 2 Ps, 3 Ms, and what a configuration (-DCONF=n) says:
@@ -10,10 +10,12 @@
  *      may sit in its poller; a thread sets an earlier timer on P1; the event
  *   4  as 3, with a G from the global queue instead of the timer and the event
  *   5  M0 and M1 go idle, a thread without a P readies a G; M2 sleeps on its note
+ *   6  as 5, but M0 is in the poller of P0, which is idle; and a thread takes P1 out (procs.c)
+ *   7  P1 is taken out and may come in again; the event on P1; M0 and M1 go idle, M2 sleeps
  *
  * Checked when nothing can move any more (in `drain`): no work lies in a queue while a P is idle, even
  * with the other P busy for ever; no event or timer of an idle P lies unseen; each P is run by one M
- * or idle with an M in its poller. Always: a P is taken only while nobody has it, n_spinning >= 0.
+ * or idle with an M in its poller, or out with an M that attends it: out only if it was asked to. Always: a P is taken only while nobody has it, n_spinning >= 0.
  *
  * Stores that a fence must make visible are modelled with a store buffer: runq_tail (pend), the 0 in
  * last_poll_ns (zero_pend), timer_next_ns (tn_pend); `drain` lets them out at any moment.
@@ -48,24 +50,27 @@ bit tn[NP], tn_pend[NP];     /* timer_next_ns: a timer that comes soon (none, or
 byte next_p[NM] = NONE;      /* m->next_p */
 bit to_spin[NM];             /* m->to_spin */
 bit asleep[NM];              /* sched.idle_ms */
+bit leaves[NP], out[NP];     /* p->leaves; status P_OUT */
+byte n_in = NP;              /* sched.n_in */
+bit resized = 1;             /* nobody is about to take a P out, or to bring one in */
 bit woken[NM];               /* m->park */
 
 /* full_fence; also in every lock acquisition and read-modify-write */
 #define FENCE(p) ring[p] = ring[p] + pend[p]; pend[p] = 0
 
 /* p_idle_get, sched.lock held */
-inline idle_get(wanted, out) {
+inline idle_get(wanted, got) {
     if
-    :: wanted != NONE && in_idle[wanted] -> out = wanted
+    :: wanted != NONE && in_idle[wanted] -> got = wanted
     :: else ->
         if
-        :: in_idle[0] -> out = 0
-        :: in_idle[1] -> out = 1
-        :: !in_idle[0] && !in_idle[1] -> out = NONE
+        :: in_idle[0] -> got = 0
+        :: in_idle[1] -> got = 1
+        :: !in_idle[0] && !in_idle[1] -> got = NONE
         fi
     fi;
     if
-    :: out != NONE -> in_idle[out] = 0; n_idle--
+    :: got != NONE -> in_idle[got] = 0; n_idle--
     :: else
     fi
 }
@@ -96,8 +101,8 @@ inline evict_break(q) {
     fi
 }
 
-/* m_start(q, true) */
-inline m_start(q) {
+/* m_start(q, spin) */
+inline m_start(q, spin) {
     atomic {
         x = poll_m[q];
         if
@@ -111,7 +116,7 @@ inline m_start(q) {
             asleep[x] = 0; y = 0
         fi;
         assert(next_p[x] == NONE);
-        next_p[x] = q; to_spin[x] = 1
+        next_p[x] = q; to_spin[x] = spin
     }
     if
     :: y -> y = 0; x = NONE; netpoll_break(q)
@@ -147,7 +152,7 @@ inline wakep() {
 #else
             :: w == NONE
 #endif
-            :: w != NONE -> m_start(w); w = NONE
+            :: w != NONE -> m_start(w, 1); w = NONE
             fi
         fi
     fi
@@ -214,7 +219,9 @@ proctype M(byte me) {
 
     if /* how it begins */
     :: me == 0 -> p = 0;
-#if CONF == 5
+#if CONF == 6
+        last = 0; p = NONE; goto idle
+#elif CONF == 5 || CONF == 7
         goto find
 #else
         goto running
@@ -269,6 +276,10 @@ exitsyscall: /* rt_exitsyscall, which did not get its old P back */
 find: /* findrunnable. The first looks are one step: what comes between them is seen later. */
     atomic {
         if
+        :: leaves[p] -> goto p_out
+        :: else
+        fi;
+        if
         :: ring[p] + pend[p] > 0 -> FENCE(p); ring[p]--; goto execute /* runq_get */
         :: else
         fi;
@@ -292,7 +303,7 @@ find: /* findrunnable. The first looks are one step: what comes between them is 
         :: ev[p] -> ev[p] = 0; goto execute /* put wakes nobody for the only one in the ring */
         :: else
         fi;
-        i = NP - n_idle; /* busy */
+        i = n_in - n_idle; /* busy */
         if
         :: spinning -> i = 0; goto steal
         :: else
@@ -319,6 +330,12 @@ release:
         :: glob > 0 -> glob--; goto execute
         :: else
         fi;
+#ifndef MUTATE_9 /* an M makes its P idle without a look for the mark */
+        if
+        :: leaves[p] -> goto find
+        :: else
+        fi;
+#endif
         assert(holder[p] == me);
         holder[p] = NONE; /* p_release */
         poll_m[p] = me;
@@ -411,6 +428,71 @@ end_sleep:
     acquire();
     goto find;
 
+p_out: /* the P is marked: its queue goes to the global one, the M attends its poller */
+    atomic { i = ring[p] + pend[p]; ring[p] = 0; pend[p] = 0 } /* take_queue */
+#ifdef MUTATE_10 /* wakep comes before the M stops spinning */
+    wakep();
+#endif
+    if /* stop_spinning */
+    :: atomic { spinning -> assert(n_spin > 0); n_spin--; spinning = 0 }
+    :: !spinning
+    fi;
+    atomic { /* sched.lock */
+        FENCE(p);
+        glob = glob + i; i = 0;
+        assert(leaves[p] || !out[p]);
+        if
+        :: leaves[p] ->
+            assert(holder[p] == me && !in_idle[p]);
+            holder[p] = NONE; out[p] = 1; n_in--;
+            poll_m[p] = me;
+            n_in_poll[p]++;
+            last = p; p = NONE
+        :: else
+        fi
+    }
+#if !defined(MUTATE_8) && !defined(MUTATE_10) /* p_out without its wakep */
+    wakep();
+#endif
+    if
+    :: p != NONE -> goto find
+    :: else
+    fi;
+
+attend: /* poll_until_next, without a P */
+    zero[last] = 1;
+    due = tn[last];
+end_attend:
+    if
+    :: efd[last] -> efd[last] = 0; broken[last] = 0
+    :: atomic { ev[last] -> ev[last] = 0; ready = 1 }
+    :: due
+    fi;
+    due = 0;
+    atomic { zero_pend[last] = 0; zero[last] = 0 }
+#ifdef MUTATE_11 /* an M that attends takes whatever P is idle */
+    regain(last, ready, 1);
+#else
+    regain(last, 0, 1);
+#endif
+    if
+    :: p != NONE ->
+        leave_poller(last);
+        last = NONE;
+        if
+        :: ready -> ready = 0; put_next()
+        :: else
+        fi;
+        goto find
+    :: else
+    fi;
+    tn[last] = 0; /* timers_run; what it readies is left out */
+    if
+    :: ready -> ready = 0; glob++; wakep() /* inject without a P */
+    :: else
+    fi;
+    goto attend;
+
 execute:
     if
     :: spinning ->
@@ -448,6 +530,44 @@ proctype set_timer(byte q) {
     fi
 }
 
+/* rt_set_procs: let_out; in a second call, if there is one, let_in. */
+proctype set_procs(byte q) {
+    byte x = NONE, y = 0;
+    bit was = 0;
+    atomic {
+        leaves[q] = 1;
+        was = in_idle[q];
+        if
+        :: was -> in_idle[q] = 0; n_idle--
+        :: else
+        fi
+    }
+    if
+    :: was -> m_start(q, 0)
+    :: else
+    fi;
+#if CONF == 7
+    if
+    :: goto done
+    :: true
+    fi;
+    atomic {
+        was = out[q];
+        leaves[q] = 0;
+        if
+        :: was -> out[q] = 0; n_in++
+        :: else
+        fi
+    }
+    if
+    :: was -> m_start(q, 0)
+    :: else
+    fi;
+done:
+#endif
+    resized = 1
+}
+
 /* The processors' store buffers. */
 proctype drain() {
     do
@@ -461,20 +581,28 @@ proctype drain() {
         assert(n_idle == 0 || n_spin == 0);
         assert(!in_idle[0] || (!ev[0] && !tn[0] && poll_m[0] != NONE));
         assert(!in_idle[1] || (!ev[1] && !tn[1] && poll_m[1] != NONE));
-        assert((in_idle[0] || holder[0] != NONE) && (in_idle[1] || holder[1] != NONE));
+        assert(!out[1] || (!ev[1] && !tn[1] && poll_m[1] != NONE));
+        assert(resized && !out[0]);
+        assert(out[1] == leaves[1] || holder[1] != NONE); /* the M whose G never ends does not look */
+        assert((in_idle[0] || holder[0] != NONE) && (in_idle[1] || holder[1] != NONE || out[1]));
+        assert(n_in == NP - out[1]);
         break }
     od
 }
 
 init {
     atomic {
+#if CONF == 6
+        in_idle[0] = 1; n_idle = 1; poll_m[0] = 0; n_in_poll[0] = 1;
+#else
         holder[0] = 0;
+#endif
         holder[1] = 1;
 #if CONF != 3 && CONF != 4
         asleep[2] = 1;
 #endif
         run M(0); run M(1); run M(2);
-#if CONF <= 3
+#if CONF <= 3 || CONF == 7
         run event(1);
 #endif
 #if CONF == 2
@@ -483,8 +611,12 @@ init {
 #if CONF == 3
         run set_timer(1);
 #endif
-#if CONF >= 4
+#if CONF == 4 || CONF == 5 || CONF == 6
         run ready_global();
+#endif
+#if CONF >= 6
+        resized = 0;
+        run set_procs(1);
 #endif
         run drain()
     }
