@@ -131,7 +131,7 @@ endif
 again := $(MAKE) --no-print-directory NEED=known
 
 .PHONY: all run test test-tls test-runtime asan faults tsan lint lint-format lint-tidy lint-lua lint-size lint-edges lint-headers format bench aarch64
-.PHONY: dict-kills cert-swaps mutate fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
+.PHONY: dict-kills cert-swaps testssl mutate fuzz fuzz-target fuzz-apps bench-reload bench-runtime bench-runtime-callgrind model docs
 .PHONY: programs tests install clean help deps deps-test deps-docs deps-browser deps-peers deps-lint deps-fuzz deps-bench deps-model deps-cross need FORCE
 
 all: $(B)/lunapark ## builds build/lunapark (the default)
@@ -172,6 +172,12 @@ cert-swaps: deps-test ## exchanges the certificates of a server N times (1000) u
 	+@$(again) all
 	@LUNAPARK_SWAPS=$(or $(N),1000) LUNAPARK='$(abspath $(B)/lunapark)' $(B)/lunapark test --output=plainTerminal \
 		--filter='lose no request' spec/https_reload_spec.lua
+
+testssl: deps-test ## has testssl.sh look for weaknesses of HTTPS; minutes
+	+@$(again) all
+	@host/build/deps.sh install testssl.sh
+	@LUNAPARK_TESTSSL=1 LUNAPARK='$(abspath $(B)/lunapark)' $(B)/lunapark test --output=plainTerminal \
+		--filter='self%-signed certificate' spec/https_peers_spec.lua
 
 mutate: deps-test ## breaks each mechanism on purpose, in a copy, and runs the test that must fail; N=10: ten of them by the day (SEED=); MUTATE=pattern
 	+@$(again) all

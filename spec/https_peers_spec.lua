@@ -1,16 +1,18 @@
---- HTTPS as programs of others find it: sslscan, which looks for weaknesses; ab, wrk, Node, Go and
+--- HTTPS as programs of others find it: testssl.sh and sslscan, which look for weaknesses; ab, wrk, Node, Go and
 --- openssl(1) as clients. curl: https_spec.lua; Chromium: http_browser_spec.lua. A program that is not installed is
 --- pending: `make deps-peers`.
 
 local exec = require "lunapark.exec"
 local fs = require "lunapark.fs"
+local json = require "lunapark.json"
+local lp = require "lunapark"
 local testing = require "lunapark.testing"
 local certs = require "spec.support.certs"
 local child = require "spec.support.child"
 local helper = require "spec.helper"
 local programs = require "spec.support.programs"
 
-testing.block_timeout(600)
+testing.block_timeout(1800)
 
 local APP = [[
 local http = require "lunapark.http"
@@ -21,6 +23,14 @@ app:get("/tls", function(req) return req.tls.version .. (req.tls.resumed and " r
 app:post("/echo", function(req) return req:body() end)
 return app
 ]]
+
+-- What testssl.sh says of a certificate that signs itself, for thirty days.
+local OF_SELF_SIGNED = {
+  cert_chain_of_trust = true, cert_expirationStatus = true, cert_notAfter = true, cert_revocation = true,
+}
+local BAD = { LOW = true, MEDIUM = true, HIGH = true, CRITICAL = true, FATAL = true }
+-- Protocols and ciphers; server preferences; the certificate; headers; known holes.
+local PARTS = { "-p -s -f", "-P", "-S", "-h", "-U" }
 
 describe("HTTPS", function()
   local dir, server, url
@@ -43,6 +53,33 @@ describe("HTTPS", function()
   -- An `it` that needs a program.
   local function with(name, what, fn)
     if programs.installed(name) then it(name .. " " .. what, fn) else pending(name .. " is not installed") end
+  end
+
+  -- It takes minutes of the CPU: `make testssl`.
+  if os.getenv "LUNAPARK_TESTSSL" then
+    with("testssl", "finds nothing of severity LOW or above but what a self-signed certificate brings", function()
+      local gs, found = {}, {}
+      for i, part in ipairs(PARTS) do
+        gs[i] = lp.go(function()
+          local file = child.file(nil, ".json")
+          local command = ("testssl --quiet --color 0 --warnings off --nodns none --ip 127.0.0.1 --jsonfile %s %s %s")
+            :format(file, part, "localhost:" .. server.addr:match "%d+$")
+          local r = assert(exec.run({ "sh", "-c", command }, { timeout = 1700 }))
+          return assert(json.decode(assert(fs.read(file)))), r.stdout
+        end)
+      end
+      for i, g in ipairs(gs) do
+        local findings, shown = g:join()
+        assert.is_true(#findings >= 4, PARTS[i])
+        assert.matches(" Done ", shown, 1, true)
+        for _, finding in ipairs(findings) do
+          if BAD[finding.severity] and not OF_SELF_SIGNED[finding.id:match "^[^ <]+"] then
+            found[#found + 1] = ("%s %s: %s"):format(finding.severity, finding.id, finding.finding)
+          end
+        end
+      end
+      assert.equal("", table.concat(found, "\n"))
+    end)
   end
 
   with("sslscan", "finds TLS 1.2 and 1.3 with strong ciphers, and none of the known holes", function()
