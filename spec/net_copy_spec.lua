@@ -261,9 +261,13 @@ describe("net.copy", function()
       dst:set_write_deadline(0.1)
       full = dst:write(("x"):rep(65536)) and 0 or full + 1
     end
-    dst:set_write_deadline(0.02)
-    local ok, err, moved = net.copy(dst, f)
-    assert.same({ nil, "timeout", f:seek "cur" }, { ok, err, moved })
+    -- Nobody reads, so some copy is the first that is not taken whole. On a busy machine the kernel makes room late.
+    repeat
+      f:seek "set"
+      dst:set_write_deadline(0.02)
+      local ok, err, moved = net.copy(dst, f)
+      if ok == nil then assert.same({ "timeout", f:seek "cur" }, { err, moved }) end
+    until ok == nil
     f:close()
   end)
 

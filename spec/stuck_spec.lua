@@ -145,7 +145,8 @@ describe("a stuck handler", function()
         local conn = send("/" .. kind)
         until_stuck(1)
         load(25)
-        assert.equal(1, (select(2, vms())))
+        -- A VM whose thread has no CPU for 20 ms is stuck for so long.
+        until_stuck(1)
         conn:close()
       end)
     end

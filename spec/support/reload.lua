@@ -88,10 +88,11 @@ end
 
 function Reloaded:log() return self.server:stderr() end
 
--- What the log says of reloads: each with the lines that follow it up to the next line with a time.
+-- What the log says of reloads: each with the lines that follow it up to the next line with a time. A file may show
+-- half of a line while the line is written.
 local function verdicts(log)
   local list, open = {}, false
-  for line in log:gmatch "[^\n]+" do
+  for line in log:gmatch "([^\n]+)\n" do
     if line:find "^%d+%-%d+%-%d+T" then
       open = line:find(" reload: ", 1, true) or line:find(" reload failed", 1, true)
       if open then list[#list + 1] = line end

@@ -13,6 +13,7 @@
 local base = require "lunapark.core.base"
 local json = require "lunapark.json"
 local router = require "lunapark.http.router"
+local trim = require("lunapark.core.text").trim
 
 local concat, format, gsub, match = table.concat, string.format, string.gsub, string.match
 
@@ -120,7 +121,7 @@ local function as_table(rows)
   end
   for n, line in ipairs(lines) do
     for i = 1, #line - 1 do line[i] = line[i] .. (" "):rep(widths[i] - width(line[i])) end
-    lines[n] = gsub(concat(line, "  "), " +$", "")
+    lines[n] = trim(concat(line, "  "))
   end
   return concat(lines, "\n") .. "\n"
 end
