@@ -15,7 +15,7 @@ static int dial_port(int port) {
         close(fd);
         return -errno;
     }
-    struct timeval limit = {.tv_sec = 20};
+    struct timeval limit = {.tv_sec = 120};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     return fd;
 }
