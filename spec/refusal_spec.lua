@@ -292,16 +292,21 @@ return app
       held:close()
     end)
 
-    -- C answers by itself where no other VM has loaded the app yet.
+    -- C answers by itself where no other VM has loaded the app, or is known to run.
     for path, status in pairs { ["/spin"] = 504, ["/bad_callback"] = 502 } do
       it(("since its VM was ended (%d)"):format(status), function()
         local server = child.serve {
-          child.script(APP), "--procs", "1", "--handler-timeout", "1", "--kill-after", "0.2",
+          child.script(APP), "--procs", "1", "--handler-timeout", "1", "--kill-after", "0.2", "--admin", "127.0.0.1:0",
         }
-        local pause = 0.05
+        child.eventually(function() return server:stderr():find "lunapark: admin on " end, "the admin listener")
+        local admin = child.client((server:stderr():match "admin on http://(%S+)\n"))
+        local function has_spare()
+          for _, vm in ipairs(admin:get("/vms"):json()) do
+            if vm.state == "spare" then return true end
+          end
+        end
         child.eventually(function()
-          lp.sleep(pause) -- each request takes the server a VM, which it makes anew
-          pause = pause * 2
+          child.eventually(has_spare, "a spare VM") -- the server makes it anew for each that is ended
           local r = fetch(server.addr, "GET " .. path .. " HTTP/1.1\r\n" .. HOST .. "\r\n")
           assert.equal(status, r.status)
           return r.body == "own " .. status
