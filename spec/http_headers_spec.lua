@@ -127,6 +127,16 @@ describe("http headers", function()
       assert.same({ "a", "b" }, again:get_all "x-two")
     end)
 
+    it("may be none", function()
+      local none = headers.fixed {}
+      headers.put_fixed(h, none)
+      assert.equal("", list(h))
+      h.A = "a"
+      headers.put_fixed(h, none)
+      assert.same({ "a" }, { h.a, h.b })
+      assert.equal("A=a", list(h))
+    end)
+
     it("are not put where such a field is", function()
       headers.put_fixed(h, fixed)
       headers.put_fixed(h, other)

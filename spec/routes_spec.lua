@@ -1,5 +1,6 @@
 -- `lunapark routes`, as child processes.
 
+local exec = require "lunapark.exec"
 local json = require "lunapark.json"
 local project = require "spec.support.project"
 
@@ -102,6 +103,27 @@ DELETE  //api.example.com/things/*rest  lib/api.lua:4  app.lua:3, lib/api.lua:2
       { p:run { "routes", "app.lua" } })
     assert.same({ 0, "METHOD  PATH  HANDLER  MIDDLEWARE\n", "" }, { p:run { "routes", "none.lua" } })
     assert.same({ 0, "[]\n", "" }, { p:run { "routes", "none.lua", "--json" } })
+  end)
+
+  it("shows what no terminal and no JSON may have as paths of requests have it", function()
+    local p = files { ["app.lua"] = [[
+local app = require("lunapark.http").app()
+app:get("/a\27[31m/\255b", function() return "x" end)
+return app
+]] }
+    assert.same({
+      0, "METHOD  PATH            HANDLER    MIDDLEWARE\nGET     /a%1B[31m/%FFb  app.lua:2\n", "",
+    }, { p:run { "routes", "app.lua" } })
+    local _, out = p:run { "routes", "--json", "app.lua" }
+    assert.equal("/a%1B[31m/%FFb", json.decode(out)[1].path)
+  end)
+
+  it("fails when its output cannot be written", function()
+    local p = files()
+    local argv = { "sh", "-c", '"$0" routes app.lua > /dev/full', p.binary }
+    local r = assert(exec.run(argv, { cwd = p.dir, timeout = 60 }))
+    assert.equal(1, r.code)
+    assert.matches("routes: No space left on device", r.stderr)
   end)
 
   it("says what is wrong with the app", function()

@@ -12,6 +12,7 @@
 #include "staple.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/ocsp.h>
 #include <openssl/ssl.h>
@@ -20,8 +21,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { ANSWER_MAX = 65536 };
+enum { ANSWER_MAX = 65536 }; /* a longer one is cut off, and so none */
 
 struct staple {
     staple *next;
@@ -55,7 +57,7 @@ static const char *check(staple *s) {
     const unsigned char *at = s->bytes;
     OCSP_RESPONSE *answer = d2i_OCSP_RESPONSE(NULL, &at, (long)s->n);
     const char *wrong = NULL;
-    if (!answer)
+    if (!answer || at != s->bytes + s->n) /* none may follow: a strict client refuses an answer with a tail */
         wrong = "no OCSP response (DER)";
     else if (OCSP_response_status(answer) != OCSP_RESPONSE_STATUS_SUCCESSFUL)
         wrong = "the responder did not answer";
@@ -67,8 +69,10 @@ static const char *check(staple *s) {
 }
 
 bool staple_read(staple **list, const char *file, X509 *cert, char *why, size_t cap) {
-    FILE *f = fopen(file, "re");
-    if (!f && errno == ENOENT) return true;
+    int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* no wait for who writes to a FIFO */
+    FILE *f = fd >= 0 ? fdopen(fd, "r") : NULL;
+    if (!f && fd >= 0) close(fd);
+    if (fd < 0 && errno == ENOENT) return true;
     staple *s = f ? malloc(sizeof *s + ANSWER_MAX) : NULL;
     const char *wrong = f ? s ? NULL : "no memory" : strerror(errno);
     if (s) {

@@ -145,6 +145,14 @@ static void a_wrong_file_is_named(void *arg) {
     is_wrong("no OCSP response");
     run("printf '0\\003\\012\\001\\003' > a.pem.ocsp"); /* tryLater */
     is_wrong("did not answer");
+    say_good("a.pem", 3600);
+    run("echo more >> a.pem.ocsp");
+    is_wrong("no OCSP response");
+    say_good("a.pem", 3600);
+    run("head -c 70000 /dev/zero >> a.pem.ocsp");
+    is_wrong("no OCSP response");
+    run("rm a.pem.ocsp && mkfifo a.pem.ocsp"); /* nobody writes */
+    is_wrong("no OCSP response");
     unlink(path("a.pem.ocsp"));
 }
 

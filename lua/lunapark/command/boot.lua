@@ -195,7 +195,9 @@ function boot.routes(path)
   stop.is_script(boot.exit)
   local handler, app = load_app(path)
   if not handler then return app end
-  io.stdout:write(require("lunapark.command.routes").text(app, core.option_value "json" == 1))
+  local ok, err = io.stdout:write(require("lunapark.command.routes").text(app, core.option_value "json" == 1))
+  if ok then ok, err = io.stdout:flush() end
+  if not ok then return "routes: " .. err end
 end
 
 --- run: the script as the main G.

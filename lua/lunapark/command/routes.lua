@@ -19,12 +19,19 @@ local concat, format, gsub, match = table.concat, string.format, string.gsub, st
 
 local routes = {}
 
+-- A text as a terminal, and JSON, may have it: other bytes as paths of requests have them.
+local function printable(s)
+  s = gsub(s, "%c", function(c) return format("%%%02X", c:byte()) end)
+  if pcall(json.encode, s) then return s end
+  return (gsub(s, "[\128-\255]", function(c) return format("%%%02X", c:byte()) end))
+end
+
 -- The file of a function and the line where the function begins; nil: it is a C function.
 local function place_of(fn)
   local info = debug.getinfo(fn, "S")
   local file = match(info.source, "^@(.*)$")
   if not file then return nil end
-  return gsub(file, "^%./", ""), info.linedefined
+  return printable((gsub(file, "^%./", ""))), info.linedefined
 end
 
 -- The name of middleware, for people.
@@ -62,10 +69,10 @@ local function add_app(rows, app, host, prefix, outer)
   local middleware = joined(outer, app.middleware)
   local folders = {} -- by function: `static` defines two routes
   for _, route in ipairs(app.routes) do
-    if route.files then folders[route.fn] = shown(route.files.dir) end
+    if route.files then folders[route.fn] = printable(shown(route.files.dir)) end
   end
   for _, route in ipairs(app.routes) do
-    local path = router.show(joined(prefix, route.pieces))
+    local path = printable(router.show(joined(prefix, route.pieces)))
     add(rows, { method = route.method, host = host, path = path, folder = folders[route.fn] }, route.fn, middleware)
   end
   for _, mount in ipairs(app.mounts) do

@@ -440,6 +440,7 @@ end
 ---@param h lunapark.Headers  that are no request's
 ---@param fixed lunapark.FixedHeaders
 function headers.put_fixed(h, fixed)
+  if fixed.lines == "" then return end -- an entry without fields would be taken for a lazy object's request
   local n = h[0]
   if n >= FEW or n > 0 and is_in(h, 0, fixed) or n > 1 and is_in(h, 1, fixed) or n > 2 and is_in(h, 2, fixed) then
     apart(add_fixed, h, fixed)
