@@ -57,7 +57,8 @@ static const char *check(staple *s) {
     const unsigned char *at = s->bytes;
     OCSP_RESPONSE *answer = d2i_OCSP_RESPONSE(NULL, &at, (long)s->n);
     const char *wrong = NULL;
-    if (!answer || at != s->bytes + s->n) /* none may follow: a strict client refuses an answer with a tail */
+    if (!answer ||
+        at != s->bytes + s->n) /* none may follow: a strict client refuses an answer with a tail */
         wrong = "no OCSP response (DER)";
     else if (OCSP_response_status(answer) != OCSP_RESPONSE_STATUS_SUCCESSFUL)
         wrong = "the responder did not answer";
