@@ -155,7 +155,8 @@ local function some_requests(p, kinds, max)
   return list, table.concat(bytes)
 end
 
--- What was asked before on a connection.
+-- What was asked before on a connection, and when. Its handler may be ended for its time behind an answer that was
+-- whole, with the connection.
 local asked_before = setmetatable({}, { __mode = "k" })
 
 -- One request, or several that are pipelined. Whether the connection goes on.
@@ -168,9 +169,11 @@ local function ask(conn, p, kinds)
   local goes_on = true
   for _, q in ipairs(list) do
     local r, err, last = testing.read_reply(from, q.method)
-    if not r then err = ("%s, after %s"):format(err, asked_before[conn]) end
-    asked_before[conn] = q.bytes:match "^.-\r\n\r\n" .. #q.bytes .. " bytes, answer " .. (r and r.status or "none")
-    goes_on = judge(q, r, err, last, since)
+    local before = asked_before[conn]
+    if not r and before then err = ("%s, after %s"):format(err, before.what) end
+    local what = q.bytes:match "^.-\r\n\r\n" .. #q.bytes .. " bytes, answer " .. (r and r.status or "none")
+    asked_before[conn] = { what = what, since = since }
+    goes_on = judge(q, r, err, last, not r and before and before.since or since)
     if not goes_on then break end
   end
   if not goes_on then conn:close() end
