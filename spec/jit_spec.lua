@@ -97,12 +97,12 @@ describe("requests:", function()
   local TIMES = 150
 
   -- What the JIT gives up on in a VM that is asked so: list after list, each TIMES times.
-  local function told_of(lists, env)
+  local function told_of(lists, env, times)
     local server = child.serve { "spec/support/traces.lua", "--procs", "1", "--max-vms", "1", env = env }
     local client = child.client(server.addr)
     client:get "/begin"
     for _, list in ipairs(lists) do
-      for _ = 1, TIMES do
+      for _ = 1, times or TIMES do
         for _, kind in ipairs(list) do
           client:request(kind[1], kind[2], { headers = kind[3], body = kind[4] })
         end
@@ -134,6 +134,15 @@ describe("requests:", function()
 
   it("nor by all of them in turn", function()
     assert.equal("", told_of { kinds })
+  end)
+
+  it("nor when all is hot at once", function()
+    local env, forth, back = { TRACES_HOT = "1" }, {}, {}
+    for i, kind in ipairs(kinds) do
+      forth[i], back[#kinds + 1 - i] = { kind }, { kind }
+    end
+    assert.equal("", told_of(forth, env, 4))
+    assert.equal("", told_of(back, env, 4))
   end)
 
   it("nor where another app answers for a host", function()

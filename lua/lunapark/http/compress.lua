@@ -44,6 +44,7 @@ local compress = {}
 ---@return table<string, any>
 function compress.memory(fn)
   local left = KNOWN_MAX
+  jit.off(fn)
   return setmetatable({}, {
     __index = function(known, text)
       local value = apart(fn, text) or false
@@ -96,6 +97,7 @@ function compress.choose(accept, codings)
   local order, identity = compress.order(accept, codings)
   return order[1], identity
 end
+jit.off(compress.choose)
 
 -- ---- what is compressed -------------------------------------------------------------------------------------
 

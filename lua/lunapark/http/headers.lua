@@ -391,13 +391,20 @@ jit.off(headers.merge)
 ---@field lines string
 ---@field meets table<table, boolean>  whether names of other fixed fields are among these, by their `names`
 
--- Whether two sets of names have one in common, by the other set.
+-- Whether two sets of names have one in common.
+local function meet(names, others)
+  local common = false
+  for name in pairs(others) do common = common or names[name] == true end
+  return common
+end
+jit.off(meet)
+
+-- Whether a set of names and another one have one in common, by the other set.
 local function meeting(names)
   return setmetatable({}, {
     __mode = "k",
     __index = function(known_sets, others)
-      local common = false
-      for name in pairs(others) do common = common or names[name] == true end
+      local common = apart(meet, names, others)
       known_sets[others] = common
       return common
     end,

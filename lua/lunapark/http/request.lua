@@ -89,7 +89,7 @@ request.abort_mt = abort_mt
 ---@param fields { status: integer, message: string, body: any, fields: table?, is_answer: boolean? }
 ---@return lunapark.Abort
 function request.new_abort(fields)
-  return setmetatable(fields, abort_mt)
+  return (setmetatable(fields, abort_mt)) -- a tail call of a built-in function can be no end of a trace
 end
 
 local too_large = setmetatable({ status = 413, message = "request body is too large" }, abort_mt)
