@@ -6,7 +6,8 @@
  * rounds sleeps are short again, 250 us while a P is in a call. So a call that lasts, unannounced, holds other Gs up
  * for some 0.3 ms, and calls that do not last wake sysmon some 500 times a second at most. Each round:
  *
- *   - polls for a P that was not polled for 10 ms, since its G does not stop;
+ *   - polls for a P that was not polled for 10 ms, since its G does not stop. This is no reason for short rounds: the
+ *     next such poll is due in 10 ms;
  *   - wakes an M for overdue timers of a busy P;
  *   - takes Ps whose M is in a system call for more than one round, if there is anything to do or to wait for;
  *   - takes Ps whose M runs the same foreign code for 20 ms, and, from the cells that are stuck there, the Gs that have
@@ -106,7 +107,6 @@ static bool watch_p(rt_p *p, watch *w, int64_t now) {
             atomic_compare_exchange_strong(&p->last_poll_ns, &polled, now)) {
             g_list l = {0};
             netpoll_p(p, 0, &l);
-            did = l.head != NULL;
             inject(NULL, &l);
         }
         int64_t timer = atomic_load(&p->timer_next_ns);
@@ -122,7 +122,7 @@ static bool watch_p(rt_p *p, watch *w, int64_t now) {
         }
     } else if (status == P_SYSCALL) {
         called = true;
-        did = watch_call(p, w, now);
+        did |= watch_call(p, w, now);
     }
     return did;
 }

@@ -342,6 +342,38 @@ static void it_sleeps_longer_when_there_is_nothing_to_do(void *arg) {
     let_go();
 }
 
+static _Atomic bool told;
+
+static void wait_for_bytes(void *arg) {
+    if (rt_pd_wait(arg, RT_R, RT_WAIT_OTHER) == 0) atomic_store(&told, true);
+}
+
+/* A machine with other work takes a P's thread off its CPU for more than 10 ms, again and again. */
+static void events_of_a_busy_p_are_no_reason_for_short_rounds(void *arg) {
+    (void)arg;
+    if (rt_procs() > 1) return;
+    int pair[2], err;
+    CHECK_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    rt_pd *pd = rt_pd_open(pair[0], &err);
+    CHECK(pd);
+    rt_go(wait_for_bytes, pd);
+    rt_yield();
+    int64_t t = take_hand(), polls = count_get(&own_p()->n_polls);
+    atomic_store(&own_p()->last_poll_ns, t);
+    for (int i = 0; i < 70; i++)
+        round_at(t + i);
+    CHECK_EQ(atomic_load(&hand.asked_ns), 10 * MS);
+    CHECK_EQ(write(pair[1], "x", 1), 1);
+    round_at(t + UNPOLLED_NS + 1);
+    CHECK_EQ(count_get(&own_p()->n_polls), polls + 1);
+    CHECK_EQ(atomic_load(&hand.asked_ns), 10 * MS);
+    let_go();
+    EXPECT_SOON(atomic_load(&told));
+    rt_pd_close(pd);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 /* ---- on the main thread: no G runs ---- */
 
 static _Atomic int runs;
@@ -538,6 +570,7 @@ int main(void) {
         in_g_test(one_share_serves_events_and_timers),
         in_g_test(pages_of_free_stacks_go_back_every_second),
         in_g_test(it_sleeps_longer_when_there_is_nothing_to_do),
+        in_g_test(events_of_a_busy_p_are_no_reason_for_short_rounds),
         cmocka_unit_test(it_sleeps_deeply_until_a_p_is_taken),
         cmocka_unit_test(deep_sleeps_race_with_work),
     };
