@@ -396,17 +396,20 @@ static ssize_t sendfile_tls(stream *s, int file, off_t *at, size_t n) {
     return -EOPNOTSUPP; /* the caller reads the file, and writes */
 }
 
-static int shutdown_tls(stream *s) {
+/* Writes the alert that nothing follows, once. 0, -EAGAIN: wait for RT_W and call again, -errno. */
+static int say_end(stream *s) {
     tls *t = s->tls;
     int err = t->left ? send_left(s) : 0;
-    if (err) return err;
-    if (!t->shut) {
-        t->shut = true;
-        begin(t);
-        if (t->shaken && !t->why[0])
-            (void)SSL_shutdown(t->ssl); /* writes the alert; the peer's is not waited for */
-        err = send_wire(s, false);
-    }
+    if (err || t->shut) return err;
+    t->shut = true;
+    begin(t);
+    if (t->shaken && !t->why[0])
+        (void)SSL_shutdown(t->ssl); /* writes the alert; the peer's is not waited for */
+    return send_wire(s, false);
+}
+
+static int shutdown_tls(stream *s) {
+    int err = say_end(s);
     return err ? err : stream_socket.shutdown(s);
 }
 
@@ -427,7 +430,7 @@ const stream_ops stream_tls = {
 
 void tls_end(stream *s) {
     tls *t = s->tls;
-    if (!t->left && !t->held && !t->abandoned) (void)shutdown_tls(s);
+    if (!t->left && !t->held && !t->abandoned) (void)say_end(s); /* closing does the rest */
     tls_leave(s);
 }
 

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "../../runtime/io.h"
@@ -367,6 +368,36 @@ static void an_end_without_notice_is_an_error(void *arg) {
     end_two(&s, &c);
 }
 
+/* In place of libc's. */
+static _Atomic int shutdowns;
+
+int shutdown(int fd, int how) {
+    atomic_fetch_add(&shutdowns, 1);
+    return (int)syscall(SYS_shutdown, fd, how);
+}
+
+static int read_to_the_end(client *c) {
+    char got[8];
+    return (int)read_whole(&c->s, got, 1);
+}
+
+static void an_end_costs_one_call(void *arg) {
+    (void)arg;
+    for (int shut = 0; shut < 2; shut++) {
+        stream s;
+        client c = {.what = read_to_the_end};
+        CHECK(begin_two(&s, &c, server_a(), client_of("a.pem"), "a.example"));
+        CHECK_EQ(shake_whole(&s), 0);
+        atomic_store(&shutdowns, 0);
+        if (shut) CHECK_EQ(s.ops->shutdown(&s), 0);
+        stream_close(&s, false);
+        EXPECT_EQ(atomic_load(&shutdowns), shut);
+        EXPECT_SOON(atomic_load(&c.done));
+        EXPECT_EQ(c.answer, 0); /* the end, in order */
+        stream_close(&c.s, false);
+    }
+}
+
 static void plain_http_is_recognized(void *arg) {
     (void)arg;
     stream s, plain;
@@ -533,6 +564,7 @@ int main(void) {
         in_g_test(names_choose_certificates),
         in_g_test(bad_files_are_named),
         in_g_test(an_end_without_notice_is_an_error),
+        in_g_test(an_end_costs_one_call),
         in_g_test(plain_http_is_recognized),
         in_g_test(new_keys_have_an_end),
         in_g_test(a_slow_reader_gets_all),
