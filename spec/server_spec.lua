@@ -1,10 +1,31 @@
 --- The server end to end: what goes over the wire, and that whatever a request does, the next one works.
 
+local ffi = require "ffi"
 local http = require "lunapark.http"
 local lp = require "lunapark"
 local testing = require "lunapark.testing"
 local child = require "spec.support.child"
 local helper = require "spec.helper"
+
+ffi.cdef [[
+int getpeername(int fd, void *addr, unsigned *len);
+int getsockopt(int fd, int level, int name, void *value, unsigned *len);
+]]
+
+local IPPROTO_TCP, TCP_NODELAY = 6, 1
+
+-- An option of a TCP connection of this process, by the port of its peer.
+local function tcp_option(peer_port, name)
+  local addr, value, len = ffi.new "uint8_t[128]", ffi.new "int[1]", ffi.new "unsigned[1]"
+  for fd = 3, 4095 do
+    len[0] = 128
+    if ffi.C.getpeername(fd, addr, len) == 0 and addr[2] * 256 + addr[3] == peer_port then
+      len[0] = 4
+      assert(ffi.C.getsockopt(fd, IPPROTO_TCP, name, value, len) == 0)
+      return value[0]
+    end
+  end
+end
 
 describe("server", function()
   local app, client
@@ -44,6 +65,13 @@ describe("server", function()
     assert.same({ 200, "OK", "Hello", "5", "text/plain; charset=utf-8" },
       { r.status, r.reason, r.body, r.headers["content-length"], r.headers["content-type"] })
     assert.matches("^%u%l%l, %d%d %u%l%l %d%d%d%d %d%d:%d%d:%d%d GMT$", r.headers.date)
+  end)
+
+  it("waits for no ACK before it sends more", function()
+    local conn = send "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert.equal("Hello", reply(conn).body)
+    assert.equal(1, tcp_option(tonumber(conn:local_addr():match "%d+$"), TCP_NODELAY))
+    conn:close()
   end)
 
   it("keeps connections, unless told otherwise", function()

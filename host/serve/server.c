@@ -164,8 +164,7 @@ static bool is_proxied(const host_server *s) {
 }
 
 /* Takes over an accepted connection. may_yield: the caller is a native G and may let other Gs run. */
-static void take_conn(host_server *s, int fd, bool tcp, bool may_yield) {
-    int one = 1;
+static void take_conn(host_server *s, int fd, bool may_yield) {
     server_client client = {0};
     bool proxied = is_proxied(s), may = proxied || client_of(fd, &client);
     conns_answer answer = may ? conns_admit() : CONNS_TURN_AWAY;
@@ -178,17 +177,10 @@ static void take_conn(host_server *s, int fd, bool tcp, bool may_yield) {
         client_leave(client);
         return;
     }
-    /* Most messages are written whole, so waiting for an ACK would only delay the next one. Harmless if the connection
-     * is gone already. */
-    if (tcp) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (proxied)
         proxy_start(s, fd, answer == CONNS_REFUSE);
     else
         s->listener.protocol->start(s, fd, client, answer == CONNS_REFUSE);
-}
-
-static bool is_tcp(const host_server *s) {
-    return strncmp(s->addr, "unix:", 5) != 0;
 }
 
 /* The acceptor of this pollDesc has ended, or has never begun. */
@@ -197,7 +189,7 @@ static void end_acceptor(host_server *s, rt_pd *pd, bool may_yield) {
     if (atomic_fetch_sub(&s->n_acceptors, 1) == 1) {
         /* A client that has connected by now gets an answer if its request is there. */
         for (int fd; (fd = rt_accept4(s->listen_fd, NULL, NULL)) >= 0;)
-            take_conn(s, fd, is_tcp(s), may_yield);
+            take_conn(s, fd, may_yield);
         close(s->listen_fd);
         if (atomic_load(&s->owns_path)) sock_file_remove(s->addr, s->file);
     }
@@ -208,12 +200,11 @@ static void end_acceptor(host_server *s, rt_pd *pd, bool may_yield) {
 static void accept_main(void *arg) {
     acceptor *a = arg;
     host_server *s = a->server;
-    bool tcp = is_tcp(s);
     for (int n = 0;;) {
         int fd = rt_accept_with(&a->with, s->listen_fd, a->pd);
         if (fd == RT_ECLOSED) break;
         if (fd >= 0) {
-            take_conn(s, fd, tcp, true);
+            take_conn(s, fd, true);
             if (++n % ACCEPT_BATCH == 0) rt_yield();
         } else if (a->with.failures == 1) {
             log_line(LOG_ERROR, "%s: accept: %s", s->addr, rt_strerror(fd));
@@ -241,6 +232,13 @@ static int open_pds(host_server *s) {
     return err;
 }
 
+/* Most messages are written whole, so waiting for an ACK would only delay the next one. Connections take this from the
+ * socket that accepts them. Fails on unix sockets, which have no ACKs. */
+static void set_no_delay(int listen_fd) {
+    int on = 1;
+    (void)setsockopt(listen_fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
 host_server *server_adopt(int fd, bool owns_path, const host_listener *l, int *err) {
     static _Atomic int last_id;
     struct sockaddr_storage sa;
@@ -250,6 +248,7 @@ host_server *server_adopt(int fd, bool owns_path, const host_listener *l, int *e
     if (!*err && getsockname(fd, (struct sockaddr *)&sa, &len) < 0) *err = -errno;
     if (*err) goto fail;
     s->listen_fd = fd;
+    set_no_delay(fd);
     (void)rt_short_read_tells(fd, &s->tells);
     s->id = atomic_fetch_add(&last_id, 1) & INT_MAX;
     s->listener = *l;
