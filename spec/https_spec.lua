@@ -147,6 +147,8 @@ describe("HTTP over TLS", function()
     assert.matches("subject=CN = site", (openssl(c.addr, "-servername", "nobody.example")))
     assert.matches("subject=CN = other", (openssl(c.addr, "-servername", "other.example")))
     assert.matches("ALPN protocol: http/1.1", (openssl(c.addr, "-alpn", "h2,http/1.1")))
+    assert.matches("ALPN protocol: http/1.1", (openssl(c.addr, "-alpn", "http/1.0,http/1.1")))
+    assert.matches("ALPN protocol: http/1.0", (openssl(c.addr, "-alpn", "http/1.0"))) -- curl --http1.0
     assert.matches("no application protocol", (openssl(c.addr, "-alpn", "h2")))
     assert.matches("alert protocol version", (openssl(c.addr, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")))
   end)

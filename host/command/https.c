@@ -56,7 +56,7 @@ certs *https_open(void) {
                               .pairs = pairs,
                               .n_pairs = n,
                               .ca = options.tls_client_ca,
-                              .alpn = "http/1.1",
+                              .alpn = "http/1.1,http/1.0", /* curl --http1.0 offers nothing else */
                               .self_signed = own != NULL};
     char why[TLS_WHY];
     present = certs_new(&set, options.tls_ticket_keys, why);

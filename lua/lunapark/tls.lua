@@ -114,7 +114,7 @@ local own
 ---@return lunapark.TlsConfig
 function tls.self_signed()
   if not own then
-    local settings = ffi.new("host_tls_settings", { server = true, self_signed = true, alpn = "http/1.1" })
+    local settings = ffi.new("host_tls_settings", { server = true, self_signed = true, alpn = "http/1.1,http/1.0" })
     local handle = C.host_tls_new(settings, why)
     if handle == nil then error("tls: " .. ffi.string(why), 2) end
     own = setmetatable({ handle = ffi.gc(handle, C.host_tls_free), server = true, insecure = false }, config_mt)

@@ -47,7 +47,7 @@ local EAGAIN, ENOMEM, EMSGSIZE, EPROTO = -11, -12, -90, -71
 ---@field version string       "TLSv1.3"
 ---@field cipher string
 ---@field sni string|nil       the name that the client asked for
----@field alpn string|nil      the protocol that was chosen: "http/1.1"
+---@field alpn string|nil      the protocol that was chosen: "http/1.1", "http/1.0"
 ---@field resumed boolean      the client came back with a ticket
 ---@field client_cert lunapark.ClientCert|nil  what the client has shown
 
