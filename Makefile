@@ -147,7 +147,7 @@ test: deps-test ## installs what is missing, builds, runs every C test and spec
 
 # Without those that know what is on the wire, or ask by programs of others: https_spec, https_peers_spec. TLS too:
 # http_conformance_spec.
-TLS_SPECS ?= $(foreach s,app box control form hosts multipart request response,spec/http_$s_spec.lua) \
+TLS_SPECS ?= $(foreach s,app box compress control form hosts multipart request response wire,spec/http_$s_spec.lua) \
 	$(foreach s,send_file site sse static,spec/$s_spec.lua)
 test-tls: deps-test ## the specs of HTTP once more, over TLS
 	+@$(again) all

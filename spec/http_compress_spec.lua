@@ -122,8 +122,8 @@ describe("http.compress", function()
 
   -- The body of a response as curl decodes it: another implementation of each coding.
   local function curl(coding, ...)
-    local r = assert(exec.run { "curl", "-sS", "--compressed", "-H", "Accept-Encoding: " .. coding,
-      "http://" .. client.addr .. "/", ... })
+    local r = assert(exec.run { "curl", "-sSk", "--compressed", "-H", "Accept-Encoding: " .. coding,
+      (child.over_tls and "https://" or "http://") .. client.addr .. "/", ... })
     assert.equal("", r.stderr)
     return r.stdout
   end

@@ -24,7 +24,12 @@ describe("on the wire", function()
   end
 
   -- A connection on which this was sent.
-  local function send(bytes) return child.send(client.addr, bytes) end
+  local function send(bytes)
+    local conn = assert(client:connect())
+    conn:set_deadline(3 * helper.PATIENCE)
+    assert(conn:write(bytes))
+    return conn
+  end
 
   -- Everything that the server says to these bytes until it closes.
   local function talk(bytes)
@@ -284,7 +289,12 @@ describe("on the wire", function()
       lp.sleep(0.2)
       local head = assert(conn:read_until "\r\n\r\n")
       assert(conn:read_exact(tonumber(head:match "Content%-Length: (%d+)")))
-      assert.matches("^HTTP/1%.1 200 OK\r\n.*\r\n\r\npart$", (conn:read_all()))
+      local rest, err = conn:read_all()
+      if child.over_tls then -- which tells a cut from an end
+        assert.matches("without saying so", err)
+        rest = conn:read()
+      end
+      assert.matches("^HTTP/1%.1 200 OK\r\n.*\r\n\r\npart$", rest)
       conn:close()
     end
 
@@ -389,7 +399,7 @@ describe("on the wire", function()
     end)
 
     it("leaves with the others if none of them waits", function()
-      local n = 16
+      local n = 8 -- which fit into a record
       local alone = #talk(LAST) - #"Connection: close\r\n"
       for _ = 1, 50 do -- the client may read while the server writes
         local conn = send(OK:rep(n))
@@ -407,7 +417,7 @@ describe("on the wire", function()
       app:get("/ok", function() return "ok" end)
       app:post("/body", function(req) return req:body() end)
       return app
-    ]], "--header-timeout", "0.2" }
+    ]], "--header-timeout", "0.2", plain = true } -- a handshake takes longer on a busy machine
     for _, bytes in ipairs {
       OK .. "\r\n", "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok\r\n", "\r\n\r", ("\r\n"):rep(5000),
     } do

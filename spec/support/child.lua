@@ -64,6 +64,7 @@ local children, files, clients = {}, {}, {}
 -- `make test-tls`: servers speak HTTPS, and `dial`, `send` and `client` speak it with them. `plain = true` among the
 -- arguments of a server: this one does not.
 local ALWAYS_TLS = (os.getenv "LUNAPARK_TEST_TLS" or "0") ~= "0"
+child.over_tls = ALWAYS_TLS
 local speak_tls, tls_config = {}, nil -- by address
 
 -- What net.dial wants for an address.
