@@ -4,7 +4,8 @@
 -- made to end handlers. It goes by rounds of a second or two. Seed and number of a round decide what is done: which
 -- kinds of requests, how many clients, how they send, read and leave, which reloads there are. How the clock lets that
 -- meet they do not decide. A round is *wild* if it has handlers that must be ended by force: their VM may be dropped,
--- and its other requests get 502 or lose their stream. In other rounds each request gets the one right answer.
+-- and its other requests get 502 or lose their stream. In other rounds each request gets the one right answer. After
+-- LIFE rounds comes another server. Every second one speaks HTTPS; some of its clients break TLS (tls.lua).
 --
 -- What must hold:
 --   - an answer, whichever it is, has its own request's word and no other;
@@ -26,6 +27,7 @@ local child = require "spec.support.child"
 local generator = require "spec.support.generator"
 local reload = require "spec.support.reload"
 local requests = require "host.fuzz.requests"
+local tls = require "host.fuzz.tls"
 
 local seed, seconds, first = tonumber(arg[1] or os.time()), tonumber(arg[2] or 60), tonumber(arg[3] or 1)
 if not seed or not seconds or not first then
@@ -37,6 +39,7 @@ local PATIENCE = 60 -- seconds; only what hangs lasts so long
 -- Of the server.
 local HANDLER_S, DRAIN_S, PROCS = 1.5, 1.5, seed % 3 + 1
 local LASTS = math.min(HANDLER_S, DRAIN_S)
+local LIFE = 12 -- rounds
 
 -- ---- what is wrong --------------------------------------------------------------------------------------------
 
@@ -139,9 +142,9 @@ end
 
 -- ---- what clients do ------------------------------------------------------------------------------------------
 
-local addr
+local addr, over_tls
 local function dial()
-  local conn = assert(net.dial(addr, { timeout = PATIENCE }))
+  local conn = assert(net.dial(addr, { timeout = PATIENCE, tls = over_tls and tls.trust or nil }))
   conn:set_deadline(PATIENCE)
   return conn
 end
@@ -227,6 +230,22 @@ local function talk_nonsense(p)
     wrong("nonsense: %d %s", r.status, short(r.body))
   end
   conn:close()
+end
+
+-- The right answer or none, and then the server is there for others.
+local function break_tls(p)
+  local how, why = p(20), nil
+  if how == 1 then
+    why = tls.new_keys(addr, p)
+  elseif how <= 8 then
+    why = tls.speak_none(addr, p)
+  else
+    local q, since = calm.ok(p), lp.now()
+    local r = tls.harmed(addr, q, p)
+    if r then judge(q, r, nil, true, since) end
+  end
+  if why then wrong("broken TLS: %s", why) end
+  counts.left = counts.left + 1
 end
 
 -- /aside: two connections for one request.
@@ -337,12 +356,18 @@ end
 
 -- ---- rounds ---------------------------------------------------------------------------------------------------
 
+local at_start
+
 local function serve()
   folder = reload.folder { ["app.lua"] = assert(fs.read "host/fuzz/app.lua"), ["files/none"] = "" }
   write_tail ""
-  server = child.serve { folder .. "/app.lua", "--procs", tostring(PROCS), "--handler-timeout", tostring(HANDLER_S),
+  over_tls = (seed + math.floor(round / LIFE)) % 2 == 0
+  log_at, at_start = 0, nil
+  local args = { folder .. "/app.lua", "--procs", tostring(PROCS), "--handler-timeout", tostring(HANDLER_S),
     "--kill-after", "0.2", "--drain-timeout", tostring(DRAIN_S), "--load-timeout", "60", "--max-vms", "24",
     "--vm-memory", tostring(64 * 2 ^ 20), "--max-body", "200000", "--admin", "127.0.0.1:0", "--admin-token", TOKEN }
+  if over_tls then args[#args + 1] = "--tls-self-signed" end
+  server = child.serve(args)
   addr = server.addr
   admin_addr = server:logged "admin on http://(%S+)\n"
 end
@@ -390,7 +415,6 @@ local function count_gs()
   return n
 end
 
-local at_start
 -- Gs that each VM of the app has.
 local OWN_GS = 3
 -- After a reload all is as it was after the first one. There may be more spare VMs: on a busy machine VMs that lost
@@ -450,6 +474,7 @@ local function run_round()
   end
   for _ = 1, p(4) - 1 do client(function(own) leave(own, kinds) end) end
   if p(3) == 1 then client(talk_nonsense) end
+  if p(2) == 1 and over_tls then client(break_tls) end
   if p(3) == 1 then client(aside) end
   if p(3) == 1 then client(use_admin) end
   if p(2) == 1 then client(reload_some) end
@@ -489,20 +514,25 @@ local function stop()
   if server:wait() ~= 0 then wrong("the exit code is %d", server:wait()) end
 end
 
-local function main()
+-- The life of a server.
+local function live(stop_at)
   serve()
   look_at_rest()
-  local stop_at = lp.now() + seconds
   repeat
     run_round()
     look_at_log()
     -- What a wild round has left running would harm the next one.
-    if not failed and (wild or (round - first) % 8 == 7) then look_at_rest() end
+    if not failed and wild then look_at_rest() end
     if not failed then round = round + 1 end
-  until failed or lp.now() > stop_at
+  until failed or lp.now() > stop_at or round % LIFE == 0
   if not failed then look_at_rest() end
   if not failed then stop() end
   look_at_log()
+end
+
+local function main()
+  local stop_at = lp.now() + seconds
+  repeat live(stop_at) until failed or lp.now() > stop_at
 end
 
 local ok, err = xpcall(main, debug.traceback)
