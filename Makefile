@@ -41,7 +41,7 @@ DEPS_TEST  := lua-busted libcmocka-dev node-llhttp curl netcat-openbsd redis-ser
 # For spec/dev_browser_spec.lua, which is pending without it: 100 MB that few need. CI has it.
 DEPS_BROWSER := chromium-headless-shell fonts-dejavu-core
 # Clients and attackers of others, for spec/http_peers_spec.lua and https_peers_spec.lua, where those that are missing are pending. CI has them.
-DEPS_PEERS := apache2-utils siege slowhttptest sslscan wrk
+DEPS_PEERS := apache2-utils nghttp2-client siege slowhttptest sslscan wrk
 DEPS_DOCS  := lua-ldoc
 DEPS_LINT  := clang-format clang-tidy lua-check clang
 DEPS_FUZZ  := clang libclang-rt-14-dev

@@ -1,5 +1,5 @@
---- HTTPS as programs of others find it: testssl.sh and sslscan, which look for weaknesses; ab, wrk, Node, Go and
---- openssl(1) as clients. curl: https_spec.lua; Chromium: http_browser_spec.lua. A program that is not installed is
+--- HTTPS as programs of others find it: testssl.sh and sslscan, which look for weaknesses; ab, wrk, h2load, Node, Go
+--- and openssl(1) as clients. curl: https_spec.lua; Chromium: http_browser_spec.lua. A program that is not installed is
 --- pending: `make deps-peers`.
 
 local exec = require "lunapark.exec"
@@ -119,6 +119,20 @@ describe("HTTPS", function()
     assert.is_true(tonumber(text:match "(%d+) requests in") > 0, text)
     assert.is_nil(text:find "Socket errors", text)
     assert.is_nil(text:find "Non%-2xx", text)
+  end)
+
+  -- Of its ALPN it offers h2 first, unless told otherwise.
+  with("h2load", "gets all answers by HTTP/1.1, pipelined too", function()
+    for _, options in ipairs { { "-m1" }, { "-m8" }, { "-m1", "--npn-list=h2,http/1.1" } } do
+      local argv = { "h2load", "-n", "400", "-c", "20", unpack(options) }
+      if #options == 1 then argv[#argv + 1] = "--h1" end
+      argv[#argv + 1] = url .. "/"
+      local text, code = programs.run(unpack(argv))
+      assert.equal(0, code, text)
+      assert.matches("Application protocol: http/1.1", text, 1, true)
+      assert.matches("400 succeeded, 0 failed, 0 errored, 0 timeout", text, 1, true)
+      assert.matches("status codes: 400 2xx", text, 1, true)
+    end
   end)
 
   with("node", "sends bodies and reads answers, and trusts the certificate", function()
