@@ -118,6 +118,16 @@ describe("the garbage of a VM", function()
     assert.is_true(tonumber(client:get("/kb").body) > 2000)
   end)
 
+  -- A cycle of LuaJIT's own has a line in the trace.
+  it("is not looked for while a VM loads, unless there is much", function()
+    local c = serve "gctrace=1"
+    child.eventually(function() return c:stderr():find("serves\n", 1, true) end, "the app")
+    assert.is_nil(c:stderr():find("in Lua", 1, true))
+    local greedy = APP:gsub("return app", "for i = 1, 1e5 do last = { tostring(i) } end\n%0")
+    c = child.serve { child.script(greedy), "--procs", "1", env = { LUNAPARK_DEBUG = "gctrace=1" } }
+    child.eventually(function() return c:stderr():find("GC VM 0: in Lua", 1, true) end, "a cycle")
+  end)
+
   it("may have finalizers that never end, which hold up nobody", function()
     local c = child.serve {
       child.script(APP), "--procs", "1", "--handler-timeout", "0.5", "--kill-after", "0.5",

@@ -154,6 +154,7 @@ static void make_references(lua_State *L) {
 }
 
 static int open_all(lua_State *L) {
+    vm_gc_begin(L);
     make_references(L);
     luaL_openlibs(L);
     /* A request is one record (dispatch.lua), which has more constants than LuaJIT's 500 with some middleware. */

@@ -50,6 +50,9 @@ bool vm_gc_step(host_vm *vm);
 /* Lua has run in vm. vm_gc_ran (vm.h) calls it, once until the collector has looked. */
 void gc_ran(host_vm *vm);
 
+/* The collector of a new state leaves a VM alone while it loads. Nothing was allocated yet. */
+void vm_gc_begin(lua_State *L);
+
 /* LUNAPARK_DEBUG=gctrace=1: begins the trace of a new VM, on its main state; may raise. */
 void vm_gc_trace(lua_State *L);
 
