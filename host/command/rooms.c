@@ -4,6 +4,7 @@
 
 #include "../base/log.h"
 #include "../generation/generation_core.h"
+#include "../http/http_core.h"
 #include "../http/requests.h"
 #include "../net/net_core.h"
 #include "../shared/dict_file.h"
@@ -28,6 +29,7 @@ void rooms_open(void) {
     static const luaL_Reg functions[] = {{"exit", core_exit}, {NULL, NULL}};
     core_add(functions);
     net_core_open();
+    http_core_open();
     generation_core_open();
     requests_open();
 }

@@ -191,13 +191,6 @@ typedef struct host_match {
 host_routes *host_routes_new(void);
 void host_routes_free(host_routes *t);
 
-/* Adds a route. method: a number; 0: any. pattern: segments, each behind a slash. A segment with a NUL stands for others,
- * which have the text before the NUL, a part that is not empty, and the text from the second byte behind the NUL on. The
- * byte behind the NUL says what the part is: ':' anything, 'i' an integer, 'u' a UUID, 'h' hex digits, 'a' letters of
- * ASCII, 's' a slug: letters, digits, '-', '_'. '*', in the last segment: the segment and all that follow, which may be
- * empty. Numbers are counted from 1. 0: there is a route for the same method and paths; -ENOMEM. */
-int host_route_add(host_routes *t, int method, const char *pattern, size_t len);
-
 /* The number of the route for a method and a raw path, of which *m then tells; 0: there is none, m->text is the path;
  * HOST_PATH_*, and m->text is "". */
 int host_route_find(const host_routes *t, int method, const char *raw, size_t len, host_match *m);

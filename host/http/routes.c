@@ -24,6 +24,8 @@
  * A pattern without names stands in the same table as a whole, too. Most requests ask for such a path as it is written,
  * which one look finds without taking the path apart. It is the literal way, which a walk tries first, so no other route
  * comes before it. */
+#include "routes.h"
+
 #include "../base/chars.h"
 #include "../base/hash.h"
 #include "method.h"

@@ -63,8 +63,10 @@ end
 
 local function drop_plan(self)
   local plan = rawget(self, "plan")
-  if plan then doors.close(plan) end
-  self.plan = nil
+  if plan then
+    doors.close(plan)
+    self.plan = nil
+  end
   if rawget(self, "given") then require("lunapark.http.site").off(self) end
   if rawget(self, "asked") ~= nil then refusal.changed(self) end
   for _, parent in ipairs(self.parents) do
@@ -102,6 +104,7 @@ local function define(self, what, method, pattern, fn)
 end
 
 jit.off(drop_plan) -- as in router.lua
+jit.off(check_app)
 jit.off(define)
 
 --- Defines the handler of a method and a path. `:name` stands for one segment, `:name<int>` for one of a kind, `*rest`
@@ -134,6 +137,10 @@ function App:options(pattern, fn) return (define(self, "options", "OPTIONS", pat
 ---@param fn fun(req: lunapark.Request, res: lunapark.Response): any, any, any
 ---@return lunapark.App self
 function App:any(pattern, fn) return (define(self, "any", "ANY", pattern, fn)) end
+
+for _, word in ipairs { "get", "post", "put", "patch", "delete", "head", "options", "any" } do
+  jit.off(App[word])
+end
 
 -- Methods that no route of this name can have.
 local reserved = {

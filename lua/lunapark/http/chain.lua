@@ -132,5 +132,6 @@ function chain.compose(middleware, handler)
   end
   return run, fn
 end
+jit.off(chain.compose) -- as in router.lua
 
 return chain

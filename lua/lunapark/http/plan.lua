@@ -134,7 +134,7 @@ local function add_app(plan, self, prefix, outer)
     local whole = #prefix == 0 and route or below(prefix, route)
     local entry = add_route(plan, whole, scope)
     if not entry then error(("%s %s is there twice"):format(route.method, router.show(whole.pieces)), 0) end
-    slash.note(plan, whole, scope, entry)
+    slash.note(plan, scope, entry)
     -- The prefix without a slash is a courtesy: a route that the outer app has there comes first.
     if #prefix > 0 and #route.pieces == 1 and (route.pieces[1] == "" or route.is_folder) then
       add_route(plan, { method = route.method, pieces = prefix, fn = route.fn }, scope)

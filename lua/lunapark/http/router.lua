@@ -19,12 +19,15 @@ local ffi = require "ffi"
 require "lunapark.cdef"
 
 local C = ffi.C
-local apart = require("lunapark.core").apart
+local core = require "lunapark.core"
 local near = require "lunapark.core.near"
+local new_table = require "table.new"
+
+local apart, add_route = core.apart, core.add_route
 local concat, sort, ffi_string = table.concat, table.sort, ffi.string
 local byte, find, gsub, match, sub = string.byte, string.find, string.gsub, string.match, string.sub
 
-local REST = byte "*" -- what a piece for the tail begins with
+local REST, COLON = byte "*", byte ":" -- what a piece for the tail, and one with a name, begins with
 
 -- What a name may be asked to stand for, as C has it.
 local kinds = { int = "i", uuid = "u", hex = "h", alpha = "a", slug = "s" }
@@ -60,13 +63,19 @@ local function take_apart(piece)
   return before, name, kind, rest or behind
 end
 
+-- The name of a piece that is no more than a name, as nearly all are that have one; nil: it is no such piece.
+local function mere_name(piece)
+  return byte(piece) == COLON and match(piece, "^:([%a_][%w_]*)$") or nil
+end
+
 -- A piece as C reads it, and its name, if it has one.
 local function encode(piece)
   if byte(piece) == REST then return "\0*", piece == "*" and piece or sub(piece, 2) end
   if not find(piece, ":", 1, true) then return piece end
-  local plain = match(piece, "^:([%a_][%w_]*)$") -- nearly all that have a name
-  if plain then return "\0:", plain end
-  local before, name, kind, behind = take_apart(piece)
+  local name = mere_name(piece)
+  if name then return "\0:", name end
+  local before, kind, behind
+  before, name, kind, behind = take_apart(piece)
   if not before then return (gsub(piece, "::", ":")) end
   return gsub(before, "%z", ":") .. "\0" .. (kinds[kind] or ":") .. gsub(behind, "%z", ":"), name
 end
@@ -115,27 +124,28 @@ local function add_name(names, name)
   if #names > NAMES_MAX then return ("has more than %d names"):format(NAMES_MAX) end
 end
 
--- The mistake in piece i of n, or nil. `names` has the names of the pieces before, and gets the name of this one.
+-- The mistake in piece i of n, which is more than a name, or nil. `names` has the names of the pieces before, and gets
+-- the name of this one.
 local function mistake_in(piece, i, n, names)
-  local why
-  local name = match(piece, "^:([%a_][%w_]*)$")
+  local why, name
   if byte(piece) == REST then
     name = sub(piece, 2)
     if i < n then return "has " .. piece .. " before its end" end
     if name == "" then name = "*" end
     if name ~= "*" and not find(name, "^[%a_][%w_]*$") then return "has a bad name: " .. piece end
-  elseif not name and (find(piece, "^<.*>$") or not take_apart(piece)) then
+  elseif find(piece, "^<.*>$") or not take_apart(piece) then
     return (mistake_in_text(piece, i, n))
-  elseif not name then
+  else
     why, name = mistake_in_name(piece)
     if why then return why end
   end
   return (add_name(names, name))
 end
 
--- Takes a pattern apart at its slashes. Also: how many pieces there are.
+-- Takes a pattern apart at its slashes. Also: how many pieces there are. The table has room for most patterns, and for
+-- its two fields.
 local function split(pattern)
-  local pieces, n, pos = {}, 0, 2
+  local pieces, n, pos = new_table(4, 2), 0, 2
   while pos do
     local slash = find(pattern, "/", pos, true)
     n = n + 1
@@ -144,6 +154,8 @@ local function split(pattern)
   end
   return pieces, n
 end
+
+local shaped = {} -- of `parse`, which does not wait
 
 --- Takes a pattern apart.
 ---@param pattern string
@@ -154,28 +166,30 @@ function router.parse(pattern, what, level)
   level = level + 1
   if type(pattern) ~= "string" then fail(pattern, what, level, "must be a string") end
   if byte(pattern) ~= 47 then fail(pattern, what, level, "must begin with /") end
-  if find(pattern, "?", 1, true) or find(pattern, "#", 1, true) or find(pattern, "\0", 1, true) then
-    fail(pattern, what, level, "must not contain ?, # or NUL")
-  end
-  local pieces, n = split(pattern)
   -- Most patterns are of pieces with nothing to check, or begin with such.
-  local first, at = find(pattern, "[:*.{<]") or #pattern + 1, 2
+  local first, at = find(pattern, "[^%w/_-]") or #pattern + 1, 2
+  if find(pattern, "[?#%z]", first) then fail(pattern, what, level, "must not contain ?, # or NUL") end
+  local pieces, n = split(pattern)
   if first > #pattern and not find(pattern, "//", 1, true) then
     pieces.shape, pieces.names = pattern, false
     return pieces
   end
-  local names, list = {}, {}
+  local names = new_table(2, 0)
   for i = 1, n do
     local piece = pieces[i]
-    list[i] = piece
     at = at + #piece + 1
-    if piece == "" or at > first and find(piece, "[:*.{<]") then
-      local wrong = mistake_in(piece, i, n, names)
-      if wrong then fail(pattern, what, level, wrong) end
-      list[i] = (encode(piece))
+    local name, wrong = at > first and mere_name(piece), nil
+    if name then
+      shaped[i], wrong = "\0:", add_name(names, name)
+    elseif piece == "" or at > first and find(piece, "[:*.{<]") then
+      wrong = mistake_in(piece, i, n, names)
+      shaped[i] = not wrong and encode(piece) or nil
+    else
+      shaped[i] = piece
     end
+    if wrong then fail(pattern, what, level, wrong) end
   end
-  pieces.shape, pieces.names = "/" .. concat(list, "/"), names[1] and names or false
+  pieces.shape, pieces.names = "/" .. concat(shaped, "/", 1, n), names[1] and names or false
   return pieces
 end
 
@@ -243,8 +257,7 @@ local function number_of(method)
 end
 
 local function add(self, method, shape, pieces, route)
-  local number = C.host_route_add(self.tree, number_of(method), shape, #shape)
-  if number < 0 then error("not enough memory", 0) end
+  local number = add_route(self.tree, number_of(method), shape)
   if number == 0 then return false end
   self.routes[number] = route
   route.names = pieces.names
@@ -281,8 +294,7 @@ end
 function methods:add_prefix(pieces)
   local shape = router.shape(pieces)
   for _, pattern in ipairs { shape, #pieces == 0 and "/\0*" or shape .. "/\0*" } do
-    local number = C.host_route_add(self.tree, 0, pattern, #pattern)
-    if number < 0 then error("not enough memory", 0) end
+    local number = add_route(self.tree, 0, pattern)
     if number > 0 then self.routes[number] = shape end
   end
   return shape
@@ -291,8 +303,8 @@ end
 -- What defines routes runs when an app loads, and in each VM once: a trace costs more than it saves there, since each
 -- changes the protection of memory, and all threads of the process stop for that.
 for _, fn in ipairs {
-  take_apart, encode, mistake_in_text, mistake_in_name, add_name, mistake_in, split, router.parse, router.shape,
-  router.prefix, router.literal, router.has_other, router.show, number_of, add, methods.add,
+  take_apart, mere_name, encode, mistake_in_text, mistake_in_name, add_name, mistake_in, split, router.parse,
+  router.shape, router.prefix, router.literal, router.has_other, router.show, number_of, add, methods.add,
   methods.add_other, methods.add_prefix,
 } do
   jit.off(fn)

@@ -86,6 +86,7 @@ function site.describe(app)
   end
   return table.concat(list, "\0") .. "\0"
 end
+jit.off(site.describe) -- as in router.lua
 
 --- C answers for the app of this server: a later definition ends that.
 ---@param app lunapark.App

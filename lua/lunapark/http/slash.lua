@@ -27,16 +27,17 @@ end
 
 --- Notes a route of a plan.
 ---@param plan table
----@param route table
 ---@param scope table
 ---@param entry table  answers the route
-function slash.note(plan, route, scope, entry)
+function slash.note(plan, scope, entry)
   local noted = plan.noted
   if not noted then
-    noted = { tails = {} }
+    noted = { entries = {}, scopes = {}, tails = {} }
     plan.noted = noted
   end
-  noted[#noted + 1] = { route = route, scope = scope, entry = entry }
+  local n = #noted.entries + 1
+  noted.entries[n], noted.scopes[n] = entry, scope
+  local route = entry.route
   local pieces = route.pieces
   if byte(pieces[#pieces]) == REST then noted.tails[route.method .. router.shape(pieces)] = true end
 end
@@ -81,14 +82,16 @@ end
 ---@param add_route fun(plan: table, route: table, scope: table): table?
 function slash.add(plan, add_route)
   local own, spelled = plan.own, plan.has_files and {} or nil
-  for i, added in ipairs(plan.noted or {}) do
-    local route, kind = added.route, added.scope.slash
-    local wanted = gets_other(plan.noted, route, kind)
+  local noted = plan.noted or { entries = {} }
+  for i, entry in ipairs(noted.entries) do
+    local route, scope = entry.route, noted.scopes[i]
+    local kind = scope.slash
+    local wanted = gets_other(noted, route, kind)
     if wanted and kind == "redirect" then
       local pieces = spelled_otherwise(route.pieces)
-      add_route(plan, { method = route.method, pieces = pieces, fn = redirect }, added.scope)
+      add_route(plan, { method = route.method, pieces = pieces, fn = redirect }, scope)
     elseif wanted then
-      own:add_other(route.method, route.pieces, added.entry)
+      own:add_other(route.method, route.pieces, entry)
       if spelled then spelled[route.pieces] = true end
     end
     if i % 32 == 0 then core.share() end
