@@ -249,6 +249,8 @@ void host_site_off(int server);
 
 /* ---- servers (requests.c) ---- */
 
+typedef struct tls_config host_tls; /* as in net_ffi.h, which Lua may not have read */
+
 /* Serves addr with this VM's handler number `handler` alone. The number is free again some time after the server was
  * stopped. site: mounts as for host_site_stage, empty for none. tls: with these certificates; NULL: without TLS. Returns
  * the number of the server, and writes the bound address to `bound`. An error: *err, and -1; or -2: the server has to

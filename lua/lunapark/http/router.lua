@@ -16,7 +16,7 @@
 -- not change any more.
 
 local ffi = require "ffi"
-require "lunapark.cdef"
+require "lunapark.cdef.early"
 
 local C = ffi.C
 local core = require "lunapark.core"
