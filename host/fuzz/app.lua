@@ -76,6 +76,17 @@ app:get("/sized", function(req, res)
   end
 end)
 
+app:get("/hijack", function(req, res)
+  local conn, lines = must(req, res:hijack()), {}
+  for i = 1, count(req) do lines[i] = answer(req, i) .. "\n" end
+  conn:write(("HTTP/1.1 200 OK\r\nX-Word: %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n")
+    :format(req.headers["x-word"], #table.concat(lines)))
+  for _, line in ipairs(lines) do
+    sleep(req, count(req))
+    conn:write(line)
+  end
+end)
+
 app:post("/body", function(req)
   local body = must(req, req:body())
   return answer(req, #body, body:sub(-20))

@@ -89,6 +89,10 @@ local calm = {
     local n = p(20)
     return request(p, timed("/sized", p, n), { want = ("WORD "):rep(n) })
   end,
+  hijack = function(p)
+    local n = p(20)
+    return request(p, timed("/hijack", p, n), { want = lines(n) })
+  end,
   body = function(p)
     local n = p(10) ^ 5
     return request(p, "/body", { body = ("b"):rep(n) .. "WORD", want = ("WORD %d "):format(n + 11)

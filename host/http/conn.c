@@ -82,9 +82,10 @@ int conn_wait_idle(host_conn *c, int64_t now_ns) {
 
 /* Closes a connection whose protocol has ended. */
 static int close_conn(host_conn *c) {
-    rt_pd_watch(c->io.pd, NULL);
+    bool lent = c->io.fd < 0; /* the stream has another end: hijack.c */
+    if (!lent) rt_pd_watch(c->io.pd, NULL);
     server_remove_conn(&c->base);
-    stream_close(&c->io, false);
+    if (!lent) stream_close(&c->io, false);
     free(c);
     return (int)RT_EXIT;
 }

@@ -15,6 +15,7 @@
 
 typedef struct host_conn host_conn;
 typedef struct out_fd out_fd; /* out.h */
+typedef struct stream stream; /* net/stream.h */
 
 enum {
     TARGET_MAX = 8192, /* bytes of a request's target; more: 414. Its head: host_limits */
@@ -57,6 +58,9 @@ typedef struct exchange_ops {
     const char *(*trailers)(const host_exchange *x, size_t *n);
     /* The pollDesc in which the handler waits for input and room. */
     rt_pd *(*pd)(host_exchange *x);
+    /* The stream of the connection, for a handler that goes on with it alone: nothing is queued, and the request is read
+     * to its end. *n bytes behind the request were read already: *rest. NULL: other exchanges use the stream. */
+    stream *(*lend)(host_exchange *x, const char **rest, size_t *n);
 } exchange_ops;
 
 /* A request that is read and answered. Taken from a pool when bytes come, given back when the connection is idle. There
@@ -112,7 +116,11 @@ struct host_exchange {
     size_t body_seen;            /* bytes of the body so far */
     size_t raw_seen;             /* bytes on the wire after the head */
     int64_t sent;                /* bytes that the kernel took, less those queued when x began */
-    int64_t taken;               /* pace.c */
+    union {
+        int64_t taken; /* pace.c */
+        host_sock *
+            lent; /* HOLD_LENT: the socket that has the connection's stream (hijack.c); NULL: it is gone */
+    };
     struct {
         uint32_t left_ms, since_ms, moved;
     } pace;             /* pace.c */

@@ -14,6 +14,8 @@
  * for each exchange, and for a second, in which the one VM of a server (of specs) may come back that is stuck. In
  * whatever way this handler fails, C answers the status that it would have answered without it.
  *
+ * A handler may have taken the connection's stream (hijack.c). Its socket is closed with it, and the connection ends then.
+ *
  * A handler ends in one of four ways: its function returned or failed (handler_done); its VM was dropped
  * (dropped); no VM can take it when it begins (end); it lost the connection before it began. In the first
  * and third case the handler's G completes the response before the connection goes back. In the others the connection
@@ -28,6 +30,7 @@
 #include "../serve/bind.h"
 #include "../vm/vm.h"
 #include "conn.h"
+#include "hijack.h"
 #include "hold.h"
 #include "over.h"
 #include "response.h"
@@ -94,7 +97,7 @@ static void let_go(host_exchange *x, bool held) {
     exchange_unname(x);
     if (x->lg) x->lg->x = NULL;
     x->lg = NULL;
-    if (held)
+    if (held || hold_state(x) == HOLD_LENT)
         hold_end(x);
     else
         hold_forget(x);
@@ -110,6 +113,7 @@ static void handler_done(host_luag *lg, int status) {
     luag_clear(lg, status);
     bool held = hold_take(x);
     if (held) complete(x, gone);
+    if (hold_state(x) == HOLD_LENT) hijack_end(x);
     waitq_close(&x->waitq);
     count_more(&lg->vm->answers.running, -1);
     let_go(x, held); /* x may be another request's from here on */

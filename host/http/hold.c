@@ -11,14 +11,15 @@
  *                          +--- hold_take ---+
  *                          v                 |
  *     NONE --hold_begin--> CALL --hold_give--> FREE
- *      ^                   |                 |
- *      +----- hold_end ----+                 +-- part --> PARTING --hold_parted--> GONE
- *                                                             |                      |
+ *      ^                   |  |              |
+ *      +----- hold_end ----+  |              +-- part --> PARTING --hold_parted--> GONE
+ *      +-- hold_end -- LENT <-+ hold_lend                     |                      |
  *                                                             +---- hold_forget -----+--> freed by the second of both
  *
  *   NONE     no handler: the connection's G has everything
  *   FREE     a handler has the connection, and does not touch it now
  *   CALL     the handler is inside one of the calls that touch the connection (host_respond ...), which never wait
+ *   LENT     the handler has the connection's stream for good (hijack.c); no call touches the connection any more
  *   PARTING  handler and connection have parted; the connection's G still reads the request
  *   GONE     the connection's G is done with the request, which is its handler's alone
  *   ENDED    the handler ended during PARTING: the connection's G gives the request back
@@ -85,7 +86,7 @@ static void tell(rt_g *g, uint64_t word) {
 
 bool hold_again(host_exchange *x, uint64_t ticket) {
     uint64_t word = atomic_load(&x->hold);
-    while (state_of(word) == HOLD_FREE || state_of(word) == HOLD_CALL)
+    while (state_of(word) >= HOLD_FREE && state_of(word) <= HOLD_LENT)
         if (atomic_compare_exchange_weak(&x->hold, &word,
                                          word_of(ticket, state_of(word), status_of(word))))
             return true;
@@ -119,6 +120,14 @@ void hold_end(host_exchange *x) {
     while (!move(x, &word, HOLD_NONE, 0))
         ;
     tell(g, word);
+}
+
+void hold_lend(host_exchange *x) {
+    atomic_store(&x->limit_ns, 0);
+    atomic_store_explicit(&x->lg->request_ns, 0, memory_order_relaxed);
+    uint64_t word = atomic_load(&x->hold);
+    while (!move(x, &word, HOLD_LENT, 0))
+        ;
 }
 
 void hold_forget(host_exchange *x) {
@@ -178,7 +187,8 @@ int hold_print_name(const host_exchange *x, char *buf, size_t size) {
 
 void hold_name(host_exchange *x, char *buf, size_t size) {
     uint64_t word = atomic_load(&x->hold);
-    if (state_of(word) == HOLD_GONE) { /* the handler's calls touch nothing any more */
+    if (state_of(word) == HOLD_GONE ||
+        state_of(word) == HOLD_LENT) { /* calls of the handler touch nothing any more */
         hold_print_name(x, buf, size);
     } else if (state_of(word) == HOLD_FREE && move(x, &word, HOLD_CALL, 0)) {
         hold_print_name(x, buf, size);

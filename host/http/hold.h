@@ -9,6 +9,7 @@ enum {
     HOLD_NONE,
     HOLD_FREE,
     HOLD_CALL,
+    HOLD_LENT,
     HOLD_PARTING,
     HOLD_GONE,
     HOLD_ENDED,
@@ -40,8 +41,10 @@ void hold_abandon(host_exchange *x, int status);
 /* A deadline of the handler of x has passed: if it is the one that ends the handler, hold_abandon with 504. By x's
  * VM. */
 void hold_overdue(host_exchange *x);
-/* In a call (hold_take): the handler has ended, and the connection goes back to its G. */
+/* In a call (hold_take), or when the stream was lent: the handler has ended, and the connection goes back to its G. */
 void hold_end(host_exchange *x);
+/* In a call, which it ends: the handler has the stream for itself until it ends (hijack.c), however long that takes. */
+void hold_lend(host_exchange *x);
 /* The handler has ended without the connection: gives the exchange back. */
 void hold_forget(host_exchange *x);
 /* In a call: bytes of a response went out, so --handler-timeout begins anew. */

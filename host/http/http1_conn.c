@@ -324,13 +324,20 @@ static int part(host_conn *c) {
     return next;
 }
 
+/* True: the client has reset the connection. The handler may be lending itself the stream just now. */
+static bool is_reset(host_conn *c) {
+    if (!hold_take(c->x)) return false;
+    bool reset = stream_is_reset(&c->io);
+    hold_give(c->x);
+    return reset;
+}
+
 static __attribute__((noinline)) int step_bound(host_conn *c) {
     host_exchange *x = c->x;
     rt_wait_code(c->g);
     if (rt_canceled(c->g)) {
         rt_clear_cancel(c->g);
-        if (atomic_load(&x->all_here) || stream_is_reset(&c->io))
-            rt_cancel(x->handler, x->handler_id);
+        if (atomic_load(&x->all_here) || is_reset(c)) rt_cancel(x->handler, x->handler_id);
     }
     unsigned state = hold_state(x);
     if (state == HOLD_NONE) return after_response(c);

@@ -254,6 +254,12 @@ static rt_pd *pd_of(host_exchange *x) {
     return x->conn->io.pd;
 }
 
+static stream *lend(host_exchange *x, const char **rest, size_t *n) {
+    *rest = x->in + x->in_pos;
+    *n = x->in_end - x->in_pos;
+    return &x->conn->io;
+}
+
 const exchange_ops http1_ops = {
     .fill = fill,
     .head = queue_head,
@@ -264,4 +270,5 @@ const exchange_ops http1_ops = {
     .cut = cut,
     .trailers = http1_trailers,
     .pd = pd_of,
+    .lend = lend,
 };

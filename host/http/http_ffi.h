@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 /* ffi:begin */
-/* ---- a request and its response (request.c, response.c) ---- */
+/* ---- a request and its response (request.c, response.c, hijack.c) ---- */
 
 typedef struct host_span {
     uint32_t off, len; /* bytes of host_req.buf */
@@ -101,6 +101,13 @@ int host_req_remote(host_req *r, double id, char *buf, size_t cap);
  * another -errno. */
 enum { HOST_CLIENT_IP, HOST_CLIENT_SCHEME, HOST_CLIENT_HOST, HOST_CLIENT_ID };
 int host_req_client(host_req *r, double id, int what, char *buf);
+
+/* The handler takes the connection over and speaks there what it likes: the connection as a socket of Lua, which reads
+ * first what came behind the request. The request must be read to its end, and no response have begun. From then on only
+ * the socket touches the connection, the handler has no deadline, and its end closes the socket. NULL: *err: -EAGAIN:
+ * wait for writability and call again (earlier responses are queued); -EBUSY: the body is not read; -EALREADY; -EPIPE;
+ * -ETIMEDOUT; -ENOMEM; -EOPNOTSUPP: the protocol has other requests on the connection. */
+host_sock *host_hijack(host_req *r, double id, int *err);
 
 /* What the client's connection has agreed on with us: writes it into buf, as texts, each with its NUL: version, cipher,
  * the name that the client asked for, ALPN (both empty: none), "1" or "0": the session was resumed. If the client has

@@ -39,9 +39,8 @@ static inline int begin(host_exchange *x, int state, int status, int ctype, cons
 
 /* ---- whole responses ---- */
 
-/* The handler shall wait until the client has read some: -EAGAIN; -ETIMEDOUT: the client is too slow. The deadline is
- * early enough for the handler to get its time anew if the client reads, however slowly. */
-static int wait_for_room(host_exchange *x) {
+/* The deadline is early enough for the handler to get its time anew if the client reads, however slowly. */
+int response_wait(host_exchange *x) {
     bool moved;
     int64_t until = pace_write(x, &moved),
             limit = (int64_t)(x->server->listener.limits->handler_timeout * 1e9 / 2);
@@ -64,7 +63,7 @@ static inline int respond(host_exchange *x, int status, int ctype, const char *h
     if (rc) return rc;
     rc = x->ops->end(x, body, x->no_body ? 0 : body_len);
     if (rc == -EPIPE) return rc;
-    return x->left ? wait_for_room(x) : 0;
+    return x->left ? response_wait(x) : 0;
 }
 
 /* For a call from Lua: takes x if it is the request with this id and its response is at `state`. 0; -EALREADY: another
@@ -207,7 +206,7 @@ int host_stream_begin(host_req *r, double id, int status, int ctype, const char 
 static int after_write(host_exchange *x, int rc, int64_t sent_before) {
     if (rc == 0 || x->sent != sent_before) hold_renew(x);
     if (rc == 0 && x->paced) pace_wrote(x);
-    if (rc == -EAGAIN) rc = wait_for_room(x);
+    if (rc == -EAGAIN) rc = response_wait(x);
     hold_give(x);
     return rc;
 }

@@ -28,6 +28,10 @@ typedef struct response_part {
 void response_parts(host_exchange *x, int status, const char *head, size_t head_len,
                     const response_part *parts, int n, out_fd *f, const char *bytes);
 
+/* What a call answers that has output which the kernel does not take: -EAGAIN: the handler shall wait until the client
+ * has read some; -ETIMEDOUT: the client is too slow, and nothing more is sent. */
+int response_wait(host_exchange *x);
+
 /* True: the response has begun, and is not whole without its handler. */
 static inline bool response_is_partial(const host_exchange *x) {
     return x->req.state == 1 || (x->req.state == 2 && x->left > 0);

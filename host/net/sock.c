@@ -119,6 +119,21 @@ host_sock *sock_of_pipe(int fd, int *err) {
     return sock_open(fd, &stream_pipe, false, err);
 }
 
+host_sock *sock_of_stream(stream *io, const void *data, size_t n) {
+    host_sock *s = calloc(1, sizeof *s);
+    if (!s || (n > 0 && sock_reserve(s, n) < 0)) {
+        free(s);
+        return NULL;
+    }
+    if (n > 0) memcpy(s->rbuf.data, data, n);
+    s->rbuf.end = (int32_t)n;
+    s->guess = READ_MIN;
+    s->mark = 1;
+    stream_move(&s->io, io);
+    owned_take(&s->owned, &sock_kind);
+    return s;
+}
+
 host_sock *host_sock_foreign(int fd, int *err) {
     *err = rt_is_poll_descriptor(fd) ? -EBUSY : sock_allowed();
     if (*err) return NULL;

@@ -40,6 +40,10 @@ host_sock *sock_new(int fd, int *err);
  * when it fails. */
 host_sock *sock_of_pipe(int fd, int *err);
 
+/* A socket that takes over a stream with a descriptor of its own; its first bytes to read are data[0 .. n). NULL: no
+ * memory, or no more for the VM; then the stream is as it was. */
+host_sock *sock_of_stream(stream *io, const void *data, size_t n);
+
 /* *to, outside of Lua, is s until s goes; then NULL. to NULL: no longer. The thread that runs the VM. */
 static inline void sock_known_to(host_sock *s, host_sock **to) {
     s->known_to = to;

@@ -26,6 +26,13 @@ void stream_close(stream *s, bool keep) {
     s->fd = -1;
 }
 
+void stream_move(stream *to, stream *from) {
+    *to = *from;
+    *from = (stream){.ops = &stream_socket, .fd = -1};
+    if (to->tls) tls_moved(to);
+    stream_doubt(to);
+}
+
 bool stream_is_dry(stream *s) {
     if (!s->drained) return false;
     s->drained = false; /* the caller waits now, for the edge */

@@ -63,6 +63,9 @@ int stream_open(stream *s, int fd, const stream_ops *ops);
 /* Gives the pollDesc back, in which no G waits, and closes the descriptor. keep: the descriptor stays open. */
 void stream_close(stream *s, bool keep);
 
+/* `to` becomes the stream that `from` is, which is closed then: `to` goes on where `from` was. No G waits in it. */
+void stream_move(stream *to, stream *from);
+
 /* Reads up to n bytes into buf. How many; 0: the end; -EAGAIN: wait for RT_R (stream_wants); -errno. */
 static inline ssize_t stream_read(stream *s, void *buf, size_t n) {
     return s->ops->read(s, buf, n);

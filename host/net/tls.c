@@ -455,6 +455,12 @@ void tls_cut(stream *s) {
     s->tls->abandoned = true;
 }
 
+void tls_moved(stream *s) {
+    SSL *ssl = s->tls->ssl;
+    BIO_set_data(SSL_get_rbio(ssl), s);
+    SSL_set_app_data(ssl, s);
+}
+
 const char *tls_why(const stream *s) {
     return s->tls->why;
 }

@@ -25,6 +25,9 @@ int tls_begin(stream *s, tls_config *c, const char *name);
 /* Why the last call on s answered STREAM_ETLS, in words. Lives as long as s. Only the holder of s. Does not wait. */
 const char *tls_why(const stream *s);
 
+/* s has moved to another place (stream_move). Only the holder of s. Does not wait. */
+void tls_moved(stream *s);
+
 /* After the handshake. Only the holder of s. Does not wait. */
 void tls_agreed_on(const stream *s, tls_agreed *a);
 

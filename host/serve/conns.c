@@ -35,7 +35,7 @@ enum { LOOK_MAX = 1024, LEAVE_MAX = 4, SLACK = 8, RESERVE_MIN = 16, RESERVE_MAX 
 
 /* The lock is held. Has c look at what has changed. */
 static void look(server_conn *c) {
-    if (!c->is_early) c->server->listener.protocol->look(c);
+    if (!c->is_apart) c->server->listener.protocol->look(c);
 }
 
 static struct {
@@ -137,6 +137,12 @@ void conns_stay(server_conn *c) {
     rt_lock_acquire(&conns.lock);
     conns.leaving--;
     atomic_store(&c->leaves, false);
+    rt_lock_release(&conns.lock);
+}
+
+void conns_set_apart(server_conn *c, bool apart) {
+    rt_lock_acquire(&conns.lock);
+    c->is_apart = apart;
     rt_lock_release(&conns.lock);
 }
 

@@ -21,6 +21,8 @@ void conns_add(server_conn *c);
 void conns_remove(server_conn *c);
 /* c was told to leave, but stays: a request has come. Only c's G. */
 void conns_stay(server_conn *c);
+/* apart: c's protocol is asked no more to look at what has changed. Only who has the connection. */
+void conns_set_apart(server_conn *c, bool apart);
 /* Makes the connections of s look at s->stopping. */
 void conns_kick(const host_server *s);
 

@@ -242,7 +242,7 @@ void proxy_start(host_server *s, int fd, bool refuse) {
     c->fd = fd;
     c->refuse = refuse;
     c->until_ns = rt_nanotime() + (int64_t)(s->listener.limits->header_timeout * 1e9);
-    c->base.is_early = true;
+    c->base.is_apart = true;
     *RT_LOCAL(g, early_conn *) = c;
     server_add_conn(&c->base, s, (server_client){0});
     rt_ready(g);

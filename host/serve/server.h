@@ -29,7 +29,8 @@ typedef struct server_conn {
     struct sockaddr_in6 *from; /* of server_client; who has the connection sets it, once */
     uint32_t peer;             /* of server_client */
     _Atomic bool leaves;       /* atomic: the connection shall make room for others */
-    bool is_early;             /* it speaks no protocol yet: proxy.c; set once */
+    bool
+        is_apart; /* lock of conns.c: its protocol does not look at it: not yet (proxy.c), or no more (conns_set_apart) */
 } server_conn;
 
 /* What is spoken at a listener. A constant of each protocol. */

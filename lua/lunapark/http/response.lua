@@ -548,6 +548,17 @@ function methods:sse(opts)
   return (require("lunapark.http.sse").begin(self, opts))
 end
 
+--- Takes the connection over: from now on the handler speaks there what it likes, and has no deadline. The connection
+--- is closed when the handler ends. A wait for the client ends with "timeout" after --idle-timeout. What is noted as
+--- the answer, and what the handler returns, goes nowhere. May wait. See hijack.lua.
+---@return lunapark.Conn|nil conn  reads first what came behind the request
+---@return string? err             "closed": the client is gone or was answered already; "timeout", "canceled"
+function methods:hijack()
+  live(self, 2)
+  local conn, err = require("lunapark.http.hijack").begin(self)
+  return conn, err
+end
+
 --- Adds a Set-Cookie field.
 ---@param name string
 ---@param value string|number  any text; percent-encoded where a cookie needs it, `req:cookie` decodes it

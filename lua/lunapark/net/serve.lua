@@ -139,6 +139,16 @@ local function shake_hands(where, c, config)
   return ok
 end
 
+--- A connection that the running G has got otherwise is bounded, and told of a stop, as one that is served.
+---@param c lunapark.Conn
+---@return lunapark.Conn c
+function serve.adopt(c)
+  set_idle(c, idle_ns())
+  if process_stops then shorten_idle(c) end
+  served[c] = lp.self()
+  return c
+end
+
 --- The function that the host calls for each connection, for core.new_handler and core.set_handler.
 ---@param where string  "tcp ADDR", for the log
 ---@param fn fun(conn: lunapark.Conn)
