@@ -23,7 +23,7 @@
 
 #include <errno.h>
 
-/* 0: nothing is in the way of a move; an answer of host_hijack. The handler has the connection. */
+/* 0: nothing is in the way of a move; an answer of host_req_hijack. The handler has the connection. */
 static int may_move(host_exchange *x) {
     if (!x->message_done) return -EBUSY;
     if (x->broken) return -EPIPE;
@@ -60,7 +60,7 @@ static int move(host_exchange *x) {
     return 0;
 }
 
-host_sock *host_hijack(host_req *r, double id, int *err) {
+host_sock *host_req_hijack(host_req *r, double id, int *err) {
     host_exchange *x = (host_exchange *)r;
     if (exchange_is(x, id) && r->state != 0) {
         *err = -EALREADY;

@@ -107,7 +107,8 @@ int host_req_client(host_req *r, double id, int what, char *buf);
  * the socket touches the connection, the handler has no deadline, and its end closes the socket. NULL: *err: -EAGAIN:
  * wait for writability and call again (earlier responses are queued); -EBUSY: the body is not read; -EALREADY; -EPIPE;
  * -ETIMEDOUT; -ENOMEM; -EOPNOTSUPP: the protocol has other requests on the connection. */
-host_sock *host_hijack(host_req *r, double id, int *err);
+typedef struct host_sock host_sock; /* as in net_ffi.h, which Lua may not have read */
+host_sock *host_req_hijack(host_req *r, double id, int *err);
 
 /* What the client's connection has agreed on with us: writes it into buf, as texts, each with its NUL: version, cipher,
  * the name that the client asked for, ALPN (both empty: none), "1" or "0": the session was resumed. If the client has

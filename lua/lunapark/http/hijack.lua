@@ -26,7 +26,7 @@ local hijack = {}
 local code = ffi.new "int[1]"
 
 local function take(r, id)
-  local s = C.host_hijack(r, id, code)
+  local s = C.host_req_hijack(r, id, code)
   if s ~= nil then return s end
   local rc = code[0]
   if rc ~= EAGAIN then return nil, rc end
