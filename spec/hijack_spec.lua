@@ -59,10 +59,7 @@ local UPGRADE = "GET /echo HTTP/1.1\r\nHost: x\r\nUser-Agent: me\r\nConnection: 
 local HEAD = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n"
 
 describe("res:hijack", function()
-  local conns = {}
   after_each(function()
-    for _, c in ipairs(conns) do c:close() end
-    conns = {}
     reload.clean()
     child.clean()
   end)
@@ -71,11 +68,7 @@ describe("res:hijack", function()
     return child.serve { child.script(app_of "one"), "--procs", "1", ... }
   end
 
-  local function send(server, bytes)
-    local c = child.send(server.addr, bytes)
-    conns[#conns + 1] = c
-    return c
-  end
+  local function send(server, bytes) return child.send(server.addr, bytes) end
 
   -- A connection that is taken over.
   local function taken(server)
@@ -176,14 +169,13 @@ describe("res:hijack", function()
 
   it("counts for --max-conns", function()
     local server = serve("--max-conns", "2")
-    taken(server)
-    taken(server)
+    local c, _ = taken(server), taken(server)
     assert.equal(503, child.reply(send(server, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")).status)
-    conns[1]:close()
+    c:close()
     child.eventually(function()
-      local c = child.send(server.addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-      local r = child.reply(c)
-      c:close()
+      local again = send(server, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+      local r = child.reply(again)
+      again:close()
       return r and r.status == 200
     end)
   end)
@@ -229,9 +221,7 @@ describe("res:hijack", function()
 
   it("works within TLS", function()
     local server = child.serve { child.script(app_of "one"), "--procs", "1", "--tls-self-signed" }
-    local c = require("lunapark.net").dial(server.addr, { tls = { insecure = true }, timeout = 30 })
-    conns[1] = assert(c)
-    c:set_deadline(60)
+    local c = child.dial(server.addr, { insecure = true })
     c:write(UPGRADE .. "a\n")
     assert.equal(HEAD .. "one a\n", c:read_exact(#HEAD + 6))
     local long = ("x"):rep(30000)

@@ -59,7 +59,7 @@ child.has_tsan = pcall(function() return C.__tsan_init end)
 ffi.cdef "void __asan_init(void);"
 child.has_asan = pcall(function() return C.__asan_init end)
 
-local children, files, clients = {}, {}, {}
+local children, files, clients, conns = {}, {}, {}, {}
 
 -- `make test-tls`: servers speak HTTPS, and `dial`, `send` and `client` speak it with them. `plain = true` among the
 -- arguments of a server: this one does not.
@@ -308,10 +308,13 @@ function child.serve(args)
   return c
 end
 
---- A connection that can't hang the spec.
-function child.dial(addr)
-  local conn = assert(net.dial(addr, { timeout = PATIENCE, tls = tls_of(addr) }))
+--- A connection that can't hang the spec, closed by `clean`.
+---@param addr string
+---@param config? lunapark.TlsConfig|lunapark.TlsOptions  of TLS, which the spec speaks there by itself
+function child.dial(addr, config)
+  local conn = assert(net.dial(addr, { timeout = PATIENCE, tls = config or tls_of(addr) }))
   conn:set_deadline(3 * PATIENCE)
+  conns[#conns + 1] = conn
   return conn
 end
 
@@ -352,6 +355,9 @@ function child.clean()
   for _, client in ipairs(clients) do
     client:close()
   end
+  for _, conn in ipairs(conns) do
+    conn:close()
+  end
   for _, c in ipairs(children) do
     c:kill "KILL"
   end
@@ -365,7 +371,7 @@ function child.clean()
   for _, path in ipairs(files) do
     os.remove(path)
   end
-  children, files, clients = {}, {}, {}
+  children, files, clients, conns = {}, {}, {}, {}
   if report then error(report, 2) end
 end
 
