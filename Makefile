@@ -116,9 +116,8 @@ RT_BENCH   := $(call programs_of,runtime/bench/*.c)
 HOST_INSIDE := $(B)/host/bench/shared
 HOST_TOOLS := $(filter-out $(HOST_INSIDE),$(call programs_of,host/bench/*.c))
 
-# In the order of their types, as LuaJIT reads them.
-FFI_HEADERS := runtime/runtime_ffi.h $(foreach r,base vm http net serve shared sys generation command,host/$r/$r_ffi.h) host/base/abi.h
-CDEFS       := lunapark/cdef.lua lunapark/cdef/early.lua
+# In the order of their types: LuaJIT reads them as one text.
+FFI_HEADERS := runtime/runtime_ffi.h $(foreach r,base vm net serve http shared sys generation command,host/$r/$r_ffi.h) host/base/abi.h
 LUA_FILES   := $(shell LC_ALL=C find lua -name '*.lua' | LC_ALL=C sort)
 OUR_C       := $(sort $(wildcard $(foreach d,runtime host $(HOST_ROOMS:%=host/%),$(addprefix $d/,*.[ch] *.cc test/*.[ch] bench/*.[ch] fuzz/*.[ch] examples/*.[ch]))))
 
@@ -388,18 +387,17 @@ fuzz-target: $(FUZZ) ; @:
 
 # ---- what is generated -------------------------------------------------------------------------
 
-# The headers' marked parts as Lua modules, lunapark.cdef and lunapark.cdef.early; the same names as C sees them, and for
-# the linker.
+# The headers' marked parts as the Lua module lunapark.cdef, the same names as C sees them, and for the linker.
 $(B)/gen/abi.c: host/build/cdef.lua $(FFI_HEADERS) | need
 	$(call say,GEN,$@)
-	@mkdir -p $(@D)/lunapark/cdef
-	$(Q)$(LUAJIT) host/build/cdef.lua $(@D)/lunapark $@ $(EXPORTS) $(FFI_HEADERS)
-$(CDEFS:%=$(B)/gen/%) $(EXPORTS): $(B)/gen/abi.c ;
+	@mkdir -p $(@D)/lunapark
+	$(Q)$(LUAJIT) host/build/cdef.lua $(@D)/lunapark/cdef.lua $@ $(EXPORTS) $(FFI_HEADERS)
+$(B)/gen/lunapark/cdef.lua $(EXPORTS): $(B)/gen/abi.c ;
 
 # Every Lua file as bytecode. ROOT:PATH, so that a traceback says lunapark/http/app.lua.
-$(B)/gen/embed.c: host/build/embed.lua $(LUAJIT_DIR)/luajit $(LUA_FILES) $(CDEFS:%=$(B)/gen/%) $(B)/files | need
+$(B)/gen/embed.c: host/build/embed.lua $(LUAJIT_DIR)/luajit $(LUA_FILES) $(B)/gen/lunapark/cdef.lua $(B)/files | need
 	$(call say,GEN,$@)
-	$(Q)$(LUAJIT_DIR)/luajit host/build/embed.lua $@ $(LUA_FILES:lua/%=lua:%) $(CDEFS:%=$(B)/gen:%)
+	$(Q)$(LUAJIT_DIR)/luajit host/build/embed.lua $@ $(LUA_FILES:lua/%=lua:%) $(B)/gen:lunapark/cdef.lua
 
 # Their includes are named from the top.
 $(GEN_OBJS): $(B)/%.o: $(B)/%.c $(B)/flags

@@ -1,8 +1,8 @@
 -- The declarations that LuaJIT parses against what the C compiler made of the same text (host/base/abi.h).
 
 local ffi = require "ffi"
-local early, cdef = require "lunapark.cdef.early", require "lunapark.cdef"
-local fs = require "lunapark.fs"
+local cdef = require "lunapark.cdef"
+local child = require "spec.support.child"
 local C = ffi.C
 
 local KIND = { [0] = "struct", "field", "function", "constant" }
@@ -38,31 +38,17 @@ end
 
 describe("lunapark.cdef", function()
     it("returns the text it declared, and may be loaded again", function()
-        assert.truthy(early:find("rt_nanotime", 1, true))
-        assert.truthy(early:find("host_req", 1, true))
-        assert.truthy(cdef:find("host_sock", 1, true))
-        package.loaded["lunapark.cdef"], package.loaded["lunapark.cdef.early"] = nil, nil
+        assert.truthy(cdef:find("rt_nanotime", 1, true))
+        assert.truthy(cdef:find("host_req", 1, true))
+        package.loaded["lunapark.cdef"] = nil
         assert.equal(cdef, require "lunapark.cdef")
-        assert.equal(early, require "lunapark.cdef.early")
     end)
 
-    -- All is declared in the VM of a test, so a name that a server lacks would not be missed there.
-    it("is loaded by each module that uses what lunapark.cdef.early lacks", function()
-        local late, n = {}, 0
-        for name in cdef:gmatch "[%a_][%w_]*" do
-            local ours = name:lower():find "^host_" or name:lower():find "^rt_"
-            if ours and not early:find("%f[%w_]" .. name .. "%f[^%w_]") then late[name] = true end
-        end
-        for path, kind in fs.walk "lua" do
-            local code = kind == "file" and assert(fs.read(path)) or ""
-            code = code:gsub("%-%-[^\n]*", "")
-            local all = code:find('require "lunapark.cdef"', 1, true)
-            n = n + (code:find("lunapark.cdef.early", 1, true) and 1 or 0)
-            for name in code:gmatch "[%a_][%w_]*" do
-                assert.is_true(all ~= nil or not late[name], ("%s uses %s"):format(path, name))
-            end
-        end
-        assert.is_true(n > 10)
+    it("is declared in a script that has loaded none of our modules", function()
+        local script = child.script [[print(require("ffi").C.host_sock_listen ~= nil, package.loaded["lunapark"] == nil)]]
+        local code, out, err = child.run { "run", script }
+        child.clean()
+        assert.same({ 0, "true\ttrue\n", "" }, { code, out, err })
     end)
 
     it("agrees with C on the size of every struct", function()

@@ -107,7 +107,6 @@ int host_req_client(host_req *r, double id, int what, char *buf);
  * the socket touches the connection, the handler has no deadline, and its end closes the socket. NULL: *err: -EAGAIN:
  * wait for writability and call again (earlier responses are queued); -EBUSY: the body is not read; -EALREADY; -EPIPE;
  * -ETIMEDOUT; -ENOMEM; -EOPNOTSUPP: the protocol has other requests on the connection. */
-typedef struct host_sock host_sock; /* as in net_ffi.h, which Lua may not have read */
 host_sock *host_req_hijack(host_req *r, double id, int *err);
 
 /* What the client's connection has agreed on with us: writes it into buf, as texts, each with its NUL: version, cipher,
@@ -256,8 +255,6 @@ int host_site_stage(const char *text, size_t len);
 void host_site_off(int server);
 
 /* ---- servers (requests.c) ---- */
-
-typedef struct tls_config host_tls; /* as in net_ffi.h, which Lua may not have read */
 
 /* Serves addr with this VM's handler number `handler` alone. The number is free again some time after the server was
  * stopped. site: mounts as for host_site_stage, empty for none. tls: with these certificates; NULL: without TLS. Returns

@@ -20,7 +20,7 @@
 -- the line itself has (time, level, msg) gets "fields." in front.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local base = require "lunapark.core.base"
 local job = require "lunapark.core.job"
 local show = require "lunapark.core.show"

@@ -6,7 +6,7 @@
 local ffi = require "ffi"
 local core = require "lunapark.core"
 local lp = require "lunapark"
-local text = require "lunapark.cdef.early" .. require "lunapark.cdef"
+local text = require "lunapark.cdef"
 
 local C = ffi.C
 

@@ -3,7 +3,7 @@
 -- commands.c calls these functions, each as the first G of its VM. A function returns nothing when all is well, else a
 -- message for the user.
 
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local show = require "lunapark.core.show"
 require("lunapark.std.source").install()

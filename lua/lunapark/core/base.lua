@@ -3,7 +3,7 @@
 -- Nothing here waits. This is no part of init.lua, since init.lua loads these modules itself.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local scope = require "lunapark.core.scope"
 local as_given = require("lunapark.core.show").given

@@ -1,7 +1,7 @@
 --- Waiting for a job of the host (host/vm/job.c): for exec, fs and others.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 

@@ -30,7 +30,7 @@
 -- the scope until it is resumed. If it is never resumed, the scope's Gs are cancelled when the G ends.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local show = require "lunapark.core.show"
 

@@ -7,7 +7,7 @@
 -- `for` over a table that leaves its trace there enters it again without end.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 
 local C = ffi.C

@@ -8,7 +8,7 @@
 -- lunapark.command.boot says which of these a VM is in.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local as_given = require("lunapark.core.show").given
 
 local registry = debug.getregistry()
@@ -37,10 +37,7 @@ end
 function stop.serves()
   registry["lunapark.serves"] = true
   os.exit = refuse_exit -- luacheck: globals os.exit
-  registry["lunapark.stop"] = function(code)
-    require "lunapark.cdef" -- of commands
-    ffi.C.host_stop(code)
-  end
+  registry["lunapark.stop"] = function(code) ffi.C.host_stop(code) end
 end
 
 --- For boot: what ends a script's process.

@@ -4,7 +4,7 @@
 -- line break for each of its bytes, so that a field of 16 KB costs a second. The functions here go through a text once.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 
 local C = ffi.C
 local byte, find, sub = string.byte, string.find, string.sub

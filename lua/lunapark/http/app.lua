@@ -6,7 +6,7 @@
 -- req.path is the whole path in mounted apps too: a log line or a redirect made from it is right.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local doors = require "lunapark.http.doors"

@@ -4,7 +4,7 @@
 -- the way out where they need it and decoded on the way in (host/http/cookie.c), so any string survives the round trip.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local number_text = require("lunapark.core.text").number
 
 local C = ffi.C

@@ -31,7 +31,7 @@
 -- A *plan* finds entries: `router:match`, `miss`. See plan.lua.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local answer = require "lunapark.http.answer"
 local chain = require "lunapark.http.chain"
 local doors = require "lunapark.http.doors"

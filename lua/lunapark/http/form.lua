@@ -8,7 +8,7 @@
 -- around it. More fields are taken apart beside compiled code.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local apart = require("lunapark.core").apart
 
 local C = ffi.C

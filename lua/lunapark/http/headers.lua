@@ -24,7 +24,7 @@
 -- own.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local apart = require("lunapark.core").apart
 local number_text = require("lunapark.core.text").number
 local live = require("lunapark.http.exchange").live

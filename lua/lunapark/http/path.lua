@@ -1,7 +1,7 @@
 --- Paths, for Lua that does not ask for a request's route: see host/http/path.c.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 
 local C = ffi.C
 local concat, ffi_string = table.concat, ffi.string

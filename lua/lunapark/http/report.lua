@@ -6,7 +6,7 @@
 --    "route":"GET /user/:id","id":"42","error":"app.lua:12: no such user","traceback":"stack traceback: ..."}
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local log = require "lunapark.log"
 
 local C = ffi.C

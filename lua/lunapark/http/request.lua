@@ -17,7 +17,7 @@
 -- handler that stumbles over the nil and raises answers 400 (415), since the client is at fault; the log says where.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local cookie = require "lunapark.http.cookie"
 local exchange = require "lunapark.http.exchange"

@@ -15,7 +15,7 @@
 -- `X-Content-Type-Options: nosniff` (html.lua); a handler that sets this field has its own word sent.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local number_text = require("lunapark.core.text").number

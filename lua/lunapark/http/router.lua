@@ -16,7 +16,7 @@
 -- not change any more.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 
 local C = ffi.C
 local core = require "lunapark.core"

@@ -6,7 +6,7 @@
 -- answers whatever follows its prefix. Nor can `any` of the same paths. Of an app with hosts C answers for nothing.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local dispatch = require "lunapark.http.dispatch"
 local files = require "lunapark.http.file"
 local router = require "lunapark.http.router"

@@ -17,7 +17,6 @@
 local base = require "lunapark.core.base"
 local core = require "lunapark.core"
 local ffi = require "ffi"
-require "lunapark.cdef"
 local lp = require "lunapark"
 local show = require "lunapark.core.show"
 local udp = require "lunapark.net.udp"

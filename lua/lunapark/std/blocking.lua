@@ -16,7 +16,7 @@
 -- A name with a NUL byte is refused: C would see it cut off.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 
 local C = ffi.C
@@ -92,7 +92,6 @@ end
 
 -- A file of ours, if the name leads to a device that waits; nil: the name is for LuaJIT; false and why not.
 local function open_stream(path, mode)
-  require "lunapark.cdef" -- of files
   if not is_text(path) or C.host_fs_may_wait(tostring(path)) == 0 or not can_wait() then return nil end
   if mode ~= nil and not (type(mode) == "string" and find(mode, "^[rwa]%+?b?%+?$")) then return nil end
   path, mode = tostring(path), mode or "r"
@@ -132,7 +131,6 @@ local stdin -- our file on descriptor 0; false: it is a file on a disk; nil: nob
 
 local function stdin_file()
   if stdin == nil then
-    require "lunapark.cdef" -- of sockets
     local sock = C.host_sock_stdin(err_out)
     if sock == nil and err_out[0] == C.HOST_EVIRTUAL then return nil end
     stdin = sock ~= nil and files().new(ffi.gc(sock, C.host_sock_free), { reads = true, shared = true })

@@ -16,7 +16,7 @@
 -- A module that is loaded costs two looks into tables, which are compiled.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 local waitq = require "lunapark.sync.waitq"

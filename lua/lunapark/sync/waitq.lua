@@ -11,7 +11,7 @@
 -- included, come before the look at whether to wait at all; from there to the wait itself nothing allocates.
 
 local ffi = require "ffi"
-require "lunapark.cdef.early"
+require "lunapark.cdef"
 local core = require "lunapark.core"
 local base = require "lunapark.core.base"
 
