@@ -45,7 +45,9 @@ describe("lunapark.cdef", function()
     end)
 
     it("is declared in a script that has loaded none of our modules", function()
-        local script = child.script [[print(require("ffi").C.host_sock_listen ~= nil, package.loaded["lunapark"] == nil)]]
+        local script = child.script [[
+            print(require("ffi").C.host_sock_listen ~= nil, package.loaded["lunapark"] == nil)
+        ]]
         local code, out, err = child.run { "run", script }
         child.clean()
         assert.same({ 0, "true\ttrue\n", "" }, { code, out, err })
